@@ -1,0 +1,40 @@
+# make quickstart: the main job on the built-in corpus.   make test: the tests.   Both make the environment first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test lint format environment references clean
+
+quickstart: .venv/installed
+	$(BIN)/python launch.py study --config configs/quickstart.py --workdir runs/quickstart
+
+test: .venv/installed-test lint
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: .venv/installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: .venv/installed-test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# PyTorch and librosa, which the tests compare with live where they are installed.
+references: .venv/installed-references
+
+environment: .venv/installed
+
+.venv/installed: requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+.venv/installed-test: requirements-test.txt .venv/installed
+	$(BIN)/python -m pip install --quiet --requirement requirements-test.txt
+	touch $@
+
+.venv/installed-references: requirements-references.txt .venv/installed-test
+	$(BIN)/python -m pip install --quiet --requirement requirements-references.txt
+	touch $@
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,1 @@
+"""Speech emotion recognition in JAX: does attention help, which, and by how much."""

@@ -1,0 +1,32 @@
+"""Restores a workdir's checkpoints and scores them.
+
+On their own corpus every run is scored on its own test fold, which reproduces the training's figures to the last
+digit. With --corpus every run is scored on all of another corpus: emotions that the model does not know are dropped,
+and named. The results go to WORKDIR/on_CORPUS.
+"""
+
+import argparse
+
+from ser_jax.commands.common import add_data_argument, start_jax
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="a folder that `train` or `study` made")
+    parser.add_argument(
+        "--corpus", metavar="NAME", help="score on this corpus (default: the training's own, fold by fold)"
+    )
+    parser.add_argument("--variant", metavar="NAME", help="score only this variant (default: all in the workdir)")
+    add_data_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns its exit status."""
+    from ser_jax.evaluation.tables import results_table
+    from ser_jax.studies.evaluate import evaluate_workdir
+
+    start_jax()
+    summary, folder, remarks = evaluate_workdir(args.workdir, args.corpus, args.variant, args.data_dir)
+    print(results_table(summary))
+    print("", *remarks, f"{folder}: summary.json, predictions.parquet, confusion.png", sep="\n")
+    return 0

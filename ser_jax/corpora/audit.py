@@ -1,0 +1,159 @@
+"""The audit of a split: which speakers, texts, sessions and recordings stand on both sides of train and test."""
+
+import collections
+import dataclasses
+import hashlib
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int16
+
+from ser_jax.corpora.corpus import Corpus, waveform
+from ser_jax.corpora.protocols import Fold, Protocol, shared, speakers_known
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldAudit:
+    """What one fold holds, and what its learning side (train and validation) shares with its test side."""
+
+    name: str
+    num_train: int
+    num_validation: int
+    num_test: int
+    test_emotions: dict[str, int]  # utterances per class
+    missing: dict[str, list[str]]  # classes without an utterance, by split; an empty validation set is not counted
+    speakers: list[str]
+    texts: list[str]
+    sessions: list[str]
+    recordings: list[list[str]]  # ids of one recording that stand on both sides
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+    """The audit of a corpus under a protocol; `findings` says in words what it found, the worst first."""
+
+    corpus: str
+    fingerprint: str
+    protocol: str
+    description: str
+    num_utterances: int
+    num_speakers: int
+    duplicates: list[list[str]]  # ids of one and the same recording, anywhere in the corpus
+    not_tested: int  # utterances in no test set
+    folds: list[FoldAudit]
+    leaks_speakers: bool
+    findings: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the audit as JSON-able data."""
+        return dataclasses.asdict(self)
+
+
+def audit(corpus: Corpus, protocol: Protocol) -> Audit:
+    """Returns what the folds of `protocol` leak between their two sides."""
+    duplicates = duplicate_recordings(corpus)
+    folds = [_audit_fold(corpus, fold, duplicates) for fold in protocol.folds]
+    tested = np.unique(np.concatenate([fold.test for fold in protocol.folds]))
+    report = Audit(
+        corpus=corpus.name,
+        fingerprint=corpus.fingerprint,
+        protocol=protocol.name,
+        description=protocol.description,
+        num_utterances=len(corpus.utterances),
+        num_speakers=corpus.utterances["speaker"].nunique() if speakers_known(corpus) else 0,
+        duplicates=[_ids(corpus, rows) for rows in duplicates],
+        not_tested=len(corpus.utterances) - len(tested),
+        folds=folds,
+        leaks_speakers=any(fold.speakers for fold in folds),
+        findings=[],
+    )
+    return dataclasses.replace(report, findings=_findings(corpus, report))
+
+
+def duplicate_recordings(corpus: Corpus) -> list[list[int]]:
+    """Returns groups of row numbers whose recordings are the same, up to silence at the ends, gain and polarity.
+
+    Silence is digital zero. A gain that rounds samples differently is not seen through: this finds copies, not takes.
+    """
+    groups: dict[str, list[int]] = collections.defaultdict(list)
+    for i in range(len(corpus.utterances)):
+        groups[_recording_hash(waveform(corpus, i))].append(i)
+    return [rows for rows in groups.values() if len(rows) > 1]
+
+
+def _recording_hash(samples: Int16[np.ndarray, " samples"]) -> str:
+    sounding = np.flatnonzero(samples)
+    if not len(sounding):
+        return f"silence of {len(samples)} samples"
+    trimmed = samples[sounding[0] : sounding[-1] + 1].astype(np.int32)
+    # Divided by their greatest common divisor, copies with a whole-number gain between them are equal.
+    trimmed = trimmed // np.gcd.reduce(trimmed) * np.sign(trimmed[0])
+    return hashlib.sha256(trimmed).hexdigest()
+
+
+def _audit_fold(corpus: Corpus, fold: Fold, duplicates: list[list[int]]) -> FoldAudit:
+    emotions = corpus.utterances["emotion"].to_numpy()
+    learnt, tested = {*fold.train, *fold.validation}, set(fold.test)
+    missing = {}
+    for split, rows in (("train", fold.train), ("validation", fold.validation), ("test", fold.test)):
+        if len(rows) and (lacking := [name for name in corpus.emotions if name not in set(emotions[rows])]):
+            missing[split] = lacking
+    return FoldAudit(
+        name=fold.name,
+        num_train=len(fold.train),
+        num_validation=len(fold.validation),
+        num_test=len(fold.test),
+        test_emotions={name: int((emotions[fold.test] == name).sum()) for name in corpus.emotions},
+        missing=missing,
+        speakers=shared(corpus, fold, "speaker"),
+        texts=shared(corpus, fold, "text"),
+        sessions=shared(corpus, fold, "session") if "session" in corpus.utterances else [],
+        recordings=[_ids(corpus, rows) for rows in duplicates if learnt & set(rows) and tested & set(rows)],
+    )
+
+
+def _findings(corpus: Corpus, report: Audit) -> list[str]:
+    """Says in words what was found: leaks, then what limits the figures, then what is merely so."""
+    folds, findings = report.folds, []
+    if not speakers_known(corpus):
+        findings.append("SPEAKERS UNKNOWN: whether training and test share any can not be said")
+    leaking = [fold for fold in folds if fold.speakers]
+    if leaking:
+        names = {name for fold in leaking for name in fold.speakers}
+        findings.append(
+            f"LEAK of speakers: {len(names)} of {report.num_speakers} stand on both sides, in {len(leaking)} of "
+            f"{len(folds)} folds; figures are speaker-dependent"
+        )
+    across = {tuple(ids) for fold in folds for ids in fold.recordings}
+    if across:
+        findings.append(f"LEAK of recordings: {len(across)} stand on both sides of a fold: {_listed(across)}")
+    if report.duplicates:
+        findings.append(f"{len(report.duplicates)} recordings occur more than once: {_listed(report.duplicates)}")
+    if any(fold.texts for fold in folds):
+        findings.append(_finding_on_texts(corpus, report))
+    if any(fold.sessions for fold in folds):
+        findings.append(f"sessions stand on both sides, in {sum(bool(fold.sessions) for fold in folds)} folds")
+    for split in ("train", "validation", "test"):
+        lacking = [fold.name for fold in folds if split in fold.missing]
+        if lacking:
+            findings.append(f"classes missing from {split} in {len(lacking)} of {len(folds)} folds: {_listed(lacking)}")
+    if report.not_tested:
+        findings.append(f"{report.not_tested} of {report.num_utterances} utterances are in no test set")
+    return findings
+
+
+def _finding_on_texts(corpus: Corpus, report: Audit) -> str:
+    shared_texts = {text for fold in report.folds for text in fold.texts}
+    finding = f"{len(shared_texts)} of {corpus.utterances['text'].nunique()} texts stand on both sides"
+    if report.protocol == "leave_one_speaker_out":
+        finding += ", which this protocol can not avoid where speakers read the same texts"
+    return f"{finding}; speaker_and_text_independent keeps them apart"
+
+
+def _listed(items: Any, most: int = 4) -> str:
+    names = [" = ".join(item) if isinstance(item, tuple | list) else item for item in sorted(items)]
+    return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
+
+
+def _ids(corpus: Corpus, rows: list[int]) -> list[str]:
+    return corpus.utterances["id"].iloc[rows].tolist()

@@ -1,0 +1,12 @@
+"""RAVDESS, the Ryerson audio-visual database of emotional speech and song: its speech part."""
+
+from pathlib import Path
+
+from ser_jax.corpora.builders.source import Release, read_sums
+
+RELEASE = Release(
+    title="RAVDESS (speech)",
+    version="1.0.0",
+    url="https://zenodo.org/records/1188976/files/Audio_Speech_Actors_01-24.zip",
+    hashes=read_sums(Path(__file__).with_name("SHA256SUMS")),
+)

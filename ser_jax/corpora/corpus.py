@@ -1,0 +1,206 @@
+"""A corpus: a table of utterances, and their samples end to end in one flat array.
+
+On disk a corpus is a folder (the *packed* corpus) with `samples.npy`, `utterances.parquet` and `corpus.json`.
+It is read memory-mapped, and needs neither TensorFlow nor JAX.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int16
+
+from ser_jax.errors import UserError
+from ser_jax.files import atomic_folder
+
+SAMPLE_RATE = 16_000  # Hz, of every corpus
+FORMAT_VERSION = 1  # of the folder; a folder of another version is refused
+
+TEXT_COLUMNS = ("id", "speaker", "gender", "emotion", "text", "language", "corpus")
+COLUMNS = ("id", "speaker", "gender", "emotion", "label", "text", "language", "corpus", "start", "num_samples")
+
+_SAMPLES, _UTTERANCES, _DESCRIPTION = "samples.npy", "utterances.parquet", "corpus.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """Utterances and their samples (16 kHz, int16, mono).
+
+    `utterances` has one row per utterance and the columns `COLUMNS`, then any others (intensity, session,
+    recognition, naturalness, transcript, ...). `speaker`, `gender`, `text` and `language` are "" where unknown.
+    Label i means `emotions[i]`; an utterance's samples are `samples[start : start + num_samples]`.
+    """
+
+    name: str
+    utterances: pd.DataFrame
+    samples: Int16[np.ndarray, " samples"]
+    emotions: tuple[str, ...]
+    fingerprint: str
+    info: dict[str, Any]
+
+
+def make_corpus(
+    name: str,
+    utterances: pd.DataFrame,
+    waveforms: Sequence[Int16[np.ndarray, " _"]],
+    emotions: Sequence[str],
+    info: Mapping[str, Any] | None = None,
+) -> Corpus:
+    """Returns the corpus of a table and one int16 waveform (16 kHz) per row, in the order of the rows.
+
+    The table must have the columns `id` and `emotion`; `speaker`, `gender`, `text` and `language` are taken as unknown
+    ("") where missing, the other columns of `COLUMNS` are computed, and any further column is kept.
+    Raises UserError for an empty corpus, duplicate ids, an emotion not in `emotions`, an utterance without samples.
+    """
+    emotions = tuple(emotions)
+    table = _with_all_columns(name, utterances, waveforms, emotions)
+    samples = np.concatenate(waveforms)
+    return Corpus(name, table, samples, emotions, fingerprint(table, emotions, samples), dict(info or {}))
+
+
+def _with_all_columns(
+    name: str, utterances: pd.DataFrame, waveforms: Sequence[np.ndarray], emotions: tuple[str, ...]
+) -> pd.DataFrame:
+    if len(utterances) == 0:
+        raise UserError(f"corpus {name}: no utterances")
+    if len(utterances) != len(waveforms):
+        raise ValueError(f"corpus {name}: {len(utterances)} rows, but {len(waveforms)} waveforms")
+    table = utterances.reset_index(drop=True)
+    for column in ("speaker", "gender", "text", "language"):
+        if column not in table:
+            table[column] = ""
+    table["corpus"] = name
+    for column in TEXT_COLUMNS:
+        table[column] = table[column].astype(str)
+
+    duplicates = table["id"][table["id"].duplicated()]
+    if len(duplicates):
+        raise UserError(f"corpus {name}: {len(duplicates)} duplicate ids, the first is {duplicates.iloc[0]!r}")
+    unknown = table[~table["emotion"].isin(emotions)]
+    if len(unknown):
+        row = unknown.iloc[0]
+        raise UserError(
+            f"corpus {name}: utterance {row['id']!r} has the emotion {row['emotion']!r}, expected one of "
+            f"{', '.join(emotions)}"
+        )
+    num_samples = np.array([len(waveform) for waveform in waveforms], np.int64)
+    if not num_samples.all():
+        raise UserError(f"corpus {name}: utterance {table['id'][int(np.argmin(num_samples))]!r} has no samples")
+
+    table["label"] = table["emotion"].map({emotion: i for i, emotion in enumerate(emotions)}).astype(np.int64)
+    table["start"] = np.cumsum(num_samples) - num_samples
+    table["num_samples"] = num_samples
+    return table[[*COLUMNS, *(column for column in table.columns if column not in COLUMNS)]]
+
+
+def waveform(corpus: Corpus, i: int) -> Int16[np.ndarray, " samples"]:
+    """Returns the samples of utterance `i` (its row number), a view."""
+    start = int(corpus.utterances["start"].iloc[i])
+    return corpus.samples[start : start + int(corpus.utterances["num_samples"].iloc[i])]
+
+
+def fingerprint(utterances: pd.DataFrame, emotions: Sequence[str], samples: Int16[np.ndarray, " samples"]) -> str:
+    """Returns a SHA-256 (hex) that changes with any id, speaker, text, label, class name, length or sample."""
+    columns = [utterances[column].tolist() for column in ("id", "speaker", "text", "label", "num_samples")]
+    digest = hashlib.sha256(json.dumps([list(emotions), columns]).encode())
+    block = 1 << 24
+    for start in range(0, len(samples), block):
+        digest.update(np.ascontiguousarray(samples[start : start + block], "<i2"))
+    return digest.hexdigest()
+
+
+def save(corpus: Corpus, folder: str | os.PathLike) -> None:
+    """Writes the packed corpus to `folder`, whole or not at all; raises UserError when the disk is full."""
+    description = {
+        "format_version": FORMAT_VERSION,
+        "name": corpus.name,
+        "sample_rate": SAMPLE_RATE,
+        "emotions": list(corpus.emotions),
+        "num_utterances": len(corpus.utterances),
+        "num_samples": len(corpus.samples),
+        "fingerprint": corpus.fingerprint,
+        "info": corpus.info,
+    }
+    with refuse_full_disk(folder), atomic_folder(folder) as temporary:
+        np.save(temporary / _SAMPLES, corpus.samples)
+        corpus.utterances.to_parquet(temporary / _UTTERANCES, index=False)
+        (temporary / _DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def load(folder: str | os.PathLike) -> Corpus:
+    """Returns the packed corpus in `folder`, its samples memory-mapped.
+
+    Raises UserError where a file is missing, cut short, of another format version, or does not belong to the others.
+    """
+    folder = Path(folder)
+    description = _read_description(folder)
+    try:
+        samples = np.load(folder / _SAMPLES, mmap_mode="r")
+        utterances = pd.read_parquet(folder / _UTTERANCES)
+    except (OSError, ValueError, EOFError) as error:  # pyarrow's errors are ValueErrors
+        raise _damaged(folder, " ".join(str(error).split())[:200]) from error
+
+    missing = [column for column in COLUMNS if column not in utterances]
+    if missing:
+        raise _damaged(folder, f"{_UTTERANCES} has no column {missing[0]}")
+    if samples.dtype != np.int16 or samples.shape != (description["num_samples"],):
+        found = f"{samples.dtype} {samples.shape}"
+        raise _damaged(folder, f"{_SAMPLES} is {found}, expected int16 ({description['num_samples']},)")
+    if len(utterances) != description["num_utterances"]:
+        found, expected = len(utterances), description["num_utterances"]
+        raise _damaged(folder, f"{_UTTERANCES} has {found} rows, expected {expected}")
+    if utterances["num_samples"].sum() != len(samples):
+        raise _damaged(folder, f"{_UTTERANCES} and {_SAMPLES} do not belong together")
+    return Corpus(
+        name=description["name"],
+        utterances=utterances,
+        samples=samples,
+        emotions=tuple(description["emotions"]),
+        fingerprint=description["fingerprint"],
+        info=description["info"],
+    )
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    if not (folder / _DESCRIPTION).is_file():
+        raise UserError(f"{folder}: not a packed corpus, it has no {_DESCRIPTION}")
+    try:
+        description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(folder, f"{_DESCRIPTION} is not JSON") from error
+    version = description.get("format_version") if isinstance(description, dict) else None
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{folder}: packed corpus of format version {version}, expected {FORMAT_VERSION}; prepare it again"
+        )
+    missing = {"name", "emotions", "num_utterances", "num_samples", "fingerprint", "info"} - description.keys()
+    if missing:
+        raise _damaged(folder, f"{_DESCRIPTION} has no {min(missing)}")
+    return description
+
+
+def _damaged(folder: Path, what: str) -> UserError:
+    return UserError(f"{folder}: damaged packed corpus, prepare it again ({what})")
+
+
+# NumPy, TensorFlow and TFDS report a full disk in their own words, and keep no error number.
+_FULL_DISK = (os.strerror(errno.ENOSPC), "Not enough free space", "Not enough disk space")
+
+
+@contextlib.contextmanager
+def refuse_full_disk(folder: str | os.PathLike) -> Iterator[None]:
+    """Turns "no space left on device" inside the block into a UserError that names `folder`."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "errno", None) != errno.ENOSPC and not any(words in str(error) for words in _FULL_DISK):
+            raise
+        raise UserError(f"{folder}: the disk is full; free some space and try again") from error

@@ -1,0 +1,428 @@
+"""Protocols: rules that turn a corpus into folds of train, validation and test utterances.
+
+A protocol is a pure function of the corpus's table, its options and a seed. `leave_one_speaker_out` and its kin keep
+every speaker of the test side out of training and validation; `random` does not, and says so; folds from a file are
+looked at, not believed.
+"""
+
+import csv
+import dataclasses
+import difflib
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Int64
+
+from ser_jax.corpora.corpus import Corpus
+from ser_jax.errors import UserError
+
+PROTOCOLS = (
+    "leave_one_speaker_out",
+    "grouped_k_fold",
+    "leave_one_session_out",
+    "speaker_and_text_independent",
+    "official",
+    "random",
+)
+SPLITS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """Three disjoint sets of utterances, as sorted row numbers of the corpus's table; `validation` may be empty."""
+
+    name: str
+    train: Int64[np.ndarray, " train"]
+    validation: Int64[np.ndarray, " validation"]
+    test: Int64[np.ndarray, " test"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """The folds of a corpus, and whether no speaker of a test set is in the training or validation set of its fold."""
+
+    name: str
+    speaker_independent: bool
+    folds: tuple[Fold, ...]
+    description: str
+
+
+def make_protocol(
+    corpus: Corpus,
+    name: str,
+    *,
+    validation_speakers: int = 1,
+    num_folds: int | None = None,
+    num_text_groups: int = 2,
+    seed: int = 0,
+    file: str | Path | None = None,
+) -> Protocol:
+    """Returns the folds of `corpus` under the protocol `name`, one of PROTOCOLS.
+
+    `validation_speakers` are taken from the training side of every fold, 0 leaves validation empty; `random` validates
+    on the test set of the next fold instead, and `official` on what its file names, where it names any.
+    `num_folds` is for grouped_k_fold (default 5), random (default 10) and speaker_and_text_independent (groups of
+    speakers; by default each speaker alone); `num_text_groups` for the last. `seed` decides how speakers are grouped
+    and what is random. `file` is for official: see `read_fold_list`.
+    Raises UserError for an unknown name, and for a protocol or options that the corpus does not allow.
+    """
+    if name not in PROTOCOLS:
+        nearest = difflib.get_close_matches(name, PROTOCOLS, n=1, cutoff=0.0)[0]
+        raise UserError(f"protocol {name!r}: unknown, did you mean {nearest}? There are {', '.join(PROTOCOLS)}")
+    if (file is None) == (name == "official"):
+        raise UserError(f"protocol {name}: a file of folds goes with the protocol official, which needs one")
+    if validation_speakers < 0:
+        raise UserError(f"protocol {name}: validation_speakers={validation_speakers}, expected 0 or more")
+    if name == "official":
+        folds = _official(corpus, Path(file), validation_speakers)
+        rule = f"folds read from {Path(file).name}"
+    elif name == "random":
+        folds = _random(corpus, 10 if num_folds is None else num_folds, validation_speakers > 0, seed)
+        rule = f"{len(folds)} random folds with equal shares of each emotion"
+    else:
+        _check_speakers(corpus, name)
+        if name == "leave_one_speaker_out":
+            tests = _each_speaker(corpus)
+            rule = "each speaker is tested by models that never heard that speaker"
+        elif name == "grouped_k_fold":
+            tests = _groups_of_speakers(corpus, name, 5 if num_folds is None else num_folds, seed)
+            rule = "each group of speakers is tested by models that never heard any of them"
+        elif name == "leave_one_session_out":
+            tests = _each_session(corpus)
+            rule = "each session is tested by models that never heard its speakers"
+        else:
+            tests = _speakers_and_texts(corpus, num_folds, num_text_groups, seed)
+            rule = "each speaker and group of texts is tested by models that heard neither"
+        folds = _folds_without_test_speakers(corpus, name, tests, validation_speakers)
+
+    # A split that keeps speakers apart by construction and one that claims to are looked at in the same way.
+    independent = speakers_known(corpus) and not any(shared(corpus, fold, "speaker") for fold in folds)
+    if independent:
+        kind = "speaker-independent"
+    elif speakers_known(corpus):
+        kind = "SPEAKER-DEPENDENT: test speakers are heard in training"
+    else:
+        kind = "SPEAKERS UNKNOWN: test speakers may be heard in training"
+    without = " and no validation" if any(not len(fold.validation) for fold in folds) else ""
+    return Protocol(name, independent, tuple(folds), f"{rule} ({kind}; {len(folds)} folds{without})")
+
+
+def speakers_known(corpus: Corpus) -> bool:
+    """Returns whether every utterance of the corpus has a speaker."""
+    return bool(corpus.info.get("speakers_known", True)) and not (corpus.utterances["speaker"] == "").any()
+
+
+def shared(corpus: Corpus, fold: Fold, column: str) -> list[str]:
+    """Returns the values of `column` (speaker, text, session) on both sides of a fold, sorted, without "" (unknown).
+
+    The two sides are what is learnt or chosen from (train and validation) and what is tested.
+    """
+    values = corpus.utterances[column].astype(str).to_numpy()
+    return sorted(({*values[fold.train], *values[fold.validation]} & {*values[fold.test]}) - {""})
+
+
+# --- Speaker-independent protocols: what is tested, and what may be learnt from beside it. ---
+
+
+@dataclasses.dataclass(frozen=True)
+class _Test:
+    """The test side of a fold, before validation speakers are chosen."""
+
+    name: str
+    test: Bool[np.ndarray, " utterances"]
+    learnable: Bool[np.ndarray, " utterances"]  # further limits on train and validation, beside the speakers
+
+
+def _each_speaker(corpus: Corpus) -> list[_Test]:
+    speakers = corpus.utterances["speaker"]
+    return [_Test(name, (speakers == name).to_numpy(), _all(corpus)) for name in sorted(speakers.unique())]
+
+
+def _groups_of_speakers(corpus: Corpus, protocol: str, num_folds: int, seed: int) -> list[_Test]:
+    groups = _speaker_groups(corpus, protocol, num_folds, seed)
+    speakers = corpus.utterances["speaker"]
+    return [_Test(f"group{i + 1}", speakers.isin(group).to_numpy(), _all(corpus)) for i, group in enumerate(groups)]
+
+
+def _each_session(corpus: Corpus) -> list[_Test]:
+    if "session" not in corpus.utterances:
+        raise UserError(f"protocol leave_one_session_out: corpus {corpus.name} has no column session")
+    sessions = corpus.utterances["session"].astype(str)
+    if (sessions == "").any() or sessions.nunique() < 2:
+        raise UserError(
+            f"protocol leave_one_session_out: corpus {corpus.name} has {sessions.nunique()} sessions and "
+            f"{(sessions == '').sum()} utterances without one, expected at least two and none"
+        )
+    return [_Test(name, (sessions == name).to_numpy(), _all(corpus)) for name in sorted(sessions.unique())]
+
+
+def _speakers_and_texts(corpus: Corpus, num_folds: int | None, num_text_groups: int, seed: int) -> list[_Test]:
+    protocol, texts = "speaker_and_text_independent", corpus.utterances["text"]
+    if (texts == "").any():
+        raise UserError(
+            f"protocol {protocol}: {(texts == '').sum()} utterances of corpus {corpus.name} have no text id"
+        )
+    if not 2 <= num_text_groups <= texts.nunique():
+        raise UserError(
+            f"protocol {protocol}: num_text_groups={num_text_groups}, expected from 2 to the number of texts of corpus "
+            f"{corpus.name}, which is {texts.nunique()}"
+        )
+    by_speaker = _each_speaker(corpus) if num_folds is None else _groups_of_speakers(corpus, protocol, num_folds, seed)
+    text_groups = _balanced_groups(texts.value_counts().sort_index(), num_text_groups)
+    tests = []
+    for speakers in by_speaker:
+        for j, text_group in enumerate(text_groups):
+            of_text = texts.isin(text_group).to_numpy()
+            if (speakers.test & of_text).any():  # not every speaker of every corpus spoke every text
+                tests.append(_Test(f"{speakers.name}-texts{j + 1}", speakers.test & of_text, ~of_text))
+    return tests
+
+
+def _folds_without_test_speakers(
+    corpus: Corpus, protocol: str, tests: Sequence[_Test], validation_speakers: int
+) -> list[Fold]:
+    """Completes tests to folds: no test speaker is learnt from, and some of the other speakers validate."""
+    speakers = corpus.utterances["speaker"].to_numpy()
+    used: Counter[str] = Counter()  # how often each speaker validates
+    folds = []
+    for test in tests:
+        test_speakers = np.unique(speakers[test.test])
+        learnable = test.learnable & ~np.isin(speakers, test_speakers)
+        chosen = _choose_validation(corpus, test.name, learnable, test_speakers[-1], used, validation_speakers)
+        validates = learnable & np.isin(speakers, chosen)
+        folds.append(_fold(f"protocol {protocol}", test.name, learnable & ~validates, validates, test.test))
+    return folds
+
+
+def _choose_validation(
+    corpus: Corpus, fold: str, learnable: Bool[np.ndarray, " utterances"], after: str, used: Counter[str], number: int
+) -> list[str]:
+    """Chooses `number` of the learnable speakers for validation, and counts them in `used`.
+
+    First come those that validated least often, then genders in turn, then the order of names beginning behind `after`,
+    so that over the folds of leave-one-speaker-out every speaker validates equally often.
+    """
+    candidates = sorted(corpus.utterances["speaker"][learnable].unique(), key=lambda name: (name <= after, name))
+    if len(candidates) <= number:
+        raise UserError(
+            f"fold {fold}: {len(candidates)} speakers of corpus {corpus.name} are left to learn from, "
+            f"expected more than validation_speakers={number}"
+        )
+    gender = _genders(corpus)
+    chosen: list[str] = []
+    for _ in range(number):
+        last = gender[chosen[-1]] if chosen else None
+        best = min(candidates, key=lambda name: (used[name], gender[name] == last))
+        candidates.remove(best)
+        chosen.append(best)
+        used[best] += 1
+    return chosen
+
+
+def _check_speakers(corpus: Corpus, protocol: str) -> None:
+    if not speakers_known(corpus):
+        raise UserError(
+            f"protocol {protocol}: the speakers of corpus {corpus.name} are not known, which speaker independence needs"
+        )
+    if corpus.utterances["speaker"].nunique() < 2:
+        raise UserError(f"protocol {protocol}: corpus {corpus.name} has one speaker, expected at least two")
+
+
+def _speaker_groups(corpus: Corpus, protocol: str, num_groups: int, seed: int) -> list[list[str]]:
+    """Deals the speakers into groups with about as many utterances, and as many women and men, in each."""
+    counts, gender = corpus.utterances["speaker"].value_counts().sort_index(), _genders(corpus)
+    if not 2 <= num_groups <= len(counts):
+        raise UserError(
+            f"protocol {protocol}: num_folds={num_groups}, expected from 2 to the number of speakers of corpus "
+            f"{corpus.name}, which is {len(counts)}"
+        )
+    counts = counts.sample(frac=1, random_state=np.random.default_rng(seed))
+    counts = counts.sort_values(ascending=False, kind="stable")
+    groups: list[list[str]] = [[] for _ in range(num_groups)]
+    for speaker in sorted(counts.index, key=gender.get):
+        same_gender = [sum(gender[other] == gender[speaker] for other in group) for group in groups]
+        sizes = [sum(counts[other] for other in group) for group in groups]
+        groups[min(range(num_groups), key=lambda i: (same_gender[i], sizes[i]))].append(speaker)
+    return [sorted(group) for group in groups]
+
+
+def _balanced_groups(counts: pd.Series, num_groups: int) -> list[list[str]]:
+    """Deals the index of `counts` into groups of about equal sums, the largest first."""
+    groups: list[list[str]] = [[] for _ in range(num_groups)]
+    for key in counts.sort_values(ascending=False, kind="stable").index:
+        min(groups, key=lambda group: counts[group].sum()).append(key)
+    return groups
+
+
+def _genders(corpus: Corpus) -> dict[str, str]:
+    return corpus.utterances.groupby("speaker")["gender"].first().to_dict()
+
+
+# --- Random folds: kept for comparison with published figures. ---
+
+
+def _random(corpus: Corpus, num_folds: int, validate: bool, seed: int) -> list[Fold]:
+    fewest = 3 if validate else 2
+    if not fewest <= num_folds <= len(corpus.utterances):
+        raise UserError(
+            f"protocol random: num_folds={num_folds}, expected from {fewest} to the number of utterances of corpus "
+            f"{corpus.name}, which is {len(corpus.utterances)}"
+        )
+    # Sorted by label after a shuffle and dealt in turn: every fold gets its share of each emotion.
+    order = np.random.default_rng(seed).permutation(len(corpus.utterances))
+    order = order[np.argsort(corpus.utterances["label"].to_numpy()[order], kind="stable")]
+    part = np.empty(len(order), np.int64)
+    part[order] = np.arange(len(order)) % num_folds
+    folds = []
+    for i in range(num_folds):
+        validates = part == ((i + 1) % num_folds if validate else -1)
+        folds.append(_fold("protocol random", f"random{i + 1}", (part != i) & ~validates, validates, part == i))
+    return folds
+
+
+# --- Folds from a file. ---
+
+
+def _official(corpus: Corpus, file: Path, validation_speakers: int) -> list[Fold]:
+    entries = read_fold_list(file)
+    row_of = {id: row for row, id in enumerate(corpus.utterances["id"])}
+    speakers = corpus.utterances["speaker"].to_numpy()
+    used: Counter[str] = Counter()
+    folds = []
+    for name, of_fold in entries.groupby("fold", sort=False):
+        sides = {}
+        for split in SPLITS:
+            names = of_fold["utterance"][of_fold["split"] == split]
+            rows = [_row(row_of, names_of_one) for names_of_one in names]
+            lacking = [names_of_one[0] for names_of_one, row in zip(names, rows, strict=True) if row is None]
+            if lacking:
+                raise UserError(
+                    f"{file}: fold {name} lists {len(lacking)} {split} utterances that corpus {corpus.name} has not, "
+                    f"the first is {lacking[0]!r}"
+                )
+            sides[split] = _mask(corpus, rows)
+        for one, other in (("train", "test"), ("validation", "test"), ("train", "validation")):
+            both = np.flatnonzero(sides[one] & sides[other])
+            if len(both):
+                raise UserError(
+                    f"{file}: fold {name} has {len(both)} utterances in both {one} and {other}, "
+                    f"the first is {corpus.utterances['id'][both[0]]!r}"
+                )
+        if not sides["validation"].any() and sides["train"].any() and sides["test"].any() and speakers_known(corpus):
+            after = speakers[sides["test"]].max()
+            chosen = _choose_validation(corpus, name, sides["train"], after, used, validation_speakers)
+            sides["validation"] = sides["train"] & np.isin(speakers, chosen)
+            sides["train"] = sides["train"] & ~sides["validation"]
+        folds.append(_fold(str(file), name, **sides))
+    return folds
+
+
+def read_fold_list(file: Path) -> pd.DataFrame:
+    """Returns the folds that a file or folder lists, with the columns fold, split and utterance, one row per utterance.
+
+    `utterance` is a tuple of the names that the utterance may have in the corpus. Read are
+    - a .jsonl file of lines `{"fold": "1", "split": "train", "utterance": "03a01Fa"}`, a .json file with a list of such
+      objects, or a .csv file with these columns; split is train, validation or test;
+    - a folder in EmoBox's layout (github.com/emo-box/EmoBox, data/CORPUS): `fold_1/CORPUS_train_fold_1.jsonl`, likewise
+      test and, where there is one, valid; each line has `key` ("emodb-03a01Fa"), `dataset` and `wav`.
+    Raises UserError where the file is missing, unreadable, empty, or has other fields.
+    """
+    file = Path(file)
+    if file.is_dir():
+        rows = _read_emobox(file)
+    elif file.suffix in (".jsonl", ".json", ".csv"):
+        rows = [
+            (str(record["fold"]), _split(record["split"], file), (str(record["utterance"]),))
+            for record in _records(file, ("fold", "split", "utterance"))
+        ]
+    else:
+        raise UserError(f"{file}: folds are read from a .jsonl, .json or .csv file or a folder in EmoBox's layout")
+    if not rows:
+        raise UserError(f"{file}: no folds in it")
+    return pd.DataFrame(rows, columns=["fold", "split", "utterance"])
+
+
+def _read_emobox(folder: Path) -> list[tuple[str, str, tuple[str, ...]]]:
+    rows = []
+    fold_folders = [path for path in folder.iterdir() if re.fullmatch(r"fold_?\d+", path.name)]
+    for fold in sorted(fold_folders, key=lambda path: int(re.sub(r"\D", "", path.name))):
+        for split in ("train", "valid", "test"):
+            files = sorted(fold.glob(f"*{split}*.jsonl"))
+            # Some corpora have a second copy under an older name: the name that EmoBox itself reads goes first.
+            files = [path for path in files if path.stem.endswith(f"_{split}_{fold.name}")] or files
+            if len(files) > 1:
+                raise UserError(
+                    f"{fold}: {len(files)} lists for {split}, expected one: {files[0].name}, {files[1].name}"
+                )
+            for record in _records(files[0], ("key",)) if files else ():
+                rows.append((fold.name, _split(split, fold), _names_of(record)))
+    return rows
+
+
+def _names_of(record: dict) -> tuple[str, ...]:
+    """Returns the names a record of EmoBox may have in a corpus: its key, with and without prefix, its file's stem."""
+    key, wav = str(record["key"]), str(record.get("wav", ""))
+    return (key, key.removeprefix(f"{record.get('dataset', '')}-"), Path(wav).stem)
+
+
+def _row(row_of: dict[str, int], names: tuple[str, ...]) -> int | None:
+    return next((row_of[name] for name in names if name in row_of), None)
+
+
+def _records(file: Path, fields: tuple[str, ...]) -> list[dict]:
+    """Returns the records of a .jsonl, .json or .csv file, each of which must have all `fields`."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        if file.suffix == ".csv":
+            records = list(csv.DictReader(text.splitlines()))
+        elif file.suffix == ".json":
+            records = json.loads(text)
+        else:
+            records = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{file}: not {file.suffix.removeprefix('.')} ({error})") from error
+    for i, record in enumerate(records if isinstance(records, list) else [records]):
+        missing = [field for field in fields if not isinstance(record, dict) or record.get(field) in (None, "")]
+        if missing:
+            raise UserError(f"{file}: record {i + 1} has no {missing[0]!r}, expected {', '.join(fields)}")
+    return records
+
+
+def _split(split: str, where: Path) -> str:
+    split = {"valid": "validation"}.get(split, split)
+    if split not in SPLITS:
+        raise UserError(f"{where}: split {split!r}, expected one of {', '.join(SPLITS)}")
+    return split
+
+
+# --- What all of them end with. ---
+
+
+def _fold(
+    where: str,
+    name: str,
+    train: Bool[np.ndarray, " utterances"],
+    validation: Bool[np.ndarray, " utterances"],
+    test: Bool[np.ndarray, " utterances"],
+) -> Fold:
+    for side, mask in (("train", train), ("test", test)):
+        if not mask.any():
+            raise UserError(f"{where}: fold {name} has no {side} utterances")
+    return Fold(str(name), *(np.flatnonzero(mask).astype(np.int64) for mask in (train, validation, test)))
+
+
+def _mask(corpus: Corpus, rows: Sequence[int]) -> Bool[np.ndarray, " utterances"]:
+    mask = np.zeros(len(corpus.utterances), bool)
+    mask[list(rows)] = True
+    return mask
+
+
+def _all(corpus: Corpus) -> Bool[np.ndarray, " utterances"]:
+    return np.ones(len(corpus.utterances), bool)

@@ -1,0 +1,123 @@
+"""A summary as a plain-text table, for the terminal and for pasting."""
+
+import itertools
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+WIDTH = 120
+LONGEST_HEADER = 12
+GAP = " "
+
+
+def results_table(summary: dict[str, Any]) -> str:
+    """Lays a summary out in 120 columns: figures in percent, each above its 95 % interval, then the comparisons."""
+    lines = [*_heading(summary), ""]
+    columns = [_names(summary)]
+    for title, key in (("UA", "ua"), ("WA", "wa"), ("macro F1", "macro_f1")):
+        columns.append(_figures(summary, title, key))
+    columns += [_figures(summary, emotion, "recall", emotion) for emotion in summary["emotions"]]
+    lines += _side_by_side(columns)
+    for comparison in summary["comparisons"]:
+        lines += ["", *textwrap.wrap(describe_comparison(comparison), WIDTH, subsequent_indent="  ")]
+    notes = _notes(summary)
+    if notes:
+        lines += ["", *itertools.chain.from_iterable(textwrap.wrap(n, WIDTH, subsequent_indent="  ") for n in notes)]
+    return "\n".join(lines)
+
+
+def describe_comparison(comparison: dict[str, Any]) -> str:
+    """Says a comparison in words: the effect and its interval, then p, then what the study could have shown."""
+    points = 100 * comparison["ua_difference"]
+    text = f"{comparison['variant']} against {comparison['baseline']}: UA {points:+.1f} points"
+    if comparison["ci95"] is not None:
+        low, high = comparison["ci95"]
+        text += f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+    if comparison["p_nadeau_bengio"] is not None:
+        text += f", p {_p(comparison['p_nadeau_bengio'])}"
+        text += f" (after Holm's correction {_p(comparison['p_holm'])})"
+    if comparison["minimum_detectable_difference"] is not None:
+        detectable = 100 * comparison["minimum_detectable_difference"]
+        text += f"; the smallest difference this study could have shown is {detectable:.1f} points"
+    return f"{text} ({_count(comparison['folds'], 'fold')} x {_count(comparison['seeds'], 'seed')})."
+
+
+def percent(share: float | None) -> str:
+    """Formats a share from 0 to 1 as percent with one decimal, and None as a dash."""
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def interval(ends: Sequence[float] | None) -> str:
+    """Formats an interval of shares as percent; nothing for None."""
+    if ends is None:
+        return ""
+    return "–".join(percent(end) if end < 1 else "100" for end in ends)  # "90.0–100.0" would widen every column
+
+
+def _heading(summary: dict[str, Any]) -> list[str]:
+    where = [summary["corpus"], summary.get("protocol")]
+    parts = [", ".join(str(part) for part in where if part), "percent, with 95 % intervals over speakers"]
+    parts += [f"chance UA {percent(summary['chance_ua'])}", "runs and millions of parameters under each name"]
+    return textwrap.wrap("; ".join(parts), WIDTH)
+
+
+def _names(summary: dict[str, Any]) -> list[str]:
+    cells = ["variant"]
+    for name, variant in summary["variants"].items():
+        about = [_count(variant["runs"], "run")]
+        if variant["parameters"] is not None:
+            about.append(f"{variant['parameters'] / 1e6:.2f} M")
+        cells += [name, "  " + ", ".join(about)]
+    return _aligned(cells, "<")
+
+
+def _figures(summary: dict[str, Any], title: str, key: str, emotion: str | None = None) -> list[str]:
+    cells = [title if len(title) <= LONGEST_HEADER else title[: LONGEST_HEADER - 1] + "…"]
+    for variant in summary["variants"].values():
+        value, ends = variant[key], variant[f"{key}_ci95"]
+        if emotion is not None:
+            value, ends = (None if column is None else column[emotion] for column in (value, ends))
+        cells += [percent(value), interval(ends)]
+    return _aligned(cells, ">")
+
+
+def _aligned(cells: Sequence[str], side: str) -> list[str]:
+    width = max(map(len, cells))
+    return [f"{cell:{side}{width}}" for cell in cells]
+
+
+def _side_by_side(columns: Sequence[list[str]]) -> list[str]:
+    """Joins columns into lines; those that do not fit go into a block below, beside the first column again."""
+    first, *rest = columns
+    lines: list[str] = []
+    while rest:
+        block, width = [first], len(first[0])
+        while rest and (len(block) == 1 or width + len(GAP) + len(rest[0][0]) <= WIDTH):
+            width += len(GAP) + len(rest[0][0])
+            block.append(rest.pop(0))
+        rows = [GAP.join(cells).rstrip() for cells in zip(*block, strict=True)]
+        lines += ([""] if lines else []) + [rows[0], "-" * width, *rows[1:]]
+    return lines
+
+
+def _notes(summary: dict[str, Any]) -> list[str]:
+    """Every note once, with the variants or comparisons that it is about (none named where it is about all)."""
+    about: dict[str, list[str]] = {}
+    for name, variant in summary["variants"].items():
+        for note in variant["notes"]:
+            about.setdefault(note, []).append(name)
+    lines = []
+    for note, names in about.items():
+        lines.append(f"Note: {note}" + ("" if len(names) == len(summary["variants"]) else f" ({', '.join(names)})"))
+    for comparison in summary["comparisons"]:
+        pair = f"{comparison['variant']} against {comparison['baseline']}"
+        lines += [f"Note: {pair}: {note}" for note in comparison["notes"] if note not in about]
+    return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"

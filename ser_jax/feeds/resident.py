@@ -1,0 +1,134 @@
+"""The resident feed: the whole corpus on the device; batches are cut out of it inside the compiled step.
+
+Which utterances a step sees is drawn on the host, from (seed, fold, step) alone: a few kilobytes of row numbers. It is
+the same for every variant, whatever else shares the program, and after a restart.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Int16, Key
+
+from ser_jax.corpora.corpus import Corpus
+from ser_jax.errors import UserError
+from ser_jax.feeds.batch import Batch
+from ser_jax.frontend import take_crop
+
+
+@flax.struct.dataclass
+class Resident:
+    """A corpus on the device: its samples end to end, and where each utterance lies."""
+
+    samples: Int16[Array, " samples"]
+    start: Int[Array, " utterances"]
+    num_samples: Int[Array, " utterances"]
+    label: Int[Array, " utterances"]
+
+
+@flax.struct.dataclass
+class Windows:
+    """Pieces of utterances to evaluate, as long as the window or shorter, in tables [batches, batch].
+
+    `utterance` is the row of the corpus that a piece belongs to, or -1 where an entry only fills the table up.
+    """
+
+    start: Int[np.ndarray, "batches batch"]
+    num_samples: Int[np.ndarray, "batches batch"]
+    utterance: Int[np.ndarray, "batches batch"]
+
+
+def make_resident(corpus: Corpus, longest_read: int) -> Resident:
+    """Brings a corpus to the device, with zeros behind it so that `longest_read` samples can be read from any place.
+
+    The sizes are rounded up, so that corpora of similar size share compiled programs. Raises `UserError` for a corpus
+    whose samples 32-bit integers cannot address.
+    """
+    table = corpus.utterances
+    size = _round_up(len(corpus.samples) + longest_read)
+    if size >= 2**31:
+        raise UserError(
+            f"corpus {corpus.name}: {len(corpus.samples)} samples; the resident feed addresses at most 2^31"
+        )
+    samples = np.zeros(size, np.int16)
+    samples[: len(corpus.samples)] = corpus.samples
+    rows = _round_up(len(table))
+
+    def column(name: str) -> Array:
+        return jnp.asarray(np.pad(table[name].to_numpy(np.int32), (0, rows - len(table))))
+
+    return Resident(jnp.asarray(samples), column("start"), column("num_samples"), column("label"))
+
+
+def training_rows(
+    seed: int, fold: int, rows: Int[np.ndarray, " utterances"], batch_size: int, first_step: int, num_steps: int
+) -> Int[np.ndarray, "steps batch"]:
+    """Returns which rows of the corpus the steps `first_step` and following see.
+
+    Every epoch is a new order of all `rows`; batches run on over the end of an epoch, so all are full.
+    """
+    begin, end = first_step * batch_size, (first_step + num_steps) * batch_size
+    epochs = range(begin // len(rows), -(-end // len(rows)))
+    order = np.concatenate([np.random.default_rng([seed, fold, epoch]).permutation(rows) for epoch in epochs])
+    skipped = epochs[0] * len(rows)
+    return order[begin - skipped : end - skipped].astype(np.int32).reshape(num_steps, batch_size)
+
+
+def crop_batch(
+    resident: Resident, rows: Int[Array, " batch"], key: Key[Array, ""], crop_samples: int, speed: Float[Array, ""]
+) -> Batch:
+    """Cuts a random crop of `crop_samples` out of each utterance, or takes it whole where it is shorter.
+
+    `speed` is the strength of the speed perturbation. Each row has its own key: a crop does not depend on the others.
+    """
+    keys = jax.random.split(key, rows.shape[0])
+    waveform, num_samples = jax.vmap(take_crop, in_axes=(None, 0, 0, None, 0, None))(
+        resident.samples, resident.start[rows], resident.num_samples[rows], crop_samples, keys, speed
+    )
+    return Batch(waveform, num_samples, resident.label[rows], jnp.ones(rows.shape, jnp.float32))
+
+
+def evaluation_windows(
+    corpus: Corpus, rows: Sequence[int], window_samples: int, batch_size: int, num_batches: int
+) -> Iterator[Windows]:
+    """Yields tables of `num_batches` batches that cover the utterances `rows` with windows.
+
+    An utterance longer than the window is covered by windows that overlap evenly, the first at its begin, the last at
+    its end.
+    """
+    starts, lengths, utterances = [], [], []
+    for row in rows:
+        start, length = (int(corpus.utterances[name].iloc[row]) for name in ("start", "num_samples"))
+        pieces = -(-length // window_samples)
+        offsets = np.linspace(0, max(length - window_samples, 0), pieces).round().astype(int)
+        starts += [start + offset for offset in offsets]
+        lengths += [min(length, window_samples)] * pieces
+        utterances += [row] * pieces
+    block = batch_size * num_batches
+    for first in range(0, len(starts), block):
+        fill = (0, max(first + block - len(starts), 0))
+        table = [
+            np.pad(np.asarray(column[first : first + block], np.int32), fill, constant_values=value).reshape(
+                num_batches, batch_size
+            )
+            for column, value in ((starts, 0), (lengths, 0), (utterances, -1))
+        ]
+        yield Windows(*table)
+
+
+def window_batch(
+    resident: Resident, start: Int[Array, " batch"], num_samples: Int[Array, " batch"], window_samples: int
+) -> Batch:
+    """Cuts windows out of the resident corpus, zero past each one's `num_samples`; the labels are not looked up."""
+    cut = jax.vmap(lambda begin: jax.lax.dynamic_slice(resident.samples, (begin,), (window_samples,)))(start)
+    valid = jnp.arange(window_samples)[None, :] < num_samples[:, None]
+    waveform = jnp.where(valid, cut.astype(jnp.float32) / 32768.0, 0.0)
+    return Batch(waveform, num_samples, jnp.zeros_like(start), (num_samples > 0).astype(jnp.float32))
+
+
+def _round_up(size: int) -> int:
+    """Rounds up to three significant binary digits: at most 25 % more."""
+    step = 1 << max(size.bit_length() - 3, 0)
+    return -(-size // step) * step

@@ -1,0 +1,279 @@
+"""Waveform to features on the device: log-mel or MFCC, their deltas, and their normalisation.
+
+The frames are those of librosa with `center=True, pad_mode="constant"`: frame t is centred on sample t * hop, and what
+lies outside the utterance counts as zero. So more padding never changes a valid frame, and an utterance has
+1 + num_samples // hop of them. Every sample lies in some frame where the hop is at most half the window; with a
+coarser hop at most the last hop - window / 2 samples lie in none.
+"""
+
+import dataclasses
+import functools
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, Num
+
+from ser_jax.errors import UserError
+
+Count = int | np.integer | Int[Array | np.ndarray, "..."]
+
+_VARIANCE_FLOOR = 1e-5  # keeps a constant feature (silence) finite; log-mel variances are of the order of 1 to 10
+_DELTA_REACH = 4  # frames on each side that a delta is fitted to: librosa's width of 9
+
+
+@dataclasses.dataclass(frozen=True)
+class Frontend:
+    """What the features are; static and hashable.
+
+    `fft_size` 0 stands for the smallest power of two that holds a window. Frequencies are in Hz; `log_floor` is the
+    least power before the logarithm. `deltas` is 0, 1 or 2: so many derivatives in time are put beside the features.
+    `normalization` is "none", "utterance" (mean 0 and variance 1 over an utterance's own frames) or "train" (by
+    `Statistics` fitted on the training fold). `spectrum` is "fft", "matmul" (a discrete Fourier transform as a matrix
+    product) or "auto" (what is faster on the platform).
+
+    Raises UserError for settings that no features can be computed with.
+    """
+
+    kind: str = "log_mel"
+    sample_rate: int = 16_000
+    window_ms: float = 25.0
+    hop_ms: float = 10.0
+    fft_size: int = 0
+    num_mels: int = 64
+    fmin: float = 20.0
+    fmax: float = 8000.0
+    mel_scale: str = "slaney"
+    log_floor: float = 1e-10
+    num_mfcc: int = 20
+    deltas: int = 0
+    normalization: str = "utterance"
+    spectrum: str = "auto"
+
+    def __post_init__(self) -> None:
+        _one_of("kind", self.kind, ("log_mel", "mfcc"))
+        _one_of("mel_scale", self.mel_scale, ("slaney", "htk"))
+        _one_of("deltas", self.deltas, (0, 1, 2))
+        _one_of("normalization", self.normalization, ("none", "utterance", "train"))
+        _one_of("spectrum", self.spectrum, ("auto", "fft", "matmul"))
+        _require("sample_rate", self.sample_rate, self.sample_rate > 0, "a positive rate in Hz")
+        _require("hop_ms", self.hop_ms, self.hop_ms > 0 and self.hop >= 1, "at least one sample")
+        _require("window_ms", self.window_ms, self.window_ms > 0 and self.window >= 2, "at least two samples")
+        _require(
+            "fft_size", self.fft_size, self.fft_size == 0 or self.fft_size >= self.window, f"at least {self.window}"
+        )
+        _require("fmax", self.fmax, self.fmax <= self.sample_rate / 2, f"at most {self.sample_rate / 2:g} Hz")
+        _require("fmin", self.fmin, 0 <= self.fmin < self.fmax, f"from 0 to below fmax, {self.fmax:g} Hz")
+        _require("num_mels", self.num_mels, self.num_mels >= 1, "at least 1")
+        if self.kind == "mfcc":
+            _require("num_mfcc", self.num_mfcc, 1 <= self.num_mfcc <= self.num_mels, f"1 to num_mels, {self.num_mels}")
+        _require("log_floor", self.log_floor, self.log_floor > 0, "a positive power")
+
+    @property
+    def window(self) -> int:
+        """Samples in a window."""
+        return round(self.window_ms * self.sample_rate / 1000)
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+        return round(self.hop_ms * self.sample_rate / 1000)
+
+    @property
+    def fft(self) -> int:
+        """Samples in a Fourier transform."""
+        return self.fft_size or 1 << (self.window - 1).bit_length()
+
+
+def _one_of(option: str, found: object, expected: tuple) -> None:
+    if found not in expected:
+        raise UserError(f"frontend.{option}: found {found!r}, expected one of {', '.join(map(str, expected))}")
+
+
+def _require(option: str, found: object, holds: bool, expected: str) -> None:
+    if not holds:
+        raise UserError(f"frontend.{option}: found {found!r}, expected {expected}")
+
+
+@flax.struct.dataclass
+class Statistics:
+    """The mean and standard deviation of every feature over the frames of a training fold."""
+
+    mean: Float[Array, "*runs features"]
+    std: Float[Array, "*runs features"]
+
+
+@flax.struct.dataclass
+class FeatureSums:
+    """Sums over the valid frames of utterances; added up over utterances, batches and devices, those of a fold."""
+
+    count: Num[ArrayLike, "*batch"]
+    total: Num[ArrayLike, "*batch features"]
+    squares: Num[ArrayLike, "*batch features"]
+
+
+def num_features(frontend: Frontend) -> int:
+    """The size of the feature axis."""
+    return (frontend.num_mels if frontend.kind == "log_mel" else frontend.num_mfcc) * (1 + frontend.deltas)
+
+
+def num_frames(frontend: Frontend, num_samples: Count) -> Count:
+    """The valid frames of utterances of `num_samples` samples; none for no sample, so padding rows count nowhere."""
+    return (1 + num_samples // frontend.hop) * (num_samples > 0)
+
+
+def features(
+    frontend: Frontend,
+    waveform: Float[Array, "*batch samples"],
+    num_samples: Int[Array, "*batch"],
+    statistics: Statistics | None = None,
+) -> tuple[Float[Array, "*batch frames features"], Int[Array, "*batch"]]:
+    """Features of utterances, and how many of their frames are valid; the frames after those are exactly 0.
+
+    Samples from `num_samples` on are not looked at. `statistics` is needed for normalization "train" and for no other.
+    """
+    if (statistics is None) == (frontend.normalization == "train"):
+        raise ValueError(f"normalization {frontend.normalization!r} with statistics {statistics!r}")
+    valid = num_frames(frontend, num_samples)
+    x = _log_mel(frontend, _before(num_samples, waveform, axis=-1))
+    if frontend.kind == "mfcc":
+        x = jnp.matmul(x, _dct(frontend.num_mels, frontend.num_mfcc), precision="highest")
+    x = jnp.concatenate([x, *(_delta(x, valid, order) for order in range(1, frontend.deltas + 1))], axis=-1)
+    if frontend.normalization == "utterance":
+        x = _normalize_utterance(x, valid)
+    elif frontend.normalization == "train":
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        x = (x - statistics.mean.reshape(shape)) / statistics.std.reshape(shape)
+    return _before(valid, x, axis=-2), valid
+
+
+def feature_sums(
+    frontend: Frontend, waveform: Float[Array, "*batch samples"], num_samples: Int[Array, "*batch"]
+) -> FeatureSums:
+    """Each utterance's sums of features before normalisation, from which `fit_statistics` makes a fold's statistics."""
+    x, valid = features(dataclasses.replace(frontend, normalization="none"), waveform, num_samples)
+    return FeatureSums(valid, jnp.sum(x, axis=-2), jnp.sum(jnp.square(x), axis=-2))
+
+
+def fit_statistics(sums: FeatureSums) -> Statistics:
+    """Mean and standard deviation of the features whose sums are given; with many utterances, add up in float64."""
+    count = np.maximum(np.asarray(sums.count, np.float64), 1)[..., None]
+    mean = np.asarray(sums.total, np.float64) / count
+    variance = np.asarray(sums.squares, np.float64) / count - np.square(mean)
+    std = np.sqrt(np.maximum(variance, 0) + _VARIANCE_FLOOR)
+    return Statistics(jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32))
+
+
+def _before(end: Int[Array, "*batch"], x: Array, axis: int) -> Array:
+    """`x` where its index along `axis` is before `end`, 0 elsewhere."""
+    positions = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim + axis)
+    return jnp.where(positions < jnp.expand_dims(end, tuple(range(axis, 0))), x, jnp.zeros((), x.dtype))
+
+
+def _log_mel(frontend: Frontend, waveform: Float[Array, "*batch samples"]) -> Float[Array, "*batch frames mels"]:
+    spectrum = frontend.spectrum
+    if spectrum == "auto":
+        spectrum = "fft" if jax.default_backend() == "cpu" else "matmul"
+    frames = _frames(frontend, waveform)
+    if spectrum == "fft":
+        transform = jnp.fft.rfft(frames * _like(frames, _hann(frontend.window)), n=frontend.fft)
+        power = jnp.square(transform.real) + jnp.square(transform.imag)
+    else:
+        # Float32 products throughout: the default precision of an accelerator keeps 8 to 11 bits of each factor.
+        transform = jnp.matmul(frames, _fourier(frontend.window, frontend.fft), precision="highest")
+        power = sum(jnp.square(part) for part in jnp.split(transform, 2, axis=-1))
+    mel = jnp.matmul(power, mel_filters(frontend), precision="highest")
+    return jnp.log(jnp.maximum(mel, frontend.log_floor))
+
+
+def _frames(frontend: Frontend, waveform: Float[Array, "*batch samples"]) -> Float[Array, "*batch frames window"]:
+    """Overlapping windows, with zeros outside the waveform."""
+    *batch, samples = waveform.shape
+    window, hop = frontend.window, frontend.hop
+    frames = 1 + samples // hop
+    before = frontend.fft // 2 - (frontend.fft - window) // 2  # librosa's window lies in the middle of its transform
+    after = (frames - 1) * hop + window - samples - before  # negative where a coarse hop leaves a tail in no frame
+    waveform = jax.lax.pad(waveform, jnp.zeros((), waveform.dtype), [(0, 0, 0)] * len(batch) + [(before, after, 0)])
+    # One gather: on a CPU several times faster than slices set side by side, which XLA fuses into slow selections.
+    starts, offsets = (jax.lax.broadcasted_iota(jnp.int32, (frames, window), axis) for axis in (0, 1))
+    return waveform.at[..., starts * hop + offsets].get(mode="promise_in_bounds")
+
+
+def _normalize_utterance(x: Float[Array, "*batch frames features"], valid: Int[Array, "*batch"]) -> Array:
+    count = jnp.maximum(valid, 1)[..., None, None].astype(x.dtype)
+    centred = _before(valid, x - jnp.sum(_before(valid, x, axis=-2), axis=-2, keepdims=True) / count, axis=-2)
+    variance = jnp.sum(jnp.square(centred), axis=-2, keepdims=True) / count
+    return centred * jax.lax.rsqrt(variance + _VARIANCE_FLOOR)
+
+
+def _delta(x: Float[Array, "*batch frames features"], valid: Int[Array, "*batch"], order: int) -> Array:
+    """The derivative of `order` in time, of the polynomial fitted to 9 frames; past either end the last frame repeats.
+
+    As `librosa.feature.delta(..., mode="nearest")` on the valid frames alone (Savitzky & Golay 1964).
+    """
+    *batch, frames, _ = x.shape
+    last = jnp.take_along_axis(x, jnp.maximum(valid - 1, 0)[..., None, None], axis=-2)
+    inside = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 2) < valid[..., None, None]
+    padding = [(0, 0)] * len(batch) + [(_DELTA_REACH, _DELTA_REACH), (0, 0)]
+    x = jnp.pad(jnp.where(inside, x, last), padding, mode="edge")
+    offsets = np.arange(-_DELTA_REACH, _DELTA_REACH + 1, dtype=np.float64)
+    basis = offsets**order - np.mean(offsets**order)
+    weights = order * basis / np.sum(basis**2)
+    return sum(float(weight) * x[..., i : i + frames, :] for i, weight in enumerate(weights))
+
+
+def _like(x: Array, constant: np.ndarray) -> Array:
+    """A constant along the last axis, with the leading axes of `x` as 1."""
+    return jnp.asarray(constant, x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def _hann(window: int) -> np.ndarray:
+    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
+
+
+@functools.cache
+def _fourier(window: int, fft: int) -> Float[np.ndarray, "window bins"]:
+    """Cosines, then sines, of every bin's frequency, with the window folded in."""
+    # The integer product is reduced before it becomes an angle: float64 keeps all of it.
+    angles = 2 * np.pi * (np.outer(np.arange(window), np.arange(fft // 2 + 1)) % fft) / fft
+    return (np.concatenate([np.cos(angles), np.sin(angles)], axis=1) * _hann(window)[:, None]).astype(np.float32)
+
+
+@functools.cache
+def mel_filters(frontend: Frontend) -> Float[np.ndarray, "bins mels"]:
+    """Triangular filters, equally spaced in mel and each of unit area over frequency in Hz.
+
+    The scale is Slaney's (Auditory Toolbox, 1998: linear below 1 kHz, logarithmic above) or HTK's,
+    2595 log10(1 + f / 700).
+    """
+    to_mel, to_hz = (_slaney_mel, _slaney_hz) if frontend.mel_scale == "slaney" else (_htk_mel, _htk_hz)
+    edges = to_hz(np.linspace(to_mel(frontend.fmin), to_mel(frontend.fmax), frontend.num_mels + 2))
+    lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
+    bins = np.arange(frontend.fft // 2 + 1)[:, None] * frontend.sample_rate / frontend.fft
+    triangles = np.maximum(0, np.minimum((bins - lower) / (centre - lower), (upper - bins) / (upper - centre)))
+    return (triangles * 2 / (upper - lower)).astype(np.float32)
+
+
+def _htk_mel(hz: float) -> float:
+    return 2595 * np.log10(1 + hz / 700)
+
+
+def _htk_hz(mel: np.ndarray) -> np.ndarray:
+    return 700 * (10 ** (mel / 2595) - 1)
+
+
+def _slaney_mel(hz: float) -> float:
+    return 3 * hz / 200 if hz < 1000 else 15 + 27 * np.log(hz / 1000) / np.log(6.4)
+
+
+def _slaney_hz(mel: np.ndarray) -> np.ndarray:
+    return np.where(mel < 15, 200 * mel / 3, 1000 * 6.4 ** ((mel - 15) / 27))
+
+
+def _dct(size: int, kept: int) -> Float[np.ndarray, "size kept"]:
+    """The first columns of the orthonormal type-II discrete cosine transform."""
+    order = np.arange(kept)
+    basis = np.cos(np.pi * (np.arange(size)[:, None] + 0.5) * order / size) * np.sqrt(2 / size)
+    return (basis * np.where(order == 0, np.sqrt(0.5), 1)).astype(np.float32)

@@ -1,0 +1,75 @@
+"""Scores the checkpoints of a workdir, on their own corpus or on another."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ser_jax.corpora import load_corpus
+from ser_jax.evaluation import predictions
+from ser_jax.evaluation.predictions import PREFIX
+from ser_jax.studies import restored
+from ser_jax.studies.run import write_results
+from ser_jax.training import checkpoints
+
+
+def evaluate_workdir(
+    workdir: str, corpus_name: str | None, variant: str | None, data_dir: str | None
+) -> tuple[dict, Path, list[str]]:
+    """Returns the summary, the folder that it was written to, and remarks for the reader.
+
+    Without `corpus_name` every run is scored on its own test fold, else on all of that corpus. Raises `UserError` for a
+    workdir without checkpoints, a corpus that is not the training's, and one that shares no emotion with it.
+    """
+    found = restored.find(workdir, variant)
+    training_corpus = found[0].metadata["corpus"]["name"]
+    if corpus_name in (None, training_corpus):
+        folder = Path(workdir) / f"on_{training_corpus}"
+        results = [restored.own_predictions(one, data_dir) for one in found]
+        protocol = results[0][1]
+        table, remarks = predictions.merge([table for table, _ in results]), []
+        meta = {"protocol": protocol.name, "speaker_independent": protocol.speaker_independent}
+        meta["fingerprint"] = found[0].metadata["corpus"]["fingerprint"]
+        fold_sizes = {fold.name: (len(fold.train), len(fold.test)) for fold in protocol.folds}
+        remarks = [_compared_with_training(table, Path(workdir) / "predictions.parquet")]
+    else:
+        folder = Path(workdir) / f"on_{corpus_name}"
+        corpus, dropped = restored.relabel(load_corpus(corpus_name, data_dir), found[0].emotions)
+        table = predictions.merge([restored.predictions_on(one, corpus) for one in found])
+        table, unasked = _among_those_present(table)
+        remarks = [f"{corpus_name}: dropped {', '.join(dropped)}, which the model does not know"] if dropped else []
+        if unasked:
+            remarks.append(f"{corpus_name} has no {', '.join(unasked)}: the model chose among the others")
+        meta = {
+            "protocol": f"trained on {training_corpus}, tested on all of {corpus_name}",
+            "fingerprint": corpus.fingerprint,
+            "dropped_emotions": dropped,
+        }
+        fold_sizes = {}
+    meta["versions"] = checkpoints.versions()
+    return write_results(folder, table, meta, fold_sizes=fold_sizes), folder, remarks
+
+
+def _among_those_present(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Leaves out the classes that no utterance has, and makes the other probabilities sum to one again."""
+    present = set(table["label"])
+    unasked = [emotion for emotion in predictions.emotions_of(table) if emotion not in present]
+    table = table.drop(columns=[PREFIX + emotion for emotion in unasked])
+    columns = [column for column in table.columns if column.startswith(PREFIX)]
+    # A model that is sure of a class left out says nothing about the others: they are equally likely then.
+    kept = np.maximum(table[columns].to_numpy(), np.finfo(np.float32).tiny)
+    return table.assign(**dict(zip(columns, (kept / kept.sum(axis=1, keepdims=True)).T, strict=True))), unasked
+
+
+def _compared_with_training(table: pd.DataFrame, path: Path) -> str:
+    """Says how far the restored models' predictions are from those that the training wrote."""
+    if not path.is_file():
+        return "the training wrote no predictions to compare with"
+    stored = predictions.read(path)
+    both = table.merge(stored, on=predictions.KEY, suffixes=("", "_stored"))
+    columns = [column for column in table.columns if column.startswith(PREFIX)]
+    difference = max(float(np.max(np.abs(both[name] - both[f"{name}_stored"]))) for name in columns)
+    if len(both) == len(table) and difference == 0:
+        return f"identical to the training's own predictions, all {len(both)} of them"
+    known = f"{len(both)} of {len(table)} predictions stand in the training's own table"
+    return f"{known}; they differ by at most {difference:.2g}"

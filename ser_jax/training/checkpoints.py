@@ -1,0 +1,103 @@
+"""Orbax checkpoints of populations: every run's state, and all that is needed to use it, as arrays and JSON."""
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from ser_jax.errors import UserError
+from ser_jax.training.state import State
+
+FORMAT_VERSION = 1
+_STATE, _METADATA = "state", "metadata"
+
+
+class Checkpoints:
+    """The checkpoints of one population, in `folder`, the newest two kept.
+
+    A checkpoint appears whole or not at all, whenever the process dies.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._manager = ocp.CheckpointManager(
+            folder.absolute(),
+            options=ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True),
+            item_names=(_STATE, _METADATA),
+        )
+
+    def latest_step(self) -> int | None:
+        """The step of the newest checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, state: State, metadata: dict) -> None:
+        """Writes a checkpoint of `state` (NumPy arrays with a run axis) in the background."""
+        self._manager.save(
+            int(np.max(state.step)),
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state), metadata=ocp.args.JsonSave(metadata)),
+        )
+
+    def metadata(self) -> dict:
+        """Reads the newest checkpoint's metadata; raises `UserError` where there is none or it cannot be read."""
+        step = self.latest_step()
+        if step is None:
+            raise UserError(f"{self.folder}: no checkpoint; expected one that `train` or `study` made")
+        try:
+            metadata = self._manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))[_METADATA]
+        except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
+            raise UserError(f"{self.folder / str(step)}: damaged checkpoint ({_first_line(error)})") from error
+        if metadata["format"] != FORMAT_VERSION:
+            raise UserError(f"{self.folder}: checkpoint of format {metadata['format']}, expected {FORMAT_VERSION}")
+        return metadata
+
+    def restore(self, like: State) -> State:
+        """Reads the newest checkpoint's state as NumPy arrays; `like` gives its structure and shapes."""
+        step = self.latest_step()
+        target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))[_STATE]
+        except Exception as error:  # as above
+            raise UserError(f"{self.folder / str(step)}: damaged checkpoint ({_first_line(error)})") from error
+
+    def close(self) -> None:
+        """Waits until the last checkpoint is written."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def describe(config: dict, corpus: Any, protocol: Any, runs: list[tuple[str, int]]) -> dict:
+    """Returns the metadata that make a checkpoint self-contained: what it was trained on, and how."""
+    return {
+        "format": FORMAT_VERSION,
+        "config": config,
+        "corpus": {
+            "name": corpus.name,
+            "fingerprint": corpus.fingerprint,
+            "emotions": list(corpus.emotions),
+            "licence": corpus.info.get("licence", ""),
+        },
+        "protocol": {"name": protocol.name, "speaker_independent": protocol.speaker_independent},
+        "runs": [{"fold": fold, "seed": seed} for fold, seed in runs],
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of the packages that decide a result."""
+    return {
+        name: importlib.metadata.version(name)
+        for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    }
+
+
+def to_json(value: Any) -> str:
+    """Serialises with sorted keys, so that equal values are equal text."""
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

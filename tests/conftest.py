@@ -1,0 +1,31 @@
+"""What all tests share: eight CPU devices, strict shapes, and the real corpora where they are at hand."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Programs that several tests compile are compiled once.
+jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="ser_jax_tests_"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+# The shapes that signatures promise are checked at run time, in the tests alone.
+install_import_hook("ser_jax", "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def real_corpora() -> Path:
+    """The folder with the real corpora `emodb` and `ravdess`: SER_JAX_CORPORA, or ../shared/corpora."""
+    folder = Path(os.environ.get("SER_JAX_CORPORA", Path(__file__).parents[1].parent / "shared" / "corpora"))
+    if not folder.is_dir():
+        pytest.skip(f"no real corpora in {folder}: set SER_JAX_CORPORA to the folder that holds emodb and ravdess")
+    return folder

@@ -1,0 +1,246 @@
+"""Protocols: every utterance is tested once, and nothing of the test side is learnt from."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ser_jax.corpora.corpus import make_corpus
+from ser_jax.corpora.protocols import PROTOCOLS, make_protocol, shared
+from ser_jax.errors import UserError
+
+DRAWN = ("leave_one_speaker_out", "grouped_k_fold", "speaker_and_text_independent", "leave_one_session_out", "random")
+
+
+def corpus_of(speakers, texts=None, genders=None, sessions=None, emotions=None, speakers_known=True):
+    number = len(speakers)
+    table = pd.DataFrame({"id": [f"u{i}" for i in range(number)], "speaker": speakers})
+    table["text"] = ["t0"] * number if texts is None else texts
+    table["gender"] = ["female" if speaker < "s4" else "male" for speaker in speakers] if genders is None else genders
+    table["emotion"] = ["ab"[i % 2] for i in range(number)] if emotions is None else emotions
+    if sessions is not None:
+        table["session"] = sessions
+    waveforms = [np.array([i + 1, 7], np.int16) for i in range(number)]
+    return make_corpus("made", table, waveforms, ("a", "b"), {"speakers_known": speakers_known})
+
+
+def grid(num_speakers=8, per_speaker=6, **columns):
+    speakers = [f"s{i}" for i in range(num_speakers) for _ in range(per_speaker)]
+    return corpus_of(speakers, texts=[f"t{i % 3}" for i in range(len(speakers))], **columns)
+
+
+@st.composite
+def utterances(draw):
+    """Draws pairs of speaker and text in which every speaker spoke every text at least once."""
+    num_speakers, num_texts = draw(st.integers(4, 8)), draw(st.integers(2, 4))
+    pairs = [(s, t) for s in range(num_speakers) for t in range(num_texts)]
+    return pairs + draw(st.lists(st.sampled_from(pairs), max_size=20))
+
+
+def corpus_of_pairs(pairs):
+    return corpus_of(
+        [f"s{s}" for s, _ in pairs], [f"t{t}" for _, t in pairs], sessions=[f"session{s % 3}" for s, _ in pairs]
+    )
+
+
+@pytest.mark.parametrize("name", DRAWN)
+@settings(max_examples=15, deadline=None)
+@given(pairs=utterances(), validation_speakers=st.integers(0, 1), seed=st.integers(0, 3))
+def test_every_utterance_is_tested_once_and_no_test_speaker_is_heard(name, pairs, validation_speakers, seed):
+    corpus = corpus_of_pairs(pairs)
+    num_folds = 3 if name in ("grouped_k_fold", "random") else None
+    protocol = make_protocol(corpus, name, validation_speakers=validation_speakers, num_folds=num_folds, seed=seed)
+    tested = np.concatenate([fold.test for fold in protocol.folds])
+    assert sorted(tested) == list(range(len(corpus.utterances)))
+    assert len({fold.name for fold in protocol.folds}) == len(protocol.folds)
+    speakers = corpus.utterances["speaker"].to_numpy()
+    for fold in protocol.folds:
+        sets = (fold.train, fold.validation, fold.test)
+        together = np.concatenate(sets)
+        assert len(set(together)) == len(together)
+        assert all(part.dtype == np.int64 and (np.diff(part) > 0).all() for part in sets)
+        assert len(fold.train) and len(fold.test)
+        if name != "random":
+            assert protocol.speaker_independent
+            assert len(set(speakers[fold.validation])) == validation_speakers
+            assert not set(speakers[fold.train]) & set(speakers[fold.validation])
+            assert not shared(corpus, fold, "speaker")
+        if name == "speaker_and_text_independent":
+            assert not shared(corpus, fold, "text")
+        if name in DRAWN[:2]:  # nothing is left out where nothing but speakers is kept apart
+            assert len(together) == len(corpus.utterances)
+
+
+def test_every_speaker_validates_equally_often_under_leave_one_speaker_out():
+    corpus = grid(num_speakers=8)
+    for number in (1, 2, 3):
+        protocol = make_protocol(corpus, "leave_one_speaker_out", validation_speakers=number)
+        speakers = corpus.utterances["speaker"].to_numpy()
+        counts = Counter(s for fold in protocol.folds for s in set(speakers[fold.validation]))
+        assert set(counts.values()) <= {number - 1, number, number + 1} and sum(counts.values()) == 8 * number
+        if number == 1:
+            assert set(counts.values()) == {1}
+
+
+def test_two_validation_speakers_are_a_woman_and_a_man():
+    corpus = grid(num_speakers=8)
+    gender = dict(zip(corpus.utterances["speaker"], corpus.utterances["gender"], strict=True))
+    for fold in make_protocol(corpus, "leave_one_speaker_out", validation_speakers=2).folds:
+        validating = set(corpus.utterances["speaker"].to_numpy()[fold.validation])
+        assert {gender[speaker] for speaker in validating} == {"female", "male"}
+
+
+def test_groups_of_speakers_are_balanced_in_utterances_and_gender_and_depend_on_the_seed():
+    corpus = grid(num_speakers=8)
+    protocol = make_protocol(corpus, "grouped_k_fold", num_folds=4)
+    for fold in protocol.folds:
+        assert len(fold.test) == 12
+        assert set(corpus.utterances["gender"].to_numpy()[fold.test]) == {"female", "male"}
+    tests = [[fold.test.tolist() for fold in make_protocol(corpus, "grouped_k_fold", seed=s).folds] for s in (0, 0, 1)]
+    assert tests[0] == tests[1] != tests[2]
+
+
+def test_random_folds_hold_equal_shares_of_each_emotion_and_are_called_speaker_dependent():
+    corpus = grid(num_speakers=5, per_speaker=8)
+    protocol = make_protocol(corpus, "random", num_folds=4)
+    assert not protocol.speaker_independent and "SPEAKER-DEPENDENT" in protocol.description
+    for fold in protocol.folds:
+        assert Counter(corpus.utterances["emotion"].to_numpy()[fold.test]) == {"a": 5, "b": 5}
+
+
+def test_a_speaker_in_two_sessions_is_kept_out_of_training_when_either_is_tested():
+    speakers = ["s0", "s1", "s1", "s2", "s3", "s4"]
+    corpus = corpus_of(speakers, sessions=["1", "1", "2", "2", "3", "3"])
+    protocol = make_protocol(corpus, "leave_one_session_out")
+    assert protocol.speaker_independent
+    assert [fold.test.tolist() for fold in protocol.folds] == [[0, 1], [2, 3], [4, 5]]
+    assert 2 not in {*protocol.folds[0].train, *protocol.folds[0].validation}
+
+
+def test_texts_are_dealt_into_as_many_groups_as_asked():
+    corpus = grid(num_speakers=4)
+    protocol = make_protocol(corpus, "speaker_and_text_independent", num_text_groups=3)
+    assert len(protocol.folds) == 12
+    assert all(len({corpus.utterances["text"][i] for i in fold.test}) == 1 for fold in protocol.folds)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "name", "options", "message"),
+    [
+        (grid(), "leave_one_speaker", {}, "did you mean leave_one_speaker_out"),
+        (grid(num_speakers=1), "leave_one_speaker_out", {}, "one speaker"),
+        (grid(num_speakers=2), "leave_one_speaker_out", {}, "left to learn from"),
+        (grid(speakers_known=False), "leave_one_speaker_out", {}, "not known"),
+        (corpus_of(["s0", "", "s1"]), "grouped_k_fold", {}, "not known"),
+        (grid(num_speakers=4), "grouped_k_fold", {"num_folds": 5}, "num_folds=5.*is 4"),
+        (grid(num_speakers=4), "grouped_k_fold", {"num_folds": 1}, "num_folds=1"),
+        (grid(), "leave_one_session_out", {}, "no column session"),
+        (grid(sessions=[""] * 48), "leave_one_session_out", {}, "without one"),
+        (corpus_of(["s0", "s1", "s2"], texts=["", "t", "t"]), "speaker_and_text_independent", {}, "no text id"),
+        (corpus_of(["s0", "s1", "s2"]), "speaker_and_text_independent", {}, "num_text_groups=2"),
+        (grid(), "random", {"num_folds": 2}, "from 3"),
+        (grid(), "random", {"num_folds": 100}, "is 48"),
+        (grid(), "random", {"validation_speakers": -1}, "0 or more"),
+        (grid(), "official", {}, "file of folds"),
+        (grid(), "random", {"file": "folds.json"}, "file of folds"),
+        (grid(), "official", {"file": "nowhere.json"}, "nowhere.json.*No such file"),
+        (grid(), "official", {"file": "folds.txt"}, "folds.txt"),
+    ],
+)
+def test_what_the_corpus_does_not_allow_is_refused_in_one_line(corpus, name, options, message):
+    with pytest.raises(UserError, match=message) as error:
+        make_protocol(corpus, name, **options)
+    assert "\n" not in str(error.value)
+
+
+# --- Folds from a file. ---
+
+
+def listed(fold="1", **splits):
+    return [{"fold": fold, "split": s, "utterance": u} for s, names in splits.items() for u in names]
+
+
+def write(path, records):
+    if path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(record) for record in records))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(records))
+    else:
+        pd.DataFrame(records).to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
+def test_folds_are_read_from_a_file_and_looked_at_not_believed(tmp_path, suffix):
+    corpus = corpus_of(["s0", "s0", "s1", "s1", "s2", "s2"])
+    records = listed("apart", train=["u2", "u3"], validation=["u4", "u5"], test=["u0", "u1"])
+    protocol = make_protocol(corpus, "official", file=write(tmp_path / f"folds{suffix}", records))
+    (fold,) = protocol.folds
+    assert (fold.name, *(part.tolist() for part in (fold.train, fold.validation, fold.test))) == (
+        "apart", [2, 3], [4, 5], [0, 1]
+    )  # fmt: skip
+    assert protocol.speaker_independent
+
+    records += listed("mixed", train=["u0", "u3", "u5"], test=["u1"])
+    protocol = make_protocol(corpus, "official", file=write(tmp_path / f"folds{suffix}", records))
+    assert not protocol.speaker_independent and "SPEAKER-DEPENDENT" in protocol.description
+    # A file without validation gets validation speakers from its training side, as any other protocol does.
+    assert protocol.folds[1].validation.tolist() == [3] and protocol.folds[1].train.tolist() == [0, 5]
+    protocol = make_protocol(corpus, "official", file=tmp_path / f"folds{suffix}", validation_speakers=0)
+    assert protocol.folds[1].train.tolist() == [0, 3, 5] and "no validation" in protocol.description
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        (listed(train=["u0"], test=["u0"]), "in both train and test.*'u0'"),
+        (listed(train=["u0"], validation=["u1"], test=["u1"]), "in both validation and test"),
+        (listed(train=["u0"], test=["u99"]), "lists 1 test utterances that corpus made has not.*'u99'"),
+        (listed(train=["u0"]), "no test"),
+        (listed(test=["u0"]), "no train"),
+        (listed(train=["u0"], dev=["u1"]), "'dev'"),
+        ([{"fold": "1", "split": "train"}], "no 'utterance'"),
+        (["u0"], "no 'fold'"),
+        ([], "no folds"),
+    ],
+)
+def test_a_wrong_fold_list_is_refused_with_the_name_of_its_file(tmp_path, records, message):
+    with pytest.raises(UserError, match=f"folds.json.*{message}"):
+        make_protocol(
+            grid(num_speakers=2), "official", file=write(tmp_path / "folds.json", records), validation_speakers=0
+        )
+
+
+def test_a_file_that_is_not_json_is_refused(tmp_path):
+    (tmp_path / "folds.jsonl").write_text("not json")
+    with pytest.raises(UserError, match=r"folds.jsonl: not jsonl"):
+        make_protocol(grid(), "official", file=tmp_path / "folds.jsonl")
+
+
+def emobox(folder, fold, split, ids, old_name=False):
+    (folder / f"fold_{fold}").mkdir(parents=True, exist_ok=True)
+    file = folder / f"fold_{fold}" / f"made_{split}_fold{'' if old_name else '_'}{fold}.jsonl"
+    lines = [{"key": f"made-{i}", "dataset": "made", "wav": f"downloads/made/{i}.wav", "emo": "x"} for i in ids]
+    file.write_text("\n".join(json.dumps(line) for line in lines))
+
+
+def test_emobox_folders_are_read_with_prefixed_keys_and_the_newer_of_two_lists(tmp_path):
+    corpus = corpus_of(["s0", "s0", "s1", "s1", "s2", "s2"])
+    for fold, (train, test) in {"2": (["u0", "u1"], ["u4"]), "10": (["u2", "u4"], ["u0"])}.items():
+        emobox(tmp_path, fold, "train", train)
+        emobox(tmp_path, fold, "test", test)
+    emobox(tmp_path, "2", "valid", ["u2"])
+    emobox(tmp_path, "2", "test", ["u5"], old_name=True)
+    protocol = make_protocol(corpus, "official", file=tmp_path, validation_speakers=0)
+    assert [fold.name for fold in protocol.folds] == ["fold_2", "fold_10"]
+    assert [part.tolist() for part in (protocol.folds[0].train, protocol.folds[0].validation)] == [[0, 1], [2]]
+    assert protocol.folds[0].test.tolist() == [4]
+    assert protocol.speaker_independent
+
+
+def test_all_protocols_have_a_test():
+    assert {*DRAWN, "official"} == set(PROTOCOLS)

@@ -1,0 +1,107 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from ser_jax import config
+from ser_jax.errors import UserError
+
+QUICKSTART = str(Path(__file__).parents[1] / "configs" / "quickstart.py")
+CONFIGS = sorted(Path(QUICKSTART).parent.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_configuration_is_complete(path):
+    loaded = config.load(str(path))
+    assert set(loaded) == set(config.default())
+    config.comparisons(loaded)
+
+
+def test_an_override_changes_one_leaf_and_keeps_its_type():
+    before, after = config.load(QUICKSTART), config.load(QUICKSTART, ["--config.model.width=1.0"])
+    assert list(config.differences(before, after)) == ["config.model.width: 0.5 -> 1.0"]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("--config.training.batch_sise=3", "'batch_sise'; did you mean 'batch_size'"),
+        ("--config.modle.width=1.0", "'modle'; did you mean 'model'"),
+        ("--config.training.batch_size=many", "batch_size"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["py", "json"])
+def test_a_mistaken_override_is_one_line_that_names_it(override, expected, kind, tmp_path):
+    path = QUICKSTART
+    if kind == "json":
+        if "many" in override:
+            pytest.skip("a JSON file's values have no declared type")
+        path = str(tmp_path / "config.json")
+        Path(path).write_text(json.dumps(config.load(QUICKSTART)))
+    with pytest.raises(UserError) as error:
+        config.load(path, [override])
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_workdir_s_own_configuration_can_be_given_again(tmp_path):
+    original = config.load(QUICKSTART)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(original))
+    assert config.load(str(path)) == original
+    changed = config.load(str(path), ["--config.optimizer.learning_rate=0.5"])
+    assert changed["optimizer"]["learning_rate"] == 0.5
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(UserError, match=r"configs/nothing\.py: no such file"):
+        config.load("configs/nothing.py")
+
+
+def test_a_file_that_fails_is_one_line(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("def get_config():\n    raise ValueError('out of cheese')\n")
+    with pytest.raises(UserError, match=r"broken\.py: .*out of cheese") as error:
+        config.load(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_a_duration_has_one_unit():
+    tree = config.load(QUICKSTART)
+    assert config.steps(config.merge(tree, {"training": {"train_epochs": 2.0}}), "training", "train", 10.5) == 21
+    in_steps = config.load(QUICKSTART, ["--config.training.train_steps=7"])
+    assert config.steps(in_steps, "training", "train", 10.5) == 7
+    both = config.load(QUICKSTART, ["--config.training.train_steps=7", "--config.training.train_epochs=1.0"])
+    with pytest.raises(UserError, match=r"train_steps=7 and config\.training\.train_epochs=1\.0: both are set"):
+        config.steps(both, "training", "train", 10.5)
+    with pytest.raises(UserError, match="neither is set"):
+        config.steps(
+            config.merge(both, {"training": {"train_steps": -1, "train_epochs": -1.0}}), "training", "train", 1
+        )
+
+
+def test_variants_differ_from_the_base_in_what_they_name():
+    tree = config.merge(config.default(), {"study": {"variants": {"a": {}, "b": {"model": {"attention": "se"}}}}})
+    variants = config.variants(tree)
+    assert list(variants) == ["a", "b"]
+    assert list(config.differences(variants["a"], variants["b"])) == ["config.model.attention: 'eca' -> 'se'"]
+
+
+def test_a_variant_that_changes_what_is_not_there_is_refused():
+    tree = config.merge(config.default(), {"study": {"variants": {"a": {"optimizer": {"learning_rat": 1.0}}}}})
+    with pytest.raises(UserError, match=r"config\.optimizer has no 'learning_rat'; did you mean 'learning_rate'"):
+        config.variants(tree)
+
+
+def test_a_comparison_of_a_variant_that_is_not_there_is_refused():
+    study = {"variants": {"none": {}, "eca": {}}, "comparisons": [("ecca", "none")]}
+    with pytest.raises(UserError, match="no variant 'ecca'; did you mean 'eca'"):
+        config.comparisons(config.merge(config.default(), {"study": study}))
+
+
+def test_one_variant_leaves_no_study_behind():
+    tree = config.load(QUICKSTART)
+    assert list(config.variants(config.one_variant(tree, None))) == ["shufflenet_v2"]
+    assert config.one_variant(tree, "ECA")["model"]["attention"] == "eca"
+    with pytest.raises(UserError, match="--variant ECB: no such variant; did you mean 'ECA'"):
+        config.one_variant(tree, "ECB")

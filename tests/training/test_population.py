@@ -1,0 +1,194 @@
+import dataclasses
+import json
+import os
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import tiny_corpus, tiny_population
+
+from ser_jax.corpora.corpus import waveform
+from ser_jax.corpora.protocols import Fold
+from ser_jax.errors import UserError
+from ser_jax.frontend import features
+from ser_jax.training import loop, parallel
+from ser_jax.training import population as populations
+from ser_jax.training.state import variables
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tiny_corpus()
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """All three folds, trained without interruption."""
+    folder = tmp_path_factory.mktemp("population")
+    population = tiny_population(*data, seeds=[0, 7])
+    entries = []
+    state, seconds = loop.train(population, folder, report=entries.append)
+    return population, state, folder, entries, seconds
+
+
+def leaves(state, runs):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(parallel.gather(state, runs))]
+
+
+def test_training_changes_the_parameters_and_reports_each_step(trained):
+    population, state, folder, entries, seconds = trained
+    assert [entry["step"] for entry in entries][-1] == population.num_steps == 6
+    before = leaves(populations.initial_state(population), 6)
+    assert all(np.isfinite(leaf).all() for leaf in leaves(state, 6))
+    assert np.abs(leaves(state, 6)[1] - before[1]).max() > 1e-3
+    assert [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] == entries
+    assert ["validation_ua" in entry for entry in entries if entry["step"] == 4] == [True]
+    assert seconds["compile"] > 0
+
+
+def test_a_run_alone_ends_as_it_does_among_others(data, trained, tmp_path):
+    population, together, *_ = trained
+    alone, _ = loop.train(tiny_population(*data, folds=[2], seeds=[7]), tmp_path)
+    number = population.runs.index((2, 7))
+    for ours, theirs in zip(leaves(alone, 1), leaves(together, 6), strict=True):
+        np.testing.assert_allclose(ours[0], theirs[number], rtol=1e-4, atol=1e-5)
+
+
+def test_runs_of_other_seeds_and_folds_differ(trained):
+    _, state, *_ = trained
+    parameters = parallel.gather(state.parameters, 6)
+    for i in range(6):
+        for j in range(i):
+            assert np.abs(parameters[i] - parameters[j]).max() > 1e-3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_training_ends_with_identical_parameters(data, trained, tmp_path, number):
+    population, whole, *_ = trained
+
+    def interrupt(entry):
+        if entry["step"] == 3:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(population, tmp_path, report=interrupt)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert steps[-1] == 3
+    resumed, _ = loop.train(population, tmp_path)
+    for ours, theirs in zip(leaves(resumed, 6), leaves(whole, 6), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_finished_training_is_not_trained_again(trained):
+    population, state, folder, *_ = trained
+    again, seconds = loop.train(population, folder)
+    assert seconds["train"] == 0
+    for ours, theirs in zip(leaves(again, 6), leaves(state, 6), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_variants_start_from_the_same_parameters_and_see_the_same_batches(data):
+    with_attention, without = (tiny_population(*data, model={"attention": kind}) for kind in ("eca", "none"))
+    np.testing.assert_array_equal(*(jax.random.key_data(one.run.key) for one in (with_attention, without)))
+    trees = []
+    for population in (with_attention, without):
+        state = parallel.gather(populations.initial_state(population), 3)
+        trees.append(population.learner.unravel_parameters(jnp.asarray(state.parameters[1])))
+    ours, theirs = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in trees)
+    assert len(ours) > len(theirs)
+    for path, leaf in theirs.items():
+        np.testing.assert_array_equal(leaf, ours[path])
+
+
+def test_predictions_are_those_of_each_utterance_alone(data, trained):
+    population, state, *_ = trained
+    corpus, protocol = data
+    table = populations.test_predictions(population, state, "tiny")
+    assert len(table) == 2 * len(corpus.utterances)
+    assert sorted(table["utterance"].unique()) == sorted(corpus.utterances["id"])
+    row = int(protocol.folds[1].test[0])
+    samples = waveform(corpus, row).astype(np.float32) / 32768
+    window = population.window_samples
+    offsets = np.linspace(0, len(samples) - window, -(-len(samples) // window)).round().astype(int)
+    number = population.runs.index((1, 7))
+    own = jax.tree.map(lambda leaf: jnp.asarray(leaf[number]), parallel.gather(state, 6))
+    expected = []
+    for offset in offsets:
+        piece = jnp.asarray(samples[offset : offset + window])
+        inputs, frames = features(population.learner.frontend, piece[None], jnp.asarray([window]))
+        output = population.learner.model.apply(variables(population.learner, own), inputs, frames, train=False)
+        expected.append(jax.nn.softmax(output.logits)[0])
+    chosen = table[(table["utterance"] == corpus.utterances["id"][row]) & (table["seed"] == 7)]
+    found = chosen[[f"p_{emotion}" for emotion in corpus.emotions]].to_numpy()[0]
+    np.testing.assert_allclose(found, np.mean(expected, axis=0), atol=1e-5)
+
+
+def test_folds_of_other_sizes_and_without_a_class_train(data, tmp_path):
+    corpus, protocol = data
+    labels = corpus.utterances["label"].to_numpy()
+    first = protocol.folds[0]
+    lacking = Fold("lacking", first.train[labels[first.train] != 0], first.validation, first.test)
+    protocol = dataclasses.replace(protocol, folds=(first, lacking, protocol.folds[2]))
+    population = tiny_population(corpus, protocol, optimizer={"class_weights": True}, seeds=[0, 1])
+    weights = parallel.gather(population.run.class_weights, 6)
+    assert np.isfinite(weights).all()
+    counts = np.bincount(labels[lacking.train], minlength=len(corpus.emotions))
+    np.testing.assert_allclose(np.sum(weights[2] * counts), counts.sum(), rtol=1e-5)
+    state, _ = loop.train(population, tmp_path)
+    table = populations.test_predictions(population, state, "tiny")
+    assert np.isfinite(table.filter(like="p_").to_numpy()).all()
+
+
+def test_features_can_be_normalised_by_the_training_fold(data):
+    corpus, protocol = data
+    population = tiny_population(corpus, protocol, frontend={"normalization": "train"})
+    state = parallel.gather(populations.initial_state(population), 3)
+    frontend = dataclasses.replace(population.learner.frontend, normalization="none")
+    frames = []
+    for row in protocol.folds[1].train:
+        samples, window = waveform(corpus, int(row)).astype(np.float32) / 32768, population.window_samples
+        for offset in np.linspace(0, len(samples) - window, -(-len(samples) // window)).round().astype(int):
+            piece = jnp.asarray(samples[offset : offset + window])
+            frames.append(features(frontend, piece[None], jnp.asarray([window]))[0][0])
+    frames = np.concatenate(frames).astype(np.float64)
+    np.testing.assert_allclose(state.feature_statistics.mean[1], frames.mean(0), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(state.feature_statistics.std[1], frames.std(0), rtol=1e-2)
+
+
+def test_a_workdir_of_another_training_is_refused(data, trained, tmp_path):
+    _, _, folder, *_ = trained
+    shutil.copytree(folder, tmp_path / "copy")
+    other = tiny_population(*data, seeds=[0, 7], optimizer={"learning_rate": 0.5})
+    with pytest.raises(UserError, match=r"another training.*learning_rate"):
+        loop.train(other, tmp_path / "copy")
+
+
+def test_a_checkpoint_cut_short_is_refused(trained, tmp_path):
+    population, _, folder, *_ = trained
+    shutil.copytree(folder, tmp_path / "copy")
+    cut = 0
+    for path in (tmp_path / "copy" / "checkpoints").rglob("*"):
+        if path.is_file() and path.stat().st_size > 2000:
+            path.write_bytes(path.read_bytes()[:100])
+            cut += 1
+    assert cut
+    with pytest.raises(UserError, match="damaged checkpoint") as error:
+        loop.train(population, tmp_path / "copy")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"folds": [3]}, "no fold 3"),
+        ({"seeds": []}, "config.seeds"),
+        ({"frontend": {"num_mels": 0}}, "num_mels"),
+        ({"model": {"atention": "eca"}}, "attention"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_compiles(data, changes, expected):
+    with pytest.raises(UserError, match=expected):
+        tiny_population(*data, **changes)

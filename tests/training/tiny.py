@@ -1,0 +1,38 @@
+"""A training small enough for tests: three synthetic speakers, the tiny ShuffleNet V2, some steps."""
+
+from ser_jax import config as configuration
+from ser_jax.corpora.corpus import Corpus
+from ser_jax.corpora.protocols import Protocol, make_protocol
+from ser_jax.corpora.synthetic import make_synthetic
+from ser_jax.training.population import Population, make_population
+
+CONFIG = configuration.merge(
+    configuration.default(),
+    {
+        "corpus": {"options": {"num_speakers": 3, "utterances_per_speaker": 8}},
+        "frontend": {"num_mels": 32, "hop_ms": 40.0, "window_ms": 50.0},
+        "augmentation": {"speed": 0.1, "spec_augment": 0.5, "mixup": 0.5},
+        "model": {"width": "tiny"},
+        "optimizer": {"warmup_epochs": -1.0, "warmup_steps": 2},
+        "training": {
+            "batch_size": 4,
+            "crop_seconds": 0.5,
+            "train_epochs": -1.0,
+            "train_steps": 6,
+            "validate_epochs": -1.0,
+            "validate_steps": 4,
+        },
+        "evaluation": {"batch_size": 8},
+    },
+)
+
+
+def tiny_corpus() -> tuple[Corpus, Protocol]:
+    """Three speakers, and their leave-one-speaker-out folds with one validation speaker each."""
+    corpus = make_synthetic("synthetic", **CONFIG["corpus"]["options"])
+    return corpus, make_protocol(corpus, "leave_one_speaker_out", validation_speakers=1)
+
+
+def tiny_population(corpus: Corpus, protocol: Protocol, **changes: object) -> Population:
+    """The tiny training with parts of its configuration changed."""
+    return make_population(configuration.merge(CONFIG, changes), corpus, protocol)
