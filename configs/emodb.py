@@ -1,7 +1,7 @@
 """EMO-DB, seven emotions, leave one speaker out: ShuffleNet V2 0.5x with ECA and hard-swish.
 
-    python launch.py prepare emodb --source DIR_OR_ZIP
-    python launch.py train --config configs/emodb.py --workdir runs/emodb
+python launch.py prepare emodb --source DIR_OR_ZIP
+python launch.py train --config configs/emodb.py --workdir runs/emodb
 """
 
 from ml_collections import ConfigDict

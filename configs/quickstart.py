@@ -1,6 +1,6 @@
 """Does ECA help ShuffleNet V2 on the built-in synthetic voices? Two variants, all speakers, two seeds.
 
-    python launch.py study --config configs/quickstart.py --workdir runs/quickstart
+python launch.py study --config configs/quickstart.py --workdir runs/quickstart
 """
 
 from ml_collections import ConfigDict

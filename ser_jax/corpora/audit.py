@@ -126,9 +126,9 @@ def _findings(corpus: Corpus, report: Audit) -> list[str]:
         )
     across = {tuple(ids) for fold in folds for ids in fold.recordings}
     if across:
-        findings.append(f"LEAK of recordings: {len(across)} stand on both sides of a fold: {_listed(across)}")
+        findings.append(f"LEAK of recordings: {len(across)} on both sides of a fold: {_listed(across)}")
     if report.duplicates:
-        findings.append(f"{len(report.duplicates)} recordings occur more than once: {_listed(report.duplicates)}")
+        findings.append(f"recordings that occur more than once: {len(report.duplicates)}: {_listed(report.duplicates)}")
     if any(fold.texts for fold in folds):
         findings.append(_finding_on_texts(corpus, report))
     if any(fold.sessions for fold in folds):

@@ -53,11 +53,11 @@ TEXTS = (  # syllables as (consonant, vowel); "m" is a murmur, "t" a closure wit
 )
 
 
-# The cue of `localized` and `uniform` is noise in the band of its kind. Both bands are used alike in both classes, but for
+# The cue of `localized` and `uniform` is noise in the band of its kind. Both classes use both bands alike, but for
 # `cue_db`, by which the cue is above the rest. In `localized` it is one event, its distractors are softer, and how loud
 # they all are and how many is drawn: only comparing the events with each other finds it.
 CUE_BANDS = {"low": (1900.0, 250.0), "high": (2900.0, 250.0)}  # centre and bandwidth, Hz
-CUE_DB = {"localized": 8.0, "uniform": 5.0}  # defaults
+CUE_DB = {"localized": 6.0, "uniform": 5.0}  # defaults
 CUE_SECONDS = 0.2
 EVENT_DB, EVENT_SPREAD_DB = 6.0, 4.0  # of the event relative to the speech: mean and spread over utterances
 MOST_DISTRACTORS = 5  # in each band, from 0
@@ -65,7 +65,7 @@ UNIFORM_DB, UNIFORM_SPREAD_DB = -14.0, 2.5  # of each band's noise relative to t
 
 DESCRIPTIONS = {
     "synthetic": "four emotions that move pitch, its range, accents, level, tempo, tilt, jitter, breath and attack",
-    "localized": "two classes whose only difference is one event of 200 ms at a random place",
+    "localized": "two classes whose only cue is the loudest event of 200 ms, at a random place among softer ones",
     "uniform": "two classes that differ a little in every frame, equally at all places",
     "null": "speech as in synthetic, labels drawn at random within each speaker",
 }
@@ -120,9 +120,9 @@ def make_synthetic(
 ) -> Corpus:
     """Generates one of the built-in corpora; utterance k of a speaker does not depend on how many others there are.
 
-    `cue_db` is for `localized` and `uniform`: how far the cue is above what hides it, in dB; lower is harder, the defaults
-    are in CUE_DB. Every speaker has equally many utterances of each class, give or take one. Samples are computed in
-    float64, so that machines agree on their int16.
+    `cue_db` is for `localized` and `uniform`: how far the cue is above what hides it, in dB; lower is harder, the
+    defaults are in CUE_DB. Every speaker has equally many utterances of each class, give or take one. Samples are
+    computed in float64, so that machines agree on their int16.
     Raises UserError for an unknown name, fewer than one speaker or utterance, and `cue_db` where there is no cue.
     """
     if name not in BUILT_IN:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-Map = Float[Array, "batch time frequency channels"]
+Map = Float[Array, "batch _time _frequency _channels"]  # a leading underscore: sizes differ within a function
 Activation = Callable[[Array], Array]
 
 ACTIVATIONS: dict[str, Activation] = {"relu": jax.nn.relu, "hard_swish": jax.nn.hard_swish}
@@ -47,11 +47,11 @@ class Mask:
     @property
     def real(self) -> Bool[Array, "batch time 1 1"]:
         """True where a time step is real."""
-        return jnp.arange(self.num_steps)[None, :, None, None] < self.lengths[:, None, None, None]
+        return _real_steps(self.lengths, self.num_steps)
 
     def apply(self, x: Map) -> Map:
         """Zero the padding of a map."""
-        return jnp.where(self.real, x, jnp.zeros((), x.dtype))
+        return jnp.where(self.real, x, 0)
 
     def mean(self, x: Map) -> Float[Array, "batch channels"]:
         """Mean of each channel over an utterance's real cells (zero for an utterance without any); x is zero in its padding."""
@@ -59,156 +59,203 @@ class Mask:
         return (jnp.sum(x, (1, 2), dtype=jnp.float32) / num_cells).astype(x.dtype)
 
 
+def _real_steps(lengths: Int[Array, " batch"], num_steps: int) -> Bool[Array, "batch time 1 1"]:
+    return jnp.arange(num_steps)[None, :, None, None] < lengths[:, None, None, None]
+
+
 # Convolutions -----------------------------------------------------------------------------------------------------------------------
-
-
-def _border(x: Map, strides: tuple[int, int], fill: float = 0.0) -> Map:
-    """The map within a border, wide enough for `_seen_by_tap`. The barrier keeps XLA from testing for the border at every use."""
-    return jax.lax.optimization_barrier(
-        jnp.pad(x, ((0, 0), (1, strides[0]), (1, strides[1]), (0, 0)), constant_values=fill)
-    )
+#
+# A 3x3 convolution is written as its nine taps: each sees a shifted slice of the map within its border. XLA makes good loops of that
+# on every platform as long as a loop does not test for borders: so the border comes first (`jnp.pad` of what is in memory), and
+# activation, masking and taps work on the map within its border.
 
 
 def _thinned(size: int, stride: int) -> int:
     return -(-size // stride)
 
 
-def patches(x: Map, strides: tuple[int, int]) -> Float[Array, "batch time frequency nine_times_channels"]:
-    """What a 3x3 convolution sees at each of its positions, within a border of one zero."""
-    steps, bands = _thinned(x.shape[1], strides[0]), _thinned(x.shape[2], strides[1])
-    bordered = _border(x, strides)
-    return jnp.concatenate(
-        [
-            bordered[:, t : t + strides[0] * steps : strides[0], f : f + strides[1] * bands : strides[1]]
-            for t in range(3)
-            for f in range(3)
-        ],
-        -1,
+def _border(x: Map, strides: tuple[int, int]) -> Map:
+    """The map within a border of zeros: one before, and after it as many as the last window of a strided 3x3 layer reaches over."""
+    after = [stride * _thinned(size, stride) + 1 - size for size, stride in zip(x.shape[1:3], strides, strict=True)]
+    return jnp.pad(x, ((0, 0), (1, after[0]), (1, after[1]), (0, 0)))
+
+
+def _seen(bordered: Map, strides: tuple[int, int], tap: tuple[int, int]) -> Map:
+    """What one of the nine taps sees at each position of a convolution."""
+    steps, bands = ((size - 2) // stride for size, stride in zip(bordered.shape[1:3], strides, strict=True))
+    (time, frequency), (time_stride, frequency_stride) = tap, strides
+    return bordered[:, time : time + time_stride * steps : time_stride, frequency : frequency + frequency_stride * bands : frequency_stride]
+
+
+TAPS = [(time, frequency) for time in range(3) for frequency in range(3)]
+
+
+def patches(x: Map, strides: tuple[int, int]) -> Map:
+    """What the nine taps of a 3x3 convolution see at each of its positions, within a border of zeros."""
+    return jnp.concatenate([_seen(_border(x, strides), strides, tap) for tap in TAPS], -1)
+
+
+class Depthwise(nn.Module):
+    """An activation, and a 3x3 convolution of each channel with itself within a border of zeros, without bias; zero in the padding.
+
+    The activation must leave zero at zero.
+    """
+
+    strides: tuple[int, int] = (1, 1)
+
+    @nn.compact
+    def __call__(self, x: Map, mask: Mask, activate: Activation = lambda x: x) -> Map:
+        kernel = self.param("kernel", nn.initializers.he_normal(in_axis=(0, 1), out_axis=()), (3, 3, x.shape[-1]))
+        bordered = activate(_border(x, self.strides))
+        bordered = jnp.where(_real_steps(mask.lengths + 1, bordered.shape[1]), bordered, 0)
+        return depthwise_convolution(bordered, kernel, mask.strided(self.strides).lengths, self.strides)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def depthwise_convolution(
+    bordered: Map, kernel: Float[Array, "3 3 channels"], lengths: Int[Array, " batch"], strides: tuple[int, int]
+) -> Map:
+    """A 3x3 convolution of each channel with itself, as nine shifted multiply-adds; zero from `lengths`, those of the result, on.
+
+    A convolution with feature groups is several times slower on CPUs, and slower still where runs are vmapped over their kernels;
+    the gradient that JAX derives from the taps is slow too.
+    """
+    kernel = kernel.astype(bordered.dtype)
+    result = sum(_seen(bordered, strides, tap) * kernel[None, None, None, *tap] for tap in TAPS)
+    return jnp.where(_real_steps(lengths, result.shape[1]), result, 0)
+
+
+def _depthwise_forward(bordered: Map, kernel: Array, lengths: Array, strides: tuple[int, int]) -> tuple[Map, tuple]:
+    return depthwise_convolution(bordered, kernel, lengths, strides), (bordered, kernel, lengths)
+
+
+def _depthwise_backward(strides: tuple[int, int], saved: tuple, gradient: Map) -> tuple[Map, Array, None]:
+    bordered, kernel, lengths = saved
+    return (
+        _depthwise_input_gradient(gradient, kernel, lengths, strides),
+        _depthwise_kernel_gradient(gradient, bordered, lengths, strides).reshape(kernel.shape).astype(kernel.dtype),
+        None,
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def depthwise_convolution(x: Map, kernel: Float[Array, "3 3 channels"], strides: tuple[int, int]) -> Map:
-    """A 3x3 convolution of each channel with itself, within a border of one zero, as nine shifted multiply-adds.
+def _depthwise_input_gradient(gradient: Map, kernel: Array, lengths: Array, strides: tuple[int, int]) -> Map:
+    """Each cell collects from the results that saw it; cells that are equal modulo the stride were seen through the same taps."""
+    batch, steps, bands, channels = gradient.shape
+    kernel = kernel.astype(gradient.dtype)
+    reach = [2 // stride for stride in strides]
+    steps, bands = steps + reach[0], bands + reach[1]
+    gradient = jnp.pad(gradient, ((0, 0), (reach[0], reach[0]), (reach[1], reach[1]), (0, 0)))
+    gradient = jnp.where(_real_steps(lengths + reach[0], gradient.shape[1]), gradient, 0)
 
-    A convolution with feature groups is several times slower on CPUs, and slower still where runs are vmapped over their kernels.
+    def collected(time_phase: int, frequency_phase: int) -> Map:
+        total = 0
+        for time in range(time_phase, 3, strides[0]):
+            for frequency in range(frequency_phase, 3, strides[1]):
+                t = reach[0] - (time - time_phase) // strides[0]
+                f = reach[1] - (frequency - frequency_phase) // strides[1]
+                total += gradient[:, t : t + steps, f : f + bands] * kernel[None, None, None, time, frequency]
+        return total
+
+    if strides == (1, 1):
+        return collected(0, 0)
+    phases = [jnp.stack([collected(t, f) for f in range(strides[1])], 3) for t in range(strides[0])]
+    return jnp.stack(phases, 2).reshape(batch, steps * strides[0], bands * strides[1], channels)
+
+
+def _depthwise_kernel_gradient(gradient: Map, bordered: Map, lengths: Array, strides: tuple[int, int]) -> Float[Array, " taps_x_channels"]:
+    """For each tap the sum, over all results, of what it saw times the gradient.
+
+    The few frequency bands are added up in one elementwise loop. What is left goes through memory and a plain sum: XLA's loops for a sum
+    over all but the last axis are vectorised on CPUs only when nothing has to be computed on the way.
     """
-    steps, bands = _thinned(x.shape[1], strides[0]), _thinned(x.shape[2], strides[1])
-    bordered = _border(x, strides)
-    kernel = kernel.astype(x.dtype)
-    return sum(
-        bordered[:, t : t + strides[0] * steps : strides[0], f : f + strides[1] * bands : strides[1]] * kernel[None, None, t, f]
-        for t in range(3)
-        for f in range(3)
-    )
-
-
-def _depthwise_forward(x: Map, kernel: Array, strides: tuple[int, int]) -> tuple[Map, tuple[Map, Array]]:
-    return depthwise_convolution(x, kernel, strides), (x, kernel)
-
-
-def _depthwise_backward(strides: tuple[int, int], saved: tuple[Map, Array], gradient: Map) -> tuple[Map, Array]:
-    x, kernel = saved
-    return _depthwise_input_gradient(x, kernel, strides, gradient), _depthwise_kernel_gradient(x, kernel, strides, gradient)
-
-
-def _depthwise_input_gradient(x: Map, kernel: Array, strides: tuple[int, int], gradient: Map) -> Map:
-    """Each cell collects from the outputs whose windows hold it; cells of one phase of the stride share their taps."""
-    steps, bands = gradient.shape[1:3]
-    bordered = _border(gradient, (1, 1))
-    kernel = kernel.astype(x.dtype)
-    phases = [
-        sum(
-            bordered[:, 1 + t_shift : 1 + t_shift + steps, 1 + f_shift : 1 + f_shift + bands] * kernel[None, None, t, f]
-            for t, t_shift in _collecting_taps(t_phase, strides[0])
-            for f, f_shift in _collecting_taps(f_phase, strides[1])
-        )
-        for t_phase in range(strides[0])
-        for f_phase in range(strides[1])
-    ]
-    if len(phases) == 1:
-        return phases[0]
-    batch, _, _, channels = x.shape
-    interleaved = jnp.stack(phases, 3).reshape(batch, steps, bands, *strides, channels).transpose(0, 1, 3, 2, 4, 5)
-    return interleaved.reshape(batch, steps * strides[0], bands * strides[1], channels)[:, : x.shape[1], : x.shape[2]]
-
-
-def _collecting_taps(phase: int, stride: int) -> list[tuple[int, int]]:
-    """(tap, shift): input `stride * i + phase` is seen through `tap` by output `i + shift`."""
-    return [(tap, (phase + 1 - tap) // stride) for tap in range(3) if (phase + 1 - tap) % stride == 0]
-
-
-def _depthwise_kernel_gradient(x: Map, kernel: Array, strides: tuple[int, int], gradient: Map) -> Array:
-    """For each tap the sum, over all outputs, of what it saw times the gradient.
-
-    The few frequency bands are summed elementwise, in one pass; what is left to `sum_rows` is small.
-    """
-    steps, bands = gradient.shape[1:3]
-    bordered = jnp.pad(x, ((0, 0), (1, strides[0]), (0, 0), (0, 0)))
-    sums = []
-    for t in range(3):
-        seen = bordered[:, t : t + strides[0] * steps : strides[0]]
-        for f in range(3):
-            pairs = [(band, strides[1] * band + f - 1) for band in range(bands)]
-            products = sum(seen[:, :, i] * gradient[:, :, o] for o, i in pairs if 0 <= i < x.shape[2])
-            sums.append(products)
-    return sum_rows(jnp.concatenate(sums, -1)).reshape(kernel.shape).astype(kernel.dtype)
+    gradient = jnp.where(_real_steps(lengths, gradient.shape[1]), gradient, 0)
+    products = []
+    for tap in TAPS:
+        seen = _seen(bordered, strides, tap)
+        products.append(sum(seen[:, :, band] * gradient[:, :, band] for band in range(gradient.shape[2])))
+    return sum_cells(jnp.concatenate(products, -1))
 
 
 depthwise_convolution.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-def sum_rows(x: Float[Array, "*rows channels"]) -> Float[Array, " channels"]:
-    """Sum over all axes but the last, in float32.
-
-    On CPUs XLA sums well what is in memory, and badly what it has to compute on the way: hence the barrier.
-    """
-    return jnp.sum(jax.lax.optimization_barrier(x), tuple(range(x.ndim - 1)), dtype=jnp.float32)
+def sum_cells(x: Float[Array, "*cells channels"]) -> Float[Array, " channels"]:
+    """Sum over all axes but the last, in float32."""
+    return jnp.sum(x, tuple(range(x.ndim - 1)), dtype=jnp.float32)
 
 
-class Depthwise(nn.Module):
-    """A 3x3 convolution of each channel with itself, without bias."""
+# Max-pooling ------------------------------------------------------------------------------------------------------------------------
+#
+# A window of 3x3 cells, two apart, has cells of four phases: even and odd time steps of even and odd bands. A map that is held as four maps,
+# one for each phase, is pooled by an elementwise maximum of shifted slices. Strided slices, and the gradient of a windowed
+# reduction (select-and-scatter), are slow on CPUs.
 
-    strides: tuple[int, int] = (1, 1)
-
-    @nn.compact
-    def __call__(self, x: Map) -> Map:
-        initializer = nn.initializers.he_normal(in_axis=(0, 1), out_axis=())
-        return depthwise_convolution(x, self.param("kernel", initializer, (3, 3, x.shape[-1])), self.strides)
+Phases = list[list[Map]]
 
 
-def phases(x: Map) -> Float[Array, "2 2 batch half_time half_frequency channels"]:
-    """The map's even and odd time steps, and of each the even and odd bands, with zeros to make an odd size even."""
+def phases(x: Map) -> Phases:
+    """The even and the odd time steps of a map, and of each the even and the odd bands, all with one cell of border before them."""
     batch, steps, bands, channels = x.shape
-    x = jnp.pad(x, ((0, 0), (0, steps % 2), (0, bands % 2), (0, 0)))
-    return x.reshape(batch, -(-steps // 2), 2, -(-bands // 2), 2, channels).transpose(2, 4, 0, 1, 3, 5)
+    x = jnp.pad(x, ((0, 0), (2, steps % 2), (2, bands % 2), (0, 0)))
+    x = x.reshape(batch, x.shape[1] // 2, 2, x.shape[2] // 2, 2, channels)
+    return [[x[:, :, step, :, band] for band in range(2)] for step in range(2)]
 
 
-def max_pool(x: Float[Array, "2 2 batch half_time half_frequency channels"], mask: Mask) -> Map:
-    """Maximum over 3x3 windows of real cells, two apart along both axes, of a map in `phases`; zero in the padding.
+def max_pool(x: Phases, mask: Mask) -> Map:
+    """Maximum over the real cells of 3x3 windows, two apart along both axes; zero in the padding.
 
-    In phases, it is an elementwise maximum of neighbours. The gradient of a windowed reduction (select-and-scatter) and strided
-    slices are slow on CPUs.
+    Args:
+        x: the map's phases; what their borders hold does not matter.
+        mask: the mask of the map.
     """
-    lowest = jnp.asarray(jnp.finfo(x.dtype).min, x.dtype)
+    steps, bands = x[0][0].shape[1:3]
+    lowest = jnp.asarray(jnp.finfo(x[0][0].dtype).min, x[0][0].dtype)
 
-    def largest(even: Map, odd: Map, axis: int) -> Map:
-        before = jax.lax.pad(odd, lowest, [(int(a == axis), -int(a == axis), 0) for a in range(4)])
-        return _larger(_larger(before, even), odd)
+    def real(x: Map, step: int, band: int) -> Map:
+        step, band = step + 2 * (jnp.arange(steps) - 1), band + 2 * (jnp.arange(bands) - 1)
+        is_step = (step >= 0)[None] & (step[None] < mask.lengths[:, None])
+        is_band = (band >= 0) & (band < mask.num_bands)
+        return jnp.where(is_step[:, :, None, None] & is_band[None, None, :, None], x, lowest)
 
-    def real(step: int, band: int) -> Map:
-        steps, bands = x.shape[3:5]
-        is_real = (2 * jnp.arange(steps) + step)[None, :, None, None] < mask.lengths[:, None, None, None]
-        is_band = (2 * jnp.arange(bands) + band < mask.num_bands)[None, None, :, None]
-        return jnp.where(is_real & is_band, x[step, band], lowest)
-
-    even_bands, odd_bands = (largest(real(0, band), real(1, band), axis=1) for band in range(2))
-    return mask.strided((2, 2)).apply(largest(even_bands, odd_bands, axis=2))
+    pooled = _window_maximum([[real(x[step][band], step, band) for band in range(2)] for step in range(2)])
+    return mask.strided((2, 2)).apply(pooled)
 
 
-def _larger(a: Array, b: Array) -> Array:
-    """The elementwise maximum whose gradient goes to the first of two equals, as in PyTorch, and not half to each."""
-    return jnp.where(a >= b, a, b)
+# The three cells of a window along an axis: (phase, offset in the phase with its border).
+_WINDOW = ((1, 0), (0, 1), (1, 1))
+
+
+@jax.custom_vjp
+def _window_maximum(x: Phases) -> Map:
+    steps, bands = (size - 1 for size in x[0][0].shape[1:3])
+    cells = [x[step][band][:, t : t + steps, f : f + bands] for step, t in _WINDOW for band, f in _WINDOW]
+    return functools.reduce(jnp.maximum, cells)
+
+
+def _window_maximum_forward(x: Phases) -> tuple[Map, tuple[Phases, Map]]:
+    pooled = _window_maximum(x)
+    return pooled, (x, pooled)
+
+
+def _window_maximum_backward(saved: tuple[Phases, Map], gradient: Map) -> tuple[Phases]:
+    """Each cell collects from the windows whose maximum it is (equals, which an activation makes on its flat side only, all do)."""
+    x, pooled = saved
+    steps, bands = x[0][0].shape[1:3]
+    border = ((0, 0), (1, 1), (1, 1), (0, 0))
+    pooled, gradient = jnp.pad(pooled, border), jnp.pad(gradient, border)
+
+    def collected(step: int, band: int) -> Map:
+        total = 0
+        for t in (offset for phase, offset in _WINDOW if phase == step):
+            for f in (offset for phase, offset in _WINDOW if phase == band):
+                window = (slice(None), slice(1 - t, 1 - t + steps), slice(1 - f, 1 - f + bands))
+                total += jnp.where(x[step][band] == pooled[window], gradient[window], 0)
+        return total
+
+    return ([[collected(step, band) for band in range(2)] for step in range(2)],)
+
+
+_window_maximum.defvjp(_window_maximum_forward, _window_maximum_backward)
 
 
 # Batch normalisation ----------------------------------------------------------------------------------------------------------------
@@ -261,14 +308,16 @@ class NormalizedPointwise(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*cells channels"], mask: Mask, *, train: bool) -> Float[Array, "*cells channels_out"]:
-        kernel = self.param("kernel", nn.initializers.he_normal(), (x.shape[-1], self.channels))
+    def __call__(self, x: Map | Phases, mask: Mask, *, train: bool) -> Map | Phases:
+        """The result for a map that is zero in its padding, or for its phases."""
+        in_channels = jax.tree.leaves(x)[0].shape[-1]
+        kernel = self.param("kernel", nn.initializers.he_normal(), (in_channels, self.channels))
         shift = jnp.zeros(self.channels)
         if train:
             mean, covariance, count = _moments(x, mask, self.axis_name)
         if self.norm_input:
             batch = (mean, jnp.sum(covariance * jnp.eye(len(mean)), 0), count) if train else None
-            in_factor, in_shift = BatchNorm(name="input_norm")(x.shape[-1], batch)
+            in_factor, in_shift = BatchNorm(name="input_norm")(in_channels, batch)
             shift = in_shift @ kernel
             kernel = in_factor[:, None] * kernel
         batch = None
@@ -276,15 +325,39 @@ class NormalizedPointwise(nn.Module):
             var = jnp.maximum(jnp.sum(kernel * (covariance @ kernel), 0), 0)
             batch = (mean @ kernel + shift, var, count)
         factor, out_shift = BatchNorm(name="norm")(self.channels, batch)
-        kernel, shift = kernel * factor, shift * factor + out_shift
-        return x @ kernel.astype(x.dtype) + jnp.expand_dims(shift.astype(x.dtype), range(x.ndim - 1))
+        kernel, shift = kernel * factor[None], shift * factor + out_shift
+        return jax.tree.map(lambda part: product(part, kernel) + jnp.expand_dims(shift.astype(part.dtype), range(part.ndim - 1)), x)
 
 
-def _moments(x: Float[Array, "*cells channels"], mask: Mask, axis_name: str | None) -> tuple[Array, Array, Array]:
+@jax.custom_vjp
+def product(x: Float[Array, "*cells channels"], kernel: Float[Array, "channels channels_out"]) -> Float[Array, "*cells channels_out"]:
+    """`x @ kernel`, in the dtype of x, with a gradient that XLA need not transpose large arrays for."""
+    return x @ kernel.astype(x.dtype)
+
+
+def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return product(x, kernel), (x, kernel)
+
+
+def _product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    return gradient @ kernel.T.astype(x.dtype), _gram(x, gradient)
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+def _gram(a: Float[Array, "*cells channels_a"], b: Float[Array, "*cells channels_b"]) -> Float[Array, "channels_a channels_b"]:
+    """Sum over all cells of the products of their channels, in float32."""
+    a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
+    return jax.lax.dot_general(a, b, (((0,), (0,)), ((), ())), precision="highest", preferred_element_type=jnp.float32)
+
+
+def _moments(x: Map | Phases, mask: Mask, axis_name: str | None) -> tuple[Array, Array, Array]:
     """Mean [channels], covariance [channels, channels] and number of the real cells of a map that is zero in its padding."""
-    rows = x.reshape(-1, x.shape[-1])
-    total = sum_rows(x)
-    squares = jnp.dot(rows.T, rows, precision="highest", preferred_element_type=jnp.float32)
+    parts = jax.tree.leaves(x)
+    total = sum(sum_cells(part) for part in parts)
+    squares = sum(_gram(part, part) for part in parts)
     count = jnp.sum(mask.lengths).astype(jnp.float32) * mask.num_bands
     if axis_name:
         total, squares, count = jax.lax.psum((total, squares, count), axis_name)

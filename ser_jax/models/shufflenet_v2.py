@@ -3,6 +3,7 @@
 from typing import Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -85,7 +86,7 @@ class ShuffleNetV2(nn.Module):
         mask = mask.strided(strides)
         x = layers.phases(mask.apply(layers.patches(x, strides)))
         x = NormalizedPointwise(stem_channels, axis_name=self.axis_name, name="stem")(x, mask, train=train)
-        x = layers.max_pool(activate(x), mask)
+        x = layers.max_pool(jax.tree.map(activate, x), mask)
         mask = mask.strided((2, 2))
         time_stride = 2 * self.stem_stride
 
@@ -139,7 +140,7 @@ class Unit(nn.Module):
 
         if self.strides:
             out_mask = mask.strided(self.strides)
-            passing = out_mask.apply(Depthwise(self.strides, name="passing_depthwise")(x))
+            passing = Depthwise(self.strides, name="passing_depthwise")(x, mask)
             passing = activate(pointwise(passing, out_mask, "passing_pointwise", norm_input=True))
             passing = out_mask.apply(passing)
             branch = x
@@ -147,8 +148,8 @@ class Unit(nn.Module):
             out_mask = mask
             passing, branch = jnp.split(x, 2, axis=-1)
 
-        branch = mask.apply(activate(pointwise(branch, mask, "pointwise1", norm_input=False)))
-        branch = out_mask.apply(Depthwise(self.strides or (1, 1), name="depthwise")(branch))
+        branch = pointwise(branch, mask, "pointwise1", norm_input=False)
+        branch = Depthwise(self.strides or (1, 1), name="depthwise")(branch, mask, activate)
         branch = pointwise(branch, out_mask, "pointwise2", norm_input=True)
 
         gate = None

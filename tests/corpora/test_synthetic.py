@@ -21,7 +21,7 @@ EDGES = np.geomspace(100, 7800, 33)  # Hz, of 32 bands
 def corpora():
     """Each built-in corpus, generated once and smaller than by default."""
     made = {}
-    return lambda name: made.setdefault(name, make_synthetic(name, num_speakers=6, utterances_per_speaker=32))
+    return lambda name: made.setdefault(name, make_synthetic(name, num_speakers=6, utterances_per_speaker=20))
 
 
 def log_bands(samples):
@@ -69,7 +69,7 @@ def test_an_utterance_does_not_depend_on_how_many_others_there_are(name):
 def test_every_speaker_has_equally_many_utterances_of_each_class(name, corpora):
     corpus = corpora(name)
     counts = corpus.utterances.groupby(["speaker", "emotion"]).size()
-    assert set(counts) == {32 // len(corpus.emotions)} and len(counts) == 6 * len(corpus.emotions)
+    assert set(counts) == {20 // len(corpus.emotions)} and len(counts) == 6 * len(corpus.emotions)
     assert corpus.utterances.groupby("speaker")["gender"].first().tolist() == ["female", "male"] * 3
     assert corpus.utterances.groupby("speaker")["text"].nunique().eq(5).all()
 
@@ -95,7 +95,7 @@ def test_the_voice_has_the_pitch_that_speaker_and_manner_say(gender, semitones):
     pitches = []
     for frame in np.lib.stride_tricks.sliding_window_view(speech, 960)[::320]:
         if np.sqrt(np.mean(frame**2)) > 0.7:
-            correlation = np.correlate(frame, frame, "full")[959:] / np.arange(960, 0, -1)
+            correlation = np.correlate(frame, frame, "full")[959:]
             low, high = int(SAMPLE_RATE / 400), int(SAMPLE_RATE / 80)
             pitches.append(SAMPLE_RATE / (low + np.argmax(correlation[low:high])))
     expected = speaker.pitch * 2 ** (semitones / 12)
@@ -107,14 +107,14 @@ def test_the_vocal_tract_resonates_at_its_formants():
     frequencies = np.arange(0.0, 8000.0, 10.0)
     gain = np.abs(synthetic._vocal_tract(formants, frequencies)[0])
     peaks = frequencies[signal.find_peaks(gain)[0]]
-    assert np.abs(peaks - formants[0]).max() < 40
+    assert np.abs(peaks - formants[0]).max() < 60
 
 
-def test_filtering_with_a_flat_response_changes_nothing():
+def test_frames_that_are_not_filtered_add_up_to_the_samples():
     samples = np.random.default_rng(0).standard_normal(20 * synthetic.HOP)
-    filtered = synthetic._filter(samples, np.ones((20, synthetic.FFT_SIZE // 2 + 1)))
+    added = synthetic._overlap_add(synthetic._spectra(samples))
     inner = slice(synthetic.FRAME, -synthetic.FRAME)
-    np.testing.assert_allclose(filtered[inner], samples[inner], atol=1e-12)
+    np.testing.assert_allclose(added[inner], samples[inner], atol=1e-12)
 
 
 def test_emotions_are_told_apart_by_functionals_better_than_chance_and_below_90_percent(corpora):
@@ -164,7 +164,7 @@ def test_the_localized_cue_is_plain_to_see_in_its_200_ms_and_drowns_in_the_mean(
 
 
 def test_without_its_margin_the_localized_cue_is_gone():
-    corpus = make_synthetic("localized", num_speakers=4, utterances_per_speaker=32, cue_db=0.0)
+    corpus = make_synthetic("localized", num_speakers=4, utterances_per_speaker=20, cue_db=0.0)
     none = np.mean(each(corpus, loudest).argmax(1) == corpus.utterances["label"])
     assert none < 0.75  # what is left is that the event adds one to the count of its kind
 

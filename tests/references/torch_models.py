@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import torch
 from torch import nn
 
@@ -47,9 +48,9 @@ class Unit(nn.Module):
         self.stride, self.position, self.activation = stride, attention_position, activation
         if stride:
             self.passing_depthwise = nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False)
-            self.pass_norm1 = nn.BatchNorm2d(inputs)
+            self.passing_norm1 = nn.BatchNorm2d(inputs)
             self.passing_pointwise = nn.Conv2d(inputs, half, 1, bias=False)
-            self.pass_norm2 = nn.BatchNorm2d(half)
+            self.passing_norm2 = nn.BatchNorm2d(half)
         self.pointwise1 = nn.Conv2d(inputs if stride else half, half, 1, bias=False)
         self.norm1 = nn.BatchNorm2d(half)
         self.depthwise = nn.Conv2d(half, half, 3, stride or 1, 1, groups=half, bias=False)
@@ -65,8 +66,8 @@ class Unit(nn.Module):
     def forward(self, x):
         if self.stride:
             passing, branch = x, x
-            passing = self.pass_norm1(self.passing_depthwise(passing))
-            passing = self.activation(self.pass_norm2(self.passing_pointwise(passing)))
+            passing = self.passing_norm1(self.passing_depthwise(passing))
+            passing = self.activation(self.passing_norm2(self.passing_pointwise(passing)))
         else:
             passing, branch = x.chunk(2, dim=1)
         branch = self.activation(self.norm1(self.pointwise1(branch)))
@@ -132,3 +133,36 @@ class ShuffleNetV2(nn.Module):
             x = getattr(self, name)(x)
         x = self.activation(self.last_norm(self.last_conv(x)))
         return self.classifier(x.mean((2, 3)))
+
+
+def variables_of(net, shapes):
+    """The weights of `net` as the variables of ser_jax's model, whose tree of shapes is given."""
+    weights = {name: weight.detach().numpy().copy() for name, weight in net.state_dict().items()}
+    return jax.tree_util.tree_map_with_path(
+        lambda path, shape: _variable(weights, [part.key for part in path[1:]]).reshape(shape.shape), shapes
+    )
+
+
+_NORMS = {
+    "stem": {"norm": "stem_norm"},
+    "last": {"norm": "last_norm"},
+    "pointwise1": {"norm": "norm1"},
+    "pointwise2": {"input_norm": "norm2", "norm": "norm3"},
+    "passing_pointwise": {"input_norm": "passing_norm1", "norm": "passing_norm2"},
+}
+_NORM_LEAVES = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+
+
+def _variable(weights, path):
+    unit = f"{path.pop(0)}." if path[0].startswith("stage") else ""
+    layer, *rest = path
+    if layer == "eca":
+        return weights[f"{unit}eca.conv.weight"]
+    if layer == "classifier" or layer == "se":
+        weight = weights[unit + ".".join([layer, *rest[:-1], {"kernel": "weight", "bias": "bias"}[rest[-1]]])]
+        return weight.T
+    if rest == ["kernel"]:  # [out, in, 3, 3] -> [3, 3, in, out]
+        return weights[unit + {"stem": "stem_conv", "last": "last_conv"}.get(layer, layer) + ".weight"].transpose(2, 3, 1, 0)
+    norm, leaf = rest
+    return weights[f"{unit}{_NORMS[layer][norm]}.{_NORM_LEAVES[leaf]}"]
+

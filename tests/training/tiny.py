@@ -10,7 +10,7 @@ CONFIG = configuration.merge(
     configuration.default(),
     {
         "corpus": {"options": {"num_speakers": 3, "utterances_per_speaker": 8}},
-        "frontend": {"num_mels": 32, "hop_ms": 40.0, "window_ms": 50.0},
+        "frontend": {"num_mels": 64, "hop_ms": 40.0, "window_ms": 50.0},
         "augmentation": {"speed": 0.1, "spec_augment": 0.5, "mixup": 0.5},
         "model": {"width": "tiny"},
         "optimizer": {"warmup_epochs": -1.0, "warmup_steps": 2},

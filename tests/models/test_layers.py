@@ -1,0 +1,126 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ser_jax.models import layers
+from ser_jax.models.layers import Mask
+
+
+def random(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (1, 2)])
+@pytest.mark.parametrize("size", [(7, 6), (8, 5), (1, 1)])
+def test_depthwise_equals_a_grouped_convolution_and_so_do_its_gradients(strides, size, jit):
+    x, kernel = random(2, *size, 5), random(3, 3, 5, seed=1)
+
+    def ours(x, kernel):
+        everything = jnp.array([size[0], size[0]])
+        lengths = Mask(everything, *size).strided(strides).lengths
+        return layers.depthwise_convolution(layers._border(x, strides), kernel, lengths, strides)
+
+    def oracle(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel[:, :, None],
+            strides,
+            ((1, 1), (1, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=5,
+        )
+
+    cotangent = random(*oracle(x, kernel).shape, seed=2)
+
+    def value_and_gradients(function):
+        value, pull = jax.vjp(function, x, kernel)
+        return value, pull(cotangent)
+
+    found, expected = jit(lambda: value_and_gradients(ours))(), jit(lambda: value_and_gradients(oracle))()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
+
+
+@pytest.mark.parametrize("size", [(7, 6), (8, 5), (1, 1)])
+def test_max_pool_equals_a_windowed_reduction_and_so_does_its_gradient(size, jit):
+    x = random(2, *size, 3)
+    mask = Mask(jnp.array([size[0], size[0]]), *size)
+
+    def oracle(x):
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+    cotangent = random(*oracle(x).shape, seed=2)
+    found = jit(lambda: jax.vjp(lambda x: layers.max_pool(layers.phases(x), mask), x)[1](cotangent))()
+    expected = jit(lambda: jax.vjp(oracle, x)[1](cotangent))()
+    np.testing.assert_allclose(layers.max_pool(layers.phases(x), mask), oracle(x))
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-6)
+
+
+def test_max_pool_sees_no_padding_even_where_all_real_cells_are_negative():
+    x = -1 - jnp.abs(random(2, 6, 4, 3))
+    mask = Mask(jnp.array([6, 3]), 6, 4)
+    pooled = layers.max_pool(layers.phases(mask.apply(x)), mask)
+    np.testing.assert_allclose(pooled[1, :2], layers.max_pool(layers.phases(x[1:, :3]), Mask(jnp.array([3]), 3, 4))[0])
+    assert (pooled[1, :2] < 0).all()
+    assert (pooled[1, 2:] == 0).all()
+
+
+@pytest.mark.parametrize("norm_input", [False, True])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_normalized_pointwise_equals_a_dense_layer_and_masked_batch_norms(norm_input, offset, jit):
+    mask = Mask(jnp.array([5, 2, 0]), 5, 4)
+    x = mask.apply(random(3, 5, 4, 6) + offset)
+    layer = layers.NormalizedPointwise(7, norm_input)
+    variables = layer.init(jax.random.key(0), x, mask, train=False)
+    leaves, structure = jax.tree.flatten(variables["params"])
+    params = structure.unflatten([leaf + random(*leaf.shape, seed=i) / 5 for i, leaf in enumerate(leaves)])
+    real = jnp.broadcast_to(mask.real, x.shape[:3] + (1,))
+
+    def norm(x, name):
+        module = nn.BatchNorm(use_running_average=False, use_fast_variance=False)
+        stats = {"mean": jnp.zeros(x.shape[-1]), "var": jnp.ones(x.shape[-1])}
+        return module.apply({"params": params[name], "batch_stats": stats}, x, mask=real, mutable=["batch_stats"])[0]
+
+    def oracle(x):
+        normed = norm(x, "input_norm") if norm_input else x
+        return mask.apply(norm(normed @ params["kernel"], "norm"))
+
+    def ours(x):
+        out, _ = layer.apply(variables | {"params": params}, x, mask, train=True, mutable=["batch_stats"])
+        return mask.apply(out)
+
+    weights = random(3, 5, 4, 7, seed=9)
+    with jax.numpy_rank_promotion("allow"):  # Flax's own
+        expected, expected_gradient = oracle(x), jax.grad(lambda x: jnp.sum(oracle(x) * weights))(x)
+    np.testing.assert_allclose(ours(x), expected, atol=1e-4 if not offset else 2e-2)
+    gradient = mask.apply(jax.grad(lambda x: jnp.sum(ours(x) * weights))(x))
+    np.testing.assert_allclose(gradient, mask.apply(expected_gradient), atol=1e-4 if not offset else 2e-2)
+
+
+def test_statistics_along_an_axis_are_those_of_the_whole_batch(jit):
+    mask = Mask(jnp.array([5, 2, 1, 4]), 5, 4)
+    x = mask.apply(random(4, 5, 4, 6))
+    weights = random(4, 5, 4, 7, seed=9)
+    layer = layers.NormalizedPointwise(7, True, axis_name="devices")
+    alone = layers.NormalizedPointwise(7, True)
+    variables = alone.init(jax.random.key(0), x, mask, train=False)
+
+    def loss(layer, x, lengths, weights):
+        mask = Mask(lengths, 5, 4)
+        out, updates = layer.apply(variables, x, mask, train=True, mutable=["batch_stats"])
+        return jnp.sum(mask.apply(out) * weights), updates
+
+    gradient, updates = jax.grad(lambda x: loss(alone, x, mask.lengths, weights), has_aux=True)(x)
+    halves = [a.reshape(2, 2, *a.shape[1:]) for a in (x, mask.lengths, weights)]
+    half_gradients, half_updates = jax.pmap(
+        lambda *half: jax.grad(lambda x: loss(layer, x, *half[1:]), has_aux=True)(half[0]), axis_name="devices"
+    )(*halves)
+    np.testing.assert_allclose(half_gradients.reshape(gradient.shape), gradient, atol=1e-5)
+    for device in range(2):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a[device], b, atol=1e-5), half_updates, updates)
+
+
+def test_eca_kernel_sizes_are_the_papers():
+    sizes = {24: 3, 58: 3, 122: 3, 128: 5, 232: 5, 1024: 5, 2048: 7}
+    assert {channels: layers.eca_kernel_size(channels) for channels in sizes} == sizes

@@ -1,0 +1,61 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "training"))
+
+
+@pytest.fixture(scope="session")
+def launch(tmp_path_factory):
+    """Calls `launch.py` in this process with corpora in a folder of its own; returns (status, output, error output)."""
+    import contextlib
+    import importlib.util
+    import io
+
+    spec = importlib.util.spec_from_file_location("launch", ROOT / "launch.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    data = tmp_path_factory.mktemp("data")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        output, errors = io.StringIO(), io.StringIO()
+        arguments = [str(argument) for argument in arguments]
+        if arguments[0] != "predict":
+            arguments += ["--data_dir", str(data)]
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            try:
+                status = module.main(arguments)
+            except SystemExit as stop:  # argparse's own
+                status = stop.code
+        return status, output.getvalue(), errors.getvalue()
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory):
+    """The path of a study of two variants of the tiny training."""
+    from tiny import CONFIG
+
+    from ser_jax import config
+
+    study = {
+        "variants": {name: {"model": {"attention": name}} for name in ("none", "eca")},
+        "comparisons": [["eca", "none"]],
+    }
+    path = tmp_path_factory.mktemp("config") / "tiny.json"
+    path.write_text(json.dumps(config.merge(CONFIG, {"study": study})))
+    return path
+
+
+@pytest.fixture(scope="session")
+def workdir(launch, tiny_config, tmp_path_factory):
+    """A finished study of the tiny training."""
+    folder = tmp_path_factory.mktemp("study") / "work"
+    status, output, errors = launch("study", "--config", tiny_config, "--workdir", folder)
+    assert status == 0, errors
+    (folder / "printed.txt").write_text(output)
+    return folder

@@ -1,0 +1,172 @@
+"""The commands as a user types them, on a study small enough for tests."""
+
+import json
+import shutil
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+from ser_jax.corpora.corpus import SAMPLE_RATE
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory):
+    """The same 20 seconds of noise at several rates and widths, and one short file."""
+    folder = tmp_path_factory.mktemp("recordings")
+    rng = np.random.default_rng(0)
+    long = 0.1 * rng.standard_normal(2 * SAMPLE_RATE)
+    soundfile.write(folder / "a.wav", long, SAMPLE_RATE)
+    soundfile.write(folder / "b.flac", np.stack([long, long], 1), SAMPLE_RATE)
+    soundfile.write(folder / "short.wav", long[:100], 8000)
+    return folder
+
+
+def test_a_study_leaves_its_results(workdir):
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert list(summary["variants"]) == ["none", "eca"]
+    for variant in summary["variants"].values():
+        assert {"ua", "ua_ci95", "wa", "macro_f1", "recall", "runs", "parameters"} <= set(variant)
+        assert variant["runs"] == 3
+        assert 0 <= variant["ua"] <= 1
+    assert summary["variants"]["eca"]["parameters"] > summary["variants"]["none"]["parameters"]
+    assert [(c["variant"], c["baseline"]) for c in summary["comparisons"]] == [("eca", "none")]
+    assert {"corpus", "protocol", "fingerprint", "versions", "seconds"} <= set(summary)
+    assert summary["seconds"]["total"] >= summary["seconds"]["train"] > 0
+    table = pd.read_parquet(workdir / "predictions.parquet")
+    assert list(table.columns[:7]) == ["corpus", "variant", "fold", "seed", "utterance", "speaker", "label"]
+    assert len(table) == 2 * 24
+    assert (workdir / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert "UA" in (workdir / "printed.txt").read_text()
+
+
+def test_a_finished_study_is_not_run_again(launch, workdir, tiny_config):
+    before = (workdir / "summary.json").read_text()
+    begun = time.monotonic()
+    status, output, _ = launch("study", "--config", tiny_config, "--workdir", workdir)
+    assert status == 0
+    assert output == (workdir / "printed.txt").read_text()
+    assert json.loads(before)["variants"] == json.loads((workdir / "summary.json").read_text())["variants"]
+    assert time.monotonic() - begun < 30
+
+
+def test_evaluation_reproduces_the_training_s_own_predictions_to_the_last_digit(launch, workdir):
+    status, output, errors = launch("evaluate", "--workdir", workdir)
+    assert status == 0, errors
+    assert "identical to the training's own predictions, all 48 of them" in output
+    ours, theirs = (json.loads((folder / "summary.json").read_text()) for folder in (workdir / "on_synthetic", workdir))
+    for name, variant in theirs["variants"].items():
+        assert ours["variants"][name]["ua"] == variant["ua"]
+        assert ours["variants"][name]["recall"] == variant["recall"]
+
+
+def test_evaluation_on_another_corpus_maps_what_it_can_and_says_what_it_drops(launch, workdir, tmp_path):
+    for emotion, count in {"anger": 3, "sadness": 2, "disgust": 4}.items():
+        (tmp_path / "speech" / emotion).mkdir(parents=True)
+        for number in range(count):
+            noise = 0.1 * np.random.default_rng(number).standard_normal(9000)
+            soundfile.write(tmp_path / "speech" / emotion / f"{emotion}{number}.wav", noise, SAMPLE_RATE)
+    status, _, errors = launch("prepare", "folder", "--name", "other", "--source", tmp_path / "speech")
+    assert status == 0, errors
+    status, output, errors = launch("evaluate", "--workdir", workdir, "--corpus", "other", "--variant", "eca")
+    assert status == 0, errors
+    assert "dropped disgust, which the model does not know" in output
+    assert "has no neutral, happiness: the model chose among the others" in output
+    table = pd.read_parquet(workdir / "on_other" / "predictions.parquet")
+    assert sorted(table["label"].unique()) == ["anger", "sadness"]
+    assert len(table) == 5 * 3  # utterances kept, runs
+    np.testing.assert_allclose(table.filter(like="p_").sum(axis=1), 1, rtol=1e-5)
+
+
+def test_prediction_averages_the_folds_and_does_not_depend_on_the_container(launch, workdir, recordings):
+    files = [recordings / name for name in ("a.wav", "b.flac", "short.wav")]
+    status, output, errors = launch("predict", "--workdir", workdir, "--variant", "eca", "--json", *files)
+    assert status == 0, errors
+    rows = [json.loads(line) for line in output.splitlines()]
+    assert [row.pop("file") for row in rows] == [str(file) for file in files]
+    for row in rows:
+        assert sum(row.values()) == pytest.approx(1, abs=1e-5)
+    assert rows[0] == pytest.approx(rows[1], abs=1e-4)
+    folds = []
+    for fold in json.loads((workdir / "eca" / "result.json").read_text())["trained"]["runs"]:
+        status, output, errors = launch(
+            "predict", "--workdir", workdir, "--variant", "eca", "--fold", fold["fold"], "--json", files[0]
+        )
+        assert status == 0, errors
+        folds.append(json.loads(output)["anger"])
+    assert np.mean(folds) == pytest.approx(rows[0]["anger"], abs=1e-5)
+    assert np.ptp(folds) > 0
+
+
+def test_prediction_prints_a_table_and_names_each_bad_file(launch, workdir, recordings, tmp_path):
+    text = tmp_path / "text.wav"
+    text.write_text("this is no sound")
+    missing = tmp_path / "missing.wav"
+    status, output, errors = launch(
+        "predict", "--workdir", workdir, "--variant", "none", recordings / "a.wav", text, missing
+    )
+    assert status == 2
+    assert len(output.splitlines()) == 2
+    assert [line.startswith("error: ") for line in errors.splitlines()] == [True, True]
+    assert str(text) in errors
+    assert str(missing) in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["predict", "--workdir", "{workdir}", "a.wav"], "several variants"),
+        (["predict", "--workdir", "{workdir}", "--variant", "exa", "a.wav"], "--variant exa"),
+        (["predict", "--workdir", "{workdir}", "--variant", "eca", "--seed", "9", "{wav}"], "no such run"),
+        (["evaluate", "--workdir", "nowhere"], "nowhere: no such folder"),
+        (["evaluate", "--workdir", "{workdir}", "--corpus", "emodbb"], "emodb"),
+        (["train", "--config", "{config}", "--workdir", "{workdir}"], "another configuration"),
+        (["train", "--config", "nothing.py", "--workdir", "{new}"], "nothing.py: no such file"),
+        (["train", "--config", "{config}", "--workdir", "{new}", "--config.model.widht=1"], "width"),
+        (["train", "--config", "{config}", "--workdir", "{new}", "--config.protocol.name=leave_one_out"], "leave_one"),
+        (["train", "--config", "{config}", "--workdir", "{new}", "--variant", "ec"], "eca"),
+        (
+            ["train", "--config", "{config}", "--workdir", "{new}", "--config.corpus.options.num_speakers=1"],
+            "speaker",
+        ),
+        (["train", "--config", "{config}", "--workdir", "{new}", "--nonsense"], "--nonsense"),
+        (["prepare", "emodb", "--source", "nowhere"], "nowhere"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(
+    launch, workdir, tiny_config, recordings, tmp_path, arguments, expected
+):
+    places = {"workdir": workdir, "config": tiny_config, "new": tmp_path / "new", "wav": recordings / "a.wav"}
+    status, output, errors = launch(*[argument.format(**places) for argument in arguments])
+    assert status == 2
+    assert output == ""
+    assert expected in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_damaged_checkpoint_is_named(launch, workdir, tmp_path, recordings):
+    shutil.copytree(workdir, tmp_path / "copy")
+    for path in (tmp_path / "copy" / "eca" / "checkpoints").rglob("*"):
+        if path.is_file() and path.stat().st_size > 2000:
+            path.write_bytes(path.read_bytes()[:100])
+    arguments = ["--workdir", tmp_path / "copy", "--variant", "eca"]
+    status, _, errors = launch("predict", *arguments, recordings / "a.wav")
+    assert status == 2
+    assert "damaged checkpoint" in errors
+
+
+def test_a_corpus_that_changed_since_the_training_is_refused(launch, workdir, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(workdir, folder)
+    for path in (folder / "eca" / "checkpoints").rglob("metadata"):
+        text = path.read_text()
+        if "fingerprint" in text:
+            fingerprint = json.loads(text)["corpus"]["fingerprint"]
+            path.write_text(text.replace(fingerprint, "0" * len(fingerprint)))
+    status, _, errors = launch("evaluate", "--workdir", folder, "--variant", "eca")
+    assert status == 2
+    assert "fingerprint" in errors
