@@ -15,10 +15,11 @@ def get_config() -> ConfigDict:
     config.corpus.name = "emodb"
     config.protocol.validation_speakers = 0  # a fixed schedule: nothing is selected
     config.frontend.hop_ms = 20.0
+    config.frontend.normalization = "train"  # keeps tilt and level, which normalisation by utterance takes away
     config.augmentation.speed = 0.15
     config.augmentation.vocal_tract = 0.1
     config.augmentation.spec_augment = 0.5
     config.augmentation.mixup = 0.5
     config.training.crop_seconds = 2.0
-    config.training.train_epochs = 150.0
+    config.training.train_epochs = 120.0
     return config

@@ -5,27 +5,35 @@ the same for every variant, whatever else shares the program, and after a restar
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Int16, Key
+from jaxtyping import Array, Float, Int, Key
 
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.errors import UserError
 from ser_jax.feeds.batch import Batch
 from ser_jax.frontend import take_crop
 
+RowNumbers = Int[np.ndarray, " utterances"] | Sequence[int]  # of a corpus's table
+
 
 @flax.struct.dataclass
 class Resident:
-    """A corpus on the device: its samples end to end, and where each utterance lies."""
+    """A corpus on the device. The types are here alone: transformations put axes in the places of arrays.
 
-    samples: Int16[Array, " samples"]
-    start: Int[Array, " utterances"]
-    num_samples: Int[Array, " utterances"]
-    label: Int[Array, " utterances"]
+    Attributes:
+      samples: int16 [samples], all utterances end to end.
+      start, num_samples, label: [utterances], where each lies and its class.
+    """
+
+    samples: Any
+    start: Any
+    num_samples: Any
+    label: Any
 
 
 @flax.struct.dataclass
@@ -91,7 +99,7 @@ def crop_batch(
 
 
 def evaluation_windows(
-    corpus: Corpus, rows: Sequence[int], window_samples: int, batch_size: int, num_batches: int
+    corpus: Corpus, rows: RowNumbers, window_samples: int, batch_size: int, num_batches: int
 ) -> Iterator[Windows]:
     """Yields tables of `num_batches` batches that cover the utterances `rows` with windows.
 

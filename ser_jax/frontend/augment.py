@@ -6,6 +6,7 @@ on changes the draws of no other. Strengths may differ from run to run along a v
 """
 
 import functools
+from typing import Any
 
 import flax
 import jax
@@ -38,13 +39,13 @@ class Strengths:
     mixup: the share of another utterance that is mixed in; at 1 the shares follow Beta(1/2, 1/2) (Zhang et al. 2018).
     """
 
-    speed: ArrayLike = 0.0
-    time_shift: ArrayLike = 0.0
-    gain: ArrayLike = 0.0
-    noise: ArrayLike = 0.0
-    vocal_tract: ArrayLike = 0.0
-    spec_augment: ArrayLike = 0.0
-    mixup: ArrayLike = 0.0
+    speed: Any = 0.0
+    time_shift: Any = 0.0
+    gain: Any = 0.0
+    noise: Any = 0.0
+    vocal_tract: Any = 0.0
+    spec_augment: Any = 0.0
+    mixup: Any = 0.0
 
 
 def take_crop(

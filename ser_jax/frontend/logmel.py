@@ -8,13 +8,13 @@ coarser hop at most the last hop - window / 2 samples lie in none.
 
 import dataclasses
 import functools
+from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int
 
 from ser_jax.errors import UserError
 
@@ -97,21 +97,24 @@ def _require(option: str, found: object, holds: bool, expected: str) -> None:
         raise UserError(f"frontend.{option}: found {found!r}, expected {expected}")
 
 
+# Fields have no checked types: transformations put shapes and axes in the places of arrays.
+
+
 @flax.struct.dataclass
 class Statistics:
     """The mean and standard deviation of every feature over the frames of a training fold."""
 
-    mean: Float[Array, "*runs features"]
-    std: Float[Array, "*runs features"]
+    mean: Any  # float [*runs, features]
+    std: Any  # float [*runs, features]
 
 
 @flax.struct.dataclass
 class FeatureSums:
     """Sums over the valid frames of utterances; added up over utterances, batches and devices, those of a fold."""
 
-    count: Num[ArrayLike, "*batch"]
-    total: Num[ArrayLike, "*batch features"]
-    squares: Num[ArrayLike, "*batch features"]
+    count: Any  # int [*batch]
+    total: Any  # float [*batch, features]
+    squares: Any  # float [*batch, features]
 
 
 def num_features(frontend: Frontend) -> int:

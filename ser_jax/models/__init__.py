@@ -8,13 +8,15 @@ from typing import Any
 import flax.linen as nn
 
 from ser_jax.errors import UserError
-from ser_jax.models import shufflenet_v2
+from ser_jax.models import linear, shufflenet_v2
 
 # name -> the module, and the values that its options take (several of them, for an option whose default is a tuple).
-# A model that is listed here joins the contract tests; it must take width="tiny".
+# A model that is listed here joins the contract tests, with the options in TINY.
 MODELS: dict[str, tuple[type[nn.Module], dict[str, Sequence[Any]]]] = {
+    "linear": (linear.Linear, linear.CHOICES),
     "shufflenet_v2": (shufflenet_v2.ShuffleNetV2, shufflenet_v2.CHOICES),
 }
+TINY: dict[str, dict[str, Any]] = {"linear": {}, "shufflenet_v2": {"width": "tiny", "attention": "eca"}}
 
 
 def build(name: str, num_classes: int, **options: Any) -> nn.Module:
@@ -40,6 +42,8 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
     for option, value in options.items():
         _nearest(f"option of model {name}", option, list(defaults))
         what = f"{option} of model {name}"
+        if option == "dropout" and not 0 <= value < 1:
+            raise UserError(f"{what}: {value}; expected a rate of at least 0 and below 1")
         if option not in choices:
             checked[option] = value
         elif isinstance(defaults[option], tuple):

@@ -10,7 +10,7 @@ Everything computes in the dtype of the map; parameters and statistics stay floa
 import functools
 import math
 from collections.abc import Callable
-from typing import Self
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -29,16 +29,16 @@ class Mask:
     """The real cells of a batch of maps.
 
     Attributes:
-        lengths: number of real time steps of each utterance.
+        lengths: number of real time steps of each utterance, Int[Array, "batch"].
         num_steps: time steps of the map, real and padded.
         num_bands: frequency bands of the map, all real.
     """
 
-    lengths: Int[Array, " batch"]
+    lengths: Any
     num_steps: int = flax.struct.field(pytree_node=False)
     num_bands: int = flax.struct.field(pytree_node=False)
 
-    def strided(self, strides: tuple[int, int]) -> Self:
+    def strided(self, strides: tuple[int, int]) -> "Mask":
         """The mask of what a 3x3 layer with `strides` and one cell of border on every side makes of the map."""
         # The barrier keeps XLA from computing the lengths again inside every loop that is masked.
         lengths = jax.lax.optimization_barrier(jax.lax.div(self.lengths + strides[0] - 1, strides[0]))
@@ -74,7 +74,7 @@ def _thinned(size: int, stride: int) -> int:
     return -(-size // stride)
 
 
-def _border(x: Map, strides: tuple[int, int]) -> Map:
+def border(x: Map, strides: tuple[int, int]) -> Map:
     """The map within a border of zeros: one before, and after it as many as the last window of a strided 3x3 layer reaches over."""
     after = [stride * _thinned(size, stride) + 1 - size for size, stride in zip(x.shape[1:3], strides, strict=True)]
     return jnp.pad(x, ((0, 0), (1, after[0]), (1, after[1]), (0, 0)))
@@ -84,7 +84,11 @@ def _seen(bordered: Map, strides: tuple[int, int], tap: tuple[int, int]) -> Map:
     """What one of the nine taps sees at each position of a convolution."""
     steps, bands = ((size - 2) // stride for size, stride in zip(bordered.shape[1:3], strides, strict=True))
     (time, frequency), (time_stride, frequency_stride) = tap, strides
-    return bordered[:, time : time + time_stride * steps : time_stride, frequency : frequency + frequency_stride * bands : frequency_stride]
+    return bordered[
+        :,
+        time : time + time_stride * steps : time_stride,
+        frequency : frequency + frequency_stride * bands : frequency_stride,
+    ]
 
 
 TAPS = [(time, frequency) for time in range(3) for frequency in range(3)]
@@ -92,23 +96,20 @@ TAPS = [(time, frequency) for time in range(3) for frequency in range(3)]
 
 def patches(x: Map, strides: tuple[int, int]) -> Map:
     """What the nine taps of a 3x3 convolution see at each of its positions, within a border of zeros."""
-    return jnp.concatenate([_seen(_border(x, strides), strides, tap) for tap in TAPS], -1)
+    return jnp.concatenate([_seen(border(x, strides), strides, tap) for tap in TAPS], -1)
 
 
 class Depthwise(nn.Module):
-    """An activation, and a 3x3 convolution of each channel with itself within a border of zeros, without bias; zero in the padding.
-
-    The activation must leave zero at zero.
-    """
+    """A 3x3 convolution of each channel with itself, without bias."""
 
     strides: tuple[int, int] = (1, 1)
 
     @nn.compact
-    def __call__(self, x: Map, mask: Mask, activate: Activation = lambda x: x) -> Map:
-        kernel = self.param("kernel", nn.initializers.he_normal(in_axis=(0, 1), out_axis=()), (3, 3, x.shape[-1]))
-        bordered = activate(_border(x, self.strides))
-        bordered = jnp.where(_real_steps(mask.lengths + 1, bordered.shape[1]), bordered, 0)
-        return depthwise_convolution(bordered, kernel, mask.strided(self.strides).lengths, self.strides)
+    def __call__(self, bordered: Map, mask: Mask) -> Map:
+        """The convolution of a map that is zero in its padding and within a `border`; `mask` is that of the result."""
+        initializer = nn.initializers.he_normal(in_axis=(0, 1), out_axis=())
+        kernel = self.param("kernel", initializer, (3, 3, bordered.shape[-1]))
+        return depthwise_convolution(bordered, kernel, mask.lengths, self.strides)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -162,7 +163,9 @@ def _depthwise_input_gradient(gradient: Map, kernel: Array, lengths: Array, stri
     return jnp.stack(phases, 2).reshape(batch, steps * strides[0], bands * strides[1], channels)
 
 
-def _depthwise_kernel_gradient(gradient: Map, bordered: Map, lengths: Array, strides: tuple[int, int]) -> Float[Array, " taps_x_channels"]:
+def _depthwise_kernel_gradient(
+    gradient: Map, bordered: Map, lengths: Array, strides: tuple[int, int]
+) -> Float[Array, " taps_x_channels"]:
     """For each tap the sum, over all results, of what it saw times the gradient.
 
     The few frequency bands are added up in one elementwise loop. What is left goes through memory and a plain sum: XLA's loops for a sum
@@ -308,8 +311,8 @@ class NormalizedPointwise(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: Map | Phases, mask: Mask, *, train: bool) -> Map | Phases:
-        """The result for a map that is zero in its padding, or for its phases."""
+    def __call__(self, x: Map | Phases, mask: Mask, *, train: bool) -> tuple[Map | Phases, Float[Array, " shift"]]:
+        """The result for a map that is zero in its padding, or for its phases, short of the channels' shift, and that shift."""
         in_channels = jax.tree.leaves(x)[0].shape[-1]
         kernel = self.param("kernel", nn.initializers.he_normal(), (in_channels, self.channels))
         shift = jnp.zeros(self.channels)
@@ -326,11 +329,29 @@ class NormalizedPointwise(nn.Module):
             batch = (mean @ kernel + shift, var, count)
         factor, out_shift = BatchNorm(name="norm")(self.channels, batch)
         kernel, shift = kernel * factor[None], shift * factor + out_shift
-        return jax.tree.map(lambda part: product(part, kernel) + jnp.expand_dims(shift.astype(part.dtype), range(part.ndim - 1)), x)
+        return jax.tree.map(lambda part: product(part, kernel), x), shift
+
+
+def activated(
+    x: Map,
+    shift: Float[Array, " channels"],
+    activate: Activation,
+    mask: Mask,
+    within_border: tuple[int, int] | None = None,
+) -> Map:
+    """`activate(x + shift)`, zero in the padding; within the `border` for a 3x3 layer with these strides, if any are given."""
+    real = mask.real
+    if within_border:
+        x = border(x, within_border)
+        step, band = jnp.arange(x.shape[1])[None, :, None, None], jnp.arange(x.shape[2])[None, None, :, None]
+        real = (step > 0) & (step <= mask.lengths[:, None, None, None]) & (band > 0) & (band <= mask.num_bands)
+    return jnp.where(real, activate(x + shift.astype(x.dtype)[None, None, None]), 0)
 
 
 @jax.custom_vjp
-def product(x: Float[Array, "*cells channels"], kernel: Float[Array, "channels channels_out"]) -> Float[Array, "*cells channels_out"]:
+def product(
+    x: Float[Array, "*cells channels"], kernel: Float[Array, "channels channels_out"]
+) -> Float[Array, "*cells channels_out"]:
     """`x @ kernel`, in the dtype of x, with a gradient that XLA need not transpose large arrays for."""
     return x @ kernel.astype(x.dtype)
 
@@ -347,17 +368,36 @@ def _product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Arra
 product.defvjp(_product_forward, _product_backward)
 
 
-def _gram(a: Float[Array, "*cells channels_a"], b: Float[Array, "*cells channels_b"]) -> Float[Array, "channels_a channels_b"]:
+def _gram(
+    a: Float[Array, "*cells channels_a"], b: Float[Array, "*cells channels_b"]
+) -> Float[Array, "channels_a channels_b"]:
     """Sum over all cells of the products of their channels, in float32."""
     a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
     return jax.lax.dot_general(a, b, (((0,), (0,)), ((), ())), precision="highest", preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def second_moment(x: Float[Array, "*cells channels"]) -> Float[Array, "channels channels"]:
+    """Sum over all cells of the products of two of their channels, with a gradient that is one matrix product and not two."""
+    return _gram(x, x)
+
+
+def _second_moment_forward(x: Array) -> tuple[Array, Array]:
+    return second_moment(x), x
+
+
+def _second_moment_backward(x: Array, gradient: Array) -> tuple[Array]:
+    return (x @ (gradient + gradient.T).astype(x.dtype),)
+
+
+second_moment.defvjp(_second_moment_forward, _second_moment_backward)
 
 
 def _moments(x: Map | Phases, mask: Mask, axis_name: str | None) -> tuple[Array, Array, Array]:
     """Mean [channels], covariance [channels, channels] and number of the real cells of a map that is zero in its padding."""
     parts = jax.tree.leaves(x)
     total = sum(sum_cells(part) for part in parts)
-    squares = sum(_gram(part, part) for part in parts)
+    squares = sum(second_moment(part) for part in parts)
     count = jnp.sum(mask.lengths).astype(jnp.float32) * mask.num_bands
     if axis_name:
         total, squares, count = jax.lax.psum((total, squares, count), axis_name)

@@ -1,7 +1,8 @@
 """What every model returns."""
 
+from typing import Any
+
 import flax.struct
-from jaxtyping import Array, Float
 
 
 @flax.struct.dataclass
@@ -9,9 +10,10 @@ class Output:
     """Logits of a batch, and what its attention looked at.
 
     Attributes:
-        logits: unnormalised log-probabilities, one per class.
-        attention: name of an attention module -> its weights, batch first. Empty without attention.
+        logits: unnormalised log-probabilities, Float[Array, "batch classes"].
+        attention: name of a part of the model -> the weights of its attention, batch first. Empty without attention.
     """
 
-    logits: Float[Array, "batch classes"]
-    attention: dict[str, Array] = flax.struct.field(default_factory=dict)
+    # The types are in the docstring alone: transformations put shapes and axes in the places of arrays.
+    logits: Any
+    attention: dict[str, Any] = flax.struct.field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""ShuffleNet V2 (Ma et al. 2018, arXiv 1807.11164) over features, with channel attention where ECA puts it in MobileNetV2."""
+"""ShuffleNet V2 (Ma et al. 2018, arXiv 1807.11164) over features, with channel attention in the branch of its units."""
 
 from typing import Literal
 
@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ser_jax.models import layers
-from ser_jax.models.layers import Depthwise, Map, Mask, NormalizedPointwise
+from ser_jax.models.layers import Activation, Depthwise, Map, Mask, NormalizedPointwise
 from ser_jax.models.output import Output
 
-# Channels of the stem, of stages 2, 3 and 4, and of the last convolution (table 5 of the paper), and units per stage.
+# Channels of the stem, of stages 2, 3 and 4, and of the last convolution (table 5 of the paper), and units of each stage.
 CHANNELS = {
     "tiny": (8, 8, 16, 24, 32),
     0.5: (24, 48, 96, 192, 1024),
@@ -19,10 +19,9 @@ CHANNELS = {
     1.5: (24, 176, 352, 704, 1024),
     2.0: (24, 244, 488, 976, 2048),
 }
-UNITS = {"tiny": (2, 2, 2)}
-PAPER_UNITS = (4, 8, 4)
+UNITS = {"tiny": (2, 2, 2), 0.5: (4, 8, 4), 1.0: (4, 8, 4), 1.5: (4, 8, 4), 2.0: (4, 8, 4)}
 
-# What `build` accepts beyond the types.
+# The values that options take where their types say too little.
 CHOICES = {
     "width": tuple(CHANNELS),
     "attention": ("none", "eca", "se"),
@@ -36,19 +35,19 @@ CHOICES = {
 
 
 class ShuffleNetV2(nn.Module):
-    """ShuffleNet V2 with hard-swish and channel attention as options; a masked mean over time and frequency before the classifier.
+    """ShuffleNet V2 with a masked mean over time and frequency before the classifier.
 
     Attributes:
         num_classes: number of emotions.
         width: the paper's width factor, 0.5, 1.0, 1.5 or 2.0; "tiny" is for tests.
-        attention: "none", "eca" (Wang et al. 2020) or "se" (Hu et al. 2018), on the branch of every unit.
-        attention_stages: the stages (of 2, 3, 4) that have it.
-        attention_position: "before_activation": after the last pointwise convolution and its batch normalisation, where ECA has it in
-            MobileNetV2; "after_activation": after the activation that follows.
+        attention: "none", "eca" (Wang et al. 2020) or "se" (Hu et al. 2018), on the branch of a unit.
+        attention_stages: the stages (of 2, 3, 4) whose units have it.
+        attention_position: "before_activation": after the last pointwise convolution and its batch normalisation,
+            where ECA has it in MobileNetV2; "after_activation": after the activation that follows.
         eca_kernel: channels that ECA's convolution sees; None: the paper's rule.
         activation: "relu" or "hard_swish".
-        time_stride: frames per time step of the last map, at most: with 16, stage 4 keeps the time resolution, with 8, stages 3 and 4 do.
-            The stride along the features is 16 times `stem_stride` always.
+        time_stride: frames per time step of the last map, at most 32 (16 with `stem_stride` 1): with 16, stage 4 keeps
+            the time resolution, with 8, stages 3 and 4 do. The stride along the features stays 16 times `stem_stride`.
         stem_stride: stride of the first convolution, 2 (the paper's) or 1.
         dropout: rate before the classifier; may be a traced scalar (`model.clone(dropout=rate)`).
         axis_name: axis of devices along which batch normalisation is synchronised.
@@ -74,101 +73,131 @@ class ShuffleNetV2(nn.Module):
         *,
         train: bool,
     ) -> Output:
+        """Logits, and the gates of each unit with attention by its name ("stage2_unit1"), [batch, channels of the branch].
+
+        Computes in the dtype of the features; what lies past an utterance's `num_frames` does not matter.
+        """
         stem_channels, *stage_channels, last_channels = CHANNELS[self.width]
         activate = layers.ACTIVATIONS[self.activation]
-        gates = {}
 
         mask = Mask(num_frames, *features.shape[1:3])
         x = mask.apply(features if features.ndim == 4 else features[..., None])
+        x, mask = self._stem(x, mask, stem_channels, activate, train=train)
 
-        # The stem: a 3x3 convolution over what its nine taps see, in the phases that the max-pool takes its neighbours from.
+        attention = {}
+        time_stride = 2 * self.stem_stride
+        for stage, channels, units in zip((2, 3, 4), stage_channels, UNITS[self.width], strict=True):
+            strides = (2 if 2 * time_stride <= self.time_stride else 1, 2)
+            time_stride *= strides[0]
+            unit_options = {
+                "channels": channels,
+                "activation": self.activation,
+                "attention": self.attention if stage in self.attention_stages else "none",
+                "attention_position": self.attention_position,
+                "eca_kernel": self.eca_kernel,
+                "axis_name": self.axis_name,
+                "train": train,
+            }
+            first = Unit(strides=strides, **unit_options, name=f"stage{stage}_unit1")
+            halves, first_gates = first((x, x), mask)
+            mask = mask.strided(strides)
+
+            # The other units are equal: a scan compiles one of them.
+            others = nn.scan(
+                Unit,
+                variable_axes={"params": 0, "batch_stats": 0},
+                split_rngs={"params": True},
+                in_axes=nn.broadcast,
+                length=units - 1,
+            )
+            halves, other_gates = others(**unit_options, name=f"stage{stage}_units")(halves, mask)
+            if first_gates is not None:
+                for unit, gates in enumerate([first_gates, *other_gates], start=1):
+                    attention[f"stage{stage}_unit{unit}"] = gates
+            x = jnp.concatenate(halves, -1)
+
+        x, shift = NormalizedPointwise(last_channels, axis_name=self.axis_name, name="last")(x, mask, train=train)
+        x = mask.mean(layers.activated(x, shift, activate, mask))
+        if train and not (isinstance(self.dropout, float) and self.dropout == 0):
+            x = layers.dropout(x, self.dropout, self.make_rng("dropout"))
+        return Output(nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32)), attention)
+
+    def _stem(self, x: Map, mask: Mask, channels: int, activate: Activation, *, train: bool) -> tuple[Map, Mask]:
+        """A 3x3 convolution as a product with what its nine taps see, and a max-pool over its four phases."""
         strides = (self.stem_stride, self.stem_stride)
         mask = mask.strided(strides)
         x = layers.phases(mask.apply(layers.patches(x, strides)))
-        x = NormalizedPointwise(stem_channels, axis_name=self.axis_name, name="stem")(x, mask, train=train)
-        x = layers.max_pool(jax.tree.map(activate, x), mask)
-        mask = mask.strided((2, 2))
-        time_stride = 2 * self.stem_stride
-
-        for stage, channels, units in zip((2, 3, 4), stage_channels, UNITS.get(self.width, PAPER_UNITS), strict=True):
-            strides = (2 if 2 * time_stride <= self.time_stride else 1, 2)
-            time_stride *= strides[0]
-            for unit in range(units):
-                name = f"stage{stage}_unit{unit + 1}"
-                x, mask, gate = Unit(
-                    channels=channels,
-                    strides=strides if unit == 0 else None,
-                    activation=self.activation,
-                    attention=self.attention if stage in self.attention_stages else "none",
-                    attention_position=self.attention_position,
-                    eca_kernel=self.eca_kernel,
-                    axis_name=self.axis_name,
-                    name=name,
-                )(x, mask, train=train)
-                if gate is not None:
-                    gates[name] = gate
-
-        x = NormalizedPointwise(last_channels, axis_name=self.axis_name, name="last")(x, mask, train=train)
-        x = mask.apply(activate(x))
-        x = mask.mean(x)
-        if train and not (isinstance(self.dropout, float) and self.dropout == 0):
-            x = layers.dropout(x, self.dropout, self.make_rng("dropout"))
-        return Output(nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32)), gates)
+        x, shift = NormalizedPointwise(channels, axis_name=self.axis_name, name="stem")(x, mask, train=train)
+        x = jax.tree.map(lambda phase: activate(phase + shift.astype(phase.dtype)[None, None, None]), x)
+        return layers.max_pool(x, mask), mask.strided((2, 2))
 
 
 class Unit(nn.Module):
-    """A unit of ShuffleNet V2 (figure 3, c and d): one half of the channels passes by, the other goes through the branch, then they are shuffled.
+    """A unit of ShuffleNet V2 (figure 3, c and d): half of the channels pass by, half take the branch, then both are shuffled.
 
-    With `strides`, the first unit of a stage: both halves see all channels, and time and frequency are thinned.
+    With `strides`, the first unit of a stage: both halves are all channels, and time and frequency are thinned.
     """
 
     channels: int
-    strides: tuple[int, int] | None
     activation: str
     attention: str
     attention_position: str
     eca_kernel: int | None
     axis_name: str | None
+    train: bool
+    strides: tuple[int, int] | None = None
 
     @nn.compact
-    def __call__(self, x: Map, mask: Mask, *, train: bool) -> tuple[Map, Mask, Float[Array, "batch channels"] | None]:
-        half = self.channels // 2
+    def __call__(
+        self, halves: tuple[Map, Map], mask: Mask
+    ) -> tuple[tuple[Map, Map], Float[Array, "batch half_channels"] | None]:
+        """The two halves for the next unit, and the gates of the attention if there is one; `mask` is that of the input."""
+        passing, branch = halves
         activate = layers.ACTIVATIONS[self.activation]
+        strides = self.strides or (1, 1)
+        out_mask = mask.strided(strides)
 
-        def pointwise(x: Map, mask: Mask, name: str, norm_input: bool) -> Map:
-            return NormalizedPointwise(half, norm_input, self.axis_name, name=name)(x, mask, train=train)
+        def pointwise(name: str, x: Map, mask: Mask, *, norm_input: bool) -> tuple[Map, Array]:
+            layer = NormalizedPointwise(self.channels // 2, norm_input, self.axis_name, name=name)
+            return layer(x, mask, train=self.train)
 
         if self.strides:
-            out_mask = mask.strided(self.strides)
-            passing = Depthwise(self.strides, name="passing_depthwise")(x, mask)
-            passing = activate(pointwise(passing, out_mask, "passing_pointwise", norm_input=True))
-            passing = out_mask.apply(passing)
-            branch = x
+            passing = Depthwise(strides, name="passing_depthwise")(layers.border(passing, strides), out_mask)
+            passing, shift = pointwise("passing_pointwise", passing, out_mask, norm_input=True)
+            passing = layers.activated(passing, shift, activate, out_mask)
+
+        branch, shift = pointwise("pointwise1", branch, mask, norm_input=False)
+        branch = layers.activated(branch, shift, activate, mask, within_border=strides)
+        branch = Depthwise(strides, name="depthwise")(branch, out_mask)
+        branch, shift = pointwise("pointwise2", branch, out_mask, norm_input=True)
+
+        gates = None
+        if self.attention == "none":
+            branch = layers.activated(branch, shift, activate, out_mask)
+        elif self.attention_position == "before_activation":
+            branch = layers.activated(branch, shift, lambda x: x, out_mask)
+            gates = self._gates(out_mask.mean(branch))
+            branch = activate(branch * gates[:, None, None])
         else:
-            out_mask = mask
-            passing, branch = jnp.split(x, 2, axis=-1)
+            branch = layers.activated(branch, shift, activate, out_mask)
+            gates = self._gates(out_mask.mean(branch))
+            branch = branch * gates[:, None, None]
+        return shuffle(passing, branch), gates
 
-        branch = pointwise(branch, mask, "pointwise1", norm_input=False)
-        branch = Depthwise(self.strides or (1, 1), name="depthwise")(branch, mask, activate)
-        branch = pointwise(branch, out_mask, "pointwise2", norm_input=True)
-
-        gate = None
-        if self.attention_position == "after_activation":
-            branch = activate(branch)
-        branch = out_mask.apply(branch)
-        if self.attention != "none":
-            gate = self._gate(out_mask.mean(branch))
-            branch = branch * gate[:, None, None]
-        if self.attention_position == "before_activation":
-            branch = activate(branch)
-        return shuffle(passing, branch), out_mask, gate
-
-    def _gate(self, means: Float[Array, "batch channels"]) -> Float[Array, "batch channels"]:
+    def _gates(self, means: Float[Array, "batch channels"]) -> Float[Array, "batch channels"]:
         if self.attention == "eca":
             return layers.EfficientChannelAttention(self.eca_kernel, name="eca")(means)
         return layers.SqueezeAndExcitation(name="se")(means)
 
 
-def shuffle(passing: Map, branch: Map) -> Map:
-    """The channel shuffle of two groups: channels of the two halves in turn."""
-    return jnp.stack([passing, branch], -1).reshape(*passing.shape[:-1], -1)
+def shuffle(passing: Map, branch: Map) -> tuple[Map, Map]:
+    """The two halves of the shuffled channels, which are channels of `passing` and `branch` in turn.
+
+    The first half of them comes from the first halves of both, so neither the whole nor a slice of it need be written to memory.
+    """
+
+    def in_turn(a: Map, b: Map) -> Map:
+        return jnp.stack([a, b], -1).reshape(*a.shape[:-1], -1)
+
+    (passing1, passing2), (branch1, branch2) = jnp.split(passing, 2, -1), jnp.split(branch, 2, -1)
+    return in_turn(passing1, branch1), in_turn(passing2, branch2)

@@ -151,4 +151,4 @@ def _choose(restored: Restored, fold: str | None, seed: int | None) -> list[int]
 
 def _select(population: Population, state: State, chosen: list[int]) -> State:
     state = parallel.gather(state, len(population.runs))
-    return jax.tree.map(lambda leaf: parallel.spread(leaf[np.asarray(chosen)], jax.local_device_count()), state)
+    return jax.tree.map(lambda leaf: parallel.spread(leaf[np.asarray(chosen)], len(population.devices)), state)

@@ -38,7 +38,9 @@ class Checkpoints:
         """Writes a checkpoint of `state` (NumPy arrays with a run axis) in the background."""
         self._manager.save(
             int(np.max(state.step)),
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state), metadata=ocp.args.JsonSave(metadata)),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(_without_empty(state)), metadata=ocp.args.JsonSave(metadata)
+            ),
         )
 
     def metadata(self) -> dict:
@@ -57,11 +59,14 @@ class Checkpoints:
     def restore(self, like: State) -> State:
         """Reads the newest checkpoint's state as NumPy arrays; `like` gives its structure and shapes."""
         step = self.latest_step()
-        target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+        like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(_without_empty(like)))
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))[_STATE]
+            restored = self._manager.restore(step, args=arguments)[_STATE]
         except Exception as error:  # as above
             raise UserError(f"{self.folder / str(step)}: damaged checkpoint ({_first_line(error)})") from error
+
+        return jax.tree.map(lambda empty, array: empty if array is None else array, like, restored)
 
     def close(self) -> None:
         """Waits until the last checkpoint is written."""
@@ -71,7 +76,7 @@ class Checkpoints:
 
 def describe(config: dict, corpus: Any, protocol: Any, runs: list[tuple[str, int]]) -> dict:
     """Returns the metadata that make a checkpoint self-contained: what it was trained on, and how."""
-    return {
+    metadata = {
         "format": FORMAT_VERSION,
         "config": config,
         "corpus": {
@@ -84,6 +89,8 @@ def describe(config: dict, corpus: Any, protocol: Any, runs: list[tuple[str, int
         "runs": [{"fold": fold, "seed": seed} for fold, seed in runs],
         "versions": versions(),
     }
+    # As it will be read again: JSON knows no tuples.
+    return json.loads(json.dumps(metadata))
 
 
 def versions() -> dict[str, str]:
@@ -97,6 +104,11 @@ def versions() -> dict[str, str]:
 def to_json(value: Any) -> str:
     """Serialises with sorted keys, so that equal values are equal text."""
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _without_empty(state: State) -> State:
+    """Orbax refuses arrays of size zero, which the statistics of a model without batch normalisation are."""
+    return jax.tree.map(lambda leaf: leaf if leaf.size else None, state)
 
 
 def _first_line(error: Exception) -> str:

@@ -110,7 +110,7 @@ def _rows(population: Population, step: int, count: int) -> Int[np.ndarray, "dev
     for (number, seed), fold in zip(population.runs, population.folds, strict=True):
         rows = training_rows(seed, number, fold.train, batch_size, step, count)
         tables.append(np.pad(rows, ((0, _CALL_STEPS - count), (0, 0))))
-    return parallel.spread(np.stack(tables), jax.local_device_count())
+    return parallel.spread(np.stack(tables), len(population.devices))
 
 
 def _validate_every(population: Population) -> int:
@@ -142,7 +142,7 @@ def _check_same(store: checkpoints.Checkpoints, metadata: dict) -> None:
 
 def _restore(population: Population, store: checkpoints.Checkpoints, like: State) -> State:
     restored = store.restore(parallel.gather(like, len(population.runs)))
-    return jax.tree.map(lambda leaf: parallel.spread(leaf, jax.local_device_count()), restored)
+    return jax.tree.map(lambda leaf: parallel.spread(leaf, len(population.devices)), restored)
 
 
 class _Log:

@@ -8,7 +8,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
-def over_runs(function: Callable, *, per_run: int, shared: int, donate: int = 0) -> Callable:
+def choose_devices(num_runs: int) -> list[jax.Device]:
+    """Returns the devices that a population of `num_runs` runs uses: all, but no more than there are runs."""
+    return jax.local_devices()[:num_runs]
+
+
+def over_runs(
+    function: Callable, devices: Sequence[jax.Device], *, per_run: int, shared: int, donate: int = 0
+) -> Callable:
     """Spreads `function(*per_run arguments, *shared arguments)`; a per-run argument has the axes [devices, runs, ...].
 
     On an accelerator the runs of a device are one batched computation, since one small network leaves it idle; on a CPU
@@ -23,7 +30,7 @@ def over_runs(function: Callable, *, per_run: int, shared: int, donate: int = 0)
         return jax.vmap(lambda *run: function(*run, *common))(*own)
 
     axes = (0,) * per_run + (None,) * shared
-    return jax.pmap(on_one_device, in_axes=axes, donate_argnums=tuple(range(donate)))
+    return jax.pmap(on_one_device, in_axes=axes, devices=devices, donate_argnums=tuple(range(donate)))
 
 
 def stack_runs(runs: Sequence[Any], num_devices: int) -> Any:
@@ -41,10 +48,12 @@ def spread(array: np.ndarray, num_devices: int) -> np.ndarray:
 
 def gather(tree: Any, num_runs: int) -> Any:
     """Undoes `spread`: brings arrays [devices, runs per device, ...] to the host as [runs, ...]."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:])[:num_runs], tree)
+    return jax.tree.map(
+        lambda leaf: np.asarray(leaf).reshape(leaf.shape[0] * leaf.shape[1], *leaf.shape[2:])[:num_runs], tree
+    )
 
 
-def replicate(tree: Any) -> Any:
+def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """Puts a copy on every device, once, so that no call has to."""
-    everywhere = NamedSharding(Mesh(np.asarray(jax.local_devices()), ("devices",)), PartitionSpec())
+    everywhere = NamedSharding(Mesh(np.asarray(devices), ("devices",)), PartitionSpec())
     return jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere), tree)

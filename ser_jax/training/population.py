@@ -44,6 +44,7 @@ class Population:
     resident: Resident
     num_steps: int
     steps_per_epoch: float
+    devices: tuple[jax.Device, ...]
     train_program: Callable
     evaluate_program: Callable
     window_samples: int
@@ -79,10 +80,11 @@ def make_population(config: dict, corpus: Corpus, protocol: Protocol) -> Populat
         num_steps=max(num_steps, warmup_steps + 1),
         config={**config["optimizer"], "warmup_steps": warmup_steps},
     )
-    resident = parallel.replicate(resident_feed.make_resident(corpus, 2 * max(crop_samples, window_samples)))
+    devices = parallel.choose_devices(len(runs))
+    resident = parallel.replicate(resident_feed.make_resident(corpus, window_samples), devices)
     own = [make_run(config, corpus, protocol.folds[fold], fold, seed) for fold, seed in runs]
-    keys = parallel.spread(np.stack([jax.random.key_data(run.key) for run in own]), jax.local_device_count())
-    run = parallel.stack_runs([run.replace(key=0) for run in own], jax.local_device_count())
+    keys = parallel.spread(np.stack([jax.random.key_data(run.key) for run in own]), len(devices))
+    run = parallel.stack_runs([run.replace(key=0) for run in own], len(devices))
     return Population(
         config=config,
         corpus=corpus,
@@ -93,9 +95,12 @@ def make_population(config: dict, corpus: Corpus, protocol: Protocol) -> Populat
         resident=resident,
         num_steps=num_steps,
         steps_per_epoch=steps_per_epoch,
-        train_program=parallel.over_runs(functools.partial(_train_steps, learner), per_run=3, shared=2, donate=1),
+        train_program=parallel.over_runs(
+            functools.partial(_train_steps, learner), devices, per_run=3, shared=2, donate=1
+        ),
+        devices=tuple(devices),
         evaluate_program=parallel.over_runs(
-            functools.partial(_evaluate_windows, learner, window_samples), per_run=3, shared=2
+            functools.partial(_evaluate_windows, learner, window_samples), devices, per_run=3, shared=2
         ),
         window_samples=window_samples,
     )
@@ -131,7 +136,7 @@ def initial_state(population: Population) -> State:
     if population.learner.frontend.normalization == "train":
         sums = _utterance_sums(population)
         statistics = parallel.stack_runs(
-            [_fold_statistics(sums, fold) for fold in population.folds], jax.local_device_count()
+            [_fold_statistics(sums, fold) for fold in population.folds], len(population.devices)
         )
     # Compiled with little optimisation: it runs once, and some hundred small random draws take long to optimise.
     options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -140,8 +145,8 @@ def initial_state(population: Population) -> State:
 
 
 def evaluate(
-    population: Population, state: State, rows: Sequence[Sequence[int]]
-) -> list[Float[np.ndarray, "n classes"]]:
+    population: Population, state: State, rows: Sequence[Int[np.ndarray, " _"]]
+) -> list[Float[np.ndarray, "_ classes"]]:
     """Returns the class probabilities of the utterances `rows[r]` by run r; windows of one utterance are averaged."""
     batch_size = population.config["evaluation"]["batch_size"]
     totals = [np.zeros((len(population.corpus.utterances), population.learner.num_classes)) for _ in rows]
@@ -158,7 +163,7 @@ def evaluate(
         # A run with fewer windows than its neighbours repeats its last ones; they are not counted again.
         tables = [own[min(number, len(own) - 1)] for own in blocks]
         starts, lengths = (
-            parallel.spread(np.stack([getattr(table, name) for table in tables]), jax.local_device_count())
+            parallel.spread(np.stack([getattr(table, name) for table in tables]), len(population.devices))
             for name in ("start", "num_samples")
         )
         used = max(int(np.ceil(np.sum(table.utterance >= 0) / batch_size)) for table in tables)
@@ -185,7 +190,7 @@ def test_predictions(population: Population, state: State, variant: str) -> pd.D
 
 
 def predictions_table(
-    population: Population, state: State, variant: str, rows: Sequence[Int[np.ndarray, " utterances"]]
+    population: Population, state: State, variant: str, rows: Sequence[Int[np.ndarray, " _"]]
 ) -> pd.DataFrame:
     """Returns the predictions table of each run on the utterances `rows[run]` of the population's corpus."""
     table = population.corpus.utterances
@@ -195,8 +200,8 @@ def predictions_table(
             variant,
             fold.name,
             seed,
-            table["id"].to_numpy()[own],
-            table["speaker"].to_numpy()[own],
+            table["id"].iloc[own].tolist(),
+            table["speaker"].iloc[own].tolist(),
             table["label"].to_numpy()[own],
             probabilities,
             population.corpus.emotions,

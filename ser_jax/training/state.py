@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Key
 
-from ser_jax.frontend import Frontend, Statistics, Strengths, num_features
+from ser_jax.frontend import Frontend, Statistics, num_features
 
 # A run's random streams: fold_in(run key, purpose), then fold_in(step).
 INITIALISATION, CROP, AUGMENTATION, DROPOUT = range(4)
@@ -25,27 +25,44 @@ INITIALISATION, CROP, AUGMENTATION, DROPOUT = range(4)
 
 @flax.struct.dataclass
 class State:
-    """All that a training step changes; it is what a checkpoint holds. Under a population each array has a run axis."""
+    """All that a training step changes; it is what a checkpoint holds. Under a population each array has leading axes.
 
-    step: Int[Array, "*runs"]
-    parameters: Float[Array, "*runs parameters"]
-    batch_stats: Float[Array, "*runs statistics"]
+    The fields' types are in the docstring alone: transformations put shapes and axes in the places of arrays.
+
+    Attributes:
+      step: the number of steps made.
+      parameters, ema_parameters: [parameters], and their exponential moving average.
+      batch_stats, ema_batch_stats: [statistics] of batch normalisation, likewise.
+      optimizer: the state of `Learner.gradients`.
+      feature_statistics: `Statistics` of the training fold, where the frontend normalises by them; never changes.
+    """
+
+    step: Any
+    parameters: Any
+    batch_stats: Any
     optimizer: Any
-    ema_parameters: Float[Array, "*runs parameters"]
-    ema_batch_stats: Float[Array, "*runs statistics"]
-    feature_statistics: Statistics | None  # of the training fold, where the frontend normalises by them; never changes
+    ema_parameters: Any
+    ema_batch_stats: Any
+    feature_statistics: Any
 
 
 @flax.struct.dataclass
 class Run:
-    """What distinguishes a run from its neighbours in a program, as arrays, so that a sweep compiles once."""
+    """What distinguishes a run from its neighbours in a program, as arrays, so that a sweep compiles once.
 
-    key: Key[Array, "*runs"]
-    learning_rate: Float[Array, "*runs"]
-    weight_decay: Float[Array, "*runs"]
-    label_smoothing: Float[Array, "*runs"]
-    class_weights: Float[Array, "*runs classes"]
-    strengths: Strengths
+    Attributes:
+      key: from which all of the run's random draws come.
+      learning_rate, weight_decay, label_smoothing: scalars.
+      class_weights: [classes].
+      strengths: `Strengths` of the augmentation.
+    """
+
+    key: Any
+    learning_rate: Any
+    weight_decay: Any
+    label_smoothing: Any
+    class_weights: Any
+    strengths: Any
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from ser_jax.errors import UserError
@@ -8,16 +10,24 @@ from ser_jax.models import build
     ("name", "options", "message"),
     [
         ("shufflenetv2", {}, "unknown model: shufflenetv2 (did you mean shufflenet_v2?); expected one of"),
-        ("shufflenet_v2", {"atention": "eca"}, "unknown option of model shufflenet_v2: atention (did you mean attention?)"),
-        ("shufflenet_v2", {"attention": "ecca"}, r"attention of model shufflenet_v2: ecca \(did you mean eca\?\)"),
+        (
+            "shufflenet_v2",
+            {"atention": "eca"},
+            "unknown option of model shufflenet_v2: atention (did you mean attention?)",
+        ),
+        ("shufflenet_v2", {"attention": "ecca"}, "attention of model shufflenet_v2: ecca (did you mean eca?)"),
         ("shufflenet_v2", {"width": 0.75}, "expected one of tiny, 0.5, 1.0, 1.5, 2.0"),
         ("shufflenet_v2", {"attention_stages": (3, 5)}, "attention_stages of model shufflenet_v2: 5"),
         ("shufflenet_v2", {"eca_kernel": 4}, "expected one of None, 1, 3"),
-        ("shufflenet_v2", {"dropout": 1.0}, "dropout of model shufflenet_v2: 1.0; expected a rate of at least 0 and below 1"),
+        (
+            "shufflenet_v2",
+            {"dropout": 1.0},
+            "dropout of model shufflenet_v2: 1.0; expected a rate of at least 0 and below 1",
+        ),
     ],
 )
 def test_a_misspelt_name_option_or_value_is_refused_with_the_nearest_right_one(name, options, message):
-    with pytest.raises(UserError, match=message if "\\" in message else message.replace("(", r"\(").replace(")", r"\)").replace("?", r"\?")):
+    with pytest.raises(UserError, match=re.escape(message)):
         build(name, 7, **options)
 
 

@@ -6,6 +6,7 @@ python tests/references/make_shufflenet.py
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 from torch_models import ShuffleNetV2, variables_of
@@ -13,7 +14,6 @@ from torch_models import ShuffleNetV2, variables_of
 from ser_jax.models import build
 
 NETWORKS = {
-    "plain": {},
     "eca_hard_swish": {"attention": "eca", "activation": "hard_swish"},
     "se_late_strides": {
         "attention": "se",
@@ -31,27 +31,25 @@ def reference(options):
     net = ShuffleNetV2(5, width="tiny", **options)
     features, labels = torch.randn(4, 45, 40), torch.arange(4)
     model = build("shufflenet_v2", 5, width="tiny", **options)
-    shapes = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), features.numpy(), np.full(4, 45), train=False)
-    )
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((4, 45, 40)), jnp.full(4, 45), train=False))
     arrays = {"features": features.numpy(), "labels": labels.numpy()}
-    arrays |= flat("before", variables_of(net, shapes))
+    arrays["before"] = flat(variables_of(net, shapes))
     logits = net(features[:, None])
     torch.nn.functional.cross_entropy(logits, labels).backward()
     arrays["train_logits"] = logits.detach().numpy()
-    arrays |= flat("after", {"batch_stats": variables_of(net, shapes)["batch_stats"]})
+    arrays["after"] = flat(variables_of(net, shapes)["batch_stats"])
     net.eval()
     with torch.no_grad():
         arrays["eval_logits"] = net(features[:, None]).numpy()
         for weight in net.parameters():
             weight.copy_(weight.grad)
-    return arrays | flat("gradient", {"params": variables_of(net, shapes)["params"]})
+    arrays["gradient"] = flat(variables_of(net, shapes)["params"])
+    return arrays
 
 
-def flat(prefix, variables):
-    """Leaves by their paths, written with dots."""
-    leaves = jax.tree_util.tree_leaves_with_path(variables)
-    return {".".join([prefix, *(part.key for part in path)]): np.asarray(leaf) for path, leaf in leaves}
+def flat(tree):
+    """All leaves end to end, in the tree's order."""
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import math
 
 import jax
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,7 +18,9 @@ CHANNELS = {
 
 def channel_shuffle(x, groups):
     batch, channels, height, width = x.shape
-    return x.view(batch, groups, channels // groups, height, width).transpose(1, 2).reshape(batch, channels, height, width)
+    return (
+        x.view(batch, groups, channels // groups, height, width).transpose(1, 2).reshape(batch, channels, height, width)
+    )
 
 
 class ECA(nn.Module):
@@ -139,8 +142,17 @@ def variables_of(net, shapes):
     """The weights of `net` as the variables of ser_jax's model, whose tree of shapes is given."""
     weights = {name: weight.detach().numpy().copy() for name, weight in net.state_dict().items()}
     return jax.tree_util.tree_map_with_path(
-        lambda path, shape: _variable(weights, [part.key for part in path[1:]]).reshape(shape.shape), shapes
+        lambda path, shape: _stacked(weights, [part.key for part in path[1:]]).reshape(shape.shape), shapes
     )
+
+
+def _stacked(weights, path):
+    """A variable; those of all units of a stage but the first are one array there."""
+    if not path[0].endswith("_units"):
+        return _variable(weights, path)
+    names = [path[0].replace("units", f"unit{unit}") for unit in range(2, 9)]
+    present = [name for name in names if f"{name}.pointwise1.weight" in weights]
+    return np.stack([_variable(weights, [name, *path[1:]]) for name in present])
 
 
 _NORMS = {
@@ -162,7 +174,8 @@ def _variable(weights, path):
         weight = weights[unit + ".".join([layer, *rest[:-1], {"kernel": "weight", "bias": "bias"}[rest[-1]]])]
         return weight.T
     if rest == ["kernel"]:  # [out, in, 3, 3] -> [3, 3, in, out]
-        return weights[unit + {"stem": "stem_conv", "last": "last_conv"}.get(layer, layer) + ".weight"].transpose(2, 3, 1, 0)
+        return weights[unit + {"stem": "stem_conv", "last": "last_conv"}.get(layer, layer) + ".weight"].transpose(
+            2, 3, 1, 0
+        )
     norm, leaf = rest
     return weights[f"{unit}{_NORMS[layer][norm]}.{_NORM_LEAVES[leaf]}"]
-

@@ -43,8 +43,8 @@ def tiny_config(tmp_path_factory):
     from ser_jax import config
 
     study = {
-        "variants": {name: {"model": {"attention": name}} for name in ("none", "eca")},
-        "comparisons": [["eca", "none"]],
+        "variants": {"plain": {}, "augmented": {"augmentation": {"noise": 0.5}}},
+        "comparisons": [["augmented", "plain"]],
     }
     path = tmp_path_factory.mktemp("config") / "tiny.json"
     path.write_text(json.dumps(config.merge(CONFIG, {"study": study})))

@@ -26,13 +26,13 @@ def recordings(tmp_path_factory):
 
 def test_a_study_leaves_its_results(workdir):
     summary = json.loads((workdir / "summary.json").read_text())
-    assert list(summary["variants"]) == ["none", "eca"]
+    assert list(summary["variants"]) == ["plain", "augmented"]
     for variant in summary["variants"].values():
         assert {"ua", "ua_ci95", "wa", "macro_f1", "recall", "runs", "parameters"} <= set(variant)
         assert variant["runs"] == 3
         assert 0 <= variant["ua"] <= 1
-    assert summary["variants"]["eca"]["parameters"] > summary["variants"]["none"]["parameters"]
-    assert [(c["variant"], c["baseline"]) for c in summary["comparisons"]] == [("eca", "none")]
+    assert summary["variants"]["augmented"]["parameters"] > summary["variants"]["none"]["parameters"]
+    assert [(c["variant"], c["baseline"]) for c in summary["comparisons"]] == [("augmented", "plain")]
     assert {"corpus", "protocol", "fingerprint", "versions", "seconds"} <= set(summary)
     assert summary["seconds"]["total"] >= summary["seconds"]["train"] > 0
     table = pd.read_parquet(workdir / "predictions.parquet")
@@ -70,7 +70,7 @@ def test_evaluation_on_another_corpus_maps_what_it_can_and_says_what_it_drops(la
             soundfile.write(tmp_path / "speech" / emotion / f"{emotion}{number}.wav", noise, SAMPLE_RATE)
     status, _, errors = launch("prepare", "folder", "--name", "other", "--source", tmp_path / "speech")
     assert status == 0, errors
-    status, output, errors = launch("evaluate", "--workdir", workdir, "--corpus", "other", "--variant", "eca")
+    status, output, errors = launch("evaluate", "--workdir", workdir, "--corpus", "other", "--variant", "augmented")
     assert status == 0, errors
     assert "dropped disgust, which the model does not know" in output
     assert "has no neutral, happiness: the model chose among the others" in output
@@ -82,7 +82,7 @@ def test_evaluation_on_another_corpus_maps_what_it_can_and_says_what_it_drops(la
 
 def test_prediction_averages_the_folds_and_does_not_depend_on_the_container(launch, workdir, recordings):
     files = [recordings / name for name in ("a.wav", "b.flac", "short.wav")]
-    status, output, errors = launch("predict", "--workdir", workdir, "--variant", "eca", "--json", *files)
+    status, output, errors = launch("predict", "--workdir", workdir, "--variant", "augmented", "--json", *files)
     assert status == 0, errors
     rows = [json.loads(line) for line in output.splitlines()]
     assert [row.pop("file") for row in rows] == [str(file) for file in files]
@@ -90,9 +90,9 @@ def test_prediction_averages_the_folds_and_does_not_depend_on_the_container(laun
         assert sum(row.values()) == pytest.approx(1, abs=1e-5)
     assert rows[0] == pytest.approx(rows[1], abs=1e-4)
     folds = []
-    for fold in json.loads((workdir / "eca" / "result.json").read_text())["trained"]["runs"]:
+    for fold in json.loads((workdir / "augmented" / "result.json").read_text())["trained"]["runs"]:
         status, output, errors = launch(
-            "predict", "--workdir", workdir, "--variant", "eca", "--fold", fold["fold"], "--json", files[0]
+            "predict", "--workdir", workdir, "--variant", "augmented", "--fold", fold["fold"], "--json", files[0]
         )
         assert status == 0, errors
         folds.append(json.loads(output)["anger"])
@@ -105,7 +105,7 @@ def test_prediction_prints_a_table_and_names_each_bad_file(launch, workdir, reco
     text.write_text("this is no sound")
     missing = tmp_path / "missing.wav"
     status, output, errors = launch(
-        "predict", "--workdir", workdir, "--variant", "none", recordings / "a.wav", text, missing
+        "predict", "--workdir", workdir, "--variant", "plain", recordings / "a.wav", text, missing
     )
     assert status == 2
     assert len(output.splitlines()) == 2
@@ -118,15 +118,15 @@ def test_prediction_prints_a_table_and_names_each_bad_file(launch, workdir, reco
     ("arguments", "expected"),
     [
         (["predict", "--workdir", "{workdir}", "a.wav"], "several variants"),
-        (["predict", "--workdir", "{workdir}", "--variant", "exa", "a.wav"], "--variant exa"),
-        (["predict", "--workdir", "{workdir}", "--variant", "eca", "--seed", "9", "{wav}"], "no such run"),
+        (["predict", "--workdir", "{workdir}", "--variant", "augmentet", "a.wav"], "--variant augmentet"),
+        (["predict", "--workdir", "{workdir}", "--variant", "augmented", "--seed", "9", "{wav}"], "no such run"),
         (["evaluate", "--workdir", "nowhere"], "nowhere: no such folder"),
         (["evaluate", "--workdir", "{workdir}", "--corpus", "emodbb"], "emodb"),
         (["train", "--config", "{config}", "--workdir", "{workdir}"], "another configuration"),
         (["train", "--config", "nothing.py", "--workdir", "{new}"], "nothing.py: no such file"),
-        (["train", "--config", "{config}", "--workdir", "{new}", "--config.model.widht=1"], "width"),
+        (["train", "--config", "{config}", "--workdir", "{new}", "--config.model.atention=eca"], "attention"),
         (["train", "--config", "{config}", "--workdir", "{new}", "--config.protocol.name=leave_one_out"], "leave_one"),
-        (["train", "--config", "{config}", "--workdir", "{new}", "--variant", "ec"], "eca"),
+        (["train", "--config", "{config}", "--workdir", "{new}", "--variant", "augment"], "augmented"),
         (
             ["train", "--config", "{config}", "--workdir", "{new}", "--config.corpus.options.num_speakers=1"],
             "speaker",
@@ -150,10 +150,10 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(
 
 def test_a_damaged_checkpoint_is_named(launch, workdir, tmp_path, recordings):
     shutil.copytree(workdir, tmp_path / "copy")
-    for path in (tmp_path / "copy" / "eca" / "checkpoints").rglob("*"):
+    for path in (tmp_path / "copy" / "augmented" / "checkpoints").rglob("*"):
         if path.is_file() and path.stat().st_size > 2000:
             path.write_bytes(path.read_bytes()[:100])
-    arguments = ["--workdir", tmp_path / "copy", "--variant", "eca"]
+    arguments = ["--workdir", tmp_path / "copy", "--variant", "augmented"]
     status, _, errors = launch("predict", *arguments, recordings / "a.wav")
     assert status == 2
     assert "damaged checkpoint" in errors
@@ -162,11 +162,11 @@ def test_a_damaged_checkpoint_is_named(launch, workdir, tmp_path, recordings):
 def test_a_corpus_that_changed_since_the_training_is_refused(launch, workdir, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(workdir, folder)
-    for path in (folder / "eca" / "checkpoints").rglob("metadata"):
+    for path in (folder / "augmented" / "checkpoints").rglob("metadata"):
         text = path.read_text()
         if "fingerprint" in text:
             fingerprint = json.loads(text)["corpus"]["fingerprint"]
             path.write_text(text.replace(fingerprint, "0" * len(fingerprint)))
-    status, _, errors = launch("evaluate", "--workdir", folder, "--variant", "eca")
+    status, _, errors = launch("evaluate", "--workdir", folder, "--variant", "augmented")
     assert status == 2
     assert "fingerprint" in errors

@@ -17,10 +17,10 @@ def test_gathering_undoes_spreading(num_runs, num_devices):
 
 
 def test_every_run_gets_its_own_values_and_all_share_the_rest():
-    devices = jax.local_device_count()
-    assert devices == 8
-    program = parallel.over_runs(lambda own, scale, shared: own * scale + shared.sum(), per_run=2, shared=1)
+    devices = parallel.choose_devices(11)
+    assert len(devices) == jax.local_device_count() == 8
+    program = parallel.over_runs(lambda own, scale, shared: own * scale + shared.sum(), devices, per_run=2, shared=1)
     own, scale = np.arange(11.0), np.arange(11.0) + 1
-    shared = parallel.replicate(jnp.arange(4.0))
-    result = program(parallel.spread(own, devices), parallel.spread(scale, devices), shared)
+    shared = parallel.replicate(jnp.arange(4.0), devices)
+    result = program(parallel.spread(own, len(devices)), parallel.spread(scale, len(devices)), shared)
     np.testing.assert_allclose(parallel.gather(result, 11), own * scale + 6)

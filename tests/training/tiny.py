@@ -1,4 +1,4 @@
-"""A training small enough for tests: three synthetic speakers, the tiny ShuffleNet V2, some steps."""
+"""A training small enough for tests: three synthetic speakers, the linear model, some steps."""
 
 from ser_jax import config as configuration
 from ser_jax.corpora.corpus import Corpus
@@ -10,9 +10,8 @@ CONFIG = configuration.merge(
     configuration.default(),
     {
         "corpus": {"options": {"num_speakers": 3, "utterances_per_speaker": 8}},
-        "frontend": {"num_mels": 64, "hop_ms": 40.0, "window_ms": 50.0},
+        "frontend": {"num_mels": 64, "hop_ms": 40.0, "window_ms": 50.0, "normalization": "train"},
         "augmentation": {"speed": 0.1, "spec_augment": 0.5, "mixup": 0.5},
-        "model": {"width": "tiny"},
         "optimizer": {"warmup_epochs": -1.0, "warmup_steps": 2},
         "training": {
             "batch_size": 4,
@@ -25,6 +24,10 @@ CONFIG = configuration.merge(
         "evaluation": {"batch_size": 8},
     },
 )
+
+
+# `merge` keeps the options of the default model, which the linear one does not have.
+CONFIG["model"] = {"name": "linear"}
 
 
 def tiny_corpus() -> tuple[Corpus, Protocol]:
