@@ -77,7 +77,9 @@ def main() -> None:
             "compile_seconds": compile_seconds,
         }
         print(json.dumps(record | vars(options)), file=sys.stderr)
-        print(f"{name:24}{median * 1e3:7.1f} ms{min(times) * 1e3:7.1f} ms{median / ours:14.2f}x{compile_seconds:8.1f} s")
+        print(
+            f"{name:24}{median * 1e3:7.1f} ms{min(times) * 1e3:7.1f} ms{median / ours:14.2f}x{compile_seconds:8.1f} s"
+        )
 
 
 def torch_network(options: argparse.Namespace) -> torch_models.ShuffleNetV2:

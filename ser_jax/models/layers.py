@@ -1,8 +1,8 @@
 """Layers that padding cannot touch.
 
-All of them work on maps of shape [batch, time, frequency, channels] that come with a `Mask`: which time steps of which utterance
-are real. One rule keeps padding out of every result: **a map is zero wherever its utterance has ended**. A convolution then reads
-zeros beyond the end, exactly as at a true border, and a sum over the map is a sum over its real cells.
+All of them work on maps of shape [batch, time, frequency, channels] that come with a `Mask`: which time steps of which
+utterance are real. One rule keeps padding out of every result: **a map is zero wherever its utterance has ended**. A
+convolution then reads zeros beyond the end, exactly as at a true border, and a sum over the map is one over real cells.
 
 Everything computes in the dtype of the map; parameters and statistics stay float32.
 """
@@ -54,7 +54,7 @@ class Mask:
         return jnp.where(self.real, x, 0)
 
     def mean(self, x: Map) -> Float[Array, "batch channels"]:
-        """Mean of each channel over an utterance's real cells (zero for an utterance without any); x is zero in its padding."""
+        """Mean of each channel over an utterance's real cells, zero without any, of a map that is zero in its padding."""
         num_cells = jnp.maximum(self.lengths, 1)[:, None] * self.num_bands
         return (jnp.sum(x, (1, 2), dtype=jnp.float32) / num_cells).astype(x.dtype)
 
@@ -63,11 +63,11 @@ def _real_steps(lengths: Int[Array, " batch"], num_steps: int) -> Bool[Array, "b
     return jnp.arange(num_steps)[None, :, None, None] < lengths[:, None, None, None]
 
 
-# Convolutions -----------------------------------------------------------------------------------------------------------------------
+# Convolutions -------------------------------------------------------------------------------------------------------
 #
-# A 3x3 convolution is written as its nine taps: each sees a shifted slice of the map within its border. XLA makes good loops of that
-# on every platform as long as a loop does not test for borders: so the border comes first (`jnp.pad` of what is in memory), and
-# activation, masking and taps work on the map within its border.
+# A 3x3 convolution is written as its nine taps: each sees a shifted slice of the map within its border. XLA makes good
+# loops of that on every platform as long as no loop has something to compute behind a test for the border. So the border
+# comes first, around what a matrix product has left in memory, and activation, mask and taps work within the border.
 
 
 def _thinned(size: int, stride: int) -> int:
@@ -75,7 +75,7 @@ def _thinned(size: int, stride: int) -> int:
 
 
 def border(x: Map, strides: tuple[int, int]) -> Map:
-    """The map within a border of zeros: one before, and after it as many as the last window of a strided 3x3 layer reaches over."""
+    """The map within a border of zeros: one before it, and after it what the last windows of a strided 3x3 layer reach."""
     after = [stride * _thinned(size, stride) + 1 - size for size, stride in zip(x.shape[1:3], strides, strict=True)]
     return jnp.pad(x, ((0, 0), (1, after[0]), (1, after[1]), (0, 0)))
 
@@ -116,10 +116,10 @@ class Depthwise(nn.Module):
 def depthwise_convolution(
     bordered: Map, kernel: Float[Array, "3 3 channels"], lengths: Int[Array, " batch"], strides: tuple[int, int]
 ) -> Map:
-    """A 3x3 convolution of each channel with itself, as nine shifted multiply-adds; zero from `lengths`, those of the result, on.
+    """A 3x3 convolution of each channel with itself, as nine shifted multiply-adds; `lengths` and its mask are the result's.
 
-    A convolution with feature groups is several times slower on CPUs, and slower still where runs are vmapped over their kernels;
-    the gradient that JAX derives from the taps is slow too.
+    A convolution with feature groups is several times slower on CPUs, and slower still where runs are vmapped over their
+    kernels; the gradient that JAX derives from the taps is slow too.
     """
     kernel = kernel.astype(bordered.dtype)
     result = sum(_seen(bordered, strides, tap) * kernel[None, None, None, *tap] for tap in TAPS)
@@ -140,7 +140,7 @@ def _depthwise_backward(strides: tuple[int, int], saved: tuple, gradient: Map) -
 
 
 def _depthwise_input_gradient(gradient: Map, kernel: Array, lengths: Array, strides: tuple[int, int]) -> Map:
-    """Each cell collects from the results that saw it; cells that are equal modulo the stride were seen through the same taps."""
+    """Each cell collects from the results that saw it; cells of one phase of the stride were seen through the same taps."""
     batch, steps, bands, channels = gradient.shape
     kernel = kernel.astype(gradient.dtype)
     reach = [2 // stride for stride in strides]
@@ -168,8 +168,8 @@ def _depthwise_kernel_gradient(
 ) -> Float[Array, " taps_x_channels"]:
     """For each tap the sum, over all results, of what it saw times the gradient.
 
-    The few frequency bands are added up in one elementwise loop. What is left goes through memory and a plain sum: XLA's loops for a sum
-    over all but the last axis are vectorised on CPUs only when nothing has to be computed on the way.
+    The few frequency bands are added up in one elementwise loop. What is left goes through memory and a plain sum: XLA's
+    loops for a sum over all but the last axis are vectorised on CPUs only when nothing has to be computed on the way.
     """
     gradient = jnp.where(_real_steps(lengths, gradient.shape[1]), gradient, 0)
     products = []
@@ -187,17 +187,17 @@ def sum_cells(x: Float[Array, "*cells channels"]) -> Float[Array, " channels"]:
     return jnp.sum(x, tuple(range(x.ndim - 1)), dtype=jnp.float32)
 
 
-# Max-pooling ------------------------------------------------------------------------------------------------------------------------
+# Max-pooling --------------------------------------------------------------------------------------------------------
 #
-# A window of 3x3 cells, two apart, has cells of four phases: even and odd time steps of even and odd bands. A map that is held as four maps,
-# one for each phase, is pooled by an elementwise maximum of shifted slices. Strided slices, and the gradient of a windowed
-# reduction (select-and-scatter), are slow on CPUs.
+# A window of 3x3 cells, two apart, has cells of four phases: even and odd time steps of even and odd bands. A map that is
+# held as four maps, one for each phase, is pooled by an elementwise maximum of shifted slices. Strided slices, and the
+# gradient of a windowed reduction (select-and-scatter), are slow on CPUs.
 
 Phases = list[list[Map]]
 
 
 def phases(x: Map) -> Phases:
-    """The even and the odd time steps of a map, and of each the even and the odd bands, all with one cell of border before them."""
+    """The even and odd time steps of a map, and of each the even and odd bands, all with a border of one cell before them."""
     batch, steps, bands, channels = x.shape
     x = jnp.pad(x, ((0, 0), (2, steps % 2), (2, bands % 2), (0, 0)))
     x = x.reshape(batch, x.shape[1] // 2, 2, x.shape[2] // 2, 2, channels)
@@ -241,7 +241,7 @@ def _window_maximum_forward(x: Phases) -> tuple[Map, tuple[Phases, Map]]:
 
 
 def _window_maximum_backward(saved: tuple[Phases, Map], gradient: Map) -> tuple[Phases]:
-    """Each cell collects from the windows whose maximum it is (equals, which an activation makes on its flat side only, all do)."""
+    """Each cell collects from the windows whose maximum it is; so do equals, which activations make where they are flat."""
     x, pooled = saved
     steps, bands = x[0][0].shape[1:3]
     border = ((0, 0), (1, 1), (1, 1), (0, 0))
@@ -261,7 +261,7 @@ def _window_maximum_backward(saved: tuple[Phases, Map], gradient: Map) -> tuple[
 _window_maximum.defvjp(_window_maximum_forward, _window_maximum_backward)
 
 
-# Batch normalisation ----------------------------------------------------------------------------------------------------------------
+# Batch normalisation ------------------------------------------------------------------------------------------------
 
 
 class BatchNorm(nn.Module):
@@ -275,7 +275,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, channels: int, batch: tuple[Array, Array, Array] | None) -> tuple[Array, Array]:
-        """Factor and shift from the `batch` statistics (mean, biased variance, count), or from the running ones without."""
+        """Factor and shift, from the statistics of the `batch` (mean, biased variance, count) or else the running ones."""
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
@@ -293,16 +293,16 @@ class BatchNorm(nn.Module):
 
 
 class NormalizedPointwise(nn.Module):
-    """A pointwise (1x1) convolution without bias and its batch normalisation, in one matrix product; the result is not masked.
+    """A pointwise (1x1) convolution without bias and its batch normalisation, in one matrix product.
 
-    The normalisation is a linear map of the convolution's result, whose mean and variance follow from the mean m and the covariance C
-    of its input: those of `x @ K` are `m @ K` and `diag(K' C K)`. So the statistics cost one small product, `x' x`, no pass
-    over the result, and gradients are matrix products too; XLA's sums over all but the last axis are many times slower on CPUs.
-    For the same reason `norm_input`, a batch normalisation of the input, costs nothing: only a mean and the diagonal of C.
+    The mean and variance of the convolution's result follow from the mean m and the covariance C of its input: those of
+    `x @ K` are `m @ K` and `diag(K' C K)`. So the statistics cost one product, `x' x`, and no pass over the result, which
+    the normalised kernel K gives at once; gradients are matrix products too. The same statistics serve `norm_input`, a
+    batch normalisation of the input without activation (as follows a depthwise convolution).
 
     Attributes:
         channels: of the result.
-        norm_input: normalise the input as well, without activation in between.
+        norm_input: normalise the input as well.
         axis_name: axis of devices whose batches share the statistics.
     """
 
@@ -312,7 +312,10 @@ class NormalizedPointwise(nn.Module):
 
     @nn.compact
     def __call__(self, x: Map | Phases, mask: Mask, *, train: bool) -> tuple[Map | Phases, Float[Array, " shift"]]:
-        """The result for a map that is zero in its padding, or for its phases, short of the channels' shift, and that shift."""
+        """The result for a map that is zero in its padding, or for its phases, short of a shift per channel, and that shift.
+
+        What adds the shift is `activated`.
+        """
         in_channels = jax.tree.leaves(x)[0].shape[-1]
         kernel = self.param("kernel", nn.initializers.he_normal(), (in_channels, self.channels))
         shift = jnp.zeros(self.channels)
@@ -339,7 +342,7 @@ def activated(
     mask: Mask,
     within_border: tuple[int, int] | None = None,
 ) -> Map:
-    """`activate(x + shift)`, zero in the padding; within the `border` for a 3x3 layer with these strides, if any are given."""
+    """`activate(x + shift)`, zero in the padding; `within_border` for a 3x3 layer with these strides, if any are given."""
     real = mask.real
     if within_border:
         x = border(x, within_border)
@@ -394,7 +397,7 @@ second_moment.defvjp(_second_moment_forward, _second_moment_backward)
 
 
 def _moments(x: Map | Phases, mask: Mask, axis_name: str | None) -> tuple[Array, Array, Array]:
-    """Mean [channels], covariance [channels, channels] and number of the real cells of a map that is zero in its padding."""
+    """Mean [channels], covariance [channels, channels] and number of the real cells of a map, zero in its padding."""
     parts = jax.tree.leaves(x)
     total = sum(sum_cells(part) for part in parts)
     squares = sum(second_moment(part) for part in parts)
@@ -406,11 +409,11 @@ def _moments(x: Map | Phases, mask: Mask, axis_name: str | None) -> tuple[Array,
     return mean, squares / count - mean[:, None] * mean[None], count
 
 
-# Attention over channels ------------------------------------------------------------------------------------------------------------
+# Attention over channels --------------------------------------------------------------------------------------------
 
 
 def eca_kernel_size(channels: int) -> int:
-    """Kernel size of efficient channel attention: the odd number next to |log2 C + 1| / 2, at least 3 (Wang et al. 2020, eq. 12)."""
+    """Channels that ECA's convolution sees: the odd number next to |log2 C + 1| / 2, at least 3 (Wang et al. 2020, eq. 12)."""
     size = int(abs(math.log2(channels) + 1) / 2)
     return max(size if size % 2 else size + 1, 3)
 
@@ -425,6 +428,7 @@ class EfficientChannelAttention(nn.Module):
 
     @nn.compact
     def __call__(self, means: Float[Array, "batch channels"]) -> Float[Array, "batch channels"]:
+        """The gates."""
         channels = means.shape[-1]
         size = self.kernel_size or eca_kernel_size(channels)
         kernel = self.param("kernel", nn.initializers.lecun_normal(in_axis=0, out_axis=()), (size,))
@@ -433,10 +437,14 @@ class EfficientChannelAttention(nn.Module):
 
 
 class SqueezeAndExcitation(nn.Module):
-    """Gates in (0, 1) for each channel, from the means of all of them (SE, Hu et al. 2018): two dense layers, the first 16 times narrower."""
+    """Gates in (0, 1) for each channel, from the means of all of them (SE, Hu et al. 2018).
+
+    Two dense layers, the first 16 times narrower, but no narrower than 4.
+    """
 
     @nn.compact
     def __call__(self, means: Float[Array, "batch channels"]) -> Float[Array, "batch channels"]:
+        """The gates."""
         channels = means.shape[-1]
         hidden = jax.nn.relu(nn.Dense(max(channels // 16, 4), dtype=means.dtype, name="squeeze")(means))
         return jax.nn.sigmoid(nn.Dense(channels, dtype=means.dtype, name="excite")(hidden))

@@ -89,31 +89,21 @@ class ShuffleNetV2(nn.Module):
         for stage, channels, units in zip((2, 3, 4), stage_channels, UNITS[self.width], strict=True):
             strides = (2 if 2 * time_stride <= self.time_stride else 1, 2)
             time_stride *= strides[0]
-            unit_options = {
-                "channels": channels,
-                "activation": self.activation,
-                "attention": self.attention if stage in self.attention_stages else "none",
-                "attention_position": self.attention_position,
-                "eca_kernel": self.eca_kernel,
-                "axis_name": self.axis_name,
-                "train": train,
-            }
-            first = Unit(strides=strides, **unit_options, name=f"stage{stage}_unit1")
-            halves, first_gates = first((x, x), mask)
-            mask = mask.strided(strides)
-
-            # The other units are equal: a scan compiles one of them.
-            others = nn.scan(
-                Unit,
-                variable_axes={"params": 0, "batch_stats": 0},
-                split_rngs={"params": True},
-                in_axes=nn.broadcast,
-                length=units - 1,
-            )
-            halves, other_gates = others(**unit_options, name=f"stage{stage}_units")(halves, mask)
-            if first_gates is not None:
-                for unit, gates in enumerate([first_gates, *other_gates], start=1):
-                    attention[f"stage{stage}_unit{unit}"] = gates
+            halves = (x, x)
+            for unit in range(1, units + 1):
+                name = f"stage{stage}_unit{unit}"
+                halves, mask, gates = Unit(
+                    channels=channels,
+                    strides=strides if unit == 1 else None,
+                    activation=self.activation,
+                    attention=self.attention if stage in self.attention_stages else "none",
+                    attention_position=self.attention_position,
+                    eca_kernel=self.eca_kernel,
+                    axis_name=self.axis_name,
+                    name=name,
+                )(*halves, mask, train=train)
+                if gates is not None:
+                    attention[name] = gates
             x = jnp.concatenate(halves, -1)
 
         x, shift = NormalizedPointwise(last_channels, axis_name=self.axis_name, name="last")(x, mask, train=train)
@@ -133,33 +123,31 @@ class ShuffleNetV2(nn.Module):
 
 
 class Unit(nn.Module):
-    """A unit of ShuffleNet V2 (figure 3, c and d): half of the channels pass by, half take the branch, then both are shuffled.
+    """A unit of ShuffleNet V2 (figure 3, c and d): half the channels pass by, half take the branch; then they are shuffled.
 
     With `strides`, the first unit of a stage: both halves are all channels, and time and frequency are thinned.
     """
 
     channels: int
+    strides: tuple[int, int] | None
     activation: str
     attention: str
     attention_position: str
     eca_kernel: int | None
     axis_name: str | None
-    train: bool
-    strides: tuple[int, int] | None = None
 
     @nn.compact
     def __call__(
-        self, halves: tuple[Map, Map], mask: Mask
-    ) -> tuple[tuple[Map, Map], Float[Array, "batch half_channels"] | None]:
-        """The two halves for the next unit, and the gates of the attention if there is one; `mask` is that of the input."""
-        passing, branch = halves
+        self, passing: Map, branch: Map, mask: Mask, *, train: bool
+    ) -> tuple[tuple[Map, Map], Mask, Float[Array, "batch half_channels"] | None]:
+        """The two halves for the next unit, their mask, and the gates of the attention if there is one."""
         activate = layers.ACTIVATIONS[self.activation]
         strides = self.strides or (1, 1)
         out_mask = mask.strided(strides)
 
         def pointwise(name: str, x: Map, mask: Mask, *, norm_input: bool) -> tuple[Map, Array]:
             layer = NormalizedPointwise(self.channels // 2, norm_input, self.axis_name, name=name)
-            return layer(x, mask, train=self.train)
+            return layer(x, mask, train=train)
 
         if self.strides:
             passing = Depthwise(strides, name="passing_depthwise")(layers.border(passing, strides), out_mask)
@@ -182,7 +170,7 @@ class Unit(nn.Module):
             branch = layers.activated(branch, shift, activate, out_mask)
             gates = self._gates(out_mask.mean(branch))
             branch = branch * gates[:, None, None]
-        return shuffle(passing, branch), gates
+        return shuffle(passing, branch), out_mask, gates
 
     def _gates(self, means: Float[Array, "batch channels"]) -> Float[Array, "batch channels"]:
         if self.attention == "eca":

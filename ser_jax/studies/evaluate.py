@@ -26,8 +26,8 @@ def evaluate_workdir(
     if corpus_name in (None, training_corpus):
         folder = Path(workdir) / f"on_{training_corpus}"
         results = [restored.own_predictions(one, data_dir) for one in found]
-        protocol = results[0][1]
-        table, remarks = predictions.merge([table for table, _ in results]), []
+        protocol = results[0][1].protocol
+        table = predictions.merge([table for table, _ in results])
         meta = {"protocol": protocol.name, "speaker_independent": protocol.speaker_independent}
         meta["fingerprint"] = found[0].metadata["corpus"]["fingerprint"]
         fold_sizes = {fold.name: (len(fold.train), len(fold.test)) for fold in protocol.folds}
@@ -35,8 +35,8 @@ def evaluate_workdir(
     else:
         folder = Path(workdir) / f"on_{corpus_name}"
         corpus, dropped = restored.relabel(load_corpus(corpus_name, data_dir), found[0].emotions)
-        table = predictions.merge([restored.predictions_on(one, corpus) for one in found])
-        table, unasked = _among_those_present(table)
+        results = [restored.predictions_on(one, corpus) for one in found]
+        table, unasked = _among_those_present(predictions.merge([table for table, _ in results]))
         remarks = [f"{corpus_name}: dropped {', '.join(dropped)}, which the model does not know"] if dropped else []
         if unasked:
             remarks.append(f"{corpus_name} has no {', '.join(unasked)}: the model chose among the others")
@@ -47,7 +47,10 @@ def evaluate_workdir(
         }
         fold_sizes = {}
     meta["versions"] = checkpoints.versions()
-    return write_results(folder, table, meta, fold_sizes=fold_sizes), folder, remarks
+    parameters = {
+        one.name: population.learner.num_parameters for one, (_, population) in zip(found, results, strict=True)
+    }
+    return write_results(folder, table, meta, fold_sizes=fold_sizes, parameters=parameters), folder, remarks
 
 
 def _among_those_present(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

@@ -59,8 +59,8 @@ def find(workdir: str | os.PathLike, variant: str | None = None) -> list[Restore
     return found
 
 
-def own_predictions(restored: Restored, data_dir: str | None) -> tuple[pd.DataFrame, Protocol]:
-    """Returns the predictions of every run on its own test fold, and the protocol.
+def own_predictions(restored: Restored, data_dir: str | None) -> tuple[pd.DataFrame, Population]:
+    """Returns the predictions of every run on its own test fold, and the population.
 
     Raises `UserError` where the corpus at hand is not the one that the variant was trained on.
     """
@@ -71,15 +71,15 @@ def own_predictions(restored: Restored, data_dir: str | None) -> tuple[pd.DataFr
             f"{restored.metadata['corpus']['fingerprint'][:12]}; prepare the corpus of that training again"
         )
     population = make_population(restored.metadata["config"], corpus, protocol)
-    return test_predictions(population, loop.restore(population, restored.folder), restored.name), protocol
+    return test_predictions(population, loop.restore(population, restored.folder), restored.name), population
 
 
-def predictions_on(restored: Restored, corpus: Corpus) -> pd.DataFrame:
-    """Returns the predictions of every run on the whole of another corpus, as `relabel` left it."""
+def predictions_on(restored: Restored, corpus: Corpus) -> tuple[pd.DataFrame, Population]:
+    """Returns the predictions of every run on the whole of another corpus, as `relabel` left it, and the population."""
     population = _population(restored, corpus)
     rows = np.arange(len(corpus.utterances))
     state = loop.restore(population, restored.folder)
-    return predictions_table(population, state, restored.name, [rows] * len(population.runs))
+    return predictions_table(population, state, restored.name, [rows] * len(population.runs)), population
 
 
 def relabel(corpus: Corpus, emotions: Sequence[str]) -> tuple[Corpus, list[str]]:

@@ -83,8 +83,8 @@ def write_results(
     meta: dict,
     *,
     fold_sizes: dict[str, tuple[int, int]],
+    parameters: dict[str, int],
     comparisons: Sequence[tuple[str, str]] = (),
-    parameters: dict[str, int] | None = None,
 ) -> dict:
     """Writes predictions.parquet, summary.json and confusion.png to a folder and returns the summary.
 

@@ -1,9 +1,8 @@
-"""The models of ser_jax once more, in plain PyTorch and as their papers write them: independent references for tests and benchmarks."""
+"""The models of ser_jax once more, in plain PyTorch and as their papers write them, for tests and benchmarks."""
 
 import math
 
 import jax
-import numpy as np
 import torch
 from torch import nn
 
@@ -142,17 +141,8 @@ def variables_of(net, shapes):
     """The weights of `net` as the variables of ser_jax's model, whose tree of shapes is given."""
     weights = {name: weight.detach().numpy().copy() for name, weight in net.state_dict().items()}
     return jax.tree_util.tree_map_with_path(
-        lambda path, shape: _stacked(weights, [part.key for part in path[1:]]).reshape(shape.shape), shapes
+        lambda path, shape: _variable(weights, [part.key for part in path[1:]]).reshape(shape.shape), shapes
     )
-
-
-def _stacked(weights, path):
-    """A variable; those of all units of a stage but the first are one array there."""
-    if not path[0].endswith("_units"):
-        return _variable(weights, path)
-    names = [path[0].replace("units", f"unit{unit}") for unit in range(2, 9)]
-    present = [name for name in names if f"{name}.pointwise1.weight" in weights]
-    return np.stack([_variable(weights, [name, *path[1:]]) for name in present])
 
 
 _NORMS = {
