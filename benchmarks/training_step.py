@@ -1,10 +1,11 @@
 """How long does a training step of ShuffleNet V2 take, against the same network in PyTorch?
 
-python benchmarks/training_step.py [--width 0.5] [--attention none] [--batch 32] [--frames 152] [--steps 20]
+python benchmarks/training_step.py [--width 0.5] [--attention none] [--batch 32] [--frames 152]
 
 Forward, backward and AdamW in float32. The networks share their weights, and their first losses are compared before
-anything is timed. Then they take turns, so that a busy machine slows all of them. A turn is several steps: ser_jax trains
-in a scan over steps, whose memory is allocated once. Prints a table, and a JSON line for each contestant to stderr.
+anything is timed. Then they take turns, so that a busy machine slows all of them. A turn is several steps: ser_jax
+trains in a scan over steps, whose memory is allocated once. Prints a table, and a JSON line for each contestant to
+stderr.
 """
 
 import argparse
@@ -23,9 +24,9 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests" / "references")]
 
-import torch_models
+import torch_models  # noqa: E402
 
-from ser_jax.models import build
+from ser_jax.models import build  # noqa: E402
 
 NUM_CLASSES = 7
 LEARNING_RATE = 1e-3

@@ -1,6 +1,6 @@
 """Does ECA help ShuffleNet V2 on the built-in synthetic voices? Two variants, six speakers in turn, two seeds.
 
-    python launch.py study --config configs/quickstart.py --workdir runs/quickstart
+python launch.py study --config configs/quickstart.py --workdir runs/quickstart
 """
 
 from ml_collections import ConfigDict
@@ -15,13 +15,12 @@ def get_config() -> ConfigDict:
     config.seeds = (0, 1)
     config.frontend.hop_ms = 20.0
     config.frontend.normalization = "train"
-    config.augmentation.speed = 0.1
-    config.augmentation.spec_augment = 0.5
+    config.optimizer.learning_rate = 4e-3
     config.optimizer.warmup_epochs = 2.0
     config.training.batch_size = 16
     config.training.crop_seconds = 1.2
-    config.training.train_epochs = 16.0
-    config.training.validate_epochs = 4.0
+    config.training.train_epochs = 30.0
+    config.training.validate_epochs = 10.0
     config.study.variants = {"no attention": {"model": {"attention": "none"}}, "ECA": {"model": {"attention": "eca"}}}
     config.study.comparisons = (("ECA", "no attention"),)
     return config

@@ -54,7 +54,7 @@ class Mask:
         return jnp.where(self.real, x, 0)
 
     def mean(self, x: Map) -> Float[Array, "batch channels"]:
-        """Mean of each channel over an utterance's real cells, zero without any, of a map that is zero in its padding."""
+        """Mean of each channel over an utterance's real cells (zero without any); x is zero in its padding."""
         num_cells = jnp.maximum(self.lengths, 1)[:, None] * self.num_bands
         return (jnp.sum(x, (1, 2), dtype=jnp.float32) / num_cells).astype(x.dtype)
 
@@ -66,8 +66,9 @@ def _real_steps(lengths: Int[Array, " batch"], num_steps: int) -> Bool[Array, "b
 # Convolutions -------------------------------------------------------------------------------------------------------
 #
 # A 3x3 convolution is written as its nine taps: each sees a shifted slice of the map within its border. XLA makes good
-# loops of that on every platform as long as no loop has something to compute behind a test for the border. So the border
-# comes first, around what a matrix product has left in memory, and activation, mask and taps work within the border.
+# loops of that on every platform as long as no loop has something to compute behind a test for the border. So the
+# border comes first, around what a matrix product has left in memory, and activation, mask and taps work within the
+# border.
 
 
 def _thinned(size: int, stride: int) -> int:
@@ -75,7 +76,7 @@ def _thinned(size: int, stride: int) -> int:
 
 
 def border(x: Map, strides: tuple[int, int]) -> Map:
-    """The map within a border of zeros: one before it, and after it what the last windows of a strided 3x3 layer reach."""
+    """The map within a border of zeros: one before it, and after it what a strided 3x3 layer's last windows reach."""
     after = [stride * _thinned(size, stride) + 1 - size for size, stride in zip(x.shape[1:3], strides, strict=True)]
     return jnp.pad(x, ((0, 0), (1, after[0]), (1, after[1]), (0, 0)))
 
@@ -116,10 +117,10 @@ class Depthwise(nn.Module):
 def depthwise_convolution(
     bordered: Map, kernel: Float[Array, "3 3 channels"], lengths: Int[Array, " batch"], strides: tuple[int, int]
 ) -> Map:
-    """A 3x3 convolution of each channel with itself, as nine shifted multiply-adds; `lengths` and its mask are the result's.
+    """A 3x3 convolution of each channel with itself, as nine shifted multiply-adds; `lengths` are those of the result.
 
-    A convolution with feature groups is several times slower on CPUs, and slower still where runs are vmapped over their
-    kernels; the gradient that JAX derives from the taps is slow too.
+    A convolution with feature groups is several times slower on CPUs, and slower still where runs are vmapped over
+    their kernels; the gradient that JAX derives from the taps is slow too.
     """
     kernel = kernel.astype(bordered.dtype)
     result = sum(_seen(bordered, strides, tap) * kernel[None, None, None, *tap] for tap in TAPS)
@@ -140,7 +141,7 @@ def _depthwise_backward(strides: tuple[int, int], saved: tuple, gradient: Map) -
 
 
 def _depthwise_input_gradient(gradient: Map, kernel: Array, lengths: Array, strides: tuple[int, int]) -> Map:
-    """Each cell collects from the results that saw it; cells of one phase of the stride were seen through the same taps."""
+    """Each cell collects from the results that saw it; cells of one phase of the stride were seen by the same taps."""
     batch, steps, bands, channels = gradient.shape
     kernel = kernel.astype(gradient.dtype)
     reach = [2 // stride for stride in strides]
@@ -168,8 +169,9 @@ def _depthwise_kernel_gradient(
 ) -> Float[Array, " taps_x_channels"]:
     """For each tap the sum, over all results, of what it saw times the gradient.
 
-    The few frequency bands are added up in one elementwise loop. What is left goes through memory and a plain sum: XLA's
-    loops for a sum over all but the last axis are vectorised on CPUs only when nothing has to be computed on the way.
+    The few frequency bands are added up in one elementwise loop. What is left goes through memory and a plain sum:
+    XLA's loops for a sum over all but the last axis are vectorised on CPUs only when nothing has to be computed on the
+    way.
     """
     gradient = jnp.where(_real_steps(lengths, gradient.shape[1]), gradient, 0)
     products = []
@@ -189,15 +191,15 @@ def sum_cells(x: Float[Array, "*cells channels"]) -> Float[Array, " channels"]:
 
 # Max-pooling --------------------------------------------------------------------------------------------------------
 #
-# A window of 3x3 cells, two apart, has cells of four phases: even and odd time steps of even and odd bands. A map that is
-# held as four maps, one for each phase, is pooled by an elementwise maximum of shifted slices. Strided slices, and the
-# gradient of a windowed reduction (select-and-scatter), are slow on CPUs.
+# A window of 3x3 cells, two apart, has cells of four phases: even and odd time steps of even and odd bands. A map that
+# is held as four maps, one for each phase, is pooled by an elementwise maximum of shifted slices. Strided slices, and
+# the gradient of a windowed reduction (select-and-scatter), are slow on CPUs.
 
 Phases = list[list[Map]]
 
 
 def phases(x: Map) -> Phases:
-    """The even and odd time steps of a map, and of each the even and odd bands, all with a border of one cell before them."""
+    """The even and odd time steps of a map, and of each the even and odd bands, all with one cell of border before."""
     batch, steps, bands, channels = x.shape
     x = jnp.pad(x, ((0, 0), (2, steps % 2), (2, bands % 2), (0, 0)))
     x = x.reshape(batch, x.shape[1] // 2, 2, x.shape[2] // 2, 2, channels)
@@ -241,7 +243,7 @@ def _window_maximum_forward(x: Phases) -> tuple[Map, tuple[Phases, Map]]:
 
 
 def _window_maximum_backward(saved: tuple[Phases, Map], gradient: Map) -> tuple[Phases]:
-    """Each cell collects from the windows whose maximum it is; so do equals, which activations make where they are flat."""
+    """Each cell collects from the windows whose maximum it is; so do equals, which lie where activations are flat."""
     x, pooled = saved
     steps, bands = x[0][0].shape[1:3]
     border = ((0, 0), (1, 1), (1, 1), (0, 0))
@@ -275,7 +277,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, channels: int, batch: tuple[Array, Array, Array] | None) -> tuple[Array, Array]:
-        """Factor and shift, from the statistics of the `batch` (mean, biased variance, count) or else the running ones."""
+        """Factor and shift, from the statistics of the `batch` (mean, biased variance, count) or else running ones."""
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
@@ -296,9 +298,9 @@ class NormalizedPointwise(nn.Module):
     """A pointwise (1x1) convolution without bias and its batch normalisation, in one matrix product.
 
     The mean and variance of the convolution's result follow from the mean m and the covariance C of its input: those of
-    `x @ K` are `m @ K` and `diag(K' C K)`. So the statistics cost one product, `x' x`, and no pass over the result, which
-    the normalised kernel K gives at once; gradients are matrix products too. The same statistics serve `norm_input`, a
-    batch normalisation of the input without activation (as follows a depthwise convolution).
+    `x @ K` are `m @ K` and `diag(K' C K)`. So the statistics cost one product, `x' x`, and no pass over the result,
+    which the normalised kernel K gives at once; gradients are matrix products too. The same statistics serve
+    `norm_input`, a batch normalisation of the input without activation (as follows a depthwise convolution).
 
     Attributes:
         channels: of the result.
@@ -312,9 +314,9 @@ class NormalizedPointwise(nn.Module):
 
     @nn.compact
     def __call__(self, x: Map | Phases, mask: Mask, *, train: bool) -> tuple[Map | Phases, Float[Array, " shift"]]:
-        """The result for a map that is zero in its padding, or for its phases, short of a shift per channel, and that shift.
+        """The result short of its shift, and that shift (`activated` adds it), of a map that is zero in its padding.
 
-        What adds the shift is `activated`.
+        A map may come in its phases; so does the result.
         """
         in_channels = jax.tree.leaves(x)[0].shape[-1]
         kernel = self.param("kernel", nn.initializers.he_normal(), (in_channels, self.channels))
@@ -322,7 +324,7 @@ class NormalizedPointwise(nn.Module):
         if train:
             mean, covariance, count = _moments(x, mask, self.axis_name)
         if self.norm_input:
-            batch = (mean, jnp.sum(covariance * jnp.eye(len(mean)), 0), count) if train else None
+            batch = (mean, jnp.maximum(jnp.sum(covariance * jnp.eye(len(mean)), 0), 0), count) if train else None
             in_factor, in_shift = BatchNorm(name="input_norm")(in_channels, batch)
             shift = in_shift @ kernel
             kernel = in_factor[:, None] * kernel
@@ -342,7 +344,7 @@ def activated(
     mask: Mask,
     within_border: tuple[int, int] | None = None,
 ) -> Map:
-    """`activate(x + shift)`, zero in the padding; `within_border` for a 3x3 layer with these strides, if any are given."""
+    """`activate(x + shift)`, zero in the padding; with strides, within the `border` of a 3x3 layer that has them."""
     real = mask.real
     if within_border:
         x = border(x, within_border)
@@ -381,7 +383,7 @@ def _gram(
 
 @jax.custom_vjp
 def second_moment(x: Float[Array, "*cells channels"]) -> Float[Array, "channels channels"]:
-    """Sum over all cells of the products of two of their channels, with a gradient that is one matrix product and not two."""
+    """Sum over all cells of the products of two of their channels; its gradient is one matrix product, not two."""
     return _gram(x, x)
 
 
@@ -413,7 +415,7 @@ def _moments(x: Map | Phases, mask: Mask, axis_name: str | None) -> tuple[Array,
 
 
 def eca_kernel_size(channels: int) -> int:
-    """Channels that ECA's convolution sees: the odd number next to |log2 C + 1| / 2, at least 3 (Wang et al. 2020, eq. 12)."""
+    """Channels that ECA sees: the odd number next to |log2 C + 1| / 2, at least 3 (Wang et al. 2020, eq. 12)."""
     size = int(abs(math.log2(channels) + 1) / 2)
     return max(size if size % 2 else size + 1, 3)
 

@@ -11,7 +11,7 @@ from ser_jax.models import layers
 from ser_jax.models.layers import Activation, Depthwise, Map, Mask, NormalizedPointwise
 from ser_jax.models.output import Output
 
-# Channels of the stem, of stages 2, 3 and 4, and of the last convolution (table 5 of the paper), and units of each stage.
+# Channels of the stem, stages 2, 3 and 4, and the last convolution (table 5 of the paper), and units of each stage.
 CHANNELS = {
     "tiny": (8, 8, 16, 24, 32),
     0.5: (24, 48, 96, 192, 1024),
@@ -73,7 +73,7 @@ class ShuffleNetV2(nn.Module):
         *,
         train: bool,
     ) -> Output:
-        """Logits, and the gates of each unit with attention by its name ("stage2_unit1"), [batch, channels of the branch].
+        """Logits, and the gates [batch, channels] of each unit with attention, by its name ("stage2_unit1").
 
         Computes in the dtype of the features; what lies past an utterance's `num_frames` does not matter.
         """
@@ -123,7 +123,7 @@ class ShuffleNetV2(nn.Module):
 
 
 class Unit(nn.Module):
-    """A unit of ShuffleNet V2 (figure 3, c and d): half the channels pass by, half take the branch; then they are shuffled.
+    """A unit of ShuffleNet V2 (figure 3, c and d): half the channels pass by, half take the branch; both are shuffled.
 
     With `strides`, the first unit of a stage: both halves are all channels, and time and frequency are thinned.
     """
@@ -181,7 +181,8 @@ class Unit(nn.Module):
 def shuffle(passing: Map, branch: Map) -> tuple[Map, Map]:
     """The two halves of the shuffled channels, which are channels of `passing` and `branch` in turn.
 
-    The first half of them comes from the first halves of both, so neither the whole nor a slice of it need be written to memory.
+    The first half of them comes from the first halves of both, so neither the whole nor a slice of it need be written
+    to memory.
     """
 
     def in_turn(a: Map, b: Map) -> Map:
