@@ -11,16 +11,16 @@ from ser_jax.config import make_config
 def get_config() -> ConfigDict:
     """Returns the study."""
     config = make_config()
-    config.corpus.options = {"num_speakers": 6}
+    config.corpus.options = {"num_speakers": 6, "utterances_per_speaker": 80}
     config.seeds = (0, 1)
     config.frontend.hop_ms = 20.0
     config.frontend.normalization = "train"
     config.optimizer.learning_rate = 4e-3
-    config.optimizer.warmup_epochs = 2.0
+    config.optimizer.warmup_epochs = 1.0
     config.training.batch_size = 16
     config.training.crop_seconds = 1.2
-    config.training.train_epochs = 30.0
-    config.training.validate_epochs = 10.0
+    config.training.train_epochs = 15.0
+    config.training.validate_epochs = 5.0
     config.study.variants = {"no attention": {"model": {"attention": "none"}}, "ECA": {"model": {"attention": "eca"}}}
     config.study.comparisons = (("ECA", "no attention"),)
     return config
