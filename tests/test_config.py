@@ -99,6 +99,12 @@ def test_a_comparison_of_a_variant_that_is_not_there_is_refused():
         config.comparisons(config.merge(config.default(), {"study": study}))
 
 
+@pytest.mark.parametrize("name", ["a/b", "..", "", ".hidden"])
+def test_a_variant_s_name_is_that_of_a_folder(name):
+    with pytest.raises(UserError, match="names a folder of the workdir"):
+        config.variants(config.merge(config.default(), {"study": {"variants": {name: {}}}}))
+
+
 def test_one_variant_leaves_no_study_behind():
     tree = config.load(QUICKSTART)
     assert list(config.variants(config.one_variant(tree, None))) == ["shufflenet_v2"]
