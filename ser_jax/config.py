@@ -143,7 +143,7 @@ def variants(config: dict) -> dict[str, dict]:
     base = {key: value for key, value in config.items() if key != "study"}
     named = config["study"]["variants"] or {base["model"]["name"]: {}}
     for name in named:
-        if Path(name).name != name or name.startswith("."):
+        if not name or Path(name).name != name or name.startswith("."):
             raise UserError(
                 f"config.study.variants: {name!r} names a folder of the workdir; expected no / and no leading ."
             )
