@@ -76,7 +76,7 @@ def test_a_duration_has_one_unit():
         config.steps(both, "training", "train", 10.5)
     with pytest.raises(UserError, match="neither is set"):
         config.steps(
-            config.merge(both, {"training": {"train_steps": -1, "train_epochs": -1.0}}), "training", "train", 1
+            config.merge(both, {"training": {"train_steps": -1, "train_epochs": -1.0}}), "training", "train", 1.0
         )
 
 
