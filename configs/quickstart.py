@@ -19,8 +19,8 @@ def get_config() -> ConfigDict:
     config.optimizer.warmup_epochs = 1.0
     config.training.batch_size = 16
     config.training.crop_seconds = 1.2
-    config.training.train_epochs = 15.0
-    config.training.validate_epochs = 5.0
+    config.training.train_epochs = 12.0
+    config.training.validate_epochs = 6.0
     config.study.variants = {"no attention": {"model": {"attention": "none"}}, "ECA": {"model": {"attention": "eca"}}}
     config.study.comparisons = (("ECA", "no attention"),)
     return config
