@@ -9,49 +9,81 @@ import flax.linen as nn
 
 from ser_jax.errors import UserError
 from ser_jax.models import linear, shufflenet_v2
+from ser_jax.models.family import Family, Range
 
-# name -> the module, and the values that its options take (several of them, for an option whose default is a tuple).
-# A model that is listed here joins the contract tests, with the options in TINY.
-MODELS: dict[str, tuple[type[nn.Module], dict[str, Sequence[Any]]]] = {
-    "linear": (linear.Linear, linear.CHOICES),
-    "shufflenet_v2": (shufflenet_v2.ShuffleNetV2, shufflenet_v2.CHOICES),
+# A family that is listed here joins the configurations, the table of models and the contract tests.
+FAMILIES: dict[str, Family] = {
+    "linear": linear.FAMILY,
+    "shufflenet_v2": shufflenet_v2.FAMILY,
 }
-TINY: dict[str, dict[str, Any]] = {"linear": {}, "shufflenet_v2": {"width": "tiny", "attention": "eca"}}
 
 
 def build(name: str, num_classes: int, **options: Any) -> nn.Module:
     """The model `name` for `num_classes` emotions.
 
     Args:
-        name: a key of `MODELS`.
+        name: a key of `FAMILIES`.
         num_classes: at least 2.
         options: fields of the module; text is taken for the value that it spells ("0.5", "none").
 
     Raises:
-        UserError: for an unknown model, option or value, naming the nearest right one and all of them.
+        UserError: for an unknown model, option or value, naming the nearest right one and all of them, and for options
+            that do not go together.
     """
     if num_classes < 2:
         raise UserError(f"model {name}: a classifier needs at least 2 emotions, found {num_classes}")
-    module, choices = MODELS[_nearest("model", name, list(MODELS))]
-    defaults = {
-        field.name: field.default
-        for field in dataclasses.fields(module)
-        if field.name not in ("num_classes", "parent", "name")
-    }
+    name = _nearest("model", name, list(FAMILIES))
+    family = FAMILIES[name]
+    defaults = options_of(family)
     checked = {}
     for option, value in options.items():
-        _nearest(f"option of model {name}", option, list(defaults))
+        if option not in defaults:
+            _refuse_option(name, option, list(defaults))
         what = f"{option} of model {name}"
-        if option == "dropout" and not 0 <= value < 1:
-            raise UserError(f"{what}: {value}; expected a rate of at least 0 and below 1")
-        if option not in choices:
+        choices = family.choices.get(option)
+        if choices is None:
             checked[option] = value
+        elif isinstance(choices, Range):
+            checked[option] = _within(what, value, choices)
         elif isinstance(defaults[option], tuple):
             values = value if isinstance(value, (list, tuple)) else [value]
-            checked[option] = tuple(_nearest(what, v, choices[option]) for v in values)
+            checked[option] = tuple(_nearest(what, v, choices) for v in values)
         else:
-            checked[option] = _nearest(what, value, choices[option])
-    return module(num_classes=num_classes, **checked)
+            checked[option] = _nearest(what, value, choices)
+    model = family.module(num_classes=num_classes, **checked)
+    family.check(model)
+    return model
+
+
+def options_of(family: Family) -> dict[str, Any]:
+    """The options of a family and their defaults."""
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(family.module)
+        if field.name not in ("num_classes", "parent", "name")
+    }
+
+
+def _refuse_option(name: str, option: str, options: Sequence[str]) -> None:
+    others = [other for other, family in FAMILIES.items() if other != name and option in options_of(family)]
+    if others:
+        raise UserError(
+            f"model {name} has no option {option}, which is one of {', '.join(others)}; "
+            f"expected one of {', '.join(options)}"
+        )
+    _nearest(f"option of model {name}", option, options)
+
+
+def _within(what: str, value: Any, allowed: Range) -> Any:
+    """The number that `value` is or spells, if it is allowed."""
+    if isinstance(value, str):
+        try:
+            value = int(value) if isinstance(allowed.low, int) else float(value)
+        except ValueError:
+            raise UserError(f"{what}: {value!r}; expected {allowed}") from None
+    if value not in allowed:
+        raise UserError(f"{what}: {value}; expected {allowed}")
+    return value
 
 
 def _nearest(what: str, found: Any, choices: Sequence[Any]) -> Any:

@@ -4,9 +4,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ser_jax.models.family import Family
 from ser_jax.models.output import Output
-
-CHOICES = {"attention": ("none",)}
 
 
 class Linear(nn.Module):
@@ -33,3 +32,12 @@ class Linear(nn.Module):
         # The square root's slope is infinite at zero, where an utterance of one frame is.
         pooled = jnp.concatenate([mean, jnp.sqrt(variance + 1e-5)], axis=-1)
         return Output(nn.Dense(self.num_classes, name="classifier")(pooled))
+
+
+FAMILY = Family(
+    module=Linear,
+    summary="a linear classifier on the mean and standard deviation of every feature",
+    choices={"attention": ("none",)},
+    switches={},
+    tiny={},
+)

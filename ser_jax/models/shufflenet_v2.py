@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ser_jax.models import layers
+from ser_jax.models.family import RATE, Family
 from ser_jax.models.layers import Activation, Depthwise, Map, Mask, NormalizedPointwise
-from ser_jax.models.output import Output
+from ser_jax.models.output import Attention, Output
 
 # Channels of the stem, stages 2, 3 and 4, and the last convolution (table 5 of the paper), and units of each stage.
 CHANNELS = {
@@ -20,18 +21,6 @@ CHANNELS = {
     2.0: (24, 244, 488, 976, 2048),
 }
 UNITS = {"tiny": (2, 2, 2), 0.5: (4, 8, 4), 1.0: (4, 8, 4), 1.5: (4, 8, 4), 2.0: (4, 8, 4)}
-
-# The values that options take where their types say too little.
-CHOICES = {
-    "width": tuple(CHANNELS),
-    "attention": ("none", "eca", "se"),
-    "attention_stages": (2, 3, 4),
-    "attention_position": ("before_activation", "after_activation"),
-    "activation": tuple(layers.ACTIVATIONS),
-    "eca_kernel": (None, 1, 3, 5, 7, 9),
-    "time_stride": (32, 16, 8),
-    "stem_stride": (2, 1),
-}
 
 
 class ShuffleNetV2(nn.Module):
@@ -103,7 +92,7 @@ class ShuffleNetV2(nn.Module):
                     name=name,
                 )(*halves, mask, train=train)
                 if gates is not None:
-                    attention[name] = gates
+                    attention[name] = Attention(gates, ("batch", "channels"))
             x = jnp.concatenate(halves, -1)
 
         x, shift = NormalizedPointwise(last_channels, axis_name=self.axis_name, name="last")(x, mask, train=train)
@@ -190,3 +179,22 @@ def shuffle(passing: Map, branch: Map) -> tuple[Map, Map]:
 
     (passing1, passing2), (branch1, branch2) = jnp.split(passing, 2, -1), jnp.split(branch, 2, -1)
     return in_turn(passing1, branch1), in_turn(passing2, branch2)
+
+
+FAMILY = Family(
+    module=ShuffleNetV2,
+    summary="ShuffleNet V2 with channel attention",
+    choices={
+        "width": tuple(CHANNELS),
+        "attention": ("none", "eca", "se"),
+        "attention_stages": (2, 3, 4),
+        "attention_position": ("before_activation", "after_activation"),
+        "activation": tuple(layers.ACTIVATIONS),
+        "eca_kernel": (None, 1, 3, 5, 7, 9),
+        "time_stride": (32, 16, 8),
+        "stem_stride": (2, 1),
+        "dropout": RATE,
+    },
+    switches={"attention": ("none", "eca", "se")},
+    tiny={"width": "tiny", "attention": "eca"},
+)

@@ -4,6 +4,7 @@ import pytest
 
 from ser_jax.errors import UserError
 from ser_jax.models import build
+from ser_jax.models.family import RATE, Range
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ from ser_jax.models import build
         (
             "shufflenet_v2",
             {"dropout": 1.0},
-            "dropout of model shufflenet_v2: 1.0; expected a rate of at least 0 and below 1",
+            "dropout of model shufflenet_v2: 1.0; expected a number of at least 0 and below 1",
         ),
     ],
 )
@@ -39,3 +40,12 @@ def test_a_single_class_is_refused():
 def test_values_may_come_as_text_or_lists():
     model = build("shufflenet_v2", 7, width="1.0", attention_stages=[3, "4"], eca_kernel="None")
     assert (model.width, model.attention_stages, model.eca_kernel) == (1.0, (3, 4), None)
+
+
+@pytest.mark.parametrize(
+    ("found", "allowed", "holds"),
+    [(0, Range(1), False), (3, Range(1), True), (3.5, Range(1), False), (True, Range(1), False)]
+    + [(0, RATE, True), (0.3, RATE, True), (1.0, RATE, False), (float("nan"), RATE, False)],
+)
+def test_a_range_holds_its_numbers_only(found, allowed, holds):
+    assert (found in allowed) is holds

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ser_jax.models import MODELS, TINY, build
+from ser_jax.models import FAMILIES, build
 
 NUM_CLASSES = 5
 LENGTHS = np.array([70, 1, 33, 46])
@@ -13,10 +13,10 @@ LONGEST = 70
 BANDS = 40
 
 
-@pytest.fixture(scope="module", params=list(MODELS))
+@pytest.fixture(scope="module", params=list(FAMILIES))
 def forward(request):
     """(train, features, lengths) -> Output, of a model with attention and random weights."""
-    model = build(request.param, NUM_CLASSES, **TINY[request.param])
+    model = build(request.param, NUM_CLASSES, **FAMILIES[request.param].tiny)
 
     def init(features, lengths):
         return model.init(jax.random.key(0), features, lengths, train=False)
@@ -42,7 +42,8 @@ def features():
 def test_outputs_have_the_promised_shapes(forward, features):
     output = forward.eval_shape(True, features, LENGTHS)
     assert output.logits.shape == (4, NUM_CLASSES)
-    assert all(weights.shape[0] == 4 for weights in output.attention.values())
+    assert all(attention.weights.shape[0] == 4 for attention in output.attention.values())
+    assert all(attention.weights.ndim == len(attention.axes) for attention in output.attention.values())
 
 
 @pytest.mark.parametrize("train", [False, True])

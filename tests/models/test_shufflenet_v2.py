@@ -109,7 +109,7 @@ def test_strides_make_the_time_steps_that_an_unpadded_input_would_have(jit):
                 jax.random.key(0), jnp.zeros((2, 9, 40)), jnp.array([9, 3]), train=False
             )[0]
         )
-        gates[time_stride] = {name: gate.shape for name, gate in output.attention.items()}
+        gates[time_stride] = {name: gate.weights.shape for name, gate in output.attention.items()}
     assert gates[32] == gates[8]
     assert gates[8]["stage2_unit1"] == (2, 4)
 
@@ -142,5 +142,5 @@ def test_half_precision_features_are_computed_in_half_precision_up_to_the_classi
         lambda: model.init_with_output(jax.random.key(0), features, lengths, train=False)
     )
     assert output.logits.dtype == jnp.float32
-    assert {gate.dtype for gate in output.attention.values()} == {jnp.dtype(jnp.bfloat16)}
+    assert {gate.weights.dtype for gate in output.attention.values()} == {jnp.dtype(jnp.bfloat16)}
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}

@@ -1,0 +1,48 @@
+"""What a model's file says of itself, for `build`, the table of models and the contract tests."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers that an option takes: from `low` on, and up to but without `below`; whole ones where `low` is."""
+
+    low: int | float
+    below: int | float = float("inf")
+
+    def __contains__(self, value: Any) -> bool:
+        kind = int if isinstance(self.low, int) else (int, float)
+        return isinstance(value, kind) and not isinstance(value, bool) and self.low <= value < self.below
+
+    def __str__(self) -> str:
+        kind = "a whole number" if isinstance(self.low, int) else "a number"
+        return f"{kind} of at least {self.low:g}" + (f" and below {self.below:g}" if self.below < float("inf") else "")
+
+
+RATE = Range(0.0, 1.0)  # of dropout and its kin
+COUNT = Range(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A model, its options and its attention switches.
+
+    Attributes:
+        module: the linen module; its fields are the options.
+        summary: what it is, in a few words.
+        choices: option -> the values that it takes; several of them, for an option whose default is a tuple.
+        switches: the options that switch its attention -> their values, the one without attention first.
+        tiny: options of an instance for tests, with attention.
+        check: raises UserError for options that do not go together.
+    """
+
+    module: type[nn.Module]
+    summary: str
+    choices: Mapping[str, Sequence[Any] | Range]
+    switches: Mapping[str, Sequence[Any]]
+    tiny: Mapping[str, Any]
+    check: Callable[[Any], None] = lambda model: None
