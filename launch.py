@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "train one variant of a configuration, over all folds and seeds",
     "evaluate": "restore a workdir's checkpoints and score them, on their own corpus or another",
     "predict": "print the class probabilities of recordings",
+    "models": "print what every model and its attention cost",
 }
 
 

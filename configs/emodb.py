@@ -1,7 +1,11 @@
-"""EMO-DB, seven emotions, leave one speaker out: ShuffleNet V2 0.5x with ECA and hard-swish.
+"""EMO-DB, seven emotions, leave one speaker out: ShuffleNet V2 0.5x with ECA and hard-swish, or any other model.
 
 python launch.py prepare emodb --source DIR_OR_ZIP
 python launch.py train --config configs/emodb.py --workdir runs/emodb
+python launch.py train --config configs/emodb.py:transformer --workdir runs/emodb_transformer
+
+The argument is the name of a model (`python launch.py models`), with its default options; `--config.model.OPTION=VALUE`
+changes them. Expected of ShuffleNet V2: UA 70 %, 45 minutes on two CPU cores.
 """
 
 from ml_collections import ConfigDict
@@ -9,13 +13,16 @@ from ml_collections import ConfigDict
 from ser_jax.config import make_config
 
 
-def get_config() -> ConfigDict:
-    """Returns the training."""
-    config = make_config()
+def get_config(model: str = "") -> ConfigDict:
+    """Returns the training of one model."""
+    config = make_config(model={"name": model}) if model else make_config()
     config.corpus.name = "emodb"
     config.protocol.validation_speakers = 0  # a fixed schedule: nothing is selected
     config.frontend.hop_ms = 20.0
     config.frontend.normalization = "train"  # keeps tilt and level, which normalisation by utterance takes away
+    if model == "crnn":  # features, deltas and second deltas are its three channels
+        config.frontend.deltas = 2
+        config.model.channels = 3
     config.augmentation.speed = 0.15
     config.augmentation.vocal_tract = 0.1
     config.augmentation.spec_augment = 0.5

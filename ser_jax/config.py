@@ -4,6 +4,8 @@ A configuration is made as an `ml_collections.ConfigDict` and used as a plain ne
 as JSON. A `config.json` of a workdir can be given wherever a file of configs/ can.
 """
 
+import ast
+import contextlib
 import copy
 import dataclasses
 import difflib
@@ -24,6 +26,8 @@ def default() -> dict:
         "corpus": {
             "name": "synthetic",  # a built-in corpus, or one that `prepare` made
             "options": {},  # of a built-in corpus: num_speakers, utterances_per_speaker, seed, ...
+            "tracks": "",  # the name of tracks that a model's time-continuous head learns beside the emotion; "": none
+            "symbols": "",  # a text with all symbols that a model may write; empty: those of the corpus's transcripts
         },
         "protocol": {
             "name": "leave_one_speaker_out",
@@ -36,7 +40,7 @@ def default() -> dict:
         "folds": (),  # numbers of the folds to train; empty: all of them
         "seeds": (0,),
         "frontend": {  # fields of ser_jax.frontend.Frontend
-            "kind": "log_mel",
+            "kind": "log_mel",  # log_mel | mfcc | histogram | functionals | precomputed
             "num_mels": 64,
             "window_ms": 25.0,
             "hop_ms": 10.0,
@@ -46,7 +50,11 @@ def default() -> dict:
             "mel_scale": "slaney",
             "num_mfcc": 20,
             "deltas": 0,
-            "normalization": "utterance",
+            "histogram_bins": 64,  # of kind histogram: the levels of every mel band, the softest first
+            "histogram_range_db": 80.0,  # below the utterance's loudest level
+            "histogram_assignment": "hard",  # soft: a level is shared by two bins
+            "features": "",  # of kind precomputed: the name under which `prepare features` packed them
+            "normalization": "utterance",  # none | utterance | train: by statistics of the training fold
         },
         "augmentation": {  # strengths, fields of ser_jax.frontend.Strengths; 0 is off
             "speed": 0.0,
@@ -62,6 +70,11 @@ def default() -> dict:
             "width": 0.5,
             "attention": "eca",
             "activation": "hard_swish",
+        },
+        "objective": {  # the weight of each loss
+            "emotion": 1.0,  # cross-entropy
+            "text": 0.3,  # cross-entropy of the transcript's symbols
+            "tracks": 1.0,  # 1 - the concordance correlation coefficient
         },
         "optimizer": {
             "learning_rate": 2e-3,
@@ -123,16 +136,23 @@ def merge(config: dict, changes: dict, where: str = "config") -> dict:
     """Returns `config` with the leaves that `changes`, a part of such a tree, names.
 
     Raises `UserError` that names the nearest existing key for one that does not exist. Below `config.model` any key is
-    taken: models differ in their options, which are checked when the model is built.
+    taken: models differ in their options, which are checked when the model is built. Where the name of the model
+    changes, the changes replace the model whole.
     """
     result = dict(config)
     for key, value in changes.items():
         if where not in _FREE:
             _check_key(key, config, where)
-        if isinstance(config.get(key), dict) and isinstance(value, dict):
+        if isinstance(config.get(key), dict) and isinstance(value, dict) and not _another_model(key, config, value):
             value = merge(config[key], value, f"{where}.{key}")
         result[key] = copy.deepcopy(value)
     return result
+
+
+def completed(config: dict) -> dict:
+    """Returns the configuration of an older training, with the defaults of what did not exist yet."""
+    others = {key: value for key, value in config.items() if key != "model"}  # a model's own defaults are its module's
+    return {**merge(default(), others), "model": config["model"]}
 
 
 def variants(config: dict) -> dict[str, dict]:
@@ -206,10 +226,15 @@ def differences(old: dict, new: dict, prefix: str = "config") -> Iterator[str]:
             yield f"{path}: {a!r} -> {b!r}"
 
 
-def _load_python(path: str, overrides: Sequence[str]) -> Any:
+def _load_python(path: str, overrides: Sequence[str]) -> dict:
     from absl import flags
     from ml_collections import config_flags
 
+    # A file names few of its model's options, or none: config_flags would refuse the others.
+    of_model = [text for text in overrides if text.startswith("--config.model.")]
+    if of_model:
+        config = _load_python(path, [text for text in overrides if text not in of_model])
+        return merge(config, {"model": {keys[-1]: value for keys, value in map(_parse, of_model)}})
     flag_values = flags.FlagValues()
     argv = ["launch.py", f"--config={path}", *_durations_unset_their_twins(overrides)]
     config_flags.DEFINE_config_file("config", flag_values=flag_values, sys_argv=argv)
@@ -266,15 +291,25 @@ def _load_json(path: str, overrides: Sequence[str]) -> dict:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path}: not JSON ({error})") from error
     for text in _durations_unset_their_twins(overrides):
-        name, _, value = text.removeprefix("--config.").partition("=")
-        try:
-            parsed = json.loads(value)
-        except json.JSONDecodeError:
-            parsed = value
-        for key in reversed(name.split(".")):
-            parsed = {key: parsed}
-        config = merge(config, parsed)
+        keys, value = _parse(text)
+        for key in reversed(keys):
+            value = {key: value}
+        config = merge(config, value)
     return config
+
+
+def _parse(override: str) -> tuple[list[str], Any]:
+    """Returns the keys and the value of `--config.KEY.KEY=VALUE`."""
+    name, _, text = override.partition("=")
+    return name.removeprefix("--config.").split("."), _value(text)
+
+
+def _value(text: str) -> Any:
+    """What a text spells in JSON or Python: a number, true, None, a list, a tuple; else the text itself."""
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError):
+            return read(text)
+    return text
 
 
 def _plain(value: Any) -> Any:
@@ -304,6 +339,10 @@ def _check_key(key: str, node: Any, where: str) -> None:
     names = list(node) if isinstance(node, dict) else []
     if key not in names:
         raise UserError(f"{where} has no {key!r}{_nearest(key, names)}")
+
+
+def _another_model(key: str, config: dict, changes: dict) -> bool:
+    return key == "model" and changes.get("name", config[key].get("name")) != config[key].get("name")
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

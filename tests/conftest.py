@@ -14,7 +14,8 @@ from jaxtyping import install_import_hook
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Programs that several tests compile are compiled once.
+# Nearly all of the tests' time goes into compiling small programs: with little optimisation, and once for all tests.
+jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="ser_jax_tests_"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

@@ -58,6 +58,15 @@ def test_a_missing_file_is_named():
         config.load("configs/nothing.py")
 
 
+def test_a_model_s_options_are_overridden_whether_or_not_the_file_names_them():
+    tree = config.load(QUICKSTART, ["--config.model.dropout=0.2", "--config.model.attention_stages=(3,4)"])
+    assert tree["model"]["dropout"] == 0.2 and tree["model"]["attention_stages"] == [3, 4]
+    assert tree["model"]["attention"] == "eca"
+    other = config.load(QUICKSTART, ["--config.model.hidden=32", "--config.model.name=rnn", "--config.seeds=(5,)"])
+    assert other["model"] == {"name": "rnn", "hidden": 32}
+    assert other["seeds"] == [5]
+
+
 def test_a_file_that_fails_is_one_line(tmp_path):
     path = tmp_path / "broken.py"
     path.write_text("def get_config():\n    raise ValueError('out of cheese')\n")
@@ -103,6 +112,14 @@ def test_a_comparison_of_a_variant_that_is_not_there_is_refused():
 def test_a_variant_s_name_is_that_of_a_folder(name):
     with pytest.raises(UserError, match="names a folder of the workdir"):
         config.variants(config.merge(config.default(), {"study": {"variants": {name: {}}}}))
+
+
+def test_an_older_configuration_gets_the_defaults_of_what_came_later_but_keeps_its_model():
+    older = {key: value for key, value in config.default().items() if key != "objective"}
+    older = {**older, "model": {"name": "shufflenet_v2"}, "seeds": [4]}
+    completed = config.completed(older)
+    assert completed["objective"] == config.default()["objective"]
+    assert (completed["model"], completed["seeds"]) == ({"name": "shufflenet_v2"}, [4])
 
 
 def test_one_variant_leaves_no_study_behind():

@@ -6,6 +6,8 @@ error, the others are predicted, and the exit status is 2.
 """
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
 from ser_jax.commands.common import start_jax
 
@@ -17,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", metavar="NAME", help="the variant to use, where the workdir has several")
     parser.add_argument("--fold", metavar="NAME", help="only the runs of this fold")
     parser.add_argument("--seed", metavar="N", type=int, help="only the runs of this seed")
+    parser.add_argument(
+        "--attention", metavar="OUT.png", help="draw what was attended to; of several recordings as OUT-NAME.png"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
 
 
@@ -34,6 +39,12 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"{args.workdir} has several variants; choose one of --variant {', '.join(r.name for r in found)}"
         )
+    pictures = _pictures(args.attention, args.files) if args.attention else {}
+    if pictures:
+        from ser_jax.evaluation.attention_figure import attention_figure
+
+        for file, title, look in restored.look_at(found[0], args.files, fold=args.fold, seed=args.seed):
+            attention_figure(look, title, pictures[file])
     table, errors = restored.predict_files(found[0], args.files, fold=args.fold, seed=args.seed)
     if args.json:
         for row in table.to_dict("records"):
@@ -45,3 +56,21 @@ def run(args: argparse.Namespace) -> int:
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     return 2 if errors else 0
+
+
+def _pictures(path: str, files: Sequence[str]) -> dict[str, Path]:
+    """Where the picture of every recording goes: `path`, or of several recordings `path` with the recording's name."""
+    from ser_jax.errors import UserError
+
+    path = Path(path)
+    if path.suffix != ".png":
+        raise UserError(f"--attention {path}: expected a name that ends in .png")
+    if not path.parent.is_dir():
+        raise UserError(f"--attention {path}: no such folder as {path.parent}")
+    files = list(dict.fromkeys(files))
+    if len(files) == 1:
+        return {files[0]: path}
+    pictures = {file: path.with_name(f"{path.stem}-{Path(file).stem}.png") for file in files}
+    if len(set(pictures.values())) < len(files):
+        raise UserError(f"--attention {path}: two recordings have the same name; draw them one at a time")
+    return pictures

@@ -1,28 +1,39 @@
-"""Verify recordings, resample them to 16 kHz, and pack them as a corpus that every other command can use."""
+"""Verify recordings, resample them to 16 kHz, and pack them as a corpus that every other command can use.
+
+`prepare features` does the same for features made elsewhere: one array [frames, dims] or [dims] per utterance of a
+corpus, in a folder of .npy or .npz files, or a .npz, .h5, .hdf5 or .parquet file.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ser_jax.corpora.corpus import Corpus
+    from ser_jax.corpora.features import Packed
 
 EXAMPLES = """examples:
   python launch.py prepare emodb --source DOWNLOADED.zip
   python launch.py prepare ravdess --source FOLDER_WITH_THE_WAVS
   python launch.py prepare folder --name calls --source RECORDINGS --table calls.csv
   python launch.py prepare folder --name calls --source FOLDER_WITH_A_FOLDER_PER_EMOTION
+  python launch.py prepare features --corpus emodb --name wavlm --source FILE_OR_FOLDER --frame_ms 20
 
 The table is a CSV with the columns path (below --source), emotion and speaker, and optionally id, gender, text,
 language, session, intensity; any further column is kept. Built-in corpora (synthetic, localized, uniform, null) need no
-preparing."""
+preparing. Features become the input of a model by --config.frontend.kind=precomputed --config.frontend.features=wavlm;
+a .parquet table of them has a column id and either lists, or a column per dim and, with several frames, a column frame.
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `prepare`."""
     parser.epilog = EXAMPLES
-    parser.add_argument("corpus", help="emodb, ravdess, or folder: your own recordings")
+    parser.add_argument(
+        "what", help="emodb, ravdess, folder: your own recordings, or features: made elsewhere, for a prepared corpus"
+    )
     parser.add_argument("--source", help="the owner's archive (zip) or a folder; without it, the archive is downloaded")
     parser.add_argument(
         "--data_dir", help="where corpora are kept (default: the environment's SER_JAX_DATA, else data)"
@@ -35,8 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take files that are not those of the release: use changed ones, do without missing ones, leave out extra "
         "ones, and record which",
     )
+    named = parser.add_argument_group("folder and features")
+    named.add_argument("--name", help="the name of your corpus, or of the features, for the other commands")
     own = parser.add_argument_group("folder")
-    own.add_argument("--name", help="the name of your corpus, for the other commands")
     own.add_argument("--table", help="CSV of the utterances; without it, --source has a folder per emotion")
     own.add_argument(
         "--emotions", help="the allowed emotions in the order of the classes, as a,b,c (default: all, sorted)"
@@ -46,46 +58,105 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the table has no speakers; speaker-independent protocols will refuse the corpus",
     )
+    features = parser.add_argument_group("features")
+    features.add_argument("--corpus", help="the corpus that the features are of")
+    features.add_argument(
+        "--frame_ms", type=float, help="milliseconds from a frame to the next; not for one array [dims] per utterance"
+    )
+    features.add_argument("--dims", help="the names of the dims, as a,b,c, where the source does not tell")
+    features.add_argument("--licence", help="a note on the licence of the features, kept with them")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepares the corpus and prints what it holds and what was verified."""
+    """Prepares the corpus or the features and prints what there is and what was verified."""
     from ser_jax.corpora import default_data_dir, packed_folder
-    from ser_jax.corpora.prepare import prepare_corpus, prepare_folder
-    from ser_jax.errors import UserError
 
     _refuse_foreign_flags(args)
     data_dir = args.data_dir or default_data_dir()
-    if args.corpus == "folder":
-        if not args.name or not args.source:
-            raise UserError("prepare folder: expected --name NAME and --source FOLDER")
-        emotions = [emotion.strip() for emotion in args.emotions.split(",")] if args.emotions else None
-        corpus = prepare_folder(
-            args.name,
-            args.source,
-            data_dir,
-            table=args.table,
-            emotions=emotions,
-            speakers=not args.no_speakers,
-            force=args.force,
-        )
-    else:
-        corpus = prepare_corpus(
-            args.corpus, args.source, data_dir, allow_mismatch=args.allow_mismatch, force=args.force
-        )
+    if args.what == "features":
+        return _prepare_features(args, data_dir)
+    corpus = _prepare_corpus(args, data_dir)
     print(_summary(corpus))
     print(f"packed in     {packed_folder(corpus.name, data_dir)}")
     return 0
 
 
+def _prepare_corpus(args: argparse.Namespace, data_dir: str | os.PathLike) -> Corpus:
+    from ser_jax.corpora.prepare import prepare_corpus, prepare_folder
+    from ser_jax.errors import UserError
+
+    if args.what != "folder":
+        return prepare_corpus(args.what, args.source, data_dir, allow_mismatch=args.allow_mismatch, force=args.force)
+    if not args.name or not args.source:
+        raise UserError("prepare folder: expected --name NAME and --source FOLDER")
+    return prepare_folder(
+        args.name,
+        args.source,
+        data_dir,
+        table=args.table,
+        emotions=_split(args.emotions),
+        speakers=not args.no_speakers,
+        force=args.force,
+    )
+
+
+def _prepare_features(args: argparse.Namespace, data_dir: str | os.PathLike) -> int:
+    from ser_jax.corpora import load_corpus
+    from ser_jax.corpora.features import features_folder, pack_features
+    from ser_jax.errors import UserError
+
+    if not args.corpus or not args.name or not args.source:
+        raise UserError("prepare features: expected --corpus CORPUS, --name NAME and --source FILE_OR_FOLDER")
+    corpus = load_corpus(args.corpus, data_dir)
+    packed = pack_features(
+        args.name,
+        args.source,
+        corpus,
+        data_dir,
+        args.frame_ms or 0.0,
+        names=_split(args.dims),
+        licence=args.licence or "",
+    )
+    print(_features_summary(packed, corpus))
+    print(f"packed in     {features_folder(corpus.name, packed.name, data_dir)}")
+    return 0
+
+
+def _split(names: str | None) -> list[str] | None:
+    return [name.strip() for name in names.split(",")] if names else None
+
+
+_FLAGS = {  # that only some of what can be prepared has
+    "folder": ("name", "table", "emotions", "no_speakers"),
+    "features": ("name", "corpus", "frame_ms", "dims", "licence"),
+    "published": ("allow_mismatch",),
+}
+
+
 def _refuse_foreign_flags(args: argparse.Namespace) -> None:
     from ser_jax.errors import UserError
 
-    own = {"--name": args.name, "--table": args.table, "--emotions": args.emotions, "--no_speakers": args.no_speakers}
-    foreign = {"--allow_mismatch": args.allow_mismatch} if args.corpus == "folder" else own
-    for flag, value in foreign.items():
-        if value:
-            raise UserError(f"prepare {args.corpus}: {flag} has no meaning here, see prepare --help")
+    own = _FLAGS.get(args.what, _FLAGS["published"])
+    for flag in dict.fromkeys(flag for flags in _FLAGS.values() for flag in flags):
+        if getattr(args, flag) and flag not in own:
+            raise UserError(f"prepare {args.what}: --{flag} has no meaning here, see prepare --help")
+
+
+def _features_summary(packed: Packed, corpus: Corpus) -> str:
+    from ser_jax.corpora.corpus import SAMPLE_RATE
+
+    dims = ", ".join(packed.names[:5]) + (", ..." if len(packed.names) > 5 else "")
+    lines = [
+        f"features      {packed.name} of {corpus.name}",
+        f"utterances    {len(packed.start)}, all of the corpus",
+        f"dims          {len(packed.names)} ({dims}), {packed.values.dtype}",
+        f"frames        {len(packed.values)}, {packed.num_frames.min()} to {packed.num_frames.max()} per utterance",
+    ]
+    if packed.frame_ms:
+        minutes = len(packed.values) * packed.frame_ms / 60_000
+        speech = len(corpus.samples) / SAMPLE_RATE / 60
+        lines.append(f"minutes       {minutes:.1f} at {packed.frame_ms:g} ms a frame; the corpus has {speech:.1f}")
+    return "\n".join([*lines, f"fingerprint   {packed.fingerprint}"])
 
 
 def _summary(corpus: Corpus) -> str:

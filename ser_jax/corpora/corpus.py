@@ -10,13 +10,14 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int16
+from jaxtyping import Float, Int16
 
 from ser_jax.errors import UserError
 from ser_jax.files import atomic_folder
@@ -37,11 +38,12 @@ class Corpus:
     `utterances` has one row per utterance and the columns `COLUMNS`, then any others (intensity, session,
     recognition, naturalness, transcript, ...). `speaker`, `gender`, `text` and `language` are "" where unknown.
     Label i means `emotions[i]`; an utterance's samples are `samples[start : start + num_samples]`.
+    `features.in_place_of_samples` makes a corpus whose samples are feature frames [frames, dims].
     """
 
     name: str
     utterances: pd.DataFrame
-    samples: Int16[np.ndarray, " samples"]
+    samples: Int16[np.ndarray, " samples"] | Float[np.ndarray, "frames dims"]
     emotions: tuple[str, ...]
     fingerprint: str
     info: dict[str, Any]
@@ -118,7 +120,10 @@ def fingerprint(utterances: pd.DataFrame, emotions: Sequence[str], samples: Int1
 
 
 def save(corpus: Corpus, folder: str | os.PathLike) -> None:
-    """Writes the packed corpus to `folder`, whole or not at all; raises UserError when the disk is full."""
+    """Writes the packed corpus to `folder`, whole or not at all, and keeps the features packed there.
+
+    Raises UserError when the disk is full.
+    """
     description = {
         "format_version": FORMAT_VERSION,
         "name": corpus.name,
@@ -133,6 +138,16 @@ def save(corpus: Corpus, folder: str | os.PathLike) -> None:
         np.save(temporary / _SAMPLES, corpus.samples)
         corpus.utterances.to_parquet(temporary / _UTTERANCES, index=False)
         (temporary / _DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
+        features = Path(folder) / "features"  # packed for this corpus; what no longer belongs to it is refused on load
+        if features.is_dir():
+            shutil.copytree(features, temporary / "features", copy_function=_link_or_copy)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # not every file system has links
+        shutil.copy2(source, target)
 
 
 def load(folder: str | os.PathLike) -> Corpus:

@@ -26,12 +26,14 @@ from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus, make_corpus
 from ser_jax.errors import UserError
 
 BUILT_IN = ("synthetic", "localized", "uniform", "null")
-VERSION = 1  # part of a generated corpus's identity: raise it whenever the samples or labels change
+VERSION = 2  # of what is generated: raise it whenever samples, labels or columns change
 
 EMOTIONS = ("neutral", "anger", "sadness", "happiness")
 CUE_KINDS = ("low", "high")  # classes of `localized` and `uniform`: which band the cue is in
 
 HOP = 80  # samples between two frames of the control tracks (5 ms)
+AFFECT_TRACKS = ("arousal", "valence")
+AFFECT_HOP = 160  # samples between two values of the affect tracks (10 ms)
 FRAME = 320  # samples of a filtering frame (20 ms)
 FFT_SIZE = 512  # longer than a frame, so that the resonances ring out without wrapping round
 
@@ -146,8 +148,8 @@ def make_synthetic(
             rng = _generator(seed, stream, s, k)
             emotion, text = emotions[k % len(emotions)], (k // len(emotions)) % len(TEXTS)
             waveforms.append(_utterance(name, rng, speaker, text, emotion, cue_db))
-            rows.append((f"{name}-{s:02d}-{k:03d}", f"{s:02d}", speaker.gender, emotion, f"text{text}"))
-    table = pd.DataFrame(rows, columns=["id", "speaker", "gender", "emotion", "text"])
+            rows.append((f"{name}-{s:02d}-{k:03d}", f"{s:02d}", speaker.gender, emotion, f"text{text}", _spelt(text)))
+    table = pd.DataFrame(rows, columns=["id", "speaker", "gender", "emotion", "text", "transcript"])
     table = table.assign(language="none", corpus=name)
     if name == "null":
         table["emotion"] = _shuffled_within_speakers(table, _generator(seed, stream))
@@ -163,6 +165,43 @@ def make_synthetic(
         "source_check": "generated, deterministic from its seed",
     }
     return make_corpus(name, table, waveforms, emotions, info)
+
+
+def affect_tracks(corpus: Corpus) -> list[Float[np.ndarray, "frames 2"]]:
+    """Returns how aroused and how pleasant the voice of each utterance of the corpus `synthetic` is, in (-1, 1).
+
+    One value per AFFECT_HOP samples, the first at sample 0, of AFFECT_TRACKS:
+
+        arousal(t) = tanh(excitement + loudness(t) - 1/2)
+        valence(t) = tanh(pleasure * (2/5 + 3/5 * accent(t)))
+
+    excitement = (pitch / 2.4 + level / 4 + tempo / 0.1 + tilt / 1.5) / 4 and pleasure = accent / 3.5 are of the
+    utterance's `Manner`: the emotion's part. loudness is the amplitude of the voice, accent is 1 inside accented vowels
+    and 0 elsewhere, both averaged over 200 ms (Hann): what happens syllable by syllable. The draws are those that the
+    samples were made from, so that the tracks need no storing.
+    Raises UserError for another corpus.
+    """
+    if corpus.name != "synthetic" or "options" not in corpus.info:
+        raise UserError(f"corpus {corpus.name}: it has no affect tracks; of the built-in corpora, synthetic has")
+    seed, stream = corpus.info["options"]["seed"], BUILT_IN.index("synthetic")
+    tracks = []
+    for row in corpus.utterances.itertuples():
+        s, k = (int(number) for number in row.id.split("-")[1:])
+        speaker = draw_speaker(_generator(seed, stream, s), row.gender)
+        rng = _generator(seed, stream, s, k)
+        manner = draw_manner(rng, row.emotion)
+        drawn = _tracks(rng, speaker, manner, TEXTS[int(row.text.removeprefix("text"))])
+        excitement = (manner.pitch / 2.4 + manner.level / 4 + manner.tempo / 0.1 + manner.tilt / 1.5) / 4
+        arousal = np.tanh(excitement + _smooth(drawn.voicing, 20) - 0.5)
+        valence = np.tanh(manner.accent / 3.5 * (0.4 + 0.6 * _smooth(drawn.accented, 20)))
+        times = np.arange(1 + row.num_samples // AFFECT_HOP) * (AFFECT_HOP / HOP)
+        frames = np.arange(len(arousal))
+        tracks.append(np.stack([np.interp(times, frames, track) for track in (arousal, valence)], axis=1))
+    return tracks
+
+
+def _spelt(text: int) -> str:
+    return " ".join(consonant + vowel for consonant, vowel in TEXTS[text])
 
 
 def _utterance(
@@ -207,6 +246,7 @@ class _Tracks:
     """What moves during an utterance, one value per HOP samples."""
 
     semitones: Float[np.ndarray, " frames"]  # pitch relative to the speaker's
+    accented: Float[np.ndarray, " frames"]  # 1 inside accented vowels, else 0
     voicing: Float[np.ndarray, " frames"]  # amplitude of the voice
     frication: Float[np.ndarray, " frames"]  # amplitude of the noise
     formants: Float[np.ndarray, "frames 5"]  # Hz
@@ -242,7 +282,7 @@ def _tracks(rng: np.random.Generator, speaker: Speaker, manner: Manner, text: tu
     frames = np.arange(int(starts[-1] + tail))
     accented = rng.permutation(len(text))[: (len(text) + 1) // 2]
 
-    voicing, frication, semitones = (np.zeros(len(frames)) for _ in range(3))
+    voicing, frication, accents = (np.zeros(len(frames)) for _ in range(3))
     noise_centre, noise_bandwidth = np.full(len(frames), 4000.0), np.full(len(frames), 2000.0)
     targets, centres = [], []
     for i, (consonant, _) in enumerate(text):
@@ -251,6 +291,7 @@ def _tracks(rng: np.random.Generator, speaker: Speaker, manner: Manner, text: tu
         inside = (position >= 0) & (position < 1)
         loudness = 10 ** (rng.normal(2.0 if i in accented else 0.0, 1.5) / 20)
         voicing += np.where(inside, loudness * _skewed_bump(position, manner.attack), 0)
+        accents += inside & (i in accented)
         in_consonant = (frames >= starts[i]) & (frames < onset)
         if consonant == "m":
             voicing[in_consonant] += 0.25
@@ -270,6 +311,7 @@ def _tracks(rng: np.random.Generator, speaker: Speaker, manner: Manner, text: tu
     semitones = manner.pitch + declination + _smooth(np.interp(frames, centres, targets), 5)
     return _Tracks(
         semitones=semitones,
+        accented=accents,
         voicing=_smooth(voicing, 3),
         frication=_smooth(frication, 3),
         formants=_formants(speaker, text, starts, frames),

@@ -83,7 +83,7 @@ def bootstrap_interval(
     value = statistic(counts.sum(axis=1)[None])[0]
     heard = counts.sum(axis=(0, -1)) > 0  # [speakers, classes]
     speakers = heard.sum(axis=0) if np.ndim(value) else heard.any(axis=1).sum()
-    return _estimate(value, bootstrap(counts, statistic, replicates=replicates, seed=seed), speakers, bounds=(0.0, 1.0))
+    return estimate(value, bootstrap(counts, statistic, replicates=replicates, seed=seed), speakers, bounds=(0.0, 1.0))
 
 
 def bootstrap_difference(
@@ -103,7 +103,7 @@ def bootstrap_difference(
     both = np.stack([counts, baseline_counts])
     value = statistic(both.sum(axis=2)[None])[0]
     speakers = (counts.sum(axis=(0, -1, -2)) > 0).sum()
-    return _estimate(value, bootstrap(both, statistic, replicates=replicates, seed=seed), speakers, bounds=(-1.0, 1.0))
+    return estimate(value, bootstrap(both, statistic, replicates=replicates, seed=seed), speakers, bounds=(-1.0, 1.0))
 
 
 def bootstrap(
@@ -146,7 +146,8 @@ def _draw_speakers(rng: np.random.Generator, reference: np.ndarray, size: int) -
     return weights
 
 
-def _estimate(value: ArrayLike, replicates: np.ndarray, speakers: ArrayLike, bounds: tuple[float, float]) -> Estimate:
+def estimate(value: ArrayLike, replicates: np.ndarray, speakers: ArrayLike, bounds: tuple[float, float]) -> Estimate:
+    """The 95 % interval of a value from its bootstrap replicates over speakers, by Student's t, cut off at `bounds`."""
     freedom = np.asarray(speakers) - 1.0
     spread = replicates.std(axis=0)
     estimable = (freedom > 0) & (spread > 1e-12)

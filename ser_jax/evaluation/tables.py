@@ -20,6 +20,8 @@ def results_table(summary: dict[str, Any]) -> str:
     lines += _side_by_side(columns)
     for comparison in summary["comparisons"]:
         lines += ["", *textwrap.wrap(describe_comparison(comparison), WIDTH, subsequent_indent="  ")]
+    for name, tracks in summary.get("tracks", {}).items():
+        lines += ["", *textwrap.wrap(describe_tracks(name, tracks), WIDTH, subsequent_indent="  ")]
     notes = _notes(summary)
     if notes:
         lines += ["", *itertools.chain.from_iterable(textwrap.wrap(n, WIDTH, subsequent_indent="  ") for n in notes)]
@@ -40,6 +42,15 @@ def describe_comparison(comparison: dict[str, Any]) -> str:
         detectable = 100 * comparison["minimum_detectable_difference"]
         text += f"; the smallest difference this study could have shown is {detectable:.1f} points"
     return f"{text} ({_count(comparison['folds'], 'fold')} x {_count(comparison['seeds'], 'seed')})."
+
+
+def describe_tracks(variant: str, tracks: dict[str, dict[str, Any]]) -> str:
+    """Says how well a variant's time-continuous predictions agree with their tracks."""
+    parts = []
+    for name, figures in tracks.items():
+        ends = "" if figures["ci95"] is None else " [{:.3f}, {:.3f}]".format(*figures["ci95"])
+        parts.append(f"{name} {figures['ccc']:.3f}{ends}")
+    return f"{variant}, concordance correlation coefficients over all frames: {', '.join(parts)}."
 
 
 def percent(share: float | None) -> str:

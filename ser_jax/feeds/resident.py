@@ -16,9 +16,27 @@ from jaxtyping import Array, Float, Int, Key
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.errors import UserError
 from ser_jax.feeds.batch import Batch
-from ser_jax.frontend import take_crop
+from ser_jax.frontend import Frontend, num_frames, place_crop, take_crop, take_frames
+
+_FROM_WAVEFORMS = Frontend()
 
 RowNumbers = Int[np.ndarray, " utterances"] | Sequence[int]  # of a corpus's table
+
+
+@flax.struct.dataclass
+class Tracks:
+    """Values that change during an utterance, every `frame_ms` milliseconds. Types as in `Resident`.
+
+    Attributes:
+      values: float32 [frames, tracks], all utterances end to end.
+      start, num_frames: [utterances], where each lies.
+      frame_ms: a scalar.
+    """
+
+    values: Any
+    start: Any
+    num_frames: Any
+    frame_ms: Any
 
 
 @flax.struct.dataclass
@@ -26,33 +44,43 @@ class Resident:
     """A corpus on the device. The types are here alone: transformations put axes in the places of arrays.
 
     Attributes:
-      samples: int16 [samples], all utterances end to end.
-      start, num_samples, label: [utterances], where each lies and its class.
+      samples: int16 [samples], all utterances end to end; or float [frames, dims], features made elsewhere.
+      start, num_samples, label: [utterances], where each lies (in samples or in frames) and its class.
+      tokens: int32 [utterances, tokens] of the transcripts, -1 after their ends, or None.
+      tracks: `Tracks` or None.
     """
 
     samples: Any
     start: Any
     num_samples: Any
     label: Any
+    tokens: Any = None
+    tracks: Any = None
 
 
 @flax.struct.dataclass
 class Windows:
-    """Pieces of utterances to evaluate, as long as the window or shorter, in tables [batches, batch].
+    """Pieces of utterances to evaluate, as long as the window or shorter; in tables [batches, batch], or in a row.
 
     `utterance` is the row of the corpus that a piece belongs to, or -1 where an entry only fills the table up.
     """
 
-    start: Int[np.ndarray, "batches batch"]
-    num_samples: Int[np.ndarray, "batches batch"]
-    utterance: Int[np.ndarray, "batches batch"]
+    start: Int[np.ndarray, "*places"]
+    num_samples: Int[np.ndarray, "*places"]
+    utterance: Int[np.ndarray, "*places"]
 
 
-def make_resident(corpus: Corpus, longest_read: int) -> Resident:
+def make_resident(
+    corpus: Corpus,
+    longest_read: int,
+    tokens: Int[np.ndarray, "utterances tokens"] | None = None,
+    tracks: Tracks | None = None,
+) -> Resident:
     """Brings a corpus to the device, with zeros behind it so that `longest_read` samples can be read from any place.
 
-    The sizes are rounded up, so that corpora of similar size share compiled programs. Raises `UserError` for a corpus
-    whose samples 32-bit integers cannot address.
+    `tokens` and `tracks` are as in `Resident`, one row or stretch for each utterance. The sizes are rounded up, so that
+    corpora of similar size share compiled programs. Raises `UserError` for a corpus whose samples 32-bit integers
+    cannot address.
     """
     table = corpus.utterances
     size = _round_up(len(corpus.samples) + longest_read)
@@ -60,14 +88,21 @@ def make_resident(corpus: Corpus, longest_read: int) -> Resident:
         raise UserError(
             f"corpus {corpus.name}: {len(corpus.samples)} samples; the resident feed addresses at most 2^31"
         )
-    samples = np.zeros(size, np.int16)
+    samples = np.zeros((size, *corpus.samples.shape[1:]), corpus.samples.dtype)
     samples[: len(corpus.samples)] = corpus.samples
     rows = _round_up(len(table))
 
     def column(name: str) -> Array:
         return jnp.asarray(np.pad(table[name].to_numpy(np.int32), (0, rows - len(table))))
 
-    return Resident(jnp.asarray(samples), column("start"), column("num_samples"), column("label"))
+    return Resident(
+        jnp.asarray(samples),
+        column("start"),
+        column("num_samples"),
+        column("label"),
+        tokens=None if tokens is None else jnp.asarray(tokens, jnp.int32),
+        tracks=None if tracks is None else jax.tree.map(jnp.asarray, tracks),
+    )
 
 
 def training_rows(
@@ -85,17 +120,47 @@ def training_rows(
 
 
 def crop_batch(
-    resident: Resident, rows: Int[Array, " batch"], key: Key[Array, ""], crop_samples: int, speed: Float[Array, ""]
+    resident: Resident,
+    rows: Int[Array, " batch"],
+    key: Key[Array, ""],
+    crop_samples: int,
+    speed: Float[Array, ""],
+    frontend: Frontend = _FROM_WAVEFORMS,
 ) -> Batch:
     """Cuts a random crop of `crop_samples` out of each utterance, or takes it whole where it is shorter.
 
     `speed` is the strength of the speed perturbation. Each row has its own key: a crop does not depend on the others.
+    Tracks are read at every frame that the frontend makes of the crop.
     """
     keys = jax.random.split(key, rows.shape[0])
-    waveform, num_samples = jax.vmap(take_crop, in_axes=(None, 0, 0, None, 0, None))(
+    take = take_frames if frontend.kind == "precomputed" else take_crop
+    waveform, num_samples = jax.vmap(take, in_axes=(None, 0, 0, None, 0, None))(
         resident.samples, resident.start[rows], resident.num_samples[rows], crop_samples, keys, speed
     )
-    return Batch(waveform, num_samples, resident.label[rows], jnp.ones(rows.shape, jnp.float32))
+    batch = Batch(waveform, num_samples, resident.label[rows], jnp.ones(rows.shape, jnp.float32))
+    if resident.tokens is not None:
+        whole = num_samples < crop_samples  # the utterance ends within the crop, so the crop begins where it begins
+        batch = batch.replace(tokens=jnp.where(whole[:, None], resident.tokens[rows], -1))
+    if resident.tracks is not None:
+        offset, excess = jax.vmap(place_crop, in_axes=(0, None, 0, None))(
+            resident.num_samples[rows], crop_samples, keys, speed
+        )
+        frames = jnp.arange(num_frames(frontend, crop_samples))[None, :]
+        samples = frames * frontend.hop * (1 + excess[:, None]) + offset[:, None]
+        batch = batch.replace(tracks=_read_tracks(resident.tracks, rows, samples / frontend.rate))
+    return batch
+
+
+def _read_tracks(
+    tracks: Tracks, rows: Int[Array, " batch"], seconds: Float[Array, "batch frames"]
+) -> Float[Array, "batch frames tracks"]:
+    """The tracks at these times of their utterances, between their frames by a straight line; the ends go on."""
+    last = jnp.maximum(tracks.num_frames[rows] - 1, 0)[:, None]
+    place = jnp.clip(1000 * seconds / jnp.maximum(tracks.frame_ms, 1e-3), 0, last)
+    left = jnp.floor(place).astype(jnp.int32)
+    start = tracks.start[rows][:, None]
+    fraction = (place - left)[..., None]
+    return (1 - fraction) * tracks.values[start + left] + fraction * tracks.values[start + jnp.minimum(left + 1, last)]
 
 
 def evaluation_windows(
@@ -130,9 +195,11 @@ def window_batch(
     resident: Resident, start: Int[Array, " batch"], num_samples: Int[Array, " batch"], window_samples: int
 ) -> Batch:
     """Cuts windows out of the resident corpus, zero past each one's `num_samples`; the labels are not looked up."""
-    cut = jax.vmap(lambda begin: jax.lax.dynamic_slice(resident.samples, (begin,), (window_samples,)))(start)
+    cut = jax.vmap(lambda begin: jax.lax.dynamic_slice_in_dim(resident.samples, begin, window_samples))(start)
+    scale = 1.0 if cut.ndim == 3 else 32768.0  # features are what they are; int16 samples become floats in [-1, 1)
     valid = jnp.arange(window_samples)[None, :] < num_samples[:, None]
-    waveform = jnp.where(valid, cut.astype(jnp.float32) / 32768.0, 0.0)
+    valid = valid.reshape(cut.shape[:2] + (1,) * (cut.ndim - 2))
+    waveform = jnp.where(valid, cut.astype(jnp.float32) / scale, 0.0)
     return Batch(waveform, num_samples, jnp.zeros_like(start), (num_samples > 0).astype(jnp.float32))
 
 

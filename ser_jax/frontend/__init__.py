@@ -1,6 +1,15 @@
 """Waveforms to features, and the augmentation of both, on the device."""
 
-from ser_jax.frontend.augment import Strengths, augment_features, augment_waveform, mixup, take_crop
+from ser_jax.frontend.augment import (
+    Strengths,
+    augment_features,
+    augment_waveform,
+    check_augmentation,
+    mixup,
+    place_crop,
+    take_crop,
+    take_frames,
+)
 from ser_jax.frontend.logmel import (
     FeatureSums,
     Frontend,
@@ -19,11 +28,14 @@ __all__ = [
     "Strengths",
     "augment_features",
     "augment_waveform",
+    "check_augmentation",
     "feature_sums",
     "features",
     "fit_statistics",
     "mixup",
     "num_features",
     "num_frames",
+    "place_crop",
     "take_crop",
+    "take_frames",
 ]

@@ -6,6 +6,7 @@ on changes the draws of no other. Strengths may differ from run to run along a v
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax
@@ -16,6 +17,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Int16, Key
 
 from ser_jax.corpora.corpus import SAMPLE_RATE
+from ser_jax.errors import UserError
+from ser_jax.frontend.logmel import Frontend
 
 Scalar = Float[ArrayLike, ""]
 
@@ -24,6 +27,17 @@ _LOWEST_SNR, _HIGHEST_SNR = 5.0, 30.0  # dB
 _NOISE_OFFSETS = 1 << 16  # different stretches of the noise table, in samples
 _WIDEST_BAND_MASK, _WIDEST_TIME_MASK = 0.25, 0.2  # of the bands and of the valid frames, at strength 1
 _NUM_MASKS = 2  # along each axis
+
+
+_OF_WAVEFORMS = ("speed", "time_shift", "gain", "noise")
+# What has a meaning for each kind of features: a warped mel axis needs one, masks need neighbours on both axes.
+_AUGMENTATIONS = {
+    "log_mel": (*_OF_WAVEFORMS, "vocal_tract", "spec_augment", "mixup"),
+    "mfcc": (*_OF_WAVEFORMS, "mixup"),
+    "histogram": (*_OF_WAVEFORMS, "mixup"),
+    "functionals": (*_OF_WAVEFORMS, "mixup"),
+    "precomputed": ("spec_augment", "mixup"),
+}
 
 
 @flax.struct.dataclass
@@ -48,6 +62,17 @@ class Strengths:
     mixup: Any = 0.0
 
 
+def check_augmentation(frontend: Frontend, strengths: Mapping[str, float]) -> None:
+    """Raises `UserError` that names the first augmentation that is on and has no meaning for the frontend's kind."""
+    possible = _AUGMENTATIONS[frontend.kind]
+    for name, strength in strengths.items():
+        if strength and name not in possible:
+            raise UserError(
+                f"config.augmentation.{name}: found {strength:g}, expected 0: it has no meaning for features of kind "
+                f"{frontend.kind}, for which there are {', '.join(possible)}"
+            )
+
+
 def take_crop(
     samples: Int16[Array, " total"],
     start: Int[Array, ""],
@@ -62,17 +87,8 @@ def take_crop(
     end. What is shorter than the crop at its drawn speed comes whole, with zeros after it; an utterance without samples
     is all zeros. Speed resamples by linear interpolation. Indices are int32: `samples` has fewer than 2**31 elements.
     """
-    speed_draw, crop_draw = _draws(key)[:2]
-    # Positions are sample numbers plus a small excess: float32 cannot hold long positions to a fraction of a sample.
-    rate_excess = jnp.expm1(_symmetric(speed_draw) * jnp.log1p(speed))
-    numbers = jnp.arange(crop_samples, dtype=jnp.int32)
-    excess = numbers.astype(jnp.float32) * rate_excess
-    whole = jnp.floor(excess)
-    fraction = excess - whole
-    steps = numbers + whole.astype(jnp.int32)
-
-    spare = jnp.maximum(num_samples - 1 - (steps[-1] + (fraction[-1] > 0)), 0)
-    offset = _integer_up_to(crop_draw, spare)
+    offset, rate_excess = place_crop(num_samples, crop_samples, key, speed)
+    steps, fraction = _steps(crop_samples, rate_excess)
     positions = offset + steps
     valid = (positions < num_samples - 1) | ((positions == num_samples - 1) & (fraction == 0))
     last = jnp.maximum(num_samples - 1, 0)
@@ -82,6 +98,44 @@ def take_crop(
     )
     waveform = (left + fraction * (right - left)) / _FULL_SCALE
     return jnp.where(valid, waveform, 0.0), jnp.sum(valid, dtype=jnp.int32)
+
+
+def take_frames(
+    frames: Float[Array, "total dims"],
+    start: Int[Array, ""],
+    num_frames: Int[Array, ""],
+    crop_frames: int,
+    key: Key[Array, ""],
+    speed: Scalar,
+) -> tuple[Float[Array, "{crop_frames} dims"], Int[Array, ""]]:
+    """As `take_crop`, of features made elsewhere: frames in the place of samples, of which `speed` changes none."""
+    offset, _ = place_crop(num_frames, crop_frames, key, jnp.zeros_like(speed))
+    positions = offset + jnp.arange(crop_frames, dtype=jnp.int32)
+    valid = positions < num_frames
+    crop = frames.at[start + jnp.minimum(positions, jnp.maximum(num_frames - 1, 0))].get(mode="clip")
+    return jnp.where(valid[:, None], crop.astype(jnp.float32), 0.0), jnp.sum(valid, dtype=jnp.int32)
+
+
+def place_crop(
+    num_samples: Int[Array, ""], crop_samples: int, key: Key[Array, ""], speed: Scalar
+) -> tuple[Int[Array, ""], Float[Array, ""]]:
+    """Where `take_crop` with the same arguments begins, in samples of the utterance, and its speed's excess over 1."""
+    speed_draw, crop_draw = _draws(key)[:2]
+    rate_excess = jnp.expm1(_symmetric(speed_draw) * jnp.log1p(speed))
+    steps, fraction = _steps(crop_samples, rate_excess)
+    spare = jnp.maximum(num_samples - 1 - (steps[-1] + (fraction[-1] > 0)), 0)
+    return _integer_up_to(crop_draw, spare), rate_excess
+
+
+def _steps(crop_samples: int, rate_excess: Float[Array, ""]) -> tuple[Array, Array]:
+    """The whole samples and the fractions from a crop's begin to each of its samples.
+
+    They are sample numbers plus a small excess: float32 cannot hold long positions to a fraction of a sample.
+    """
+    numbers = jnp.arange(crop_samples, dtype=jnp.int32)
+    excess = numbers.astype(jnp.float32) * rate_excess
+    whole = jnp.floor(excess)
+    return numbers + whole.astype(jnp.int32), excess - whole
 
 
 def augment_waveform(
@@ -100,16 +154,20 @@ def augment_features(
     num_frames: Int[Array, ""],
     strengths: Strengths,
     deltas: int = 0,
+    kind: str = "log_mel",
 ) -> Float[Array, "frames features"]:
     """Warps one utterance's mel axis, then masks bands and frames; frames from `num_frames` on stay 0.
 
-    `features` are normalised log-mel with `deltas` derivatives beside them, which are warped and masked alike.
+    `features` are normalised, with `deltas` derivatives beside them, which are warped and masked alike. What has no
+    meaning for their `kind` is left out.
     """
     warp_key, mask_key = (jax.random.fold_in(key, purpose) for purpose in range(2))
     frames = features.shape[0]
     bands = features.reshape(frames, 1 + deltas, -1)
-    bands = vocal_tract_length(warp_key, bands, strengths.vocal_tract)
-    bands = spec_augment(mask_key, bands, num_frames, strengths.spec_augment)
+    if "vocal_tract" in _AUGMENTATIONS[kind]:
+        bands = vocal_tract_length(warp_key, bands, strengths.vocal_tract)
+    if "spec_augment" in _AUGMENTATIONS[kind]:
+        bands = spec_augment(mask_key, bands, num_frames, strengths.spec_augment)
     return bands.reshape(features.shape)
 
 

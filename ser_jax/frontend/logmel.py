@@ -1,4 +1,4 @@
-"""Waveform to features on the device: log-mel or MFCC, their deltas, and their normalisation.
+"""Waveform to features on the device: log-mel and what is computed from it, and the normalisation of all features.
 
 The frames are those of librosa with `center=True, pad_mode="constant"`: frame t is centred on sample t * hop, and what
 lies outside the utterance counts as zero. So more padding never changes a valid frame, and an utterance has
@@ -17,6 +17,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ser_jax.errors import UserError
+from ser_jax.frontend import summaries
+
+KINDS = ("log_mel", "mfcc", "histogram", "functionals", "precomputed")
 
 Count = int | np.integer | Int[Array | np.ndarray, "..."]
 
@@ -28,6 +31,13 @@ _DELTA_REACH = 4  # frames on each side that a delta is fitted to: librosa's wid
 class Frontend:
     """What the features are; static and hashable.
 
+    `kind` is "log_mel"; "mfcc"; "histogram", the distribution of every mel band's levels over the utterance, with the
+    bins in the place of frames; "functionals" of the log-mel bands and their deltas, a single frame; or "precomputed":
+    the packed features named `features`, made elsewhere, which have `dims` dims every `frame_ms` milliseconds (filled
+    in from what was packed).
+
+    `histogram_bins` divide the `histogram_range_db` below an utterance's loudest level; `histogram_assignment` is
+    "hard", a level counts in its bin, or "soft", it is shared with the next bin.
     `fft_size` 0 stands for the smallest power of two that holds a window. Frequencies are in Hz; `log_floor` is the
     least power before the logarithm. `deltas` is 0, 1 or 2: so many derivatives in time are put beside the features.
     `normalization` is "none", "utterance" (mean 0 and variance 1 over an utterance's own frames) or "train" (by
@@ -49,11 +59,17 @@ class Frontend:
     log_floor: float = 1e-10
     num_mfcc: int = 20
     deltas: int = 0
+    histogram_bins: int = 64
+    histogram_range_db: float = 80.0
+    histogram_assignment: str = "hard"
+    features: str = ""
+    dims: int = 0
+    frame_ms: float = 0.0
     normalization: str = "utterance"
     spectrum: str = "auto"
 
     def __post_init__(self) -> None:
-        _one_of("kind", self.kind, ("log_mel", "mfcc"))
+        _one_of("kind", self.kind, KINDS)
         _one_of("mel_scale", self.mel_scale, ("slaney", "htk"))
         _one_of("deltas", self.deltas, (0, 1, 2))
         _one_of("normalization", self.normalization, ("none", "utterance", "train"))
@@ -70,6 +86,18 @@ class Frontend:
         if self.kind == "mfcc":
             _require("num_mfcc", self.num_mfcc, 1 <= self.num_mfcc <= self.num_mels, f"1 to num_mels, {self.num_mels}")
         _require("log_floor", self.log_floor, self.log_floor > 0, "a positive power")
+        _one_of("histogram_assignment", self.histogram_assignment, ("hard", "soft"))
+        _require("histogram_bins", self.histogram_bins, self.histogram_bins >= 2, "at least 2")
+        _require("histogram_range_db", self.histogram_range_db, self.histogram_range_db > 0, "a positive range in dB")
+        if self.kind in ("histogram", "functionals"):
+            found, expected = self.normalization, f"none or train: {self.kind} are of a whole utterance already"
+            _require("normalization", found, found != "utterance", expected)
+        if self.kind in ("histogram", "precomputed"):
+            _require("deltas", self.deltas, self.deltas == 0, f"0: kind {self.kind} has none")
+        if self.kind == "precomputed":
+            _require("features", self.features, self.features != "", "the name of packed features")
+        else:
+            _require("features", self.features, self.features == "", f"none: kind {self.kind} is made from waveforms")
 
     @property
     def window(self) -> int:
@@ -78,8 +106,15 @@ class Frontend:
 
     @property
     def hop(self) -> int:
-        """Samples from one frame to the next."""
-        return round(self.hop_ms * self.sample_rate / 1000)
+        """Samples from one frame to the next; features made elsewhere come in frames already."""
+        return 1 if self.kind == "precomputed" else round(self.hop_ms * self.sample_rate / 1000)
+
+    @property
+    def rate(self) -> float:
+        """Samples, or frames made elsewhere, per second of what comes in; 0 where a frame is a whole utterance."""
+        if self.kind == "precomputed":
+            return 1000 / self.frame_ms if self.frame_ms else 0.0
+        return float(self.sample_rate)
 
     @property
     def fft(self) -> int:
@@ -119,31 +154,50 @@ class FeatureSums:
 
 def num_features(frontend: Frontend) -> int:
     """The size of the feature axis."""
-    return (frontend.num_mels if frontend.kind == "log_mel" else frontend.num_mfcc) * (1 + frontend.deltas)
+    if frontend.kind == "precomputed":
+        return frontend.dims
+    bands = frontend.num_mfcc if frontend.kind == "mfcc" else frontend.num_mels
+    each = len(summaries.FUNCTIONALS) if frontend.kind == "functionals" else 1
+    return bands * (1 + frontend.deltas) * each
 
 
 def num_frames(frontend: Frontend, num_samples: Count) -> Count:
-    """The valid frames of utterances of `num_samples` samples; none for no sample, so padding rows count nowhere."""
+    """The valid frames of utterances of `num_samples` samples; none for no sample, so padding rows count nowhere.
+
+    Of features made elsewhere, `num_samples` are frames already.
+    """
+    if frontend.kind == "precomputed":
+        return num_samples
+    if frontend.kind == "functionals":
+        return 1 * (num_samples > 0)
+    if frontend.kind == "histogram":
+        return frontend.histogram_bins * (num_samples > 0)
+    return _num_windows(frontend, num_samples)
+
+
+def _num_windows(frontend: Frontend, num_samples: Count) -> Count:
     return (1 + num_samples // frontend.hop) * (num_samples > 0)
 
 
 def features(
     frontend: Frontend,
-    waveform: Float[Array, "*batch samples"],
+    waveform: Float[Array, "..."],
     num_samples: Int[Array, "*batch"],
     statistics: Statistics | None = None,
 ) -> tuple[Float[Array, "*batch frames features"], Int[Array, "*batch"]]:
     """Features of utterances, and how many of their frames are valid; the frames after those are exactly 0.
 
-    Samples from `num_samples` on are not looked at. `statistics` is needed for normalization "train" and for no other.
+    `waveform` is [*batch, samples], or for features made elsewhere [*batch, frames, dims], of which `num_samples` are
+    frames. What lies from `num_samples` on is not looked at. `statistics` is needed for normalization "train" and for
+    no other.
     """
     if (statistics is None) == (frontend.normalization == "train"):
         raise ValueError(f"normalization {frontend.normalization!r} with statistics {statistics!r}")
     valid = num_frames(frontend, num_samples)
-    x = _log_mel(frontend, _before(num_samples, waveform, axis=-1))
-    if frontend.kind == "mfcc":
-        x = jnp.matmul(x, _dct(frontend.num_mels, frontend.num_mfcc), precision="highest")
-    x = jnp.concatenate([x, *(_delta(x, valid, order) for order in range(1, frontend.deltas + 1))], axis=-1)
+    if frontend.kind == "precomputed":
+        x = _before(num_samples, waveform, axis=-2)
+    else:
+        x = _from_waveform(frontend, _before(num_samples, waveform, axis=-1), num_samples)
     if frontend.normalization == "utterance":
         x = _normalize_utterance(x, valid)
     elif frontend.normalization == "train":
@@ -152,9 +206,24 @@ def features(
     return _before(valid, x, axis=-2), valid
 
 
-def feature_sums(
+def _from_waveform(
     frontend: Frontend, waveform: Float[Array, "*batch samples"], num_samples: Int[Array, "*batch"]
-) -> FeatureSums:
+) -> Float[Array, "*batch frames features"]:
+    """Features before normalisation; what lies in the frames that are not valid is left as it comes."""
+    valid = _num_windows(frontend, num_samples)
+    x = _log_mel(frontend, waveform)
+    if frontend.kind == "histogram":
+        soft = frontend.histogram_assignment == "soft"
+        return summaries.level_histogram(x, valid, frontend.histogram_bins, frontend.histogram_range_db, soft)
+    if frontend.kind == "mfcc":
+        x = jnp.matmul(x, _dct(frontend.num_mels, frontend.num_mfcc), precision="highest")
+    x = jnp.concatenate([x, *(_delta(x, valid, order) for order in range(1, frontend.deltas + 1))], axis=-1)
+    if frontend.kind == "functionals":
+        return summaries.functionals(x, valid, frontend.hop / frontend.sample_rate)[..., None, :]
+    return x
+
+
+def feature_sums(frontend: Frontend, waveform: Float[Array, "..."], num_samples: Int[Array, "*batch"]) -> FeatureSums:
     """Each utterance's sums of features before normalisation, from which `fit_statistics` makes a fold's statistics."""
     x, valid = features(dataclasses.replace(frontend, normalization="none"), waveform, num_samples)
     return FeatureSums(valid, jnp.sum(x, axis=-2), jnp.sum(jnp.square(x), axis=-2))

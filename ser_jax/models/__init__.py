@@ -8,13 +8,20 @@ from typing import Any
 import flax.linen as nn
 
 from ser_jax.errors import UserError
-from ser_jax.models import linear, shufflenet_v2
+from ser_jax.models import attention_rnn, cnn, crnn, linear, reslstm, rnn, shufflenet_v2, tcn, transformer
 from ser_jax.models.family import Family, Range
 
 # A family that is listed here joins the configurations, the table of models and the contract tests.
 FAMILIES: dict[str, Family] = {
+    "attention_rnn": attention_rnn.FAMILY,
+    "cnn": cnn.FAMILY,
+    "crnn": crnn.FAMILY,
     "linear": linear.FAMILY,
+    "reslstm": reslstm.FAMILY,
+    "rnn": rnn.FAMILY,
     "shufflenet_v2": shufflenet_v2.FAMILY,
+    "tcn": tcn.FAMILY,
+    "transformer": transformer.FAMILY,
 }
 
 

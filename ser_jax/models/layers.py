@@ -411,6 +411,164 @@ def _moments(x: Map | Phases, mask: Mask, axis_name: str | None) -> tuple[Array,
     return mean, squares / count - mean[:, None] * mean[None], count
 
 
+# Full convolutions --------------------------------------------------------------------------------------------------
+#
+# XLA's own convolution is the fastest forward, and for the gradient of the map, as long as runs do not come with
+# kernels of their own: then it becomes a convolution with groups, and a matrix product with what every position sees is
+# faster. Such a product is the gradient of the kernel in any case: XLA's own is many times slower on CPUs.
+
+
+@jax.custom_vjp
+def convolution(
+    x: Map, kernel: Float[Array, "taps_in_time taps_in_frequency channels channels_out"]
+) -> Float[Array, "batch _time _frequency channels_out"]:
+    """A convolution over time and frequency, of odd size, as large as the map, zero beyond its border."""
+    return _convolve(x, kernel.astype(x.dtype))
+
+
+def _convolution_forward(x: Map, kernel: Array) -> tuple[Map, tuple[Map, Array]]:
+    return convolution(x, kernel), (x, kernel)
+
+
+def _convolution_backward(saved: tuple[Map, Array], gradient: Map) -> tuple[Map, Array]:
+    x, kernel = saved
+    reflected = kernel[::-1, ::-1].swapaxes(2, 3).astype(x.dtype)
+    kernel_gradient = _kernel_gradient(x, gradient, kernel.shape[:2]).reshape(kernel.shape)
+    return _convolve(gradient, reflected), kernel_gradient.astype(kernel.dtype)
+
+
+convolution.defvjp(_convolution_forward, _convolution_backward)
+
+
+@jax.custom_batching.custom_vmap
+def _convolve(x: Map, kernel: Array) -> Map:
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@_convolve.def_vmap
+def _convolve_runs(runs: int, is_batched: list[bool], x: Array, kernel: Array) -> tuple[Array, bool]:
+    """The same of several runs."""
+    has_own_maps, has_own_kernels = is_batched
+    if not has_own_kernels:
+        result = _convolve(x.reshape(-1, *x.shape[2:]), kernel)
+        return result.reshape(runs, -1, *result.shape[1:]), True
+
+    def one_run(x: Map, kernel: Array) -> Map:
+        return windows(x, kernel.shape[:2]) @ kernel.reshape(-1, kernel.shape[-1])
+
+    return jax.vmap(one_run, in_axes=(0 if has_own_maps else None, 0))(x, kernel), True
+
+
+def windows(x: Map, size: tuple[int, int]) -> Float[Array, "batch _time _frequency taps_x_channels"]:
+    """What the taps of a convolution of odd `size` see at each of its positions, zero beyond the border of the map."""
+    steps, bands = x.shape[1:3]
+    x = jnp.pad(x, ((0, 0), *((taps // 2, taps // 2) for taps in size), (0, 0)))
+    return jnp.concatenate([x[:, t : t + steps, f : f + bands] for t in range(size[0]) for f in range(size[1])], -1)
+
+
+def _kernel_gradient(x: Map, gradient: Map, size: tuple[int, int]) -> Float[Array, "taps_x_channels channels_out"]:
+    """Sum over all positions of what the taps saw there times the gradient."""
+
+    def at_once(x: Map, gradient: Map) -> Array:
+        return _gram(windows(x, size), gradient)
+
+    def in_pieces(x: Map, gradient: Map) -> Array:
+        pieces = _num_pieces(len(x), math.prod(size) * x[0].size * x.dtype.itemsize)
+        if pieces == 1:
+            return at_once(x, gradient)
+        parts = (x.reshape(pieces, -1, *x.shape[1:]), gradient.reshape(pieces, -1, *gradient.shape[1:]))
+        zero = jnp.zeros((math.prod(size) * x.shape[-1], gradient.shape[-1]))
+        return jax.lax.scan(lambda total, part: (total + at_once(*part), None), zero, parts)[0]
+
+    return jax.lax.platform_dependent(x, gradient, cpu=in_pieces, default=at_once)
+
+
+def _num_pieces(batch: int, bytes_each: int) -> int:
+    """Into how many equal pieces a batch goes, so that a piece stays in the cache of a CPU's core."""
+    most = max(2**21 // max(bytes_each, 1), 1)
+    return next((n for n in range(1, batch) if batch % n == 0 and batch // n <= most), max(batch, 1))
+
+
+class NormalizedConvolution(nn.Module):
+    """A convolution over time and frequency without bias, and its batch normalisation.
+
+    Attributes:
+        channels: of the result.
+        size: taps along time and frequency, odd.
+        axis_name: axis of devices whose batches share the statistics.
+    """
+
+    channels: int
+    size: tuple[int, int] = (3, 3)
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Map, mask: Mask, *, train: bool) -> Map:
+        """The result, as large as the map, of a map that is zero in its padding; it is not."""
+        kernel = self.param("kernel", nn.initializers.he_normal(), (*self.size, x.shape[-1], self.channels))
+        return normalized(BatchNorm(name="norm"), convolution(x, kernel), mask, self.axis_name, train=train)
+
+
+def normalized(norm: BatchNorm, x: Map, mask: Mask, axis_name: str | None, *, train: bool) -> Map:
+    """Batch normalisation of a map by the statistics of its real cells, or else by running ones."""
+    batch = None
+    if train:
+        cells = mask.apply(x).astype(jnp.float32)
+        total, squares = sum_cells(cells), sum_cells(jnp.square(cells))
+        count = jnp.sum(mask.lengths).astype(jnp.float32) * mask.num_bands
+        if axis_name:
+            total, squares, count = jax.lax.psum((total, squares, count), axis_name)
+        count = jnp.maximum(count, 1)
+        mean = total / count
+        batch = (mean, jnp.maximum(squares / count - jnp.square(mean), 0), count)
+    factor, shift = (part.astype(x.dtype)[None, None, None] for part in norm(x.shape[-1], batch))
+    return x * factor + shift
+
+
+# Pooling within windows ---------------------------------------------------------------------------------------------
+
+
+def pool(x: Map, mask: Mask, size: tuple[int, int], kind: str) -> tuple[Map, Mask]:
+    """The "max" or "average" of the real cells of windows side by side, and their mask; zero in the padding.
+
+    The last windows may reach beyond the border.
+    """
+    batch, steps, bands, _ = x.shape
+    pooled_mask = mask.strided(size)
+    x = jnp.pad(x, ((0, 0), (0, -steps % size[0]), (0, -bands % size[1]), (0, 0)))
+    step, band = jnp.arange(x.shape[1]), jnp.arange(x.shape[2])
+    real = (step[None] < mask.lengths[:, None])[:, :, None] & (band < bands)[None, None]
+    x, real = (
+        part.reshape(batch, -1, size[0], x.shape[2] // size[1], size[1], part.shape[-1])
+        for part in (x, real[..., None])
+    )
+    if kind == "average":
+        total = jnp.sum(jnp.where(real, x, 0), (2, 4))
+        return total / jnp.maximum(jnp.sum(real, (2, 4)), 1).astype(x.dtype), pooled_mask
+    lowest = jnp.asarray(jnp.finfo(x.dtype).min, x.dtype)
+    return pooled_mask.apply(_block_maximum(jnp.where(real, x, lowest))), pooled_mask
+
+
+@jax.custom_vjp
+def _block_maximum(x: Float[Array, "batch steps steps_each bands bands_each channels"]) -> Map:
+    """Maximum over axes 2 and 4; cells that equal it all have its gradient, as they lie where activations are flat."""
+    cells = [x[:, :, step, :, band] for step in range(x.shape[2]) for band in range(x.shape[4])]
+    return functools.reduce(jnp.maximum, cells)
+
+
+def _block_maximum_forward(x: Array) -> tuple[Map, tuple[Array, Map]]:
+    pooled = _block_maximum(x)
+    return pooled, (x, pooled)
+
+
+def _block_maximum_backward(saved: tuple[Array, Map], gradient: Map) -> tuple[Array]:
+    x, pooled = saved
+    return (jnp.where(x == pooled[:, :, None, :, None], gradient[:, :, None, :, None], 0),)
+
+
+_block_maximum.defvjp(_block_maximum_forward, _block_maximum_backward)
+
+
 # Attention over channels --------------------------------------------------------------------------------------------
 
 

@@ -35,7 +35,7 @@ def evaluate_workdir(
     else:
         folder = Path(workdir) / f"on_{corpus_name}"
         corpus, dropped = restored.relabel(load_corpus(corpus_name, data_dir), found[0].emotions)
-        results = [restored.predictions_on(one, corpus) for one in found]
+        results = [restored.predictions_on(one, corpus, data_dir) for one in found]
         table, unasked = _among_those_present(predictions.merge([table for table, _ in results]))
         remarks = [f"{corpus_name}: dropped {', '.join(dropped)}, which the model does not know"] if dropped else []
         if unasked:
@@ -47,10 +47,10 @@ def evaluate_workdir(
         }
         fold_sizes = {}
     meta["versions"] = checkpoints.versions()
-    parameters = {
-        one.name: population.learner.num_parameters for one, (_, population) in zip(found, results, strict=True)
-    }
-    return write_results(folder, table, meta, fold_sizes=fold_sizes, parameters=parameters), folder, remarks
+    parameters = {one.name: population.num_parameters for one, (_, population) in zip(found, results, strict=True)}
+    notes = {one.name: one.metadata.get("notes", []) for one in found}
+    summary = write_results(folder, table, meta, fold_sizes=fold_sizes, parameters=parameters, notes=notes)
+    return summary, folder, remarks
 
 
 def _among_those_present(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -11,13 +11,19 @@ import pandas as pd
 
 from ser_jax import config as configuration
 from ser_jax.corpora.audio import read_audio, to_int16
-from ser_jax.corpora.corpus import Corpus, make_corpus
+from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus, make_corpus
+from ser_jax.corpora.features import Packed, load_features
 from ser_jax.corpora.protocols import Fold, Protocol
 from ser_jax.errors import UserError
-from ser_jax.studies.run import load
+from ser_jax.evaluation.attention import Look, has_attention, look
+from ser_jax.evaluation.baselines import is_baseline
+from ser_jax.frontend import num_features
+from ser_jax.studies import baselines
+from ser_jax.studies.baselines import Baselines
+from ser_jax.studies.run import load, population_of
 from ser_jax.training import checkpoints, loop, parallel
 from ser_jax.training.population import Population, evaluate, make_population, predictions_table, test_predictions
-from ser_jax.training.state import State
+from ser_jax.training.state import State, variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +39,11 @@ class Restored:
         """The classes that the variant knows, in the order of its outputs."""
         return tuple(self.metadata["corpus"]["emotions"])
 
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the variant is a baseline on functionals, not a network."""
+        return is_baseline(self.metadata["config"]["model"])
+
 
 def find(workdir: str | os.PathLike, variant: str | None = None) -> list[Restored]:
     """Returns the variants with a checkpoint in a workdir (or the one named), by name.
@@ -42,7 +53,8 @@ def find(workdir: str | os.PathLike, variant: str | None = None) -> list[Restore
     workdir = Path(workdir)
     if not workdir.is_dir():
         raise UserError(f"--workdir {workdir}: no such folder; expected one that `train` or `study` made")
-    folders = {path.parent.name: path.parent for path in sorted(workdir.glob("*/checkpoints"))}
+    made = [*workdir.glob("*/checkpoints"), *workdir.glob(f"*/{baselines.FOLDER}")]
+    folders = {path.parent.name: path.parent for path in sorted(made)}
     if not folders:
         raise UserError(f"--workdir {workdir}: no checkpoints; expected a folder that `train` or `study` made")
     if variant is not None:
@@ -51,6 +63,9 @@ def find(workdir: str | os.PathLike, variant: str | None = None) -> list[Restore
         folders = {variant: folders[variant]}
     found = []
     for name, folder in folders.items():
+        if (folder / baselines.FOLDER).is_dir():
+            found.append(Restored(name, folder, baselines.load_metadata(folder)))
+            continue
         store = checkpoints.Checkpoints(folder / "checkpoints")
         try:
             found.append(Restored(name, folder, store.metadata()))
@@ -59,8 +74,8 @@ def find(workdir: str | os.PathLike, variant: str | None = None) -> list[Restore
     return found
 
 
-def own_predictions(restored: Restored, data_dir: str | None) -> tuple[pd.DataFrame, Population]:
-    """Returns the predictions of every run on its own test fold, and the population.
+def own_predictions(restored: Restored, data_dir: str | None) -> tuple[pd.DataFrame, Population | Baselines]:
+    """Returns the predictions of every run on its own test fold, and the population (or the baselines).
 
     Raises `UserError` where the corpus at hand is not the one that the variant was trained on.
     """
@@ -70,13 +85,38 @@ def own_predictions(restored: Restored, data_dir: str | None) -> tuple[pd.DataFr
             f"corpus {corpus.name}: its fingerprint is {corpus.fingerprint[:12]}, but {restored.folder} was trained on "
             f"{restored.metadata['corpus']['fingerprint'][:12]}; prepare the corpus of that training again"
         )
-    population = make_population(restored.metadata["config"], corpus, protocol)
+    population = population_of(restored.metadata["config"], corpus, protocol, data_dir)
+    if isinstance(population, Baselines):
+        return baselines.own_predictions(restored.name, population, restored.folder), population
+    trained, found = restored.metadata["corpus"].get("features"), population.corpus.info.get("features")
+    if found != trained:
+        raise UserError(
+            f"features {found['name']!r} of corpus {corpus.name}: their fingerprint is {found['fingerprint'][:12]}, "
+            f"but {restored.folder} was trained on {trained['fingerprint'][:12]}; prepare the features of that "
+            "training again"
+        )
     return test_predictions(population, loop.restore(population, restored.folder), restored.name), population
 
 
-def predictions_on(restored: Restored, corpus: Corpus) -> tuple[pd.DataFrame, Population]:
-    """Returns the predictions of every run on the whole of another corpus, as `relabel` left it, and the population."""
-    population = _population(restored, corpus)
+def predictions_on(
+    restored: Restored, corpus: Corpus, data_dir: str | None
+) -> tuple[pd.DataFrame, Population | Baselines]:
+    """Returns the predictions of every run on the whole of another corpus, as `relabel` left it, and the population.
+
+    Raises `UserError` where the model takes features made elsewhere that the corpus lacks or has with other dims.
+    """
+    if restored.is_baseline:
+        return baselines.predictions_on(restored.name, restored.metadata, restored.folder, corpus, data_dir)
+    features = restored.metadata["corpus"].get("features")
+    if features is not None:
+        packed = load_features(corpus, features["name"], data_dir)
+        for what, found in (("dims", len(packed.names)), ("frame_ms", packed.frame_ms)):
+            if found != features[what]:
+                raise UserError(
+                    f"features {packed.name!r} of corpus {corpus.name}: {what} is {found:g}, but {restored.folder} was "
+                    f"trained with {features[what]:g}"
+                )
+    population = _population(restored, corpus, features=packed if features else None)
     rows = np.arange(len(corpus.utterances))
     state = loop.restore(population, restored.folder)
     return predictions_table(population, state, restored.name, [rows] * len(population.runs)), population
@@ -106,26 +146,94 @@ def predict_files(
     The probabilities are the mean over all runs, or over those of one fold or seed. A file of any length, rate and
     channel count that libsndfile reads is taken.
     """
+    _refuse_recordings(restored)
+    waveforms, errors = _read(files)
+    chosen = _choose(restored, fold, seed)
+    emotions = restored.emotions
+    if not waveforms:
+        return pd.DataFrame(columns=["file", *emotions]), errors
+    if restored.is_baseline:
+        names, probabilities, more = baselines.predict_waveforms(restored.metadata, restored.folder, waveforms, chosen)
+        return _table(names, emotions, probabilities), errors + more
+    population = _population(restored, _recordings(waveforms, emotions), batch_size=4)
+    state = _select(population, loop.restore(population, restored.folder), chosen)
+    rows = [np.arange(len(waveforms))] * len(chosen)
+    return _table(list(waveforms), emotions, np.mean(evaluate(population, state, rows), axis=0)), errors
+
+
+def look_at(
+    restored: Restored, files: Sequence[str], *, fold: str | None = None, seed: int | None = None
+) -> Iterator[tuple[str, str, Look]]:
+    """Yields (file, title, what a run looked at in its first window) of each readable file.
+
+    The run is the first one, or the first of a fold or seed. Raises `UserError` for a model without attention.
+    """
+    _refuse_recordings(restored)
+    waveforms, _ = _read(files)
+    chosen = _choose(restored, fold, seed)[0]
+    if restored.is_baseline:
+        raise UserError(f"{restored.folder}: the model {restored.metadata['config']['model']['name']} has no attention")
+    if not waveforms:
+        return
+    population = _population(restored, _recordings(waveforms, restored.emotions))
+    learner, vocabulary = population.learner, population.targets.vocabulary
+    if not has_attention(learner.model, num_features(learner.frontend)):
+        raise UserError(f"{restored.folder}: the model {restored.metadata['config']['model']['name']} has no attention")
+    states = parallel.gather(loop.restore(population, restored.folder), len(population.runs))
+    state = jax.tree.map(lambda leaf: leaf[chosen], states)
+    run = restored.metadata["runs"][chosen]
+    for file, waveform in waveforms.items():
+        window = waveform[: population.window_samples].astype(np.float32) / 32768
+        seen = look(
+            learner.model,
+            variables(learner, state),
+            learner.frontend,
+            state.feature_statistics,
+            restored.emotions,
+            window,
+            symbols=(*vocabulary.symbols, "(end)") if vocabulary else (),
+        )
+        emotion = max(seen.probabilities, key=seen.probabilities.get)
+        title = f"{Path(file).name}: {emotion} {seen.probabilities[emotion]:.2f}"
+        title += f"  ({restored.name}, fold {run['fold']}, seed {run['seed']}"
+        if len(window) < len(waveform):
+            title += f"; the first {seen.seconds:.1f} of {len(waveform) / SAMPLE_RATE:.1f} s"
+        yield file, title + ")", seen
+
+
+def _refuse_recordings(restored: Restored) -> None:
+    features = restored.metadata["corpus"].get("features")
+    if features is not None:
+        raise UserError(
+            f"{restored.folder}: the model does not take recordings but the features {features['name']!r}, made "
+            "elsewhere; make them for the recordings as well, pack both with `prepare`, and use `evaluate --corpus`"
+        )
+
+
+def _read(files: Sequence[str]) -> tuple[dict[str, np.ndarray], list[UserError]]:
+    """The samples of every readable file, and an error for each other one."""
     waveforms, errors = {}, []
     for file in dict.fromkeys(files):
         try:
             waveforms[file] = to_int16(read_audio(file))
         except UserError as error:
             errors.append(error)
-    chosen = _choose(restored, fold, seed)
-    emotions = restored.emotions
-    if not waveforms:
-        return pd.DataFrame(columns=["file", *emotions]), errors
-    # The emotion is what is asked for: any stands in for it, and none is looked at.
+    return waveforms, errors
+
+
+def _recordings(waveforms: dict[str, np.ndarray], emotions: Sequence[str]) -> Corpus:
+    """A corpus of recordings whose emotion is what is asked for: any stands in for it, and none is looked at."""
     table = pd.DataFrame({"id": list(waveforms), "emotion": emotions[0]})
-    population = _population(restored, make_corpus("files", table, list(waveforms.values()), emotions), batch_size=4)
-    state = _select(population, loop.restore(population, restored.folder), chosen)
-    rows = [np.arange(len(waveforms))] * len(chosen)
-    probabilities = np.mean(evaluate(population, state, rows), axis=0)
-    return pd.DataFrame({"file": list(waveforms), **dict(zip(emotions, probabilities.T, strict=True))}), errors
+    return make_corpus("files", table, list(waveforms.values()), emotions)
 
 
-def _population(restored: Restored, corpus: Corpus, batch_size: int | None = None) -> Population:
+def _table(files: Sequence[str], emotions: Sequence[str], probabilities: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame({"file": list(files), **dict(zip(emotions, probabilities.T, strict=True))})
+
+
+def _population(
+    restored: Restored, corpus: Corpus, *, batch_size: int | None = None, features: Packed | None = None
+) -> Population:
     """The runs of a checkpoint, on a corpus that has no part in their folds."""
     runs = restored.metadata["runs"]
     names = list(dict.fromkeys(run["fold"] for run in runs))
@@ -134,7 +242,13 @@ def _population(restored: Restored, corpus: Corpus, batch_size: int | None = Non
     config = configuration.merge(restored.metadata["config"], {"folds": []})
     if batch_size:
         config = configuration.merge(config, {"evaluation": {"batch_size": batch_size}})
-    return make_population(config, corpus, Protocol("none", True, folds, "a corpus apart from the training's"))
+    return make_population(
+        config,
+        corpus,
+        Protocol("none", True, folds, "a corpus apart from the training's"),
+        features=features,
+        trained=restored.metadata["targets"],
+    )
 
 
 def _choose(restored: Restored, fold: str | None, seed: int | None) -> list[int]:

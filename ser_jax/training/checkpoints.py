@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from ser_jax import config as configuration
 from ser_jax.errors import UserError
 from ser_jax.training.state import State
 
@@ -54,7 +55,9 @@ class Checkpoints:
             raise UserError(f"{self.folder / str(step)}: damaged checkpoint ({_first_line(error)})") from error
         if metadata["format"] != FORMAT_VERSION:
             raise UserError(f"{self.folder}: checkpoint of format {metadata['format']}, expected {FORMAT_VERSION}")
-        return metadata
+        # Older trainings knew no other targets than the emotion.
+        config = json.loads(json.dumps(configuration.completed(metadata["config"])))
+        return {"targets": {"vocabulary": None, "tracks": []}, **metadata, "config": config}
 
     def restore(self, like: State) -> State:
         """Reads the newest checkpoint's state as NumPy arrays; `like` gives its structure and shapes."""
@@ -74,7 +77,7 @@ class Checkpoints:
         self._manager.close()
 
 
-def describe(config: dict, corpus: Any, protocol: Any, runs: list[tuple[str, int]]) -> dict:
+def describe(config: dict, corpus: Any, protocol: Any, runs: list[tuple[str, int]], targets: dict) -> dict:
     """Returns the metadata that make a checkpoint self-contained: what it was trained on, and how."""
     metadata = {
         "format": FORMAT_VERSION,
@@ -84,8 +87,10 @@ def describe(config: dict, corpus: Any, protocol: Any, runs: list[tuple[str, int
             "fingerprint": corpus.fingerprint,
             "emotions": list(corpus.emotions),
             "licence": corpus.info.get("licence", ""),
+            "features": corpus.info.get("features"),  # those made elsewhere that the model takes
         },
         "protocol": {"name": protocol.name, "speaker_independent": protocol.speaker_independent},
+        "targets": targets,
         "runs": [{"fold": fold, "seed": seed} for fold, seed in runs],
         "versions": versions(),
     }

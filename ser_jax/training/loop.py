@@ -85,7 +85,7 @@ def _train(
         sums = parallel.gather(sums, len(population.runs))
         elapsed = time.monotonic() - begun
         step, seconds["train"] = step + count, seconds["train"] + elapsed
-        entry = _entry(population, step, sums, elapsed)
+        entry = _entry(population, step, count, sums, elapsed)
         # 5. The validation speakers.
         if step % validate_every == 0:
             with _timed(seconds, "validate"):
@@ -119,14 +119,19 @@ def _validate_every(population: Population) -> int:
     return every if every > 0 and has_validation else population.num_steps + 1
 
 
-def _entry(population: Population, step: int, sums: dict[str, np.ndarray], elapsed: float) -> dict:
-    return {
+def _entry(population: Population, step: int, steps: int, sums: dict[str, np.ndarray], elapsed: float) -> dict:
+    entry = {
         "step": step,
         "epoch": round(step / population.steps_per_epoch, 3),
         "loss": float(np.mean(sums["loss"] / sums["weight"])),
         "accuracy": float(np.mean(sums["correct"] / sums["count"])),
         "utterances_per_second": float(np.sum(sums["count"]) / elapsed),
     }
+    if "text_loss" in sums:
+        entry["text_loss"] = float(np.mean(sums["text_loss"] / np.maximum(sums["text_weight"], 1)))
+    if "concordance" in sums:
+        entry["concordance"] = float(np.mean(sums["concordance"]) / steps)
+    return entry
 
 
 def _check_same(store: checkpoints.Checkpoints, metadata: dict) -> None:

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 def cross_entropy(
@@ -22,3 +22,55 @@ def cross_entropy(
     smoothed = targets * (1.0 - label_smoothing) + label_smoothing / classes
     losses = -jnp.sum(smoothed * jax.nn.log_softmax(logits), axis=-1)
     return jnp.sum(row_weight * losses), jnp.sum(row_weight)
+
+
+def token_cross_entropy(
+    logits: Float[Array, "batch tokens symbols"], tokens: Int[Array, "batch tokens"], weight: Float[Array, " batch"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Returns the weighted sum of the cross-entropies of a text's tokens, and the sum of the weights over tokens.
+
+    Every real token counts with the weight of its utterance; negative tokens are padding and count nothing. An
+    utterance without a text adds nothing to either sum.
+    """
+    is_token = tokens >= 0
+    token_weight = jnp.where(is_token, weight[:, None], 0.0)
+    chosen = jnp.where(is_token, tokens, 0)[..., None]
+    losses = -jnp.take_along_axis(jax.nn.log_softmax(logits.astype(jnp.float32)), chosen, axis=-1)[..., 0]
+    # Not a product alone: what stands in the padding need not even be finite.
+    return jnp.sum(jnp.where(is_token, token_weight * losses, 0.0)), jnp.sum(token_weight)
+
+
+def concordance(
+    predicted: Float[Array, "batch frames tracks"],
+    target: Float[Array, "batch frames tracks"],
+    num_frames: Int[Array, " batch"],
+    weight: Float[Array, " batch"],
+) -> Float[Array, " tracks"]:
+    """Returns each track's concordance correlation coefficient over all real frames of the batch (Lin 1989, eq. 1).
+
+    Twice the covariance by the sum of both variances and the squared difference of the means, all with 1 / n. A frame
+    counts with the weight of its utterance. Zero where nothing varies: no frames, or both tracks one same constant.
+    """
+    real = (jnp.arange(predicted.shape[1])[None] < num_frames[:, None])[..., None]
+    frame_weight = jnp.where(real, weight[:, None, None], 0.0)
+    total = jnp.sum(frame_weight)
+    frame_weight = frame_weight / jnp.where(total > 0, total, 1.0)
+
+    def mean(values: Array) -> Array:
+        return jnp.sum(frame_weight * values, axis=(0, 1))
+
+    predicted, target = jnp.where(real, predicted, 0.0), jnp.where(real, target, 0.0)
+    predicted_mean, target_mean = mean(predicted), mean(target)
+    predicted, target = predicted - predicted_mean[None, None], target - target_mean[None, None]
+    spread = mean(predicted**2) + mean(target**2) + (predicted_mean - target_mean) ** 2
+    return jnp.where(spread > 0, 2 * mean(predicted * target) / jnp.where(spread > 0, spread, 1.0), 0.0)
+
+
+def concordance_loss(
+    predicted: Float[Array, "batch frames tracks"],
+    target: Float[Array, "batch frames tracks"],
+    num_frames: Int[Array, " batch"],
+    weight: Float[Array, " batch"],
+) -> Float[Array, ""]:
+    """Returns 1 - the mean over the tracks of their `concordance`: 0 for equal tracks, 2 for opposite ones."""
+    return 1.0 - jnp.mean(concordance(predicted, target, num_frames, weight))

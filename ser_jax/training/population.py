@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,18 +13,51 @@ from jaxtyping import Array, Float, Int
 
 from ser_jax import config as configuration
 from ser_jax import models
-from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus
+from ser_jax.corpora.corpus import Corpus
+from ser_jax.corpora.features import Packed, in_place_of_samples
 from ser_jax.corpora.protocols import Fold, Protocol
+from ser_jax.corpora.tracks import interpolate
+from ser_jax.corpora.vocabulary import Vocabulary, encode_all, from_json, make_vocabulary, to_json
 from ser_jax.errors import UserError
 from ser_jax.evaluation import metrics, predictions
 from ser_jax.feeds import resident as resident_feed
-from ser_jax.feeds.resident import Resident
-from ser_jax.frontend import FeatureSums, Frontend, Statistics, Strengths, feature_sums, fit_statistics
+from ser_jax.feeds.resident import Resident, Tracks, Windows
+from ser_jax.frontend import (
+    FeatureSums,
+    Frontend,
+    Statistics,
+    Strengths,
+    check_augmentation,
+    feature_sums,
+    fit_statistics,
+    num_frames,
+)
 from ser_jax.training import checkpoints, parallel
 from ser_jax.training.state import Learner, Run, State, initialise, make_learner
-from ser_jax.training.step import evaluate_batch, train_step
+from ser_jax.training.step import evaluate_batch, metric_names, train_step
 
 _EVALUATION_BATCHES = 16  # batches of windows in one call of the evaluation program
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """What a model learns beside the emotion, each None or empty without.
+
+    Attributes:
+      vocabulary, tokens: of the transcripts, and those of every utterance, [utterances, tokens]; see `encode_all`.
+      tracks, track_names: values for every utterance's frames, and what they are.
+    """
+
+    vocabulary: Vocabulary | None = None
+    tokens: np.ndarray | None = None
+    tracks: Packed | None = None
+    track_names: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> dict[str, int]:
+        """The options of a model that learns them."""
+        options = {} if self.vocabulary is None else {"num_symbols": self.vocabulary.num_symbols}
+        return options | ({"tracks": len(self.track_names)} if self.track_names else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +67,7 @@ class Population:
     Attributes:
       runs: which fold and seed each entry of the run axis is.
       run: the runs' own values, [devices, runs per device, ...] on the devices.
+      targets: what the model learns beside the emotion.
     """
 
     config: dict
@@ -41,7 +76,7 @@ class Population:
     learner: Learner
     runs: tuple[tuple[int, int], ...]
     run: Run
-    resident: Resident
+    targets: Targets
     num_steps: int
     steps_per_epoch: float
     devices: tuple[jax.Device, ...]
@@ -54,9 +89,35 @@ class Population:
         """The fold of each run."""
         return [self.protocol.folds[fold] for fold, _ in self.runs]
 
+    @property
+    def num_parameters(self) -> int:
+        """Of the model of one run."""
+        return self.learner.num_parameters
 
-def make_population(config: dict, corpus: Corpus, protocol: Protocol) -> Population:
-    """Checks a variant's configuration and brings its corpus to the devices; compiles nothing."""
+    @functools.cached_property
+    def resident(self) -> Resident:
+        """The corpus on every device, brought there when it is first asked for."""
+        tracks = self.targets.tracks
+        if tracks is not None:
+            tracks = Tracks(tracks.values, tracks.start, tracks.num_frames, np.float32(tracks.frame_ms))
+        resident = resident_feed.make_resident(self.corpus, self.window_samples, self.targets.tokens, tracks)
+        return parallel.replicate(resident, self.devices)
+
+
+def make_population(
+    config: dict,
+    corpus: Corpus,
+    protocol: Protocol,
+    *,
+    tracks: Packed | None = None,
+    features: Packed | None = None,
+    trained: dict | None = None,
+) -> Population:
+    """Checks a variant's configuration; compiles nothing, and brings nothing to the devices yet.
+
+    `tracks` and `features` are those that the configuration names. `trained` is what a checkpoint's metadata say of the
+    targets, for a model that is not trained here.
+    """
     folds = config["folds"] or range(len(protocol.folds))
     for fold in folds:
         if fold not in range(len(protocol.folds)):
@@ -64,16 +125,24 @@ def make_population(config: dict, corpus: Corpus, protocol: Protocol) -> Populat
     if not config["seeds"]:
         raise UserError("config.seeds: found none, expected at least one whole number")
     runs = tuple((fold, seed) for fold in folds for seed in config["seeds"])
-    frontend = make_frontend(config)
-    crop_samples = round(config["training"]["crop_seconds"] * SAMPLE_RATE)
-    window_samples = round(config["evaluation"]["window_seconds"] * SAMPLE_RATE) or crop_samples
+    frontend = make_frontend(config, features)
+    check_augmentation(frontend, config["augmentation"])
+    if features is not None:
+        corpus = in_place_of_samples(corpus, features)
+    crop_samples = max(round(config["training"]["crop_seconds"] * frontend.rate), 1)
+    window_samples = round(config["evaluation"]["window_seconds"] * frontend.rate) or crop_samples
     # Of all folds of the protocol, not only those trained here: a run does not depend on its neighbours.
     utterances = np.mean([len(fold.train) for fold in protocol.folds])
     steps_per_epoch = float(utterances / config["training"]["batch_size"])
     num_steps = configuration.steps(config, "training", "train", steps_per_epoch)
     warmup_steps = configuration.steps(config, "optimizer", "warmup", steps_per_epoch)
+    if tracks is not None and (frontend.kind in ("histogram", "functionals") or not frontend.rate):
+        raise UserError(f"config.corpus.tracks: features of kind {frontend.kind} have no frames in time to follow them")
+    targets = targets_of(config, corpus, tracks) if trained is None else _trained_targets(trained)
+    model = models.build(num_classes=len(corpus.emotions), **config["model"], **targets.options)
+    _check_lengths(model, frontend, corpus)
     learner = make_learner(
-        models.build(num_classes=len(corpus.emotions), **config["model"]),
+        model,
         frontend,
         num_classes=len(corpus.emotions),
         crop_samples=crop_samples,
@@ -81,7 +150,6 @@ def make_population(config: dict, corpus: Corpus, protocol: Protocol) -> Populat
         config={**config["optimizer"], "warmup_steps": warmup_steps},
     )
     devices = parallel.choose_devices(len(runs))
-    resident = parallel.replicate(resident_feed.make_resident(corpus, window_samples), devices)
     own = [make_run(config, corpus, protocol.folds[fold], fold, seed) for fold, seed in runs]
     keys = parallel.spread(np.stack([jax.random.key_data(run.key) for run in own]), len(devices))
     run = parallel.stack_runs([run.replace(key=0) for run in own], len(devices))
@@ -92,7 +160,7 @@ def make_population(config: dict, corpus: Corpus, protocol: Protocol) -> Populat
         learner=learner,
         runs=runs,
         run=run.replace(key=jax.random.wrap_key_data(jnp.asarray(keys))),
-        resident=resident,
+        targets=targets,
         num_steps=num_steps,
         steps_per_epoch=steps_per_epoch,
         train_program=parallel.over_runs(
@@ -106,9 +174,53 @@ def make_population(config: dict, corpus: Corpus, protocol: Protocol) -> Populat
     )
 
 
-def make_frontend(config: dict) -> Frontend:
-    """Builds the frontend of a configuration; raises `UserError` for an option that it does not have."""
-    return configuration.construct(Frontend, config["frontend"], "config.frontend")
+def targets_of(config: dict, corpus: Corpus, tracks: Packed | None) -> Targets:
+    """What a variant learns beside the emotion; raises `UserError` where the corpus has no such thing."""
+    for option in ("num_symbols", "tracks"):
+        if option in config["model"]:
+            raise UserError(f"config.model.{option}: the corpus decides it; expected it not to be set")
+    kind = config["model"].get("text", "none")
+    if (kind != "none" or tracks is not None) and config["augmentation"]["mixup"]:
+        what = f"config.model.text={kind}" if kind != "none" else "config.corpus.tracks"
+        raise UserError(f"config.augmentation.mixup: two utterances mixed have no one {what}; expected 0")
+    vocabulary = tokens = None
+    if kind != "none":
+        if "transcript" not in corpus.utterances or not corpus.utterances["transcript"].any():
+            raise UserError(f"config.model.text={kind}: corpus {corpus.name} has no transcripts")
+        transcripts = corpus.utterances["transcript"].tolist()
+        vocabulary = make_vocabulary(
+            [config["corpus"]["symbols"]] if config["corpus"]["symbols"] else transcripts, kind
+        )
+        tokens, _ = encode_all(vocabulary, transcripts)
+    return Targets(vocabulary, tokens, tracks, () if tracks is None else tuple(tracks.names))
+
+
+def _trained_targets(metadata: dict) -> Targets:
+    """The targets that `describe` wrote, without the values that only a training needs."""
+    vocabulary = None if metadata["vocabulary"] is None else from_json(metadata["vocabulary"])
+    return Targets(vocabulary, track_names=tuple(metadata["tracks"]))
+
+
+def _check_lengths(model: nn.Module, frontend: Frontend, corpus: Corpus) -> None:
+    """Refuses an utterance that a model's subsampling leaves nothing of."""
+    fewest = getattr(model, "min_frames", 1)
+    shortest = corpus.utterances.loc[corpus.utterances["num_samples"].idxmin()]
+    frames = int(num_frames(frontend, shortest["num_samples"]))
+    if frames < fewest:
+        raise UserError(
+            f"corpus {corpus.name}: utterance {shortest['id']!r} has {frames} frames; the model needs {fewest}"
+        )
+
+
+def make_frontend(config: dict, features: Packed | None = None) -> Frontend:
+    """Builds the frontend of a configuration, and of the features made elsewhere that it names.
+
+    Raises `UserError` for an option that it does not have.
+    """
+    frontend = configuration.construct(Frontend, config["frontend"], "config.frontend")
+    if features is None:
+        return frontend
+    return dataclasses.replace(frontend, dims=features.values.shape[1], frame_ms=features.frame_ms)
 
 
 def make_run(config: dict, corpus: Corpus, fold: Fold, number: int, seed: int) -> Run:
@@ -126,6 +238,7 @@ def make_run(config: dict, corpus: Corpus, fold: Fold, number: int, seed: int) -
         weight_decay=np.float32(optimizer["weight_decay"]),
         label_smoothing=np.float32(optimizer["label_smoothing"]),
         class_weights=weights.astype(np.float32),
+        loss_weights={name: np.float32(weight) for name, weight in config["objective"].items()},
         strengths=jax.tree.map(np.float32, strengths),
     )
 
@@ -148,9 +261,39 @@ def evaluate(
     population: Population, state: State, rows: Sequence[Int[np.ndarray, " _"]]
 ) -> list[Float[np.ndarray, "_ classes"]]:
     """Returns the class probabilities of the utterances `rows[r]` by run r; windows of one utterance are averaged."""
-    batch_size = population.config["evaluation"]["batch_size"]
     totals = [np.zeros((len(population.corpus.utterances), population.learner.num_classes)) for _ in rows]
     pieces = [np.zeros(len(population.corpus.utterances)) for _ in rows]
+    for r, table, probabilities, _ in _evaluated_windows(population, state, rows):
+        np.add.at(totals[r], table.utterance, probabilities)
+        np.add.at(pieces[r], table.utterance, 1)
+    return [totals[r][run_rows] / pieces[r][run_rows][:, None] for r, run_rows in enumerate(rows)]
+
+
+def evaluate_tracks(
+    population: Population, state: State, rows: Sequence[Int[np.ndarray, " _"]]
+) -> list[list[Float[np.ndarray, "frames tracks"]]]:
+    """Returns the tracks of the utterances `rows[r]` by run r at every frame; where windows overlap, their mean."""
+    table, frontend = population.corpus.utterances, population.learner.frontend
+    starts, lengths = (table[name].to_numpy() for name in ("start", "num_samples"))
+    shapes = [(num_frames(frontend, length), len(population.targets.track_names)) for length in lengths]
+    totals = [{row: np.zeros(shapes[row]) for row in run_rows} for run_rows in rows]
+    pieces = [{row: np.zeros((shapes[row][0], 1)) for row in run_rows} for run_rows in rows]
+    for r, windows, _, tracks in _evaluated_windows(population, state, rows):
+        for row, start, length, values in zip(
+            windows.utterance, windows.start, windows.num_samples, tracks, strict=True
+        ):
+            first = round((start - starts[row]) / frontend.hop)
+            frames = min(num_frames(frontend, length), shapes[row][0] - first)
+            totals[r][row][first : first + frames] += values[:frames]
+            pieces[r][row][first : first + frames] += 1
+    return [[totals[r][row] / np.maximum(pieces[r][row], 1) for row in run_rows] for r, run_rows in enumerate(rows)]
+
+
+def _evaluated_windows(
+    population: Population, state: State, rows: Sequence[Int[np.ndarray, " _"]]
+) -> Iterator[tuple[int, Windows, np.ndarray, np.ndarray | None]]:
+    """Yields (run, its windows, their class probabilities, their tracks), some windows at a time, as flat arrays."""
+    batch_size = population.config["evaluation"]["batch_size"]
     blocks = [
         list(
             resident_feed.evaluation_windows(
@@ -168,13 +311,12 @@ def evaluate(
         )
         used = max(int(np.ceil(np.sum(table.utterance >= 0) / batch_size)) for table in tables)
         output = population.evaluate_program(state, starts, lengths, jnp.int32(used), population.resident)
-        probabilities = parallel.gather(output, len(rows))
+        probabilities, tracks = parallel.gather(output, len(rows))
         for r, (own, table) in enumerate(zip(blocks, tables, strict=True)):
             if number < len(own):
                 valid = table.utterance >= 0
-                np.add.at(totals[r], table.utterance[valid], probabilities[r][valid])
-                np.add.at(pieces[r], table.utterance[valid], 1)
-    return [totals[r][run_rows] / pieces[r][run_rows][:, None] for r, run_rows in enumerate(rows)]
+                flat = jax.tree.map(lambda column, valid=valid: column[valid], table)
+                yield r, flat, probabilities[r][valid], None if tracks is None else tracks[r][valid]
 
 
 def validation_ua(population: Population, state: State) -> float:
@@ -187,6 +329,26 @@ def validation_ua(population: Population, state: State) -> float:
 def test_predictions(population: Population, state: State, variant: str) -> pd.DataFrame:
     """Returns the predictions table of every run on its own test fold."""
     return predictions_table(population, state, variant, [fold.test for fold in population.folds])
+
+
+def test_tracks(population: Population, state: State, variant: str) -> pd.DataFrame:
+    """Returns every run's tracks of its own test fold, one row for every frame; see `ser_jax.evaluation.tracks`."""
+    table, targets = population.corpus.utterances, population.targets
+    rows = [fold.test for fold in population.folds]
+    seconds_per_frame = population.learner.frontend.hop / population.learner.frontend.rate
+    parts = []
+    for fold, (_, seed), own, found in zip(
+        population.folds, population.runs, rows, evaluate_tracks(population, state, rows), strict=True
+    ):
+        for row, predicted in zip(own, found, strict=True):
+            seconds = np.arange(len(predicted)) * seconds_per_frame
+            columns = {"variant": variant, "fold": fold.name, "seed": seed, "utterance": table["id"].iloc[row]}
+            columns |= {"speaker": table["speaker"].iloc[row], "seconds": seconds.astype(np.float32)}
+            true = interpolate(targets.tracks, int(row), seconds)
+            for i, name in enumerate(targets.track_names):
+                columns |= {f"true_{name}": true[:, i], f"predicted_{name}": predicted[:, i].astype(np.float32)}
+            parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True)
 
 
 def predictions_table(
@@ -216,7 +378,9 @@ def predictions_table(
 def describe(population: Population) -> dict:
     """Returns the metadata of the population's checkpoints."""
     names = [(fold.name, seed) for fold, (_, seed) in zip(population.folds, population.runs, strict=True)]
-    return checkpoints.describe(population.config, population.corpus, population.protocol, names)
+    vocabulary, tracks = population.targets.vocabulary, list(population.targets.track_names)
+    targets = {"vocabulary": None if vocabulary is None else to_json(vocabulary), "tracks": tracks}
+    return checkpoints.describe(population.config, population.corpus, population.protocol, names, targets)
 
 
 def _train_steps(
@@ -229,7 +393,7 @@ def _train_steps(
         state, metrics = train_step(learner, state, run, rows[i], resident)
         return state, jax.tree.map(jnp.add, sums, metrics)
 
-    zeros = {name: jnp.zeros(()) for name in ("loss", "weight", "correct", "count")}
+    zeros = {name: jnp.zeros(()) for name in metric_names(resident)}
     return jax.lax.fori_loop(0, count, one, (state, zeros))
 
 
@@ -241,11 +405,16 @@ def _evaluate_windows(
     lengths: Int[Array, "batches batch"],
     count: Array,
     resident: Resident,
-) -> Float[Array, "batches batch classes"]:
-    def one(i: Array, output: Array) -> Array:
-        return output.at[i].set(evaluate_batch(learner, state, starts[i], lengths[i], resident, window_samples))
+) -> tuple[Float[Array, "batches batch classes"], Float[Array, "batches batch frames tracks"] | None]:
+    def batch(i: Array) -> tuple[Array, Array | None]:
+        return evaluate_batch(learner, state, starts[i], lengths[i], resident, window_samples)
 
-    return jax.lax.fori_loop(0, count, one, jnp.zeros((*starts.shape, learner.num_classes)))
+    def one(i: Array, output: tuple[Array, Array | None]) -> tuple[Array, Array | None]:
+        return jax.tree.map(lambda whole, part: whole.at[i].set(part), output, batch(i))
+
+    shapes = jax.eval_shape(batch, jnp.int32(0))
+    zeros = jax.tree.map(lambda part: jnp.zeros((len(starts), *part.shape), part.dtype), shapes)
+    return jax.lax.fori_loop(0, count, one, zeros)
 
 
 def _utterance_sums(population: Population) -> FeatureSums:

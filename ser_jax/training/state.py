@@ -54,6 +54,7 @@ class Run:
       key: from which all of the run's random draws come.
       learning_rate, weight_decay, label_smoothing: scalars.
       class_weights: [classes].
+      loss_weights: a scalar for each loss, by its name.
       strengths: `Strengths` of the augmentation.
     """
 
@@ -62,6 +63,7 @@ class Run:
     weight_decay: Any
     label_smoothing: Any
     class_weights: Any
+    loss_weights: Any
     strengths: Any
 
 

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Int
 from ser_jax.feeds.batch import Batch
 from ser_jax.feeds.resident import Resident, crop_batch, window_batch
 from ser_jax.frontend import augment_features, augment_waveform, features, mixup
-from ser_jax.training.objectives import cross_entropy
+from ser_jax.models.output import Output
+from ser_jax.training.objectives import concordance, cross_entropy, token_cross_entropy
 from ser_jax.training.state import AUGMENTATION, CROP, DROPOUT, Learner, Run, State, variables
 
 
@@ -20,13 +21,13 @@ def train_step(
 ) -> tuple[State, dict[str, Float[Array, ""]]]:
     """Trains on one batch: the utterances `rows` of the resident corpus, cropped and augmented on the device.
 
-    Returns the new state and metrics as sums: `loss` and its `weight`, `correct` and `count`.
+    Returns the new state and metrics as sums, those of `metric_names`.
     """
     crop_key, augment_key, dropout_key = (
         jax.random.fold_in(jax.random.fold_in(run.key, purpose), state.step)
         for purpose in (CROP, AUGMENTATION, DROPOUT)
     )
-    batch = crop_batch(resident, rows, crop_key, learner.crop_samples, run.strengths.speed)
+    batch = crop_batch(resident, rows, crop_key, learner.crop_samples, run.strengths.speed, learner.frontend)
     inputs, num_frames, targets = _training_input(learner, state, run, batch, augment_key)
 
     def objective(parameters: Array) -> tuple[Array, tuple]:
@@ -38,17 +39,44 @@ def train_step(
             inputs,
             num_frames,
             train=True,
+            **({} if batch.tokens is None else {"tokens": batch.tokens, "label": targets}),
             rngs={"dropout": dropout_key},
             mutable=["batch_stats"],
         )
-        loss, weight = cross_entropy(output.logits, targets, batch.weight, run.class_weights, run.label_smoothing)
-        return loss / weight, (loss, weight, output.logits, updates)
+        loss, metrics = _losses(run, batch, targets, num_frames, output)
+        return loss, (metrics, updates)
 
-    gradient, (loss, weight, logits, updates) = jax.grad(objective, has_aux=True)(state.parameters)
+    gradient, (metrics, updates) = jax.grad(objective, has_aux=True)(state.parameters)
     batch_stats, _ = ravel_pytree(updates.get("batch_stats", {}))
-    state = _update(learner, state, run, gradient, batch_stats)
-    correct = jnp.sum((jnp.argmax(logits, -1) == batch.label) * batch.weight)
-    return state, {"loss": loss, "weight": weight, "correct": correct, "count": jnp.sum(batch.weight)}
+    return _update(learner, state, run, gradient, batch_stats), metrics
+
+
+def metric_names(resident: Resident) -> list[str]:
+    """The sums that a training step gives.
+
+    `loss` and its `weight`, `correct` and `count`; with text `text_loss` and `text_weight`, with tracks `concordance`.
+    """
+    names = ["loss", "weight", "correct", "count"]
+    names += [] if resident.tokens is None else ["text_loss", "text_weight"]
+    return names + ([] if resident.tracks is None else ["concordance"])
+
+
+def _losses(
+    run: Run, batch: Batch, targets: Array, num_frames: Array, output: Output
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The weighted sum of the losses, and their parts as sums."""
+    loss, weight = cross_entropy(output.logits, targets, batch.weight, run.class_weights, run.label_smoothing)
+    correct = jnp.sum((jnp.argmax(output.logits, -1) == batch.label) * batch.weight)
+    metrics = {"loss": loss, "weight": weight, "correct": correct, "count": jnp.sum(batch.weight)}
+    total = run.loss_weights["emotion"] * loss / weight
+    if batch.tokens is not None:
+        text_loss, text_weight = token_cross_entropy(output.tokens, batch.tokens, batch.weight)
+        metrics |= {"text_loss": text_loss, "text_weight": text_weight}
+        total += run.loss_weights["text"] * text_loss / jnp.maximum(text_weight, 1)  # no utterance may be whole
+    if batch.tracks is not None:
+        metrics["concordance"] = jnp.mean(concordance(output.tracks, batch.tracks, num_frames, batch.weight))
+        total += run.loss_weights["tracks"] * (1 - metrics["concordance"])
+    return total, metrics
 
 
 def evaluate_batch(
@@ -58,25 +86,27 @@ def evaluate_batch(
     num_samples: Int[Array, " batch"],
     resident: Resident,
     window_samples: int,
-) -> Float[Array, "batch classes"]:
-    """Returns class probabilities of windows of the resident corpus, with the averaged parameters."""
+) -> tuple[Float[Array, "batch classes"], Float[Array, "batch frames tracks"] | None]:
+    """Returns class probabilities of windows of the resident corpus, with the averaged parameters, and their tracks."""
     batch = window_batch(resident, start, num_samples, window_samples)
     inputs, num_frames = features(learner.frontend, batch.waveform, batch.num_samples, state.feature_statistics)
     output = learner.model.apply(variables(learner, state), inputs, num_frames, train=False)
-    return jax.nn.softmax(output.logits)
+    return jax.nn.softmax(output.logits), output.tracks
 
 
 def _training_input(learner: Learner, state: State, run: Run, batch: Batch, key: Array) -> tuple[Array, Array, Array]:
     waveform_key, features_key, mixup_key = jax.random.split(key, 3)
     # Every utterance has its own key: what happens to it does not depend on the batch beside it.
     keys = functools.partial(jax.random.split, num=batch.label.shape[0])
-    waveform = jax.vmap(augment_waveform, in_axes=(0, 0, 0, None))(
-        keys(waveform_key), batch.waveform, batch.num_samples, run.strengths
-    )
-    inputs, num_frames = features(learner.frontend, waveform, batch.num_samples, state.feature_statistics)
-    inputs = jax.vmap(augment_features, in_axes=(0, 0, 0, None, None))(
-        keys(features_key), inputs, num_frames, run.strengths, learner.frontend.deltas
-    )
+    frontend, waveform = learner.frontend, batch.waveform
+    if frontend.kind != "precomputed":
+        waveform = jax.vmap(augment_waveform, in_axes=(0, 0, 0, None))(
+            keys(waveform_key), waveform, batch.num_samples, run.strengths
+        )
+    inputs, num_frames = features(frontend, waveform, batch.num_samples, state.feature_statistics)
+    inputs = jax.vmap(
+        functools.partial(augment_features, deltas=frontend.deltas, kind=frontend.kind), in_axes=(0, 0, 0, None)
+    )(keys(features_key), inputs, num_frames, run.strengths)
     targets = jax.nn.one_hot(batch.label, learner.num_classes)
     return mixup(mixup_key, inputs, num_frames, targets, batch.weight, run.strengths.mixup)
 

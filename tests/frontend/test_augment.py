@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -9,7 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ser_jax.corpora.corpus import SAMPLE_RATE
-from ser_jax.frontend import Strengths, augment, augment_features, augment_waveform, mixup, take_crop
+from ser_jax.errors import UserError
+from ser_jax.frontend import (
+    Frontend,
+    Strengths,
+    augment,
+    augment_features,
+    augment_waveform,
+    check_augmentation,
+    mixup,
+    take_crop,
+    take_frames,
+)
 
 DRAWS = 2000
 FULL = {"time_shift": 0.02, "gain": 6.0, "noise": 1.0, "vocal_tract": 0.2, "spec_augment": 1.0, "mixup": 1.0}
@@ -344,3 +356,65 @@ def test_switching_one_on_changes_the_draws_of_no_other():
     np.testing.assert_allclose(augmented(ramp, gain=6.0, time_shift=0.01), shifted * level, rtol=1e-5)
     noisy = augmented(constant, noise=1.0)
     np.testing.assert_allclose(augmented(constant, noise=1.0, gain=6.0, time_shift=0.01), noisy * level, rtol=1e-5)
+
+
+# What has no meaning for a kind of features
+
+
+RAW = {"normalization": "none"}
+KINDS = {kind: Frontend(kind=kind, **RAW) for kind in ("log_mel", "mfcc", "histogram", "functionals")}
+KINDS["precomputed"] = Frontend(kind="precomputed", features="wavlm", **RAW)
+
+
+@pytest.mark.parametrize(
+    ("kind", "refused"),
+    [
+        ("log_mel", ()),
+        ("mfcc", ("vocal_tract", "spec_augment")),
+        ("histogram", ("vocal_tract", "spec_augment")),
+        ("functionals", ("vocal_tract", "spec_augment")),
+        ("precomputed", ("speed", "time_shift", "gain", "noise", "vocal_tract")),
+    ],
+)
+def test_augmentation_without_meaning_for_a_kind_is_refused_and_any_other_is_not(kind, refused):
+    off = dict.fromkeys((field.name for field in dataclasses.fields(Strengths)), 0.0)
+    for name in off:
+        if name in refused:
+            with pytest.raises(UserError) as error:
+                check_augmentation(KINDS[kind], off | {name: 0.5})
+            message = (
+                f"config.augmentation.{name}: found 0.5, expected 0: it has no meaning for features of kind {kind}"
+            )
+            assert str(error.value).startswith(message)
+        else:
+            check_augmentation(KINDS[kind], off | {name: 0.5})
+
+
+def test_features_made_elsewhere_are_masked_but_not_warped():
+    x = noise(20, 12) + 1
+    strengths = Strengths(vocal_tract=0.5, spec_augment=1.0)
+    augmented = drawn(lambda key: augment_features(key, x, jnp.asarray(15), strengths, kind="precomputed"), count=20)
+    assert np.all((augmented == 0) | (augmented == np.asarray(x)))
+    assert np.any(augmented == 0)
+
+
+# Crops of frames
+
+
+def test_crops_of_frames_are_exact_start_anywhere_with_equal_chance_and_end_with_the_utterance():
+    frames = np.stack([np.arange(60.0), -np.arange(60.0)], axis=1).astype(np.float16)
+    take = jax.jit(jax.vmap(take_frames, in_axes=(None, None, None, None, 0, None)), static_argnums=3)
+    for start, length in ((7, 50), (20, 3), (4, 0)):
+        crops, valid = jax.tree.map(
+            np.asarray, take(jnp.asarray(frames), jnp.asarray(start), jnp.asarray(length), 10, keys(DRAWS), 0.3)
+        )
+        assert crops.dtype == np.float32
+        assert set(valid) == {min(length, 10)}
+        for crop in crops[:50]:
+            first = round(float(crop[0, 0]))
+            np.testing.assert_array_equal(crop[: valid[0]], frames[first : first + valid[0]])
+            assert not crop[valid[0] :].any()
+        if length == 50:
+            assert set(crops[:, 0, 0]) == set(range(7, 48))
+        elif length == 3:
+            assert set(crops[:, 0, 0]) == {20.0}

@@ -229,7 +229,10 @@ def test_frame_counts_agree_for_numbers_numpy_and_jax(num_samples, hop_ms):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "logmel"}, "frontend.kind: found 'logmel', expected one of log_mel, mfcc"),
+        (
+            {"kind": "logmel"},
+            "frontend.kind: found 'logmel', expected one of log_mel, mfcc, histogram, functionals, precomputed",
+        ),
         ({"fmax": 9000.0}, "frontend.fmax: found 9000.0, expected at most 8000 Hz"),
         ({"fmin": 8000.0}, "frontend.fmin: found 8000.0, expected from 0 to below fmax, 8000 Hz"),
         ({"fft_size": 256}, "frontend.fft_size: found 256, expected at least 400"),

@@ -44,8 +44,16 @@ def test_values_may_come_as_text_or_lists():
 
 @pytest.mark.parametrize(
     ("found", "allowed", "holds"),
-    [(0, Range(1), False), (3, Range(1), True), (3.5, Range(1), False), (True, Range(1), False)]
-    + [(0, RATE, True), (0.3, RATE, True), (1.0, RATE, False), (float("nan"), RATE, False)],
+    [
+        (0, Range(1), False),
+        (3, Range(1), True),
+        (3.5, Range(1), False),
+        (True, Range(1), False),
+        (0, RATE, True),
+        (0.3, RATE, True),
+        (1.0, RATE, False),
+        (float("nan"), RATE, False),
+    ],
 )
 def test_a_range_holds_its_numbers_only(found, allowed, holds):
     assert (found in allowed) is holds

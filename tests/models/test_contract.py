@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from ser_jax.models import FAMILIES, build
@@ -11,6 +12,7 @@ NUM_CLASSES = 5
 LENGTHS = np.array([70, 1, 33, 46])
 LONGEST = 70
 BANDS = 40
+NUM_STEPS = 80
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
@@ -69,9 +71,57 @@ def test_the_order_of_a_batch_only_orders_its_logits(forward, features, train):
     np.testing.assert_allclose(found.logits, expected.logits[order], atol=1e-5)
 
 
+def test_attention_to_frames_is_a_distribution_over_the_utterances_own(forward, features):
+    lengths = np.concatenate([LENGTHS, [0]])
+    output = forward(False, np.concatenate([features, features[:1]]), lengths)
+    for attention in output.attention.values():
+        if attention.axes[-1] != "frames":
+            continue
+        weights = np.asarray(attention.weights)
+        own = -(-lengths // attention.stride)
+        for length, row in zip(own, weights, strict=True):
+            assert not row[..., length:].any()
+            if attention.axes[-2] == "queries":
+                row = row[..., :length, :]
+            if length:
+                np.testing.assert_allclose(row[..., :length].sum(-1), 1, atol=1e-5)
+
+
 def test_rows_without_frames_change_no_other_logit(forward, features):
     lengths = np.concatenate([LENGTHS, [0, 0]])
     padded = np.concatenate([features, np.ones((2, LONGEST, BANDS), np.float32)])
     found = forward(True, padded, lengths).logits
     np.testing.assert_allclose(found[:4], forward(True, features, LENGTHS).logits, atol=1e-5)
     assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_sixteen_utterances_are_learnt_by_heart(name):
+    """That the gradient of every part finds its way, whatever the model."""
+    random = np.random.default_rng(0)
+    features = jnp.asarray(random.normal(size=(16, 16, 16)), jnp.float32)
+    lengths = jnp.asarray(random.integers(8, 17, size=16))
+    labels = jnp.arange(16) % 4
+    model = build(name, 4, **FAMILIES[name].tiny)
+    optimizer = optax.adam(optax.cosine_decay_schedule(2e-2, NUM_STEPS))
+
+    def loss(params, rest):
+        output, rest = model.apply({"params": params, **rest}, features, lengths, train=True, mutable=["batch_stats"])
+        losses = optax.softmax_cross_entropy_with_integer_labels(output.logits, labels)
+        return losses.mean(), (rest, output.logits)
+
+    def step(state, _):
+        params, rest, moments = state
+        gradients, (rest, logits) = jax.grad(loss, has_aux=True)(params, rest)
+        updates, moments = optimizer.update(gradients, moments, params)
+        return (optax.apply_updates(params, updates), rest, moments), jnp.argmax(logits, -1)
+
+    def train(key):
+        rest = dict(model.init(key, features, lengths, train=False))
+        params = rest.pop("params")
+        return jax.lax.scan(step, (params, rest, optimizer.init(params)), length=NUM_STEPS)[1][-1]
+
+    # This kind of key compiles faster: nothing else matters of it here.
+    key = jax.random.key(0, impl="rbg")
+    predicted = jax.jit(train, compiler_options={"xla_backend_optimization_level": 0})(key)
+    np.testing.assert_array_equal(predicted, labels)

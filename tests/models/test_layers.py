@@ -123,6 +123,108 @@ def test_statistics_along_an_axis_are_those_of_the_whole_batch(jit):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, np.stack([b, b]), atol=1e-5), half_updates, updates)
 
 
+def convolved(x, kernel):
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@pytest.mark.parametrize("size", [(3, 3), (5, 3)])
+@pytest.mark.parametrize("cells", [(7, 6), (1, 1)])
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_convolution_equals_xlas_and_so_do_its_gradients(size, cells, pieces, jit, monkeypatch):
+    monkeypatch.setattr(layers, "_num_pieces", lambda batch, bytes_each: pieces)
+    x, kernel, cotangent = random(4, *cells, 3), random(*size, 3, 5, seed=1), random(4, *cells, 5, seed=2)
+
+    def value_and_gradients(function):
+        value, pull = jax.vjp(function, x, kernel)
+        return value, pull(cotangent)
+
+    found = jit(lambda: value_and_gradients(layers.convolution))()
+    expected = jit(lambda: value_and_gradients(convolved))()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, expected)
+
+
+@pytest.mark.parametrize(("map_axis", "kernel_axis"), [(0, 0), (0, None), (None, 0)])
+def test_a_convolution_of_several_runs_equals_those_of_each(map_axis, kernel_axis, jit):
+    x = random(*((2,) if map_axis == 0 else ()), 4, 5, 6, 3)
+    kernel = random(*((2,) if kernel_axis == 0 else ()), 5, 3, 3, 2, seed=1)
+    cotangent = random(4, 5, 6, 2, seed=2)
+
+    def value_and_gradients(function):
+        def one_run(x, kernel):
+            value, pull = jax.vjp(function, x, kernel)
+            return value, pull(cotangent)
+
+        return jax.vmap(one_run, in_axes=(map_axis, kernel_axis))(x, kernel)
+
+    found = jit(lambda: value_and_gradients(layers.convolution))()
+    expected = jit(lambda: value_and_gradients(convolved))()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, expected)
+
+
+def test_a_batch_goes_into_the_fewest_equal_pieces_that_fit_the_cache():
+    fits = 2**21
+    found = [layers._num_pieces(batch, size) for batch, size in ((32, fits), (32, fits // 5), (32, 1), (7, fits // 2))]
+    assert found == [32, 8, 1, 7]
+    assert [layers._num_pieces(batch, 2 * fits) for batch in (0, 1, 6)] == [1, 1, 6]
+
+
+def test_a_map_is_normalised_by_the_statistics_of_its_real_cells_on_all_devices(jit):
+    lengths = jnp.array([5, 2, 0, 4])
+    mask = Mask(lengths, 5, 3)
+    x = random(4, 5, 3, 6) + 2
+    real = jnp.broadcast_to(mask.real, (4, 5, 3, 1))
+
+    class Ours(nn.Module):
+        axis_name: str | None = None
+
+        @nn.compact
+        def __call__(self, x, lengths):
+            return layers.normalized(layers.BatchNorm(name="norm"), x, Mask(lengths, 5, 3), self.axis_name, train=True)
+
+    cells = np.asarray(x)[np.asarray(real)[..., 0]]
+    expected = (x - cells.mean(0)[None, None, None]) / np.sqrt(cells.var(0) + 1e-5)[None, None, None]
+    found, updates = jit(lambda: Ours().init_with_output(jax.random.key(0), x, lengths))()
+    np.testing.assert_allclose(mask.apply(found), mask.apply(expected), atol=1e-4)
+
+    _, updates = jit(lambda: Ours().apply(updates, x, lengths, mutable=["batch_stats"]))()
+    np.testing.assert_allclose(updates["batch_stats"]["norm"]["mean"], 0.1 * cells.mean(0), atol=1e-4)
+    np.testing.assert_allclose(updates["batch_stats"]["norm"]["var"], 0.9 + 0.1 * cells.var(0, ddof=1), atol=1e-4)
+
+    halves = x.reshape(2, 2, *x.shape[1:]), lengths.reshape(2, 2)
+    on_devices = jax.vmap(lambda *half: Ours("devices").init_with_output(jax.random.key(0), *half), axis_name="devices")
+    np.testing.assert_allclose(jit(on_devices)(*halves)[0].reshape(x.shape), found, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (1, 2), (2, 4)])
+@pytest.mark.parametrize("kind", ["max", "average"])
+def test_windows_are_pooled_over_their_real_cells(size, kind):
+    lengths = [7, 3, 0, 1]
+    x = random(4, 7, 6, 2) - 3
+    mask = Mask(jnp.array(lengths), 7, 6)
+    pooled, pooled_mask = layers.pool(x, mask, size, kind)
+    expected = np.zeros((4, -(-7 // size[0]), -(-6 // size[1]), 2))
+    for i, t, f in np.ndindex(expected.shape[:3]):
+        window = np.asarray(x)[i, : lengths[i]][t * size[0] :, f * size[1] :][: size[0], : size[1]]
+        if window.size:
+            expected[i, t, f] = window.max((0, 1)) if kind == "max" else window.mean((0, 1))
+    np.testing.assert_allclose(pooled, expected, atol=1e-6)
+    np.testing.assert_array_equal(pooled_mask.lengths, [-(-length // size[0]) for length in lengths])
+    assert (pooled_mask.num_steps, pooled_mask.num_bands) == expected.shape[1:3]
+
+
+@pytest.mark.parametrize("kind", ["max", "average"])
+def test_the_gradient_of_pooling_goes_to_the_cells_that_were_pooled(kind, jit):
+    x, cotangent = random(2, 6, 8, 3), random(2, 3, 2, 3, seed=1)
+    mask = Mask(jnp.array([6, 6]), 6, 8)
+
+    def oracle(x):
+        return (jnp.max if kind == "max" else jnp.mean)(x.reshape(2, 3, 2, 2, 4, 3), (2, 4))
+
+    found = jit(lambda: jax.vjp(lambda x: layers.pool(x, mask, (2, 4), kind)[0], x)[1](cotangent))()
+    expected = jit(lambda: jax.vjp(oracle, x)[1](cotangent))()
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-6)
+
+
 def test_eca_kernel_sizes_are_the_papers():
     sizes = {24: 3, 58: 3, 122: 3, 128: 5, 232: 5, 1024: 5, 2048: 7}
     assert {channels: layers.eca_kernel_size(channels) for channels in sizes} == sizes

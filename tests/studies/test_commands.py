@@ -120,6 +120,12 @@ def test_prediction_prints_a_table_and_names_each_bad_file(launch, workdir, reco
         (["predict", "--workdir", "{workdir}", "a.wav"], "several variants"),
         (["predict", "--workdir", "{workdir}", "--variant", "augmentet", "a.wav"], "--variant augmentet"),
         (["predict", "--workdir", "{workdir}", "--variant", "augmented", "--seed", "9", "{wav}"], "no such run"),
+        (
+            ["predict", "--workdir", "{workdir}", "--variant", "plain", "--attention", "{new}.png", "{wav}"],
+            "no attention",
+        ),
+        (["predict", "--workdir", "{workdir}", "--variant", "plain", "--attention", "{new}.jpg", "{wav}"], "in .png"),
+        (["predict", "--workdir", "{workdir}", "--variant", "plain", "--attention", "{new}/a.png", "{wav}"], "folder"),
         (["evaluate", "--workdir", "nowhere"], "nowhere: no such folder"),
         (["evaluate", "--workdir", "{workdir}", "--corpus", "emodbb"], "emodb"),
         (["train", "--config", "{config}", "--workdir", "{workdir}"], "another configuration"),

@@ -1,9 +1,16 @@
 import jax
 import jax.numpy as jnp
+import jax.test_util
 import numpy as np
 import pytest
 
+from ser_jax.training import objectives
 from ser_jax.training.objectives import cross_entropy
+
+# Compiled whole: one operation after another takes longer.
+concordance, concordance_loss, token_cross_entropy = map(
+    jax.jit, (objectives.concordance, objectives.concordance_loss, objectives.token_cross_entropy)
+)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -38,3 +45,112 @@ def test_padding_rows_count_nothing():
     one = cross_entropy(logits[:1], targets[:1], jnp.ones(1), jnp.ones(2), jnp.zeros(()))
     padded = cross_entropy(logits, targets, jnp.asarray([1.0, 0.0]), jnp.ones(2), jnp.zeros(()))
     np.testing.assert_allclose(one, padded)
+
+
+def test_token_cross_entropy_is_that_of_pytorch_over_the_real_tokens():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(3, 5, 4)).astype(np.float32)
+    tokens = np.where(np.arange(5)[None] < np.array([5, 2, 0])[:, None], rng.integers(0, 4, (3, 5)), -1)
+
+    def mean_loss(logits):
+        loss, weight = token_cross_entropy(logits, jnp.asarray(tokens), jnp.ones(3))
+        return loss / weight
+
+    ours, gradient = jax.value_and_grad(mean_loss)(jnp.asarray(logits))
+    theirs_logits = torch.tensor(logits, requires_grad=True)
+    theirs = torch.nn.functional.cross_entropy(
+        theirs_logits.reshape(-1, 4), torch.tensor(tokens.reshape(-1)), ignore_index=-1
+    )
+    theirs.backward()
+    np.testing.assert_allclose(ours, theirs.item(), rtol=1e-5)
+    np.testing.assert_allclose(gradient, theirs_logits.grad.numpy(), atol=1e-6)
+
+
+def test_the_tokens_of_an_utterance_count_with_its_weight():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4)), jnp.float32)
+    tokens = jnp.asarray([[1, 2, 3], [0, 3, -1]])
+    loss, weight = token_cross_entropy(logits, tokens, jnp.asarray([2.0, 0.5]))
+    each = [token_cross_entropy(logits[i : i + 1], tokens[i : i + 1], jnp.ones(1)) for i in range(2)]
+    np.testing.assert_allclose(loss, 2 * each[0][0] + 0.5 * each[1][0], rtol=1e-6)
+    assert weight == 2 * 3 + 0.5 * 2
+
+
+def test_what_stands_behind_a_text_matters_to_neither_loss_nor_gradient():
+    tokens = jnp.asarray([[1, -1]])
+    loss = lambda logits: token_cross_entropy(logits, tokens, jnp.ones(1))[0]  # noqa: E731
+    logits = jnp.asarray([[[0.1, 0.2], [jnp.nan, 3.0]]])
+    assert np.isfinite(loss(logits))
+    np.testing.assert_allclose(jax.grad(loss)(logits.at[:, 1].set(5.0))[0, 1], 0)
+
+
+def slow_concordance(predicted, target, num_frames, weight):
+    """Over the real frames in one long row, those of an utterance of weight two taken twice."""
+    coefficients = []
+    for track in range(predicted.shape[-1]):
+        rows = [row for row, times in enumerate(weight) for _ in range(int(times))]
+        p = np.concatenate([predicted[row, : num_frames[row], track] for row in rows])
+        t = np.concatenate([target[row, : num_frames[row], track] for row in rows])
+        covariance = np.mean((p - p.mean()) * (t - t.mean()))
+        coefficients.append(2 * covariance / (p.var() + t.var() + (p.mean() - t.mean()) ** 2))
+    return coefficients
+
+
+@pytest.fixture
+def tracks():
+    rng = np.random.default_rng(0)
+    target = rng.normal(size=(3, 6, 2)).astype(np.float32)
+    predicted = (0.6 * target + 0.3 + 0.4 * rng.normal(size=target.shape)).astype(np.float32)
+    return jnp.asarray(predicted), jnp.asarray(target), jnp.asarray([6, 1, 4])
+
+
+@pytest.mark.parametrize("weight", [[1.0, 1.0, 1.0], [2.0, 1.0, 0.0]])
+def test_concordance_is_that_of_all_real_frames_of_the_batch(tracks, weight):
+    predicted, target, num_frames = tracks
+    found = concordance(predicted, target, num_frames, jnp.asarray(weight))
+    np.testing.assert_allclose(found, slow_concordance(*map(np.asarray, tracks), weight), rtol=1e-5)
+    np.testing.assert_allclose(
+        concordance_loss(predicted, target, num_frames, jnp.asarray(weight)), 1 - np.mean(found), rtol=1e-6
+    )
+
+
+def test_the_padding_of_tracks_matters_to_neither_concordance_nor_gradient(tracks):
+    predicted, target, num_frames = tracks
+    real = (jnp.arange(6)[None] < num_frames[:, None])[..., None]
+    expected = concordance(predicted, target, num_frames, jnp.ones(3))
+    filled = concordance(jnp.where(real, predicted, jnp.inf), jnp.where(real, target, jnp.nan), num_frames, jnp.ones(3))
+    np.testing.assert_allclose(filled, expected, rtol=1e-6)
+    gradient = jax.grad(concordance_loss)(predicted, target, num_frames, jnp.ones(3))
+    assert (np.asarray(gradient)[~np.broadcast_to(real, gradient.shape)] == 0).all()
+
+
+def test_the_gradient_of_the_concordance_loss_is_that_of_its_differences(tracks):
+    predicted, target, num_frames = tracks
+    weight = jnp.asarray([1.0, 2.0, 1.0])
+    jax.test_util.check_grads(
+        lambda p: concordance_loss(p, target, num_frames, weight), (predicted,), order=1, modes=["rev"], rtol=1e-2
+    )
+
+
+@pytest.mark.parametrize(
+    ("predicted", "target", "expected"),
+    [
+        ([1.0, 2.0, 4.0], [1.0, 2.0, 4.0], 1.0),
+        ([-1.0, 0.0, 1.0], [1.0, 0.0, -1.0], -1.0),
+        ([3.0, 3.0, 3.0], [1.0, 2.0, 4.0], 0.0),
+        ([3.0, 3.0, 3.0], [3.0, 3.0, 3.0], 0.0),
+        ([2.0, 3.0, 5.0], [1.0, 2.0, 4.0], (2 * 14 / 9) / (2 * 14 / 9 + 1)),  # the same, one higher
+    ],
+)
+def test_concordance_of_equal_opposite_constant_and_shifted_tracks(predicted, target, expected):
+    as_tracks = lambda values: jnp.asarray(values)[None, :, None]  # noqa: E731
+    arguments = as_tracks(target), jnp.asarray([3]), jnp.ones(1)
+    np.testing.assert_allclose(concordance(as_tracks(predicted), *arguments), [expected], atol=1e-6)
+    assert np.isfinite(jax.grad(concordance_loss)(as_tracks(predicted), *arguments)).all()
+
+
+def test_a_batch_of_padding_has_a_concordance_of_zero_and_a_finite_gradient(tracks):
+    predicted, target, num_frames = tracks
+    for arguments in [(target, num_frames, jnp.zeros(3)), (target, jnp.zeros(3, int), jnp.ones(3))]:
+        np.testing.assert_allclose(concordance(predicted, *arguments), 0)
+        assert np.isfinite(jax.grad(concordance_loss)(predicted, *arguments)).all()

@@ -1,0 +1,196 @@
+"""How long does a training step of each model take, against the same network in PyTorch?
+
+python benchmarks/models.py [--model NAME ...] [--option NAME=VALUE ...] [--batch 32] [--frames 152]
+
+As in `python benchmarks/models.py --model shufflenet_v2 --option width=1.0 --option attention=eca`; without --model,
+every model at its default size. Forward, backward and Adam in float32, on utterances of equal length. The networks
+share their weights, and their first losses are compared before anything is timed. Then they take turns, so that a busy
+machine slows all of them. A turn is several steps: ser_jax trains in a scan over steps, whose memory is allocated once.
+Prints a table, and a JSON line for each contestant to stderr.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests" / "references")]
+
+from ser_jax.models import build  # noqa: E402
+
+NUM_CLASSES = 7
+LEARNING_RATE = 1e-3
+
+# Model -> its twin's module and class in tests/references.
+TWINS = {
+    "attention_rnn": ("torch_attention_rnn", "Network"),
+    "cnn": ("torch_convolution", "CNN"),
+    "crnn": ("torch_convolution", "CRNN"),
+    "reslstm": ("torch_reslstm", "Network"),
+    "rnn": ("torch_rnn", "Network"),
+    "shufflenet_v2": ("torch_models", "ShuffleNetV2"),
+    "tcn": ("torch_convolution", "TCN"),
+    "transformer": ("torch_transformer", "Network"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """A function that takes a turn of steps, the loss before the first step, and the seconds to compile."""
+
+    turn: Callable[[], None]
+    first_loss: float
+    compile_seconds: float = 0.0
+
+
+def main() -> None:
+    """Times every model and prints what it took."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", action="append", choices=sorted(TWINS), help="only this one; may be repeated")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the only --model")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--frames", type=int, default=152)
+    parser.add_argument("--features", type=int, default=64)
+    parser.add_argument("--turns", type=int, default=10, help="timed turns of each")
+    parser.add_argument("--steps", type=int, default=4, help="steps of a turn")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch; use taskset for both")
+    args = parser.parse_args()
+    names = args.model or sorted(TWINS)
+    if args.option and len(names) > 1:
+        parser.error("--option: expected one --model that it is an option of")
+
+    torch.set_num_threads(args.threads)
+    random = np.random.default_rng(0)
+    features = random.normal(size=(args.batch, args.frames, args.features)).astype(np.float32)
+    labels = random.integers(NUM_CLASSES, size=args.batch)
+    print(f"{'':34}{'median':>10}{'fastest':>10}{'against ours':>14}{'compile':>10}")
+    for name in names:
+        benchmark(name, dict(option.split("=", 1) for option in args.option), features, labels, args)
+
+
+def benchmark(
+    name: str, options: dict[str, str], features: np.ndarray, labels: np.ndarray, args: argparse.Namespace
+) -> None:
+    """Times one model against its twin and prints the figures."""
+    model = build(name, NUM_CLASSES, **options)
+    options = {option: getattr(model, option) for option in options}
+    module, network = (importlib.import_module(TWINS[name][0]), TWINS[name][1])
+
+    def twin() -> torch.nn.Module:
+        torch.manual_seed(0)  # the same weights at every call
+        inputs = () if name == "shufflenet_v2" else (features.shape[-1],)
+        return getattr(module, network)(NUM_CLASSES, *inputs, **options)
+
+    contestants = {"ser_jax": jax_contestant(model, twin(), module.variables_of, features, labels, args.steps)}
+    formats = {"PyTorch": torch.contiguous_format}
+    if any(weight.ndim == 4 for weight in twin().parameters()):
+        formats = {"PyTorch channels first": torch.contiguous_format, "PyTorch channels last": torch.channels_last}
+    for contestant, memory_format in formats.items():
+        net = twin().to(memory_format=memory_format)
+        inputs = torch.from_numpy(features)
+        if name == "shufflenet_v2":
+            inputs = (inputs[:, None].contiguous(memory_format=memory_format),)
+        else:
+            inputs = (inputs, torch.full((len(features),), features.shape[1]))
+        contestants[contestant] = torch_contestant(net, inputs, torch.from_numpy(labels), args.steps)
+    losses = {contestant: entry.first_loss for contestant, entry in contestants.items()}
+    if np.ptp(list(losses.values())) > 1e-4:
+        raise SystemExit(f"error: {name}: the networks do not agree on the first loss: {losses}")
+
+    seconds = {contestant: [] for contestant in contestants}
+    for i in range(args.turns + 1):
+        for contestant, entry in contestants.items():
+            start = time.perf_counter()
+            entry.turn()
+            if i:  # the first turn warms up
+                seconds[contestant].append((time.perf_counter() - start) / args.steps)
+
+    ours = float(np.median(seconds["ser_jax"]))
+    for contestant, times in seconds.items():
+        record = {
+            "benchmark": "models",
+            "model": name,
+            "options": options,
+            "contestant": contestant,
+            "median_seconds": float(np.median(times)),
+            "fastest_seconds": min(times),
+            "against_ours": float(np.median(times)) / ours,
+            "compile_seconds": contestants[contestant].compile_seconds,
+        }
+        setting = {key: value for key, value in vars(args).items() if key not in ("model", "option")}
+        print(json.dumps(record | setting), file=sys.stderr)
+        label = name if contestant == "ser_jax" else f"  {contestant}"
+        compiling = f"{record['compile_seconds']:8.1f} s" if contestant == "ser_jax" else ""
+        median, fastest = (f"{1e3 * record[key]:7.1f} ms" for key in ("median_seconds", "fastest_seconds"))
+        print(f"{label:34}{median}{fastest}{record['against_ours']:13.2f}x{compiling}", flush=True)
+
+
+def jax_contestant(
+    model: nn.Module, net: torch.nn.Module, variables_of: Callable, features: np.ndarray, labels: np.ndarray, steps: int
+) -> Contestant:
+    """Our model with the twin's weights."""
+    features, labels = jnp.asarray(features), jnp.asarray(labels)
+    num_frames = jnp.full(len(features), features.shape[1])
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), features, num_frames, train=False))
+    variables = jax.tree.map(jnp.array, variables_of(net, shapes))
+    optimizer = optax.adam(LEARNING_RATE)
+
+    def loss(params: dict, statistics: dict) -> tuple[jax.Array, dict]:
+        variables = {"params": params, "batch_stats": statistics}
+        output, updates = model.apply(variables, features, num_frames, train=True, mutable=["batch_stats"])
+        losses = optax.softmax_cross_entropy_with_integer_labels(output.logits, labels)
+        return losses.mean(), updates.get("batch_stats", {})
+
+    def step(state: tuple, _: None) -> tuple[tuple, jax.Array]:
+        params, statistics, moments = state
+        (value, statistics), gradients = jax.value_and_grad(loss, has_aux=True)(params, statistics)
+        updates, moments = optimizer.update(gradients, moments, params)
+        return (optax.apply_updates(params, updates), statistics, moments), value
+
+    state = (variables["params"], variables.get("batch_stats", {}), optimizer.init(variables["params"]))
+    start = time.perf_counter()
+    compiled = jax.jit(lambda state: jax.lax.scan(step, state, length=steps), donate_argnums=0).lower(state).compile()
+    compile_seconds = time.perf_counter() - start
+    state, values = compiled(state)
+
+    def turn() -> None:
+        nonlocal state
+        state, _ = compiled(state)
+        jax.block_until_ready(state)
+
+    return Contestant(turn, float(values[0]), compile_seconds)
+
+
+def torch_contestant(net: torch.nn.Module, inputs: tuple[Any, ...], targets: torch.Tensor, steps: int) -> Contestant:
+    """The twin."""
+    optimizer = torch.optim.Adam(net.parameters(), LEARNING_RATE)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(net(*inputs), targets)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    def turn() -> None:
+        for _ in range(steps):
+            step()
+
+    return Contestant(turn, step())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""Features made elsewhere, packed: one array [frames, dims] per utterance, end to end in one memory-mapped array.
+
+On disk they are the folder DATA/packed/CORPUS/features/NAME with `values.npy`, `index.parquet` and `features.json`.
+They belong to one corpus by its fingerprint. Nothing here needs TensorFlow or JAX.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from ser_jax.corpora import packed_folder
+from ser_jax.corpora.corpus import Corpus, refuse_full_disk
+from ser_jax.corpora.feature_source import FeatureSource, read_features
+from ser_jax.errors import UserError
+from ser_jax.files import atomic_folder
+
+FORMAT_VERSION = 1  # of the folder; a folder of another version is refused
+
+_VALUES, _INDEX, _DESCRIPTION = "values.npy", "index.parquet", "features.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """One array of frames per utterance of a corpus: features, or tracks such as arousal and valence.
+
+    Utterance i, by its row in the corpus's table, has `values[start[i] : start[i] + num_frames[i]]`; frame t is centred
+    on `t * frame_ms`. `frame_ms` is 0 where every utterance has a single frame for the whole of it. `names` are those
+    of the dims, "0", "1", ... where unknown. `fingerprint` changes with any value.
+    """
+
+    values: Float[np.ndarray, "total_frames dims"]
+    start: Int[np.ndarray, " utterances"]
+    num_frames: Int[np.ndarray, " utterances"]
+    names: tuple[str, ...]
+    frame_ms: float
+    name: str = ""
+    fingerprint: str = ""
+    info: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def frames(packed: Packed, i: int | np.integer) -> Float[np.ndarray, "frames dims"]:
+    """Returns the frames of utterance `i` (its row number), a view."""
+    return packed.values[packed.start[i] : packed.start[i] + packed.num_frames[i]]
+
+
+def in_place_of_samples(corpus: Corpus, packed: Packed) -> Corpus:
+    """Returns the corpus with frames where its samples were: what a model that takes them is fed with.
+
+    `info["features"]` says which frames they are.
+    """
+    table = corpus.utterances.assign(start=packed.start, num_samples=packed.num_frames)
+    which = {"name": packed.name, "dims": len(packed.names), "frame_ms": packed.frame_ms}
+    info = corpus.info | {"features": which | {"fingerprint": packed.fingerprint}}
+    return dataclasses.replace(corpus, utterances=table, samples=packed.values, info=info)
+
+
+def features_folder(corpus_name: str, name: str, data_dir: str | os.PathLike | None = None) -> Path:
+    """Returns the folder of the packed features `name` of a corpus, whether or not it exists."""
+    return packed_folder(corpus_name, data_dir) / "features" / name
+
+
+def pack_features(
+    name: str,
+    source: str | os.PathLike,
+    corpus: Corpus,
+    data_dir: str | os.PathLike | None = None,
+    frame_ms: float = 0.0,
+    *,
+    names: Sequence[str] | None = None,
+    licence: str = "",
+) -> Packed:
+    """Checks features against the corpus (see `read_features`) and packs them as its features `name`.
+
+    `frame_ms` is the time from one frame to the next; 0 where every utterance has one array [dims]. `names` are those
+    of the dims, where the source does not tell. What was packed under the same name before is replaced.
+    Raises UserError for features that do not fit the corpus, a name that is none, a missing `frame_ms`, a full disk.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise UserError(f"features {name!r}: expected a name of letters, digits, _, - and .")
+    folder = features_folder(corpus.name, name, data_dir)
+    with read_features(source, corpus) as found:
+        if frame_ms < 0 or not np.isfinite(frame_ms) or (frame_ms == 0 and found.num_frames.max() > 1):
+            raise UserError(
+                f"--frame_ms {frame_ms:g}: expected the time from one frame to the next in milliseconds; {source} has "
+                f"up to {found.num_frames.max()} frames per utterance"
+            )
+        names = tuple(names or found.names or map(str, range(found.dims)))
+        if len(set(names)) != found.dims:
+            raise UserError(f"--dims {','.join(names[:5])}: expected {found.dims} different names, one for each dim")
+        description = {
+            "format_version": FORMAT_VERSION,
+            "name": name,
+            "corpus": corpus.name,
+            "corpus_fingerprint": corpus.fingerprint,
+            "dims": found.dims,
+            "names": names,
+            "frame_ms": float(frame_ms),
+            "num_frames": int(found.num_frames.sum()),
+            "info": {"source": Path(source).name, "licence": licence},
+        }
+        with refuse_full_disk(folder), atomic_folder(folder) as temporary:
+            index = pd.DataFrame({"id": corpus.utterances["id"], "num_frames": found.num_frames})
+            index.insert(1, "start", np.cumsum(found.num_frames) - found.num_frames)
+            index.to_parquet(temporary / _INDEX, index=False)
+            digest = hashlib.sha256(json.dumps([names, frame_ms, index.to_dict("list")]).encode())
+            _write_values(temporary / _VALUES, found, digest)
+            description["fingerprint"] = digest.hexdigest()
+            text = json.dumps(description, indent=1, ensure_ascii=False)
+            (temporary / _DESCRIPTION).write_text(text, encoding="utf-8")
+    return load_features(corpus, name, data_dir)
+
+
+def _write_values(path: Path, found: FeatureSource, digest: Any) -> None:
+    """Writes all utterances' frames one after the other; unlike a memory map, this notices a full disk."""
+    dtype = found.dtype.newbyteorder("<")
+    header = {"descr": dtype.str, "fortran_order": False, "shape": (int(found.num_frames.sum()), found.dims)}
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for row in range(len(found.num_frames)):
+            content = found.read(row).astype(dtype).tobytes()
+            digest.update(content)
+            file.write(content)
+
+
+def available_features(corpus_name: str, data_dir: str | os.PathLike | None = None) -> list[str]:
+    """Returns the names of a corpus's packed features."""
+    found = features_folder(corpus_name, "", data_dir).glob(f"*/{_DESCRIPTION}")
+    return sorted(path.parent.name for path in found if not path.parent.name.startswith("."))
+
+
+def load_features(corpus: Corpus, name: str, data_dir: str | os.PathLike | None = None) -> Packed:
+    """Returns the packed features `name` of a corpus, or of a part of its utterances, memory-mapped.
+
+    Raises UserError for features that are not there (naming the nearest), were made for another corpus of this name
+    (by its fingerprint), are damaged, or of another format version.
+    """
+    folder = features_folder(corpus.name, name, data_dir)
+    if not name or not (folder / _DESCRIPTION).is_file():
+        available = available_features(corpus.name, data_dir)
+        nearest = difflib.get_close_matches(name, available, n=1) or available
+        hint = f"expected {' or '.join(nearest)}" if nearest else "it has none"
+        command = f"python launch.py prepare features --corpus {corpus.name} --name NAME --source FILE_OR_FOLDER"
+        raise UserError(f"corpus {corpus.name} has no features {name!r} in {folder.parent}: {hint} (`{command}`)")
+    try:
+        description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        if description["format_version"] != FORMAT_VERSION:
+            raise UserError(
+                f"{folder}: features of format version {description['format_version']}, expected {FORMAT_VERSION}; "
+                "prepare them again"
+            )
+        values = np.load(folder / _VALUES, mmap_mode="r")
+        index = pd.read_parquet(folder / _INDEX).set_index("id")
+        shape = (description["num_frames"], description["dims"])
+        if values.shape != shape or index["num_frames"].sum() != len(values):
+            raise ValueError(f"{_VALUES} is {values.shape}, expected {shape}")
+        if description["corpus_fingerprint"] != corpus.fingerprint:
+            raise UserError(
+                f"{folder}: made for the corpus {corpus.name} of fingerprint {description['corpus_fingerprint'][:12]}, "
+                f"but this one's is {corpus.fingerprint[:12]}; prepare the features again"
+            )
+        index = index.loc[corpus.utterances["id"]]
+        return Packed(
+            values=values,
+            start=index["start"].to_numpy(),
+            num_frames=index["num_frames"].to_numpy(),
+            names=tuple(description["names"]),
+            frame_ms=description["frame_ms"],
+            name=name,
+            fingerprint=description["fingerprint"],
+            info=description["info"],
+        )
+    except (OSError, ValueError, EOFError, KeyError, TypeError) as error:  # pyarrow's errors are ValueErrors
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{folder}: damaged features, prepare them again ({reason})") from error

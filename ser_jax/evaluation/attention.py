@@ -1,0 +1,109 @@
+"""What the attention of one trained model looked at in one recording."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from ser_jax.frontend import Frontend, Statistics, features
+from ser_jax.frontend.logmel import mel_filters
+from ser_jax.models.decoding import decode_text
+from ser_jax.models.output import Attention, Output
+
+# How a recording is drawn, whatever the model hears it with.
+DRAWN = Frontend(num_mels=80, normalization="none", spectrum="fft")
+MOST_TOKENS = 100  # of a decoded text
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """A recording, and what a model made of it and looked at.
+
+    Attributes:
+        log_mel: natural logarithm of the mel power, frames and bands of `DRAWN`.
+        mel_frequencies: the bands' centres in Hz.
+        seconds: the length of what was heard.
+        probabilities: of the emotions.
+        attention: as in `Output`, for a batch of this recording alone, without padding.
+        frame_seconds: from one frame of the model's input to the next.
+        tokens: what a decoder emits: the emotion, then the text if there is one.
+    """
+
+    log_mel: Float[np.ndarray, "frames mels"]
+    mel_frequencies: Float[np.ndarray, " mels"]
+    seconds: float
+    probabilities: dict[str, float]
+    attention: dict[str, Attention]
+    frame_seconds: float
+    tokens: tuple[str, ...] = ()
+
+
+def has_attention(model: nn.Module, num_features: int) -> bool:
+    """Whether a model has any attention to look at; compiles nothing."""
+    inputs = jnp.zeros((1, 64, num_features)), jnp.full((1,), 64, jnp.int32)
+    output, _ = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), *inputs, train=False))
+    return bool(output.attention)
+
+
+def look(
+    model: nn.Module,
+    variables: dict[str, Any],
+    frontend: Frontend,
+    statistics: Statistics | None,
+    emotions: Sequence[str],
+    waveform: Float[np.ndarray, " samples"],
+    symbols: Sequence[str] = (),
+) -> Look:
+    """Runs a trained model on one recording (16 kHz) and keeps what it looked at.
+
+    `symbols` are those of the text that the model emits, the last of them the text's end.
+    """
+    inputs = jnp.asarray(waveform)[None], jnp.full((1,), len(waveform), jnp.int32)
+
+    # Compiled with little optimisation: it runs once for every length of a recording.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def run(variables: dict, statistics: Statistics | None) -> tuple:
+        drawn, _ = features(DRAWN, *inputs)
+        heard, num_frames = features(frontend, *inputs, statistics)
+        text = {}
+        if symbols:
+            text["tokens"] = decode_text(model, variables, heard, num_frames, max_tokens=MOST_TOKENS).tokens
+        return drawn, num_frames, text, model.apply(variables, heard, num_frames, train=False, **text)
+
+    drawn, num_frames, text, output = jax.tree.map(np.asarray, run(variables, statistics))
+    probabilities = dict(zip(emotions, jax.nn.softmax(output.logits[0]).tolist(), strict=True))
+    return Look(
+        log_mel=drawn[0],
+        mel_frequencies=_centres(DRAWN),
+        seconds=len(waveform) / frontend.sample_rate,
+        probabilities=probabilities,
+        attention=own_frames(output, int(num_frames[0])),
+        frame_seconds=frontend.hop / frontend.sample_rate,
+        tokens=(
+            max(probabilities, key=probabilities.get),
+            *(symbols[t] for t in text.get("tokens", [[]])[0] if t >= 0),
+        ),
+    )
+
+
+def own_frames(output: Output, num_frames: int) -> dict[str, Attention]:
+    """The attention of an output of one utterance, without the frames that only fill it up."""
+
+    def cut(attention: Attention) -> Attention:
+        own = -(-num_frames // attention.stride)
+        parts = [slice(own if axis in ("frames", "queries") else None) for axis in attention.axes]
+        return attention.replace(weights=np.asarray(attention.weights, np.float32)[tuple(parts)])
+
+    return {name: cut(attention) for name, attention in output.attention.items()}
+
+
+def _centres(frontend: Frontend) -> Float[np.ndarray, " mels"]:
+    filters = mel_filters(frontend)
+    hertz = np.arange(len(filters)) * frontend.sample_rate / frontend.fft
+    return hertz @ filters / filters.sum(0)

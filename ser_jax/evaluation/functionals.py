@@ -1,0 +1,148 @@
+"""Functionals: one vector of fixed size for an utterance of any length, which is what classic baselines classify.
+
+`own` needs nothing beside this package: statistics over time of log-mel bands and their deltas. `egemaps`, `compare`
+and `emobase` are openSMILE's sets eGeMAPSv02 (Eyben et al. 2016), ComParE_2016 (Schuller et al. 2016) and emobase
+(Eyben et al. 2010), from the optional package `opensmile`.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Float32, Int16
+from tqdm import tqdm
+
+from ser_jax.corpora import default_data_dir
+from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus, waveform
+from ser_jax.errors import UserError
+from ser_jax.evaluation import opensmile_sets
+from ser_jax.files import atomic_file
+from ser_jax.frontend import Frontend, features
+
+KINDS = ("own", *opensmile_sets.SETS)
+
+# Wide enough for the tilt and the formants, and few enough bands for a linear model to learn from some hundred
+# utterances. Deltas carry how fast the spectrum moves. Nothing is normalised: level and tilt tell emotions apart.
+FRONTEND = Frontend(num_mels=40, deltas=1, normalization="none")
+PERCENTILES = (5, 25, 50, 75, 95)
+STATISTICS = ("mean", "std", *(f"p{percentile}" for percentile in PERCENTILES), "range", "slope")
+
+_OWN_VERSION = 1  # of what `own` computes: raised when it changes, so that what was kept is computed again
+
+
+@dataclasses.dataclass(frozen=True)
+class Functionals:
+    """The functionals of utterances, one row each, and the names of the columns."""
+
+    values: Float32[np.ndarray, "utterances dims"]
+    names: tuple[str, ...]
+
+
+def load_functionals(corpus: Corpus, kind: str, data_dir: str | os.PathLike | None = None) -> Functionals:
+    """Returns the functionals of a corpus's utterances, in the order of its table.
+
+    They are computed once, and kept in DATA/functionals/CORPUS/ under a name that depends on the corpus's fingerprint,
+    the kind, and the versions of what computes it. Raises UserError where `compute` does.
+    """
+    folder = Path(data_dir or default_data_dir()) / "functionals" / (corpus.name or "corpus")
+    key = json.dumps([corpus.fingerprint, kind, _version(kind)])
+    path = folder / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+    ids = corpus.utterances["id"].tolist()
+    kept = _read(path)
+    if kept is not None:
+        row_of = {utterance: row for row, utterance in enumerate(kept[0])}
+        if all(utterance in row_of for utterance in ids):  # a part of a corpus has the fingerprint of the whole
+            rows = np.array([row_of[utterance] for utterance in ids])
+            return Functionals(kept[1].values[rows], kept[1].names)
+    utterances = [(utterance, waveform(corpus, i)) for i, utterance in enumerate(ids)]
+    result = compute(utterances, kind, progress=f"{corpus.name}: {kind}")
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, ids=np.array(ids), values=result.values, names=np.array(result.names))
+    return result
+
+
+def compute(
+    utterances: Sequence[tuple[str, Int16[np.ndarray, " _"]]], kind: str, *, progress: str | None = None
+) -> Functionals:
+    """Computes the functionals of utterances, given as (id, samples at 16 kHz).
+
+    `progress` is what a progress bar is called; without it there is none.
+    Raises UserError for an unknown kind, for one of openSMILE's where that is not installed, and for an utterance
+    that openSMILE has no finite value for.
+    """
+    require(kind)
+    waveforms = [np.asarray(samples, np.float32) / 32768 for _, samples in utterances]
+    if kind == "own":
+        names, extracted = own_names(), map(own_functionals, waveforms)
+    else:
+        names, extracted = opensmile_sets.names(kind), opensmile_sets.extract(waveforms, kind)
+    rows = []
+    bar = tqdm(extracted, total=len(utterances), desc=progress, unit="utterance", disable=progress is None)
+    for (utterance, samples), row in zip(utterances, bar, strict=True):
+        if not np.isfinite(row).all():
+            name = names[int(np.argmin(np.isfinite(row)))]
+            raise UserError(
+                f"utterance {utterance}: {kind} gives no finite {name} ({len(samples) / SAMPLE_RATE:.2f} s of sound)"
+            )
+        rows.append(row.astype(np.float32))
+    return Functionals(np.stack(rows), names)
+
+
+def require(kind: str) -> int:
+    """Returns how many functionals a kind has; raises UserError as `compute` does, where it cannot be computed here."""
+    if kind == "own":
+        return len(own_names())
+    if kind not in KINDS:
+        raise UserError(f"functionals {kind!r}: expected one of {', '.join(KINDS)}")
+    opensmile_sets.require(kind)
+    return opensmile_sets.DIMS[kind]
+
+
+def own_functionals(samples: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " dims"]:
+    """The statistics of one utterance's log-mel bands and deltas over its frames, statistic by statistic.
+
+    They are mean, standard deviation, percentiles, range (largest minus smallest), and the slope per second of the
+    least-squares line.
+    """
+    # Lengths are rounded up to powers of two seconds: each length that occurs is compiled once.
+    seconds = 1 << max(0, int(np.ceil(np.log2(len(samples) / SAMPLE_RATE))))
+    padded = np.pad(samples, (0, seconds * SAMPLE_RATE - len(samples)))
+    framed, num_frames = _log_mel(jnp.asarray(padded, jnp.float32), jnp.int32(len(samples)))
+    x = np.asarray(framed, np.float64)[: int(num_frames)]
+    time = np.arange(len(x)) * FRONTEND.hop / FRONTEND.sample_rate
+    time = time - time.mean()
+    slope = time @ x / max(time @ time, np.finfo(np.float64).tiny)
+    percentiles = np.percentile(x, PERCENTILES, axis=0)
+    return np.concatenate([x.mean(axis=0), x.std(axis=0), *percentiles, np.ptp(x, axis=0), slope])
+
+
+def own_names() -> tuple[str, ...]:
+    """The names of what `own_functionals` gives: mean_mel1, ..., slope_delta40."""
+    bands = [f"{what}{i + 1}" for what in ("mel", "delta") for i in range(FRONTEND.num_mels)]
+    return tuple(f"{statistic}_{band}" for statistic in STATISTICS for band in bands)
+
+
+@jax.jit
+def _log_mel(samples: jax.Array, num_samples: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return features(FRONTEND, samples, num_samples)
+
+
+def _version(kind: str) -> str:
+    require(kind)
+    return f"{_OWN_VERSION} {FRONTEND} {STATISTICS}" if kind == "own" else opensmile_sets.version()
+
+
+def _read(path: Path) -> tuple[list[str], Functionals] | None:
+    """What was kept, or None where nothing was or it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return file["ids"].tolist(), Functionals(file["values"], tuple(file["names"].tolist()))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None

@@ -1,0 +1,81 @@
+"""openSMILE's functionals, in processes of their own: in one process with TensorFlow its library crashes.
+
+This module is what those processes import, so it imports little.
+"""
+
+import importlib.metadata
+import importlib.util
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from ser_jax.corpora.corpus import SAMPLE_RATE
+from ser_jax.errors import UserError
+
+SETS = {"egemaps": "eGeMAPSv02", "compare": "ComParE_2016", "emobase": "emobase"}
+DIMS = {"egemaps": 88, "compare": 6373, "emobase": 988}
+
+_LEAST_SAMPLES = SAMPLE_RATE // 10  # the sets need several frames: a shorter utterance gets silence behind it
+_PER_PROCESS = 32  # utterances that are worth the start of another process
+
+_smile: Any = None  # in a process of its own: openSMILE, set up for one set
+
+
+def require(kind: str) -> None:
+    """Raises UserError, with the command that installs it and a word on its licence, where openSMILE is missing."""
+    if importlib.util.find_spec("opensmile") is None:
+        raise UserError(
+            f"functionals {kind!r} need openSMILE: pip install opensmile==2.6.0 (its licence is for research and "
+            "other non-commercial use); 'own' needs nothing"
+        )
+
+
+def version() -> str:
+    """What the values depend on, beside the sound."""
+    return f"opensmile {importlib.metadata.version('opensmile')}, from {_LEAST_SAMPLES} samples on"
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """Returns the names of a set's functionals."""
+    with _processes(kind, 1) as processes:
+        return processes.submit(_names).result()
+
+
+def extract(waveforms: Sequence[Float32[np.ndarray, " _"]], kind: str) -> Iterator[Float32[np.ndarray, " dims"]]:
+    """Yields the functionals of waveforms at 16 kHz, on as many cores as there are; raises UserError if it crashes."""
+    workers = min(os.cpu_count() or 1, 1 + len(waveforms) // _PER_PROCESS)
+    try:
+        with _processes(kind, workers) as processes:
+            yield from processes.map(_extract, waveforms, chunksize=4)
+    except BrokenProcessPool as error:
+        raise UserError(f"functionals {kind!r}: openSMILE's process died before its end") from error
+
+
+def _processes(kind: str, workers: int) -> ProcessPoolExecutor:
+    require(kind)
+    spawned = multiprocessing.get_context("spawn")  # a fork would inherit TensorFlow
+    return ProcessPoolExecutor(workers, mp_context=spawned, initializer=_set_up, initargs=(kind,))
+
+
+def _set_up(kind: str) -> None:
+    global _smile
+    import opensmile
+
+    _smile = opensmile.Smile(
+        feature_set=getattr(opensmile.FeatureSet, SETS[kind]), feature_level=opensmile.FeatureLevel.Functionals
+    )
+
+
+def _names() -> tuple[str, ...]:
+    return tuple(_smile.feature_names)
+
+
+def _extract(samples: np.ndarray) -> np.ndarray:
+    padded = np.pad(samples, (0, max(0, _LEAST_SAMPLES - len(samples))))
+    return _smile.process_signal(padded, SAMPLE_RATE).to_numpy()[0]

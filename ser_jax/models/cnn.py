@@ -1,0 +1,107 @@
+"""A plain convolutional network: six 3x3 convolutions, with channel attention after each and attention over time."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ser_jax.models import layers, pooling
+from ser_jax.models.family import COUNT, RATE, Family
+from ser_jax.models.layers import Mask
+from ser_jax.models.output import Attention, Output
+
+CHANNELS = (1, 1, 2, 3, 4, 4)  # of the layers, in widths
+
+
+class CNN(nn.Module):
+    """Six times convolution, batch normalisation, activation and pooling; then a mean over frequency, and over time.
+
+    Frequency is halved after every layer but the last, time as often as `time_stride` says.
+
+    Attributes:
+        num_classes: number of emotions.
+        width: channels of the first two layers; the others have 2, 3, 4 and 4 times as many.
+        activation: "relu" or "hard_swish".
+        window_pooling: "max" or "average", between the layers.
+        time_stride: frames per time step of the last map.
+        attention: "none", "eca" (Wang et al. 2020) or "se" (Hu et al. 2018), after the pooling of each layer.
+        pooling: over time, one of `ser_jax.models.pooling.KINDS` but "last".
+        heads: of the poolings that have heads.
+        dropout: rate before the classifier; may be a traced scalar (`model.clone(dropout=rate)`).
+        axis_name: axis of devices along which batch normalisation is synchronised.
+    """
+
+    num_classes: int
+    width: int = 32
+    activation: Literal["relu", "hard_swish"] = "relu"
+    window_pooling: Literal["max", "average"] = "max"
+    time_stride: Literal[2, 4, 8, 16, 32] = 8
+    attention: Literal["none", "eca", "se"] = "none"
+    pooling: str = "mean"
+    heads: int = 4
+    dropout: float | Float[Array, ""] = 0.0
+    axis_name: str | None = None
+
+    @property
+    def min_frames(self) -> int:
+        """Frames that make one full time step of the last map."""
+        return self.time_stride
+
+    @nn.compact
+    def __call__(
+        self, features: Float[Array, "batch frames features"], num_frames: Int[Array, " batch"], *, train: bool
+    ) -> Output:
+        """Logits, the gates [batch, channels] of each layer by its name, and the weights of the pooling over time.
+
+        Computes in the dtype of the features; what lies past an utterance's `num_frames` does not matter.
+        """
+        activate = layers.ACTIVATIONS[self.activation]
+        attention = {}
+        mask = Mask(num_frames, *features.shape[1:])
+        x = mask.apply(features[..., None])
+        for layer, widths in enumerate(CHANNELS, 1):
+            name = f"layer{layer}"
+            convolution = layers.NormalizedConvolution(widths * self.width, axis_name=self.axis_name, name=name)
+            x = mask.apply(activate(convolution(x, mask, train=train)))
+            if layer < len(CHANNELS):
+                x, mask = layers.pool(x, mask, (2 if 2**layer <= self.time_stride else 1, 2), self.window_pooling)
+            if self.attention != "none":
+                gates = self._channel_attention(f"attention{layer}")(mask.mean(x))
+                attention[name] = Attention(gates, ("batch", "channels"))
+                x = x * gates[:, None, None]
+
+        pool = pooling.Pooling(self.pooling, self.heads, name="pool")
+        x, weights = pool(jnp.mean(x, 2), mask.lengths)
+        if weights is not None:
+            axes = ("batch", "heads", "frames") if weights.ndim == 3 else ("batch", "frames")
+            attention["pooling"] = Attention(weights, axes, self.time_stride)
+        if train and not (isinstance(self.dropout, float) and self.dropout == 0):
+            x = layers.dropout(x, self.dropout, self.make_rng("dropout"))
+        return Output(nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32)), attention)
+
+    def _channel_attention(self, name: str) -> nn.Module:
+        if self.attention == "eca":
+            return layers.EfficientChannelAttention(name=name)
+        return layers.SqueezeAndExcitation(name=name)
+
+
+POOLINGS = ("mean", "weighted", "self_attentive", "multi_head", "attentive_statistics")
+
+FAMILY = Family(
+    module=CNN,
+    summary="six convolutions, with attention over channels and over time",
+    choices={
+        "width": COUNT,
+        "activation": tuple(layers.ACTIVATIONS),
+        "window_pooling": ("max", "average"),
+        "time_stride": (2, 4, 8, 16, 32),
+        "attention": ("none", "eca", "se"),
+        "pooling": POOLINGS,
+        "heads": COUNT,
+        "dropout": RATE,
+    },
+    switches={"attention": ("none", "eca", "se"), "pooling": POOLINGS},
+    tiny={"width": 4, "attention": "eca", "pooling": "multi_head", "heads": 2},
+    check=lambda model: pooling.check_heads(model.pooling, model.heads, CHANNELS[-1] * model.width),
+)

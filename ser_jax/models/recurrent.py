@@ -1,0 +1,256 @@
+"""LSTM and GRU layers over utterances of different lengths, in PyTorch's parameterisation.
+
+Gates lie side by side in PyTorch's order, (input, forget, cell, output) of an LSTM and (reset, update, new) of a GRU,
+whose new gate has its recurrent bias within the reset product. Kernels are PyTorch's, transposed.
+
+A layer is a loop over frames with next to nothing in it: the inputs of all frames go through one matrix product before
+it, both directions advance in the same step, and the gradients of all weights are matrix products after it. That last
+is what JAX does not find by itself: derived from the loop, they are summed up frame by frame. So the gradient is
+written out below.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from ser_jax.models import layers
+
+GATES = {"lstm": 4, "gru": 3}
+
+# (h, c) of an LSTM, (h,) of a GRU, in float32 whatever the layer computes in: c is a sum over many frames.
+State = tuple[Float[Array, "*rows hidden"], ...]
+
+
+class Recurrent(nn.Module):
+    """One layer of LSTM or GRU, forward in time or in both directions side by side.
+
+    Recurrent kernels begin orthogonal, gate by gate, and forget gates open (a bias of 1, Jozefowicz et al. 2015); all
+    other biases are zero. There are two biases, as in PyTorch, though only a GRU's new gate tells them apart.
+
+    Attributes:
+        hidden: size of the state of a direction.
+        cell: "lstm" or "gru".
+        bidirectional: whether a second direction starts at each utterance's own last frame.
+    """
+
+    hidden: int
+    cell: str = "lstm"
+    bidirectional: bool = True
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch frames channels"], lengths: Int[Array, " batch"]
+    ) -> tuple[Float[Array, "batch frames outputs"], tuple[Float[Array, "batch outputs"], ...]]:
+        """Outputs, zero in the padding and in the dtype of x, and the final state in float32.
+
+        The final state is the forward direction's after the last real frame beside the backward direction's after the
+        first frame: (h, c) of an LSTM, (h,) of a GRU; zero for an utterance without frames. What x holds in the padding
+        does not matter.
+        """
+        directions = 2 if self.bidirectional else 1
+        weights = _weights(self, x.shape[-1], (directions,))
+        real = jnp.arange(x.shape[1])[:, None] < lengths[None]
+        x = jnp.where(real[..., None], x.swapaxes(0, 1), 0)
+
+        # The backward direction reads all frames from the last to the first and keeps its zero state in the padding.
+        def in_order(x: Array) -> tuple[Array, ...]:
+            return (x, x[::-1])[:directions]
+
+        kernels = weights.pop("input_kernel")
+        inputs = tuple(layers.product(x, kernel) for x, kernel in zip(in_order(x), kernels, strict=True))
+        outputs, final = _scan(self.cell, inputs, weights, jnp.stack(in_order(real), 1))
+        outputs = jnp.concatenate([outputs[0], outputs[-1][::-1]][:directions], -1)
+        outputs = jnp.where(real[..., None], outputs, 0).swapaxes(0, 1)
+        return outputs, tuple(part.swapaxes(0, 1).reshape(x.shape[1], -1) for part in final)
+
+
+class Cell(nn.Module):
+    """One step of an LSTM or GRU, for decoders; its weights are those of one direction of a `Recurrent`.
+
+    Attributes:
+        hidden: size of the state.
+        cell: "lstm" or "gru".
+    """
+
+    hidden: int
+    cell: str = "lstm"
+
+    @nn.compact
+    def __call__(self, state: State, x: Float[Array, "batch channels"]) -> tuple[State, Float[Array, "batch hidden"]]:
+        """The state after x, and its h in the dtype of x."""
+        weights = _weights(self, x.shape[-1], ())
+        inputs = layers.product(x, weights.pop("input_kernel"))
+        state, _ = _step(self.cell, state, inputs, weights)
+        return state, state[0].astype(x.dtype)
+
+    def zero_carry(self, batch: int) -> State:
+        """The state before the first step."""
+        return tuple(jnp.zeros((batch, self.hidden)) for _ in range(_STATES[self.cell]))
+
+
+def _weights(module: Recurrent | Cell, channels: int, directions: tuple[int, ...]) -> dict[str, Array]:
+    hidden, width = module.hidden, GATES[module.cell] * module.hidden
+    input_kernel = nn.initializers.lecun_normal(in_axis=-2, out_axis=-1, batch_axis=tuple(range(len(directions))))
+    input_bias = _open_forget_gate if module.cell == "lstm" else nn.initializers.zeros
+    return {
+        "input_kernel": module.param("input_kernel", input_kernel, (*directions, channels, width)),
+        "recurrent_kernel": module.param("recurrent_kernel", _orthogonal_gates, (*directions, hidden, width)),
+        "input_bias": module.param("input_bias", input_bias, (*directions, width)),
+        "recurrent_bias": module.param("recurrent_bias", nn.initializers.zeros, (*directions, width)),
+    }
+
+
+def _orthogonal_gates(key: Array, shape: Sequence[int]) -> Float[Array, "*directions hidden gates_x_hidden"]:
+    *directions, hidden, width = shape
+    gates = (*directions, width // hidden)
+    keys = jax.random.split(key, math.prod(gates))
+    kernels = jax.vmap(lambda key: nn.initializers.orthogonal()(key, (hidden, hidden)))(keys)
+    return jnp.moveaxis(kernels.reshape(*gates, hidden, hidden), -3, -2).reshape(shape)
+
+
+def _open_forget_gate(key: Array, shape: Sequence[int]) -> Float[Array, "*directions gates_x_hidden"]:
+    del key
+    return jnp.broadcast_to(jnp.repeat(jnp.array([0.0, 1.0, 0.0, 0.0]), shape[-1] // 4), shape)
+
+
+# The step -----------------------------------------------------------------------------------------------------------
+#
+# A cell takes a state, what the frame contributes to its gates, and what the last h does. It returns the new state and
+# what its gradient has to know. The gradient takes that and the new state's gradient, and returns those of the frame's
+# contribution, of the last h's (None: the same), and of the last state where it acts by another way than the gates.
+
+
+def _lstm(state: State, inputs: Array, product: Array) -> tuple[State, tuple[Array, ...]]:
+    _, c = state
+    i, f, g, o = jnp.split(inputs + product, 4, -1)
+    i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+    new_c = f * c + i * g
+    return (o * jnp.tanh(new_c), new_c), (i, f, g, o, c)
+
+
+def _lstm_gradient(saved: tuple[Array, ...], gradient: State) -> tuple[Array, None, State]:
+    i, f, g, o, c = saved
+    d_h, d_c = gradient
+    tanh_c = jnp.tanh(f * c + i * g)
+    d_c = d_c + d_h * o * (1 - tanh_c * tanh_c)
+    d_gates = [d_c * g * i * (1 - i), d_c * c * f * (1 - f), d_c * i * (1 - g * g), d_h * tanh_c * o * (1 - o)]
+    return jnp.concatenate(d_gates, -1), None, (jnp.zeros_like(d_h), d_c * f)
+
+
+def _gru(state: State, inputs: Array, product: Array) -> tuple[State, tuple[Array, ...]]:
+    (h,) = state
+    (input_r, input_z, input_n), (product_r, product_z, product_n) = (jnp.split(x, 3, -1) for x in (inputs, product))
+    r, z = jax.nn.sigmoid(input_r + product_r), jax.nn.sigmoid(input_z + product_z)
+    n = jnp.tanh(input_n + r * product_n)
+    return (n + z * (h - n),), (r, z, n, product_n, h)
+
+
+def _gru_gradient(saved: tuple[Array, ...], gradient: State) -> tuple[Array, Array, State]:
+    r, z, n, product_n, h = saved
+    (d_h,) = gradient
+    d_n = d_h * (1 - z) * (1 - n * n)
+    d_rz = [d_n * product_n * r * (1 - r), d_h * (h - n) * z * (1 - z)]
+    return jnp.concatenate([*d_rz, d_n], -1), jnp.concatenate([*d_rz, d_n * r], -1), (d_h * z,)
+
+
+_CELLS = {"lstm": (_lstm, _lstm_gradient), "gru": (_gru, _gru_gradient)}
+_STATES = {"lstm": 2, "gru": 1}
+
+
+def _step(cell: str, state: State, inputs: Array, weights: dict[str, Array]) -> tuple[State, tuple[Array, ...]]:
+    """The new state and what the gradient has to know, all of shapes [*directions, batch, ...]."""
+    product = _product(state[0].astype(inputs.dtype), weights["recurrent_kernel"])
+    inputs = inputs + weights["input_bias"][..., None, :]
+    return _CELLS[cell][0](state, inputs, product + weights["recurrent_bias"][..., None, :])
+
+
+def _product(x: Float[Array, "*directions batch a"], kernel: Float[Array, "*directions a b"]) -> Array:
+    """Their matrix product with operands in the dtype of x, in float32."""
+    return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
+
+
+# The loop -----------------------------------------------------------------------------------------------------------
+#
+# Directions are stacked within a step, and apart from each other in what is read and written for all frames, so that
+# the products before and after the loop read it as it lies. An utterance that has ended holds its state.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _scan(
+    cell: str,
+    inputs: tuple[Float[Array, "frames batch gates_x_hidden"], ...],
+    weights: dict[str, Array],
+    real: Bool[Array, "frames directions batch"],
+) -> tuple[tuple[Array, ...], State]:
+    """Outputs [frames, batch, hidden] of each direction, and final state [directions, batch, hidden]."""
+    return _scan_forward(cell, inputs, weights, real, save=False)[0]
+
+
+def _scan_forward(
+    cell: str, inputs: tuple[Array, ...], weights: dict[str, Array], real: Array, save: bool = True
+) -> tuple[tuple, tuple]:
+    dtype = inputs[0].dtype
+    hidden = weights["recurrent_kernel"].shape[-2]
+
+    def step(state: State, frame: tuple) -> tuple[State, tuple]:
+        inputs, real = frame
+        new, saved = _step(cell, state, jnp.stack(inputs), weights)
+        new = _where(real, new, state)
+        return new, (tuple(new[0].astype(dtype)), tuple(part.astype(dtype) for part in saved) if save else None)
+
+    zero = tuple(jnp.zeros((*real.shape[1:], hidden)) for _ in range(_STATES[cell]))
+    final, (outputs, saved) = jax.lax.scan(step, zero, (inputs, real))
+    return (outputs, final), (saved, outputs, weights, real)
+
+
+def _scan_backward(cell: str, saved: tuple, gradients: tuple) -> tuple[tuple[Array, ...], dict[str, Array], None]:
+    saved, outputs, weights, real = saved
+    d_outputs, d_final = gradients
+    dtype = outputs[0].dtype
+    transposed = weights["recurrent_kernel"].swapaxes(-1, -2).astype(dtype)
+
+    def step(d_state: State, frame: tuple) -> tuple[State, tuple]:
+        saved, d_output, real = frame
+        d_state = (d_state[0] + jnp.stack(d_output), *d_state[1:])
+        saved = tuple(part.astype(jnp.float32) for part in saved)
+        d_inputs, d_product, d_previous = _CELLS[cell][1](saved, d_state)
+        d_inputs, d_product = (
+            None if part is None else jnp.where(real[..., None], part, 0).astype(dtype)
+            for part in (d_inputs, d_product)
+        )
+        d_h = d_previous[0] + _product(d_inputs if d_product is None else d_product, transposed)
+        d_state = _where(real, (d_h, *d_previous[1:]), d_state)
+        return d_state, (tuple(d_inputs), None if d_product is None else tuple(d_product))
+
+    _, (d_inputs, d_products) = jax.lax.scan(step, d_final, (saved, d_outputs, real), reverse=True)
+    d_products = d_products or d_inputs
+    return d_inputs, _weight_gradients(outputs, d_inputs, d_products), None
+
+
+def _where(real: Array, new: State, old: State) -> State:
+    return tuple(jnp.where(real[..., None], a, b) for a, b in zip(new, old, strict=True))
+
+
+def _weight_gradients(
+    outputs: tuple[Array, ...], d_inputs: tuple[Array, ...], d_products: tuple[Array, ...]
+) -> dict[str, Array]:
+    def kernel_gradient(h: Array, d_product: Array) -> Array:
+        previous = jnp.pad(h[:-1], ((1, 0), (0, 0), (0, 0)))
+        return jnp.einsum("tbh,tbg->hg", previous, d_product, preferred_element_type=jnp.float32)
+
+    def bias_gradient(d: Array) -> Array:
+        return jnp.sum(d, (0, 1), dtype=jnp.float32)
+
+    return {
+        "recurrent_kernel": jnp.stack([kernel_gradient(*pair) for pair in zip(outputs, d_products, strict=True)]),
+        "input_bias": jnp.stack([bias_gradient(d) for d in d_inputs]),
+        "recurrent_bias": jnp.stack([bias_gradient(d) for d in d_products]),
+    }
+
+
+_scan.defvjp(_scan_forward, _scan_backward)

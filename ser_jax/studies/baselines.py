@@ -1,0 +1,227 @@
+"""Baselines as variants of a study: the folds, the predictions table and the report are those of the networks.
+
+A baseline learns from the training utterances of a fold alone; validation speakers, if the protocol sets some aside,
+are left out as they are for a network. Nothing in it is random, so every seed of the configuration has the same
+predictions.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from tqdm import tqdm
+
+from ser_jax.corpora.corpus import Corpus
+from ser_jax.corpora.protocols import Fold, Protocol, speakers_known
+from ser_jax.errors import UserError
+from ser_jax.evaluation import baselines, predictions
+from ser_jax.evaluation.baselines import Baseline, Fitted
+from ser_jax.evaluation.functionals import compute, load_functionals, require
+from ser_jax.files import atomic_file
+from ser_jax.training import checkpoints
+
+FOLDER = "baseline"  # of a variant's folder: where its fitted baselines are
+
+SPEAKER_SCALING = (
+    "standardised by each speaker's own utterances, without their labels: it uses the tested speaker's statistics"
+)
+INNER_BY_UTTERANCE = "C was chosen on utterances of the training speakers: speakers are unknown, or there is one"
+
+
+@dataclasses.dataclass(frozen=True)
+class Baselines:
+    """All runs of one variant (folds x seeds) that is a baseline; made by `make_baselines`."""
+
+    config: dict
+    corpus: Corpus
+    protocol: Protocol
+    baseline: Baseline
+    runs: tuple[tuple[int, int], ...]
+    num_parameters: int
+    data_dir: str | None
+
+    @property
+    def folds(self) -> list[Fold]:
+        """The fold of each run."""
+        return [self.protocol.folds[fold] for fold, _ in self.runs]
+
+
+def make_baselines(config: dict, corpus: Corpus, protocol: Protocol, data_dir: str | None) -> Baselines:
+    """Checks a variant's configuration; computes nothing yet."""
+    baseline = baselines.make_baseline(config["model"])
+    dims = require(baseline.functionals)
+    if baseline.scaling == "speaker" and not speakers_known(corpus):
+        raise UserError(
+            f"config.model.scaling=speaker: the speakers of corpus {corpus.name} are not known; expected fold"
+        )
+    folds = config["folds"] or range(len(protocol.folds))
+    for fold in folds:
+        if fold not in range(len(protocol.folds)):
+            raise UserError(f"config.folds: no fold {fold}; {protocol.name} has folds 0 to {len(protocol.folds) - 1}")
+    if not config["seeds"]:
+        raise UserError("config.seeds: found none, expected at least one whole number")
+    return Baselines(
+        config=config,
+        corpus=corpus,
+        protocol=protocol,
+        baseline=baseline,
+        runs=tuple((fold, seed) for fold in folds for seed in config["seeds"]),
+        num_parameters=len(corpus.emotions) * (dims + 1),
+        data_dir=data_dir,
+    )
+
+
+def describe(all_runs: Baselines) -> dict:
+    """Returns what makes the saved arrays self-contained: what they were trained on, and how."""
+    names = [(fold.name, seed) for fold, (_, seed) in zip(all_runs.folds, all_runs.runs, strict=True)]
+    metadata = checkpoints.describe(all_runs.config, all_runs.corpus, all_runs.protocol, names, {})
+    packages = ["scikit-learn"] + (["opensmile"] if all_runs.baseline.functionals != "own" else [])
+    metadata["versions"] = {name: importlib.metadata.version(name) for name in (*packages, "numpy")}
+    notes = [SPEAKER_SCALING] if all_runs.baseline.scaling == "speaker" else []
+    if any(_few_speakers(all_runs.corpus, fold) for fold in all_runs.folds):
+        notes.append(INNER_BY_UTTERANCE)
+    return {**metadata, "notes": notes}
+
+
+def run_variant(name: str, all_runs: Baselines, folder: Path) -> dict:
+    """Fits and evaluates a variant, unless its folder holds its result already; returns that result."""
+    path, description = folder / "result.json", describe(all_runs)
+    if path.exists():
+        result = json.loads(path.read_text())
+        if result["trained"] == description:
+            return result
+    begun = time.monotonic()
+    values = standardised(all_runs)
+    extracted = time.monotonic()
+    fitted = fit_folds(name, all_runs, values)
+    baselines.save(folder / FOLDER, list(fitted.values()), {**description, "folds": list(fitted)})
+    trained = time.monotonic()
+    table = _table(all_runs, fitted, values, name, [fold.test for fold in all_runs.folds])
+    predictions.write(table, folder / "predictions.parquet")
+    result = {
+        "trained": description,
+        "parameters": all_runs.num_parameters,
+        "tracks": {},
+        "C": {fold: float(one.C) for fold, one in fitted.items()},
+        "seconds": {
+            "functionals": extracted - begun,
+            "train": trained - extracted,
+            "evaluate": time.monotonic() - trained,
+        },
+    }
+    with atomic_file(path) as temporary:
+        temporary.write_text(checkpoints.to_json(result))
+    return result
+
+
+def standardised(all_runs: Baselines) -> Float[np.ndarray, "utterances dims"]:
+    """Returns the corpus's functionals, with scaling "speaker" standardised by each speaker's own utterances."""
+    values = load_functionals(all_runs.corpus, all_runs.baseline.functionals, all_runs.data_dir).values
+    if all_runs.baseline.scaling == "speaker":
+        return baselines.scale_by_speaker(values, all_runs.corpus.utterances["speaker"].to_numpy())
+    return values
+
+
+def fit_folds(name: str, all_runs: Baselines, values: np.ndarray) -> dict[str, Fitted]:
+    """Fits one baseline to the training utterances of each fold; `values` are those of `standardised`."""
+    corpus, fitted = all_runs.corpus, {}
+    labels = corpus.utterances["label"].to_numpy()
+    speakers, genders = (corpus.utterances[column].to_numpy() for column in ("speaker", "gender"))
+    if not speakers_known(corpus):
+        speakers = np.full(len(speakers), "")
+    folds = {fold.name: fold for fold in all_runs.folds}
+    for fold in tqdm(folds.values(), desc=name, unit="fold"):
+        rows = fold.train
+        held_out = baselines.inner_folds(speakers[rows], genders[rows], labels[rows])
+        fitted[fold.name] = baselines.fit(all_runs.baseline, values[rows], labels[rows], held_out, len(corpus.emotions))
+    return fitted
+
+
+def own_predictions(name: str, all_runs: Baselines, folder: Path) -> pd.DataFrame:
+    """Returns the saved baselines' predictions of every run on its own test fold."""
+    values = standardised(all_runs)
+    return _table(all_runs, load_folds(folder), values, name, [fold.test for fold in all_runs.folds])
+
+
+def predictions_on(
+    name: str, metadata: dict, folder: Path, corpus: Corpus, data_dir: str | None
+) -> tuple[pd.DataFrame, Baselines]:
+    """Returns the saved baselines' predictions of every run on the whole of another corpus, and the runs."""
+    fitted = load_folds(folder)
+    everything = np.arange(len(corpus.utterances))
+    folds = tuple(Fold(fold, train=everything, validation=everything[:0], test=everything) for fold in fitted)
+    protocol = Protocol("none", True, folds, "a corpus apart from the training's")
+    all_runs = make_baselines({**metadata["config"], "folds": []}, corpus, protocol, data_dir)
+    values = standardised(all_runs)
+    return _table(all_runs, fitted, values, name, [everything] * len(all_runs.runs)), all_runs
+
+
+def predict_waveforms(
+    metadata: dict, folder: Path, waveforms: dict[str, np.ndarray], chosen: Sequence[int]
+) -> tuple[list[str], Float[np.ndarray, "files classes"], list[UserError]]:
+    """Returns the recordings that have functionals, their mean probabilities over runs, and an error for each other."""
+    baseline = baselines.make_baseline(metadata["config"]["model"])
+    if baseline.scaling == "speaker":
+        raise UserError(
+            f"{folder}: standardised by each speaker's own utterances, and a recording does not say who speaks; "
+            "use a variant with scaling=fold"
+        )
+    require(baseline.functionals)
+    fitted = load_folds(folder)
+    names, rows, errors = [], [], []
+    for file, samples in waveforms.items():
+        try:
+            rows.append(compute([(file, samples)], baseline.functionals).values[0])
+            names.append(file)
+        except UserError as error:
+            errors.append(error)
+    if not rows:
+        return [], np.zeros((0, len(metadata["corpus"]["emotions"]))), errors
+    runs = [fitted[metadata["runs"][run]["fold"]] for run in chosen]
+    return names, np.mean([baselines.predict(one, np.stack(rows)) for one in runs], axis=0), errors
+
+
+def load_metadata(folder: Path) -> dict:
+    """Reads what the saved baselines of a variant's folder say of themselves."""
+    return baselines.load_metadata(folder / FOLDER)
+
+
+def load_folds(folder: Path) -> dict[str, Fitted]:
+    """Reads the saved baselines of a variant's folder, by fold."""
+    return dict(zip(load_metadata(folder)["folds"], baselines.load(folder / FOLDER), strict=True))
+
+
+def _few_speakers(corpus: Corpus, fold: Fold) -> bool:
+    return not speakers_known(corpus) or corpus.utterances["speaker"].iloc[fold.train].nunique() < 2
+
+
+def _table(
+    all_runs: Baselines,
+    fitted: dict[str, Fitted],
+    values: np.ndarray,
+    variant: str,
+    rows: Sequence[Int[np.ndarray, " _"]],
+) -> pd.DataFrame:
+    """The predictions table of each run on the utterances `rows[run]`."""
+    corpus, table = all_runs.corpus, all_runs.corpus.utterances
+    parts = [
+        predictions.make_predictions(
+            corpus.name,
+            variant,
+            fold.name,
+            seed,
+            table["id"].iloc[own].tolist(),
+            table["speaker"].iloc[own].tolist(),
+            table["label"].to_numpy()[own],
+            baselines.predict(fitted[fold.name], values[own]),
+            corpus.emotions,
+        )
+        for fold, (_, seed), own in zip(all_runs.folds, all_runs.runs, rows, strict=True)
+    ]
+    return predictions.merge(parts)

@@ -1,0 +1,181 @@
+"""Baselines as variants of a study: beside networks, restored, and blind to the speakers that test them."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ser_jax import config as configuration
+from ser_jax.corpora.corpus import SAMPLE_RATE, make_corpus
+from ser_jax.corpora.protocols import make_protocol
+from ser_jax.errors import UserError
+from ser_jax.evaluation import baselines as fits
+from ser_jax.evaluation.functionals import Functionals
+from ser_jax.studies import baselines
+
+
+@pytest.fixture(scope="session")
+def mixed(launch, tmp_path_factory):
+    """A finished study of a network and two baselines, the path of its configuration, and what it printed."""
+    from tiny import CONFIG
+
+    study = {
+        "variants": {
+            "network": {},
+            "SVM": {"model": {"name": "linear_svm", "functionals": "own"}, "seeds": [0, 1]},
+            "per speaker": {"model": {"name": "ridge", "functionals": "own", "scaling": "speaker"}},
+        },
+        "comparisons": [["network", "SVM"]],
+    }
+    folder = tmp_path_factory.mktemp("mixed")
+    (folder / "config.json").write_text(json.dumps(configuration.merge(CONFIG, {"study": study})))
+    status, output, errors = launch("study", "--config", folder / "config.json", "--workdir", folder / "work")
+    assert status == 0, errors
+    return folder / "work", folder / "config.json", output
+
+
+def test_a_study_compares_networks_with_baselines(mixed):
+    workdir, _, printed = mixed
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert list(summary["variants"]) == ["network", "SVM", "per speaker"]
+    assert [variant["runs"] for variant in summary["variants"].values()] == [3, 6, 3]
+    assert summary["variants"]["SVM"]["parameters"] == 4 * (720 + 1)
+    assert summary["variants"]["SVM"]["ua_seed_sd"] == 0
+    assert summary["comparisons"][0]["baseline"] == "SVM"
+    assert summary["seconds"]["functionals"] > 0
+    table = pd.read_parquet(workdir / "predictions.parquet")
+    assert len(table) == (3 + 6 + 3) * 8
+    result = json.loads((workdir / "SVM" / "result.json").read_text())
+    assert set(result["C"]) == set(table["fold"])
+    assert set(result["C"].values()) <= set(fits.GRID)
+    assert result["trained"]["versions"].keys() == {"scikit-learn", "numpy"}
+    assert f"Note: {baselines.SPEAKER_SCALING} (per speaker)" in " ".join(printed.split())
+    assert baselines.SPEAKER_SCALING in summary["variants"]["per speaker"]["notes"]
+    assert baselines.SPEAKER_SCALING not in summary["variants"]["SVM"]["notes"]
+    assert baselines.INNER_BY_UTTERANCE in summary["variants"]["SVM"]["notes"]  # each fold has one training speaker
+
+
+def test_a_finished_baseline_is_not_fitted_again(launch, mixed, monkeypatch):
+    workdir, config, printed = mixed
+    monkeypatch.setattr(fits, "fit", None)
+    status, output, errors = launch("study", "--config", config, "--workdir", workdir)
+    assert status == 0, errors
+    assert output == printed
+
+
+def test_evaluation_reproduces_baselines_and_networks(launch, mixed):
+    workdir, _, _ = mixed
+    status, output, errors = launch("evaluate", "--workdir", workdir)
+    assert status == 0, errors
+    assert "identical to the training's own predictions, all 96 of them" in output
+    assert baselines.SPEAKER_SCALING in " ".join(output.split())
+
+
+def test_a_baseline_is_scored_on_another_corpus(launch, mixed, tmp_path):
+    workdir, _, _ = mixed
+    for emotion in ("anger", "sadness", "disgust"):
+        (tmp_path / "speech" / emotion).mkdir(parents=True)
+        for number in range(2):
+            sound = 0.1 * np.random.default_rng(number).standard_normal(9000)
+            soundfile.write(tmp_path / "speech" / emotion / f"{emotion}{number}.wav", sound, SAMPLE_RATE)
+    status, _, errors = launch("prepare", "folder", "--name", "elsewhere", "--source", tmp_path / "speech")
+    assert status == 0, errors
+    status, output, errors = launch("evaluate", "--workdir", workdir, "--corpus", "elsewhere", "--variant", "SVM")
+    assert status == 0, errors
+    assert "dropped disgust" in output
+    assert len(pd.read_parquet(workdir / "on_elsewhere" / "predictions.parquet")) == 4 * 6
+    status, _, errors = launch("evaluate", "--workdir", workdir, "--corpus", "elsewhere", "--variant", "per speaker")
+    assert status == 2
+    assert "speakers of corpus elsewhere are not known" in errors
+
+
+def test_a_baseline_predicts_recordings(launch, mixed, tmp_path):
+    workdir, _, _ = mixed
+    sound = 0.1 * np.random.default_rng(0).standard_normal(SAMPLE_RATE)
+    soundfile.write(tmp_path / "a.wav", sound, SAMPLE_RATE)
+    soundfile.write(tmp_path / "b.flac", np.stack([sound, sound], 1), SAMPLE_RATE)
+    files = [tmp_path / "a.wav", tmp_path / "b.flac"]
+    status, output, errors = launch("predict", "--workdir", workdir, "--variant", "SVM", "--json", *files)
+    assert status == 0, errors
+    rows = [json.loads(line) for line in output.splitlines()]
+    assert [row.pop("file") for row in rows] == [str(file) for file in files]
+    assert sum(rows[0].values()) == pytest.approx(1)
+    assert rows[0] == pytest.approx(rows[1], abs=1e-3)
+    status, _, errors = launch("predict", "--workdir", workdir, "--variant", "per speaker", *files)
+    assert status == 2
+    assert "does not say who speaks" in errors
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.functionals=egemap", "did you mean egemaps"),
+        ("model.scalings=fold", "did you mean scaling"),
+        ("folds=[7]", "no fold 7"),
+        ("seeds=[]", "config.seeds: found none"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_computed(launch, tmp_path, override, expected):
+    from tiny import CONFIG
+
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(configuration.merge(CONFIG, {"model": {"name": "ridge"}})))
+    status, output, errors = launch("train", "--config", path, "--workdir", tmp_path / "work", f"--config.{override}")
+    assert status == 2
+    assert output == ""
+    assert expected in errors.splitlines()[-1]
+    assert not (tmp_path / "work").exists()
+
+
+def test_scaling_by_speaker_needs_speakers():
+    corpus = _corpus(np.random.default_rng(0), speaker=lambda i: "")
+    protocol = make_protocol(corpus, "random", num_folds=3)
+    config = configuration.merge(
+        configuration.default(), {"model": {"name": "ridge", "functionals": "own", "scaling": "speaker"}}
+    )
+    with pytest.raises(UserError, match="speakers of corpus made are not known"):
+        baselines.make_baselines(config, corpus, protocol, None)
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), name=st.sampled_from(fits.NAMES), scaling=st.sampled_from(fits.SCALINGS))
+def test_nothing_of_the_tested_speaker_reaches_what_is_fitted(seed, name, scaling):
+    rng = np.random.default_rng(seed)
+    corpus, values = _corpus(rng), rng.normal(size=(40, 6)).astype(np.float32)
+    protocol = make_protocol(corpus, "leave_one_speaker_out", validation_speakers=0)
+    fold = protocol.folds[int(rng.integers(4))]
+    before = _fit(corpus, values, protocol, name, scaling)[fold.name]
+    changed, labels = values.copy(), corpus.utterances["label"].to_numpy().copy()
+    changed[fold.test] = 1e3 * rng.normal(size=(len(fold.test), 6))
+    labels[fold.test] = rng.integers(0, 3, len(fold.test))
+    other = dataclasses.replace(corpus, utterances=corpus.utterances.assign(label=labels))
+    after = _fit(other, changed, protocol, name, scaling)[fold.name]
+    for field in dataclasses.fields(before):
+        np.testing.assert_array_equal(getattr(before, field.name), getattr(after, field.name))
+
+
+def _corpus(rng, speaker=lambda i: f"s{i % 4}"):
+    emotions = ("anger", "neutral", "sadness")
+    table = pd.DataFrame(
+        {
+            "id": [f"u{i}" for i in range(40)],
+            "emotion": [emotions[i] for i in rng.permutation(np.arange(40) % 3)],
+            "speaker": [speaker(i) for i in range(40)],
+        }
+    )
+    return make_corpus("made", table, [np.ones(10, np.int16)] * 40, emotions)
+
+
+def _fit(corpus, values, protocol, name, scaling):
+    """The fitted baselines of every fold, on functionals put in place of the corpus's own."""
+    model = {"name": name, "functionals": "own", "scaling": scaling}
+    config = configuration.merge(configuration.default(), {"model": model})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(baselines, "load_functionals", lambda *_: Functionals(values, tuple("abcdef")))
+        all_runs = baselines.make_baselines(config, corpus, protocol, None)
+        return baselines.fit_folds("made", all_runs, baselines.standardised(all_runs))
