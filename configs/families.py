@@ -1,8 +1,8 @@
-"""Every model family on one fold of EMO-DB, each with the same input, augmentation and schedule: a first look.
+"""Every model family on two folds of EMO-DB, each with the same input, augmentation and schedule: a first look.
 
 python launch.py study --config configs/families.py --workdir runs/families
 
-One speaker and one seed tell no family from another: this shows that all of them train, and what they cost.
+Two speakers and one seed tell no family from another: this shows that all of them train, and what they cost.
 """
 
 from ml_collections import ConfigDict
@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     """Returns the study."""
     config = make_config(model={"name": "linear"})
     config.corpus.name = "emodb"
-    config.folds = (0,)
+    config.folds = (0, 1)
     config.protocol.validation_speakers = 0
     config.frontend.hop_ms = 20.0
     config.frontend.normalization = "train"
@@ -34,6 +34,6 @@ def get_config() -> ConfigDict:
     config.augmentation.spec_augment = 0.5
     config.augmentation.mixup = 0.5
     config.training.crop_seconds = 2.0
-    config.training.train_epochs = 40.0
+    config.training.train_epochs = 30.0
     config.study.variants = VARIANTS
     return config

@@ -5,6 +5,7 @@ and `emobase` are openSMILE's sets eGeMAPSv02 (Eyben et al. 2016), ComParE_2016 
 (Eyben et al. 2010), from the optional package `opensmile`.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -79,20 +80,21 @@ def compute(
     """
     require(kind)
     waveforms = [np.asarray(samples, np.float32) / 32768 for _, samples in utterances]
-    if kind == "own":
-        names, extracted = own_names(), map(own_functionals, waveforms)
-    else:
-        names, extracted = opensmile_sets.names(kind), opensmile_sets.extract(waveforms, kind)
     rows = []
-    bar = tqdm(extracted, total=len(utterances), desc=progress, unit="utterance", disable=progress is None)
-    for (utterance, samples), row in zip(utterances, bar, strict=True):
-        if not np.isfinite(row).all():
-            name = names[int(np.argmin(np.isfinite(row)))]
-            raise UserError(
-                f"utterance {utterance}: {kind} gives no finite {name} ({len(samples) / SAMPLE_RATE:.2f} s of sound)"
-            )
-        rows.append(row.astype(np.float32))
+    with _opened(kind, len(utterances)) as (names, extract):
+        bar = tqdm(extract(waveforms), total=len(waveforms), desc=progress, unit="utterance", disable=progress is None)
+        for (utterance, samples), row in zip(utterances, bar, strict=True):
+            if not np.isfinite(row).all():
+                name, seconds = names[int(np.argmin(np.isfinite(row)))], len(samples) / SAMPLE_RATE
+                raise UserError(f"utterance {utterance}: {kind} gives no finite {name} ({seconds:.2f} s of sound)")
+            rows.append(row.astype(np.float32))
     return Functionals(np.stack(rows), names)
+
+
+def _opened(kind: str, num_utterances: int) -> contextlib.AbstractContextManager:
+    if kind == "own":
+        return contextlib.nullcontext((own_names(), lambda waveforms: map(own_functionals, waveforms)))
+    return opensmile_sets.opened(kind, num_utterances)
 
 
 def require(kind: str) -> int:

@@ -3,23 +3,25 @@
 This module is what those processes import, so it imports little.
 """
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
 
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.errors import UserError
 
 SETS = {"egemaps": "eGeMAPSv02", "compare": "ComParE_2016", "emobase": "emobase"}
 DIMS = {"egemaps": 88, "compare": 6373, "emobase": 988}
+
+Extract = Callable[[Sequence[np.ndarray]], Iterator[np.ndarray]]
 
 _LEAST_SAMPLES = SAMPLE_RATE // 10  # the sets need several frames: a shorter utterance gets silence behind it
 _PER_PROCESS = 32  # utterances that are worth the start of another process
@@ -41,26 +43,21 @@ def version() -> str:
     return f"opensmile {importlib.metadata.version('opensmile')}, from {_LEAST_SAMPLES} samples on"
 
 
-def names(kind: str) -> tuple[str, ...]:
-    """Returns the names of a set's functionals."""
-    with _processes(kind, 1) as processes:
-        return processes.submit(_names).result()
+@contextlib.contextmanager
+def opened(kind: str, num_utterances: int) -> Iterator[tuple[tuple[str, ...], Extract]]:
+    """Yields the names of a set's functionals, and a function from waveforms at 16 kHz to their functionals.
 
-
-def extract(waveforms: Sequence[Float32[np.ndarray, " _"]], kind: str) -> Iterator[Float32[np.ndarray, " dims"]]:
-    """Yields the functionals of waveforms at 16 kHz, on as many cores as there are; raises UserError if it crashes."""
-    workers = min(os.cpu_count() or 1, 1 + len(waveforms) // _PER_PROCESS)
+    It works on as many cores as there are and `num_utterances` are worth. Raises UserError where openSMILE is missing
+    and where it crashes.
+    """
+    require(kind)
+    workers = min(os.cpu_count() or 1, 1 + num_utterances // _PER_PROCESS)
+    spawned = multiprocessing.get_context("spawn")  # a fork would inherit TensorFlow
     try:
-        with _processes(kind, workers) as processes:
-            yield from processes.map(_extract, waveforms, chunksize=4)
+        with ProcessPoolExecutor(workers, mp_context=spawned, initializer=_set_up, initargs=(kind,)) as processes:
+            yield processes.submit(_names).result(), lambda waveforms: processes.map(_extract, waveforms, chunksize=4)
     except BrokenProcessPool as error:
         raise UserError(f"functionals {kind!r}: openSMILE's process died before its end") from error
-
-
-def _processes(kind: str, workers: int) -> ProcessPoolExecutor:
-    require(kind)
-    spawned = multiprocessing.get_context("spawn")  # a fork would inherit TensorFlow
-    return ProcessPoolExecutor(workers, mp_context=spawned, initializer=_set_up, initargs=(kind,))
 
 
 def _set_up(kind: str) -> None:

@@ -1,7 +1,9 @@
 """Functionals: what they are, that they are kept, and that nothing half-made is."""
 
 import dataclasses
+import functools
 import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -104,34 +106,37 @@ def test_an_unknown_kind_names_those_there_are():
 
 DIRECTLY = """
 import sys, numpy, opensmile
-smile = opensmile.Smile(getattr(opensmile.FeatureSet, sys.argv[2]), opensmile.FeatureLevel.Functionals)
-table = smile.process_signal(numpy.load(sys.argv[1]), 16000)
-numpy.savez(sys.argv[1] + ".npz", values=table.to_numpy()[0], names=list(table.columns))
+for name in sys.argv[2:]:
+    smile = opensmile.Smile(getattr(opensmile.FeatureSet, name), opensmile.FeatureLevel.Functionals)
+    table = smile.process_signal(numpy.load(sys.argv[1]), 16000)
+    numpy.savez(f"{sys.argv[1]}.{name}.npz", values=table.to_numpy()[0], names=list(table.columns))
 """
 
 
-@pytest.mark.parametrize("kind", opensmile_sets.SETS)
-def test_opensmile_s_sets_are_opensmile_s_also_beside_tensorflow(kind, tmp_path):
+@pytest.fixture
+def needs_opensmile():
     if importlib.util.find_spec("opensmile") is None:
         pytest.skip("openSMILE is not installed: pip install opensmile==2.6.0")
+
+
+def test_opensmile_s_sets_are_opensmile_s_also_beside_tensorflow(needs_opensmile, tmp_path):
     importlib.import_module("tensorflow")  # openSMILE would crash in this process now
     rng = np.random.default_rng(1)
     time = np.arange(16_000) / SAMPLE_RATE
     voice = 8000 * np.sign(np.sin(2 * np.pi * 140 * time)) * (1 + np.sin(9 * time)) / 2 + rng.normal(0, 200, len(time))
     voice = voice.astype(np.int16)
-    np.save(tmp_path / "voice.npy", voice.astype(np.float32) / 32768)
-    arguments = [str(tmp_path / "voice.npy"), opensmile_sets.SETS[kind]]
-    subprocess.run([sys.executable, "-c", DIRECTLY, *arguments], check=True)
-    expected = np.load(tmp_path / "voice.npy.npz")
-    result = compute([("voice", voice), ("short", noise(50))], kind)
-    assert result.values.shape == (2, opensmile_sets.DIMS[kind])
-    assert list(result.names) == expected["names"].tolist()
-    np.testing.assert_array_equal(result.values[0], expected["values"].astype(np.float32))
+    path = tmp_path / "voice.npy"
+    np.save(path, voice.astype(np.float32) / 32768)
+    subprocess.run([sys.executable, "-c", DIRECTLY, path, *opensmile_sets.SETS.values()], check=True)
+    for kind, name in opensmile_sets.SETS.items():
+        expected = np.load(f"{path}.{name}.npz")
+        result = compute([("voice", voice), ("short", noise(50))], kind)
+        assert result.values.shape == (2, opensmile_sets.DIMS[kind])
+        assert list(result.names) == expected["names"].tolist()
+        np.testing.assert_array_equal(result.values[0], expected["values"].astype(np.float32))
 
 
-def test_a_crash_of_opensmile_is_an_error_of_one_line(monkeypatch):
-    if importlib.util.find_spec("opensmile") is None:
-        pytest.skip("openSMILE is not installed: pip install opensmile==2.6.0")
-    monkeypatch.setattr(opensmile_sets, "_extract", os._exit)
+def test_a_crash_of_opensmile_is_an_error_of_one_line(needs_opensmile, monkeypatch):
+    monkeypatch.setattr(opensmile_sets, "_names", functools.partial(os._exit, 1))
     with pytest.raises(UserError, match="openSMILE's process died"):
-        list(opensmile_sets.extract([1], "egemaps"))
+        compute([("voice", noise(100))], "egemaps")
