@@ -8,7 +8,7 @@ quickstart: .venv/installed
 	$(BIN)/python launch.py study --config configs/quickstart.py --workdir runs/quickstart
 
 test: .venv/installed-test lint
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_FLAGS)
 
 lint: .venv/installed-test
 	$(BIN)/ruff format --check .

@@ -18,6 +18,7 @@ def table_of(speakers=4, seeds=2, frames=50, noise=0.3):
 
 
 def slow_concordance(x, y):
+    x, y = x.to_numpy(), y.to_numpy()  # whose variance, unlike pandas', is divided by the number of frames
     covariance = np.mean((x - x.mean()) * (y - y.mean()))
     return 2 * covariance / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
 
