@@ -16,7 +16,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Nearly all of the tests' time goes into compiling small programs: with little optimisation, and once for all tests.
 jax.config.update("jax_disable_most_optimizations", True)
-jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="ser_jax_tests_"))
+run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+jax.config.update("jax_compilation_cache_dir", str(Path(tempfile.gettempdir()) / f"ser_jax_tests_{run}"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 # The shapes that signatures promise are checked at run time, in the tests alone.

@@ -142,7 +142,7 @@ def test_scaling_by_speaker_needs_speakers():
         baselines.make_baselines(config, corpus, protocol, None)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), name=st.sampled_from(fits.NAMES), scaling=st.sampled_from(fits.SCALINGS))
 def test_nothing_of_the_tested_speaker_reaches_what_is_fitted(seed, name, scaling):
     rng = np.random.default_rng(seed)
