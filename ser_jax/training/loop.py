@@ -17,7 +17,7 @@ from ser_jax import config as configuration
 from ser_jax.errors import UserError
 from ser_jax.feeds.resident import training_rows
 from ser_jax.training import checkpoints, parallel
-from ser_jax.training.population import Population, describe, initial_state, validation_ua
+from ser_jax.training.population import Population, describe, initial_state, state_like, validation_ua
 from ser_jax.training.state import State
 
 _CALL_STEPS = 256  # steps that one call of the training program can make at most
@@ -49,7 +49,7 @@ def train(
 
 def restore(population: Population, folder: Path) -> State:
     """Returns the newest checkpoint's state of a population, [devices, runs per device, ...]."""
-    return _restore(population, checkpoints.Checkpoints(folder / "checkpoints"), initial_state(population))
+    return _restore(population, checkpoints.Checkpoints(folder / "checkpoints"), state_like(population))
 
 
 def _train(
@@ -61,11 +61,13 @@ def _train(
 ) -> tuple[State, dict[str, float]]:
     seconds = {"initialise": 0.0, "compile": 0.0, "train": 0.0, "validate": 0.0}
     with _timed(seconds, "initialise"):
-        # 1. Every run's initial state, 2. replaced by the newest checkpoint's; 3. the log forgets what came after it.
-        metadata, state = describe(population), initial_state(population)
-        if store.latest_step() is not None:
+        # 1. Every run's initial state, 2. or the newest checkpoint's; 3. the log forgets what came after it.
+        metadata = describe(population)
+        if store.latest_step() is None:
+            state = initial_state(population)
+        else:
             _check_same(store, metadata)
-            state = _restore(population, store, state)
+            state = _restore(population, store, state_like(population))
         step = int(np.max(np.asarray(state.step)))
         log.forget_after(step)
     if step == population.num_steps:

@@ -30,6 +30,7 @@ from ser_jax.frontend import (
     check_augmentation,
     feature_sums,
     fit_statistics,
+    num_features,
     num_frames,
 )
 from ser_jax.training import checkpoints, parallel
@@ -255,6 +256,17 @@ def initial_state(population: Population) -> State:
     options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     draw = jax.jit(jax.vmap(jax.vmap(functools.partial(initialise, population.learner))), compiler_options=options)
     return jax.tree.map(np.asarray, draw(population.run.key, statistics))
+
+
+def state_like(population: Population) -> State:
+    """Returns what `initial_state` does, but all zeros: what a checkpoint is read into."""
+    statistics = None
+    if population.learner.frontend.normalization == "train":
+        runs = population.run.key.shape
+        statistics = Statistics(*(np.zeros((*runs, num_features(population.learner.frontend)), np.float32),) * 2)
+    draw = jax.vmap(jax.vmap(functools.partial(initialise, population.learner)))
+    shapes = jax.eval_shape(draw, population.run.key, statistics)
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def evaluate(

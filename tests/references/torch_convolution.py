@@ -191,7 +191,9 @@ class Stream(nn.Module):
 
 def reversed_within(x, lengths):
     """Every utterance of x [batch, time, channels] backwards, within its own length."""
-    return torch.stack([torch.cat([own[:n].flip(0), own[n:]]) for own, n in zip(x, lengths, strict=True)])
+    time = torch.arange(x.shape[1])[None]
+    source = torch.where(time < lengths[:, None], lengths[:, None] - 1 - time, time)
+    return x.gather(1, source[..., None].expand_as(x))
 
 
 class TCN(nn.Module):
