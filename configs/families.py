@@ -2,7 +2,8 @@
 
 python launch.py study --config configs/families.py --workdir runs/families
 
-Two speakers and one seed tell no family from another: this shows that all of them train, and what they cost.
+Two speakers and one seed tell no family from another: this shows that all of them train, and what they cost. The
+results, without crnn, are in docs/results/families.
 """
 
 from ml_collections import ConfigDict
