@@ -1,8 +1,8 @@
 """How long does a training step of each model take, against the same network in PyTorch?
 
-python benchmarks/models.py [--model NAME ...] [--option NAME=VALUE ...] [--batch 32] [--frames 152]
+python -m benchmarks.models [--model NAME ...] [--option NAME=VALUE ...] [--batch 32] [--frames 152]
 
-As in `python benchmarks/models.py --model shufflenet_v2 --option width=1.0 --option attention=eca`; without --model,
+As in `python -m benchmarks.models --model shufflenet_v2 --option width=1.0 --option attention=eca`; without --model,
 every model at its default size. Forward, backward and Adam in float32, on utterances of equal length. The networks
 share their weights, and their first losses are compared before anything is timed. Then they take turns, so that a busy
 machine slows all of them. A turn is several steps: ser_jax trains in a scan over steps, whose memory is allocated once.
@@ -27,9 +27,9 @@ import numpy as np
 import optax
 import torch
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests" / "references")]
+from ser_jax.models import build
 
-from ser_jax.models import build  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "references"))  # where the twins are
 
 NUM_CLASSES = 7
 LEARNING_RATE = 1e-3

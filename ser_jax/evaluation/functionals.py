@@ -26,16 +26,15 @@ from ser_jax.errors import UserError
 from ser_jax.evaluation import opensmile_sets
 from ser_jax.files import atomic_file
 from ser_jax.frontend import Frontend, features
+from ser_jax.frontend.summaries import FUNCTIONALS
 
 KINDS = ("own", *opensmile_sets.SETS)
 
 # Wide enough for the tilt and the formants, and few enough bands for a linear model to learn from some hundred
 # utterances. Deltas carry how fast the spectrum moves. Nothing is normalised: level and tilt tell emotions apart.
-FRONTEND = Frontend(num_mels=40, deltas=1, normalization="none")
-PERCENTILES = (5, 25, 50, 75, 95)
-STATISTICS = ("mean", "std", *(f"p{percentile}" for percentile in PERCENTILES), "range", "slope")
+FRONTEND = Frontend(kind="functionals", num_mels=40, deltas=1, normalization="none")
 
-_OWN_VERSION = 1  # of what `own` computes: raised when it changes, so that what was kept is computed again
+_OWN_VERSION = 2  # of what `own` computes: raised when it changes, so that what was kept is computed again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,37 +107,27 @@ def require(kind: str) -> int:
 
 
 def own_functionals(samples: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " dims"]:
-    """The statistics of one utterance's log-mel bands and deltas over its frames, statistic by statistic.
-
-    They are mean, standard deviation, percentiles, range (largest minus smallest), and the slope per second of the
-    least-squares line.
-    """
+    """What the frontend's functionals say of one utterance's log-mel bands and deltas, functional by functional."""
     # Lengths are rounded up to powers of two seconds: each length that occurs is compiled once.
     seconds = 1 << max(0, int(np.ceil(np.log2(len(samples) / SAMPLE_RATE))))
     padded = np.pad(samples, (0, seconds * SAMPLE_RATE - len(samples)))
-    framed, num_frames = _log_mel(jnp.asarray(padded, jnp.float32), jnp.int32(len(samples)))
-    x = np.asarray(framed, np.float64)[: int(num_frames)]
-    time = np.arange(len(x)) * FRONTEND.hop / FRONTEND.sample_rate
-    time = time - time.mean()
-    slope = time @ x / max(time @ time, np.finfo(np.float64).tiny)
-    percentiles = np.percentile(x, PERCENTILES, axis=0)
-    return np.concatenate([x.mean(axis=0), x.std(axis=0), *percentiles, np.ptp(x, axis=0), slope])
+    return np.asarray(_functionals(jnp.asarray(padded, jnp.float32), jnp.int32(len(samples))))
 
 
 def own_names() -> tuple[str, ...]:
     """The names of what `own_functionals` gives: mean_mel1, ..., slope_delta40."""
     bands = [f"{what}{i + 1}" for what in ("mel", "delta") for i in range(FRONTEND.num_mels)]
-    return tuple(f"{statistic}_{band}" for statistic in STATISTICS for band in bands)
+    return tuple(f"{statistic}_{band}" for statistic in FUNCTIONALS for band in bands)
 
 
 @jax.jit
-def _log_mel(samples: jax.Array, num_samples: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return features(FRONTEND, samples, num_samples)
+def _functionals(samples: jax.Array, num_samples: jax.Array) -> jax.Array:
+    return features(FRONTEND, samples, num_samples)[0][0]
 
 
 def _version(kind: str) -> str:
     require(kind)
-    return f"{_OWN_VERSION} {FRONTEND} {STATISTICS}" if kind == "own" else opensmile_sets.version()
+    return f"{_OWN_VERSION} {FRONTEND} {FUNCTIONALS}" if kind == "own" else opensmile_sets.version()
 
 
 def _read(path: Path) -> tuple[list[str], Functionals] | None:

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-FUNCTIONALS = ("mean", "std", "p10", "median", "p90", "range", "slope")
+PERCENTILES = (5, 25, 50, 75, 95)
+FUNCTIONALS = ("mean", "std", *(f"p{percent}" for percent in PERCENTILES), "range", "slope")
 
-_PERCENTILES = (10, 50, 90)
 _DECIBELS = 10 / np.log(10)  # in a natural logarithm of power
 
 
@@ -65,7 +65,7 @@ def functionals(
     spread = jnp.maximum(over_frames(jnp.square(time)), 0.5)  # that of two frames; one frame has no slope
     slope = over_frames(time * centred) / spread / seconds_per_frame
     ordered = jnp.sort(jnp.where(valid, x, jnp.inf), axis=-2)  # the padding comes last
-    low, *percentiles, high = (_percentile(ordered, count, percent) for percent in (0, *_PERCENTILES, 100))
+    low, *percentiles, high = (_percentile(ordered, count, percent) for percent in (0, *PERCENTILES, 100))
     found = jnp.concatenate([mean, std, *percentiles, high - low, slope], axis=-1)
     return jnp.where(num_frames[..., None] > 0, found, 0.0)
 

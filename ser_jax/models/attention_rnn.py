@@ -222,7 +222,7 @@ class AttentionRNN(nn.Module):
         label = own if label is None else label
         embedding = self.embed_emotion(label)
         sampled = None
-        if train and _is_on(self.scheduled_sampling):
+        if train and layers.is_on(self.scheduled_sampling):
             draws = jax.random.uniform(self.make_rng("dropout"), (num_tokens + 1, batch))
             sampled = draws < self.scheduled_sampling
             embedding = jnp.where(sampled[0][:, None], self.embed_emotion(own), embedding)
@@ -250,7 +250,7 @@ class AttentionRNN(nn.Module):
         return jnp.where((jnp.arange(frames)[None] < num_frames[:, None])[..., None], values, 0)
 
     def _dropout_key(self, train: bool) -> Array | None:
-        return self.make_rng("dropout") if train and _is_on(self.dropout) else None
+        return self.make_rng("dropout") if train and layers.is_on(self.dropout) else None
 
     def _dropped(self, x: Array, key: Array | None) -> Array:
         return x if key is None else layers.dropout(x, self.dropout, key).astype(x.dtype)
@@ -331,10 +331,6 @@ def _paired(x: Float[Array, "batch frames channels"]) -> Float[Array, "batch hal
     """Every two neighbours as one frame; zeros follow an odd number of them."""
     x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0)))
     return x.reshape(len(x), x.shape[1] // 2, -1)
-
-
-def _is_on(rate: float | Array) -> bool:
-    return not (isinstance(rate, float) and rate == 0)
 
 
 def _check(model: AttentionRNN) -> None:

@@ -74,9 +74,8 @@ class CNN(nn.Module):
         pool = pooling.Pooling(self.pooling, self.heads, name="pool")
         x, weights = pool(jnp.mean(x, 2), mask.lengths)
         if weights is not None:
-            axes = ("batch", "heads", "frames") if weights.ndim == 3 else ("batch", "frames")
-            attention["pooling"] = Attention(weights, axes, self.time_stride)
-        if train and not (isinstance(self.dropout, float) and self.dropout == 0):
+            attention["pooling"] = pooling.of_frames(weights, self.time_stride)
+        if train and layers.is_on(self.dropout):
             x = layers.dropout(x, self.dropout, self.make_rng("dropout"))
         return Output(nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32)), attention)
 
@@ -85,8 +84,6 @@ class CNN(nn.Module):
             return layers.EfficientChannelAttention(name=name)
         return layers.SqueezeAndExcitation(name=name)
 
-
-POOLINGS = ("mean", "weighted", "self_attentive", "multi_head", "attentive_statistics")
 
 FAMILY = Family(
     module=CNN,
@@ -97,11 +94,11 @@ FAMILY = Family(
         "window_pooling": ("max", "average"),
         "time_stride": (2, 4, 8, 16, 32),
         "attention": ("none", "eca", "se"),
-        "pooling": POOLINGS,
+        "pooling": pooling.OVER_TIME,
         "heads": COUNT,
         "dropout": RATE,
     },
-    switches={"attention": ("none", "eca", "se"), "pooling": POOLINGS},
+    switches={"attention": ("none", "eca", "se"), "pooling": pooling.OVER_TIME},
     tiny={"width": 4, "attention": "eca", "pooling": "multi_head", "heads": 2},
     check=lambda model: pooling.check_heads(model.pooling, model.heads, CHANNELS[-1] * model.width),
 )

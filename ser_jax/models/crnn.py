@@ -12,7 +12,7 @@ from ser_jax.errors import UserError
 from ser_jax.models import layers, pooling
 from ser_jax.models.family import COUNT, RATE, Family
 from ser_jax.models.layers import Map, Mask
-from ser_jax.models.output import Attention, Output
+from ser_jax.models.output import Output
 from ser_jax.models.recurrent import Recurrent
 
 
@@ -72,6 +72,11 @@ class CRNN(nn.Module):
     axis_name: str | None = None
 
     @property
+    def deltas(self) -> int:
+        """The orders of deltas that the features must hold."""
+        return self.channels - 1
+
+    @property
     def min_frames(self) -> int:
         """Frames that make one full time step of the LSTM."""
         return STRIDES[0]
@@ -111,10 +116,9 @@ class CRNN(nn.Module):
         else:
             x, weights = pooling.Pooling(self.pooling, self.heads, name="pool")(x, mask.lengths)
             if weights is not None:
-                axes = ("batch", "heads", "frames") if weights.ndim == 3 else ("batch", "frames")
-                attention["pooling"] = Attention(weights, axes, STRIDES[0])
+                attention["pooling"] = pooling.of_frames(weights, STRIDES[0])
         x = activate(nn.Dense(size.fully_connected, dtype=x.dtype, name="fully_connected")(x))
-        if train and not (isinstance(self.dropout, float) and self.dropout == 0):
+        if train and layers.is_on(self.dropout):
             x = layers.dropout(x, self.dropout, self.make_rng("dropout"))
         return Output(nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32)), attention)
 
@@ -149,7 +153,7 @@ FAMILY = Family(
         "heads": COUNT,
         "dropout": RATE,
     },
-    switches={"pooling": ("mean", "weighted", "self_attentive", "multi_head", "attentive_statistics")},
+    switches={"pooling": pooling.OVER_TIME},
     tiny={"size": "tiny", "pooling": "weighted"},
     check=lambda model: pooling.check_heads(model.pooling, model.heads, 2 * SIZES[model.size].hidden),
 )

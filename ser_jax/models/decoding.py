@@ -35,22 +35,6 @@ class Decoded:
     log_probabilities: Any
 
 
-def greedy(
-    step: Step, carry: Any, log_probabilities: Float[Array, "batch symbols"], *, end: int, max_tokens: int
-) -> Decoded:
-    """The likeliest token at every step, up to the end symbol or `max_tokens`.
-
-    Args:
-        step: see above.
-        carry: any tree of arrays [batch, ...].
-        log_probabilities: of the first token.
-        end: the token that ends a sequence.
-        max_tokens: the most tokens of a sequence, at least 1.
-    """
-    best = beam_search(step, carry, log_probabilities, end=end, beam=1, max_tokens=max_tokens)
-    return jax.tree.map(lambda x: x[:, 0], best)
-
-
 @flax.struct.dataclass
 class _Hypotheses:
     """The hypotheses of a search, best first, [beam, batch, ...]; `next` are the next token's log-probabilities."""
@@ -76,7 +60,8 @@ def beam_search(
 ) -> Decoded:
     """The `beam` best sequences of every utterance, best first, [batch, beam, ...].
 
-    At every length the best `beam` hypotheses stay, those that have ended among them.
+    At every length the best `beam` hypotheses stay, those that have ended among them. A beam of 1 is greedy: it
+    takes the likeliest token at every step.
 
     Args:
         step: see above.

@@ -610,6 +610,11 @@ class SqueezeAndExcitation(nn.Module):
         return jax.nn.sigmoid(nn.Dense(channels, dtype=means.dtype, name="excite")(hidden))
 
 
+def is_on(rate: float | Array) -> bool:
+    """Whether a rate is, or may turn out to be, anything but zero."""
+    return not (isinstance(rate, int | float) and rate == 0)
+
+
 def dropout(x: Array, rate: float | Array, key: Array) -> Array:
     """Zero elements with probability `rate`, which may be a traced scalar, and scale up the rest."""
     keep = jax.random.uniform(key, x.shape) >= rate

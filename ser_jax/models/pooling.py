@@ -6,8 +6,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ser_jax.errors import UserError
+from ser_jax.models.output import Attention
 
 KINDS = ("mean", "last", "weighted", "self_attentive", "multi_head", "attentive_statistics")
+OVER_TIME = tuple(kind for kind in KINDS if kind != "last")  # of frames that know nothing of those before them
 WITH_HEADS = ("multi_head", "attentive_statistics")
 
 
@@ -80,6 +82,11 @@ def masked_softmax(scores: Float[Array, "*axes frames"], real: Bool[Array, "*#ax
     """Softmax over the real frames, in float32; zero elsewhere, and everywhere where no frame is real."""
     scores = jnp.where(real, scores.astype(jnp.float32), jnp.finfo(jnp.float32).min)
     return jnp.where(real, jax.nn.softmax(scores), 0)
+
+
+def of_frames(weights: Float[Array, "batch *heads frames"], stride: int = 1) -> Attention:
+    """The weights of a pooling, with the names of their axes; `stride` as in `Attention`."""
+    return Attention(weights, ("batch", "heads", "frames") if weights.ndim == 3 else ("batch", "frames"), stride)
 
 
 def check_heads(kind: str, heads: int, channels: int) -> None:

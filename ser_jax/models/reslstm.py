@@ -8,8 +8,8 @@ from jaxtyping import Array, Float, Int
 
 from ser_jax.models import layers
 from ser_jax.models.family import COUNT, RATE, Family
-from ser_jax.models.output import Attention, Output
-from ser_jax.models.pooling import Pooling, masked_softmax
+from ser_jax.models.output import Output
+from ser_jax.models.pooling import Pooling, masked_softmax, of_frames
 from ser_jax.models.recurrent import Recurrent
 
 
@@ -48,7 +48,7 @@ class ResLSTM(nn.Module):
         """
 
         def dropped(x: Array) -> Array:
-            if train and not (isinstance(self.dropout, float) and self.dropout == 0):
+            if train and layers.is_on(self.dropout):
                 return layers.dropout(x, self.dropout, self.make_rng("dropout")).astype(x.dtype)
             return x
 
@@ -71,7 +71,7 @@ class ResLSTM(nn.Module):
             scores = nn.Dense(self.vectors, use_bias=False, dtype=x.dtype, name="attention_vectors")(jnp.tanh(scores))
             weights = masked_softmax(scores.swapaxes(1, 2), real[:, None])
             pooled = jnp.einsum("bvt,btc->bvc", weights.astype(x.dtype), x).reshape(len(x), -1)
-            attention = {"pooling": Attention(weights, ("batch", "heads", "frames"))}
+            attention = {"pooling": of_frames(weights)}
         return Output(nn.Dense(self.num_classes, name="classifier")(dropped(pooled).astype(jnp.float32)), attention)
 
 

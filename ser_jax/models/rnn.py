@@ -8,8 +8,8 @@ from jaxtyping import Array, Float, Int
 
 from ser_jax.models import layers
 from ser_jax.models.family import COUNT, RATE, Family, Range
-from ser_jax.models.output import Attention, Output
-from ser_jax.models.pooling import KINDS, WITH_HEADS, Pooling, check_heads
+from ser_jax.models.output import Output
+from ser_jax.models.pooling import KINDS, Pooling, check_heads, of_frames
 from ser_jax.models.recurrent import GATES, Recurrent
 
 
@@ -49,7 +49,7 @@ class RNN(nn.Module):
         """
 
         def dropped(x: Array) -> Array:
-            if train and not (isinstance(self.dropout, float) and self.dropout == 0):
+            if train and layers.is_on(self.dropout):
                 return layers.dropout(x, self.dropout, self.make_rng("dropout")).astype(x.dtype)
             return x
 
@@ -62,8 +62,7 @@ class RNN(nn.Module):
             pooled, weights = final[0], None
         else:
             pooled, weights = Pooling(self.pooling, self.heads, name="pool")(x, num_frames)
-        axes = ("batch", "heads", "frames") if self.pooling in WITH_HEADS else ("batch", "frames")
-        attention = {} if weights is None else {"pooling": Attention(weights, axes)}
+        attention = {} if weights is None else {"pooling": of_frames(weights)}
 
         tracks = None
         if self.tracks:

@@ -97,7 +97,7 @@ class ShuffleNetV2(nn.Module):
 
         x, shift = NormalizedPointwise(last_channels, axis_name=self.axis_name, name="last")(x, mask, train=train)
         x = mask.mean(layers.activated(x, shift, activate, mask))
-        if train and not (isinstance(self.dropout, float) and self.dropout == 0):
+        if train and layers.is_on(self.dropout):
             x = layers.dropout(x, self.dropout, self.make_rng("dropout"))
         return Output(nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32)), attention)
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from ser_jax.models import layers, pooling
 from ser_jax.models.family import COUNT, RATE, Family, Range
 from ser_jax.models.layers import Map, Mask
-from ser_jax.models.output import Attention, Output
+from ser_jax.models.output import Output
 
 Frames = Float[Array, "batch frames 1 _channels"]  # a map of one band
 
@@ -61,9 +61,8 @@ class TCN(nn.Module):
         attention = {}
         x, frame_weights = pooling.Pooling(self.pooling, self.heads, name="pool")(x[:, :, 0], num_frames)
         if frame_weights is not None:
-            axes = ("batch", "heads", "frames") if frame_weights.ndim == 3 else ("batch", "frames")
-            attention["pooling"] = Attention(frame_weights, axes)
-        if train and not (isinstance(self.dropout, float) and self.dropout == 0):
+            attention["pooling"] = pooling.of_frames(frame_weights)
+        if train and layers.is_on(self.dropout):
             x = layers.dropout(x, self.dropout, self.make_rng("dropout"))
         return Output(nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32)), attention)
 
@@ -121,8 +120,6 @@ def shifted(x: Map, steps: int, reverse: bool) -> Map:
     return jnp.pad(x, ((0, 0), (steps, 0), (0, 0), (0, 0)))[:, : x.shape[1]]
 
 
-POOLINGS = ("mean", "weighted", "self_attentive", "multi_head", "attentive_statistics")
-
 FAMILY = Family(
     module=TCN,
     summary="bidirectional dilated causal convolutions over time, with attention over levels and over time",
@@ -130,11 +127,11 @@ FAMILY = Family(
         "width": COUNT,
         "levels": Range(1, 16),
         "fusion": ("uniform", "dynamic"),
-        "pooling": POOLINGS,
+        "pooling": pooling.OVER_TIME,
         "heads": COUNT,
         "dropout": RATE,
     },
-    switches={"fusion": ("uniform", "dynamic"), "pooling": POOLINGS},
+    switches={"fusion": ("uniform", "dynamic"), "pooling": pooling.OVER_TIME},
     tiny={"width": 8, "levels": 3, "pooling": "weighted"},
     check=lambda model: pooling.check_heads(model.pooling, model.heads, model.width),
 )

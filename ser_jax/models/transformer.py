@@ -16,7 +16,7 @@ from ser_jax.errors import UserError
 from ser_jax.models import layers
 from ser_jax.models.family import RATE, Family, Range
 from ser_jax.models.output import Attention, Output
-from ser_jax.models.pooling import Pooling, check_heads, masked_softmax
+from ser_jax.models.pooling import Pooling, check_heads, masked_softmax, of_frames
 
 Frames = Float[Array, "batch _frames channels"]  # a leading underscore: sizes differ within a function
 Rate = float | Float[Array, ""]
@@ -128,9 +128,8 @@ class Transformer(nn.Module):
         else:
             pooled, weights = Pooling(self.pooling, dimensions.heads, name="pool")(x, num_steps)
         if weights is not None:
-            axes = ("batch", "heads", "frames") if weights.ndim == 3 else ("batch", "frames")
-            attention["pooling"] = Attention(weights, axes, self.subsampling)
-        if train and _is_on(self.dropout):
+            attention["pooling"] = of_frames(weights, self.subsampling)
+        if train and layers.is_on(self.dropout):
             pooled = layers.dropout(pooled, self.dropout, self.make_rng("dropout"))
         return Output(nn.Dense(self.num_classes, name="classifier")(pooled.astype(jnp.float32)), attention)
 
@@ -177,9 +176,9 @@ class Block(nn.Module):
         return self._sum(x, added, train=train), scores
 
     def _sum(self, x: Frames, added: Frames, *, train: bool) -> Frames:
-        if train and _is_on(self.dropout):
+        if train and layers.is_on(self.dropout):
             added = layers.dropout(added, self.dropout, self.make_rng("dropout"))
-        if train and _is_on(self.stochastic_depth):
+        if train and layers.is_on(self.stochastic_depth):
             utterances = jnp.ones((len(x), 1, 1), x.dtype)
             added = added * layers.dropout(utterances, self.stochastic_depth, self.make_rng("dropout"))
         return x + added.astype(x.dtype)
@@ -388,11 +387,6 @@ depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 def _masked(x: Frames, lengths: Int[Array, " batch"]) -> Frames:
     return jnp.where(jnp.arange(x.shape[1])[None, :, None] < lengths[:, None, None], x, 0)
-
-
-def _is_on(rate: Rate) -> bool:
-    """Whether a rate is, or may turn out to be, anything but zero."""
-    return not (isinstance(rate, (int, float)) and rate == 0)
 
 
 def _check(model: Transformer) -> None:

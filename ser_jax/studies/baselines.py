@@ -25,6 +25,7 @@ from ser_jax.evaluation.baselines import Baseline, Fitted
 from ser_jax.evaluation.functionals import compute, load_functionals, require
 from ser_jax.files import atomic_file
 from ser_jax.training import checkpoints
+from ser_jax.training.population import runs_of, tabulate
 
 FOLDER = "baseline"  # of a variant's folder: where its fitted baselines are
 
@@ -60,18 +61,12 @@ def make_baselines(config: dict, corpus: Corpus, protocol: Protocol, data_dir: s
         raise UserError(
             f"config.model.scaling=speaker: the speakers of corpus {corpus.name} are not known; expected fold"
         )
-    folds = config["folds"] or range(len(protocol.folds))
-    for fold in folds:
-        if fold not in range(len(protocol.folds)):
-            raise UserError(f"config.folds: no fold {fold}; {protocol.name} has folds 0 to {len(protocol.folds) - 1}")
-    if not config["seeds"]:
-        raise UserError("config.seeds: found none, expected at least one whole number")
     return Baselines(
         config=config,
         corpus=corpus,
         protocol=protocol,
         baseline=baseline,
-        runs=tuple((fold, seed) for fold in folds for seed in config["seeds"]),
+        runs=runs_of(config, protocol),
         num_parameters=len(corpus.emotions) * (dims + 1),
         data_dir=data_dir,
     )
@@ -209,19 +204,5 @@ def _table(
     rows: Sequence[Int[np.ndarray, " _"]],
 ) -> pd.DataFrame:
     """The predictions table of each run on the utterances `rows[run]`."""
-    corpus, table = all_runs.corpus, all_runs.corpus.utterances
-    parts = [
-        predictions.make_predictions(
-            corpus.name,
-            variant,
-            fold.name,
-            seed,
-            table["id"].iloc[own].tolist(),
-            table["speaker"].iloc[own].tolist(),
-            table["label"].to_numpy()[own],
-            baselines.predict(fitted[fold.name], values[own]),
-            corpus.emotions,
-        )
-        for fold, (_, seed), own in zip(all_runs.folds, all_runs.runs, rows, strict=True)
-    ]
-    return predictions.merge(parts)
+    found = [baselines.predict(fitted[fold.name], values[own]) for fold, own in zip(all_runs.folds, rows, strict=True)]
+    return tabulate(all_runs.corpus, variant, all_runs.folds, [seed for _, seed in all_runs.runs], rows, found)

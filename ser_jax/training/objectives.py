@@ -64,13 +64,3 @@ def concordance(
     predicted, target = predicted - predicted_mean[None, None], target - target_mean[None, None]
     spread = mean(predicted**2) + mean(target**2) + (predicted_mean - target_mean) ** 2
     return jnp.where(spread > 0, 2 * mean(predicted * target) / jnp.where(spread > 0, spread, 1.0), 0.0)
-
-
-def concordance_loss(
-    predicted: Float[Array, "batch frames tracks"],
-    target: Float[Array, "batch frames tracks"],
-    num_frames: Int[Array, " batch"],
-    weight: Float[Array, " batch"],
-) -> Float[Array, ""]:
-    """Returns 1 - the mean over the tracks of their `concordance`: 0 for equal tracks, 2 for opposite ones."""
-    return 1.0 - jnp.mean(concordance(predicted, target, num_frames, weight))

@@ -119,13 +119,7 @@ def make_population(
     `tracks` and `features` are those that the configuration names. `trained` is what a checkpoint's metadata say of the
     targets, for a model that is not trained here.
     """
-    folds = config["folds"] or range(len(protocol.folds))
-    for fold in folds:
-        if fold not in range(len(protocol.folds)):
-            raise UserError(f"config.folds: no fold {fold}; {protocol.name} has folds 0 to {len(protocol.folds) - 1}")
-    if not config["seeds"]:
-        raise UserError("config.seeds: found none, expected at least one whole number")
-    runs = tuple((fold, seed) for fold in folds for seed in config["seeds"])
+    runs = runs_of(config, protocol)
     frontend = make_frontend(config, features)
     check_augmentation(frontend, config["augmentation"])
     if features is not None:
@@ -141,7 +135,7 @@ def make_population(
         raise UserError(f"config.corpus.tracks: features of kind {frontend.kind} have no frames in time to follow them")
     targets = targets_of(config, corpus, tracks) if trained is None else _trained_targets(trained)
     model = models.build(num_classes=len(corpus.emotions), **config["model"], **targets.options)
-    _check_lengths(model, frontend, corpus)
+    _check_features(model, frontend, corpus)
     learner = make_learner(
         model,
         frontend,
@@ -175,6 +169,17 @@ def make_population(
     )
 
 
+def runs_of(config: dict, protocol: Protocol) -> tuple[tuple[int, int], ...]:
+    """Returns the (fold, seed) of each run that a configuration asks for; raises `UserError` for what is not there."""
+    folds = config["folds"] or range(len(protocol.folds))
+    for fold in folds:
+        if fold not in range(len(protocol.folds)):
+            raise UserError(f"config.folds: no fold {fold}; {protocol.name} has folds 0 to {len(protocol.folds) - 1}")
+    if not config["seeds"]:
+        raise UserError("config.seeds: found none, expected at least one whole number")
+    return tuple((fold, seed) for fold in folds for seed in config["seeds"])
+
+
 def targets_of(config: dict, corpus: Corpus, tracks: Packed | None) -> Targets:
     """What a variant learns beside the emotion; raises `UserError` where the corpus has no such thing."""
     for option in ("num_symbols", "tracks"):
@@ -202,8 +207,13 @@ def _trained_targets(metadata: dict) -> Targets:
     return Targets(vocabulary, track_names=tuple(metadata["tracks"]))
 
 
-def _check_lengths(model: nn.Module, frontend: Frontend, corpus: Corpus) -> None:
-    """Refuses an utterance that a model's subsampling leaves nothing of."""
+def _check_features(model: nn.Module, frontend: Frontend, corpus: Corpus) -> None:
+    """Refuses features without the deltas that a model takes apart, and an utterance too short for its subsampling."""
+    deltas = getattr(model, "deltas", 0)
+    if frontend.kind != "precomputed" and frontend.deltas < deltas:
+        raise UserError(
+            f"config.frontend.deltas: found {frontend.deltas}; the model takes {deltas} orders of them apart"
+        )
     fewest = getattr(model, "min_frames", 1)
     shortest = corpus.utterances.loc[corpus.utterances["num_samples"].idxmin()]
     frames = int(num_frames(frontend, shortest["num_samples"]))
@@ -367,22 +377,34 @@ def predictions_table(
     population: Population, state: State, variant: str, rows: Sequence[Int[np.ndarray, " _"]]
 ) -> pd.DataFrame:
     """Returns the predictions table of each run on the utterances `rows[run]` of the population's corpus."""
-    table = population.corpus.utterances
+    seeds = [seed for _, seed in population.runs]
+    found = evaluate(population, state, rows)
+    return tabulate(population.corpus, variant, population.folds, seeds, rows, found)
+
+
+def tabulate(
+    corpus: Corpus,
+    variant: str,
+    folds: Sequence[Fold],
+    seeds: Sequence[int],
+    rows: Sequence[Int[np.ndarray, " _"]],
+    probabilities: Sequence[Float[np.ndarray, "_ classes"]],
+) -> pd.DataFrame:
+    """Returns the predictions table of runs, each with its fold, its seed, the utterances `rows` and what it said."""
+    table = corpus.utterances
     parts = [
         predictions.make_predictions(
-            population.corpus.name,
+            corpus.name,
             variant,
             fold.name,
             seed,
             table["id"].iloc[own].tolist(),
             table["speaker"].iloc[own].tolist(),
             table["label"].to_numpy()[own],
-            probabilities,
-            population.corpus.emotions,
+            found,
+            corpus.emotions,
         )
-        for fold, (_, seed), own, probabilities in zip(
-            population.folds, population.runs, rows, evaluate(population, state, rows), strict=True
-        )
+        for fold, seed, own, found in zip(folds, seeds, rows, probabilities, strict=True)
     ]
     return predictions.merge(parts)
 

@@ -132,7 +132,10 @@ def test_no_single_part_of_a_manner_tells_the_emotion_but_all_together_do():
     rng = np.random.default_rng(0)
     manners = [np.array([*vars(synthetic.draw_manner(rng, name)).values()]) for name in EMOTIONS for _ in range(400)]
     manners, labels = np.stack(manners), np.repeat(np.arange(4), 400)
-    accuracy = lambda x: make_pipeline(StandardScaler(), LogisticRegression()).fit(x, labels).score(x, labels)  # noqa: E731
+
+    def accuracy(x):
+        return make_pipeline(StandardScaler(), LogisticRegression()).fit(x, labels).score(x, labels)
+
     assert max(accuracy(manners[:, [i]]) for i in range(manners.shape[1])) < 0.7
     assert accuracy(manners) > 0.9
 

@@ -85,16 +85,16 @@ def test_a_histogram_does_not_change_with_the_gain_of_a_recording(batch):
 
 def expected_functionals(own, seconds):
     """By NumPy and SciPy, in the order of FUNCTIONALS."""
-    low, p10, median, p90, high = np.percentile(own, (0, 10, 50, 90, 100), axis=0)
+    low, *percentiles, high = np.percentile(own, (0, 5, 25, 50, 75, 95, 100), axis=0)
     slope = np.zeros(own.shape[1])
     if len(own) > 1:
         slope = np.array([stats.linregress(np.arange(len(own)) * seconds, band).slope for band in own.T])
-    return np.concatenate([own.mean(0), own.std(0), p10, median, p90, high - low, slope])
+    return np.concatenate([own.mean(0), own.std(0), *percentiles, high - low, slope])
 
 
 def test_functionals_are_numpys_of_the_valid_frames_and_their_deltas(batch):
     found, frames = compute(FUNCTIONALS, *batch)
-    assert found.shape == (5, 1, num_features(FUNCTIONALS)) == (5, 1, 7 * 8 * 2)
+    assert found.shape == (5, 1, num_features(FUNCTIONALS)) == (5, 1, 9 * 8 * 2)
     np.testing.assert_array_equal(frames, [1, 1, 1, 0, 1])
     for row, own in zip(found[:, 0], valid_frames(FUNCTIONALS, batch), strict=True):
         expected = expected_functionals(own, 0.02) if len(own) else np.zeros(len(row))

@@ -72,7 +72,10 @@ def test_an_attention_step_by_step_and_its_gradients_equal_pytorch_s(kind, jit, 
     (expected * factors).sum().backward()
 
     model = Alignment(kind, queries, outputs, 2, 3)
-    to_jax = lambda tensor: jnp.asarray(tensor.detach().numpy())  # noqa: E731
+
+    def to_jax(tensor):
+        return jnp.asarray(tensor.detach().numpy())
+
     start = (to_jax(lengths)[:, None], jnp.asarray((real / lengths[:, None]).numpy()))
 
     def run(parameters, memory, states):

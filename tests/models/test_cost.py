@@ -84,9 +84,14 @@ def test_scaling_shifting_and_what_weights_do_among_themselves_cost_nothing():
 
 def test_a_branch_costs_what_the_dearest_does_and_a_loop_of_unknown_turns_is_refused():
     kernel = jnp.ones((FEATURES, FEATURES))
-    branch = lambda x: jax.lax.cond(x[0, 0, 0] > 0, lambda x: x @ kernel, lambda x: x @ kernel @ kernel, x)  # noqa: E731
+
+    def branch(x):
+        return jax.lax.cond(x[0, 0, 0] > 0, lambda x: x @ kernel, lambda x: x @ kernel @ kernel, x)
+
+    def loop(x):
+        return jax.lax.while_loop(lambda x: x[0, 0, 0] > 0, lambda x: x @ kernel, x)
+
     assert cost_of(branch) == (0, 2 * FRAMES * FEATURES**2)
-    loop = lambda x: jax.lax.while_loop(lambda x: x[0, 0, 0] > 0, lambda x: x @ kernel, x)  # noqa: E731
     with pytest.raises(ValueError, match="cannot be counted"):
         cost_of(loop)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ser_jax.models import build
-from ser_jax.models.decoding import beam_search, decode_text, greedy
+from ser_jax.models.decoding import beam_search, decode_text
 
 SYMBOLS, END = 3, 2
 
@@ -80,9 +80,7 @@ def test_a_wide_beam_is_an_exhaustive_search(decoder, normalization):
 @pytest.mark.parametrize("normalization", [0.0, 0.7])
 def test_a_beam_of_one_is_greedy(decoder, normalization):
     step, carry, following = decoder
-    one = fast_jit(lambda: beam_search(*decoder, end=END, beam=1, max_tokens=6, length_normalization=normalization))()
-    found = fast_jit(lambda: greedy(*decoder, end=END, max_tokens=6))()
-    np.testing.assert_array_equal(found.tokens, one.tokens[:, 0])
+    found = fast_jit(lambda: beam_search(*decoder, end=END, beam=1, max_tokens=6, length_normalization=normalization))()
     chosen = []
     for _ in range(6):
         token = jnp.argmax(following, -1)
@@ -90,8 +88,9 @@ def test_a_beam_of_one_is_greedy(decoder, normalization):
         carry, following = step(carry, token)
     for row, tokens in enumerate(np.stack(chosen, 1)):
         length = list(tokens).index(END) + 1 if END in tokens else 6
-        assert sequence(found, row) == tuple(tokens[:length])
-        np.testing.assert_allclose(found.log_probabilities[row], probability(decoder, row, tokens[:length]), rtol=1e-5)
+        assert sequence(found, row, 0) == tuple(tokens[:length])
+        expected = probability(decoder, row, tokens[:length])
+        np.testing.assert_allclose(found.log_probabilities[row, 0], expected, rtol=1e-5)
 
 
 def test_the_carry_of_a_hypothesis_is_that_of_its_own_tokens(decoder):
@@ -104,14 +103,17 @@ def test_the_carry_of_a_hypothesis_is_that_of_its_own_tokens(decoder):
 
 def test_a_decoder_that_never_ends_is_cut_and_one_that_ends_at_once_is_not(decoder):
     step, carry, following = decoder
-    endless = lambda carry, token: (carry, following.at[:, END].set(-jnp.inf))  # noqa: E731
+
+    def endless(carry, token):
+        return carry, following.at[:, END].set(-jnp.inf)
+
     first = following.at[:, END].set(-jnp.inf)
     cut = fast_jit(lambda: beam_search(endless, carry, first, end=END, beam=2, max_tokens=7))()
     assert (np.asarray(cut.lengths) == 7).all()
     assert (np.asarray(cut.tokens) != END).all()
     at_once = jnp.full_like(following, -jnp.inf).at[:, END].set(0.0)
-    ended = fast_jit(lambda: greedy(step, carry, at_once, end=END, max_tokens=7))()
-    assert np.asarray(ended.tokens).tolist() == [[END] + [-1] * 6] * 4
+    ended = fast_jit(lambda: beam_search(step, carry, at_once, end=END, beam=1, max_tokens=7))()
+    assert np.asarray(ended.tokens).tolist() == [[[END] + [-1] * 6]] * 4
     assert (np.asarray(ended.lengths) == 1).all()
 
 

@@ -1,6 +1,6 @@
 """Writes attention_rnn.npz: logits, tokens, weights, tracks and gradients of a small attention-RNN in PyTorch.
 
-python tests/references/make_attention_rnn.py
+PYTHONPATH=. python tests/references/make_attention_rnn.py
 """
 
 from pathlib import Path

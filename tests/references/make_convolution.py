@@ -1,6 +1,6 @@
 """Writes convolution.npz: logits, statistics and gradients of small CNN, CRNN and TCN networks in PyTorch.
 
-python tests/references/make_convolution.py
+PYTHONPATH=. python tests/references/make_convolution.py
 """
 
 import json

@@ -1,6 +1,6 @@
 """Makes frontend.npz: librosa's log-mel features, MFCC and deltas of two short signals, for tests without librosa.
 
-python tests/references/make_frontend.py
+PYTHONPATH=. python tests/references/make_frontend.py
 """
 
 from pathlib import Path

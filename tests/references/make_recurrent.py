@@ -1,6 +1,6 @@
 """Writes recurrent.npz: logits, tracks and gradients of small recurrent networks in PyTorch.
 
-python tests/references/make_recurrent.py
+PYTHONPATH=. python tests/references/make_recurrent.py
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Writes shufflenet.npz: logits, statistics and gradients of small ShuffleNet V2 networks in PyTorch.
 
-python tests/references/make_shufflenet.py
+PYTHONPATH=. python tests/references/make_shufflenet.py
 """
 
 from pathlib import Path

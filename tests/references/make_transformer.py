@@ -1,6 +1,6 @@
 """Writes transformer.npz: logits and gradients of small transformers in PyTorch.
 
-python tests/references/make_transformer.py
+PYTHONPATH=. python tests/references/make_transformer.py
 """
 
 from pathlib import Path

@@ -8,9 +8,12 @@ from ser_jax.training import objectives
 from ser_jax.training.objectives import cross_entropy
 
 # Compiled whole: one operation after another takes longer.
-concordance, concordance_loss, token_cross_entropy = map(
-    jax.jit, (objectives.concordance, objectives.concordance_loss, objectives.token_cross_entropy)
-)
+concordance, token_cross_entropy = map(jax.jit, (objectives.concordance, objectives.token_cross_entropy))
+
+
+@jax.jit
+def mean_concordance(predicted, target, num_frames, weight):
+    return jnp.mean(objectives.concordance(predicted, target, num_frames, weight))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -78,7 +81,10 @@ def test_the_tokens_of_an_utterance_count_with_its_weight():
 
 def test_what_stands_behind_a_text_matters_to_neither_loss_nor_gradient():
     tokens = jnp.asarray([[1, -1]])
-    loss = lambda logits: token_cross_entropy(logits, tokens, jnp.ones(1))[0]  # noqa: E731
+
+    def loss(logits):
+        return token_cross_entropy(logits, tokens, jnp.ones(1))[0]
+
     logits = jnp.asarray([[[0.1, 0.2], [jnp.nan, 3.0]]])
     assert np.isfinite(loss(logits))
     np.testing.assert_allclose(jax.grad(loss)(logits.at[:, 1].set(5.0))[0, 1], 0)
@@ -109,9 +115,6 @@ def test_concordance_is_that_of_all_real_frames_of_the_batch(tracks, weight):
     predicted, target, num_frames = tracks
     found = concordance(predicted, target, num_frames, jnp.asarray(weight))
     np.testing.assert_allclose(found, slow_concordance(*map(np.asarray, tracks), weight), rtol=1e-5)
-    np.testing.assert_allclose(
-        concordance_loss(predicted, target, num_frames, jnp.asarray(weight)), 1 - np.mean(found), rtol=1e-6
-    )
 
 
 def test_the_padding_of_tracks_matters_to_neither_concordance_nor_gradient(tracks):
@@ -120,15 +123,15 @@ def test_the_padding_of_tracks_matters_to_neither_concordance_nor_gradient(track
     expected = concordance(predicted, target, num_frames, jnp.ones(3))
     filled = concordance(jnp.where(real, predicted, jnp.inf), jnp.where(real, target, jnp.nan), num_frames, jnp.ones(3))
     np.testing.assert_allclose(filled, expected, rtol=1e-6)
-    gradient = jax.grad(concordance_loss)(predicted, target, num_frames, jnp.ones(3))
+    gradient = jax.grad(mean_concordance)(predicted, target, num_frames, jnp.ones(3))
     assert (np.asarray(gradient)[~np.broadcast_to(real, gradient.shape)] == 0).all()
 
 
-def test_the_gradient_of_the_concordance_loss_is_that_of_its_differences(tracks):
+def test_the_gradient_of_the_concordance_is_that_of_its_differences(tracks):
     predicted, target, num_frames = tracks
     weight = jnp.asarray([1.0, 2.0, 1.0])
     jax.test_util.check_grads(
-        lambda p: concordance_loss(p, target, num_frames, weight), (predicted,), order=1, modes=["rev"], rtol=1e-2
+        lambda p: mean_concordance(p, target, num_frames, weight), (predicted,), order=1, modes=["rev"], rtol=1e-2
     )
 
 
@@ -143,14 +146,14 @@ def test_the_gradient_of_the_concordance_loss_is_that_of_its_differences(tracks)
     ],
 )
 def test_concordance_of_equal_opposite_constant_and_shifted_tracks(predicted, target, expected):
-    as_tracks = lambda values: jnp.asarray(values)[None, :, None]  # noqa: E731
-    arguments = as_tracks(target), jnp.asarray([3]), jnp.ones(1)
-    np.testing.assert_allclose(concordance(as_tracks(predicted), *arguments), [expected], atol=1e-6)
-    assert np.isfinite(jax.grad(concordance_loss)(as_tracks(predicted), *arguments)).all()
+    predicted, target = (jnp.asarray(values)[None, :, None] for values in (predicted, target))
+    arguments = target, jnp.asarray([3]), jnp.ones(1)
+    np.testing.assert_allclose(concordance(predicted, *arguments), [expected], atol=1e-6)
+    assert np.isfinite(jax.grad(mean_concordance)(predicted, *arguments)).all()
 
 
 def test_a_batch_of_padding_has_a_concordance_of_zero_and_a_finite_gradient(tracks):
     predicted, target, num_frames = tracks
     for arguments in [(target, num_frames, jnp.zeros(3)), (target, jnp.zeros(3, int), jnp.ones(3))]:
         np.testing.assert_allclose(concordance(predicted, *arguments), 0)
-        assert np.isfinite(jax.grad(concordance_loss)(predicted, *arguments)).all()
+        assert np.isfinite(jax.grad(mean_concordance)(predicted, *arguments)).all()

@@ -117,6 +117,11 @@ def test_what_does_not_go_together_is_refused_before_anything_compiles(data, tra
         population_of(data, tracks if with_tracks else None, **changes)
 
 
+def test_a_model_that_takes_deltas_apart_is_refused_features_without_them(data):
+    with pytest.raises(UserError, match=r"config\.frontend\.deltas: found 0; the model takes 2 orders apart"):
+        population_of(data, model={"name": "crnn", "size": "tiny", "channels": 3})
+
+
 def test_an_utterance_shorter_than_the_subsampling_is_refused(data):
     changes = {"frontend": {"hop_ms": 2000.0, "window_ms": 2000.0}, "model": {"name": "transformer"}}
     with pytest.raises(UserError, match=r"utterance 'synthetic-\d+-\d+' has 1 frames; the model needs 4"):
