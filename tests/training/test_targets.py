@@ -118,7 +118,7 @@ def test_what_does_not_go_together_is_refused_before_anything_compiles(data, tra
 
 
 def test_a_model_that_takes_deltas_apart_is_refused_features_without_them(data):
-    with pytest.raises(UserError, match=r"config\.frontend\.deltas: found 0; the model takes 2 orders apart"):
+    with pytest.raises(UserError, match=r"config\.frontend\.deltas: found 0; the model takes 2 orders of them apart"):
         population_of(data, model={"name": "crnn", "size": "tiny", "channels": 3})
 
 
