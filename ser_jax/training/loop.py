@@ -74,14 +74,14 @@ def _train(
         return state, seconds
     with _timed(seconds, "compile"):
         arguments = (state, population.run, _rows(population, step, 1), jnp.int32(1), population.resident)
-        program = population.train_program.lower(*arguments).compile()
+        population.train_program.compile(*arguments)
     validate_every = _validate_every(population)
     count, saved_at = 1, time.monotonic()
     while step < population.num_steps:
         # 4. As many steps as take a few seconds, but no further than the next validation.
         count = min(count, _CALL_STEPS, validate_every - step % validate_every, population.num_steps - step)
         begun = time.monotonic()
-        state, sums = program(
+        state, sums = population.train_program(
             state, population.run, _rows(population, step, count), jnp.int32(count), population.resident
         )
         sums = parallel.gather(sums, len(population.runs))
@@ -139,7 +139,10 @@ def _entry(population: Population, step: int, steps: int, sums: dict[str, np.nda
 def _check_same(store: checkpoints.Checkpoints, metadata: dict) -> None:
     found = store.metadata()
     for what in ("config", "corpus", "protocol"):
-        different = list(configuration.differences(found[what], metadata[what], what))
+        old, new = (
+            configuration.deciding(data[what]) if what == "config" else data[what] for data in (found, metadata)
+        )
+        different = list(configuration.differences(old, new, what))
         if different:
             raise UserError(
                 f"{store.folder.parent}: this workdir holds another training ({'; '.join(different[:3])}); "

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -69,6 +70,7 @@ class Population:
       runs: which fold and seed each entry of the run axis is.
       run: the runs' own values, [devices, runs per device, ...] on the devices.
       targets: what the model learns beside the emotion.
+      made: what populations have in common and is made once, by what it is made of.
     """
 
     config: dict
@@ -81,9 +83,11 @@ class Population:
     num_steps: int
     steps_per_epoch: float
     devices: tuple[jax.Device, ...]
-    train_program: Callable
-    evaluate_program: Callable
+    initialise_program: Callable
+    train_program: parallel.Program
+    evaluate_program: parallel.Program
     window_samples: int
+    made: dict[str, Any]
 
     @property
     def folds(self) -> list[Fold]:
@@ -98,6 +102,13 @@ class Population:
     @functools.cached_property
     def resident(self) -> Resident:
         """The corpus on every device, brought there when it is first asked for."""
+        corpus, targets = self.corpus, self.targets
+        features = corpus.info.get("features")
+        source = (corpus.fingerprint, features and features["fingerprint"], self.window_samples, len(self.devices))
+        learnt = (targets.vocabulary, self.config["corpus"]["tracks"] if targets.tracks is not None else "")
+        return _once(self.made, ("resident", *source, *learnt), self._bring)
+
+    def _bring(self) -> Resident:
         tracks = self.targets.tracks
         if tracks is not None:
             tracks = Tracks(tracks.values, tracks.start, tracks.num_frames, np.float32(tracks.frame_ms))
@@ -113,12 +124,16 @@ def make_population(
     tracks: Packed | None = None,
     features: Packed | None = None,
     trained: dict | None = None,
+    made: dict[str, Any] | None = None,
 ) -> Population:
     """Checks a variant's configuration; compiles nothing, and brings nothing to the devices yet.
 
     `tracks` and `features` are those that the configuration names. `trained` is what a checkpoint's metadata say of the
-    targets, for a model that is not trained here.
+    targets, for a model that is not trained here. Populations that are given the same dict `made` share in it what
+    they have in common: programs (of variants that differ only in what runs have along the run axis: learning rate,
+    weight decay, strengths ...), the corpus on the devices, sums of features.
     """
+    made = {} if made is None else made
     runs = runs_of(config, protocol)
     frontend = make_frontend(config, features)
     check_augmentation(frontend, config["augmentation"])
@@ -136,15 +151,34 @@ def make_population(
     targets = targets_of(config, corpus, tracks) if trained is None else _trained_targets(trained)
     model = models.build(num_classes=len(corpus.emotions), **config["model"], **targets.options)
     _check_features(model, frontend, corpus)
-    learner = make_learner(
-        model,
-        frontend,
-        num_classes=len(corpus.emotions),
-        crop_samples=crop_samples,
-        num_steps=max(num_steps, warmup_steps + 1),
-        config={**config["optimizer"], "warmup_steps": warmup_steps},
-    )
+    durations = {"num_steps": max(num_steps, warmup_steps + 1), "warmup_steps": warmup_steps}
     devices = parallel.choose_devices(len(runs))
+
+    def make_programs() -> tuple[Learner, Callable, parallel.Program, parallel.Program]:
+        learner = make_learner(
+            model,
+            frontend,
+            num_classes=len(corpus.emotions),
+            crop_samples=crop_samples,
+            gradient_clip=config["optimizer"]["gradient_clip"],
+            ema_decay=config["optimizer"]["ema_decay"],
+            **durations,
+        )
+        draw = jax.vmap(jax.vmap(functools.partial(initialise, learner)))
+        # With little optimisation: it runs once, and some hundred small random draws take long to optimise.
+        options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+        train = functools.partial(_train_steps, learner)
+        test = functools.partial(_evaluate_windows, learner, window_samples)
+        return (
+            learner,
+            jax.jit(draw, compiler_options=options),
+            parallel.over_runs(train, devices, per_run=3, shared=2, donate=1),
+            parallel.over_runs(test, devices, per_run=3, shared=2),
+        )
+
+    optimizer = [config["optimizer"][name] for name in ("gradient_clip", "ema_decay")]
+    key = (model, frontend, crop_samples, window_samples, *durations.values(), *optimizer, *devices)
+    learner, initialise_program, train_program, evaluate_program = _once(made, key, make_programs)
     own = [make_run(config, corpus, protocol.folds[fold], fold, seed) for fold, seed in runs]
     keys = parallel.spread(np.stack([jax.random.key_data(run.key) for run in own]), len(devices))
     run = parallel.stack_runs([run.replace(key=0) for run in own], len(devices))
@@ -158,14 +192,12 @@ def make_population(
         targets=targets,
         num_steps=num_steps,
         steps_per_epoch=steps_per_epoch,
-        train_program=parallel.over_runs(
-            functools.partial(_train_steps, learner), devices, per_run=3, shared=2, donate=1
-        ),
+        initialise_program=initialise_program,
+        train_program=train_program,
         devices=tuple(devices),
-        evaluate_program=parallel.over_runs(
-            functools.partial(_evaluate_windows, learner, window_samples), devices, per_run=3, shared=2
-        ),
+        evaluate_program=evaluate_program,
         window_samples=window_samples,
+        made=made,
     )
 
 
@@ -258,14 +290,12 @@ def initial_state(population: Population) -> State:
     """Returns every run's state before its first step, [devices, runs per device, ...]."""
     statistics = None
     if population.learner.frontend.normalization == "train":
-        sums = _utterance_sums(population)
+        source = population.corpus.fingerprint, population.learner.frontend, population.window_samples
+        sums = _once(population.made, ("sums", *source), lambda: _utterance_sums(population))
         statistics = parallel.stack_runs(
             [_fold_statistics(sums, fold) for fold in population.folds], len(population.devices)
         )
-    # Compiled with little optimisation: it runs once, and some hundred small random draws take long to optimise.
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    draw = jax.jit(jax.vmap(jax.vmap(functools.partial(initialise, population.learner))), compiler_options=options)
-    return jax.tree.map(np.asarray, draw(population.run.key, statistics))
+    return jax.tree.map(np.asarray, population.initialise_program(population.run.key, statistics))
 
 
 def state_like(population: Population) -> State:
@@ -343,7 +373,7 @@ def _evaluated_windows(
 
 def validation_ua(population: Population, state: State) -> float:
     """Returns the unweighted accuracy on the validation speakers, pooled over folds, as a mean over seeds."""
-    table = predictions_table(population, state, "validation", [fold.validation for fold in population.folds])
+    table = validation_predictions(population, state, "validation")
     confusion = metrics.confusion_counts(table, "fold").counts.sum(axis=1)
     return float(np.mean(metrics.unweighted_accuracy(confusion)))
 
@@ -351,6 +381,11 @@ def validation_ua(population: Population, state: State) -> float:
 def test_predictions(population: Population, state: State, variant: str) -> pd.DataFrame:
     """Returns the predictions table of every run on its own test fold."""
     return predictions_table(population, state, variant, [fold.test for fold in population.folds])
+
+
+def validation_predictions(population: Population, state: State, variant: str) -> pd.DataFrame:
+    """Returns the predictions table of every run on its own validation speakers."""
+    return predictions_table(population, state, variant, [fold.validation for fold in population.folds])
 
 
 def test_tracks(population: Population, state: State, variant: str) -> pd.DataFrame:
@@ -474,3 +509,11 @@ def _utterance_sums(population: Population) -> FeatureSums:
 
 def _fold_statistics(sums: FeatureSums, fold: Fold) -> Statistics:
     return jax.tree.map(np.asarray, fit_statistics(jax.tree.map(lambda leaf: leaf[fold.train].sum(0), sums)))
+
+
+def _once(made: dict[str, Any], key: Sequence[Any], make: Callable[[], Any]) -> Any:
+    """What `made` has under `key`, and where it has nothing yet, what `make` makes."""
+    name = repr(key)
+    if name not in made:
+        made[name] = make()
+    return made[name]

@@ -96,9 +96,17 @@ class Learner:
 
 
 def make_learner(
-    model: nn.Module, frontend: Frontend, *, num_classes: int, crop_samples: int, num_steps: int, config: dict
+    model: nn.Module,
+    frontend: Frontend,
+    *,
+    num_classes: int,
+    crop_samples: int,
+    num_steps: int,
+    warmup_steps: int,
+    gradient_clip: float,
+    ema_decay: float,
 ) -> Learner:
-    """Builds a Learner from the `optimizer` group of a configuration, durations in steps."""
+    """Builds a Learner; the gradient's global norm is clipped at `gradient_clip`."""
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *_example(frontend), train=False))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), dict(shapes))
     parameters = zeros["params"]
@@ -107,7 +115,7 @@ def make_learner(
     # Gains, biases and normalisation parameters (vectors) are not decayed, as is usual (Loshchilov and Hutter 2019).
     decays = np.concatenate([np.full(leaf.size, leaf.ndim > 1, np.float32) for leaf in jax.tree.leaves(parameters)])
     schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0, peak_value=1.0, warmup_steps=config["warmup_steps"], decay_steps=num_steps, end_value=0.0
+        init_value=0.0, peak_value=1.0, warmup_steps=warmup_steps, decay_steps=num_steps, end_value=0.0
     )
     return Learner(
         model=model,
@@ -115,10 +123,8 @@ def make_learner(
         num_classes=num_classes,
         crop_samples=crop_samples,
         schedule=schedule,
-        gradients=optax.chain(
-            optax.clip_by_global_norm(config["gradient_clip"]), optax.scale_by_adam(b1=0.9, b2=0.999)
-        ),
-        ema_decay=config["ema_decay"],
+        gradients=optax.chain(optax.clip_by_global_norm(gradient_clip), optax.scale_by_adam(b1=0.9, b2=0.999)),
+        ema_decay=ema_decay,
         decays=decays,
         unravel_parameters=unravel_parameters,
         unravel_batch_stats=unravel_batch_stats,

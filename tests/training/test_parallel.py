@@ -24,3 +24,29 @@ def test_every_run_gets_its_own_values_and_all_share_the_rest():
     shared = parallel.replicate(jnp.arange(4.0), devices)
     result = program(parallel.spread(own, len(devices)), parallel.spread(scale, len(devices)), shared)
     np.testing.assert_allclose(parallel.gather(result, 11), own * scale + 6)
+
+
+def test_what_does_not_fit_the_memory_is_computed_in_pieces_with_the_same_results():
+    devices = parallel.choose_devices(2)
+    own = np.random.default_rng(0).normal(size=(2, 5, 64)).astype(np.float32)
+    shared = parallel.replicate(jnp.arange(64.0), devices)
+
+    def function(own, shared):
+        return jnp.sort(own * shared), own.sum()
+
+    whole = parallel.over_runs(function, devices, per_run=1, shared=1)
+    pieces = parallel.over_runs(function, devices, per_run=1, shared=1, memory=2500)
+    assert whole.compile(own, shared)[1] == 5
+    assert pieces.compile(own, shared)[1] in (2, 3)
+    jax.tree.map(np.testing.assert_array_equal, pieces(own, shared), whole(own, shared))
+    assert [leaf.shape for leaf in jax.tree.leaves(pieces(own, shared))] == [(2, 5, 64), (2, 5)]
+
+
+def test_a_program_is_compiled_once_for_the_same_shapes():
+    traced = []
+    program = parallel.over_runs(
+        lambda own, shared: traced.append(own.shape) or own + shared, parallel.choose_devices(1), per_run=1, shared=1
+    )
+    for value in (1.0, 2.0):
+        np.testing.assert_array_equal(program(np.full((1, 3), value), jnp.float32(1)), np.full((1, 3), value + 1))
+    assert len(traced) == 1
