@@ -42,7 +42,7 @@ def confusion_counts(predictions: pd.DataFrame, group: str) -> ConfusionCounts:
 
 def recall(confusion: Num[np.ndarray, "*batch classes classes"]) -> Float[np.ndarray, "*batch classes"]:
     """Share of each class that was recognised; NaN for a class that is absent from the reference."""
-    return _divide(_hits(confusion), confusion.sum(axis=-1))
+    return divide(_hits(confusion), confusion.sum(axis=-1))
 
 
 def unweighted_accuracy(confusion: Num[np.ndarray, "*batch classes classes"]) -> Float[np.ndarray, "*batch"]:
@@ -52,27 +52,27 @@ def unweighted_accuracy(confusion: Num[np.ndarray, "*batch classes classes"]) ->
 
 def weighted_accuracy(confusion: Num[np.ndarray, "*batch classes classes"]) -> Float[np.ndarray, "*batch"]:
     """WA: the share of all utterances that were recognised."""
-    return _divide(_hits(confusion).sum(axis=-1), confusion.sum(axis=(-2, -1)))
+    return divide(_hits(confusion).sum(axis=-1), confusion.sum(axis=(-2, -1)))
 
 
 def macro_f1(confusion: Num[np.ndarray, "*batch classes classes"]) -> Float[np.ndarray, "*batch"]:
     """The mean over the classes present in the reference of F1, 2 hits / (reference + predicted)."""
     reference, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
-    f1 = _divide(2 * _hits(confusion), reference + predicted)
+    f1 = divide(2 * _hits(confusion), reference + predicted)
     return mean_of_present(np.where(reference > 0, f1, np.nan), axis=-1)
 
 
 def mean_of_present(values: Float[np.ndarray, "..."], axis: int) -> Float[np.ndarray, "..."]:
     """The mean along an axis of what is not NaN, and NaN where all is."""
     present = ~np.isnan(values)
-    return _divide(np.where(present, values, 0).sum(axis=axis), present.sum(axis=axis))
+    return divide(np.where(present, values, 0).sum(axis=axis), present.sum(axis=axis))
 
 
 def _hits(confusion: np.ndarray) -> np.ndarray:
     return np.diagonal(confusion, axis1=-2, axis2=-1)
 
 
-def _divide(numerator: ArrayLike, denominator: ArrayLike) -> np.ndarray:
+def divide(numerator: ArrayLike, denominator: ArrayLike) -> np.ndarray:
     """The quotient, and NaN where the denominator is zero."""
     return np.divide(
         numerator, denominator, out=np.full(np.shape(denominator), np.nan), where=np.not_equal(denominator, 0)

@@ -1,19 +1,30 @@
 """From the predictions table to summary.json: every variant's figures with intervals, and the comparisons."""
 
 import dataclasses
+import functools
 import json
 import os
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ser_jax.errors import UserError
-from ser_jax.evaluation import metrics, statistics
+from ser_jax.evaluation import factorial, metrics, statistics
+from ser_jax.evaluation.answers import answer
+from ser_jax.evaluation.calibration import calibration
+from ser_jax.evaluation.fairness import fairness
 from ser_jax.evaluation.predictions import emotions_of, validate
 from ser_jax.files import atomic_file
+
+FIGURES = {
+    "ua": metrics.unweighted_accuracy,
+    "wa": metrics.weighted_accuracy,
+    "macro_f1": metrics.macro_f1,
+    "recall": metrics.recall,
+}
 
 
 def summarise(
@@ -23,24 +34,39 @@ def summarise(
     fold_sizes: Mapping[str, tuple[int, int]] = types.MappingProxyType({}),
     parameters: Mapping[str, int] = types.MappingProxyType({}),
     meta: Mapping[str, Any] = types.MappingProxyType({}),
+    questions: Sequence[Any] = (),
+    speakers: pd.DataFrame | None = None,
+    validation: pd.DataFrame | None = None,
     replicates: int = statistics.REPLICATES,
 ) -> dict[str, Any]:
     """Returns what summary.json holds: plain JSON values, shares from 0 to 1, None for what cannot be estimated.
 
     `comparisons` are (variant, baseline) pairs, `fold_sizes` each fold's numbers of (training, test) utterances,
     `parameters` each variant's parameter count, in the order in which variants shall appear; `meta` (protocol,
-    fingerprint, versions, seconds ...) is put beside.
+    fingerprint, versions, seconds ...) is put beside; `questions` are a study's (name, text, factors, levels and
+    comparisons, as in studies/plan.py), answered from the variants that did not fail (`meta["failed"]`); `speakers` has
+    the columns speaker and gender; `validation` has the runs' predictions for their validation speakers.
     Raises UserError for an invalid table, one of several corpora, and a comparison that cannot be made.
     """
     validate(predictions)
+    if validation is not None:
+        validate(validation, "validation predictions")
     corpora = predictions["corpus"].unique()
     if len(corpora) > 1:
         raise UserError(f"one summary is of one corpus, found predictions on {', '.join(sorted(corpora))}")
-    compared = statistics.compare_all(predictions, comparisons, fold_sizes, replicates=replicates)
+    failed = set(meta.get("failed", ())) - set(predictions["variant"].unique())
+    wanted = dict.fromkeys([*comparisons, *(pair for question in questions for pair in question.comparisons)])
+    pairs = [pair for pair in wanted if not failed & set(pair)]
+    compared = statistics.compare_all(predictions, pairs, fold_sizes, replicates=replicates)
     tables = dict(list(predictions.groupby("variant")))
     order = [name for name in parameters if name in tables]
     variants = {
         name: _summarise_variant(tables[name], parameters.get(name), replicates)
+        | {
+            "calibration": calibration(tables[name], _of(validation, name), replicates=replicates),
+            "fairness": fairness(tables[name], speakers, replicates=replicates),
+            "validation_ua": _validation_ua(_of(validation, name)),
+        }
         for name in dict.fromkeys([*order, *tables])
     }
     summary = {
@@ -51,20 +77,78 @@ def summarise(
         "variants": variants,
         "comparisons": [dataclasses.asdict(comparison) for comparison in compared],
     }
+    if questions:
+        crossed = functools.partial(_effects, predictions, fold_sizes=fold_sizes, failed=failed, replicates=replicates)
+        summary["questions"] = [_answered(question, pairs, summary["comparisons"], crossed) for question in questions]
     return _plain(summary)
+
+
+def _of(table: pd.DataFrame | None, variant: str) -> pd.DataFrame | None:
+    return None if table is None else table[table["variant"] == variant]
+
+
+def _validation_ua(table: pd.DataFrame | None) -> float | None:
+    """UA on the validation speakers, pooled over folds and averaged over seeds: what a recipe may be chosen by."""
+    if table is None or table.empty:
+        return None
+    pooled = metrics.confusion_counts(table, "fold").counts.sum(axis=1)
+    return float(metrics.unweighted_accuracy(pooled).mean())
+
+
+def _answered(
+    question: Any,
+    pairs: Sequence[tuple[str, str]],
+    comparisons: Sequence[dict[str, Any]],
+    effects_of: Callable[[Any], tuple[list[dict[str, Any]], list[str]]],
+) -> dict[str, Any]:
+    """A question with the numbers of its comparisons, its effects, and the answer in words."""
+    own = [pairs.index(pair) for pair in question.comparisons if pair in pairs]
+    effects, notes = effects_of(question)
+    if len(own) < len(question.comparisons):
+        left_out = len(question.comparisons) - len(own)
+        what = (
+            "1 comparison left out: a variant of it"
+            if left_out == 1
+            else f"{left_out} comparisons left out: variants of them"
+        )
+        notes.append(f"{what} failed")
+    entry = {
+        "name": question.name,
+        "text": question.text,
+        "factors": question.factors,
+        "levels": question.levels,
+        "comparisons": own,
+        "effects": effects,
+        "notes": notes,
+    }
+    return entry | {"answer": answer(entry, [comparisons[i] for i in own], effects)}
+
+
+def _effects(
+    predictions: pd.DataFrame,
+    question: Any,
+    *,
+    fold_sizes: Mapping[str, tuple[int, int]],
+    failed: Set[str],
+    replicates: int,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The effects of a question's factors, and notes; no effects where its variants do not cross them in full."""
+    if not question.factors:
+        return [], []
+    levels = {variant: of for variant, of in question.levels.items() if variant not in failed}
+    missing = factorial.missing_combinations(question.factors, levels)
+    if missing:
+        more = f", nor {len(missing) - 1} other combinations of levels" if len(missing) > 1 else ""
+        return [], [f"no effects of {' and '.join(question.factors)}: no variant has {missing[0]}{more}"]
+    made = factorial.effects(predictions, question.factors, levels, fold_sizes, replicates=replicates)
+    return [dataclasses.asdict(effect) for effect in made], []
 
 
 def _summarise_variant(table: pd.DataFrame, parameters: int | None, replicates: int) -> dict[str, Any]:
     confusion = metrics.confusion_counts(table, "speaker")
     pooled = confusion.counts.sum(axis=1)
-    figures = {
-        "ua": metrics.unweighted_accuracy,
-        "wa": metrics.weighted_accuracy,
-        "macro_f1": metrics.macro_f1,
-        "recall": metrics.recall,
-    }
     summary: dict[str, Any] = {}
-    for name, metric in figures.items():
+    for name, metric in FIGURES.items():
         estimate = statistics.bootstrap_interval(confusion.counts, metric, replicates=replicates)
         ends = np.stack([estimate.low, estimate.high], axis=-1)
         if name == "recall":
@@ -74,6 +158,7 @@ def _summarise_variant(table: pd.DataFrame, parameters: int | None, replicates: 
             summary[name], summary[f"{name}_ci95"] = estimate.value, _interval(ends)
     ua_per_seed = metrics.unweighted_accuracy(pooled)
     return summary | {
+        "per_fold": per_fold(table),
         "confusion": pooled.sum(axis=0),  # rows are the reference; seeds are added up
         "ua_per_seed": dict(zip(map(str, confusion.seeds), ua_per_seed, strict=True)),
         "ua_seed_sd": ua_per_seed.std(ddof=1) if len(ua_per_seed) > 1 else None,
@@ -85,6 +170,20 @@ def _summarise_variant(table: pd.DataFrame, parameters: int | None, replicates: 
         "parameters": parameters,
         "notes": _notes(table, confusion, has_interval=summary["ua_ci95"] is not None),
     }
+
+
+def per_fold(table: pd.DataFrame) -> dict[str, float | int | None]:
+    """Mean and standard deviation over folds of each figure, which is averaged over seeds; None with one fold.
+
+    A fold's figure is over the classes in its own test data, so the mean differs from the figure pooled over folds.
+    """
+    confusion = metrics.confusion_counts(table, "fold")
+    found: dict[str, float | int | None] = {}
+    for name in ("ua", "wa", "macro_f1"):
+        folds = metrics.mean_of_present(FIGURES[name](confusion.counts), axis=0)
+        found[f"{name}_mean"] = folds.mean()
+        found[f"{name}_sd"] = folds.std(ddof=1) if len(folds) > 1 else None
+    return found | {"folds": len(confusion.groups)}
 
 
 def _interval(ends: np.ndarray) -> np.ndarray | None:

@@ -120,9 +120,14 @@ def _notes(summary: dict[str, Any]) -> list[str]:
     lines = []
     for note, names in about.items():
         lines.append(f"Note: {note}" + ("" if len(names) == len(summary["variants"]) else f" ({', '.join(names)})"))
+    pairs: dict[str, list[str]] = {}
     for comparison in summary["comparisons"]:
-        pair = f"{comparison['variant']} against {comparison['baseline']}"
-        lines += [f"Note: {pair}: {note}" for note in comparison["notes"] if note not in about]
+        for note in comparison["notes"]:
+            if note not in about:
+                pairs.setdefault(note, []).append(f"{comparison['variant']} against {comparison['baseline']}")
+    for note, names in pairs.items():
+        whose = f"all {len(names)} comparisons" if 1 < len(names) == len(summary["comparisons"]) else "; ".join(names)
+        lines.append(f"Note: {whose}: {note}")
     return lines
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from simulated_studies import coverage, simulate
+from simulated_studies import NO_EFFECT, coverage
 from sklearn.metrics import balanced_accuracy_score
 
 from ser_jax.errors import UserError
@@ -150,18 +150,24 @@ def test_difference_draws_the_same_speakers_for_both_variants():
     np.testing.assert_allclose([mirrored.low, mirrored.high], [-paired.high, -paired.low])
 
 
-def test_intervals_cover_the_truth_in_95_percent_of_simulated_studies_where_percentiles_do_not():
-    rates = coverage(speakers=6, studies=200, replicates=200)
-    for name in ("ua", "difference"):
-        # Four Monte Carlo standard errors of 200 studies are 6 points.
-        assert 0.89 <= rates[name] <= 1
-        assert rates[f"{name}_percentile"] < rates[name] - 0.02
+@pytest.fixture(scope="module")
+def rates():
+    return coverage(speakers=6, studies=100, replicates=100)
 
 
-def test_simulated_study_without_effect_has_no_true_difference():
-    counts = simulate(np.random.default_rng(0), 20_000, effect=0.0)
-    ua = metrics.unweighted_accuracy(counts.sum(axis=2)).mean(axis=1)
-    assert abs(ua[1] - ua[0]) < 0.003
+@pytest.mark.parametrize("figure", ["ua", "difference", "main effect", "interaction"])
+def test_intervals_cover_the_truth_in_95_percent_of_simulated_studies_where_percentiles_do_not(rates, figure):
+    # Three Monte Carlo standard errors of 100 studies are 7 points.
+    assert 0.88 <= rates[figure] <= 1
+    assert rates[f"{figure}, percentiles"] < rates[figure] - 0.02
+
+
+def test_where_there_is_no_effect_neither_interval_nor_test_finds_one_more_often_than_promised():
+    rates = coverage(speakers=6, studies=100, replicates=100, effects=NO_EFFECT, seed=1)
+    assert rates["true difference"] == pytest.approx(0, abs=0.003)
+    for figure in ("difference", "main effect", "interaction"):
+        assert rates[f"{figure} apart"] <= 0.12
+        assert rates[f"{figure} tested"] <= 0.12
 
 
 def test_nadeau_bengio_equals_a_slow_computation_from_the_paper():
@@ -244,7 +250,13 @@ def test_comparison_equals_slow_loops_over_folds_and_speakers():
     half = stats.t.ppf(0.975, 5) * np.std(replicates) * np.sqrt(6 / 5)
     assert (comparison.ci95[1] - comparison.ci95[0]) / 2 == pytest.approx(half, rel=0.3)
     assert comparison.ci95[0] > 0
-    assert (comparison.folds, comparison.seeds, comparison.notes) == (6, 2, ())
+    assert (comparison.folds, comparison.seeds, comparison.speakers, comparison.notes) == (6, 2, 6, ())
+    assert comparison.standard_error == pytest.approx(
+        (comparison.ci95[1] - comparison.ci95[0]) / 2 / stats.t.ppf(0.975, 5)
+    )
+    assert comparison.seed_differences == pytest.approx({"0": pooled[0], "1": pooled[1]})
+    of_folds = {f: np.mean(runs[2 * i : 2 * i + 2]) for i, f in enumerate(eca.fold.unique())}
+    assert comparison.fold_differences == pytest.approx(of_folds)
 
 
 def test_comparison_does_not_depend_on_the_order_of_rows():
@@ -288,6 +300,30 @@ def test_one_speaker_and_one_seed_give_the_difference_and_say_what_cannot_be_est
     ]
 
 
+def test_folds_of_unknown_size_give_no_test_and_say_so():
+    table = make_table(utterances=8)
+    found = statistics.compare(table, "eca", "none", {}, replicates=100)
+    assert found.p_nadeau_bengio is None
+    assert found.ci95 is not None
+    assert found.notes == ("the sizes of the folds are not known: no test",)
+
+
+def test_contrasts_are_weighted_sums_of_the_variants_figures_of_the_same_speakers():
+    counts = np.stack([random_counts(seed=i) for i in range(3)])
+    weights = np.array([[1.0, -1.0, 0.0], [0.5, 0.5, -1.0]])
+    found = statistics.bootstrap_contrasts(counts, weights, replicates=300)
+    pairwise = statistics.bootstrap_difference(counts[0], counts[1], replicates=300)
+    np.testing.assert_allclose(
+        [found.value[0], found.low[0], found.high[0]], [pairwise.value, pairwise.low, pairwise.high]
+    )
+    each = [statistics.bootstrap_interval(one, replicates=10).value for one in counts]
+    np.testing.assert_allclose(found.value, weights @ each)
+    recalls = statistics.bootstrap_contrasts(counts, weights, metrics.recall, replicates=300)
+    assert recalls.low.shape == (2, 4)
+    alone = statistics.bootstrap_difference(counts[0], counts[1], metrics.recall, replicates=300)
+    np.testing.assert_allclose(recalls.high[0], alone.high)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -307,3 +343,32 @@ def test_all_comparisons_of_a_study_are_corrected_together():
     found = statistics.compare_all(table, [("se", "none"), ("eca", "none")], sizes(table), replicates=100)
     assert [c.p_holm for c in found] == statistics.holm([c.p_nadeau_bengio for c in found])
     assert max(c.p_holm for c in found) > 0
+
+
+def test_variants_of_different_protocols_are_paired_by_utterance_and_not_tested_as_runs():
+    rng = np.random.default_rng(0)
+    rows = []
+    for variant, folds in (("strict", ["a", "a", "b", "b"]), ("random", ["1", "2", "1", "2"])):
+        for seed in (0, 1):
+            for i in range(40):
+                right = rng.random() < (0.9 if variant == "random" else 0.6)
+                label = ("anger", "sadness")[i % 2]
+                anger = float(right == (label == "anger"))
+                utterance = ("corpus", variant, folds[i % 4], seed, f"u{i}", f"s{i // 8}", label)
+                rows.append((*utterance, anger, 1 - anger))
+    columns = ["corpus", "variant", "fold", "seed", "utterance", "speaker", "label", "p_anger", "p_sadness"]
+    table = pd.DataFrame(rows, columns=columns)
+    found = statistics.compare(table, "random", "strict", {"a": (20, 20), "b": (20, 20)}, replicates=200)
+    ua = {
+        name: np.mean(
+            [
+                balanced_accuracy_score(own["label"] == "anger", own["p_anger"] > 0.5)
+                for _, own in table[table["variant"] == name].groupby("seed")
+            ]
+        )
+        for name in ("random", "strict")
+    }
+    assert found.ua_difference == pytest.approx(ua["random"] - ua["strict"])
+    assert found.ci95 is not None
+    assert found.p_nadeau_bengio is None
+    assert "paired by utterance" in found.notes[0]

@@ -1,6 +1,8 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 from test_statistics import EMOTIONS, make_table, sizes
@@ -124,3 +126,101 @@ def test_predictions_on_two_corpora_are_refused(table):
     both = predictions.merge([table, table[table["variant"] == "eca"].assign(corpus="other", variant="third")])
     with pytest.raises(UserError, match="one corpus, found predictions on corpus, other"):
         summary.summarise(both)
+
+
+def make_grid(**options):
+    """Three variants beside none, which cross attention and activation."""
+    table = make_table(variants=("none", "eca", "swish", "both"), utterances=12, gain=0.3, **options)
+    levels = {
+        "none": {"attention": "none", "activation": "relu"},
+        "eca": {"attention": "eca", "activation": "relu"},
+        "swish": {"attention": "none", "activation": "hard_swish"},
+        "both": {"attention": "eca", "activation": "hard_swish"},
+    }
+    question = SimpleNamespace(
+        name="channel attention",
+        text="Does it help?",
+        factors={"attention": ("none", "eca"), "activation": ("relu", "hard_swish")},
+        levels=levels,
+        comparisons=(("eca", "none"), ("both", "swish")),
+    )
+    plain = SimpleNamespace(name="plain", text="", factors={}, levels={}, comparisons=(("swish", "none"),))
+    return table, [question, plain]
+
+
+def test_questions_have_their_comparisons_effects_and_answer():
+    table, questions = make_grid()
+    made = summary.summarise(
+        table, comparisons=[("swish", "none")], fold_sizes=sizes(table), questions=questions, replicates=100
+    )
+    json.dumps(made, allow_nan=False)
+    asked, plain = made["questions"]
+    pairs = [(c["variant"], c["baseline"]) for c in made["comparisons"]]
+    assert pairs == [("swish", "none"), ("eca", "none"), ("both", "swish")]
+    assert (asked["comparisons"], plain["comparisons"]) == ([1, 2], [0])
+    assert [effect["kind"] for effect in asked["effects"]] == ["main effect", "main effect", "interaction"]
+    assert asked["effects"][0]["ua_difference"] == pytest.approx(
+        np.mean([made["comparisons"][i]["ua_difference"] for i in (1, 2)])
+    )
+    assert asked["answer"].startswith("Averaged over the other factor: attention eca against none: UA +")
+    assert plain["answer"].startswith("swish against none: UA +")
+    assert (asked["levels"]["both"]["attention"], asked["factors"]["attention"]) == ("eca", ["none", "eca"])
+    assert (plain["effects"], asked["notes"], plain["notes"]) == ([], [], [])
+
+
+def test_a_failed_variant_leaves_the_other_comparisons_and_says_so():
+    table, questions = make_grid()
+    table = table[table["variant"] != "both"]
+    options = dict(fold_sizes=sizes(table), questions=questions, replicates=100)
+    made = summary.summarise(table, meta={"failed": {"both": "out of memory"}}, **options)
+    assert [(c["variant"], c["baseline"]) for c in made["comparisons"]] == [("eca", "none"), ("swish", "none")]
+    assert made["questions"][0]["effects"] == []
+    assert made["questions"][0]["notes"] == [
+        "no effects of attention and activation: no variant has attention eca, activation hard_swish",
+        "1 comparison left out: a variant of it failed",
+    ]
+    with pytest.raises(UserError, match="no variant both"):
+        summary.summarise(table, **options)
+
+
+def test_two_speakers_and_one_seed_give_a_whole_summary():
+    table, questions = make_grid(speakers=2, seeds=(0,))
+    genders = pd.DataFrame({"speaker": ["s0", "s1"], "gender": ["female", "male"]})
+    made = summary.summarise(
+        table, fold_sizes=sizes(table), questions=questions, speakers=genders, validation=None, replicates=100
+    )
+    json.dumps(made, allow_nan=False)
+    assert "one seed" in made["questions"][0]["answer"]
+    fairness = made["variants"]["eca"]["fairness"]
+    assert fairness["gender_gap"]["ci95"] is None
+    assert fairness["gender_gap"]["ua_difference"] == pytest.approx(
+        fairness["speakers"]["s0"]["ua"] - fairness["speakers"]["s1"]["ua"]
+    )
+    assert made["variants"]["eca"]["calibration"]["temperature"] is None
+
+
+def test_per_fold_figures_equal_a_slow_loop(table, made):
+    rows = table[table["variant"] == "eca"]
+    predicted = pd.Series(np.array(EMOTIONS)[predictions.probabilities_of(rows).argmax(axis=1)], index=rows.index)
+    ua = [
+        np.mean([balanced_accuracy_score(run["label"], predicted[run.index]) for _, run in fold.groupby("seed")])
+        for _, fold in rows.groupby("fold")
+    ]
+    found = made["variants"]["eca"]["per_fold"]
+    assert (found["ua_mean"], found["ua_sd"]) == pytest.approx((np.mean(ua), np.std(ua, ddof=1)))
+    wa = (predicted == rows["label"]).groupby(rows["fold"]).mean()
+    assert (found["wa_mean"], found["wa_sd"], found["folds"]) == pytest.approx((wa.mean(), wa.std(), 6))
+    assert summary.per_fold(rows[rows["fold"] == "fold0"])["ua_sd"] is None
+
+
+def test_validation_predictions_scale_the_test_predictions_of_their_own_variant(table):
+    # The validation speaker of each fold is the next fold's.
+    following = {f"fold{i}": f"fold{(i + 1) % 6}" for i in range(6)}
+    validation = table.assign(fold=table["fold"].map(following))
+    made = summary.summarise(table, validation=validation, replicates=100)
+    both = [made["variants"][name]["calibration"]["temperature"] for name in ("none", "eca")]
+    assert both[0]["runs"] == both[1]["runs"] == 12
+    assert both[0] != both[1]
+    alone = summary.summarise(table, validation=validation[validation["variant"] == "eca"], replicates=100)
+    assert alone["variants"]["eca"]["calibration"] == made["variants"]["eca"]["calibration"]
+    assert alone["variants"]["none"]["calibration"]["temperature"] is None
