@@ -13,6 +13,7 @@ COMMANDS = {
     "study": "train and compare all variants of a configuration, over all folds and seeds",
     "train": "train one variant of a configuration, over all folds and seeds",
     "evaluate": "restore a workdir's checkpoints and score them, on their own corpus or another",
+    "compare": "compare results: workdirs, tables of predictions, and what other programs predicted",
     "predict": "print the class probabilities of recordings",
     "models": "print what every model and its attention cost",
 }

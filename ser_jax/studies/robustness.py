@@ -1,0 +1,171 @@
+"""How much of a variant's accuracy is left when the test recordings are noisy, reverberant or narrow in band.
+
+Nothing is trained again: the same trained runs see their own test folds as they are under each condition of
+`ser_jax.corpora.perturbations`. Statistics that normalise features stay those of the clean training folds.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ser_jax.corpora.corpus import Corpus, fingerprint, waveform
+from ser_jax.corpora.perturbations import perturb, require
+from ser_jax.errors import UserError
+from ser_jax.evaluation import metrics, predictions, statistics
+from ser_jax.evaluation.baselines import Fitted, predict
+from ser_jax.files import atomic_file
+from ser_jax.studies.baselines import Baselines, standardised
+from ser_jax.training.population import Population, tabulate, test_predictions
+from ser_jax.training.state import State
+
+_WHERE = "config.evaluation.robustness"
+
+
+def check(config: dict) -> None:
+    """Raises UserError for a configuration that asks for conditions that there are not, or cannot be had."""
+    conditions = config["evaluation"]["robustness"]
+    require(conditions, _WHERE)
+    if conditions and config["frontend"]["features"]:
+        raise UserError(
+            f"{_WHERE}: found {', '.join(conditions)}, expected none: the features {config['frontend']['features']!r} "
+            "were made elsewhere, of recordings as they were"
+        )
+
+
+def perturbed(corpus: Corpus, condition: str) -> Corpus:
+    """Returns the corpus with every utterance as it is under a condition; utterances, labels and lengths stay.
+
+    Its fingerprint is its own. Raises UserError for an unknown condition, and for features in the place of samples.
+    """
+    require([condition])
+    if "features" in corpus.info:
+        raise UserError(f"corpus {corpus.name}: features made elsewhere cannot be perturbed, expected recordings")
+    table = corpus.utterances
+    samples = np.empty(corpus.samples.shape, np.int16)
+    for row, (utterance, start, length) in enumerate(
+        zip(table["id"], table["start"], table["num_samples"], strict=True)
+    ):
+        samples[start : start + length] = perturb(np.asarray(waveform(corpus, row)), utterance, condition)
+    return dataclasses.replace(
+        corpus,
+        samples=samples,
+        fingerprint=fingerprint(table, corpus.emotions, samples),
+        info=corpus.info | {"condition": condition},
+    )
+
+
+def test_predictions_under(
+    population: Population | Baselines,
+    trained: State | Mapping[str, Fitted],
+    variant: str,
+    conditions: Sequence[str],
+    make: Callable[[Corpus, str], Corpus] = perturbed,
+) -> pd.DataFrame:
+    """Returns the predictions of every run on its own test fold under each condition, with a column `condition`.
+
+    `trained` is a population's state, or the fitted baseline of each fold. `make` is `perturbed`, or remembers what it
+    made. Networks are not compiled again: the same program is given another corpus. Raises UserError as `perturbed`
+    does, before anything is computed.
+    """
+    require(conditions)
+    if not conditions:
+        raise UserError(f"{variant}: no condition to predict under")
+    tables = []
+    for condition in conditions:
+        # Nothing of a condition stays on the devices: what populations share is not shared here.
+        under = dataclasses.replace(population, corpus=make(population.corpus, condition))
+        if isinstance(under, Population):
+            under = dataclasses.replace(under, made={})
+        if isinstance(under, Baselines):
+            table = _baseline_predictions(under, trained, variant)
+        else:
+            table = test_predictions(under, trained, variant)
+        tables.append(table.assign(condition=condition))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _baseline_predictions(all_runs: Baselines, fitted: Mapping[str, Fitted], variant: str) -> pd.DataFrame:
+    values, rows = standardised(all_runs), [fold.test for fold in all_runs.folds]
+    found = [predict(fitted[fold.name], values[own]) for fold, own in zip(all_runs.folds, rows, strict=True)]
+    return tabulate(all_runs.corpus, variant, all_runs.folds, [seed for _, seed in all_runs.runs], rows, found)
+
+
+def write(table: pd.DataFrame, path: str | os.PathLike) -> None:
+    """Writes a table of `test_predictions_under` as Parquet, whole or not at all."""
+    _validate(table, path)
+    with atomic_file(path) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def read(path: str | os.PathLike) -> pd.DataFrame:
+    """Reads what `write` wrote; raises UserError where it is missing or damaged."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no predictions under other conditions there")
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
+    _validate(table, path)
+    return table
+
+
+def summarise_robustness(
+    clean: pd.DataFrame, table: pd.DataFrame, *, replicates: int = statistics.REPLICATES
+) -> dict[str, Any]:
+    """Returns what summary.json holds under `robustness`: UA of every variant under every condition, and what it loses.
+
+    `clean` are the predictions of the recordings as they are, `table` those under conditions. A difference is UA under
+    the condition less UA of the same runs on the same utterances without it: the same speakers are drawn for both.
+    Raises UserError for rows that `clean` does not have.
+    """
+    _validate(table, "predictions under other conditions")
+    conditions = list(dict.fromkeys(table["condition"]))
+    variants: dict[str, Any] = {}
+    for (variant, condition), rows in table.groupby(["variant", "condition"], sort=False):
+        twin = _same_rows(clean[clean["variant"] == variant], rows, variant, condition)
+        figures = _figures(rows.drop(columns="condition"), twin, replicates)
+        variants.setdefault(variant, {})[condition] = figures
+    order = [variant for variant in dict.fromkeys(clean["variant"]) if variant in variants]
+    return {"conditions": conditions, "variants": {variant: variants[variant] for variant in order}}
+
+
+def _figures(rows: pd.DataFrame, twin: pd.DataFrame, replicates: int) -> dict[str, Any]:
+    counts, clean = (metrics.confusion_counts(part, "speaker").counts for part in (rows, twin))
+    ua = statistics.bootstrap_interval(counts, replicates=replicates)
+    difference = statistics.bootstrap_difference(counts, clean, replicates=replicates)
+    return {
+        "ua": float(ua.value),
+        "ua_ci95": _interval(ua),
+        "difference": float(difference.value),
+        "difference_ci95": _interval(difference),
+    }
+
+
+def _interval(estimate: statistics.Estimate) -> list[float] | None:
+    ends = [float(estimate.low), float(estimate.high)]
+    return None if np.isnan(ends).any() else ends
+
+
+def _same_rows(clean: pd.DataFrame, rows: pd.DataFrame, variant: str, condition: str) -> pd.DataFrame:
+    """The rows of the clean predictions that are of the same runs and utterances."""
+    clean, wanted = clean.set_index(predictions.KEY), pd.MultiIndex.from_frame(rows[predictions.KEY])
+    missing = wanted.difference(clean.index)
+    if len(missing):
+        _, fold, seed, utterance = missing[0]
+        raise UserError(
+            f"robustness of {variant}: {len(missing)} of the predictions under {condition} have none without it to "
+            f"compare with, first utterance {utterance} (fold {fold}, seed {seed})"
+        )
+    return clean.loc[wanted].reset_index()
+
+
+def _validate(table: pd.DataFrame, source: str | os.PathLike) -> None:
+    if "condition" not in table:
+        raise UserError(f"{source}: columns missing: condition")
+    for condition, rows in table.groupby("condition", sort=False):
+        predictions.validate(rows, f"{source}, {condition}")

@@ -1,0 +1,275 @@
+"""Results made apart are paired by utterance, whatever each of them knows and however it names things."""
+
+import argparse
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import balanced_accuracy_score
+
+from ser_jax.commands import compare as command
+from ser_jax.errors import UserError
+from ser_jax.evaluation import predictions, statistics
+from ser_jax.studies import compare
+
+EMOTIONS = ("anger", "happiness", "sadness")
+SIZES = {fold: (20, 8) for fold in "abcd"}
+
+
+def study(variants=("eca", "none"), seeds=(0, 1), emotions=EMOTIONS, corpus="speech", seed=0):
+    """Four speakers, each a fold, with eight utterances; variants are right more often the later they come."""
+    rng = np.random.default_rng(seed)
+    labels = np.random.default_rng(1).integers(0, len(emotions), (4, 8))
+    labels[:, : len(emotions)] = np.arange(len(emotions))
+    tables = []
+    for number, variant in enumerate(variants):
+        for fold, of_fold in zip("abcd", labels, strict=True):
+            for run_seed in seeds:
+                scores = rng.random((8, len(emotions))) + (0.3 + 0.2 * number) * np.eye(len(emotions))[of_fold]
+                probabilities = scores / scores.sum(axis=1, keepdims=True)
+                ids = [f"{fold}{i}" for i in range(8)]
+                speakers = [f"speaker {fold}"] * 8
+                tables.append(
+                    predictions.make_predictions(
+                        corpus, variant, fold, run_seed, ids, speakers, of_fold, probabilities, emotions
+                    )
+                )
+    return predictions.merge(tables)
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    return save(tmp_path / "work", study())
+
+
+def save(folder, table, **about):
+    predictions.write(table, folder / "predictions.parquet")
+    about = {"protocol": "leave_one_speaker_out", "speaker_independent": True} | about
+    about["variants"] = {name: {"parameters": 1000} for name in table["variant"].unique()}
+    (folder / "summary.json").write_text(json.dumps(about))
+    return folder
+
+
+def outside(path, table, drop=(), **names):
+    """A CSV of one run as another program may write it: shuffled rows, other names of columns."""
+    table = table.sample(frac=1, random_state=0).drop(columns=["variant", "corpus", *drop]).rename(columns=names)
+    table.to_csv(path, index=False)
+    return path
+
+
+def balanced_accuracy(table):
+    emotions = np.array(predictions.emotions_of(table))
+    by_seed = [
+        balanced_accuracy_score(rows["label"], emotions[predictions.probabilities_of(rows).argmax(axis=1)])
+        for _, rows in table.groupby("seed")
+    ]
+    return np.mean(by_seed)
+
+
+def test_an_outside_copy_of_a_variant_equals_it(workdir, tmp_path):
+    table = study()
+    one = table[(table["variant"] == "none") & (table["seed"] == 0)]
+    one = one.assign(utterance="audio/" + one["utterance"] + ".wav")
+    path = outside(tmp_path / "svm.csv", one, ("fold", "seed", "speaker"), utterance="file", label="truth")
+    path.write_text(path.read_text().replace("p_", "prob_", 3))
+    made, merged, remarks = compare.compare([f"{workdir}:eca", str(path)])
+    assert remarks == []
+    assert list(made["variants"]) == ["eca", "svm"]
+    assert made["variants"]["svm"]["ua"] == pytest.approx(balanced_accuracy(one))
+    assert made["variants"]["svm"]["ua_per_seed"]["0"] == made["variants"]["svm"]["ua_per_seed"]["1"]
+    assert compare.NO_SEEDS in made["variants"]["svm"]["notes"]
+    assert made["variants"]["svm"]["speakers"] == 4
+    # The same comparison, of a table made by hand.
+    by_hand = pd.concat(
+        [table[table["variant"] == "eca"]]
+        + [table[(table["variant"] == "none") & (table["seed"] == 0)].assign(seed=seed) for seed in (0, 1)]
+    )
+    expected = statistics.compare(by_hand, "none", "eca", SIZES)
+    found = made["comparisons"][0]
+    assert (found["variant"], found["baseline"]) == ("svm", "eca")
+    assert found["ua_difference"] == pytest.approx(expected.ua_difference)
+    assert found["ci95"] == pytest.approx(expected.ci95)
+    assert found["p_nadeau_bengio"] is None
+    predictions.validate(merged)
+
+
+def test_variants_of_two_workdirs_are_paired_and_tested_where_the_folds_sizes_are_known(tmp_path):
+    table = study(("eca", "none", "se"))
+    first = save(tmp_path / "first", table[table["variant"] == "eca"], fold_sizes=SIZES)
+    second = save(tmp_path / "second", table[table["variant"] != "eca"])
+    made, merged, _ = compare.compare([str(first), str(second)])
+    pd.testing.assert_frame_equal(merged, table)
+    expected = statistics.compare_all(table, [("none", "eca"), ("se", "eca")], SIZES)
+    for found, comparison in zip(made["comparisons"], expected, strict=True):
+        assert found["variant"] == comparison.variant
+        assert found["p_nadeau_bengio"] == pytest.approx(comparison.p_nadeau_bengio)
+        assert found["p_holm"] == pytest.approx(comparison.p_holm)
+    made, _, _ = compare.compare([str(second), str(first)], baseline="eca")
+    assert {c["baseline"] for c in made["comparisons"]} == {"eca"}
+    assert made["comparisons"][0]["p_nadeau_bengio"] is not None
+    save(tmp_path / "first", table[table["variant"] == "eca"])
+    made, _, _ = compare.compare([str(first), str(second)])
+    for found in made["comparisons"]:
+        assert found["p_nadeau_bengio"] is found["p_holm"] is None
+        assert any("the sizes of the folds are not known" in note for note in found["notes"])
+        assert found["ci95"] is not None
+    assert made["questions"][0]["comparisons"] == [0, 1]
+    assert "none against eca: UA" in made["questions"][0]["answer"]
+    json.dumps(made, allow_nan=False)
+
+
+def test_only_common_utterances_count_and_the_others_are_named(workdir, tmp_path):
+    table = study()
+    part = table[(table["variant"] == "none") & ~table["utterance"].isin(["a1", "c7"])]
+    path = outside(tmp_path / "part.csv", part)
+    made, merged, remarks = compare.compare([f"{workdir}:eca", str(path)])
+    assert set(merged["utterance"]) == set(part["utterance"])
+    assert len(remarks) == 1
+    assert "2 of 32 utterances left out, since not all results have them: a1, c7" in remarks[0]
+    eca = table[(table["variant"] == "eca") & table["utterance"].isin(part["utterance"])]
+    assert made["variants"]["eca"]["ua"] == pytest.approx(balanced_accuracy(eca))
+    assert made["variants"]["part"]["ua"] == pytest.approx(balanced_accuracy(part))
+
+
+def test_folds_of_other_names_are_the_same_folds_and_other_folds_are_not(tmp_path):
+    table = study()
+    first = save(tmp_path / "first", table[table["variant"] == "eca"], fold_sizes=SIZES)
+    renamed = table[table["variant"] == "none"].replace({"fold": dict(zip("abcd", "4321", strict=True))})
+    made, merged, _ = compare.compare([str(first), str(outside(tmp_path / "renamed.csv", renamed))])
+    assert set(merged["fold"]) == set("abcd")
+    assert made["comparisons"][0]["p_nadeau_bengio"] is not None
+    mixed = renamed.assign(fold=renamed["utterance"].str[1])  # by another rule
+    made, merged, _ = compare.compare([str(first), str(outside(tmp_path / "mixed.csv", mixed))])
+    assert set(merged["fold"]) == set("abcd")
+    assert made["comparisons"][0]["p_nadeau_bengio"] is None
+    assert any("its folds are not those of eca" in note for note in made["variants"]["mixed"]["notes"])
+
+
+def test_a_class_that_a_result_does_not_know_is_said(workdir, tmp_path):
+    table = study()
+    part = table[(table["variant"] == "none") & (table["label"] != "sadness")].drop(columns="p_sadness")
+    columns = ["p_anger", "p_happiness"]
+    part[columns] = part[columns].to_numpy() / part[columns].sum(axis=1).to_numpy()[:, None]
+    made, merged, _ = compare.compare([f"{workdir}:eca", str(outside(tmp_path / "two.csv", part))])
+    assert "does not know sadness, which it can never predict" in made["variants"]["two"]["notes"]
+    assert predictions.emotions_of(merged) == EMOTIONS
+
+
+def test_without_speakers_there_is_no_interval_and_the_reason_is_given(tmp_path):
+    table = study(seeds=(0,))
+    paths = [
+        outside(tmp_path / f"{name}.csv", table[table["variant"] == name], ("fold", "seed", "speaker"))
+        for name in ("eca", "none")
+    ]
+    made, merged, _ = compare.compare([str(path) for path in paths])
+    assert made["variants"]["eca"]["ua"] == pytest.approx(balanced_accuracy(table[table["variant"] == "eca"]))
+    assert made["comparisons"][0]["ci95"] is None
+    for part in (*made["variants"].values(), *made["comparisons"]):
+        assert compare.NO_SPEAKERS in part["notes"]
+        assert statistics.no_interval(1) not in part["notes"]
+    assert set(merged["fold"]) == {"all"}
+
+
+def test_predicted_labels_alone_have_no_calibration(workdir, tmp_path):
+    table = study(seeds=(0,))
+    one = table[table["variant"] == "none"]
+    path = tmp_path / "labels.csv"
+    predicted = one.filter(like="p_").idxmax(axis=1).str.removeprefix("p_")
+    one[["utterance", "label"]].assign(prediction=predicted).to_csv(path, index=False)
+    made, _, _ = compare.compare([str(workdir), f"only labels={path}"])
+    assert made["variants"]["only labels"]["ua"] == pytest.approx(balanced_accuracy(one))
+    assert "calibration" not in made["variants"]["only labels"]
+
+
+def test_one_name_in_two_places_gets_the_place_before_it(workdir, tmp_path):
+    other = save(tmp_path / "other", study(seed=1))
+    made, _, _ = compare.compare([str(workdir), str(other)])
+    assert list(made["variants"]) == ["work eca", "work none", "other eca", "other none"]
+    made, _, _ = compare.compare([f"{workdir}:eca", f"old={other}:eca"])
+    assert list(made["variants"]) == ["eca", "old"]
+    assert made["variants"]["old"]["parameters"] == 1000
+
+
+def test_a_split_that_is_not_speaker_independent_is_labelled(workdir, tmp_path):
+    leaking = save(tmp_path / "random", study(("random",)), protocol="random", speaker_independent=False)
+    made, _, _ = compare.compare([str(workdir), str(leaking)])
+    assert compare.LEAKS in made["variants"]["random"]["notes"]
+    assert compare.LEAKS not in made["variants"]["eca"]["notes"]
+    assert "protocol" not in made
+
+
+def refusals(tmp_path, workdir):
+    table = study()
+    none = table[(table["variant"] == "none") & (table["seed"] == 0)]
+    labels = none.replace({"label": {"anger": "sadness"}})
+    elsewhere = none.assign(speaker=none["utterance"].str[1])
+    renamed = none.assign(utterance="x" + none["utterance"])
+    several = pd.concat([none.assign(fold=fold) for fold in ("x", "y")])
+    return {
+        "labels.csv": (labels, "utterance a0 has the label sadness, but anger in"),
+        "elsewhere.csv": (elsewhere, "its speakers are not those of"),
+        "renamed.csv": (renamed, "no utterance in common"),
+        "seeds.csv": (none.assign(seed=7), "its seeds (7) are none of those of"),
+        "several.csv": (several, "is in several of its folds"),
+    }
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "elsewhere.csv", "renamed.csv", "seeds.csv", "several.csv"])
+def test_results_that_do_not_belong_together_are_refused_in_one_line(workdir, tmp_path, name):
+    table, expected = refusals(tmp_path, workdir)[name]
+    path = outside(tmp_path / name, table)
+    with pytest.raises(UserError) as error:
+        compare.compare([str(workdir), str(path)])
+    assert str(error.value).startswith(f"{path}: ")
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["{work}:ecs"], "no variant ecs; did you mean eca?"),
+        (["{work}:eca"], "nothing to compare it with"),
+        (["{work}", "{work}"], "call one of them NAME=PATH"),
+        (["{work}", "nowhere"], "nowhere: no such file or folder"),
+        (["{work}", "{empty}"], "no predictions.parquet in it"),
+        (["{work}", "{text}"], "expected a workdir or a table of predictions (.csv, .tsv, .parquet)"),
+        (["{work}", "{other}"], "one comparison is of one corpus, found speech"),
+        (["{work}", "--baseline", "non"], "--baseline non: no such variant; did you mean none?"),
+        (["{work}", "--out", "{work}"], "the workdir of a study; expected another folder"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(workdir, tmp_path, arguments, expected):
+    (workdir / "config.json").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.txt").write_text("text")
+    save(tmp_path / "other", study(corpus="another"))
+    places = {"work": workdir, **{name: tmp_path / name for name in ("empty", "other")}, "text": tmp_path / "text.txt"}
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError) as error:
+        call(*[argument.format(**places) for argument in arguments])
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def call(*arguments):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def test_the_command_prints_the_table_and_writes_what_it_printed(workdir, tmp_path, capsys):
+    assert call(workdir, "--out", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert "none against eca: UA" in printed
+    assert f"{tmp_path / 'out'}: summary.json, predictions.parquet" in printed
+    written = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert predictions.read(tmp_path / "out" / "predictions.parquet")["variant"].unique().tolist() == ["eca", "none"]
+    assert call(workdir, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == written
+    # What it writes can be compared in its turn.
+    assert call(tmp_path / "out", f"again={workdir}:none") == 0
+    assert "again against eca" in capsys.readouterr().out
