@@ -93,15 +93,19 @@ def default() -> dict:
             "train_steps": -1,
             "validate_epochs": 10.0,
             "validate_steps": -1,
-            "checkpoint_seconds": 120.0,
+            "checkpoint_seconds": 120.0,  # at most, between two checkpoints
         },
         "evaluation": {
             "window_seconds": 0.0,  # 0: as long as a training crop; longer utterances are averaged over windows
             "batch_size": 32,
+            "latency": True,  # whether the time that a recording of 3 s takes is measured, variants by turns
+            "robustness": (),  # conditions that every run is tested under as well: ser_jax/corpora/perturbations.py
         },
         "study": {
+            "title": "",
             "variants": {},  # name -> what differs from this tree, as a part of it
             "comparisons": (),  # pairs (variant, the variant that it is measured against)
+            "questions": (),  # each a dict with factors or variants of its own, see ser_jax/studies/plan.py
         },
     }
 
@@ -155,41 +159,12 @@ def completed(config: dict) -> dict:
     return {**merge(default(), others), "model": config["model"]}
 
 
-def variants(config: dict) -> dict[str, dict]:
-    """Returns the study's variants by name, each a complete configuration without the study itself.
-
-    A configuration that names no variants is one variant, called after its model.
-    """
-    base = {key: value for key, value in config.items() if key != "study"}
-    named = config["study"]["variants"] or {base["model"]["name"]: {}}
-    for name in named:
-        if not name or Path(name).name != name or name.startswith("."):
-            raise UserError(
-                f"config.study.variants: {name!r} names a folder of the workdir; expected no / and no leading ."
-            )
-    return {name: merge(base, changes) for name, changes in named.items()}
-
-
-def one_variant(config: dict, name: str | None) -> dict:
-    """Returns the configuration of one variant, or for None the configuration itself, without a study around it."""
-    if name is None:
-        chosen = {key: value for key, value in config.items() if key != "study"}
-    else:
-        named = variants(config)
-        if name not in named:
-            raise UserError(f"--variant {name}: no such variant{_nearest(name, list(named))}")
-        chosen = named[name]
-    return {**chosen, "study": {"variants": {}, "comparisons": []}}
-
-
-def comparisons(config: dict) -> list[tuple[str, str]]:
-    """Returns the study's comparisons, each (variant, baseline); raises `UserError` for a variant that is not there."""
-    names = list(variants(config))
-    for pair in config["study"]["comparisons"]:
-        for name in pair:
-            if name not in names:
-                raise UserError(f"config.study.comparisons: no variant {name!r}{_nearest(name, names)}")
-    return [tuple(pair) for pair in config["study"]["comparisons"]]
+def deciding(config: dict) -> dict:
+    """Returns the part of a variant's configuration that decides what is trained and what it predicts."""
+    result = {key: value for key, value in config.items() if key != "study"}
+    result["training"] = {key: value for key, value in config["training"].items() if key != "checkpoint_seconds"}
+    result["evaluation"] = {"window_seconds": config["evaluation"]["window_seconds"]}
+    return result
 
 
 def steps(config: dict, section: str, name: str, steps_per_epoch: float) -> int:
@@ -212,7 +187,7 @@ def construct(kind: type, options: dict, where: str) -> Any:
     names = [field.name for field in dataclasses.fields(kind)]
     for key in options:
         if key not in names:
-            raise UserError(f"{where} has no {key!r}{_nearest(key, names)}")
+            raise UserError(f"{where} has no {key!r}{nearest(key, names)}")
     return kind(**options)
 
 
@@ -260,7 +235,7 @@ def _explain_key(path: str, overrides: Sequence[str], error: Exception) -> str:
             if not isinstance(node, dict) or key not in node:
                 where = ".".join(["config", *keys[:depth]])
                 names = list(node) if isinstance(node, dict) else []
-                return f"{text.split('=')[0]}: {where} has no {key!r}{_nearest(key, names)}"
+                return f"{text.split('=')[0]}: {where} has no {key!r}{nearest(key, names)}"
             node = node[key]
     return f"--config {path}: {_last_line(error)}"
 
@@ -338,13 +313,14 @@ def _check_tree(config: dict, reference: dict, where: str) -> None:
 def _check_key(key: str, node: Any, where: str) -> None:
     names = list(node) if isinstance(node, dict) else []
     if key not in names:
-        raise UserError(f"{where} has no {key!r}{_nearest(key, names)}")
+        raise UserError(f"{where} has no {key!r}{nearest(key, names)}")
 
 
 def _another_model(key: str, config: dict, changes: dict) -> bool:
     return key == "model" and changes.get("name", config[key].get("name")) != config[key].get("name")
 
 
-def _nearest(name: str, names: Sequence[str]) -> str:
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Ends an error about a name that is not among `names`: the nearest of them, or else all."""
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(names)}" if names else ""

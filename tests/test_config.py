@@ -5,6 +5,7 @@ import pytest
 
 from ser_jax import config
 from ser_jax.errors import UserError
+from ser_jax.studies import plan
 
 QUICKSTART = str(Path(__file__).parents[1] / "configs" / "quickstart.py")
 CONFIGS = sorted(Path(QUICKSTART).parent.rglob("*.py"))
@@ -14,7 +15,7 @@ CONFIGS = sorted(Path(QUICKSTART).parent.rglob("*.py"))
 def test_every_shipped_configuration_is_complete(path):
     loaded = config.load(str(path))
     assert set(loaded) == set(config.default())
-    config.comparisons(loaded)
+    plan.make_plan(loaded)
 
 
 def test_an_override_changes_one_leaf_and_keeps_its_type():
@@ -89,42 +90,9 @@ def test_a_duration_has_one_unit():
         )
 
 
-def test_variants_differ_from_the_base_in_what_they_name():
-    tree = config.merge(config.default(), {"study": {"variants": {"a": {}, "b": {"model": {"attention": "se"}}}}})
-    variants = config.variants(tree)
-    assert list(variants) == ["a", "b"]
-    assert list(config.differences(variants["a"], variants["b"])) == ["config.model.attention: 'eca' -> 'se'"]
-
-
-def test_a_variant_that_changes_what_is_not_there_is_refused():
-    tree = config.merge(config.default(), {"study": {"variants": {"a": {"optimizer": {"learning_rat": 1.0}}}}})
-    with pytest.raises(UserError, match=r"config\.optimizer has no 'learning_rat'; did you mean 'learning_rate'"):
-        config.variants(tree)
-
-
-def test_a_comparison_of_a_variant_that_is_not_there_is_refused():
-    study = {"variants": {"none": {}, "eca": {}}, "comparisons": [("ecca", "none")]}
-    with pytest.raises(UserError, match="no variant 'ecca'; did you mean 'eca'"):
-        config.comparisons(config.merge(config.default(), {"study": study}))
-
-
-@pytest.mark.parametrize("name", ["a/b", "..", "", ".hidden"])
-def test_a_variant_s_name_is_that_of_a_folder(name):
-    with pytest.raises(UserError, match="names a folder of the workdir"):
-        config.variants(config.merge(config.default(), {"study": {"variants": {name: {}}}}))
-
-
 def test_an_older_configuration_gets_the_defaults_of_what_came_later_but_keeps_its_model():
     older = {key: value for key, value in config.default().items() if key != "objective"}
     older = {**older, "model": {"name": "shufflenet_v2"}, "seeds": [4]}
     completed = config.completed(older)
     assert completed["objective"] == config.default()["objective"]
     assert (completed["model"], completed["seeds"]) == ({"name": "shufflenet_v2"}, [4])
-
-
-def test_one_variant_leaves_no_study_behind():
-    tree = config.load(QUICKSTART)
-    assert list(config.variants(config.one_variant(tree, None))) == ["shufflenet_v2"]
-    assert config.one_variant(tree, "ECA")["model"]["attention"] == "eca"
-    with pytest.raises(UserError, match="--variant ECB: no such variant; did you mean 'ECA'"):
-        config.one_variant(tree, "ECB")

@@ -1,27 +1,89 @@
 """Trains every variant of a configuration over all folds and seeds, and compares them.
 
-Writes to the workdir: config.json, summary.json, predictions.parquet, confusion.png, and a folder for each variant
-with its checkpoints, log and predictions. Interrupted, the same command goes on where it was.
+Writes to the workdir: report.html and report.md, summary.json, predictions.parquet, pictures and tables, config.json,
+and in populations/ a folder for each variant with its checkpoints, log and predictions. Interrupted, the same command
+goes on where it was; given on several machines with the same folder, they share the work, and the last one to finish
+writes the results.
 """
 
 import argparse
 
 from ser_jax.commands.common import add_config_arguments, start_jax
 
+EXAMPLES = """examples:
+  python launch.py study --config configs/studies/attention.py --workdir runs/attention
+  python launch.py study --config configs/studies/attention.py:emodb --workdir runs/emodb_attention --shard 0/4
+  python launch.py study --config configs/studies/attention.py:emodb --workdir runs/emodb_attention \\
+      --slurm jobs=4,partition=gpu,gpus_per_node=1,timeout_min=240
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
+    parser.epilog = EXAMPLES
     add_config_arguments(parser)
+    parser.add_argument(
+        "--store",
+        metavar="DIR",
+        help="where trained populations are kept and found again, by what decides them (default: WORKDIR/populations); "
+        "studies that share it train what they have in common once",
+    )
+    parser.add_argument(
+        "--shard", metavar="I/N", help="leave to others all variants but every N-th, from the I-th (from 0) on"
+    )
+    parser.add_argument(
+        "--slurm",
+        metavar="KEY=VALUE,...",
+        help="send the study to Slurm by submitit: jobs=N shards it, all else are submitit's own parameters "
+        "(partition, timeout_min, gpus_per_node ...); cluster=local runs the jobs on this machine",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
     from ser_jax import config
+    from ser_jax.errors import UserError
+    from ser_jax.studies.plan import make_plan
+
+    settings = config.load(args.config, args.overrides)
+    if args.slurm and args.shard:
+        raise UserError("--slurm makes its own shards: expected no --shard beside it")
+    if args.slurm:
+        from ser_jax.studies.slurm import submit
+
+        make_plan(settings)  # refused here and not in every job
+        jobs = submit(run_shard, (settings, args.workdir, args.data_dir, args.store), args.slurm, args.workdir)
+        print(f"sent to Slurm: {', '.join(jobs)}; their output is in {args.workdir}/slurm")
+        print("the last one to finish writes the results; the same command without --slurm shows them")
+        return 0
+    return run_shard(settings, args.workdir, args.data_dir, args.store, _shard(args.shard))
+
+
+def run_shard(settings: dict, workdir: str, data_dir: str | None, store: str | None, shard: tuple[int, int]) -> int:
+    """Runs a study's share and prints what came of it; returns the exit status, 1 where a variant failed."""
+    import sys
+
     from ser_jax.evaluation.tables import results_table
     from ser_jax.studies.run import run_study
 
-    settings = config.load(args.config, args.overrides)
     start_jax()
-    print(results_table(run_study(settings, args.workdir, data_dir=args.data_dir)))
-    print(f"\n{args.workdir}: summary.json, predictions.parquet, confusion.png")
-    return 0
+    outcome = run_study(settings, workdir, data_dir=data_dir, store=store, shard=shard)
+    if outcome.summary is not None:
+        print(results_table(outcome.summary))
+        print(f"\n{workdir}: report.html, report.md, summary.json, predictions.parquet, confusion.png")
+    elif outcome.missing:
+        print(f"this share is done; still to come from others: {', '.join(outcome.missing)}")
+    for name, message in outcome.failed.items():
+        print(f"error: variant {name} failed: {message}", file=sys.stderr)
+    return int(bool(outcome.failed))
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    from ser_jax.errors import UserError
+
+    if text is None:
+        return 0, 1
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise UserError(f"--shard {text}: expected I/N with I from 0 to N - 1, as 0/4")
+    return int(index), int(count)

@@ -5,7 +5,8 @@ Writes to the workdir what `study` does. Interrupted, the same command goes on w
 
 import argparse
 
-from ser_jax.commands.common import add_config_arguments, start_jax
+from ser_jax.commands import study
+from ser_jax.commands.common import add_config_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,11 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
     from ser_jax import config
-    from ser_jax.evaluation.tables import results_table
-    from ser_jax.studies.run import run_study
+    from ser_jax.studies.plan import one_variant
 
-    settings = config.one_variant(config.load(args.config, args.overrides), args.variant)
-    start_jax()
-    print(results_table(run_study(settings, args.workdir, data_dir=args.data_dir)))
-    print(f"\n{args.workdir}: summary.json, predictions.parquet, confusion.png")
-    return 0
+    settings = one_variant(config.load(args.config, args.overrides), args.variant)
+    return study.run_shard(settings, args.workdir, args.data_dir, None, (0, 1))

@@ -7,7 +7,6 @@ predictions.
 
 import dataclasses
 import importlib.metadata
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,6 @@ from ser_jax.errors import UserError
 from ser_jax.evaluation import baselines, predictions
 from ser_jax.evaluation.baselines import Baseline, Fitted
 from ser_jax.evaluation.functionals import compute, load_functionals, require
-from ser_jax.files import atomic_file
 from ser_jax.training import checkpoints
 from ser_jax.training.population import runs_of, tabulate
 
@@ -85,23 +83,20 @@ def describe(all_runs: Baselines) -> dict:
 
 
 def run_variant(name: str, all_runs: Baselines, folder: Path) -> dict:
-    """Fits and evaluates a variant, unless its folder holds its result already; returns that result."""
-    path, description = folder / "result.json", describe(all_runs)
-    if path.exists():
-        result = json.loads(path.read_text())
-        if result["trained"] == description:
-            return result
-    begun = time.monotonic()
+    """Fits and evaluates a variant, writes what it predicts to its folder, and returns its result."""
+    begun, description = time.monotonic(), describe(all_runs)
     values = standardised(all_runs)
     extracted = time.monotonic()
     fitted = fit_folds(name, all_runs, values)
     baselines.save(folder / FOLDER, list(fitted.values()), {**description, "folds": list(fitted)})
     trained = time.monotonic()
-    table = _table(all_runs, fitted, values, name, [fold.test for fold in all_runs.folds])
-    predictions.write(table, folder / "predictions.parquet")
-    result = {
+    for part in ("test", "validation"):
+        rows = [getattr(fold, part) for fold in all_runs.folds]
+        if all(map(len, rows)):
+            file = "predictions.parquet" if part == "test" else "validation.parquet"
+            predictions.write(_table(all_runs, fitted, values, name, rows), folder / file)
+    return {
         "trained": description,
-        "parameters": all_runs.num_parameters,
         "tracks": {},
         "C": {fold: float(one.C) for fold, one in fitted.items()},
         "seconds": {
@@ -110,9 +105,6 @@ def run_variant(name: str, all_runs: Baselines, folder: Path) -> dict:
             "evaluate": time.monotonic() - trained,
         },
     }
-    with atomic_file(path) as temporary:
-        temporary.write_text(checkpoints.to_json(result))
-    return result
 
 
 def standardised(all_runs: Baselines) -> Float[np.ndarray, "utterances dims"]:

@@ -1,6 +1,7 @@
 """A trained population out of a workdir, put to work on its own corpus, on another corpus, or on recordings."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,15 +16,14 @@ from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus, make_corpus
 from ser_jax.corpora.features import Packed, load_features
 from ser_jax.corpora.protocols import Fold, Protocol
 from ser_jax.errors import UserError
-from ser_jax.evaluation.attention import Look, has_attention, look
+from ser_jax.evaluation.attention import Look
 from ser_jax.evaluation.baselines import is_baseline
-from ser_jax.frontend import num_features
-from ser_jax.studies import baselines
+from ser_jax.studies import baselines, looks
 from ser_jax.studies.baselines import Baselines
-from ser_jax.studies.run import load, population_of
+from ser_jax.studies.run import STUDY, load, population_of
 from ser_jax.training import checkpoints, loop, parallel
 from ser_jax.training.population import Population, evaluate, make_population, predictions_table, test_predictions
-from ser_jax.training.state import State, variables
+from ser_jax.training.state import State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +53,12 @@ def find(workdir: str | os.PathLike, variant: str | None = None) -> list[Restore
     workdir = Path(workdir)
     if not workdir.is_dir():
         raise UserError(f"--workdir {workdir}: no such folder; expected one that `train` or `study` made")
-    made = [*workdir.glob("*/checkpoints"), *workdir.glob(f"*/{baselines.FOLDER}")]
-    folders = {path.parent.name: path.parent for path in sorted(made)}
-    if not folders:
-        raise UserError(f"--workdir {workdir}: no checkpoints; expected a folder that `train` or `study` made")
+    if not (workdir / STUDY).is_file():
+        raise UserError(f"--workdir {workdir}: no {STUDY}; expected a folder in which `train` or `study` has finished")
+    folders = {entry["name"]: workdir / entry["folder"] for entry in json.loads((workdir / STUDY).read_text())}
+    for name, folder in folders.items():
+        if not folder.is_dir():
+            raise UserError(f"--workdir {workdir}: the population of {name} is not in {folder}")
     if variant is not None:
         if variant not in folders:
             raise UserError(f"--variant {variant}: not in {workdir}; expected one of {', '.join(folders)}")
@@ -176,27 +178,16 @@ def look_at(
     if not waveforms:
         return
     population = _population(restored, _recordings(waveforms, restored.emotions))
-    learner, vocabulary = population.learner, population.targets.vocabulary
-    if not has_attention(learner.model, num_features(learner.frontend)):
+    if not looks.has_attention(population):
         raise UserError(f"{restored.folder}: the model {restored.metadata['config']['model']['name']} has no attention")
-    states = parallel.gather(loop.restore(population, restored.folder), len(population.runs))
-    state = jax.tree.map(lambda leaf: leaf[chosen], states)
+    state = loop.restore(population, restored.folder)
     run = restored.metadata["runs"][chosen]
     for file, waveform in waveforms.items():
-        window = waveform[: population.window_samples].astype(np.float32) / 32768
-        seen = look(
-            learner.model,
-            variables(learner, state),
-            learner.frontend,
-            state.feature_statistics,
-            restored.emotions,
-            window,
-            symbols=(*vocabulary.symbols, "(end)") if vocabulary else (),
-        )
+        seen = looks.look_into(population, state, chosen, waveform)
         emotion = max(seen.probabilities, key=seen.probabilities.get)
         title = f"{Path(file).name}: {emotion} {seen.probabilities[emotion]:.2f}"
         title += f"  ({restored.name}, fold {run['fold']}, seed {run['seed']}"
-        if len(window) < len(waveform):
+        if population.window_samples < len(waveform):
             title += f"; the first {seen.seconds:.1f} of {len(waveform) / SAMPLE_RATE:.1f} s"
         yield file, title + ")", seen
 

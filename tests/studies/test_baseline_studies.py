@@ -50,7 +50,7 @@ def test_a_study_compares_networks_with_baselines(mixed):
     assert summary["seconds"]["functionals"] > 0
     table = pd.read_parquet(workdir / "predictions.parquet")
     assert len(table) == (3 + 6 + 3) * 8
-    result = json.loads((workdir / "SVM" / "result.json").read_text())
+    result = json.loads(next((workdir / "populations").glob("svm-*/result.json")).read_text())
     assert set(result["C"]) == set(table["fold"])
     assert set(result["C"].values()) <= set(fits.GRID)
     assert result["trained"]["versions"].keys() == {"scikit-learn", "numpy"}

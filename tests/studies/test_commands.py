@@ -24,6 +24,11 @@ def recordings(tmp_path_factory):
     return folder
 
 
+def folder_of(workdir, variant):
+    """The folder of a variant's population."""
+    return next((workdir / "populations").glob(f"{variant}-*"))
+
+
 def test_a_study_leaves_its_results(workdir):
     summary = json.loads((workdir / "summary.json").read_text())
     assert list(summary["variants"]) == ["plain", "augmented"]
@@ -90,7 +95,7 @@ def test_prediction_averages_the_folds_and_does_not_depend_on_the_container(laun
         assert sum(row.values()) == pytest.approx(1, abs=1e-5)
     assert rows[0] == pytest.approx(rows[1], abs=1e-4)
     folds = []
-    for fold in json.loads((workdir / "augmented" / "result.json").read_text())["trained"]["runs"]:
+    for fold in json.loads((folder_of(workdir, "augmented") / "result.json").read_text())["trained"]["runs"]:
         status, output, errors = launch(
             "predict", "--workdir", workdir, "--variant", "augmented", "--fold", fold["fold"], "--json", files[0]
         )
@@ -156,7 +161,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(
 
 def test_a_damaged_checkpoint_is_named(launch, workdir, tmp_path, recordings):
     shutil.copytree(workdir, tmp_path / "copy")
-    for path in (tmp_path / "copy" / "augmented" / "checkpoints").rglob("*"):
+    for path in (folder_of(tmp_path / "copy", "augmented") / "checkpoints").rglob("*"):
         if path.is_file() and path.stat().st_size > 2000:
             path.write_bytes(path.read_bytes()[:100])
     arguments = ["--workdir", tmp_path / "copy", "--variant", "augmented"]
@@ -170,7 +175,7 @@ def test_a_corpus_that_changed_since_the_training_is_refused(launch, workdir, tm
     shutil.copytree(workdir, folder)
     fingerprint = json.loads((folder / "summary.json").read_text())["fingerprint"]
     changed = 0
-    for path in (folder / "augmented" / "checkpoints").rglob("*"):
+    for path in (folder_of(folder, "augmented") / "checkpoints").rglob("*"):
         if path.is_file() and fingerprint.encode() in path.read_bytes():
             path.write_bytes(path.read_bytes().replace(fingerprint.encode(), b"0" * len(fingerprint)))
             changed += 1

@@ -175,8 +175,7 @@ def test_a_study_restores_on_its_features_and_refuses_recordings_and_other_featu
         run_study(settings, tmp_path / "workdir", data_dir=folder)
     source = write_frames(corpus, tmp_path / "made.npz", vectors=True)
     pack_features("vector", source, corpus, folder)
-    summary = run_study(settings, tmp_path / "workdir", data_dir=folder)
-    assert summary
+    assert run_study(settings, tmp_path / "workdir", data_dir=folder).summary
 
     found = restored.find(tmp_path / "workdir")[0]
     assert found.metadata["corpus"]["features"]["dims"] == 6

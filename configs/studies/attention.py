@@ -1,0 +1,111 @@
+"""Does attention help speech emotion recognition, which attention, and by how much? Three questions, 20 variants.
+
+python launch.py study --config configs/studies/attention.py --workdir runs/attention
+python launch.py study --config configs/studies/attention.py:emodb --workdir runs/emodb_attention
+python launch.py study --config configs/studies/attention.py:emodb,shufflenet --workdir runs/emodb_shufflenet
+
+The argument is a corpus and, after a comma, the name of one question: shufflenet, encoder or recurrent. Without it, the
+models are tiny and the corpus is the built-in one. Every variant is measured against its twin without that attention,
+with the same folds, seeds, batches and augmentation.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import emodb
+from ser_jax.config import make_config
+
+CONDITIONS = ("noise_20", "noise_10", "noise_0", "reverberation_0.6", "band_limit_4000", "telephone")
+
+
+def get_config(argument: str = "synthetic") -> ConfigDict:
+    """Returns the study, whole or one question of it, on a corpus."""
+    corpus, _, only = argument.partition(",")
+    tiny = corpus == "synthetic"
+    config = built_in() if tiny else emodb.get_config()
+    config.corpus.name = corpus
+    config.evaluation.robustness = CONDITIONS
+    config.study.title = f"Does attention help speech emotion recognition? {corpus}"
+    questions = shufflenet(tiny), encoder(tiny), recurrent(tiny)
+    config.study.questions = tuple(question for question in questions if only in ("", question["name"]))
+    return config
+
+
+def built_in() -> ConfigDict:
+    """The built-in voices, with an input and a schedule that two cores manage."""
+    config = make_config()
+    config.corpus.options = {"num_speakers": 6, "utterances_per_speaker": 60}
+    config.frontend.hop_ms = 20.0
+    config.frontend.num_mels = 40
+    config.frontend.normalization = "train"
+    config.optimizer.learning_rate = 4e-3
+    config.optimizer.warmup_epochs = 1.0
+    config.training.batch_size = 16
+    config.training.crop_seconds = 1.2
+    config.training.train_epochs = 20.0
+    return config
+
+
+def shufflenet(tiny: bool) -> dict:
+    """Channel attention and hard-swish, as Udeh et al. (2025) put them into ShuffleNet V2."""
+    return {
+        "name": "shufflenet",
+        "text": "Does channel attention help ShuffleNet V2, and does hard-swish?",
+        "base": {"model": {"name": "shufflenet_v2", "width": "tiny" if tiny else 0.5}},
+        "factors": (
+            {"name": "activation", "field": "model.activation", "levels": ("relu", "hard_swish")},
+            {"name": "attention", "field": "model.attention", "levels": ("none", "se", "eca")},
+        ),
+        "compare": ("attention",),
+    }
+
+
+def encoder(tiny: bool) -> dict:
+    """Self-attention between frames, next to and on top of convolution, and attention in the pooling."""
+    return {
+        "name": "encoder",
+        "text": "Does self-attention between frames help an encoder, and does attention in its pooling?",
+        "base": {"model": {"name": "transformer", "size": "tiny" if tiny else "small"}},
+        "factors": (
+            {
+                "name": "mixing",
+                "levels": (
+                    {"name": "none", "changes": {"model": {"mixing": "none"}}},
+                    {"name": "convolution", "changes": {"model": {"mixing": "convolution"}}},
+                    {"name": "self-attention", "changes": {"model": {"mixing": "self_attention"}}},
+                    {"name": "both", "changes": {"model": {"mixing": "conformer"}}, "against": "convolution"},
+                ),
+            },
+            {
+                "name": "pooling",
+                "levels": (
+                    {"name": "mean", "changes": {"model": {"pooling": "mean"}}},
+                    {"name": "attentive", "changes": {"model": {"pooling": "self_attentive"}}},
+                ),
+            },
+        ),
+    }
+
+
+def recurrent(tiny: bool) -> dict:
+    """Attention in the pooling of a BiLSTM, and in the decoder of an encoder-decoder that emits the emotion."""
+    hidden = {"hidden": 16, "depth": 1} if tiny else {}
+    pooled = {"name": "rnn", **hidden}
+    decoded = {"name": "attention_rnn", **hidden, **({"decoder_hidden": 16} if tiny else {})}
+    return {
+        "name": "recurrent",
+        "text": "Does attention help recurrent networks, in pooling and in decoding?",
+        "variants": {
+            "mean pooling": {"model": {**pooled, "pooling": "mean"}},
+            "last frame": {"model": {**pooled, "pooling": "last"}},
+            "attentive pooling": {"model": {**pooled, "pooling": "weighted"}},
+            "decoder without attention": {"model": {**decoded, "attention": "none"}},
+            "decoder with additive attention": {"model": {**decoded, "attention": "additive"}},
+            "decoder with multiplicative attention": {"model": {**decoded, "attention": "general"}},
+        },
+        "comparisons": (
+            ("attentive pooling", "mean pooling"),
+            ("attentive pooling", "last frame"),
+            ("decoder with additive attention", "decoder without attention"),
+            ("decoder with multiplicative attention", "decoder without attention"),
+        ),
+    }

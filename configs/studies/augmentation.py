@@ -1,0 +1,44 @@
+"""What is each augmentation worth? All of them off, each alone, and all together.
+
+python launch.py study --config configs/studies/augmentation.py --workdir runs/augmentation
+python launch.py study --config configs/studies/augmentation.py:emodb --workdir runs/emodb_augmentation
+
+The argument is a corpus; on the built-in one the network is tiny. Strengths are arrays along the run axis, so that all
+variants run the same compiled program.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.studies import attention
+
+STRENGTHS = {
+    "speed": 0.15,
+    "time_shift": 0.1,
+    "gain": 6.0,
+    "noise": 0.5,
+    "vocal_tract": 0.1,
+    "spec_augment": 0.5,
+    "mixup": 0.5,
+}
+
+
+def get_config(corpus: str = "synthetic") -> ConfigDict:
+    """Returns the study on a corpus."""
+    config = attention.get_config(f"{corpus},shufflenet")
+    config.evaluation.robustness = ()
+    (question,) = config.study.questions
+    config.study.title = f"What is each augmentation worth? {corpus}"
+    off = dict.fromkeys(STRENGTHS, 0.0)
+    variants = {"none": {"augmentation": off}}
+    variants |= {name: {"augmentation": {**off, name: strength}} for name, strength in STRENGTHS.items()}
+    variants |= {"all": {"augmentation": STRENGTHS}}
+    config.study.questions = (
+        {
+            "name": "augmentation",
+            "text": "Does augmentation help, and which?",
+            "base": {"model": {**question["base"]["model"], "attention": "eca", "activation": "hard_swish"}},
+            "variants": variants,
+            "comparisons": tuple((name, "none") for name in variants if name != "none"),
+        },
+    )
+    return config

@@ -1,0 +1,36 @@
+"""What a run of a population looked at."""
+
+import jax
+import numpy as np
+from jaxtyping import Int16
+
+from ser_jax.evaluation import attention
+from ser_jax.evaluation.attention import Look
+from ser_jax.frontend import num_features
+from ser_jax.training import parallel
+from ser_jax.training.population import Population
+from ser_jax.training.state import State, variables
+
+
+def has_attention(population: Population) -> bool:
+    """Whether the model of a population has any attention to look at; compiles nothing."""
+    learner = population.learner
+    return attention.has_attention(learner.model, num_features(learner.frontend))
+
+
+def look_into(population: Population, state: State, run: int, waveform: Int16[np.ndarray, " samples"]) -> Look:
+    """Returns what run number `run` looked at in the first window of a recording (16 kHz).
+
+    `state` is that of all runs, [devices, runs per device, ...].
+    """
+    learner, vocabulary = population.learner, population.targets.vocabulary
+    own = jax.tree.map(lambda leaf: leaf[run], parallel.gather(state, len(population.runs)))
+    return attention.look(
+        learner.model,
+        variables(learner, own),
+        learner.frontend,
+        own.feature_statistics,
+        population.corpus.emotions,
+        waveform[: population.window_samples].astype(np.float32) / 32768,
+        symbols=(*vocabulary.symbols, "(end)") if vocabulary else (),
+    )

@@ -1,0 +1,221 @@
+"""What a study trains, and what it asks: variants made from factors or listed, and which is measured against which.
+
+A question is a dict of `config.study.questions`:
+
+    name         names the question, and begins the names of its variants where a study asks several
+    text         what is asked, as a sentence
+    base         what its variants differ in from the rest of the configuration, as a part of that tree
+    factors      what is varied: dicts of a `name` and of `levels`, the one to measure the others against first; levels
+                 are the values of a `field` (as "model.attention"), or dicts of a `name`, of `changes` to the tree, and
+                 where it is not the first, of the level that it is measured `against`
+    design       "grid": every level with every level; "one_at_a_time": all first levels, and each other level alone
+    compare      the factors whose levels are compared with their first, all else equal; all factors where not given
+    variants     a list in place of factors: name -> changes
+    comparisons  pairs (variant, the variant that it is measured against), where variants are listed
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from ser_jax import config as configuration
+from ser_jax.config import nearest
+from ser_jax.errors import UserError
+
+_OPTIONS = ("name", "text", "base", "factors", "design", "compare", "variants", "comparisons")
+_DESIGNS = ("grid", "one_at_a_time")
+_WHERE = "config.study.questions"
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What is asked, of which variants.
+
+    Attributes:
+      factors: factor -> the names of its levels, the one that the others are measured against first; empty for a list.
+      levels: variant -> factor -> level.
+      comparisons: pairs (variant, the twin that it is measured against).
+    """
+
+    name: str
+    text: str
+    factors: dict[str, tuple[str, ...]]
+    levels: dict[str, dict[str, str]]
+    comparisons: tuple[tuple[str, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A study: its variants by name, each a complete configuration without the study, and its questions."""
+
+    title: str
+    variants: dict[str, dict]
+    questions: tuple[Question, ...]
+
+    @property
+    def comparisons(self) -> list[tuple[str, str]]:
+        """Those of all questions, each once."""
+        return list(dict.fromkeys(pair for question in self.questions for pair in question.comparisons))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Level:
+    name: str
+    changes: dict
+    against: str = ""  # the level that it is measured against; the factor's first where not given
+
+
+def make_plan(config: dict) -> Plan:
+    """Returns what a configuration's study trains and asks.
+
+    A configuration that names neither variants nor questions is one variant, called after its model.
+    Raises `UserError` for a factor, field, variant or option that does not exist, and for a name that stands twice.
+    """
+    base = {key: value for key, value in config.items() if key != "study"}
+    study = config["study"]
+    variants, questions = {}, []
+    if study["variants"] or not study["questions"]:
+        listed = {"variants": study["variants"] or {base["model"]["name"]: {}}, "comparisons": study["comparisons"]}
+        found, question = _listed({"name": "", "text": "", **listed}, base, "config.study")
+        variants |= found
+        questions.append(question)
+    for entry in study["questions"]:
+        where = _check(entry)
+        changed = _merge(base, entry.get("base", {}), f"{where}, base")
+        prefix = f"{entry['name']}: " if len(study["questions"]) > 1 or study["variants"] else ""
+        make = _varied if entry.get("factors") else _listed
+        found, question = make({"text": "", **entry}, changed, where, prefix)
+        for name in found:
+            if name in variants:
+                raise UserError(f"{where}: variant {name!r} stands twice in the study")
+        variants |= found
+        questions.append(question)
+    return Plan(study["title"], variants, tuple(questions))
+
+
+def one_variant(config: dict, name: str | None) -> dict:
+    """Returns the configuration of one variant, or for None the configuration itself, without a study around it."""
+    if name is None:
+        chosen = {key: value for key, value in config.items() if key != "study"}
+    else:
+        variants = make_plan(config).variants
+        if name not in variants:
+            raise UserError(f"--variant {name}: no such variant{nearest(name, list(variants))}")
+        chosen = variants[name]
+    return {**chosen, "study": configuration.default()["study"]}
+
+
+def _check(entry: Any) -> str:
+    """Says where a question stands; raises `UserError` for what a question cannot have."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"]:
+        raise UserError(f"{_WHERE}: found {entry!r}, expected a dict with a name")
+    where = f"{_WHERE}: {entry['name']}"
+    for option in entry:
+        if option not in _OPTIONS:
+            raise UserError(f"{where} has no {option!r}{nearest(option, _OPTIONS)}")
+    if bool(entry.get("factors")) == bool(entry.get("variants")):
+        raise UserError(f"{where}: expected either factors or variants")
+    alien = ("comparisons",) if entry.get("factors") else ("design", "compare")
+    for option in alien:
+        if entry.get(option):
+            kind = "factors" if entry.get("factors") else "listed variants"
+            raise UserError(f"{where}: {option} has no meaning beside {kind}")
+    return where
+
+
+def _listed(entry: dict, base: dict, where: str, prefix: str = "") -> tuple[dict[str, dict], Question]:
+    named = entry["variants"]
+    for name in named:
+        if not name.strip() or "\n" in name:
+            raise UserError(f"{where}.variants: found the name {name!r}, expected one line of text")
+    pairs = []
+    for pair in entry.get("comparisons", ()):
+        for name in pair:
+            if name not in named:
+                raise UserError(f"{where}.comparisons: no variant {name!r}{nearest(name, list(named))}")
+        pairs.append(tuple(f"{prefix}{name}" for name in pair))
+    variants = {f"{prefix}{name}": _merge(base, changes, where) for name, changes in named.items()}
+    return variants, Question(entry["name"], entry["text"], {}, {name: {} for name in variants}, tuple(pairs))
+
+
+def _varied(entry: dict, base: dict, where: str, prefix: str) -> tuple[dict[str, dict], Question]:
+    factors = {}
+    for factor in entry["factors"]:
+        name, levels = _levels(factor, where)
+        if name in factors:
+            raise UserError(f"{where}: factor {name} stands twice")
+        factors[name] = levels
+    design = entry.get("design", "grid")
+    if design not in _DESIGNS:
+        raise UserError(f"{where}: design {design!r}{nearest(design, _DESIGNS)}")
+    variants, chosen = {}, {}
+    for levels in _combinations(list(factors.values()), design):
+        name = prefix + ", ".join(level.name for level in levels)
+        config = base
+        for factor, level in zip(factors, levels, strict=True):
+            config = _merge(config, level.changes, f"{where}, factor {factor}")
+        variants[name] = config
+        chosen[name] = {factor: level.name for factor, level in zip(factors, levels, strict=True)}
+    compared = entry.get("compare") or list(factors)
+    for name in compared:
+        if name not in factors:
+            raise UserError(f"{where}, compare: no factor {name!r}{nearest(name, list(factors))}")
+    pairs = [pair for factor in compared for pair in _twins(chosen, factor, factors[factor])]
+    levels = {name: tuple(level.name for level in own) for name, own in factors.items()}
+    return variants, Question(entry["name"], entry["text"], levels, chosen, tuple(pairs))
+
+
+def _levels(factor: Any, where: str) -> tuple[str, list[_Level]]:
+    if not isinstance(factor, dict) or not factor.get("name") or not set(factor) <= {"name", "field", "levels"}:
+        raise UserError(
+            f"{where}, factors: found {factor!r}, expected a dict of name, levels and for values their field"
+        )
+    name, field, levels = factor["name"], factor.get("field"), []
+    for level in factor.get("levels", ()):
+        if field:
+            changes: Any = level
+            for key in reversed(field.split(".")):
+                changes = {key: changes}
+            levels.append(_Level(level if isinstance(level, str) else f"{name} {level}", changes))
+        elif isinstance(level, dict) and {"name", "changes"} <= set(level) <= {"name", "changes", "against"}:
+            levels.append(_Level(**level))
+        else:
+            raise UserError(f"{where}, factor {name}: found {level!r}, expected a field, or levels of name and changes")
+    names = [level.name for level in levels]
+    if len(levels) < 2 or len(set(names)) < len(names):
+        raise UserError(f"{where}, factor {name}: found the levels {names}, expected two or more different ones")
+    for level in levels:
+        if level.against and level.against not in names:
+            raise UserError(
+                f"{where}, factor {name}, against: no level {level.against!r}{nearest(level.against, names)}"
+            )
+    return name, levels
+
+
+def _combinations(factors: list[list[_Level]], design: str) -> Iterator[tuple[_Level, ...]]:
+    if design == "grid":
+        yield from itertools.product(*factors)
+        return
+    first = tuple(levels[0] for levels in factors)
+    yield first
+    for i, levels in enumerate(factors):
+        for level in levels[1:]:
+            yield (*first[:i], level, *first[i + 1 :])
+
+
+def _twins(chosen: dict[str, dict[str, str]], factor: str, levels: list[_Level]) -> Iterator[tuple[str, str]]:
+    """Every variant whose level is measured against another, and the variant that differs from it in that alone."""
+    against = {level.name: level.against or levels[0].name for level in levels}
+    by_levels = {tuple(own.items()): name for name, own in chosen.items()}
+    for name, own in chosen.items():
+        twin = by_levels.get(tuple({**own, factor: against[own[factor]]}.items()))
+        if twin not in (None, name):
+            yield name, twin
+
+
+def _merge(config: dict, changes: dict, where: str) -> dict:
+    try:
+        return configuration.merge(config, changes)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error

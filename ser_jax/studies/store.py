@@ -1,0 +1,102 @@
+"""Where populations are kept: each in a folder that is named after what decides its results, and made once.
+
+The name ends in a key, a hash of the configuration, the corpus, the folds and the code that trains and evaluates. So a
+variant that another study has trained already is not trained again, whatever it is called there; two processes on one
+folder share the work, since whoever trains a population holds its lock; and a change to the code that could change a
+result begins anew, beside the old one. Changes to comments, docstrings and layout do not count as changes.
+"""
+
+import ast
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+import ser_jax
+from ser_jax import config as configuration
+from ser_jax.corpora.corpus import Corpus
+from ser_jax.corpora.protocols import Protocol
+from ser_jax.evaluation.baselines import is_baseline
+
+RESULT, FAILURE = "result.json", "failure.json"
+_KEY = 12  # hexadecimal digits of a key
+_NAME = 48  # letters of a folder's name before the key
+
+
+def population_key(config: dict, corpus: Corpus, protocol: Protocol, features: dict | None) -> str:
+    """Returns the key of a variant's population; `features` describes those made elsewhere that the variant takes."""
+    folds = [protocol.folds[number] for number in config["folds"]] or protocol.folds
+    parts = [
+        json.dumps(configuration.deciding(config), sort_keys=True),
+        corpus.fingerprint,
+        json.dumps(features, sort_keys=True),
+        code_version(config),
+    ]
+    digest = hashlib.sha256("\n".join(parts).encode())
+    for fold in folds:
+        digest.update(fold.name.encode())
+        for rows in (fold.train, fold.validation, fold.test):
+            digest.update(b"|" + rows.tobytes())
+    return digest.hexdigest()[:_KEY]
+
+
+def code_version(config: dict) -> str:
+    """Returns a hash of the code that trains and evaluates a variant, without comments and docstrings.
+
+    Of the model families only the variant's own counts: they do not import one another.
+    """
+    package = Path(ser_jax.__file__).parent
+    if is_baseline(config["model"]):
+        files = [package / f"evaluation/{name}.py" for name in ("baselines", "functionals", "opensmile_sets")]
+        files += package.glob("frontend/*.py")
+    else:
+        from ser_jax.models import FAMILIES
+
+        modules = {name: Path(inspect.getfile(family.module)).name for name, family in FAMILIES.items()}
+        others = {file for name, file in modules.items() if name != config["model"]["name"]}
+        files = [file for room in ("frontend", "feeds", "training") for file in package.glob(f"{room}/*.py")]
+        files += [file for file in package.glob("models/*.py") if file.name not in {*others, "__init__.py", "cost.py"}]
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(file.name.encode() + _meaning(file.read_text()).encode())
+    return digest.hexdigest()[:_KEY]
+
+
+def population_folder(store: Path, name: str, key: str) -> Path:
+    """Returns the folder of the population `key`: the one there is, or one to be named after the variant `name`."""
+    found = sorted(store.glob(f"*-{key}"))
+    slug = re.sub(r"[^a-z0-9.]+", "_", name.lower()).strip("_.")[:_NAME] or "variant"
+    return found[0] if found else store / f"{slug}-{key}"
+
+
+@contextmanager
+def locked(store: Path, key: str, *, wait: bool) -> Iterator[bool]:
+    """Holds the lock of a population, and says whether it could be had; with `wait` it always can, in the end.
+
+    The operating system frees the lock of a process that died.
+    """
+    store.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(store / f".{key}.lock")
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except filelock.Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _meaning(source: str) -> str:
+    """The code without what does not change its meaning."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.dump(tree)

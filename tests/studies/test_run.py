@@ -1,0 +1,163 @@
+"""The runner: what it never does twice, what it does when a variant fails, and how processes share its work."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tiny import CONFIG, tiny_corpus
+
+from ser_jax import config as configuration
+from ser_jax.studies import run, store
+from ser_jax.training import loop
+from ser_jax.training.population import make_population
+
+ROOT = Path(__file__).parents[2]
+RATES = {"name": "rate", "field": "optimizer.learning_rate", "levels": [1e-3, 4e-3]}
+DECAYS = {"name": "decay", "field": "optimizer.weight_decay", "levels": [0.0, 0.1]}
+
+
+def study_of(**study):
+    changes = {"folds": [0, 1], "evaluation": {"latency": False}, "study": study}
+    return json.loads(json.dumps(configuration.merge(CONFIG, changes)))
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The names of what is trained from now on."""
+    names = []
+    train = run._train
+    monkeypatch.setattr(run, "_train", lambda title, *rest: (names.append(title), train(title, *rest)))
+    return names
+
+
+def test_what_one_study_has_trained_another_finds_under_any_name(trained, tmp_path, tmp_path_factory):
+    data, shared = str(tmp_path / "data"), tmp_path / "store"
+    noise = {"augmentation": {"noise": 0.5}}
+    first = study_of(variants={"plain": {}, "noisy": noise}, comparisons=[["noisy", "plain"]])
+    outcome = run.run_study(first, tmp_path / "one", data_dir=data, store=shared)
+    assert trained == ["plain (1 of 2)", "noisy (2 of 2)"]
+    assert (outcome.missing, outcome.failed) == ((), {})
+    second = study_of(variants={"louder": noise, "smooth": {"optimizer": {"label_smoothing": 0.0}}})
+    again = run.run_study(second, tmp_path / "two", data_dir=data, store=shared)
+    assert trained[2:] == ["smooth (2 of 2)"]
+    assert again.summary["variants"]["louder"]["ua"] == outcome.summary["variants"]["noisy"]["ua"]
+    assert set(pd.read_parquet(tmp_path / "two" / "predictions.parquet")["variant"]) == {"louder", "smooth"}
+
+
+def test_a_sweep_along_the_run_axis_compiles_once(tmp_path):
+    corpus, protocol = tiny_corpus()
+    made = {}
+    for rate in (1e-3, 4e-3):
+        changes = {"optimizer": {"learning_rate": rate}, "augmentation": {"noise": 100 * rate}, "folds": [0, 1]}
+        population = make_population(configuration.merge(CONFIG, changes), corpus, protocol, made=made)
+        loop.train(population, tmp_path / str(rate))
+    assert len(population.train_program.compiled) == 1
+    another = configuration.merge(CONFIG, {"training": {"crop_seconds": 0.6}})
+    assert make_population(another, corpus, protocol, made=made).train_program is not population.train_program
+
+
+def test_programs_that_are_shared_change_no_result(tmp_path):
+    corpus, protocol = tiny_corpus()
+    made, states = {}, []
+    other = make_population(
+        configuration.merge(CONFIG, {"optimizer": {"learning_rate": 0.1}}), corpus, protocol, made=made
+    )
+    loop.train(other, tmp_path / "other")
+    for number, shared in enumerate((made, None)):
+        population = make_population(CONFIG, corpus, protocol, made=shared)
+        states.append(loop.train(population, tmp_path / str(number))[0])
+    assert (states[0].parameters == states[1].parameters).all()
+
+
+def test_a_variant_that_fails_is_reported_and_the_others_finish(launch, tmp_path):
+    study = {
+        "variants": {"good": {}, "diverged": {"optimizer": {"learning_rate": 1e38, "gradient_clip": 1e38}}},
+        "comparisons": [["diverged", "good"]],
+    }
+    (tmp_path / "config.json").write_text(json.dumps(study_of(**study)))
+    arguments = "study", "--config", tmp_path / "config.json", "--workdir", tmp_path / "work"
+    status, output, errors = launch(*arguments)
+    assert status == 1
+    assert "error: variant diverged failed: " in errors
+    assert "Traceback" not in errors
+    summary = json.loads((tmp_path / "work" / "summary.json").read_text())
+    assert list(summary["variants"]) == ["good"]
+    assert list(summary["failed"]) == ["diverged"]
+    assert summary["comparisons"] == []
+    assert "good" in output
+    (folder,) = (tmp_path / "work" / "populations").glob("diverged-*")
+    assert "Traceback" in json.loads((folder / store.FAILURE).read_text())["traceback"]
+
+
+def test_shards_leave_each_other_s_variants_alone_and_the_last_writes_the_results(trained, tmp_path):
+    config = study_of(questions=[{"name": "sweep", "factors": [RATES, DECAYS]}])
+    first = run.run_study(config, tmp_path / "work", data_dir=str(tmp_path / "data"), shard=(1, 2))
+    assert trained == ["rate 0.001, decay 0.1 (2 of 4)", "rate 0.004, decay 0.1 (4 of 4)"]
+    assert first.summary is None
+    assert first.missing == ("rate 0.001, decay 0.0", "rate 0.004, decay 0.0")
+    assert not (tmp_path / "work" / "summary.json").exists()
+    second = run.run_study(config, tmp_path / "work", data_dir=str(tmp_path / "data"), shard=(0, 2))
+    assert len(trained) == 4
+    assert list(second.summary["variants"]) == [
+        f"rate {rate}, decay {decay}" for rate in (0.001, 0.004) for decay in (0.0, 0.1)
+    ]
+    assert second.summary["questions"][0]["factors"]["rate"] == ["rate 0.001", "rate 0.004"]
+
+
+def test_jobs_that_submitit_starts_share_a_study_in_one_folder(tmp_path):
+    pytest.importorskip("submitit")
+    config = study_of(variants={"plain": {}, "noisy": {"augmentation": {"noise": 0.5}}})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    workdir = tmp_path / "work"
+    command = [
+        sys.executable,
+        "launch.py",
+        "study",
+        "--config",
+        str(tmp_path / "config.json"),
+        "--workdir",
+        str(workdir),
+    ]
+    command += ["--data_dir", str(tmp_path / "data"), "--slurm", "cluster=local,jobs=2"]
+    sent = subprocess.run(command, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
+    assert sent.returncode == 0, sent.stderr
+    assert sent.stdout.startswith("sent to Slurm: ")
+    end = time.monotonic() + 240
+    while not (workdir / "report.html").exists() and time.monotonic() < end:
+        time.sleep(0.5)
+    logs = "\n".join(path.read_text() for path in (workdir / "slurm").glob("*.err"))
+    assert (workdir / "report.html").exists(), logs
+    assert list(json.loads((workdir / "summary.json").read_text())["variants"]) == ["plain", "noisy"]
+    assert len(list((workdir / "populations").glob("*/result.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--shard", "2/2"], "--shard 2/2: expected I/N with I from 0"),
+        (["--shard", "half"], "--shard half: expected I/N"),
+        (["--shard", "0/2", "--slurm", "jobs=2"], "expected no --shard beside it"),
+        (["--slurm", "jobs=two"], "--slurm jobs=two: expected a whole number"),
+        (["--slurm", "partition"], "found 'partition', expected KEY=VALUE"),
+        (["--slurm", "cluster=local,timeout_minutes=5"], "timeout_minutes"),
+    ],
+)
+def test_a_mistake_about_sharing_is_one_line(launch, tiny_config, tmp_path, arguments, expected):
+    status, output, errors = launch("study", "--config", tiny_config, "--workdir", tmp_path / "work", *arguments)
+    assert (status, output) == (2, "")
+    assert expected in errors
+    assert len(errors.splitlines()) == 1
+
+
+def test_a_study_of_two_corpora_is_refused(launch, tmp_path):
+    config = study_of(variants={"a": {}, "b": {"corpus": {"options": {"num_speakers": 4}}}})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    status, _, errors = launch("study", "--config", tmp_path / "config.json", "--workdir", tmp_path / "work")
+    assert status == 2
+    assert "a study is of one" in errors
+    assert not (tmp_path / "work").exists()

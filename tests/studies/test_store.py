@@ -1,0 +1,88 @@
+import multiprocessing
+
+import pytest
+from tiny import CONFIG, tiny_corpus
+
+from ser_jax import config as configuration
+from ser_jax.corpora.protocols import make_protocol
+from ser_jax.studies import store
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tiny_corpus()
+
+
+def test_a_key_depends_on_all_that_decides_a_result_and_on_nothing_else(data):
+    corpus, protocol = data
+
+    def key(changes=None, protocol=protocol, features=None):
+        return store.population_key(configuration.merge(CONFIG, changes or {}), corpus, protocol, features)
+
+    alike = [
+        {"study": {"title": "x"}},
+        {"training": {"checkpoint_seconds": 1.0}},
+        {"evaluation": {"robustness": ["noise_0"], "batch_size": 3, "latency": False}},
+    ]
+    assert {key(changes) for changes in alike} == {key()}
+    others = [
+        key({"seeds": [1]}),
+        key({"folds": [0]}),
+        key({"optimizer": {"learning_rate": 0.1}}),
+        key({"evaluation": {"window_seconds": 2.0}}),
+        key(protocol=make_protocol(corpus, "leave_one_speaker_out", validation_speakers=0)),
+        key(features={"fingerprint": "a"}),
+        key({"model": {"name": "rnn"}}),
+    ]
+    assert len({key(), *others}) == 1 + len(others)
+
+
+def test_only_the_model_s_own_code_decides_its_results(monkeypatch, data):
+    before = {name: store.code_version({"model": {"name": name}}) for name in ("linear", "rnn", "ridge")}
+    assert len(set(before.values())) == 3
+    meaning = store._meaning
+
+    def changed(source):
+        return meaning(source) + ("changed" if "class RNN" in source else "")
+
+    monkeypatch.setattr(store, "_meaning", changed)
+    after = {name: store.code_version({"model": {"name": name}}) for name in before}
+    assert after["rnn"] != before["rnn"]
+    assert (after["linear"], after["ridge"]) == (before["linear"], before["ridge"])
+
+
+def test_comments_and_docstrings_are_no_changes_but_all_else_is():
+    code = 'def f(x):\n    """Adds one."""\n    return x + 1\n'
+    assert store._meaning(code) == store._meaning("# why\ndef f(x):\n\n    return (x + 1)  # because\n")
+    assert store._meaning(code) != store._meaning(code.replace("+ 1", "+ 2"))
+    assert store._meaning('def f():\n    """Only this."""\n') == store._meaning("def f():\n    pass\n")
+
+
+def test_a_folder_is_found_by_its_key_whatever_the_variant_is_called(tmp_path):
+    folder = store.population_folder(tmp_path, "Encoder: both, mean/max", "0123456789ab")
+    assert folder.name == "encoder_both_mean_max-0123456789ab"
+    folder.mkdir()
+    assert store.population_folder(tmp_path, "renamed", "0123456789ab") == folder
+    assert store.population_folder(tmp_path, "...", "ba9876543210").name == "variant-ba9876543210"
+
+
+def _hold(folder, ready, go):
+    with store.locked(folder, "key", wait=False):
+        ready.set()
+        go.wait(30)
+
+
+def test_a_lock_is_held_by_one_process_and_freed_when_it_dies(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready, go = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path, ready, go))
+    holder.start()
+    assert ready.wait(60)
+    with store.locked(tmp_path, "key", wait=False) as held:
+        assert not held
+    with store.locked(tmp_path, "other", wait=False) as held:
+        assert held
+    holder.kill()
+    holder.join()
+    with store.locked(tmp_path, "key", wait=True) as held:
+        assert held
