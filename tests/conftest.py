@@ -1,5 +1,6 @@
 """What all tests share: eight CPU devices, strict shapes, and the real corpora where they are at hand."""
 
+import importlib.metadata
 import os
 import tempfile
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# XLA's older way to compile fused loops on a CPU takes half the time. The name is of this jaxlib; others may lack it.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 import jax
 from jaxtyping import install_import_hook

@@ -4,25 +4,37 @@ Each argument is [NAME=]PATH[:VARIANT]. PATH is a workdir, its predictions.parqu
 Parquet) with the columns utterance, label and p_<emotion> (or one named after each emotion, or prediction alone), and
 speaker, fold and seed where they are known. All figures are of the utterances that all results have; every variant is
 measured against the first one, or against --baseline.
+
+With --across_corpora each argument is a workdir, and each of another corpus: the variants and comparisons that all of
+them have are ranked and pooled over corpora.
 """
 
 import argparse
 import json
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.add_argument("results", nargs="+", metavar="[NAME=]PATH[:VARIANT]", help="what is compared")
     parser.add_argument("--baseline", metavar="NAME", help="the variant that all others are measured against")
-    parser.add_argument("--out", metavar="DIR", help="write summary.json and the merged predictions.parquet there")
+    parser.add_argument("--out", metavar="DIR", help="write the report, summary.json and all predictions there")
+    parser.add_argument("--across_corpora", action="store_true", help="the same variants on several corpora")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
+    from ser_jax.errors import UserError
     from ser_jax.evaluation.tables import results_table
     from ser_jax.studies import compare
 
+    if args.across_corpora:
+        if args.baseline or args.out:
+            raise UserError("--across_corpora: expected neither --baseline nor --out beside it")
+        view = compare.view_across_corpora(args.results)
+        print(json.dumps(view, indent=1, ensure_ascii=False) if args.json else corpora_table(view))
+        return 0
     made, table, remarks = compare.compare(args.results, args.baseline)
     if args.out:
         compare.write(made, table, args.out)
@@ -33,5 +45,34 @@ def run(args: argparse.Namespace) -> int:
     if remarks:
         print("", *remarks, sep="\n")
     if args.out:
-        print(f"\n{args.out}: summary.json, predictions.parquet")
+        print(f"\n{args.out}: report.html, report.md, summary.json, predictions.parquet")
     return 0
+
+
+def corpora_table(view: dict[str, Any]) -> str:
+    """The view across corpora as text: UA and ranks, then every effect on each corpus and pooled, then notes."""
+    from ser_jax.evaluation.tables import percent
+
+    corpora, width = view["corpora"], max(map(len, (*view["variants"], "variant")))
+    lines = [f"{'variant':{width}}" + "".join(f"{name:>12}" for name in corpora) + f"{'mean rank':>12}"]
+    for variant in view["variants"]:
+        cells = "".join(f"{percent(view['ua'][name][variant]):>12}" for name in corpora)
+        rank = f"{view['ranks']['mean_ranks'][variant]:12.2f}" if view["ranks"] else ""
+        lines.append(f"{variant:{width}}{cells}{rank}")
+    ranks = view["ranks"] or {"p_friedman": None, "critical_difference": None, "notes": []}
+    if ranks["p_friedman"] is not None:
+        lines.append(f"Friedman's p {ranks['p_friedman']:.3f}; critical difference {ranks['critical_difference']:.2f}")
+    notes = [*view["notes"], *ranks["notes"]]
+    for effect in view["effects"]:
+        pair = f"{effect['variant']} against {effect['baseline']}"
+        parts = [f"{name} {_points(own)}" for name, own in effect["corpora"].items()]
+        lines.append(f"{pair}, UA points: {', '.join(parts)}")
+        if effect["pooled"]:
+            lines[-1] += f"; pooled {_points(effect['pooled'])}, p {effect['pooled']['p']:.3f}"
+        notes += effect["notes"]
+    return "\n".join([*lines, *(f"Note: {note}" for note in dict.fromkeys(notes))])
+
+
+def _points(effect: dict[str, Any]) -> str:
+    text = f"{100 * effect['ua_difference']:+.1f}"
+    return text if effect["ci95"] is None else text + " [{:+.1f}, {:+.1f}]".format(*(100 * e for e in effect["ci95"]))

@@ -96,4 +96,4 @@ def _detectable(effects: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _points(share: float) -> str:
-    return f"{100 * share:+.1f}"
+    return f"{round(100 * share, 1) + 0.0:+.1f}"  # no minus before a zero

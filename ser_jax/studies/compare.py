@@ -16,9 +16,11 @@ import pandas as pd
 
 from ser_jax.errors import UserError
 from ser_jax.evaluation import predictions, statistics, summary
+from ser_jax.evaluation.across_corpora import across_corpora
 from ser_jax.evaluation.outside import LABELS_ALONE, SUFFIXES, match_names, read_outside
 from ser_jax.evaluation.predictions import COLUMNS, PREFIX
 from ser_jax.studies.plan import Question
+from ser_jax.studies.report import write_report
 
 NO_SPEAKERS = "speakers are not known: no interval can be estimated"
 NO_SEEDS = "no seeds are known: the same predictions stand for every seed of the others"
@@ -75,7 +77,7 @@ def compare(arguments: Sequence[str], baseline: str | None = None) -> tuple[dict
 
 
 def write(made: dict[str, Any], table: pd.DataFrame, folder: str | Path) -> None:
-    """Writes summary.json and predictions.parquet to a folder, which may not be a study's workdir."""
+    """Writes summary.json, predictions.parquet and the report to a folder, which may not be a study's workdir."""
     folder = Path(folder)
     if (folder / "config.json").exists():
         raise UserError(f"--out {folder}: the workdir of a study; expected another folder")
@@ -83,6 +85,19 @@ def write(made: dict[str, Any], table: pd.DataFrame, folder: str | Path) -> None
         raise UserError(f"--out {folder}: a file; expected a folder")
     predictions.write(table, folder / "predictions.parquet")
     summary.write(made, folder / "summary.json")
+    write_report(folder, made, table)
+
+
+def view_across_corpora(workdirs: Sequence[str]) -> dict[str, Any]:
+    """Returns the view over corpora of the studies in workdirs; see `ser_jax.evaluation.across_corpora`.
+
+    Raises UserError for a folder without a summary.
+    """
+    summaries = [_read_summary(Path(workdir) / "summary.json") for workdir in workdirs]
+    for workdir, found in zip(workdirs, summaries, strict=True):
+        if not found:
+            raise UserError(f"{workdir}: no summary.json in it; expected a folder that `study` has finished")
+    return across_corpora(summaries)
 
 
 def read(argument: str) -> list[Result]:

@@ -9,7 +9,7 @@ from ser_jax.corpora import load_corpus
 from ser_jax.evaluation import predictions
 from ser_jax.evaluation.predictions import PREFIX
 from ser_jax.studies import restored
-from ser_jax.studies.run import write_results
+from ser_jax.studies.results import write_results
 from ser_jax.training import checkpoints
 
 

@@ -366,7 +366,6 @@ def _table_of_variants(sources: Sources) -> Table:
         ("UA per fold, mean ± SD", _per_fold),
         ("parameters", lambda v: _cell(v["parameters"], lambda x: f"{x:,}")),
         ("multiply-adds, millions", lambda v: _cell(_of(v, "cost", "multiply_adds"), lambda x: f"{x / 1e6:,.1f}")),
-        ("latency, ms", lambda v: _cell(_of(v, "cost", "latency_ms"), lambda x: f"{x:.2f}")),
         ("latency, relative", lambda v: _cell(_of(v, "cost", "latency"), lambda x: f"{x:.2f}")),
         ("runs", lambda v: _cell(v["runs"], str)),
     ]
@@ -380,7 +379,9 @@ def _table_of_variants(sources: Sources) -> Table:
     )
     if any(name.startswith("multiply") for name, _ in used):
         seconds = {_of(v, "cost", "seconds") for v in figures} - {None}
-        caption += f" Multiply-adds and latency are for {join([f'{s:g} s' for s in sorted(seconds)])} of audio."
+        caption += f" Multiply-adds and latency are for {join([f'{s:g} s' for s in sorted(seconds)])} of audio"
+        timed = [name for name, v in sources.variants.items() if _of(v, "cost", "latency") is not None]
+        caption += f"; latency is relative to {timed[0]}'s, timed by turns." if timed else "."
     return Table("variants", caption, (*columns, *(name for name, _ in used)), tuple(rows))
 
 
@@ -456,7 +457,7 @@ def _cost(sources: Sources) -> Iterator[Block]:
     costs = {
         "parameters": ("parameters", lambda v: v["parameters"]),
         "multiply_adds": ("multiply-adds", lambda v: _of(v, "cost", "multiply_adds")),
-        "latency": ("latency (ms)", lambda v: _of(v, "cost", "latency_ms")),
+        "latency": ("relative latency", lambda v: _of(v, "cost", "latency")),
     }
     text = "UA with its interval over speakers against what a variant costs."
     for caption, suffix, of in _grouped(sources, sources.variants, text):
@@ -826,7 +827,7 @@ def _missing(sources: Sources) -> Iterator[Block]:
         "an audit of the split": not sources.summary.get("audit"),
         "factorial effects": bool(sources.questions) and not any(q.get("effects") for q in sources.questions),
         "multiply-adds": not any(_of(v, "cost", "multiply_adds") for v in variants),
-        "latency": not any(_of(v, "cost", "latency_ms") or _of(v, "cost", "latency") for v in variants),
+        "latency": not any(_of(v, "cost", "latency") for v in variants),
         "learning curves": not sources.curves,
         "figures by speaker and gender": not any(v.get("fairness") for v in variants),
         "calibration": not any(v.get("calibration") for v in variants),
@@ -857,7 +858,8 @@ def _points(share: float | None, *, sign: bool = True) -> str:
     """A share as points with one decimal: "+1.2", "−0.8"; a dash for None."""
     if share is None:
         return "–"
-    text = f"{100 * share:+.1f}" if sign else f"{100 * share:.1f}"
+    value = round(100 * share, 1) + 0.0  # no minus before a zero
+    text = f"{value:+.1f}" if sign else f"{value:.1f}"
     return text.replace("-", "−")
 
 

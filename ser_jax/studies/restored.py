@@ -20,7 +20,8 @@ from ser_jax.evaluation.attention import Look
 from ser_jax.evaluation.baselines import is_baseline
 from ser_jax.studies import baselines, looks
 from ser_jax.studies.baselines import Baselines
-from ser_jax.studies.run import STUDY, load, population_of
+from ser_jax.studies.results import STUDY
+from ser_jax.studies.variants import load, population_of
 from ser_jax.training import checkpoints, loop, parallel
 from ser_jax.training.population import Population, evaluate, make_population, predictions_table, test_predictions
 from ser_jax.training.state import State

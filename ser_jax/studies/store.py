@@ -23,7 +23,8 @@ from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.protocols import Protocol
 from ser_jax.evaluation.baselines import is_baseline
 
-RESULT, FAILURE = "result.json", "failure.json"
+# What a population's folder holds beside its predictions, checkpoints and log.
+RESULT, FAILURE, PICTURE, CONDITIONS = "result.json", "failure.json", "attention.png", "conditions.parquet"
 _KEY = 12  # hexadecimal digits of a key
 _NAME = 48  # letters of a folder's name before the key
 

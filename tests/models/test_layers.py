@@ -107,14 +107,14 @@ def test_statistics_along_an_axis_are_those_of_the_whole_batch(jit):
     weights = random(4, 5, 4, 7, seed=9)
     layer = layers.NormalizedPointwise(7, True, axis_name="devices")
     alone = layers.NormalizedPointwise(7, True)
-    variables = alone.init(jax.random.key(0), x, mask, train=False)
+    variables = jit(lambda: alone.init(jax.random.key(0), x, mask, train=False))()
 
     def loss(layer, x, lengths, weights):
         mask = Mask(lengths, 5, 4)
         (out, shift), updates = layer.apply(variables, x, mask, train=True, mutable=["batch_stats"])
         return jnp.sum(layers.activated(out, shift, jnp.tanh, mask) * weights), updates
 
-    gradient, updates = jax.grad(lambda x: loss(alone, x, mask.lengths, weights), has_aux=True)(x)
+    gradient, updates = jit(jax.grad(lambda x: loss(alone, x, mask.lengths, weights), has_aux=True))(x)
     halves = [a.reshape(2, 2, *a.shape[1:]) for a in (x, mask.lengths, weights)]
     half_gradients, half_updates = jax.pmap(
         lambda *half: jax.grad(lambda x: loss(layer, x, *half[1:]), has_aux=True)(half[0]), axis_name="devices"

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -8,10 +9,26 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "training"))
 
 
+@contextlib.contextmanager
+def without_fonts():
+    """Small studies leave their figures as PDF empty: embedding fonts would take half of a report's time."""
+    from ser_jax.evaluation import vector_graphics
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vector_graphics, "write_pdf", lambda figures, path: path.write_bytes(b""))
+        yield
+
+
+@pytest.fixture
+def no_fonts():
+    """For studies that a test runs by itself."""
+    with without_fonts():
+        yield
+
+
 @pytest.fixture(scope="session")
 def launch(tmp_path_factory):
     """Calls `launch.py` in this process with corpora in a folder of its own; returns (status, output, error output)."""
-    import contextlib
     import importlib.util
     import io
 
@@ -25,7 +42,7 @@ def launch(tmp_path_factory):
         arguments = [str(argument) for argument in arguments]
         if arguments[0] != "predict":
             arguments += ["--data_dir", str(data)]
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors), without_fonts():
             try:
                 status = module.main(arguments)
             except SystemExit as stop:  # argparse's own

@@ -85,7 +85,7 @@ def _filled(made):
         ua = variant["ua"]
         variant["per_fold"] = {"ua_mean": ua, "ua_sd": 0.08, "wa_mean": ua, "wa_sd": 0.08, "folds": 6}
         variant["cost"] = {"multiply_adds": 10**6 * (number + 1), "seconds": 3.0}
-        variant["cost"] |= {"latency": 1 + number / 10, "latency_ms": 2 + number / 5}
+        variant["cost"]["latency"] = 1 + number / 10
         bins = np.linspace(0, 1, 11)
         reliability = [
             {"low": low, "high": high, "confidence": (low + high) / 2, "accuracy": low, "count": int(100 * high)}

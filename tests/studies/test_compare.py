@@ -265,7 +265,7 @@ def test_the_command_prints_the_table_and_writes_what_it_printed(workdir, tmp_pa
     assert call(workdir, "--out", tmp_path / "out") == 0
     printed = capsys.readouterr().out
     assert "none against eca: UA" in printed
-    assert f"{tmp_path / 'out'}: summary.json, predictions.parquet" in printed
+    assert f"{tmp_path / 'out'}: report.html, report.md, summary.json, predictions.parquet" in printed
     written = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert predictions.read(tmp_path / "out" / "predictions.parquet")["variant"].unique().tolist() == ["eca", "none"]
     assert call(workdir, "--json") == 0
@@ -273,3 +273,22 @@ def test_the_command_prints_the_table_and_writes_what_it_printed(workdir, tmp_pa
     # What it writes can be compared in its turn.
     assert call(tmp_path / "out", f"again={workdir}:none") == 0
     assert "again against eca" in capsys.readouterr().out
+
+
+def test_the_same_variants_on_two_corpora_are_set_side_by_side(tmp_path, capsys):
+    for corpus, gain in (("one", 0.1), ("two", 0.05)):
+        (tmp_path / corpus).mkdir()
+        compared = {"variant": "eca", "baseline": "none", "ua_difference": gain, "ci95": [gain - 0.04, gain + 0.04]}
+        about = {"corpus": corpus, "variants": {"none": {"ua": 0.5}, "eca": {"ua": 0.5 + gain}}}
+        about["comparisons"] = [{**compared, "standard_error": 0.02}]
+        (tmp_path / corpus / "summary.json").write_text(json.dumps(about))
+    assert call(tmp_path / "one", tmp_path / "two", "--across_corpora") == 0
+    printed = capsys.readouterr().out
+    assert [line.split() for line in printed.splitlines()[:3]] == [
+        ["variant", "one", "two", "mean", "rank"],
+        ["none", "50.0", "50.0", "2.00"],
+        ["eca", "60.0", "55.0", "1.00"],
+    ]
+    assert "eca against none, UA points: one +10.0 [+6.0, +14.0], two +5.0 [+1.0, +9.0]; pooled +7.5" in printed
+    with pytest.raises(UserError, match=r"three: no summary\.json in it"):
+        call(tmp_path / "one", tmp_path / "three", "--across_corpora")

@@ -35,7 +35,7 @@ def trained(monkeypatch):
     return names
 
 
-def test_what_one_study_has_trained_another_finds_under_any_name(trained, tmp_path, tmp_path_factory):
+def test_what_one_study_has_trained_another_finds_under_any_name(trained, no_fonts, tmp_path):
     data, shared = str(tmp_path / "data"), tmp_path / "store"
     noise = {"augmentation": {"noise": 0.5}}
     first = study_of(variants={"plain": {}, "noisy": noise}, comparisons=[["noisy", "plain"]])
@@ -94,7 +94,7 @@ def test_a_variant_that_fails_is_reported_and_the_others_finish(launch, tmp_path
     assert "Traceback" in json.loads((folder / store.FAILURE).read_text())["traceback"]
 
 
-def test_shards_leave_each_other_s_variants_alone_and_the_last_writes_the_results(trained, tmp_path):
+def test_shards_leave_each_other_s_variants_alone_and_the_last_writes_the_results(trained, no_fonts, tmp_path):
     config = study_of(questions=[{"name": "sweep", "factors": [RATES, DECAYS]}])
     first = run.run_study(config, tmp_path / "work", data_dir=str(tmp_path / "data"), shard=(1, 2))
     assert trained == ["rate 0.001, decay 0.1 (2 of 4)", "rate 0.004, decay 0.1 (4 of 4)"]

@@ -15,7 +15,8 @@ from ser_jax.evaluation import metrics
 from ser_jax.feeds import resident
 from ser_jax.frontend import features as compute_features
 from ser_jax.studies import restored
-from ser_jax.studies.run import load, run_study
+from ser_jax.studies.run import run_study
+from ser_jax.studies.variants import load
 from ser_jax.training import loop, parallel
 from ser_jax.training import population as populations
 from ser_jax.training.population import make_population

@@ -1,0 +1,105 @@
+"""The variants of a study, checked and ready to be trained."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+from ser_jax.corpora import load_corpus
+from ser_jax.corpora.corpus import Corpus
+from ser_jax.corpora.features import load_features
+from ser_jax.corpora.protocols import Protocol, make_protocol
+from ser_jax.corpora.tracks import load_tracks
+from ser_jax.errors import UserError
+from ser_jax.evaluation.baselines import is_baseline
+from ser_jax.studies import baselines, robustness
+from ser_jax.studies.baselines import Baselines
+from ser_jax.studies.plan import Plan
+from ser_jax.studies.store import population_key
+from ser_jax.training.population import Population, make_population
+
+_REMEMBERED = 2**30  # bytes of the largest corpus that is kept under each condition, for all variants
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One variant of a study, ready to be trained.
+
+    Attributes:
+      key: of its population, see `ser_jax.studies.store`.
+      population: made when it is asked for; the configuration was checked by making it once.
+      perturbed: the corpus under a condition, made once for all variants.
+    """
+
+    name: str
+    config: dict
+    corpus: Corpus
+    protocol: Protocol
+    key: str
+    population: Callable[[], Population | Baselines]
+    perturbed: Callable[[Corpus, str], Corpus]
+
+
+def prepare(plan: Plan, data_dir: str | None) -> list[Variant]:
+    """Checks every variant's configuration; corpora, folds and programs that variants share are made once."""
+    loaded: dict[str, tuple[Corpus, Protocol]] = {}
+    made: dict[str, Any] = {}
+    under: dict[tuple[str, str], Corpus] = {}
+    variants = []
+
+    def perturbed(corpus: Corpus, condition: str) -> Corpus:
+        key = corpus.fingerprint, condition
+        if key not in under and corpus.samples.nbytes > _REMEMBERED:
+            return robustness.perturbed(corpus, condition)
+        if key not in under:
+            under[key] = robustness.perturbed(corpus, condition)
+        return under[key]
+
+    for name, config in plan.variants.items():
+        source = json.dumps([config["corpus"], config["protocol"]], sort_keys=True)
+        if source not in loaded:
+            loaded[source] = load(config, data_dir)
+        corpus, protocol = loaded[source]
+
+        def make(config: dict = config, corpus: Corpus = corpus, protocol: Protocol = protocol) -> Any:
+            return population_of(config, corpus, protocol, data_dir, made)
+
+        key = population_key(config, corpus, protocol, make().corpus.info.get("features"))
+        variants.append(Variant(name, config, corpus, protocol, key, make, perturbed))
+    names = {variant.corpus.name: None for variant in variants}
+    if len({variant.corpus.fingerprint for variant in variants}) > 1:
+        raise UserError(
+            f"config.study: its variants are of several corpora ({', '.join(names)}); a study is of one: run one for "
+            "each, and set them side by side with `compare`"
+        )
+    return variants
+
+
+def load(config: dict, data_dir: str | None) -> tuple[Corpus, Protocol]:
+    """Returns the corpus and the folds of one variant's configuration."""
+    corpus = load_corpus(config["corpus"]["name"], data_dir, **config["corpus"]["options"])
+    options = {key: value for key, value in config["protocol"].items() if key != "name"}
+    options["num_folds"] = options["num_folds"] or None
+    options["file"] = options["file"] or None
+    return corpus, make_protocol(corpus, config["protocol"]["name"], **options)
+
+
+def population_of(
+    config: dict, corpus: Corpus, protocol: Protocol, data_dir: str | None, made: dict[str, Any] | None = None
+) -> Population | Baselines:
+    """Returns the population of one variant's configuration, or its baselines; the configuration is checked.
+
+    `made` is what populations share; see `make_population`.
+    """
+    robustness.check(config)
+    if is_baseline(config["model"]):
+        return baselines.make_baselines(config, corpus, protocol, data_dir)
+    tracks, features = config["corpus"]["tracks"], config["frontend"]["features"]
+    return make_population(
+        config,
+        corpus,
+        protocol,
+        tracks=load_tracks(corpus, data_dir, tracks) if tracks else None,
+        features=load_features(corpus, features, data_dir) if features else None,
+        made=made,
+    )

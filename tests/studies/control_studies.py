@@ -1,0 +1,137 @@
+"""Many small studies of the controls, trained for real: how often attention is found where it helps and where not.
+
+Run `python -m tests.studies.control_studies --studies 100` for the rates, as JSON. A study is a new corpus, from a new
+seed, and one question: does an encoder that sees every frame alone gain from self-attentive pooling over the mean? It
+leaves one speaker out. Its log-mel features are computed once, instead of in every step, and all studies of one control
+share their compiled programs: the corpora are laid out alike.
+"""
+
+import argparse
+import functools
+import json
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from ser_jax import config as configuration
+from ser_jax.corpora.corpus import Corpus, waveform
+from ser_jax.corpora.features import Packed
+from ser_jax.corpora.protocols import make_protocol
+from ser_jax.corpora.synthetic import make_synthetic
+from ser_jax.evaluation import statistics
+from ser_jax.feeds.resident import training_rows
+from ser_jax.frontend import Frontend, features
+from ser_jax.training import parallel
+from ser_jax.training import population as populations
+
+CONTROLS = ("localized", "uniform", "null")
+POOLINGS = ("mean", "self_attentive")
+SPEAKERS, UTTERANCES = 6, 10  # of each speaker
+SECONDS = 2.5  # no utterance is longer
+FRONTEND = Frontend(num_mels=24, window_ms=50.0, hop_ms=40.0)
+CONFIG = configuration.merge(
+    configuration.default(),
+    {
+        "protocol": {"validation_speakers": 0},
+        "frontend": {"kind": "precomputed", "features": "log_mel", "normalization": "train"},
+        "model": {
+            "name": "transformer",
+            "mixing": "none",
+            "positions": "none",
+            "subsampling": 2,
+            "width": 8,
+            "depth": 1,
+            "heads": 1,
+        },
+        "optimizer": {"learning_rate": 2e-2, "warmup_epochs": -1.0, "warmup_steps": 10, "ema_decay": 0.0},
+        "training": {
+            "batch_size": 25,
+            "crop_seconds": SECONDS,
+            "train_epochs": -1.0,
+            "train_steps": 150,
+        },
+    },
+)
+
+
+def control_study(control: str, seed: int, made: dict[str, Any]) -> statistics.Comparison:
+    """Trains both variants on a new corpus, all folds, and compares them; `made` is what the studies share."""
+    corpus = make_synthetic(control, num_speakers=SPEAKERS, utterances_per_speaker=UTTERANCES, seed=seed)
+    protocol = make_protocol(corpus, "leave_one_speaker_out", validation_speakers=0)
+    log_mel = log_mel_of(corpus)
+    tables = []
+    for pooling in POOLINGS:
+        config = configuration.merge(CONFIG, {"model": {"pooling": pooling}, "seeds": [seed]})
+        population = populations.make_population(config, corpus, protocol, features=log_mel, made=made)
+        tables.append(populations.test_predictions(population, trained(population), pooling))
+    fold_sizes = {fold.name: (len(fold.train), len(fold.test)) for fold in protocol.folds}
+    table = pd.concat(tables, ignore_index=True)
+    [comparison] = statistics.compare_all(table, [POOLINGS[::-1]], fold_sizes, replicates=1000)
+    return comparison
+
+
+def log_mel_of(corpus: Corpus) -> Packed:
+    """Log-mel features of every utterance, each with as much room as the longest may need."""
+    lengths = corpus.utterances["num_samples"].to_numpy()
+    waveforms = np.zeros((len(lengths), round(SECONDS * FRONTEND.rate)), np.float32)
+    for i, length in enumerate(lengths):
+        waveforms[i, :length] = waveform(corpus, i) / 32768
+    values, num_frames = _log_mel(waveforms, jnp.asarray(lengths, jnp.int32))
+    room, bands = values.shape[1:]
+    return Packed(
+        values=np.asarray(values).reshape(-1, bands),
+        start=np.arange(len(lengths)) * room,
+        num_frames=np.asarray(num_frames).astype(np.int64),
+        names=tuple(map(str, range(bands))),
+        frame_ms=FRONTEND.hop_ms,
+        fingerprint=corpus.fingerprint,
+    )
+
+
+_log_mel = jax.jit(functools.partial(features, FRONTEND))
+
+
+def trained(population: populations.Population) -> Any:
+    """The state of every run after the whole schedule, in one call of the program."""
+    steps, batch_size = population.num_steps, population.config["training"]["batch_size"]
+    rows = [
+        training_rows(seed, number, fold.train, batch_size, 0, steps)
+        for (number, seed), fold in zip(population.runs, population.folds, strict=True)
+    ]
+    rows = parallel.spread(np.stack(rows), len(population.devices))
+    state = populations.initial_state(population)
+    return population.train_program(state, population.run, rows, jnp.int32(steps), population.resident)[0]
+
+
+def rates(control: str, studies: int, first_seed: int = 0, made: dict[str, Any] | None = None) -> dict[str, Any]:
+    """How many of the studies of a control call a difference, by the interval and by the corrected test at 5 %."""
+    made = {} if made is None else made
+    found = [control_study(control, first_seed + study, made) for study in range(studies)]
+    differences = [comparison.ua_difference for comparison in found]
+    return {
+        "control": control,
+        "studies": studies,
+        "interval": sum(c.ci95 is not None and (c.ci95[0] > 0 or c.ci95[1] < 0) for c in found),
+        "test": sum(c.p_nadeau_bengio is not None and c.p_nadeau_bengio < 0.05 for c in found),
+        "mean_difference": float(np.mean(differences)),
+        "smallest_difference": float(np.min(differences)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--studies", type=int, default=100)
+    parser.add_argument("--controls", nargs="+", choices=CONTROLS, default=CONTROLS)
+    options = parser.parse_args()
+    for control in options.controls:
+        begun = time.monotonic()
+        found = rates(control, options.studies)
+        print(json.dumps(found | {"seconds": round(time.monotonic() - begun, 1)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
