@@ -163,7 +163,7 @@ def cost_panel(points: Sequence[tuple[str, int | float, Mapping[str, Any]]], xla
         beside = max(0.15 * (high - low), 0.1 * high)
         axis.set_xlim(low - beside, high + beside)
         axis.xaxis.set_major_locator(MaxNLocator(4))
-    axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=" ") if low > 10 else "{x:g}")
     axis.set_xlabel(xlabel)
     axis.set_ylabel("UA (%)")
     _label_at_the_right(axis, [(name, cost, 100 * variant["ua"]) for name, cost, variant in points])
