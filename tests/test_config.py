@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from ser_jax import config
+from ser_jax import config, models
 from ser_jax.errors import UserError
+from ser_jax.evaluation.baselines import is_baseline
 from ser_jax.studies import plan
 
 QUICKSTART = str(Path(__file__).parents[1] / "configs" / "quickstart.py")
@@ -15,7 +16,8 @@ CONFIGS = sorted(Path(QUICKSTART).parent.rglob("*.py"))
 def test_every_shipped_configuration_is_complete(path):
     loaded = config.load(str(path))
     assert set(loaded) == set(config.default())
-    plan.make_plan(loaded)
+    for variant in plan.make_plan(loaded).variants.values():
+        assert is_baseline(variant["model"]) or models.build(num_classes=4, **variant["model"])
 
 
 def test_an_override_changes_one_leaf_and_keeps_its_type():

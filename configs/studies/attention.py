@@ -90,7 +90,7 @@ def recurrent(tiny: bool) -> dict:
     """Attention in the pooling of a BiLSTM, and in the decoder of an encoder-decoder that emits the emotion."""
     hidden = {"hidden": 16, "depth": 1} if tiny else {}
     pooled = {"name": "rnn", **hidden}
-    decoded = {"name": "attention_rnn", **hidden, **({"decoder_hidden": 16} if tiny else {})}
+    decoded = {"name": "attention_rnn", **hidden, **({"decoder_hidden": 16, "subsampling": 1} if tiny else {})}
     return {
         "name": "recurrent",
         "text": "Does attention help recurrent networks, in pooling and in decoding?",

@@ -47,13 +47,6 @@ def write_frames(corpus, path, *, dims=6, dtype=np.float16, vectors=False):
     return path
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quickly_compiled():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def data():
     return tiny_corpus()

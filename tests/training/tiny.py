@@ -36,6 +36,6 @@ def tiny_corpus() -> tuple[Corpus, Protocol]:
     return corpus, make_protocol(corpus, "leave_one_speaker_out", validation_speakers=1)
 
 
-def tiny_population(corpus: Corpus, protocol: Protocol, **changes: object) -> Population:
-    """The tiny training with parts of its configuration changed."""
-    return make_population(configuration.merge(CONFIG, changes), corpus, protocol)
+def tiny_population(corpus: Corpus, protocol: Protocol, made: dict | None = None, **changes: object) -> Population:
+    """The tiny training with parts of its configuration changed; see `make_population` for `made`."""
+    return make_population(configuration.merge(CONFIG, changes), corpus, protocol, made=made)

@@ -1,0 +1,31 @@
+"""What a study engine must get right: attention is found where it helps, and not where it cannot."""
+
+import jax
+import pytest
+from control_studies import rates
+from scipy import stats
+
+FOUND, NOT_FOUND = 2, 3  # studies of localized, and of each of the others
+
+
+@pytest.fixture(scope="module")
+def made():
+    """What all studies share, their programs compiled to run fast: here the training takes longer."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield {}
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def test_attention_is_found_where_the_cue_is_one_event(made):
+    found = rates("localized", FOUND, made)
+    assert found["gains_by_interval"] == FOUND
+    assert found["smallest_difference"] > 0.05
+
+
+def test_attention_is_found_no_more_often_than_by_chance_where_it_cannot_help(made):
+    """As many false positives as one in a thousand such tests would have, were their rate 5 %, would be too many."""
+    of_all = [rates(control, NOT_FOUND, made) for control in ("uniform", "null")]
+    most = stats.binom.ppf(0.999, len(of_all) * NOT_FOUND, 0.05)
+    assert sum(found["gains_by_interval"] + found["losses_by_interval"] for found in of_all) <= most
+    assert sum(found["differences_by_test"] for found in of_all) <= most
