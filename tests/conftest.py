@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
+# Nearly all of the tests' time goes into compiling small programs: with little optimisation, and once for all tests, all
+# processes and all runs of the tests. Said in the environment, so that the processes that tests start hear it too.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"ser_jax_tests_{os.getuid()}"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 # XLA's older way to compile fused loops on a CPU takes half the time. The name is of this jaxlib; others may lack it.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
@@ -17,12 +22,6 @@ from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-# Nearly all of the tests' time goes into compiling small programs: with little optimisation, and once for all tests.
-jax.config.update("jax_disable_most_optimizations", True)
-run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
-jax.config.update("jax_compilation_cache_dir", str(Path(tempfile.gettempdir()) / f"ser_jax_tests_{run}"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 # The shapes that signatures promise are checked at run time, in the tests alone.
 install_import_hook("ser_jax", "beartype.beartype")

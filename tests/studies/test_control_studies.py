@@ -1,5 +1,7 @@
 """What a study engine must get right: attention is found where it helps, and not where it cannot."""
 
+import os
+
 import jax
 import pytest
 from control_studies import rates
@@ -11,7 +13,7 @@ FOUND, NOT_FOUND = 2, 3  # studies of localized, and of each of the others
 @pytest.fixture(scope="module")
 def made():
     """What all studies share, their programs compiled to run fast: here the training takes longer."""
-    before = jax.config.jax_disable_most_optimizations
+    before = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "true"
     jax.config.update("jax_disable_most_optimizations", False)
     yield {}
     jax.config.update("jax_disable_most_optimizations", before)
