@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-# Nearly all of the tests' time goes into compiling small programs: with little optimisation, and once for all tests, all
-# processes and all runs of the tests. Said in the environment, so that the processes that tests start hear it too.
+# Nearly all of the tests' time goes into compiling small programs: with little optimisation, and once for all tests,
+# processes and runs of the tests. Said in the environment, so that the processes that tests start hear it too.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"ser_jax_tests_{os.getuid()}"))

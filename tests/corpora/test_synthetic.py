@@ -1,5 +1,7 @@
 """The built-in corpora: reproducible, speech-like, and as hard as they say."""
 
+import functools
+
 import numpy as np
 import pytest
 from scipy import signal
@@ -20,8 +22,7 @@ EDGES = np.geomspace(100, 7800, 33)  # Hz, of 32 bands
 @pytest.fixture(scope="module")
 def corpora():
     """Each built-in corpus, generated once and smaller than by default."""
-    made = {}
-    return lambda name: made.setdefault(name, make_synthetic(name, num_speakers=6, utterances_per_speaker=20))
+    return functools.cache(lambda name: make_synthetic(name, num_speakers=6, utterances_per_speaker=20))
 
 
 def log_bands(samples):
