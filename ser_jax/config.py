@@ -37,6 +37,11 @@ def default() -> dict:
             "seed": 0,
             "file": "",  # of a protocol from file
         },
+        "feed": "auto",  # resident: the corpus on the devices; streaming: from record files by tf.data; auto: what fits
+        "order": {  # of the utterances, the same by either feed
+            "lanes": 1,  # parts of the corpus that are read side by side, each giving its share of every batch
+            "window": 8192,  # utterances among which a lane shuffles
+        },
         "folds": (),  # numbers of the folds to train; empty: all of them
         "seeds": (0,),
         "frontend": {  # fields of ser_jax.frontend.Frontend
@@ -88,6 +93,8 @@ def default() -> dict:
         },
         "training": {
             "batch_size": 32,
+            "accumulate": 1,  # parts of a batch that the network sees one after another, to save memory
+            "split": "auto",  # what devices share out: runs | batch | auto: the batch of a single run
             "crop_seconds": 3.0,
             "train_epochs": 50.0,
             "train_steps": -1,
@@ -161,8 +168,10 @@ def completed(config: dict) -> dict:
 
 def deciding(config: dict) -> dict:
     """Returns the part of a variant's configuration that decides what is trained and what it predicts."""
-    result = {key: value for key, value in config.items() if key != "study"}
-    result["training"] = {key: value for key, value in config["training"].items() if key != "checkpoint_seconds"}
+    result = {key: value for key, value in config.items() if key not in ("study", "feed")}
+    result["training"] = {
+        key: value for key, value in config["training"].items() if key not in ("checkpoint_seconds", "split")
+    }
     result["evaluation"] = {"window_seconds": config["evaluation"]["window_seconds"]}
     return result
 

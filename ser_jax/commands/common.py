@@ -33,6 +33,29 @@ def add_data_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_process_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a training by several processes."""
+    group = parser.add_argument_group("several processes that train together (docs/scaling.md)")
+    group.add_argument(
+        "--distributed", action="store_true", help="this is one of them, as Slurm, Open MPI or the TPU says"
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where the first of them listens")
+    group.add_argument("--num_processes", type=int, metavar="N", help="how many they are")
+    group.add_argument("--process_id", type=int, metavar="I", help="which of them this is, from 0 on")
+    group.add_argument(
+        "--rendezvous_seconds", type=int, default=300, metavar="S", help="how long they wait for one another (300)"
+    )
+
+
+def join_processes(args: argparse.Namespace) -> None:
+    """Makes this process one of several, where the options say so."""
+    given = (args.coordinator, args.num_processes, args.process_id)
+    if args.distributed or any(value is not None for value in given):
+        from ser_jax.training import processes
+
+        processes.join(*given, timeout=args.rendezvous_seconds)
+
+
 def start_jax() -> None:
     """Makes each core a device where there is no accelerator, and keeps compiled programs on disk.
 

@@ -8,7 +8,7 @@ writes the results.
 
 import argparse
 
-from ser_jax.commands.common import add_config_arguments, start_jax
+from ser_jax.commands.common import add_config_arguments, add_process_arguments, join_processes, start_jax
 
 EXAMPLES = """examples:
   python launch.py study --config configs/studies/attention.py --workdir runs/attention
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="send the study to Slurm by submitit: jobs=N shards it, all else are submitit's own parameters "
         "(partition, timeout_min, gpus_per_node ...); cluster=local runs the jobs on this machine",
     )
+    add_process_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,7 +57,17 @@ def run(args: argparse.Namespace) -> int:
         print(f"sent to Slurm: {', '.join(jobs)}; their output is in {args.workdir}/slurm")
         print("the last one to finish writes the results; the same command without --slurm shows them")
         return 0
-    return run_shard(settings, args.workdir, args.data_dir, args.store, _shard(args.shard))
+    return run_together(args, settings, args.store, _shard(args.shard))
+
+
+def run_together(args: argparse.Namespace, settings: dict, store: str | None, shard: tuple[int, int]) -> int:
+    """Runs a study's share in this process, or in all those that the options name; returns the exit status."""
+    from ser_jax.training import processes
+
+    start_jax()
+    join_processes(args)
+    with processes.ended_together():
+        return run_shard(settings, args.workdir, args.data_dir, store, shard)
 
 
 def run_shard(settings: dict, workdir: str, data_dir: str | None, store: str | None, shard: tuple[int, int]) -> int:
@@ -65,13 +76,14 @@ def run_shard(settings: dict, workdir: str, data_dir: str | None, store: str | N
 
     from ser_jax.evaluation.tables import results_table
     from ser_jax.studies.run import run_study
+    from ser_jax.training import processes
 
     start_jax()
     outcome = run_study(settings, workdir, data_dir=data_dir, store=store, shard=shard)
     if outcome.summary is not None:
         print(results_table(outcome.summary))
         print(f"\n{workdir}: report.html, report.md, summary.json, predictions.parquet, confusion.png")
-    elif outcome.missing:
+    elif outcome.missing and processes.leads():
         print(f"this share is done; still to come from others: {', '.join(outcome.missing)}")
     for name, message in outcome.failed.items():
         print(f"error: variant {name} failed: {message}", file=sys.stderr)

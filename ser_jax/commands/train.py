@@ -6,7 +6,7 @@ Writes to the workdir what `study` does. Interrupted, the same command goes on w
 import argparse
 
 from ser_jax.commands import study
-from ser_jax.commands.common import add_config_arguments
+from ser_jax.commands.common import add_config_arguments, add_process_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variant", metavar="NAME", help="train this variant of the study (default: the configuration itself)"
     )
+    add_process_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -23,4 +24,4 @@ def run(args: argparse.Namespace) -> int:
     from ser_jax.studies.plan import one_variant
 
     settings = one_variant(config.load(args.config, args.overrides), args.variant)
-    return study.run_shard(settings, args.workdir, args.data_dir, None, (0, 1))
+    return study.run_together(args, settings, None, (0, 1))

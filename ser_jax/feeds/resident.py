@@ -1,9 +1,9 @@
 """The resident feed: the whole corpus on the device; batches are cut out of it inside the compiled step.
 
-Which utterances a step sees is drawn on the host, from (seed, fold, step) alone: a few kilobytes of row numbers. It is
-the same for every variant, whatever else shares the program, and after a restart.
+Which utterances a step sees is drawn on the host (`ser_jax.feeds.order`): a few kilobytes of row numbers.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,7 +16,10 @@ from jaxtyping import Array, Float, Int, Key
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.errors import UserError
 from ser_jax.feeds.batch import Batch
+from ser_jax.feeds.order import Layout, training_rows
 from ser_jax.frontend import Frontend, num_frames, place_crop, take_crop, take_frames
+
+ADDRESSED = 2**31  # samples that 32-bit integers can number
 
 _FROM_WAVEFORMS = Frontend()
 
@@ -76,70 +79,118 @@ def make_resident(
     tokens: Int[np.ndarray, "utterances tokens"] | None = None,
     tracks: Tracks | None = None,
 ) -> Resident:
-    """Brings a corpus to the device, with zeros behind it so that `longest_read` samples can be read from any place.
+    """Returns a corpus for the device, with zeros behind it so that `longest_read` samples can be read from any place.
 
     `tokens` and `tracks` are as in `Resident`, one row or stretch for each utterance. The sizes are rounded up, so that
     corpora of similar size share compiled programs. Raises `UserError` for a corpus whose samples 32-bit integers
     cannot address.
     """
     table = corpus.utterances
-    size = _round_up(len(corpus.samples) + longest_read)
-    if size >= 2**31:
+    size = padded_size(corpus, longest_read)
+    if size >= ADDRESSED:
         raise UserError(
-            f"corpus {corpus.name}: {len(corpus.samples)} samples; the resident feed addresses at most 2^31"
+            f"corpus {corpus.name}: {len(corpus.samples)} samples; the resident feed addresses fewer than 2^31, "
+            "--config.feed=streaming any number"
         )
     samples = np.zeros((size, *corpus.samples.shape[1:]), corpus.samples.dtype)
     samples[: len(corpus.samples)] = corpus.samples
     rows = _round_up(len(table))
 
-    def column(name: str) -> Array:
-        return jnp.asarray(np.pad(table[name].to_numpy(np.int32), (0, rows - len(table))))
+    def column(name: str) -> np.ndarray:
+        return np.pad(table[name].to_numpy(np.int32), (0, rows - len(table)))
 
     return Resident(
-        jnp.asarray(samples),
+        samples,
         column("start"),
         column("num_samples"),
         column("label"),
-        tokens=None if tokens is None else jnp.asarray(tokens, jnp.int32),
-        tracks=None if tracks is None else jax.tree.map(jnp.asarray, tracks),
+        tokens=None if tokens is None else np.asarray(tokens, np.int32),
+        tracks=None if tracks is None else jax.tree.map(np.asarray, tracks),
     )
 
 
-def training_rows(
-    seed: int, fold: int, rows: Int[np.ndarray, " utterances"], batch_size: int, first_step: int, num_steps: int
-) -> Int[np.ndarray, "steps batch"]:
-    """Returns which rows of the corpus the steps `first_step` and following see.
+def padded_size(corpus: Corpus, longest_read: int) -> int:
+    """Returns the length of `make_resident`'s samples."""
+    return _round_up(len(corpus.samples) + longest_read)
 
-    Every epoch is a new order of all `rows`; batches run on over the end of an epoch, so all are full.
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """What one call of a training program gets from a feed.
+
+    Attributes:
+      rows: [parts, runs, steps, batch / parts] utterances of `resident`; -1 only fills a batch up, and what lies past
+        `count` steps is not looked at.
+      count: the number of steps.
+      resident: the utterances; [parts, runs, ...] each where every run has its own, as the streaming feed brings them.
     """
-    begin, end = first_step * batch_size, (first_step + num_steps) * batch_size
-    epochs = range(begin // len(rows), -(-end // len(rows)))
-    order = np.concatenate([np.random.default_rng([seed, fold, epoch]).permutation(rows) for epoch in epochs])
-    skipped = epochs[0] * len(rows)
-    return order[begin - skipped : end - skipped].astype(np.int32).reshape(num_steps, batch_size)
+
+    rows: Int[np.ndarray, "parts runs steps batch"]
+    count: int
+    resident: Resident
+
+
+class ResidentFeed:
+    """Gives the steps of runs one after another, of a corpus that is on the devices already.
+
+    `runs` are (seed, fold number, training rows); `parts` is the number of parts that every batch is cut into, of
+    which `own_parts` are wanted; `table_steps` the largest number of steps of one piece.
+    """
+
+    def __init__(
+        self,
+        resident: Resident,
+        layout: Layout,
+        runs: Sequence[tuple[int, int, Int[np.ndarray, " _"]]],
+        batch_size: int,
+        *,
+        parts: int,
+        own_parts: range,
+        first_step: int,
+        table_steps: int,
+    ) -> None:
+        self._resident, self._layout, self._runs, self._batch_size = resident, layout, runs, batch_size
+        self._parts, self._own_parts, self._step, self._table_steps = parts, own_parts, first_step, table_steps
+
+    def take(self, count: int) -> Piece:
+        """Returns the next `count` steps, or fewer."""
+        count = min(count, self._table_steps)
+        tables = []
+        for seed, fold, train in self._runs:
+            rows = training_rows(self._layout, train, seed, fold, self._batch_size, self._step, count)
+            tables.append(np.pad(rows, ((0, self._table_steps - count), (0, 0))))
+        self._step += count
+        parts = np.split(np.stack(tables), self._parts, axis=2)
+        return Piece(np.stack([parts[part] for part in self._own_parts]), count, self._resident)
+
+    def close(self) -> None:
+        """Nothing to be done."""
 
 
 def crop_batch(
     resident: Resident,
     rows: Int[Array, " batch"],
-    key: Key[Array, ""],
+    keys: Key[Array, " batch"],
     crop_samples: int,
     speed: Float[Array, ""],
     frontend: Frontend = _FROM_WAVEFORMS,
 ) -> Batch:
     """Cuts a random crop of `crop_samples` out of each utterance, or takes it whole where it is shorter.
 
-    `speed` is the strength of the speed perturbation. Each row has its own key: a crop does not depend on the others.
-    Tracks are read at every frame that the frontend makes of the crop.
+    A row of -1 only fills the batch up: it has no samples and weight 0. `speed` is the strength of the speed
+    perturbation. Each row has its own key: a crop does not depend on the others. Tracks are read at every frame that
+    the frontend makes of the crop.
     """
-    keys = jax.random.split(key, rows.shape[0])
+    weight, rows = (rows >= 0).astype(jnp.float32), jnp.maximum(rows, 0)
+    num_samples = jnp.where(weight > 0, resident.num_samples[rows], 0)
     take = take_frames if frontend.kind == "precomputed" else take_crop
     waveform, num_samples = jax.vmap(take, in_axes=(None, 0, 0, None, 0, None))(
-        resident.samples, resident.start[rows], resident.num_samples[rows], crop_samples, keys, speed
+        resident.samples, resident.start[rows], num_samples, crop_samples, keys, speed
     )
-    batch = Batch(waveform, num_samples, resident.label[rows], jnp.ones(rows.shape, jnp.float32))
+    batch = Batch(waveform, num_samples, resident.label[rows], weight)
     if resident.tokens is not None:
-        whole = num_samples < crop_samples  # the utterance ends within the crop, so the crop begins where it begins
+        # The utterance ends within the crop, so the crop begins where it begins.
+        whole = (num_samples < crop_samples) & (weight > 0)
         batch = batch.replace(tokens=jnp.where(whole[:, None], resident.tokens[rows], -1))
     if resident.tracks is not None:
         offset, excess = jax.vmap(place_crop, in_axes=(0, None, 0, None))(
@@ -183,12 +234,22 @@ def evaluation_windows(
     for first in range(0, len(starts), block):
         fill = (0, max(first + block - len(starts), 0))
         table = [
-            np.pad(np.asarray(column[first : first + block], np.int32), fill, constant_values=value).reshape(
+            np.pad(np.asarray(column[first : first + block]), fill, constant_values=value).reshape(
                 num_batches, batch_size
             )
             for column, value in ((starts, 0), (lengths, 0), (utterances, -1))
         ]
         yield Windows(*table)
+
+
+def cut_windows(corpus: Corpus, windows: Windows, window_samples: int) -> tuple[Windows, Resident]:
+    """Returns these windows of a corpus that is not on the device, and a `Resident` of nothing else to find them in."""
+    samples = np.zeros((windows.start.size * window_samples, *corpus.samples.shape[1:]), corpus.samples.dtype)
+    starts = np.arange(windows.start.size, dtype=np.int32) * window_samples
+    for here, there, length in zip(starts, windows.start.flat, windows.num_samples.flat, strict=True):
+        samples[here : here + length] = corpus.samples[there : there + length]
+    nothing = np.zeros(1, np.int32)
+    return windows.replace(start=starts.reshape(windows.start.shape)), Resident(samples, nothing, nothing, nothing)
 
 
 def window_batch(

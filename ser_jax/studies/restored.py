@@ -82,13 +82,14 @@ def own_predictions(restored: Restored, data_dir: str | None) -> tuple[pd.DataFr
 
     Raises `UserError` where the corpus at hand is not the one that the variant was trained on.
     """
-    corpus, protocol = load(restored.metadata["config"], data_dir)
+    config = _for_use(restored)
+    corpus, protocol = load(config, data_dir)
     if corpus.fingerprint != restored.metadata["corpus"]["fingerprint"]:
         raise UserError(
             f"corpus {corpus.name}: its fingerprint is {corpus.fingerprint[:12]}, but {restored.folder} was trained on "
             f"{restored.metadata['corpus']['fingerprint'][:12]}; prepare the corpus of that training again"
         )
-    population = population_of(restored.metadata["config"], corpus, protocol, data_dir)
+    population = population_of(config, corpus, protocol, data_dir)
     if isinstance(population, Baselines):
         return baselines.own_predictions(restored.name, population, restored.folder), population
     trained, found = restored.metadata["corpus"].get("features"), population.corpus.info.get("features")
@@ -231,7 +232,7 @@ def _population(
     names = list(dict.fromkeys(run["fold"] for run in runs))
     everything = np.arange(len(corpus.utterances))
     folds = tuple(Fold(name, train=everything, validation=everything[:0], test=everything) for name in names)
-    config = configuration.merge(restored.metadata["config"], {"folds": []})
+    config = configuration.merge(_for_use(restored), {"folds": []})
     if batch_size:
         config = configuration.merge(config, {"evaluation": {"batch_size": batch_size}})
     return make_population(
@@ -240,6 +241,15 @@ def _population(
         Protocol("none", True, folds, "a corpus apart from the training's"),
         features=features,
         trained=restored.metadata["targets"],
+    )
+
+
+def _for_use(restored: Restored) -> dict:
+    """The configuration of a training, without what only its own feed and devices had to do with."""
+    if is_baseline(restored.metadata["config"]["model"]):
+        return restored.metadata["config"]
+    return configuration.merge(
+        restored.metadata["config"], {"feed": "auto", "training": {"split": "auto", "accumulate": 1}}
     )
 
 
@@ -257,4 +267,4 @@ def _choose(restored: Restored, fold: str | None, seed: int | None) -> list[int]
 
 def _select(population: Population, state: State, chosen: list[int]) -> State:
     state = parallel.gather(state, len(population.runs))
-    return jax.tree.map(lambda leaf: parallel.spread(leaf[np.asarray(chosen)], len(population.devices)), state)
+    return jax.tree.map(lambda leaf: parallel.spread(leaf[np.asarray(chosen)], population.layout.groups), state)

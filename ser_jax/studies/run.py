@@ -28,7 +28,7 @@ from ser_jax.studies.plan import make_plan
 from ser_jax.studies.results import Outcome, collect, write_json
 from ser_jax.studies.store import CONDITIONS, FAILURE, PICTURE, RESULT, code_version, locked, population_folder
 from ser_jax.studies.variants import Variant, prepare
-from ser_jax.training import loop
+from ser_jax.training import loop, processes
 from ser_jax.training.population import (
     Population,
     describe,
@@ -62,7 +62,9 @@ def run_study(
     store = Path(store) if store else workdir / POPULATIONS
     plan = make_plan(config)
     variants = prepare(plan, data_dir)
-    claim(workdir, config)
+    processes.require_same({"configuration": config, "populations": [variant.key for variant in variants]})
+    if processes.leads():
+        claim(workdir, config)
     index, count = shard
     titles = {name: f"{name} ({number} of {len(variants)})" for number, name in enumerate(plan.variants, start=1)}
     busy = []
@@ -72,6 +74,8 @@ def run_study(
                 print(f"{variant.name}: another process is at it; waiting", flush=True)
             if not _finish(titles[variant.name], variant, store, wait=wait):
                 busy.append(variant)
+    if not processes.leads():
+        return Outcome(None, (), {})
     with locked(store, "results", wait=True):
         return collect(plan, variants, workdir, store)
 
@@ -91,26 +95,44 @@ def claim(workdir: Path, config: dict) -> None:
 
 
 def _finish(title: str, variant: Variant, store: Path, *, wait: bool) -> bool:
-    """Trains a variant and makes all else of it that is not there yet; False where another process is at it."""
+    """Trains a variant and makes all else of it that is not there yet; False where another process is at it.
+
+    Processes that train together are one here: the first holds the lock, and makes alone what no training is.
+    """
+    if not processes.leads():
+        return _follow(variant, store)
     with locked(store, variant.key, wait=wait) as held:
+        folder = population_folder(store, variant.name, variant.key)
+        trains = held and not (folder / RESULT).exists()
+        processes.of_the_leader(held), processes.of_the_leader(trains)
         if not held:
             return False
-        folder = population_folder(store, variant.name, variant.key)
         try:
             (folder / FAILURE).unlink(missing_ok=True)
             population = variant.population()
-            if not (folder / RESULT).exists():
+            if trains:
                 _train(title, variant, population, folder)
             load = baselines.load_folds if isinstance(population, Baselines) else _restore(population)
             trained = functools.cache(functools.partial(load, folder))
             _draw_attention(variant.name, population, trained, folder)
             _test_under_conditions(variant, population, trained, folder)
         except Exception as error:  # whatever it is: the other variants are to finish
+            if processes.several():
+                raise
             message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             folder.mkdir(parents=True, exist_ok=True)
             lines = message.strip().splitlines() or [type(error).__name__]
             write_json(folder / FAILURE, {"message": lines[0], "traceback": traceback.format_exc()})
     return True
+
+
+def _follow(variant: Variant, store: Path) -> bool:
+    """Does what the leading process does where all have to: trains, if it does."""
+    held, trains = processes.of_the_leader(0), processes.of_the_leader(0)
+    population = variant.population()
+    if trains and not isinstance(population, Baselines):
+        loop.train(population, population_folder(store, variant.name, variant.key))
+    return bool(held)
 
 
 def _restore(population: Population) -> Callable[[Path], State]:
@@ -122,6 +144,7 @@ def _train(title: str, variant: Variant, population: Population | Baselines, fol
     if isinstance(population, Baselines):
         result = baselines.run_variant(variant.name, population, folder)
     else:
+        _say_once(f"feed: {population.feed} ({population.feed_reason})")
         with _progress(title, population) as bar:
             state, seconds = loop.train(population, folder, report=lambda entry: _show(bar, entry, population))
         begun = time.monotonic()
@@ -171,9 +194,14 @@ def _test_under_conditions(
         robustness.write(table if known is None else pd.concat([known, table], ignore_index=True), path)
 
 
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, flush=True)
+
+
 def hardware() -> dict[str, Any]:
     """Returns what a training ran on."""
-    devices = jax.local_devices()
+    devices = jax.devices()
     name = devices[0].device_kind
     if devices[0].platform == "cpu":
         name = platform.processor() or platform.machine()

@@ -102,4 +102,5 @@ def population_of(
         tracks=load_tracks(corpus, data_dir, tracks) if tracks else None,
         features=load_features(corpus, features, data_dir) if features else None,
         made=made,
+        data_dir=data_dir,
     )

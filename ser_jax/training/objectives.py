@@ -18,10 +18,17 @@ def cross_entropy(
     `torch.nn.CrossEntropyLoss(weight=...)` does for hard labels without smoothing.
     """
     classes = logits.shape[-1]
-    row_weight = weight * (targets @ class_weights)
+    row_weight = target_weights(targets, weight, class_weights)
     smoothed = targets * (1.0 - label_smoothing) + label_smoothing / classes
     losses = -jnp.sum(smoothed * jax.nn.log_softmax(logits), axis=-1)
     return jnp.sum(row_weight * losses), jnp.sum(row_weight)
+
+
+def target_weights(
+    targets: Float[Array, "batch classes"], weight: Float[Array, " batch"], class_weights: Float[Array, " classes"]
+) -> Float[Array, " batch"]:
+    """Returns what each row counts in `cross_entropy`."""
+    return weight * (targets @ class_weights)
 
 
 def token_cross_entropy(
@@ -33,11 +40,16 @@ def token_cross_entropy(
     utterance without a text adds nothing to either sum.
     """
     is_token = tokens >= 0
-    token_weight = jnp.where(is_token, weight[:, None], 0.0)
+    token_weight = token_weights(tokens, weight)
     chosen = jnp.where(is_token, tokens, 0)[..., None]
     losses = -jnp.take_along_axis(jax.nn.log_softmax(logits.astype(jnp.float32)), chosen, axis=-1)[..., 0]
     # Not a product alone: what stands in the padding need not even be finite.
     return jnp.sum(jnp.where(is_token, token_weight * losses, 0.0)), jnp.sum(token_weight)
+
+
+def token_weights(tokens: Int[Array, "batch tokens"], weight: Float[Array, " batch"]) -> Float[Array, "batch tokens"]:
+    """Returns what each token counts in `token_cross_entropy`."""
+    return jnp.where(tokens >= 0, weight[:, None], 0.0)
 
 
 def concordance(
@@ -45,19 +57,26 @@ def concordance(
     target: Float[Array, "batch frames tracks"],
     num_frames: Int[Array, " batch"],
     weight: Float[Array, " batch"],
+    axis_name: str | None = None,
 ) -> Float[Array, " tracks"]:
     """Returns each track's concordance correlation coefficient over all real frames of the batch (Lin 1989, eq. 1).
 
     Twice the covariance by the sum of both variances and the squared difference of the means, all with 1 / n. A frame
     counts with the weight of its utterance. Zero where nothing varies: no frames, or both tracks one same constant.
+    `axis_name` is that of devices which share the batch.
     """
     real = (jnp.arange(predicted.shape[1])[None] < num_frames[:, None])[..., None]
     frame_weight = jnp.where(real, weight[:, None, None], 0.0)
-    total = jnp.sum(frame_weight)
-    frame_weight = frame_weight / jnp.where(total > 0, total, 1.0)
+
+    def total(values: Array) -> Array:
+        own = jnp.sum(values, axis=(0, 1))
+        return jax.lax.psum(own, axis_name) if axis_name else own
+
+    sum_of_weights = total(frame_weight)[None, None]
+    frame_weight = frame_weight / jnp.where(sum_of_weights > 0, sum_of_weights, 1.0)
 
     def mean(values: Array) -> Array:
-        return jnp.sum(frame_weight * values, axis=(0, 1))
+        return total(frame_weight * values)
 
     predicted, target = jnp.where(real, predicted, 0.0), jnp.where(real, target, 0.0)
     predicted_mean, target_mean = mean(predicted), mean(target)

@@ -1,33 +1,101 @@
-"""How runs are spread: `pmap` over devices of `vmap` over runs. Nothing else knows of devices."""
+"""How a population lies on the devices: its runs spread over them, or every batch. Nothing else knows of devices.
+
+Runs are spread by `pmap` over devices of `vmap` over runs; nothing passes between devices. Where devices share the
+batches, `pmap` gives each its part under the axis name `BATCH`, and the training step sums over it.
+"""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ser_jax.errors import UserError
+
+BATCH = "batch"  # the axis of devices that share a batch
 _SHARE = 0.9  # of a device's memory that one program may take
 
+# How an argument or result lies: [groups, runs per group, ...], which devices that share batches all have alike;
+# [devices, runs, ...], of which each device has its own; or one for all.
+Kind = Literal["run", "part", "shared"]
 
-def choose_devices(num_runs: int) -> list[jax.Device]:
-    """Returns the devices that a population of `num_runs` runs uses: all, but no more than there are runs."""
-    return jax.local_devices()[:num_runs]
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a population lies on the devices.
+
+    Attributes:
+      devices: those of every process.
+      shares_batch: each device has all runs and a part of every batch; else some of the runs, and whole batches.
+    """
+
+    devices: tuple[jax.Device, ...]
+    shares_batch: bool = False
+
+    @property
+    def local(self) -> "Layout":
+        """The same on the devices of this process alone."""
+        return Layout(tuple(d for d in self.devices if d.process_index == jax.process_index()), self.shares_batch)
+
+    @property
+    def groups(self) -> int:
+        """The size of a state's leading axis: the runs of one population in so many groups, each trained together."""
+        return 1 if self.shares_batch else len(self.devices)
+
+    @property
+    def parts(self) -> int:
+        """The number of parts that every batch is cut into."""
+        return len(self.devices) if self.shares_batch else 1
+
+    @property
+    def own_parts(self) -> range:
+        """Those parts of every batch that are this process's."""
+        own = [part for part, device in enumerate(self.devices) if device.process_index == jax.process_index()]
+        return range(own[0], own[-1] + 1) if self.shares_batch else range(1)
+
+
+def make_layout(num_runs: int, split: str, batch_size: int) -> Layout:
+    """Returns how `num_runs` runs lie on all devices there are; `split` is a configuration's `training.split`.
+
+    Raises `UserError` for a batch that cannot be cut into as many equal parts as there are devices.
+    """
+    if split not in ("auto", "runs", "batch"):
+        raise UserError(f"config.training.split: found {split!r}, expected auto, runs or batch")
+    devices = jax.devices()
+    if jax.process_count() > 1:
+        if split == "runs":
+            raise UserError(
+                "config.training.split=runs: the processes of one training share every batch; to share the runs of a "
+                "study out, start each process on its own with --shard I/N"
+            )
+        split = "batch"
+    if split == "batch" and batch_size % len(devices):
+        raise UserError(
+            f"config.training.batch_size: {batch_size} does not divide by the {len(devices)} devices that share a batch"
+        )
+    if split == "auto":
+        alone = num_runs == 1 and len(devices) > 1 and batch_size % len(devices) == 0
+        split = "batch" if alone else "runs"
+    if split == "batch":
+        return Layout(tuple(devices), shares_batch=True)
+    return Layout(tuple(devices[:num_runs]))
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A function over runs and devices, compiled once for arguments of the same shapes; made by `over_runs`.
+    """A function over runs and devices, compiled once for arguments of the same shapes; made by `on_devices`.
 
     Memory decides how many runs it computes at once: where all of them take more than a device has, it is compiled for
     half as many, and so on, and called several times. A run's results do not depend on which others are beside it.
     """
 
     function: Callable
-    per_run: int
+    kinds: tuple[Kind, ...]
     memory: int
     compiled: dict[Any, tuple[Callable, int]]
 
@@ -59,45 +127,65 @@ class Program:
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *pieces)
 
     def _runs(self, arguments: Sequence[Any]) -> int:
-        return jax.tree.leaves(arguments[0])[0].shape[1]
+        return jax.tree.leaves(arguments[self.kinds.index("run")])[0].shape[1]
 
     def _piece(self, arguments: Sequence[Any], begin: int, size: int) -> tuple:
         if size == self._runs(arguments):
             return tuple(arguments)
-        own = jax.tree.map(lambda leaf: leaf[:, begin : begin + size], tuple(arguments[: self.per_run]))
-        return (*own, *arguments[self.per_run :])
+        return tuple(
+            argument if kind == "shared" else jax.tree.map(lambda leaf: leaf[:, begin : begin + size], argument)
+            for kind, argument in zip(self.kinds, arguments, strict=True)
+        )
 
 
-def over_runs(
+def on_devices(
     function: Callable,
-    devices: Sequence[jax.Device],
+    layout: Layout,
+    kinds: Sequence[Kind],
+    result: Literal["run", "part"],
     *,
-    per_run: int,
-    shared: int,
     donate: int = 0,
     memory: int | None = None,
 ) -> Program:
-    """Spreads `function(*per_run arguments, *shared arguments)`; a per-run argument has the axes [devices, runs, ...].
+    """Spreads `function`, of one run, whose arguments and result lie as `kinds` and `result` say.
 
     On an accelerator the runs of a device are one batched computation, since one small network leaves it idle; on a CPU
     they follow one another inside the program, which measured no slower and needs less memory. The first `donate`
     arguments give their memory to the results. `memory` is what the program may take of each device, in bytes; None:
-    nearly all that the device has.
+    nearly all that the device has. A result of kind "run" must be the same on all devices that share a batch.
     """
+    kinds = tuple(kinds)
+    shared = [i for i, kind in enumerate(kinds) if kind == "shared"]
+    everywhere = [i for i, kind in enumerate(kinds) if kind == "shared" or (kind == "run" and layout.shares_batch)]
 
     def on_one_device(*arguments: Any) -> Any:
-        own, common = arguments[:per_run], arguments[per_run:]
-        if jax.default_backend() == "cpu":
-            return jax.lax.map(lambda run: function(*run, *common), own)
-        return jax.vmap(lambda *run: function(*run, *common))(*own)
+        arguments = list(arguments)
+        if layout.shares_batch:  # what all devices have alike keeps its first axis, of one group
+            for i in set(everywhere) - set(shared):
+                arguments[i] = jax.tree.map(lambda leaf: leaf[0], arguments[i])
+        own = [argument for i, argument in enumerate(arguments) if i not in shared]
 
-    axes = (0,) * per_run + (None,) * shared
-    mapped = jax.pmap(on_one_device, in_axes=axes, devices=devices, donate_argnums=tuple(range(donate)))
-    return Program(mapped, per_run, _device_memory(devices) if memory is None else memory, {})
+        def one_run(own: Sequence[Any]) -> Any:
+            left = iter(own)
+            return function(*(arguments[i] if i in shared else next(left) for i in range(len(kinds))))
+
+        output = jax.lax.map(one_run, own) if jax.default_backend() == "cpu" else jax.vmap(one_run)(own)
+        alike = layout.shares_batch and result == "run"
+        return jax.tree.map(lambda leaf: leaf[None], output) if alike else output
+
+    mapped = jax.pmap(
+        on_one_device,
+        axis_name=BATCH,
+        in_axes=tuple(None if i in everywhere else 0 for i in range(len(kinds))),
+        out_axes=None if layout.shares_batch and result == "run" else 0,
+        devices=layout.devices,
+        donate_argnums=tuple(range(donate)),
+    )
+    return Program(mapped, kinds, device_memory(layout.local.devices) if memory is None else memory, {})
 
 
-def _device_memory(devices: Sequence[jax.Device]) -> int:
-    """The bytes that a program may take of each device."""
+def device_memory(devices: Sequence[jax.Device]) -> int:
+    """Returns the bytes that programs may take of each of these devices of this process."""
     limit = (devices[0].memory_stats() or {}).get("bytes_limit")
     if limit is None:  # a CPU, whose devices share the machine's memory
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(devices)
@@ -109,27 +197,32 @@ def _bytes_needed(program: Callable) -> int:
     return found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
 
 
-def stack_runs(runs: Sequence[Any], num_devices: int) -> Any:
-    """Stacks one pytree per run to arrays [devices, runs per device, ...]; see `spread`."""
-    return jax.tree.map(lambda *leaves: spread(np.stack(leaves), num_devices), *runs)
+def stack_runs(runs: Sequence[Any], groups: int) -> Any:
+    """Stacks one pytree per run to arrays [groups, runs per group, ...]; see `spread`."""
+    return jax.tree.map(lambda *leaves: spread(np.stack(leaves), groups), *runs)
 
 
-def spread(array: np.ndarray, num_devices: int) -> np.ndarray:
-    """Reshapes [runs, ...] to [devices, runs per device, ...], the last run repeated where it does not divide."""
-    per_device = -(-len(array) // num_devices)
-    missing = num_devices * per_device - len(array)
+def spread(array: np.ndarray, groups: int) -> np.ndarray:
+    """Reshapes [runs, ...] to [groups, runs per group, ...], the last run repeated where it does not divide."""
+    per_group = -(-len(array) // groups)
+    missing = groups * per_group - len(array)
     padded = np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
-    return padded.reshape(num_devices, per_device, *array.shape[1:])
+    return padded.reshape(groups, per_group, *array.shape[1:])
+
+
+def spread_parts(array: np.ndarray, layout: Layout) -> np.ndarray:
+    """Lays [parts, runs, ...], those parts of the batches that are this process's, as an argument of kind "part"."""
+    return array if layout.shares_batch else spread(array[0], layout.groups)
 
 
 def gather(tree: Any, num_runs: int) -> Any:
-    """Undoes `spread`: brings arrays [devices, runs per device, ...] to the host as [runs, ...]."""
+    """Undoes `spread`: brings arrays [groups, runs per group, ...] to the host as [runs, ...]."""
     return jax.tree.map(
-        lambda leaf: np.asarray(leaf).reshape(leaf.shape[0] * leaf.shape[1], *leaf.shape[2:])[:num_runs], tree
+        lambda leaf: np.asarray(leaf).reshape(math.prod(leaf.shape[:2]), *leaf.shape[2:])[:num_runs], tree
     )
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Puts a copy on every device, once, so that no call has to."""
+    """Puts a copy on every one of these devices of this process, once, so that no call has to."""
     everywhere = NamedSharding(Mesh(np.asarray(devices), ("devices",)), PartitionSpec())
     return jax.tree.map(lambda leaf: jax.device_put(leaf, everywhere), tree)

@@ -17,12 +17,16 @@ from ser_jax import models
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.features import Packed, in_place_of_samples
 from ser_jax.corpora.protocols import Fold, Protocol
+from ser_jax.corpora.records import open_records
 from ser_jax.corpora.tracks import interpolate
 from ser_jax.corpora.vocabulary import Vocabulary, encode_all, from_json, make_vocabulary, to_json
 from ser_jax.errors import UserError
 from ser_jax.evaluation import metrics, predictions
 from ser_jax.feeds import resident as resident_feed
-from ser_jax.feeds.resident import Resident, Tracks, Windows
+from ser_jax.feeds.choice import choose_feed
+from ser_jax.feeds.order import record_layout
+from ser_jax.feeds.resident import Piece, Resident, ResidentFeed, Tracks, Windows, cut_windows
+from ser_jax.feeds.streaming import StreamingFeed
 from ser_jax.frontend import (
     FeatureSums,
     Frontend,
@@ -39,6 +43,8 @@ from ser_jax.training.state import Learner, Run, State, initialise, make_learner
 from ser_jax.training.step import evaluate_batch, metric_names, train_step
 
 _EVALUATION_BATCHES = 16  # batches of windows in one call of the evaluation program
+_STREAMED_BATCHES = 4  # where the windows have to be brought to the devices first
+_TABLE_STEPS = 256  # steps that one call of the training program can make at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +74,9 @@ class Population:
 
     Attributes:
       runs: which fold and seed each entry of the run axis is.
-      run: the runs' own values, [devices, runs per device, ...] on the devices.
+      run: the runs' own values, [groups, runs per group, ...] on the devices.
+      layout: how the runs lie on the devices.
+      feed: "resident" or "streaming", and in `feed_reason` why.
       targets: what the model learns beside the emotion.
       made: what populations have in common and is made once, by what it is made of.
     """
@@ -82,7 +90,10 @@ class Population:
     targets: Targets
     num_steps: int
     steps_per_epoch: float
-    devices: tuple[jax.Device, ...]
+    layout: parallel.Layout
+    feed: str
+    feed_reason: str
+    data_dir: str | None
     initialise_program: Callable
     train_program: parallel.Program
     evaluate_program: parallel.Program
@@ -101,10 +112,11 @@ class Population:
 
     @functools.cached_property
     def resident(self) -> Resident:
-        """The corpus on every device, brought there when it is first asked for."""
+        """The corpus on every device of this process, brought there when it is first asked for."""
         corpus, targets = self.corpus, self.targets
         features = corpus.info.get("features")
-        source = (corpus.fingerprint, features and features["fingerprint"], self.window_samples, len(self.devices))
+        devices = self.layout.local.devices
+        source = (corpus.fingerprint, features and features["fingerprint"], self.window_samples, len(devices))
         learnt = (targets.vocabulary, self.config["corpus"]["tracks"] if targets.tracks is not None else "")
         return _once(self.made, ("resident", *source, *learnt), self._bring)
 
@@ -113,7 +125,7 @@ class Population:
         if tracks is not None:
             tracks = Tracks(tracks.values, tracks.start, tracks.num_frames, np.float32(tracks.frame_ms))
         resident = resident_feed.make_resident(self.corpus, self.window_samples, self.targets.tokens, tracks)
-        return parallel.replicate(resident, self.devices)
+        return parallel.replicate(resident, self.layout.local.devices)
 
 
 def make_population(
@@ -125,10 +137,12 @@ def make_population(
     features: Packed | None = None,
     trained: dict | None = None,
     made: dict[str, Any] | None = None,
+    data_dir: str | None = None,
 ) -> Population:
     """Checks a variant's configuration; compiles nothing, and brings nothing to the devices yet.
 
-    `tracks` and `features` are those that the configuration names. `trained` is what a checkpoint's metadata say of the
+    `tracks` and `features` are those that the configuration names. `data_dir` is where the streaming feed keeps its
+    record files. `trained` is what a checkpoint's metadata say of the
     targets, for a model that is not trained here. Populations that are given the same dict `made` share in it what
     they have in common: programs (of variants that differ only in what runs have along the run axis: learning rate,
     weight decay, strengths ...), the corpus on the devices, sums of features.
@@ -152,7 +166,15 @@ def make_population(
     model = models.build(num_classes=len(corpus.emotions), **config["model"], **targets.options)
     _check_features(model, frontend, corpus)
     durations = {"num_steps": max(num_steps, warmup_steps + 1), "warmup_steps": warmup_steps}
-    devices = parallel.choose_devices(len(runs))
+    layout = parallel.make_layout(len(runs), config["training"]["split"], config["training"]["batch_size"])
+    feed, reason = choose_feed(
+        config["feed"],
+        corpus,
+        longest_read=window_samples,
+        memory=parallel.device_memory(layout.local.devices),
+        only_resident=_only_resident(frontend, targets),
+    )
+    accumulate = _check_batch(config, targets, layout, feed)
 
     def make_programs() -> tuple[Learner, Callable, parallel.Program, parallel.Program]:
         learner = make_learner(
@@ -162,6 +184,8 @@ def make_population(
             crop_samples=crop_samples,
             gradient_clip=config["optimizer"]["gradient_clip"],
             ema_decay=config["optimizer"]["ema_decay"],
+            accumulate=accumulate,
+            axis_name=parallel.BATCH if layout.shares_batch else None,
             **durations,
         )
         draw = jax.vmap(jax.vmap(functools.partial(initialise, learner)))
@@ -169,19 +193,20 @@ def make_population(
         options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
         train = functools.partial(_train_steps, learner)
         test = functools.partial(_evaluate_windows, learner, window_samples)
+        corpus_lies = "shared" if feed == "resident" else "part"
         return (
             learner,
             jax.jit(draw, compiler_options=options),
-            parallel.over_runs(train, devices, per_run=3, shared=2, donate=1),
-            parallel.over_runs(test, devices, per_run=3, shared=2),
+            parallel.on_devices(train, layout, ("run", "run", "part", "shared", corpus_lies), "run", donate=1),
+            parallel.on_devices(test, layout.local, ("run", "part", "part", "shared", corpus_lies), "part"),
         )
 
     optimizer = [config["optimizer"][name] for name in ("gradient_clip", "ema_decay")]
-    key = (model, frontend, crop_samples, window_samples, *durations.values(), *optimizer, *devices)
+    key = (model, frontend, crop_samples, window_samples, *durations.values(), *optimizer, accumulate, layout, feed)
     learner, initialise_program, train_program, evaluate_program = _once(made, key, make_programs)
     own = [make_run(config, corpus, protocol.folds[fold], fold, seed) for fold, seed in runs]
-    keys = parallel.spread(np.stack([jax.random.key_data(run.key) for run in own]), len(devices))
-    run = parallel.stack_runs([run.replace(key=0) for run in own], len(devices))
+    keys = parallel.spread(np.stack([jax.random.key_data(run.key) for run in own]), layout.groups)
+    run = parallel.stack_runs([run.replace(key=0) for run in own], layout.groups)
     return Population(
         config=config,
         corpus=corpus,
@@ -194,7 +219,10 @@ def make_population(
         steps_per_epoch=steps_per_epoch,
         initialise_program=initialise_program,
         train_program=train_program,
-        devices=tuple(devices),
+        layout=layout,
+        feed=feed,
+        feed_reason=reason,
+        data_dir=data_dir,
         evaluate_program=evaluate_program,
         window_samples=window_samples,
         made=made,
@@ -237,6 +265,38 @@ def _trained_targets(metadata: dict) -> Targets:
     """The targets that `describe` wrote, without the values that only a training needs."""
     vocabulary = None if metadata["vocabulary"] is None else from_json(metadata["vocabulary"])
     return Targets(vocabulary, track_names=tuple(metadata["tracks"]))
+
+
+def _check_batch(config: dict, targets: Targets, layout: parallel.Layout, feed: str) -> int:
+    """Returns the parts that a device's share of a batch is cut into, after refusing what does not divide."""
+    batch_size, accumulate = (config["training"][name] for name in ("batch_size", "accumulate"))
+    lanes, window = (config["order"][name] for name in ("lanes", "window"))
+    for name, value in (("order.lanes", lanes), ("order.window", window), ("training.accumulate", accumulate)):
+        if value < 1:
+            raise UserError(f"config.{name}: found {value}, expected at least 1")
+    share = batch_size // layout.parts
+    if share % accumulate:
+        raise UserError(f"config.training.accumulate: {accumulate} does not divide the {share} rows that a device has")
+    if batch_size % lanes:
+        raise UserError(f"config.order.lanes: {lanes} does not divide the batch of {batch_size}")
+    processes = jax.process_count()
+    if feed == "streaming" and lanes % processes:
+        raise UserError(
+            f"config.order.lanes: {lanes} cannot be shared out to {processes} processes that read the corpus together"
+        )
+    if accumulate > 1 and targets.tracks is not None:
+        raise UserError(
+            f"config.training.accumulate: found {accumulate}, expected 1: tracks are learnt by a coefficient of the "
+            "whole batch, which its parts do not add up to"
+        )
+    return accumulate
+
+
+def _only_resident(frontend: Frontend, targets: Targets) -> str:
+    """What of a training the streaming feed cannot bring; empty: nothing."""
+    if frontend.kind == "precomputed":
+        return "features made elsewhere"
+    return "tracks" if targets.tracks is not None else ""
 
 
 def _check_features(model: nn.Module, frontend: Frontend, corpus: Corpus) -> None:
@@ -286,14 +346,42 @@ def make_run(config: dict, corpus: Corpus, fold: Fold, number: int, seed: int) -
     )
 
 
+def training_feed(population: Population, first_step: int) -> ResidentFeed | StreamingFeed:
+    """Returns what gives a training its batches from `first_step` on."""
+    order, layout = population.config["order"], population.layout
+    runs = [(seed, number, fold.train) for (number, seed), fold in zip(population.runs, population.folds, strict=True)]
+    files = record_layout(len(population.corpus.utterances), **order)
+    common = {"parts": layout.parts, "own_parts": layout.own_parts, "first_step": first_step}
+    batch_size = population.config["training"]["batch_size"]
+    if population.feed == "resident":
+        return ResidentFeed(population.resident, files, runs, batch_size, **common, table_steps=_TABLE_STEPS)
+    records = open_records(population.corpus, population.data_dir)
+    return StreamingFeed(
+        records, population.corpus, files, runs, batch_size, **common, tokens=population.targets.tokens
+    )
+
+
+def train_steps(population: Population, state: State, piece: Piece) -> tuple[State, dict[str, Array]]:
+    """Makes the steps of a piece; the metrics are sums over them, and of every run."""
+    return population.train_program(*training_arguments(population, state, piece))
+
+
+def training_arguments(population: Population, state: State, piece: Piece) -> tuple:
+    """Returns what the training program takes."""
+    rows, resident = parallel.spread_parts(piece.rows, population.layout), piece.resident
+    if population.feed == "streaming":
+        resident = jax.tree.map(lambda leaf: parallel.spread_parts(leaf, population.layout), resident)
+    return state, population.run, rows, jnp.int32(piece.count), resident
+
+
 def initial_state(population: Population) -> State:
-    """Returns every run's state before its first step, [devices, runs per device, ...]."""
+    """Returns every run's state before its first step, [groups, runs per group, ...]."""
     statistics = None
     if population.learner.frontend.normalization == "train":
         source = population.corpus.fingerprint, population.learner.frontend, population.window_samples
         sums = _once(population.made, ("sums", *source), lambda: _utterance_sums(population))
         statistics = parallel.stack_runs(
-            [_fold_statistics(sums, fold) for fold in population.folds], len(population.devices)
+            [_fold_statistics(sums, fold) for fold in population.folds], population.layout.groups
         )
     return jax.tree.map(np.asarray, population.initialise_program(population.run.key, statistics))
 
@@ -344,31 +432,62 @@ def evaluate_tracks(
 def _evaluated_windows(
     population: Population, state: State, rows: Sequence[Int[np.ndarray, " _"]]
 ) -> Iterator[tuple[int, Windows, np.ndarray, np.ndarray | None]]:
-    """Yields (run, its windows, their class probabilities, their tracks), some windows at a time, as flat arrays."""
-    batch_size = population.config["evaluation"]["batch_size"]
+    """Yields (run, its windows, their class probabilities, their tracks), some windows at a time, as flat arrays.
+
+    Where devices share the batches, each takes other windows of every run.
+    """
+    batch_size, layout = population.config["evaluation"]["batch_size"], population.layout.local
+    batches = _EVALUATION_BATCHES if population.feed == "resident" else _STREAMED_BATCHES
     blocks = [
         list(
             resident_feed.evaluation_windows(
-                population.corpus, run_rows, population.window_samples, batch_size, _EVALUATION_BATCHES
+                population.corpus, run_rows, population.window_samples, batch_size, batches
             )
         )
         for run_rows in rows
     ]
-    for number in range(max(map(len, blocks))):
+    if population.layout.local != population.layout:
+        state = jax.tree.map(np.asarray, state)  # of all processes; this program is of this one alone
+    for number in range(0, max(map(len, blocks)), layout.parts):
         # A run with fewer windows than its neighbours repeats its last ones; they are not counted again.
-        tables = [own[min(number, len(own) - 1)] for own in blocks]
-        starts, lengths = (
-            parallel.spread(np.stack([getattr(table, name) for table in tables]), len(population.devices))
-            for name in ("start", "num_samples")
+        tables = [[own[min(number + part, len(own) - 1)] for own in blocks] for part in range(layout.parts)]
+        used = max(int(np.ceil(np.sum(table.utterance >= 0) / batch_size)) for part in tables for table in part)
+        output = population.evaluate_program(state, *_window_arguments(population, layout, tables, used))
+        for part in range(layout.parts):
+            own = jax.tree.map(lambda leaf, part=part: leaf[part : part + 1], output) if layout.shares_batch else output
+            probabilities, tracks = parallel.gather(own, len(rows))
+            for r, (known, table) in enumerate(zip(blocks, tables[part], strict=True)):
+                if number + part < len(known):
+                    valid = table.utterance >= 0
+                    flat = jax.tree.map(lambda column, valid=valid: column[valid], table)
+                    yield r, flat, probabilities[r][valid], None if tracks is None else tracks[r][valid]
+
+
+def _window_arguments(
+    population: Population, layout: parallel.Layout, tables: list[list[Windows]], used: int
+) -> tuple[np.ndarray, np.ndarray, Array, Resident]:
+    """Where the windows begin and how long they are, [parts, runs, ...], how many batches to compute, the samples."""
+
+    def stacked(parts: Any) -> Any:
+        return jax.tree.map(
+            lambda leaf: parallel.spread_parts(leaf, layout),
+            _stack([_stack(part) for part in parts]),
         )
-        used = max(int(np.ceil(np.sum(table.utterance >= 0) / batch_size)) for table in tables)
-        output = population.evaluate_program(state, starts, lengths, jnp.int32(used), population.resident)
-        probabilities, tracks = parallel.gather(output, len(rows))
-        for r, (own, table) in enumerate(zip(blocks, tables, strict=True)):
-            if number < len(own):
-                valid = table.utterance >= 0
-                flat = jax.tree.map(lambda column, valid=valid: column[valid], table)
-                yield r, flat, probabilities[r][valid], None if tracks is None else tracks[r][valid]
+
+    if population.feed == "resident":
+        resident = population.resident
+    else:
+        cut = [[cut_windows(population.corpus, table, population.window_samples) for table in part] for part in tables]
+        tables = [[windows for windows, _ in part] for part in cut]
+        resident = stacked([[own for _, own in part] for part in cut])
+    places = stacked(
+        [[(table.start.astype(np.int32), table.num_samples.astype(np.int32)) for table in part] for part in tables]
+    )
+    return *places, jnp.int32(used), resident
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def validation_ua(population: Population, state: State) -> float:
@@ -498,7 +617,13 @@ def _utterance_sums(population: Population) -> FeatureSums:
     rows = range(len(corpus.utterances))
     total: FeatureSums | None = None
     for windows in resident_feed.evaluation_windows(corpus, rows, window_samples, 32, 1):
-        part = jax.tree.map(np.asarray, sums(population.resident, windows.start[0], windows.num_samples[0]))
+        there, resident = (
+            (windows, population.resident)
+            if population.feed == "resident"
+            else cut_windows(corpus, windows, window_samples)
+        )
+        start = there.start[0].astype(np.int32)
+        part = jax.tree.map(np.asarray, sums(resident, start, windows.num_samples[0].astype(np.int32)))
         if total is None:
             total = jax.tree.map(lambda leaf: np.zeros((len(rows), *leaf.shape[1:])), part)
         valid = windows.utterance[0] >= 0

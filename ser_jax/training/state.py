@@ -75,6 +75,8 @@ class Learner:
       schedule: step -> share of the peak learning rate.
       gradients: the gradient transformation before learning rate and weight decay.
       decays: 1 for each entry of the parameter vector that weight decay pulls to zero (kernels), else 0.
+      accumulate: the number of parts of a batch that the network sees one after another.
+      axis_name: of the devices that share a batch, or None.
       unravel_parameters, unravel_batch_stats: flat vector -> the linen collections "params" and "batch_stats".
     """
 
@@ -86,6 +88,8 @@ class Learner:
     gradients: optax.GradientTransformation
     ema_decay: float
     decays: np.ndarray
+    accumulate: int
+    axis_name: str | None
     unravel_parameters: Callable[[Array], Any]
     unravel_batch_stats: Callable[[Array], Any]
 
@@ -105,8 +109,12 @@ def make_learner(
     warmup_steps: int,
     gradient_clip: float,
     ema_decay: float,
+    accumulate: int = 1,
+    axis_name: str | None = None,
 ) -> Learner:
     """Builds a Learner; the gradient's global norm is clipped at `gradient_clip`."""
+    if axis_name and hasattr(model, "axis_name"):  # its batch normalisation is synchronised
+        model = model.clone(axis_name=axis_name)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *_example(frontend), train=False))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), dict(shapes))
     parameters = zeros["params"]
@@ -126,6 +134,8 @@ def make_learner(
         gradients=optax.chain(optax.clip_by_global_norm(gradient_clip), optax.scale_by_adam(b1=0.9, b2=0.999)),
         ema_decay=ema_decay,
         decays=decays,
+        accumulate=accumulate,
+        axis_name=axis_name,
         unravel_parameters=unravel_parameters,
         unravel_batch_stats=unravel_batch_stats,
     )

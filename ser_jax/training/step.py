@@ -1,18 +1,31 @@
-"""One training step and one evaluation, for one run: pure functions that populations spread over runs and devices."""
+"""One training step and one evaluation, for one run: pure functions that populations spread over runs and devices.
+
+Where devices share the batches, each calls the step with its part of the rows. What a step sums is then summed over the
+devices, sums and not means, so that the parameters become what one device would make of the whole batch; a draw for a
+row is the same on whichever device the row lies. Only dropout is drawn anew on every device.
+"""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from ser_jax.feeds.batch import Batch
 from ser_jax.feeds.resident import Resident, crop_batch, window_batch
 from ser_jax.frontend import augment_features, augment_waveform, features, mixup
 from ser_jax.models.output import Output
-from ser_jax.training.objectives import concordance, cross_entropy, token_cross_entropy
+from ser_jax.training.objectives import (
+    concordance,
+    cross_entropy,
+    target_weights,
+    token_cross_entropy,
+    token_weights,
+)
 from ser_jax.training.state import AUGMENTATION, CROP, DROPOUT, Learner, Run, State, variables
 
 
@@ -21,34 +34,77 @@ def train_step(
 ) -> tuple[State, dict[str, Float[Array, ""]]]:
     """Trains on one batch: the utterances `rows` of the resident corpus, cropped and augmented on the device.
 
-    Returns the new state and metrics as sums, those of `metric_names`.
+    The network sees the batch in `learner.accumulate` parts, one after another. Returns the new state and metrics as
+    sums over the whole batch, those of `metric_names`.
     """
     crop_key, augment_key, dropout_key = (
         jax.random.fold_in(jax.random.fold_in(run.key, purpose), state.step)
         for purpose in (CROP, AUGMENTATION, DROPOUT)
     )
-    batch = crop_batch(resident, rows, crop_key, learner.crop_samples, run.strengths.speed, learner.frontend)
-    inputs, num_frames, targets = _training_input(learner, state, run, batch, augment_key)
+    crop_keys = _row_keys(learner, crop_key, len(rows))
+    batch = crop_batch(resident, rows, crop_keys, learner.crop_samples, run.strengths.speed, learner.frontend)
+    example = (batch, *_training_input(learner, state, run, batch, augment_key))
+    totals = _over_devices(learner, _total_weights(run, batch, example[-1]))
 
-    def objective(parameters: Array) -> tuple[Array, tuple]:
-        output, updates = learner.model.apply(
-            {
-                "params": learner.unravel_parameters(parameters),
-                "batch_stats": learner.unravel_batch_stats(state.batch_stats),
-            },
-            inputs,
-            num_frames,
-            train=True,
-            **({} if batch.tokens is None else {"tokens": batch.tokens, "label": targets}),
-            rngs={"dropout": dropout_key},
-            mutable=["batch_stats"],
+    def gradient_of(statistics: Array, example: tuple, dropout_key: Array) -> tuple[Array, tuple]:
+        batch_stats = learner.unravel_batch_stats(statistics)
+        return jax.grad(_objective, has_aux=True)(
+            state.parameters, learner, run, batch_stats, totals, example, dropout_key
         )
-        loss, metrics = _losses(run, batch, targets, num_frames, output)
-        return loss, (metrics, updates)
 
-    gradient, (metrics, updates) = jax.grad(objective, has_aux=True)(state.parameters)
-    batch_stats, _ = ravel_pytree(updates.get("batch_stats", {}))
+    if learner.axis_name:
+        dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(learner.axis_name))
+    if learner.accumulate == 1:
+        gradient, (metrics, batch_stats) = gradient_of(state.batch_stats, example, dropout_key)
+    else:
+        gradient, metrics, batch_stats = _accumulated(learner, state, gradient_of, example, dropout_key)
+    gradient, metrics = _over_devices(learner, (gradient, metrics))
     return _update(learner, state, run, gradient, batch_stats), metrics
+
+
+def _objective(
+    parameters: Float[Array, " parameters"],
+    learner: Learner,
+    run: Run,
+    batch_stats: dict,
+    totals: dict[str, Array],
+    example: tuple[Batch, Array, Array, Array],
+    dropout_key: Key[Array, ""],
+) -> tuple[Float[Array, ""], tuple]:
+    """This part's share of the loss of the whole batch, its metrics, and the new statistics of batch normalisation."""
+    batch, inputs, num_frames, targets = example
+    output, updates = learner.model.apply(
+        {"params": learner.unravel_parameters(parameters), "batch_stats": batch_stats},
+        inputs,
+        num_frames,
+        train=True,
+        **({} if batch.tokens is None else {"tokens": batch.tokens, "label": targets}),
+        rngs={"dropout": dropout_key},
+        mutable=["batch_stats"],
+    )
+    loss, metrics = _losses(learner, run, batch, targets, num_frames, output, totals)
+    new_statistics, _ = ravel_pytree(updates.get("batch_stats", {}))
+    return loss, (metrics, new_statistics)
+
+
+def _accumulated(
+    learner: Learner, state: State, gradient_of: Callable, example: tuple, dropout_key: Key[Array, ""]
+) -> tuple[Array, dict[str, Array], Array]:
+    """The sums of gradients and metrics over parts of the batch, which follow one another, and the last statistics."""
+    count = learner.accumulate
+    parts = jax.tree.map(lambda leaf: leaf.reshape(count, leaf.shape[0] // count, *leaf.shape[1:]), example)
+    keys = jax.random.split(dropout_key, count)
+
+    def one(carry: tuple, part: tuple) -> tuple[tuple, None]:
+        sums, batch_stats = carry
+        gradient, (metrics, batch_stats) = gradient_of(batch_stats, *part)
+        return (jax.tree.map(jnp.add, sums, (gradient, metrics)), batch_stats), None
+
+    first = jax.tree.map(lambda leaf: leaf[0], (parts, keys))
+    shapes = jax.eval_shape(lambda part: gradient_of(state.batch_stats, *part), first)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes[0], shapes[1][0]))
+    ((gradient, metrics), batch_stats), _ = jax.lax.scan(one, (zeros, state.batch_stats), (parts, keys))
+    return gradient, metrics, batch_stats
 
 
 def metric_names(resident: Resident) -> list[str]:
@@ -61,21 +117,38 @@ def metric_names(resident: Resident) -> list[str]:
     return names + ([] if resident.tracks is None else ["concordance"])
 
 
+def _total_weights(run: Run, batch: Batch, targets: Array) -> dict[str, Float[Array, ""]]:
+    """What the losses of a batch are divided by."""
+    totals = {"emotion": jnp.sum(target_weights(targets, batch.weight, run.class_weights))}
+    if batch.tokens is not None:  # no utterance may be whole
+        totals["text"] = jnp.sum(token_weights(batch.tokens, batch.weight))
+    return totals
+
+
 def _losses(
-    run: Run, batch: Batch, targets: Array, num_frames: Array, output: Output
+    learner: Learner,
+    run: Run,
+    batch: Batch,
+    targets: Array,
+    num_frames: Array,
+    output: Output,
+    totals: dict[str, Array],
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The weighted sum of the losses, and their parts as sums."""
+    """The weighted sum of the losses, divided by the whole batch's weights, and their parts as sums."""
     loss, weight = cross_entropy(output.logits, targets, batch.weight, run.class_weights, run.label_smoothing)
     correct = jnp.sum((jnp.argmax(output.logits, -1) == batch.label) * batch.weight)
     metrics = {"loss": loss, "weight": weight, "correct": correct, "count": jnp.sum(batch.weight)}
-    total = run.loss_weights["emotion"] * loss / weight
+    total = run.loss_weights["emotion"] * loss / totals["emotion"]
     if batch.tokens is not None:
         text_loss, text_weight = token_cross_entropy(output.tokens, batch.tokens, batch.weight)
         metrics |= {"text_loss": text_loss, "text_weight": text_weight}
-        total += run.loss_weights["text"] * text_loss / jnp.maximum(text_weight, 1)  # no utterance may be whole
+        total += run.loss_weights["text"] * text_loss / jnp.maximum(totals["text"], 1)
     if batch.tracks is not None:
-        metrics["concordance"] = jnp.mean(concordance(output.tracks, batch.tracks, num_frames, batch.weight))
-        total += run.loss_weights["tracks"] * (1 - metrics["concordance"])
+        # Not a sum over utterances: every device has the whole batch's, and counts its share of it.
+        agreement = concordance(output.tracks, batch.tracks, num_frames, batch.weight, learner.axis_name)
+        share = 1 / jax.lax.axis_size(learner.axis_name) if learner.axis_name else 1.0
+        metrics["concordance"] = share * jnp.mean(agreement)
+        total += run.loss_weights["tracks"] * (share - metrics["concordance"])
     return total, metrics
 
 
@@ -97,7 +170,7 @@ def evaluate_batch(
 def _training_input(learner: Learner, state: State, run: Run, batch: Batch, key: Array) -> tuple[Array, Array, Array]:
     waveform_key, features_key, mixup_key = jax.random.split(key, 3)
     # Every utterance has its own key: what happens to it does not depend on the batch beside it.
-    keys = functools.partial(jax.random.split, num=batch.label.shape[0])
+    keys = functools.partial(_row_keys, learner, num_rows=batch.label.shape[0])
     frontend, waveform = learner.frontend, batch.waveform
     if frontend.kind != "precomputed":
         waveform = jax.vmap(augment_waveform, in_axes=(0, 0, 0, None))(
@@ -108,7 +181,30 @@ def _training_input(learner: Learner, state: State, run: Run, batch: Batch, key:
         functools.partial(augment_features, deltas=frontend.deltas, kind=frontend.kind), in_axes=(0, 0, 0, None)
     )(keys(features_key), inputs, num_frames, run.strengths)
     targets = jax.nn.one_hot(batch.label, learner.num_classes)
-    return mixup(mixup_key, inputs, num_frames, targets, batch.weight, run.strengths.mixup)
+    rows = inputs, num_frames, targets, batch.weight
+    if not learner.axis_name:
+        return mixup(mixup_key, *rows, run.strengths.mixup)
+    # An utterance's partner may lie on another device.
+    whole = jax.lax.all_gather(rows, learner.axis_name, tiled=True)
+    return _own_rows(learner, mixup(mixup_key, *whole, run.strengths.mixup), len(num_frames))
+
+
+def _row_keys(learner: Learner, key: Key[Array, ""], num_rows: int) -> Key[Array, " rows"]:
+    """A key for each of this device's rows, which does not depend on how many devices share the batch."""
+    if not learner.axis_name:
+        return jax.random.split(key, num_rows)
+    return _own_rows(learner, jax.random.split(key, num_rows * jax.lax.axis_size(learner.axis_name)), num_rows)
+
+
+def _own_rows(learner: Learner, whole: Any, num_rows: int) -> Any:
+    """This device's rows of arrays of the whole batch."""
+    first = jax.lax.axis_index(learner.axis_name) * num_rows
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, num_rows), whole)
+
+
+def _over_devices(learner: Learner, sums: Any) -> Any:
+    """Sums over the devices that share a batch."""
+    return jax.lax.psum(sums, learner.axis_name) if learner.axis_name else sums
 
 
 def _update(learner: Learner, state: State, run: Run, gradient: Array, batch_stats: Array) -> State:

@@ -20,36 +20,10 @@ def corpus() -> Corpus:
     return make_corpus("five", table, waveforms, ("x", "y"))
 
 
-@given(
-    st.integers(0, 3), st.integers(0, 3), st.integers(2, 30), st.integers(1, 9), st.integers(0, 40), st.integers(1, 20)
-)
-@settings(max_examples=50, deadline=None)
-def test_a_step_sees_the_same_rows_however_the_training_is_cut(seed, fold, size, batch, first, count):
-    rows = np.arange(100, 100 + size)
-    whole = resident.training_rows(seed, fold, rows, batch, 0, first + count)
-    part = resident.training_rows(seed, fold, rows, batch, first, count)
-    np.testing.assert_array_equal(part, whole[first:])
-
-
-def test_every_epoch_sees_every_utterance_once_and_in_another_order():
-    rows = np.arange(7)
-    drawn = resident.training_rows(0, 0, rows, 4, 0, 7).reshape(4, 7)
-    for epoch in drawn:
-        assert sorted(epoch) == list(rows)
-    assert len({tuple(epoch) for epoch in drawn}) > 1
-
-
-def test_seeds_and_folds_see_different_orders():
-    orders = {
-        tuple(resident.training_rows(seed, fold, np.arange(20), 20, 0, 1)[0]) for seed in (0, 1) for fold in (0, 1)
-    }
-    assert len(orders) == 4
-
-
 def test_a_crop_is_a_stretch_of_its_utterance_and_padding_is_zero(corpus):
-    data = resident.make_resident(corpus, 64)
+    data = jax.device_put(resident.make_resident(corpus, 64))
     rows = jnp.asarray([0, 1, 3])
-    batch = resident.crop_batch(data, rows, jax.random.key(0), 32, jnp.zeros(()))
+    batch = resident.crop_batch(data, rows, jax.random.split(jax.random.key(0), 3), 32, jnp.zeros(()))
     assert batch.num_samples.tolist() == [5, 32, 32]
     assert batch.label.tolist() == [0, 1, 1]
     for row, wave, length in zip(rows.tolist(), np.asarray(batch.waveform), batch.num_samples.tolist(), strict=True):
@@ -58,6 +32,15 @@ def test_a_crop_is_a_stretch_of_its_utterance_and_padding_is_zero(corpus):
         found = [np.array_equal(own[i : i + length], wave[:length]) for i in range(len(own) - length + 1)]
         assert any(found)
         assert not wave[length:].any()
+
+
+def test_a_row_that_only_fills_the_batch_up_has_no_samples_and_no_weight(corpus):
+    data = jax.device_put(resident.make_resident(corpus, 64))
+    keys = jax.random.split(jax.random.key(0), 2)
+    batch = resident.crop_batch(data, jnp.asarray([3, -1]), keys, 32, jnp.zeros(()))
+    assert batch.weight.tolist() == [1.0, 0.0]
+    assert batch.num_samples.tolist() == [32, 0]
+    assert not batch.waveform[1].any()
 
 
 @given(st.integers(1, 60), st.integers(1, 4))
@@ -77,13 +60,28 @@ def test_windows_cover_every_sample_of_every_utterance_and_no_other(corpus, wind
 
 
 def test_a_window_holds_its_samples_scaled_to_one_and_zeros_after_them(corpus):
-    data = resident.make_resident(corpus, 64)
+    data = jax.device_put(resident.make_resident(corpus, 64))
     start = corpus.utterances["start"][2]
     batch = resident.window_batch(data, jnp.asarray([start, 0]), jnp.asarray([17, 0]), 20)
     np.testing.assert_array_equal(batch.waveform[0, :17], corpus.samples[start : start + 17] / np.float32(32768))
     assert not batch.waveform[0, 17:].any()
     assert not batch.waveform[1].any()
     assert batch.weight.tolist() == [1.0, 0.0]
+
+
+@given(st.integers(1, 60))
+@settings(max_examples=10, deadline=None)
+def test_windows_cut_on_the_host_are_those_of_the_corpus_on_the_device(corpus, window):
+    data = jax.device_put(resident.make_resident(corpus, 64))
+    for table in resident.evaluation_windows(corpus, range(5), window, 2, 3):
+        moved, alone = resident.cut_windows(corpus, table, window)
+        for number in range(3):
+            expected, found = (
+                resident.window_batch(jax.device_put(where), jnp.asarray(own.start[number]), length, window)
+                for where, own in ((data, table), (alone, moved))
+                for length in (jnp.asarray(table.num_samples[number]),)
+            )
+            jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_more_samples_than_32_bit_integers_address_are_refused(corpus):

@@ -24,9 +24,7 @@ from ser_jax.corpora.features import Packed
 from ser_jax.corpora.protocols import make_protocol
 from ser_jax.corpora.synthetic import make_synthetic
 from ser_jax.evaluation import statistics
-from ser_jax.feeds.resident import training_rows
 from ser_jax.frontend import Frontend, features
-from ser_jax.training import parallel
 from ser_jax.training import population as populations
 from ser_jax.training.state import State
 
@@ -114,14 +112,8 @@ _log_mel = jax.jit(functools.partial(features, FRONTEND))
 
 def trained(population: populations.Population) -> State:
     """The state of every run after the whole schedule, in one call of the program."""
-    steps, batch_size = population.num_steps, population.config["training"]["batch_size"]
-    rows = [
-        training_rows(seed, number, fold.train, batch_size, 0, steps)
-        for (number, seed), fold in zip(population.runs, population.folds, strict=True)
-    ]
-    rows = parallel.spread(np.stack(rows), len(population.devices))
-    state = populations.initial_state(population)
-    return population.train_program(state, population.run, rows, jnp.int32(steps), population.resident)[0]
+    piece = populations.training_feed(population, 0).take(population.num_steps)
+    return populations.train_steps(population, populations.initial_state(population), piece)[0]
 
 
 def rates(control: str, studies: int, made: dict[str, Any]) -> dict[str, Any]:

@@ -17,25 +17,27 @@ def test_gathering_undoes_spreading(num_runs, num_devices):
 
 
 def test_every_run_gets_its_own_values_and_all_share_the_rest():
-    devices = parallel.choose_devices(11)
-    assert len(devices) == jax.local_device_count() == 8
-    program = parallel.over_runs(lambda own, scale, shared: own * scale + shared.sum(), devices, per_run=2, shared=1)
+    layout = parallel.make_layout(11, "auto", 32)
+    assert layout.groups == jax.local_device_count() == 8
+    program = parallel.on_devices(
+        lambda own, scale, shared: own * scale + shared.sum(), layout, ("run", "run", "shared"), "run"
+    )
     own, scale = np.arange(11.0), np.arange(11.0) + 1
-    shared = parallel.replicate(jnp.arange(4.0), devices)
-    result = program(parallel.spread(own, len(devices)), parallel.spread(scale, len(devices)), shared)
+    shared = parallel.replicate(jnp.arange(4.0), layout.devices)
+    result = program(parallel.spread(own, 8), parallel.spread(scale, 8), shared)
     np.testing.assert_allclose(parallel.gather(result, 11), own * scale + 6)
 
 
 def test_what_does_not_fit_the_memory_is_computed_in_pieces_with_the_same_results():
-    devices = parallel.choose_devices(2)
+    layout = parallel.make_layout(2, "runs", 32)
     own = np.random.default_rng(0).normal(size=(2, 5, 64)).astype(np.float32)
-    shared = parallel.replicate(jnp.arange(64.0), devices)
+    shared = parallel.replicate(jnp.arange(64.0), layout.devices)
 
     def function(own, shared):
         return jnp.sort(own * shared), own.sum()
 
-    whole = parallel.over_runs(function, devices, per_run=1, shared=1)
-    pieces = parallel.over_runs(function, devices, per_run=1, shared=1, memory=2500)
+    whole = parallel.on_devices(function, layout, ("run", "shared"), "run")
+    pieces = parallel.on_devices(function, layout, ("run", "shared"), "run", memory=2500)
     assert whole.compile(own, shared)[1] == 5
     assert pieces.compile(own, shared)[1] in (2, 3)
     jax.tree.map(np.testing.assert_array_equal, pieces(own, shared), whole(own, shared))
@@ -44,8 +46,11 @@ def test_what_does_not_fit_the_memory_is_computed_in_pieces_with_the_same_result
 
 def test_a_program_is_compiled_once_for_the_same_shapes():
     traced = []
-    program = parallel.over_runs(
-        lambda own, shared: traced.append(own.shape) or own + shared, parallel.choose_devices(1), per_run=1, shared=1
+    program = parallel.on_devices(
+        lambda own, shared: traced.append(own.shape) or own + shared,
+        parallel.make_layout(1, "runs", 32),
+        ("run", "shared"),
+        "run",
     )
     for value in (1.0, 2.0):
         np.testing.assert_array_equal(program(np.full((1, 3), value), jnp.float32(1)), np.full((1, 3), value + 1))

@@ -13,7 +13,6 @@ from tiny import tiny_corpus, tiny_population
 from ser_jax.corpora.corpus import waveform
 from ser_jax.corpora.protocols import Fold
 from ser_jax.errors import UserError
-from ser_jax.feeds.resident import training_rows
 from ser_jax.frontend import features
 from ser_jax.training import loop, parallel
 from ser_jax.training import population as populations
@@ -169,11 +168,8 @@ def test_shufflenet_trains_in_a_population_as_it_does_beside_other_runs(data):
     made, ends = {}, []
     for folds in ([0, 1], [1, 2]):
         population = tiny_population(*data, made=made, model=model, folds=folds)
-        rows = [training_rows(0, fold, data[1].folds[fold].train, 4, 0, population.num_steps) for fold in folds]
-        rows = parallel.spread(np.stack(rows), len(population.devices))
-        state, _ = population.train_program(
-            populations.initial_state(population), population.run, rows, jnp.int32(len(rows[0][0])), population.resident
-        )
+        piece = populations.training_feed(population, 0).take(population.num_steps)
+        state, _ = populations.train_steps(population, populations.initial_state(population), piece)
         ends.append(leaves(state, 2))
     for last, first in zip(*ends, strict=True):
         np.testing.assert_allclose(last[1], first[0], rtol=1e-5, atol=1e-6)

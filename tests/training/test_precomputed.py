@@ -81,7 +81,7 @@ def test_frames_stay_as_they_were_packed_and_crops_and_windows_are_counted_in_th
 
 def test_a_window_holds_its_frames_and_zeros_after_them(data, packed):
     population = make_population(config(), *data, features=packed)
-    device = resident.make_resident(population.corpus, 64)
+    device = jax.device_put(resident.make_resident(population.corpus, 64))
     start, count = int(packed.start[2]), int(packed.num_frames[2])
     batch = resident.window_batch(device, jnp.asarray([start, 0]), jnp.asarray([count, 0]), count + 5)
     assert batch.waveform.shape == (2, count + 5, 6) and batch.waveform.dtype == np.float32
@@ -93,9 +93,11 @@ def test_the_tracks_of_a_crop_are_those_of_its_frames(data, packed, tmp_path):
     corpus, _ = data
     tracks = load_tracks(corpus, tmp_path)
     columns = resident.Tracks(tracks.values, tracks.start, tracks.num_frames, np.float32(tracks.frame_ms))
-    device = resident.make_resident(in_place_of_samples(corpus, packed), 64, tracks=columns)
+    device = jax.device_put(resident.make_resident(in_place_of_samples(corpus, packed), 64, tracks=columns))
     frontend = populations.make_frontend(config(), packed)
-    batch = resident.crop_batch(device, jnp.asarray([1, 5]), jax.random.key(0), 25, jnp.zeros(()), frontend)
+    batch = resident.crop_batch(
+        device, jnp.asarray([1, 5]), jax.random.split(jax.random.key(0)), 25, jnp.zeros(()), frontend
+    )
     assert batch.tracks.shape == (2, 25, 2)
     for row, crop, found in zip((1, 5), batch.waveform, batch.tracks, strict=True):
         first = int(np.argmin(np.abs(np.asarray(frames(packed, row), np.float32) - crop[:1]).sum(1)))

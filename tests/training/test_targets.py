@@ -81,7 +81,9 @@ def test_a_crop_has_its_transcript_only_where_it_is_the_whole_utterance(data):
     population = population_of(data, model=ATTENTION_RNN)
     rows = jnp.arange(4)
     for crop_samples, whole in ((1 << 16, True), (4000, False)):
-        batch = crop_batch(population.resident, rows, jax.random.key(0), crop_samples, jnp.zeros(()))
+        batch = crop_batch(
+            population.resident, rows, jax.random.split(jax.random.key(0), len(rows)), crop_samples, jnp.zeros(())
+        )
         texts = [decode(population.targets.vocabulary, tokens.tolist()) for tokens in batch.tokens]
         assert texts == (data[0].utterances["transcript"].tolist()[:4] if whole else [""] * 4)
 
@@ -91,7 +93,12 @@ def test_a_crop_s_tracks_are_those_of_its_frames(data, tracks):
     population = population_of(data, tracks, model={"name": "rnn", "hidden": 8})
     crop_samples = 8000
     batch = crop_batch(
-        population.resident, jnp.arange(3), jax.random.key(0), crop_samples, jnp.zeros(()), frontend=frontend
+        population.resident,
+        jnp.arange(3),
+        jax.random.split(jax.random.key(0), 3),
+        crop_samples,
+        jnp.zeros(()),
+        frontend=frontend,
     )
     corpus, _ = data
     for row in range(3):

@@ -1,0 +1,32 @@
+"""Which feed a training gets: the corpus on the devices where it fits, else streamed."""
+
+from ser_jax.corpora.corpus import Corpus
+from ser_jax.errors import UserError
+from ser_jax.feeds.resident import ADDRESSED, padded_size
+
+_CORPUS_SHARE = 0.5  # of a device's memory; the rest is for the population's states and activations
+
+
+def choose_feed(
+    asked: str, corpus: Corpus, *, longest_read: int, memory: int, only_resident: str = ""
+) -> tuple[str, str]:
+    """Returns "resident" or "streaming", and why.
+
+    `asked` is a configuration's `feed`; `memory` what programs may take of each device, in bytes; `only_resident` what
+    the training needs that cannot be streamed. Raises `UserError` for an unknown feed, and for one that cannot be had.
+    """
+    if asked not in ("auto", "resident", "streaming"):
+        raise UserError(f"config.feed: found {asked!r}, expected auto, resident or streaming")
+    size = corpus.samples.nbytes
+    figures = f"corpus {corpus.name} takes {size / 2**30:.2f} GiB of {memory / 2**30:.1f} GiB on each device"
+    if only_resident:
+        if asked == "streaming":
+            raise UserError(f"config.feed=streaming: {only_resident} cannot be streamed; expected auto or resident")
+        return "resident", f"{only_resident} cannot be streamed"
+    if asked != "auto":
+        return asked, "config.feed says so"
+    if padded_size(corpus, longest_read) >= ADDRESSED:
+        return "streaming", f"corpus {corpus.name} has {len(corpus.samples)} samples, and 2^31 can be numbered"
+    if size > _CORPUS_SHARE * memory:
+        return "streaming", f"{figures}, more than half"
+    return "resident", figures

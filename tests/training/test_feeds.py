@@ -1,0 +1,140 @@
+"""A training by either feed is the same training, and goes on where it was to the last sample."""
+
+import hashlib
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ser_jax import config as configuration
+from ser_jax.errors import UserError
+from ser_jax.feeds.choice import choose_feed
+from ser_jax.feeds.resident import crop_batch
+from ser_jax.training import loop, parallel
+from ser_jax.training import population as populations
+from ser_jax.training.population import make_population
+from tests.training.tiny import CONFIG, tiny_corpus
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return (*tiny_corpus(), str(tmp_path_factory.mktemp("data")))
+
+
+def population_of(data, feed, **changes):
+    corpus, protocol, data_dir = data
+    settings = configuration.merge(CONFIG, {"feed": feed, "training": {"train_steps": 12, "validate_steps": 6}})
+    settings = configuration.merge(settings, changes)
+    return make_population(settings, corpus, protocol, data_dir=data_dir)
+
+
+def leaves(state, runs):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(parallel.gather(state, runs))]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"order": {"lanes": 2, "window": 3}},
+        {"folds": [1], "training": {"batch_size": 8, "split": "batch"}, "order": {"lanes": 4}},
+        {"folds": [1], "training": {"batch_size": 8, "split": "batch"}},
+    ],
+    ids=["runs over devices", "lanes and windows", "a shared batch with lanes", "a shared batch of one lane"],
+)
+def test_a_training_by_either_feed_is_the_same(data, tmp_path, changes):
+    states, tables, logs = [], [], []
+    for feed in ("resident", "streaming"):
+        population = population_of(data, feed, **changes)
+        assert population.feed == feed
+        state, _ = loop.train(population, tmp_path / feed)
+        states.append(leaves(state, len(population.runs)))
+        tables.append(populations.test_predictions(population, state, "tiny"))
+        logs.append((tmp_path / feed / "log.jsonl").read_text().count("\n"))
+    for resident, streamed in zip(*states, strict=True):
+        np.testing.assert_allclose(streamed, resident, rtol=1e-6, atol=1e-7)
+    probabilities = [table.filter(like="p_").to_numpy() for table in tables]
+    np.testing.assert_allclose(probabilities[1], probabilities[0], atol=1e-6)
+    assert min(logs) > 2
+
+
+@pytest.mark.parametrize("feed", ["resident", "streaming"])
+def test_a_training_cut_short_ends_as_if_it_had_not_been(data, tmp_path, feed):
+    population = population_of(data, feed)
+    whole, _ = loop.train(population, tmp_path / "whole")
+
+    def interrupt(entry):
+        if entry["step"] in (2, 7):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    while True:
+        try:
+            resumed, _ = loop.train(population, tmp_path / "cut", report=interrupt)
+        except KeyboardInterrupt:
+            continue
+        break
+    for a, b in zip(leaves(whole, 3), leaves(resumed, 3), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def hashes(population, cuts, steps):
+    """A hash of every batch of every run, its crops too, of a feed that is opened anew at each of the `cuts`."""
+    found = []
+    ends = [*cuts[1:], steps]
+    for begin, end in zip(cuts, ends, strict=True):
+        feed = populations.training_feed(population, begin)
+        step = begin
+        while step < end:
+            piece = feed.take(min(end - step, 3))
+            for number in range(piece.count):
+                for run in range(len(population.runs)):
+                    own = piece.resident
+                    if population.feed == "streaming":
+                        own = jax.tree.map(lambda leaf, run=run: leaf[0, run], own)
+                    key = jax.random.fold_in(jax.random.key(run), step + number)
+                    rows = jnp.asarray(piece.rows[0, run, number])
+                    batch = crop(jax.tree.map(jnp.asarray, own), rows, jax.random.split(key, len(rows)))
+                    found.append(hashlib.sha256(b"".join(leaf.tobytes() for leaf in batch)).hexdigest())
+            step += piece.count
+        feed.close()
+    return found
+
+
+@jax.jit
+def _crop(resident, rows, keys):
+    batch = crop_batch(resident, rows, keys, 4000, jnp.float32(0.1))
+    return batch.waveform, batch.num_samples, batch.label, batch.weight
+
+
+def crop(resident, rows, keys):
+    return [np.asarray(part) for part in _crop(resident, rows, keys)]
+
+
+@given(st.lists(st.integers(1, 29), max_size=3, unique=True))
+@settings(max_examples=4, deadline=None)
+def test_batches_after_restarts_are_those_that_would_have_been(data, cuts):
+    expected = hashes(population_of(data, "resident"), [0], 30)
+    assert len(set(expected)) == len(expected)
+    for feed in ("resident", "streaming"):
+        assert hashes(population_of(data, feed), sorted([0, *cuts]), 30) == expected
+
+
+def test_the_feed_is_chosen_by_what_fits(data):
+    corpus, *_ = data
+    size = corpus.samples.nbytes
+    assert choose_feed("auto", corpus, longest_read=100, memory=3 * size)[0] == "resident"
+    feed, reason = choose_feed("auto", corpus, longest_read=100, memory=size)
+    assert feed == "streaming"
+    assert "corpus synthetic takes" in reason
+    feed, reason = choose_feed("auto", corpus, longest_read=2**31, memory=2**60)
+    assert feed == "streaming"
+    assert "2^31" in reason
+    assert choose_feed("streaming", corpus, longest_read=100, memory=3 * size)[0] == "streaming"
+    assert choose_feed("auto", corpus, longest_read=100, memory=1, only_resident="tracks")[0] == "resident"
+    with pytest.raises(UserError, match="tracks cannot be streamed"):
+        choose_feed("streaming", corpus, longest_read=100, memory=1, only_resident="tracks")

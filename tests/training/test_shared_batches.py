@@ -1,0 +1,207 @@
+"""Devices that share a batch, and batches seen in parts, make the parameters that one device makes of the whole."""
+
+import functools
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ser_jax.errors import UserError
+from ser_jax.feeds.resident import Piece
+from ser_jax.training import loop, parallel
+from ser_jax.training import population as populations
+from ser_jax.training.step import train_step
+from tests.training.tiny import tiny_corpus, tiny_population
+
+BATCH, STEPS = 16, 20
+MODELS = {
+    "tcn": {"width": 8, "levels": 3},  # with batch normalisation
+    "rnn": {"hidden": 8},  # without
+    "shufflenet_v2": {"width": "tiny", "attention": "eca", "activation": "hard_swish"},
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tiny_corpus()
+
+
+def population_of(data, model="tcn", split="runs", accumulate=1, **changes):
+    """One run with every augmentation that mixes or moves rows, over all devices or on the first."""
+    return tiny_population(
+        *data,
+        model={"name": model, **MODELS[model]},
+        folds=[0],
+        training={"batch_size": BATCH, "train_steps": STEPS, "split": split, "accumulate": accumulate},
+        augmentation={"speed": 0.1, "gain": 6.0, "noise": 0.5, "spec_augment": 0.5, "mixup": 1.0},
+        **changes,
+    )
+
+
+def rows_of(population):
+    """The batches of all steps; the last of every five is only partly full."""
+    rows = populations.training_feed(population, 0).take(STEPS).rows
+    rows = rows.reshape(-1, *rows.shape[1:]) if population.layout.parts == 1 else np.concatenate(rows, -1)[None]
+    rows = rows.copy()
+    rows[:, :, 4:STEPS:5, BATCH // 2 - 3 :] = -1
+    return rows
+
+
+def trained(population, num_devices=None, steps=STEPS):
+    """The state after all steps, as one run's arrays on the host, and the sums of the metrics."""
+    rows = rows_of(population)
+    if num_devices is None:
+        layout = population.layout
+    else:
+        layout = parallel.Layout(tuple(jax.devices()[:num_devices]), shares_batch=True)
+    program = parallel.on_devices(
+        functools.partial(populations._train_steps, population.learner),
+        layout,
+        ("run", "run", "part", "shared", "shared"),
+        "run",
+    )
+    parts = np.stack(np.split(rows[0], layout.parts, axis=-1))
+    state = populations.initial_state(population)
+    resident = parallel.replicate(jax.device_get(population.resident), layout.devices)
+    state, sums = program(state, population.run, parts, jnp.int32(steps), resident)
+    return jax.tree.map(np.asarray, (parallel.gather(state, 1), parallel.gather(sums, 1)))
+
+
+@pytest.fixture(scope="module")
+def alone(data):
+    """One device, whole batches."""
+    return {model: trained(population_of(data, model)) for model in ("tcn", "rnn")}
+
+
+def assert_close(found, expected, tolerance=1e-5):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=tolerance), found, expected)
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
+def test_devices_that_share_a_batch_make_the_parameters_of_one(data, alone, num_devices):
+    found = trained(population_of(data, split="batch"), num_devices)
+    assert_close(found, alone["tcn"])
+    moved = np.abs(found[0].parameters - np.asarray(populations.initial_state(population_of(data)).parameters[0]))
+    assert moved.max() > 1e-2
+
+
+def test_devices_that_share_a_batch_have_the_gradients_of_one(data):
+    """Of a network in which rounding grows: 1e-7 in its first parameters is 3e-3 after twenty steps."""
+    one, shared = (
+        trained(population_of(data, "shufflenet_v2", split), devices, steps=1)[0]
+        for split, devices in (("runs", None), ("batch", 4))
+    )
+    moment, expected = (np.asarray(state.optimizer[1].mu) for state in (shared, one))
+    assert np.abs(expected).max() > 1e-2
+    np.testing.assert_allclose(moment, expected, atol=5e-7)
+    np.testing.assert_allclose(shared.batch_stats, one.batch_stats, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_a_batch_seen_in_parts_makes_the_parameters_of_the_whole(data, alone, accumulate):
+    """Of a model without batch normalisation, which sees the statistics of each part."""
+    assert_close(trained(population_of(data, "rnn", accumulate=accumulate)), alone["rnn"])
+
+
+def test_devices_and_parts_together_make_the_parameters_of_one(data, alone):
+    assert_close(trained(population_of(data, "rnn", "batch", accumulate=2), 4), alone["rnn"])
+
+
+def test_batch_normalisation_takes_the_statistics_of_every_part(data, alone):
+    found, _ = trained(population_of(data, accumulate=2))
+    assert np.isfinite(found.parameters).all()
+    assert np.abs(found.batch_stats - alone["tcn"][0].batch_stats).max() > 1e-3
+
+
+def test_the_twin_whose_sharding_the_compiler_chooses_agrees(data, alone):
+    """`jit` over a batch that lies on all devices, with no word of devices in the step."""
+    population = population_of(data)
+    mesh = Mesh(np.asarray(jax.devices()), ("batch",))
+    by_rows, everywhere = NamedSharding(mesh, PartitionSpec("batch")), NamedSharding(mesh, PartitionSpec())
+    state, run, resident = jax.device_put(
+        (
+            jax.tree.map(lambda leaf: leaf[0, 0], populations.initial_state(population)),
+            jax.tree.map(lambda leaf: leaf[0, 0], population.run),
+            jax.device_get(population.resident),
+        ),
+        everywhere,
+    )
+    step = jax.jit(functools.partial(train_step, population.learner))
+    for rows in rows_of(population)[0, 0, :STEPS]:
+        state, _ = step(state, run, jax.device_put(rows, by_rows), resident)
+        jax.block_until_ready(state)  # sharded loops abort with many steps in flight (docs/scaling.md)
+    assert_close(jax.device_get(state.parameters), alone["tcn"][0].parameters[0])
+
+
+def test_a_single_run_shares_its_batches_among_all_devices_and_predicts_the_same(data, tmp_path):
+    tables = []
+    assert population_of(data, split="auto").layout.parts == 8
+    for split in ("runs", "batch"):
+        population = population_of(data, split=split)
+        state, _ = loop.train(population, tmp_path / split)
+        tables.append(populations.test_predictions(population, state, "one"))
+    one, shared = tables
+    assert (shared["utterance"] == one["utterance"]).all()
+    np.testing.assert_allclose(shared.filter(like="p_"), one.filter(like="p_"), atol=1e-4)
+
+
+def test_a_training_goes_on_with_another_number_of_devices(data, tmp_path):
+    whole, _ = loop.train(population_of(data, split="runs"), tmp_path / "whole")
+    short = population_of(data, split="batch")
+
+    def interrupt(entry):
+        if entry["step"] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(short, tmp_path / "cut", report=interrupt)
+    assert 0 < loop.restore(short, tmp_path / "cut").step.max() < STEPS
+    resumed, _ = loop.train(population_of(data, split="runs"), tmp_path / "cut")
+    assert_close(np.asarray(resumed.parameters), np.asarray(whole.parameters))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training": {"batch_size": 12, "split": "batch"}}, r"batch_size: 12 does not divide by the 8 devices"),
+        ({"training": {"split": "rows"}}, r"split: found 'rows', expected auto, runs or batch"),
+        ({"training": {"batch_size": 12, "split": "runs", "accumulate": 5}}, r"accumulate: 5 does not divide the 12"),
+        ({"training": {"accumulate": 0}}, r"accumulate: found 0, expected at least 1"),
+        ({"order": {"lanes": 3}}, r"lanes: 3 does not divide the batch of 4"),
+        ({"feed": "tape"}, r"feed: found 'tape', expected auto, resident or streaming"),
+    ],
+)
+def test_what_does_not_divide_is_refused(data, changes, message):
+    with pytest.raises(UserError, match=message):
+        tiny_population(*data, **changes)
+
+
+def test_runs_that_do_not_divide_by_the_devices_give_what_one_device_gives(data):
+    """Ten runs on eight devices, and the same on one."""
+    everywhere = tiny_population(*data, seeds=[0, 1, 2], folds=[0, 1, 2])
+    assert everywhere.layout.groups == 8
+    layout = parallel.Layout((jax.devices()[0],))
+    alone = parallel.on_devices(
+        functools.partial(populations._train_steps, everywhere.learner),
+        layout,
+        ("run", "run", "part", "shared", "shared"),
+        "run",
+    )
+    piece = populations.training_feed(everywhere, 0).take(6)
+    state, sums = populations.train_steps(everywhere, populations.initial_state(everywhere), piece)
+    one = jax.tree.map(lambda leaf: parallel.spread(parallel.gather(leaf, 9), 1), populations.initial_state(everywhere))
+    key = parallel.spread(parallel.gather(jax.random.key_data(everywhere.run.key), 9), 1)
+    run = jax.tree.map(
+        lambda leaf: parallel.spread(parallel.gather(leaf, 9), 1), everywhere.run.replace(key=0.0 * np.zeros((8, 2)))
+    ).replace(key=jax.random.wrap_key_data(jnp.asarray(key)))
+    resident = jax.device_get(everywhere.resident)
+    found = alone(one, run, parallel.spread_parts(piece.rows, layout), jnp.int32(6), resident)
+    for a, b in zip(
+        jax.tree.leaves(parallel.gather(found, 9)), jax.tree.leaves(parallel.gather((state, sums), 9)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert isinstance(piece, Piece)
