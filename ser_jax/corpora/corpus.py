@@ -11,9 +11,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -63,18 +63,18 @@ def make_corpus(
     Raises UserError for an empty corpus, duplicate ids, an emotion not in `emotions`, an utterance without samples.
     """
     emotions = tuple(emotions)
-    table = _with_all_columns(name, utterances, waveforms, emotions)
+    table = _with_all_columns(name, utterances, [len(waveform) for waveform in waveforms], emotions)
     samples = np.concatenate(waveforms)
     return Corpus(name, table, samples, emotions, fingerprint(table, emotions, samples), dict(info or {}))
 
 
 def _with_all_columns(
-    name: str, utterances: pd.DataFrame, waveforms: Sequence[np.ndarray], emotions: tuple[str, ...]
+    name: str, utterances: pd.DataFrame, lengths: Sequence[int], emotions: tuple[str, ...]
 ) -> pd.DataFrame:
     if len(utterances) == 0:
         raise UserError(f"corpus {name}: no utterances")
-    if len(utterances) != len(waveforms):
-        raise ValueError(f"corpus {name}: {len(utterances)} rows, but {len(waveforms)} waveforms")
+    if len(utterances) != len(lengths):
+        raise ValueError(f"corpus {name}: {len(utterances)} rows, but {len(lengths)} waveforms")
     table = utterances.reset_index(drop=True)
     for column in ("speaker", "gender", "text", "language"):
         if column not in table:
@@ -93,7 +93,7 @@ def _with_all_columns(
             f"corpus {name}: utterance {row['id']!r} has the emotion {row['emotion']!r}, expected one of "
             f"{', '.join(emotions)}"
         )
-    num_samples = np.array([len(waveform) for waveform in waveforms], np.int64)
+    num_samples = np.array(lengths, np.int64)
     if not num_samples.all():
         raise UserError(f"corpus {name}: utterance {table['id'][int(np.argmin(num_samples))]!r} has no samples")
 
@@ -124,6 +124,52 @@ def save(corpus: Corpus, folder: str | os.PathLike) -> None:
 
     Raises UserError when the disk is full.
     """
+    with refuse_full_disk(folder), atomic_folder(folder) as temporary:
+        np.save(temporary / _SAMPLES, corpus.samples)
+        _write_tables(corpus, temporary, keep=Path(folder))
+
+
+def pack(
+    folder: str | os.PathLike,
+    name: str,
+    examples: Iterable[tuple[Mapping[str, Any], Int16[np.ndarray, " _"]]],
+    emotions: Sequence[str],
+    info: Mapping[str, Any] | None = None,
+) -> Corpus:
+    """Writes what `save` of `make_corpus` would, one utterance after another: its row of the table and its waveform.
+
+    No more than one waveform is in memory. Returns the corpus, memory-mapped. Raises UserError as both do.
+    """
+    emotions, rows = tuple(emotions), []
+    with refuse_full_disk(folder), atomic_folder(folder) as temporary:
+        lengths = _write_samples(temporary / _SAMPLES, (rows.append(row) or waveform for row, waveform in examples))
+        table = _with_all_columns(name, pd.DataFrame(rows), lengths, emotions)
+        samples = np.load(temporary / _SAMPLES, mmap_mode="r")
+        made = Corpus(name, table, samples, emotions, fingerprint(table, emotions, samples), dict(info or {}))
+        _write_tables(made, temporary, keep=Path(folder))
+    return load(folder)
+
+
+def _write_samples(path: Path, waveforms: Iterable[Int16[np.ndarray, " _"]]) -> list[int]:
+    """Writes waveforms end to end as they come, as one NumPy file, and returns their lengths."""
+    lengths = []
+
+    def write_header(file: BinaryIO) -> None:  # NumPy leaves room in it for a length that grows
+        header = {"descr": "<i2", "fortran_order": False, "shape": (sum(lengths),)}
+        np.lib.format.write_array_header_1_0(file, header)
+
+    with path.open("wb") as file:
+        write_header(file)
+        for waveform in waveforms:
+            file.write(np.ascontiguousarray(waveform, "<i2"))
+            lengths.append(len(waveform))
+        file.seek(0)
+        write_header(file)
+    return lengths
+
+
+def _write_tables(corpus: Corpus, folder: Path, keep: Path) -> None:
+    """Writes all but the samples to `folder`, and the features that are packed in the folder `keep`."""
     description = {
         "format_version": FORMAT_VERSION,
         "name": corpus.name,
@@ -134,13 +180,11 @@ def save(corpus: Corpus, folder: str | os.PathLike) -> None:
         "fingerprint": corpus.fingerprint,
         "info": corpus.info,
     }
-    with refuse_full_disk(folder), atomic_folder(folder) as temporary:
-        np.save(temporary / _SAMPLES, corpus.samples)
-        corpus.utterances.to_parquet(temporary / _UTTERANCES, index=False)
-        (temporary / _DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
-        features = Path(folder) / "features"  # packed for this corpus; what no longer belongs to it is refused on load
-        if features.is_dir():
-            shutil.copytree(features, temporary / "features", copy_function=_link_or_copy)
+    corpus.utterances.to_parquet(folder / _UTTERANCES, index=False)
+    (folder / _DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
+    features = keep / "features"  # packed for this corpus; what no longer belongs to it is refused on load
+    if features.is_dir():
+        shutil.copytree(features, folder / "features", copy_function=_link_or_copy)
 
 
 def _link_or_copy(source: str, target: str) -> None:

@@ -6,15 +6,15 @@ is downloaded, and a second copy of the recordings would serve nobody.
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int16
 from tqdm import tqdm
 
 from ser_jax.corpora.audio import find_audio, read_audio, to_int16
-from ser_jax.corpora.corpus import Corpus, make_corpus
 from ser_jax.errors import UserError
 
 _GENDERS = {"f": "female", "female": "female", "m": "male", "male": "male", "": ""}
@@ -97,17 +97,14 @@ def content_of(utterances: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
-def pack_folder(
-    name: str, utterances: pd.DataFrame, *, emotions: Sequence[str] | None = None, info: dict | None = None
-) -> Corpus:
-    """Returns the corpus of a table from `read_table` or `list_emotion_folders`: reads and resamples every file.
+def read_utterances(name: str, utterances: pd.DataFrame) -> Iterator[tuple[dict[str, str], Int16[np.ndarray, " _"]]]:
+    """Yields the rows of a table from `read_table` or `list_emotion_folders` and their waveforms, resampled.
 
-    Classes are `emotions`, else those that occur, sorted. Raises UserError that names the file that cannot be read.
+    Raises UserError that names the file that cannot be read.
     """
     paths = tqdm(utterances["path"], desc=name, unit="file", disable=None)
-    waveforms: list[np.ndarray] = [to_int16(read_audio(path)) for path in paths]
-    emotions = emotions or sorted(set(utterances["emotion"]))
-    return make_corpus(name, utterances.drop(columns="path"), waveforms, emotions, info)
+    for row, path in zip(utterances.drop(columns="path").to_dict("records"), paths, strict=True):
+        yield row, to_int16(read_audio(path))
 
 
 def _read_csv(table: Path) -> pd.DataFrame:

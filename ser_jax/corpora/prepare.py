@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
+from jaxtyping import Int16
 from tqdm import tqdm
 
 from ser_jax.corpora import BUILDERS, default_data_dir, packed_folder
 from ser_jax.corpora.builders.source import Release, Source, open_source
-from ser_jax.corpora.corpus import Corpus, load, make_corpus, refuse_full_disk, save
-from ser_jax.corpora.folder import content_of, list_emotion_folders, pack_folder, read_table
+from ser_jax.corpora.corpus import Corpus, load, pack, refuse_full_disk
+from ser_jax.corpora.folder import content_of, list_emotion_folders, read_table, read_utterances
 from ser_jax.errors import UserError
 
 
@@ -46,7 +47,7 @@ def prepare_corpus(
         if prepared and (opened is None or opened.check == prepared.info["source_check"]):
             print(f"{name} is already prepared (--force prepares it again)")
             return prepared
-        return _save_and_load(_build(name, release, opened, data_dir), data_dir)
+        return _pack(_build(name, release, opened, data_dir), packed_folder(name, data_dir))
 
 
 def prepare_folder(
@@ -92,7 +93,9 @@ def prepare_folder(
     if prepared and prepared.info["source_check"] == check and list(prepared.emotions) == classes:
         print(f"{name} is already prepared (--force prepares it again)")
         return prepared
-    return _save_and_load(pack_folder(name, utterances, emotions=classes, info=info), data_dir)
+    folder = packed_folder(name, data_dir)
+    with _removed_if_empty(folder.parent, data_dir):
+        return pack(folder, name, read_utterances(name, utterances), classes, info)
 
 
 def _prepared(name: str, data_dir: Path, version: str | None = None) -> Corpus | None:
@@ -104,14 +107,8 @@ def _prepared(name: str, data_dir: Path, version: str | None = None) -> Corpus |
     return None
 
 
-def _save_and_load(corpus: Corpus, data_dir: Path) -> Corpus:
-    folder = packed_folder(corpus.name, data_dir)
-    save(corpus, folder)
-    return load(folder)
-
-
-def _build(name: str, release: Release, source: Source | None, data_dir: Path) -> Corpus:
-    """Runs the TFDS builder into DATA/NAME/VERSION and returns what it holds."""
+def _build(name: str, release: Release, source: Source | None, data_dir: Path) -> Any:
+    """Runs the TFDS builder into DATA/NAME/VERSION and returns it."""
     module = importlib.import_module(f"ser_jax.corpora.builders.{name}.{name}_dataset_builder")
     import tensorflow_datasets as tfds
 
@@ -129,12 +126,12 @@ def _build(name: str, release: Release, source: Source | None, data_dir: Path) -
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(download_mode=mode, try_download_gcs=False)
         )
-    return _read_back(builder)
+    return builder
 
 
 @contextlib.contextmanager
 def _removed_if_empty(*folders: Path) -> Iterator[None]:
-    """TFDS makes folders before it has anything to put there, and leaves them behind."""
+    """Folders are made before there is anything to put there: where nothing came, they are not left behind."""
     try:
         yield
     finally:
@@ -143,17 +140,8 @@ def _removed_if_empty(*folders: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _read_back(builder: Any) -> Corpus:
-    """Returns the corpus that a prepared TFDS builder holds, in the order of the ids."""
-    from ser_jax.corpora.builders.speech_builder import SPLIT
-
-    rows, waveforms = [], []
-    examples = builder.as_dataset(split=SPLIT).as_numpy_iterator()
-    for example in tqdm(examples, "packing", total=builder.info.splits[SPLIT].num_examples, unit="file", disable=None):
-        waveforms.append(example.pop("waveform"))
-        example["emotion"] = builder.EMOTIONS[example["emotion"]]
-        rows.append({key: value.decode() if isinstance(value, bytes) else value for key, value in example.items()})
-    utterances = pd.DataFrame(rows).sort_values("id")
+def _pack(builder: Any, folder: Path) -> Corpus:
+    """Packs the corpus that a prepared TFDS builder holds, in its order: that of the ids."""
     info = {
         "description": builder.info.description,
         "citation": builder.info.citation,
@@ -164,4 +152,18 @@ def _read_back(builder: Any) -> Corpus:
         "speakers_known": True,
         "source_check": builder.info.metadata["source_check"],
     }
-    return make_corpus(builder.name, utterances, [waveforms[i] for i in utterances.index], builder.EMOTIONS, info)
+    return pack(folder, builder.name, _read_back(builder), builder.EMOTIONS, info)
+
+
+def _read_back(builder: Any) -> Iterator[tuple[dict[str, Any], Int16[np.ndarray, " _"]]]:
+    """Yields the rows of the table and the waveforms that a builder's records hold."""
+    import tensorflow_datasets as tfds
+
+    from ser_jax.corpora.builders.speech_builder import SPLIT
+
+    in_order = tfds.ReadConfig(interleave_cycle_length=1)  # one file after another
+    examples = builder.as_dataset(split=SPLIT, read_config=in_order).as_numpy_iterator()
+    for example in tqdm(examples, "packing", total=builder.info.splits[SPLIT].num_examples, unit="file", disable=None):
+        waveform = example.pop("waveform")
+        example["emotion"] = builder.EMOTIONS[example["emotion"]]
+        yield {key: value.decode() if isinstance(value, bytes) else value for key, value in example.items()}, waveform

@@ -55,9 +55,9 @@ class StreamingFeed:
           table_steps: the largest number of steps of a piece.
           bytes_per_call: about the size of a piece, of all parts and runs together; a single step may need more.
         """
-        lanes = range(own_parts.start * layout.lanes // parts, own_parts.stop * layout.lanes // parts)
-        if len(lanes) * parts != len(own_parts) * layout.lanes:
+        if any(part * layout.lanes % parts for part in (own_parts.start, own_parts.stop)):
             raise ValueError(f"{layout.lanes} lanes: parts {own_parts} of {parts} do not begin and end with one")
+        lanes = range(own_parts.start * layout.lanes // parts, own_parts.stop * layout.lanes // parts)
         table = corpus.utterances
         self._columns = {name: table[name].to_numpy(np.int32) for name in ("num_samples", "label")}
         if tokens is not None:

@@ -74,16 +74,20 @@ def run_study(
                 print(f"{variant.name}: another process is at it; waiting", flush=True)
             if not _finish(titles[variant.name], variant, store, wait=wait):
                 busy.append(variant)
-    if not processes.leads():
-        return Outcome(None, (), {})
-    with locked(store, "results", wait=True):
-        return collect(plan, variants, workdir, store)
+    if processes.leads():
+        with locked(store, "results", wait=True):
+            outcome = collect(plan, variants, workdir, store)
+    else:
+        outcome = Outcome(None, (), {})
+    processes.of_the_leader(0)  # no process leaves before the first is done
+    return outcome
 
 
 def claim(workdir: Path, config: dict) -> None:
     """Writes the study's configuration to its folder; raises `UserError` where another study's lies there."""
     path = workdir / "config.json"
     if path.exists():
+        config = json.loads(json.dumps(config))  # as it will be read again: JSON knows no tuples
         different = list(configuration.differences(json.loads(path.read_text()), config))
         if different:
             raise UserError(

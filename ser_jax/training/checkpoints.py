@@ -20,14 +20,26 @@ _STATE, _METADATA = "state", "metadata"
 class Checkpoints:
     """The checkpoints of one population, in `folder`, the newest two kept.
 
-    A checkpoint appears whole or not at all, whenever the process dies.
+    A checkpoint appears whole or not at all, whenever the process dies. Of several processes, which all have the whole
+    state, the first one saves and all restore.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        # Each process by itself: Orbax would have them wait for one another, longer than one of them may live.
+        own = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+        )
+        folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
-            options=ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=2,
+                enable_async_checkpointing=True,
+                create=False,
+                multiprocessing_options=alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
+            ),
             item_names=(_STATE, _METADATA),
         )
 

@@ -104,7 +104,7 @@ def _train(
         log.write(entry)
         report(entry)
         # 6. A checkpoint at the end, every so often, and before a stop.
-        if late or stop or step == population.num_steps:
+        if (late or stop or step == population.num_steps) and processes.leads():
             store.save(parallel.gather(state, len(population.runs)), metadata)
             saved_at = time.monotonic()
         if stop:

@@ -92,6 +92,7 @@ class Program:
 
     Memory decides how many runs it computes at once: where all of them take more than a device has, it is compiled for
     half as many, and so on, and called several times. A run's results do not depend on which others are beside it.
+    Several processes always compute all at once.
     """
 
     function: Callable
@@ -101,6 +102,8 @@ class Program:
 
     def compile(self, *arguments: Any) -> tuple[Callable, int]:
         """Returns the executable for such arguments, and how many of a device's runs it takes at once."""
+        if jax.process_count() > 1:  # what is compiled ahead would want arrays of all processes: `pmap` makes them
+            return self.function, self._runs(arguments)
         shapes = str(jax.tree.map(jnp.shape, arguments))
         if shapes not in self.compiled:
             at_once = self._runs(arguments)

@@ -2,13 +2,14 @@ import errno
 import json
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from ser_jax import corpora
-from ser_jax.corpora.corpus import COLUMNS, fingerprint, load, make_corpus, save, waveform
+from ser_jax.corpora.corpus import COLUMNS, fingerprint, load, make_corpus, pack, save, waveform
 from ser_jax.errors import UserError
 
 
@@ -46,6 +47,42 @@ def test_what_is_saved_is_loaded_memory_mapped(tmp_path):
     assert (loaded.name, loaded.emotions, loaded.info) == ("small", ("anger", "joy"), {"licence": "none"})
     assert loaded.fingerprint == corpus.fingerprint
     assert fingerprint(loaded.utterances, loaded.emotions, loaded.samples) == corpus.fingerprint
+
+
+def test_what_is_packed_as_it_comes_is_what_would_be_saved(tmp_path):
+    corpus = small_corpus()
+    save(corpus, tmp_path / "saved")
+    rows = corpus.utterances[["id", "speaker", "emotion", "text", "session"]].to_dict("records")
+    examples = ((row, np.array(waveform(corpus, i))) for i, row in enumerate(rows))
+    packed = pack(tmp_path / "packed", "small", examples, corpus.emotions, corpus.info)
+    assert isinstance(packed.samples, np.memmap)
+    assert packed.fingerprint == corpus.fingerprint
+    for name in ("samples.npy", "utterances.parquet", "corpus.json"):
+        assert (tmp_path / "packed" / name).read_bytes() == (tmp_path / "saved" / name).read_bytes()
+
+
+def test_packing_holds_one_waveform_in_memory(tmp_path):
+    length, size = 100_000, 64  # 13 MB
+    examples = (({"id": f"u{i}", "emotion": "x"}, np.full(length, i, np.int16)) for i in range(size))
+    tracemalloc.start()
+    try:
+        pack(tmp_path / "packed", "long", examples, ("x",))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * 2 * length
+
+
+def test_what_cannot_be_packed_leaves_nothing_behind(tmp_path):
+    def broken():
+        yield {"id": "a", "emotion": "x"}, np.ones(3, np.int16)
+        raise UserError("b.wav: not audio")
+
+    with pytest.raises(UserError, match=r"b\.wav"):
+        pack(tmp_path / "packed", "broken", broken(), ("x",))
+    with pytest.raises(UserError, match="no utterances"):
+        pack(tmp_path / "packed", "none", iter([]), ("x",))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

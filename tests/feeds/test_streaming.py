@@ -155,9 +155,9 @@ def make_feed(records, corpus, layout, runs, first_step=0, batch=8, parts=1, own
 RUNS = [(0, 0, TRAIN), (1, 0, TRAIN), (0, 1, np.arange(40))]
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-def test_a_piece_gives_the_very_batches_of_the_resident_corpus(corpus, records, parts):
-    layout = record_layout(SIZE, 2, 12)
+@pytest.mark.parametrize(("parts", "lanes"), [(1, 2), (2, 2), (2, 1)])
+def test_a_piece_gives_the_very_batches_of_the_resident_corpus(corpus, records, parts, lanes):
+    layout = record_layout(SIZE, lanes, 12)
     tokens = np.arange(SIZE * 4, dtype=np.int32).reshape(SIZE, 4)
     feed = make_feed(records, corpus, layout, RUNS, first_step=3, parts=parts, tokens=tokens)
     whole = jax.tree.map(jnp.asarray, make_resident(corpus, CROP, tokens))
@@ -209,9 +209,10 @@ def test_pieces_have_always_the_same_shapes_within_their_memory_and_hold_one_ste
         assert any(1 < piece.count < 16 for piece in pieces)
 
 
-def test_lanes_that_parts_cannot_share_are_refused(corpus, records):
-    with pytest.raises(ValueError, match="3 lanes cannot be shared out to 2 parts"):
-        make_feed(records, corpus, record_layout(SIZE, 3), RUNS, parts=2)
+@pytest.mark.parametrize(("lanes", "parts", "own"), [(3, 2, range(1)), (1, 2, range(1, 2)), (2, 4, range(1, 3))])
+def test_own_parts_that_are_no_whole_lanes_are_refused(corpus, records, lanes, parts, own):
+    with pytest.raises(ValueError, match=f"{lanes} lanes: .* do not begin and end with one"):
+        make_feed(records, corpus, record_layout(SIZE, lanes), RUNS, batch=12, parts=parts, own=own)
 
 
 def test_importing_the_feed_imports_no_tensorflow():

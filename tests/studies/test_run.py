@@ -12,7 +12,9 @@ import pytest
 from tiny import CONFIG, tiny_corpus
 
 from ser_jax import config as configuration
+from ser_jax.errors import UserError
 from ser_jax.studies import run, store
+from ser_jax.studies.plan import one_variant
 from ser_jax.training import loop
 from ser_jax.training.population import make_population
 
@@ -161,3 +163,11 @@ def test_a_study_of_two_corpora_is_refused(launch, tmp_path):
     assert status == 2
     assert "a study is of one" in errors
     assert not (tmp_path / "work").exists()
+
+
+def test_a_workdir_is_claimed_again_by_the_same_configuration_alone(tmp_path):
+    settings = one_variant(configuration.default(), None)
+    for _ in range(2):
+        run.claim(tmp_path, settings)
+    with pytest.raises(UserError, match=r"another configuration.*feed"):
+        run.claim(tmp_path, settings | {"feed": "resident"})
