@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Int, Int16
 
 from ser_jax.corpora.corpus import Corpus
-from ser_jax.corpora.records import Records, damaged, import_tensorflow
 from ser_jax.errors import UserError
 from ser_jax.feeds.order import Layout, Stretch, position, stretches, training_rows
+from ser_jax.feeds.records import Records, damaged, import_tensorflow
 from ser_jax.feeds.resident import Piece, Resident
 
 _RECORDS = 16  # parsed together: few enough that the processor's cache holds them

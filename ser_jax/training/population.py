@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,14 +18,14 @@ from ser_jax import models
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.features import Packed, in_place_of_samples
 from ser_jax.corpora.protocols import Fold, Protocol
-from ser_jax.corpora.records import open_records
 from ser_jax.corpora.tracks import interpolate
 from ser_jax.corpora.vocabulary import Vocabulary, encode_all, from_json, make_vocabulary, to_json
 from ser_jax.errors import UserError
 from ser_jax.evaluation import metrics, predictions
 from ser_jax.feeds import resident as resident_feed
 from ser_jax.feeds.choice import choose_feed
-from ser_jax.feeds.order import record_layout
+from ser_jax.feeds.order import lane_size, record_layout
+from ser_jax.feeds.records import open_records
 from ser_jax.feeds.resident import Piece, Resident, ResidentFeed, Tracks, Windows, cut_windows
 from ser_jax.feeds.streaming import StreamingFeed
 from ser_jax.frontend import (
@@ -175,6 +176,7 @@ def make_population(
         only_resident=_only_resident(frontend, targets),
     )
     accumulate = _check_batch(config, targets, layout, feed)
+    _check_order(config, corpus, [protocol.folds[fold] for fold, _ in runs], feed)
 
     def make_programs() -> tuple[Learner, Callable, parallel.Program, parallel.Program]:
         learner = make_learner(
@@ -290,6 +292,28 @@ def _check_batch(config: dict, targets: Targets, layout: parallel.Layout, feed: 
             "whole batch, which its parts do not add up to"
         )
     return accumulate
+
+
+def _check_order(config: dict, corpus: Corpus, folds: Sequence[Fold], feed: str) -> None:
+    """Refuses lanes that a fold leaves empty, and windows of all runs that this machine's memory cannot hold."""
+    lanes, window = (config["order"][name] for name in ("lanes", "window"))
+    files = record_layout(len(corpus.utterances), lanes, window)
+    waiting = 0
+    for fold in folds:
+        sizes = [lane_size(files, fold.train, lane) for lane in range(lanes)]
+        if not all(sizes):
+            raise UserError(
+                f"config.order.lanes: found {lanes}; lane {sizes.index(0)} has none of the {len(fold.train)} "
+                f"utterances that fold {fold.name} trains on"
+            )
+        waiting += sum(min(size, window) for size in sizes)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * jax.process_count()
+    size = 2 * waiting * corpus.samples.nbytes / len(corpus.utterances)  # a window is read while another is used
+    if feed == "streaming" and size > memory / 2:
+        raise UserError(
+            f"config.order.window: {window} utterances for each of {len(folds)} runs and {lanes} lanes take "
+            f"{size / 2**30:.1f} GiB, more than half of the memory; expected a smaller window, or fewer runs at once"
+        )
 
 
 def _only_resident(frontend: Frontend, targets: Targets) -> str:

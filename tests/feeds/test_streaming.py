@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from ser_jax.corpora.corpus import Corpus, make_corpus, waveform
-from ser_jax.corpora.records import open_records
 from ser_jax.errors import UserError
 from ser_jax.feeds import streaming
 from ser_jax.feeds.order import record_layout, stretches, training_rows
+from ser_jax.feeds.records import open_records
 from ser_jax.feeds.resident import crop_batch, make_resident
 from ser_jax.feeds.streaming import StreamingFeed, open_stream
 

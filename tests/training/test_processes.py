@@ -62,6 +62,32 @@ def start_all(number, port, folder, data_dir, workdir, **changes):
     ]
 
 
+def start_all_by_slurm(number, folder, data_dir, workdir, **changes):
+    """Starts processes as `srun` would, on this one machine: told by the environment who they are."""
+    job = next(job for job in range(os.getpid(), os.getpid() + 4096) if is_unused(61440 + job % 4096))
+    slurm = {"SLURM_JOB_ID": job, "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": number}
+    return [
+        start(
+            folder,
+            data_dir,
+            workdir,
+            {
+                "distributed": True,
+                "rendezvous_seconds": 120,
+                "environment": {key: str(value) for key, value in slurm.items()}
+                | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)},
+            },
+            **changes,
+        )
+        for i in range(number)
+    ]
+
+
+def is_unused(port):
+    with socket.socket() as one:
+        return one.connect_ex(("localhost", port)) != 0
+
+
 def finish(processes):
     """The exit status and the output of each process."""
     outputs = [process.communicate(timeout=FINISHED)[0] for process in processes]
@@ -102,9 +128,13 @@ def alone(tmp_path_factory, data_dir):
     return folder / "run"
 
 
-@pytest.mark.parametrize(("number", "feed"), [(2, "streaming"), (4, "resident")])
-def test_several_processes_make_the_training_of_one(alone, data_dir, tmp_path, unused_port, number, feed):
-    ended = finish(start_all(number, unused_port, tmp_path, data_dir, tmp_path / "run", feed=feed))
+@pytest.mark.parametrize(("number", "feed", "slurm"), [(2, "streaming", True), (4, "resident", False)])
+def test_several_processes_make_the_training_of_one(alone, data_dir, tmp_path, unused_port, number, feed, slurm):
+    where = tmp_path, data_dir, tmp_path / "run"
+    processes = (
+        start_all_by_slurm(number, *where, feed=feed) if slurm else start_all(number, unused_port, *where, feed=feed)
+    )
+    ended = finish(processes)
     for status, output in ended:
         assert status == 0, output
     np.testing.assert_allclose(curve(tmp_path / "run"), curve(alone), rtol=1e-5)

@@ -1,5 +1,6 @@
 """Devices that share a batch, and batches seen in parts, make the parameters that one device makes of the whole."""
 
+import dataclasses
 import functools
 import os
 import signal
@@ -178,6 +179,20 @@ def test_a_training_goes_on_with_another_number_of_devices(data, tmp_path):
 def test_what_does_not_divide_is_refused(data, changes, message):
     with pytest.raises(UserError, match=message):
         tiny_population(*data, **changes)
+
+
+def test_a_lane_without_an_utterance_to_train_on_is_refused(data):
+    corpus, protocol = data
+    few = dataclasses.replace(protocol.folds[0], train=protocol.folds[0].train[:3])
+    with pytest.raises(UserError, match=r"lanes: found 4; lane \d has none of the 3 utterances that fold"):
+        tiny_population(corpus, dataclasses.replace(protocol, folds=(few,)), order={"lanes": 4})
+
+
+def test_windows_that_memory_cannot_hold_are_refused(data, monkeypatch):
+    corpus, protocol = data
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 100}[name])
+    with pytest.raises(UserError, match=r"window: 8192 utterances for each of 3 runs and 1 lanes take 0\.0 GiB"):
+        tiny_population(corpus, protocol, feed="streaming")
 
 
 def test_runs_that_do_not_divide_by_the_devices_give_what_one_device_gives(data):

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ser_jax.corpora import records as records_module
 from ser_jax.corpora.corpus import Corpus, load, make_corpus, save, waveform
-from ser_jax.corpora.records import SPLIT, import_tensorflow, open_records, records_folder
 from ser_jax.errors import UserError
+from ser_jax.feeds import records as records_module
 from ser_jax.feeds.order import record_layout
+from ser_jax.feeds.records import SPLIT, import_tensorflow, open_records, records_folder
 
 
 def noise_corpus(size: int, seed: int = 0, name: str = "noise") -> Corpus:
