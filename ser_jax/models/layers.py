@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 Map = Float[Array, "batch _time _frequency _channels"]  # a leading underscore: sizes differ within a function
 Activation = Callable[[Array], Array]
+Affine = tuple[Float[Array, " channels"], Float[Array, " channels"]]  # a factor and a shift for each channel
 
 ACTIVATIONS: dict[str, Activation] = {"relu": jax.nn.relu, "hard_swish": jax.nn.hard_swish}
 
@@ -53,10 +54,17 @@ class Mask:
         """Zero the padding of a map."""
         return jnp.where(self.real, x, 0)
 
-    def mean(self, x: Map) -> Float[Array, "batch channels"]:
-        """Mean of each channel over an utterance's real cells (zero without any); x is zero in its padding."""
-        num_cells = jnp.maximum(self.lengths, 1)[:, None] * self.num_bands
-        return (jnp.sum(x, (1, 2), dtype=jnp.float32) / num_cells).astype(x.dtype)
+    def mean(self, x: Map, affine: Affine | None = None) -> Float[Array, "batch channels"]:
+        """Mean of each channel over an utterance's real cells (zero without any); x is zero in its padding.
+
+        With a factor and a shift, the mean of `x * factor + shift`.
+        """
+        num_cells = self.lengths[:, None] * self.num_bands
+        mean = jnp.sum(x, (1, 2), dtype=jnp.float32) / jnp.maximum(num_cells, 1)
+        if affine is not None:
+            factor, shift = affine
+            mean = jnp.where(num_cells > 0, mean * factor[None] + shift[None], 0)
+        return mean.astype(x.dtype)
 
 
 def _real_steps(lengths: Int[Array, " batch"], num_steps: int) -> Bool[Array, "batch time 1 1"]:
@@ -276,31 +284,34 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
 
     @nn.compact
-    def __call__(self, channels: int, batch: tuple[Array, Array, Array] | None) -> tuple[Array, Array]:
-        """Factor and shift, from the statistics of the `batch` (mean, biased variance, count) or else running ones."""
+    def __call__(
+        self, channels: int, batch: tuple[Array, Array, Array] | None, offset: Array | float = 0.0
+    ) -> tuple[Array, Array]:
+        """Factor and shift, from the statistics of the `batch` (mean, biased variance, count) or else running ones.
+
+        An `offset`, a constant for each channel, may be left out of what is normalised: the shift makes up for it.
+        """
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         if batch is None:
-            mean, var = running_mean.value, running_var.value
+            mean, var = running_mean.value - offset, running_var.value
         else:
             mean, var, count = batch
             if not self.is_initializing():
-                unbiased = var * count / jnp.maximum(count - 1, 1)
-                running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
-                running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
+                new_mean, new_var = jax.lax.stop_gradient((mean + offset, var * count / jnp.maximum(count - 1, 1)))
+                running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * new_mean
+                running_var.value = self.momentum * running_var.value + (1 - self.momentum) * new_var
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
         return factor, bias - mean * factor
 
 
 class NormalizedPointwise(nn.Module):
-    """A pointwise (1x1) convolution without bias and its batch normalisation, in one matrix product.
+    """A pointwise (1x1) convolution without bias, and its batch normalisation.
 
-    The mean and variance of the convolution's result follow from the mean m and the covariance C of its input: those of
-    `x @ K` are `m @ K` and `diag(K' C K)`. So the statistics cost one product, `x' x`, and no pass over the result,
-    which the normalised kernel K gives at once; gradients are matrix products too. The same statistics serve
-    `norm_input`, a batch normalisation of the input without activation (as follows a depthwise convolution).
+    `norm_input` is a batch normalisation of the input without activation (as follows a depthwise convolution): its
+    factor goes into the kernel, and its shift is lost in the normalisation of the result.
 
     Attributes:
         channels: of the result.
@@ -313,44 +324,49 @@ class NormalizedPointwise(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: Map | Phases, mask: Mask, *, train: bool) -> tuple[Map | Phases, Float[Array, " shift"]]:
-        """The result short of its shift, and that shift (`activated` adds it), of a map that is zero in its padding.
-
-        A map may come in its phases; so does the result.
-        """
-        in_channels = jax.tree.leaves(x)[0].shape[-1]
+    def __call__(self, x: Map, mask: Mask, *, train: bool) -> tuple[Map, Affine]:
+        """The result before its normalisation, and what normalises it, of a map that is zero in its padding."""
+        in_channels = x.shape[-1]
         kernel = self.param("kernel", nn.initializers.he_normal(), (in_channels, self.channels))
-        shift = jnp.zeros(self.channels)
-        if train:
-            mean, covariance, count = _moments(x, mask, self.axis_name)
+        offset = jnp.zeros(self.channels)
+        # All in the one shape of the matrix product: XLA would compute for each shape anew what it reads.
+        cells = x.reshape(-1, in_channels)
         if self.norm_input:
-            batch = (mean, jnp.maximum(jnp.sum(covariance * jnp.eye(len(mean)), 0), 0), count) if train else None
+            batch = _moments(cells, mask, self.axis_name) if train else None
             in_factor, in_shift = BatchNorm(name="input_norm")(in_channels, batch)
-            shift = in_shift @ kernel
+            offset = in_shift @ kernel
             kernel = in_factor[:, None] * kernel
-        batch = None
-        if train:
-            var = jnp.maximum(jnp.sum(kernel * (covariance @ kernel), 0), 0)
-            batch = (mean @ kernel + shift, var, count)
-        factor, out_shift = BatchNorm(name="norm")(self.channels, batch)
-        kernel, shift = kernel * factor[None], shift * factor + out_shift
-        return jax.tree.map(lambda part: product(part, kernel), x), shift
+        cells = product(cells, kernel)
+        batch = _moments(cells, mask, self.axis_name) if train else None
+        affine = BatchNorm(name="norm")(self.channels, batch, offset)
+        return cells.reshape(*x.shape[:-1], -1), affine
 
 
 def activated(
     x: Map,
-    shift: Float[Array, " channels"],
+    affine: Affine,
     activate: Activation,
     mask: Mask,
+    gates: Float[Array, "batch channels"] | None = None,
     within_border: tuple[int, int] | None = None,
 ) -> Map:
-    """`activate(x + shift)`, zero in the padding; with strides, within the `border` of a 3x3 layer that has them."""
+    """`activate(gates * (x * factor + shift))`, zero in the padding.
+
+    With strides, within the `border` of a 3x3 layer that has them.
+    """
     real = mask.real
     if within_border:
         x = border(x, within_border)
         step, band = jnp.arange(x.shape[1])[None, :, None, None], jnp.arange(x.shape[2])[None, None, :, None]
         real = (step > 0) & (step <= mask.lengths[:, None, None, None]) & (band > 0) & (band <= mask.num_bands)
-    return jnp.where(real, activate(x + shift.astype(x.dtype)[None, None, None]), 0)
+    x = normal(x, affine)
+    return jnp.where(real, activate(x if gates is None else x * gates[:, None, None]), 0)
+
+
+def normal(x: Map, affine: Affine) -> Map:
+    """`x * factor + shift`, for each channel."""
+    factor, shift = (part.astype(x.dtype)[None, None, None] for part in affine)
+    return x * factor + shift
 
 
 @jax.custom_vjp
@@ -381,34 +397,49 @@ def _gram(
     return jax.lax.dot_general(a, b, (((0,), (0,)), ((), ())), precision="highest", preferred_element_type=jnp.float32)
 
 
-@jax.custom_vjp
-def second_moment(x: Float[Array, "*cells channels"]) -> Float[Array, "channels channels"]:
-    """Sum over all cells of the products of two of their channels; its gradient is one matrix product, not two."""
-    return _gram(x, x)
-
-
-def _second_moment_forward(x: Array) -> tuple[Array, Array]:
-    return second_moment(x), x
-
-
-def _second_moment_backward(x: Array, gradient: Array) -> tuple[Array]:
-    return (x @ (gradient + gradient.T).astype(x.dtype),)
-
-
-second_moment.defvjp(_second_moment_forward, _second_moment_backward)
-
-
-def _moments(x: Map | Phases, mask: Mask, axis_name: str | None) -> tuple[Array, Array, Array]:
-    """Mean [channels], covariance [channels, channels] and number of the real cells of a map, zero in its padding."""
-    parts = jax.tree.leaves(x)
-    total = sum(sum_cells(part) for part in parts)
-    squares = sum(second_moment(part) for part in parts)
+def _moments(x: Float[Array, "cells channels"], mask: Mask, axis_name: str | None) -> tuple[Array, Array, Array]:
+    """Mean [channels], biased variance [channels] and number of the real cells of a map, zero in its padding."""
+    sums = jnp.stack([sum_cells(x), sum_cells(jnp.square(x.astype(jnp.float32)))])
     count = jnp.sum(mask.lengths).astype(jnp.float32) * mask.num_bands
     if axis_name:
-        total, squares, count = jax.lax.psum((total, squares, count), axis_name)
+        sums, count = jax.lax.psum((sums, count), axis_name)
     count = jnp.maximum(count, 1)
-    mean = total / count
-    return mean, squares / count - mean[:, None] * mean[None], count
+    mean, square = sums / count
+    return mean, jnp.maximum(square - jnp.square(mean), 0), count
+
+
+class NormalizedKernel(nn.Module):
+    """A pointwise convolution of a large map of few channels, with its batch normalisation in its kernel.
+
+    The mean and variance of the convolution's result follow from the mean m and the covariance C of its input: those of
+    `x @ K` are `m @ K` and `diag(K' C K)`. So the statistics cost one product, `x' x`, and no pass over the result,
+    which the normalised kernel gives at once.
+
+    Attributes:
+        channels: of the result.
+        axis_name: axis of devices whose batches share the statistics.
+    """
+
+    channels: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: Phases, mask: Mask, *, train: bool) -> tuple[Phases, Float[Array, " channels"]]:
+        """The result short of its shift, and that shift, of a map in its phases that is zero in its padding."""
+        parts = jax.tree.leaves(x)
+        kernel = self.param("kernel", nn.initializers.he_normal(), (parts[0].shape[-1], self.channels))
+        batch = None
+        if train:
+            total, squares = sum(map(sum_cells, parts)), sum(_gram(part, part) for part in parts)
+            count = jnp.sum(mask.lengths).astype(jnp.float32) * mask.num_bands
+            if self.axis_name:
+                total, squares, count = jax.lax.psum((total, squares, count), self.axis_name)
+            count = jnp.maximum(count, 1)
+            mean = total / count
+            covariance = squares / count - mean[:, None] * mean[None]
+            batch = (mean @ kernel, jnp.maximum(jnp.sum(kernel * (covariance @ kernel), 0), 0), count)
+        factor, shift = BatchNorm(name="norm")(self.channels, batch)
+        return jax.tree.map(lambda part: product(part, kernel * factor[None]), x), shift
 
 
 # Full convolutions --------------------------------------------------------------------------------------------------

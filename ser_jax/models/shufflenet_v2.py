@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from ser_jax.models import layers
 from ser_jax.models.family import RATE, Family
-from ser_jax.models.layers import Activation, Depthwise, Map, Mask, NormalizedPointwise
+from ser_jax.models.layers import Activation, Affine, Depthwise, Map, Mask, NormalizedKernel, NormalizedPointwise
 from ser_jax.models.output import Attention, Output
 
 # Channels of the stem, stages 2, 3 and 4, and the last convolution (table 5 of the paper), and units of each stage.
@@ -95,8 +95,8 @@ class ShuffleNetV2(nn.Module):
                     attention[name] = Attention(gates, ("batch", "channels"))
             x = jnp.concatenate(halves, -1)
 
-        x, shift = NormalizedPointwise(last_channels, axis_name=self.axis_name, name="last")(x, mask, train=train)
-        x = mask.mean(layers.activated(x, shift, activate, mask))
+        x, affine = NormalizedPointwise(last_channels, axis_name=self.axis_name, name="last")(x, mask, train=train)
+        x = mask.mean(layers.activated(x, affine, activate, mask))
         if train and layers.is_on(self.dropout):
             x = layers.dropout(x, self.dropout, self.make_rng("dropout"))
         return Output(nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32)), attention)
@@ -106,7 +106,7 @@ class ShuffleNetV2(nn.Module):
         strides = (self.stem_stride, self.stem_stride)
         mask = mask.strided(strides)
         x = layers.phases(mask.apply(layers.patches(x, strides)))
-        x, shift = NormalizedPointwise(channels, axis_name=self.axis_name, name="stem")(x, mask, train=train)
+        x, shift = NormalizedKernel(channels, self.axis_name, name="stem")(x, mask, train=train)
         x = jax.tree.map(lambda phase: activate(phase + shift.astype(phase.dtype)[None, None, None]), x)
         return layers.max_pool(x, mask), mask.strided((2, 2))
 
@@ -134,29 +134,25 @@ class Unit(nn.Module):
         strides = self.strides or (1, 1)
         out_mask = mask.strided(strides)
 
-        def pointwise(name: str, x: Map, mask: Mask, *, norm_input: bool) -> tuple[Map, Array]:
+        def pointwise(name: str, x: Map, mask: Mask, *, norm_input: bool) -> tuple[Map, Affine]:
             layer = NormalizedPointwise(self.channels // 2, norm_input, self.axis_name, name=name)
             return layer(x, mask, train=train)
 
         if self.strides:
             passing = Depthwise(strides, name="passing_depthwise")(layers.border(passing, strides), out_mask)
-            passing, shift = pointwise("passing_pointwise", passing, out_mask, norm_input=True)
-            passing = layers.activated(passing, shift, activate, out_mask)
+            passing, affine = pointwise("passing_pointwise", passing, out_mask, norm_input=True)
+            passing = layers.activated(passing, affine, activate, out_mask)
 
-        branch, shift = pointwise("pointwise1", branch, mask, norm_input=False)
-        branch = layers.activated(branch, shift, activate, mask, within_border=strides)
+        branch, affine = pointwise("pointwise1", branch, mask, norm_input=False)
+        branch = layers.activated(branch, affine, activate, mask, within_border=strides)
         branch = Depthwise(strides, name="depthwise")(branch, out_mask)
-        branch, shift = pointwise("pointwise2", branch, out_mask, norm_input=True)
+        branch, affine = pointwise("pointwise2", branch, out_mask, norm_input=True)
 
         gates = None
-        if self.attention == "none":
-            branch = layers.activated(branch, shift, activate, out_mask)
-        elif self.attention_position == "before_activation":
-            branch = layers.activated(branch, shift, lambda x: x, out_mask)
-            gates = self._gates(out_mask.mean(branch))
-            branch = activate(branch * gates[:, None, None])
-        else:
-            branch = layers.activated(branch, shift, activate, out_mask)
+        if self.attention != "none" and self.attention_position == "before_activation":
+            gates = self._gates(out_mask.mean(branch, affine))
+        branch = layers.activated(branch, affine, activate, out_mask, gates)
+        if self.attention != "none" and self.attention_position == "after_activation":
             gates = self._gates(out_mask.mean(branch))
             branch = branch * gates[:, None, None]
         return shuffle(passing, branch), out_mask, gates
