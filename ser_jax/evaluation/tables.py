@@ -68,7 +68,7 @@ def interval(ends: Sequence[float] | None) -> str:
 def _heading(summary: dict[str, Any]) -> list[str]:
     where = [summary["corpus"], summary.get("protocol")]
     parts = [", ".join(str(part) for part in where if part), "percent, with 95 % intervals over speakers"]
-    parts += [f"chance UA {percent(summary['chance_ua'])}", "runs and millions of parameters under each name"]
+    parts += [f"chance UA {percent(summary['chance_ua'])}", "runs and parameters under each name"]
     return textwrap.wrap("; ".join(parts), WIDTH)
 
 
@@ -77,7 +77,7 @@ def _names(summary: dict[str, Any]) -> list[str]:
     for name, variant in summary["variants"].items():
         about = [_count(variant["runs"], "run")]
         if variant["parameters"] is not None:
-            about.append(f"{variant['parameters'] / 1e6:.2f} M")
+            about.append(_parameters(variant["parameters"]))
         cells += [name, "  " + ", ".join(about)]
     return _aligned(cells, "<")
 
@@ -137,3 +137,8 @@ def _count(number: int, noun: str) -> str:
 
 def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+
+
+def _parameters(number: int) -> str:
+    """A number of parameters in three digits, as 0.35 M or 3.44 k."""
+    return f"{number / 1e6:.2f} M" if number >= 1e5 else f"{number / 1e3:.3g} k"
