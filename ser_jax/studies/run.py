@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import platform
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -200,7 +201,7 @@ def _test_under_conditions(
 
 @functools.cache
 def _say_once(line: str) -> None:
-    print(line, flush=True)
+    print(line, file=sys.stderr, flush=True)
 
 
 def hardware() -> dict[str, Any]:
