@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint format environment references clean
+.PHONY: quickstart test bench lint format environment references clean
 
 quickstart: .venv/installed
 	$(BIN)/python launch.py study --config configs/quickstart.py --workdir runs/quickstart
 
 test: .venv/installed-test lint
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_FLAGS)
+
+# The short set of benchmarks, with the peers; refreshes docs/performance.md. Takes a quarter of an hour on two cores.
+bench: .venv/installed-references
+	$(BIN)/python -m benchmarks.run --set short
 
 lint: .venv/installed-test
 	$(BIN)/ruff format --check .
@@ -18,7 +22,7 @@ format: .venv/installed-test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# PyTorch and librosa, which the tests compare with live where they are installed.
+# PyTorch and others, which tests and benchmarks compare with live where they are installed.
 references: .venv/installed-references
 
 environment: .venv/installed

@@ -23,16 +23,15 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ser_jax.corpora.corpus import Corpus, make_corpus
-from ser_jax.corpora.records import Records, open_records
+from benchmarks.corpora import noise
+from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus
 from ser_jax.feeds.order import record_layout, training_rows
+from ser_jax.feeds.records import Records, open_records
 from ser_jax.feeds.streaming import StreamingFeed, open_stream
 
-SAMPLE_RATE = 16_000
 PIECE_STEPS = 16
 PAUSE_SECONDS = 1.0
 
@@ -57,17 +56,6 @@ def main() -> None:
             "PyTorch DataLoader": torch_batches(records, args),
         }
         report(contestants, args)
-
-
-def noise(size: int) -> Corpus:
-    """A corpus of cuts from one noise, 2 to 5 s long."""
-    rng = np.random.default_rng(0)
-    source = rng.integers(-3000, 3000, 6 * SAMPLE_RATE).astype(np.int16)
-    lengths = rng.integers(2 * SAMPLE_RATE, 5 * SAMPLE_RATE, size)
-    starts = rng.integers(0, SAMPLE_RATE, size)
-    table = pd.DataFrame({"id": [f"u{i}" for i in range(size)], "emotion": "none"})
-    cuts = [source[start : start + length] for start, length in zip(starts, lengths, strict=True)]
-    return make_corpus("noise", table, cuts, ("none",))
 
 
 def report(contestants: dict[str, Generator[int, None, None]], args: argparse.Namespace) -> None:

@@ -1,23 +1,24 @@
 """How long does a training step of each model take, against the same network in PyTorch?
 
-python -m benchmarks.models [--model NAME ...] [--option NAME=VALUE ...] [--batch 32] [--frames 152]
+python -m benchmarks.models [--model NAME ...] [--option NAME=VALUE ...] [--batch 32] [--frames 152] [--compiled]
+python -m benchmarks.models --torch_device cuda --compiled
 
 As in `python -m benchmarks.models --model shufflenet_v2 --option width=1.0 --option attention=eca`; without --model,
 every model at its default size. Forward, backward and Adam in float32, on utterances of equal length. The networks
 share their weights, and their first losses are compared before anything is timed. Then they take turns, so that a busy
 machine slows all of them. A turn is several steps: ser_jax trains in a scan over steps, whose memory is allocated once.
+--compiled adds torch.compile, and on a GPU also with CUDA graphs and in bfloat16; what cannot be compiled is named.
 Prints a table, and a JSON line for each contestant to stderr.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
-import json
 import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -27,9 +28,10 @@ import numpy as np
 import optax
 import torch
 
+from benchmarks.common import REFERENCES, emit, take_turns
 from ser_jax.models import build
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "references"))  # where the twins are
+sys.path.insert(0, str(REFERENCES))
 
 NUM_CLASSES = 7
 LEARNING_RATE = 1e-3
@@ -67,12 +69,17 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=10, help="timed turns of each")
     parser.add_argument("--steps", type=int, default=4, help="steps of a turn")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch; use taskset for both")
+    parser.add_argument("--torch_device", default="cpu")
+    parser.add_argument("--compiled", action="store_true", help="PyTorch's compiler as well")
     args = parser.parse_args()
     names = args.model or sorted(TWINS)
     if args.option and len(names) > 1:
         parser.error("--option: expected one --model that it is an option of")
 
     torch.set_num_threads(args.threads)
+    torch.set_default_device(args.torch_device)
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")  # as JAX's default on a GPU
     random = np.random.default_rng(0)
     features = random.normal(size=(args.batch, args.frames, args.features)).astype(np.float32)
     labels = random.integers(NUM_CLASSES, size=args.batch)
@@ -94,48 +101,68 @@ def benchmark(
         inputs = () if name == "shufflenet_v2" else (features.shape[-1],)
         return getattr(module, network)(NUM_CLASSES, *inputs, **options)
 
-    contestants = {"ser_jax": jax_contestant(model, twin(), module.variables_of, features, labels, args.steps)}
-    formats = {"PyTorch": torch.contiguous_format}
-    if any(weight.ndim == 4 for weight in twin().parameters()):
-        formats = {"PyTorch channels first": torch.contiguous_format, "PyTorch channels last": torch.channels_last}
-    for contestant, memory_format in formats.items():
-        net = twin().to(memory_format=memory_format)
-        inputs = torch.from_numpy(features)
+    weights = twin().to("cpu")
+    contestants = {"ser_jax": jax_contestant(model, weights, module.variables_of, features, labels, args.steps)}
+    for contestant, setting in settings_of(weights, args).items():
+        net = twin().to(memory_format=setting.memory_format)
+        inputs = torch.from_numpy(features).to(args.torch_device)
         if name == "shufflenet_v2":
-            inputs = (inputs[:, None].contiguous(memory_format=memory_format),)
+            inputs = (inputs[:, None].contiguous(memory_format=setting.memory_format),)
         else:
             inputs = (inputs, torch.full((len(features),), features.shape[1]))
-        contestants[contestant] = torch_contestant(net, inputs, torch.from_numpy(labels), args.steps)
+        try:
+            contestants[contestant] = torch_contestant(
+                net, inputs, torch.from_numpy(labels).to(args.torch_device), args.steps, setting
+            )
+        except Exception as error:
+            if setting.mode is None:
+                raise
+            print(f"  {name}, {contestant}: left out ({type(error).__name__}: {str(error).splitlines()[0][:80]})")
     losses = {contestant: entry.first_loss for contestant, entry in contestants.items()}
-    if np.ptp(list(losses.values())) > 1e-4:
+    exact = {contestant: loss for contestant, loss in losses.items() if "bfloat16" not in contestant}
+    if np.ptp(list(exact.values())) > (1e-4 if jax.default_backend() == "cpu" else 5e-3):
         raise SystemExit(f"error: {name}: the networks do not agree on the first loss: {losses}")
 
-    seconds = {contestant: [] for contestant in contestants}
-    for i in range(args.turns + 1):
-        for contestant, entry in contestants.items():
-            start = time.perf_counter()
-            entry.turn()
-            if i:  # the first turn warms up
-                seconds[contestant].append((time.perf_counter() - start) / args.steps)
-
-    ours = float(np.median(seconds["ser_jax"]))
+    seconds = take_turns({contestant: entry.turn for contestant, entry in contestants.items()}, args.turns)
     for contestant, times in seconds.items():
-        record = {
-            "benchmark": "models",
+        figures = {
             "model": name,
             "options": options,
             "contestant": contestant,
-            "median_seconds": float(np.median(times)),
-            "fastest_seconds": min(times),
-            "against_ours": float(np.median(times)) / ours,
-            "compile_seconds": contestants[contestant].compile_seconds,
+            "median_seconds": float(np.median(times)) / args.steps,
+            "fastest_seconds": float(np.min(times)) / args.steps,
+            "against_ours": float(np.median(times / seconds["ser_jax"])),
+            "compile_seconds": contestants[contestant].compile_seconds or None,
         }
-        setting = {key: value for key, value in vars(args).items() if key not in ("model", "option")}
-        print(json.dumps(record | setting), file=sys.stderr)
+        emit("models", **figures, **{key: value for key, value in vars(args).items() if key not in ("model", "option")})
         label = name if contestant == "ser_jax" else f"  {contestant}"
-        compiling = f"{record['compile_seconds']:8.1f} s" if contestant == "ser_jax" else ""
-        median, fastest = (f"{1e3 * record[key]:7.1f} ms" for key in ("median_seconds", "fastest_seconds"))
-        print(f"{label:34}{median}{fastest}{record['against_ours']:13.2f}x{compiling}", flush=True)
+        compiling = f"{figures['compile_seconds']:8.1f} s" if figures["compile_seconds"] else ""
+        median, fastest = (f"{1e3 * figures[key]:7.1f} ms" for key in ("median_seconds", "fastest_seconds"))
+        print(f"{label:34}{median}{fastest}{figures['against_ours']:13.2f}x{compiling}", flush=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """How the twin is run: its memory layout, a mode of torch.compile or None for eager, and its number format."""
+
+    memory_format: torch.memory_format = torch.contiguous_format
+    mode: str | None = None
+    bfloat16: bool = False
+
+
+def settings_of(net: torch.nn.Module, args: argparse.Namespace) -> dict[str, Setting]:
+    """The ways in which the twin is run, by the contestant's name."""
+    images = any(weight.ndim == 4 for weight in net.parameters())
+    layout = torch.channels_last if images else torch.contiguous_format
+    settings = {"PyTorch": Setting()}
+    if images:
+        settings = {"PyTorch channels first": Setting(), "PyTorch channels last": Setting(layout)}
+    if args.compiled:
+        settings["PyTorch compiled"] = Setting(layout, "default")
+        if args.torch_device != "cpu":
+            settings["PyTorch CUDA graphs"] = Setting(layout, "reduce-overhead")
+            settings["PyTorch CUDA graphs, bfloat16"] = Setting(layout, "reduce-overhead", bfloat16=True)
+    return settings
 
 
 def jax_contestant(
@@ -174,22 +201,33 @@ def jax_contestant(
     return Contestant(turn, float(values[0]), compile_seconds)
 
 
-def torch_contestant(net: torch.nn.Module, inputs: tuple[Any, ...], targets: torch.Tensor, steps: int) -> Contestant:
-    """The twin."""
+def torch_contestant(
+    net: torch.nn.Module, inputs: tuple[Any, ...], targets: torch.Tensor, steps: int, setting: Setting
+) -> Contestant:
+    """The twin. The clock waits for its device at the end of a turn, as it does for ours."""
     optimizer = torch.optim.Adam(net.parameters(), LEARNING_RATE)
 
-    def step() -> float:
+    def loss_of(*inputs: Any) -> torch.Tensor:
+        with torch.autocast(targets.device.type, torch.bfloat16) if setting.bfloat16 else contextlib.nullcontext():
+            return torch.nn.functional.cross_entropy(net(*inputs).float(), targets)
+
+    loss_of = loss_of if setting.mode is None else torch.compile(loss_of, mode=setting.mode)
+
+    def step() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(net(*inputs), targets)
+        loss = loss_of(*inputs)
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return loss
 
     def turn() -> None:
         for _ in range(steps):
-            step()
+            loss = step()
+        loss.item()
 
-    return Contestant(turn, step())
+    start = time.perf_counter()
+    first_loss = step().item()
+    return Contestant(turn, first_loss, time.perf_counter() - start if setting.mode else 0.0)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ class Network(nn.Module):
                     x = torch.cat([x, torch.zeros_like(x[:, :1])], 1)
                 x = torch.cat([x[:, ::2], x[:, 1::2]], -1)
                 lengths = (lengths + 1) // 2
-            packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
             packed, final = layer(packed)
             x, _ = pad_packed_sequence(packed, batch_first=True, total_length=x.shape[1])
         final = final if self.cell == "lstm" else (final,)

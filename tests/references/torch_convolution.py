@@ -149,7 +149,7 @@ class CRNN(nn.Module):
                 x, lengths = pool(x, lengths, (2, 4), "max")
         x = self.linear(x.permute(0, 2, 3, 1).flatten(2)).transpose(1, 2)
         x = functional.leaky_relu(batch_norm(self.linear_norm, x, lengths), 0.01).transpose(1, 2)
-        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
         x, (final, _) = self.lstm(packed)
         if self.pooling == "last":
             x = torch.cat(list(final), 1)

@@ -11,7 +11,7 @@ LAYERS = {"lstm": nn.LSTM, "gru": nn.GRU}
 
 def run_packed(layer, x, lengths):
     """Outputs [batch, frames, directions x hidden] of an nn.LSTM or nn.GRU, and its final states."""
-    packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
     outputs, final = layer(packed)
     outputs, _ = nn.utils.rnn.pad_packed_sequence(outputs, batch_first=True, total_length=x.shape[1])
     final = final if isinstance(final, tuple) else (final,)

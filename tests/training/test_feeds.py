@@ -116,7 +116,7 @@ def crop(resident, rows, keys):
 
 
 @given(st.lists(st.integers(1, 29), max_size=3, unique=True))
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=2, deadline=None)
 def test_batches_after_restarts_are_those_that_would_have_been(data, cuts):
     expected = hashes(population_of(data, "resident"), [0], 30)
     assert len(set(expected)) == len(expected)

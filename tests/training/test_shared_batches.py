@@ -20,7 +20,7 @@ from tests.training.tiny import tiny_corpus, tiny_population
 
 BATCH, STEPS = 16, 20
 MODELS = {
-    "tcn": {"width": 8, "levels": 3},  # with batch normalisation
+    "tcn": {"width": 8, "levels": 1},  # with batch normalisation
     "rnn": {"hidden": 8},  # without
     "shufflenet_v2": {"width": "tiny", "attention": "eca", "activation": "hard_swish"},
 }

@@ -1,0 +1,66 @@
+"""What the benchmarks share: turns, a check that results agree, figures as JSON lines, and the name of the device."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+REFERENCES = Path(__file__).parents[1] / "tests" / "references"  # where the PyTorch twins are
+
+
+def take_turns(contestants: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, np.ndarray]:
+    """Times calls that return when their work is done; returns the seconds of each one's turns, {name: [turns]}.
+
+    The contestants take turns, in another order each time, so that whatever else the machine does meets all alike. A
+    call of each before the first turn warms up and does not count.
+    """
+    names, order = list(contestants), np.random.default_rng(0)
+    seconds = np.empty((turns, len(names)))
+    for contestant in contestants.values():
+        contestant()
+    for row in seconds:
+        for i in order.permutation(len(names)):
+            begun = time.perf_counter()
+            contestants[names[i]]()
+            row[i] = time.perf_counter() - begun
+    return dict(zip(names, seconds.T, strict=True))
+
+
+def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+    """Returns what a call does, and its seconds."""
+    begun = time.perf_counter()
+    result = function()
+    return result, time.perf_counter() - begun
+
+
+def emit(benchmark: str, **figures: Any) -> None:
+    """Prints one JSON line of figures to stderr; tables for people go to stdout."""
+    print(json.dumps({"benchmark": benchmark, "device": device(), **figures}), file=sys.stderr, flush=True)
+
+
+def device() -> str:
+    """What JAX computes on."""
+    if jax.default_backend() != "cpu":
+        return jax.devices()[0].device_kind
+    from ser_jax.studies.run import hardware  # needs packages that a machine with a GPU may lack
+
+    return hardware()["device"]
+
+
+def agree(what: str, results: Mapping[str, Any], tolerance: float) -> None:
+    """Stops the benchmark where results differ from the first by more than `tolerance` of its largest value."""
+    (first, expected), *others = ((name, np.asarray(result, np.float64)) for name, result in results.items())
+    for name, found in others:
+        difference = np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30)
+        if not difference <= tolerance:
+            raise SystemExit(f"error: {what}: {name} differs from {first} by {difference:.1e} of the largest value")
+
+
+def done(tree: Any) -> None:
+    """Waits for device arrays."""
+    jax.block_until_ready(tree)

@@ -1,0 +1,290 @@
+"""Runs a set of benchmarks, keeps their figures by device, and writes docs/performance.md and its plots from them.
+
+python -m benchmarks.run [--set short] [--only NAME ...] [--results benchmarks/results] [--page docs/performance.md]
+python -m benchmarks.run --set none     # the page alone, from the figures that there are
+
+Each benchmark is a process of its own, and what it prints is shown. Its JSON lines go to RESULTS/DEVICE.json, beside
+the figures of those that were not run. One that fails is named there and at the end, and the others run.
+"""
+
+import argparse
+import ast
+import datetime
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parent
+
+# What is run, in this order: benchmark -> its options. "small" only shows that everything works.
+SETS: dict[str, dict[str, str]] = {
+    "none": {},
+    "short": {
+        "models": "--model shufflenet_v2 --model transformer --model crnn --model rnn --turns 7",
+        "population": "",
+        "roofline": "--turns 5",
+        "frontend": "",
+        "inference": "",
+        "feeds": "",
+        "input_bound": "",
+        "startup": "",
+    },
+    "gpu": {
+        "models": "--torch_device cuda --compiled --turns 20",
+        "population": "--torch_device cuda --runs 1,2,5,10,20,50,100 --steps 16 --turns 5",
+        "roofline": "--turns 20 --steps 16",
+        "frontend": "--torch_device cuda --turns 20",
+        "inference": "--torch_device cuda --model shufflenet_v2 --model transformer --model crnn --model rnn",
+        "startup": "--width 0.5",
+    },
+    "small": {
+        "models": "--model shufflenet_v2 --option width=tiny --batch 4 --turns 2 --steps 1",
+        "population": "--runs 1,2 --option width=tiny --batch 4 --crop_seconds 1 --turns 2",
+        "roofline": "--model linear --turns 2",
+        "frontend": "--batch 4 --turns 2",
+        "inference": "--model shufflenet_v2 --option width=tiny --utterances 8 --batch 4 --repeats 3 --turns 2",
+        "startup": "--model linear --turns 1",
+    },
+    "gpu_study": {"study": "--torch_device cuda"},
+    "small_study": {"study": "--small --torch_steps 3"},
+}
+
+# What the page shows of each benchmark: figure -> (heading, how it is written). Of others, all figures that differ.
+MILLISECONDS, SECONDS, TIMES = "{:.1f} ms*1e3", "{:.1f} s", "{:.2f}x"
+COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
+    "models": {
+        "model": ("model", "{}"),
+        "contestant": ("", "{}"),
+        "median_seconds": ("a step", MILLISECONDS),
+        "against_ours": ("against ours", TIMES),
+        "compile_seconds": ("compile", SECONDS),
+    },
+    "population": {
+        "runs": ("K", "{}"),
+        "contestant": ("", "{}"),
+        "run_steps_per_second": ("run-steps/s", "{:.1f}"),
+        "utterances_per_second": ("utterances/s", "{:.0f}"),
+        "seconds_per_run_step": ("a run-step", "{:.2f} ms*1e3"),
+        "against_at_once": ("against at once", TIMES),
+        "compile_seconds": ("compile", SECONDS),
+    },
+    "roofline": {
+        "model": ("model", "{}"),
+        "products": ("10⁹ multiply-adds", "{:.2f}*1e-9"),
+        "products_xla": ("by XLA", "{:.2f}*1e-9"),
+        "bytes": ("MB", "{:.0f}*1e-6"),
+        "bytes_xla": ("by XLA", "{:.0f}*1e-6"),
+        "matmul_flops_per_second": ("matmul, GFLOP/s", "{:.0f}*1e-9"),
+        "copy_bytes_per_second": ("copy, GB/s", "{:.1f}*1e-9"),
+        "median_seconds": ("a step", MILLISECONDS),
+        "limit_seconds": ("limit", MILLISECONDS),
+        "bound_by": ("bound by", "{}"),
+        "share_of_limit": ("share", "{:.0%}"),
+    },
+    "frontend": {
+        "contestant": ("", "{}"),
+        "batch_seconds": ("a batch", MILLISECONDS),
+        "rate": ("seconds of audio in a second", "{:.0f}"),
+        "against_ours": ("against ours", TIMES),
+    },
+    "inference": {
+        "model": ("model", "{}"),
+        "contestant": ("", "{}"),
+        "one_seconds": ("one utterance", "{:.2f} ms*1e3"),
+        "one_against_ours": ("against ours", TIMES),
+        "utterances_per_second": ("utterances/s, in batches", "{:.0f}"),
+        "many_against_ours": ("against ours", TIMES),
+        "ready_seconds": ("ready after", SECONDS),
+    },
+    "startup": {
+        "what": ("", "{}"),
+        "seconds": ("whole process", "{:.2f} s"),
+        "trace_seconds": ("of which tracing", SECONDS),
+        "compile_seconds": ("of which compiling", SECONDS),
+        "resident_bytes": ("memory, MB", "{:.0f}*1e-6"),
+    },
+    "study": {
+        "contestant": ("", "{}"),
+        "models": ("models trained", "{}"),
+        "seconds": ("whole process", SECONDS),
+        "compile_seconds": ("of which compiling", SECONDS),
+        "train_seconds": ("of which training", SECONDS),
+        "against_ours": ("against ours", TIMES),
+    },
+}
+
+
+def main() -> None:
+    """Runs the set and writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", choices=sorted(SETS), default="short")
+    parser.add_argument("--only", action="append", metavar="NAME", help="only this benchmark of the set")
+    parser.add_argument("--results", type=Path, default=FOLDER / "results")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md")
+    args = parser.parse_args()
+    failed = []
+    chosen = {name: options for name, options in SETS[args.set].items() if not args.only or name in args.only}
+    for name, options in chosen.items():
+        print(f"\n== {name} {options}", flush=True)
+        records, seconds, error = run(["-m", f"benchmarks.{name}", *options.split()])
+        keep(args.results, name, {"options": options, "seconds": seconds, "records": records, "error": error})
+        if error:
+            failed.append(name)
+            print(f"{name} failed: {error}", flush=True)
+    write_page(args.results, args.page)
+    print(f"\n{args.page}")
+    if failed:
+        raise SystemExit(f"error: {', '.join(failed)} failed")
+
+
+def run(arguments: Sequence[str]) -> tuple[list[dict], float, str]:
+    """Runs Python on `arguments`, its table shown as it comes; returns its JSON lines, seconds, and what went wrong."""
+    begun = time.monotonic()
+    process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    records, last = [], ""
+    for line in process.stderr:
+        if line.startswith("{"):
+            records.append(json.loads(line))
+        elif line.strip():
+            last = line.strip()
+    code = process.wait()
+    return records, time.monotonic() - begun, f"exit status {code}: {last}" if code else ""
+
+
+def keep(results: Path, name: str, entry: dict[str, Any]) -> Path:
+    """Puts one benchmark's figures into the device's file; returns it."""
+    from benchmarks.common import device  # not above: it starts JAX, and the page alone needs none
+
+    results.mkdir(parents=True, exist_ok=True)
+    path = results / f"{re.sub(r'[^a-z0-9]+', '-', device().lower()).strip('-')}.json"
+    found = json.loads(path.read_text()) if path.exists() else {"benchmarks": {}}
+    found |= {"device": device(), "cores": os.cpu_count()}
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    entry |= {"date": datetime.date.today().isoformat(), "commit": commit.stdout.strip(), "versions": versions()}
+    found["benchmarks"][name] = entry
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    return path
+
+
+def versions() -> dict[str, str]:
+    """The versions of what is measured, as far as it is installed."""
+    found = {}
+    for package in ("jax", "flax", "torch", "onnxruntime", "librosa", "opensmile"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+# The page ------------------------------------------------------------------------------------------------------------
+
+
+def write_page(results: Path, page: Path) -> None:
+    """Writes the page and its plots from all devices' files."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        "# Performance",
+        "",
+        "Written by `make bench` (`python -m benchmarks.run`) from `benchmarks/results/`; edit neither by hand.",
+        "Medians of interleaved turns: the contestants alternate, so that what else a machine does meets all alike.",
+        "*against ours* is the other's time divided by ours, in the same turn: above 1, ours is faster.",
+    ]
+    for path in sorted(results.glob("*.json")):
+        found = json.loads(path.read_text())
+        lines += ["", f"## {found['device']}, {found['cores']} cores"]
+        for name, entry in found["benchmarks"].items():
+            lines += ["", f"### {question(name)}", ""]
+            package = ", ".join(f"{key} {value}" for key, value in entry["versions"].items())
+            lines += [f"`python -m benchmarks.{name} {entry['options']}`".replace(" `", "`")]
+            lines += [f"({entry['date']}, commit {entry['commit']}, {entry['seconds']:.0f} s; {package})", ""]
+            if entry["error"]:
+                lines += [f"Did not finish: {entry['error']}", ""]
+            if entry["records"]:
+                lines += table(name, entry["records"])
+            if picture := draw(name, entry["records"], page.parent / f"performance-{path.stem}-{name}.png"):
+                lines += ["", f"![{name}]({picture.name})"]
+    page.write_text("\n".join(lines) + "\n")
+
+
+def question(name: str) -> str:
+    """The question that a benchmark's docstring begins with."""
+    path = FOLDER / f"{name}.py"
+    if not path.exists():
+        return name
+    return (ast.get_docstring(ast.parse(path.read_text())) or name).split("\n\n")[0].replace("\n", " ")
+
+
+def table(name: str, records: list[dict]) -> list[str]:
+    """A Markdown table of a benchmark's figures."""
+    columns = COLUMNS.get(name)
+    if columns is None:
+        keys = list(dict.fromkeys(key for record in records for key in record))
+        varying = [key for key in keys if len({str(record.get(key)) for record in records}) > 1]
+        columns = {key: (key.replace("_", " "), "{:.3g}") for key in varying}
+    rows = [[write(record.get(key), style) for key, (_, style) in columns.items()] for record in records]
+    headings = [heading for heading, _ in columns.values()]
+    return ["| " + " | ".join(row) + " |" for row in (headings, ["---"] * len(headings), *rows)]
+
+
+def write(value: Any, style: str) -> str:
+    """A figure as text; "*FACTOR" at the end of a style is what it is multiplied with first."""
+    if value is None or value != value:
+        return ""
+    style, _, factor = style.partition("*")
+    if isinstance(value, bool | str | list | dict):
+        return str(value)
+    if factor:
+        value *= float(factor)
+    return style.format(value)
+
+
+def draw(name: str, records: list[dict], path: Path) -> Path | None:
+    """Draws what a picture says better than a table; returns its path."""
+    if name not in ("models", "population", "roofline") or not records:
+        return None
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+    if name == "population":
+        for contestant in dict.fromkeys(record["contestant"] for record in records):
+            own = [record for record in records if record["contestant"] == contestant]
+            axes.loglog([r["runs"] for r in own], [r["run_steps_per_second"] for r in own], "o-", label=contestant)
+        axes.set(xlabel="K, runs", ylabel="training steps of a run in a second")
+        axes.legend()
+    elif name == "roofline":
+        axes.barh([record["model"] for record in records], [100 * record["share_of_limit"] for record in records])
+        axes.set(xlabel="share of the machine's limit (%)")
+        axes.invert_yaxis()
+    else:
+        models = list(dict.fromkeys(record["model"] for record in records))
+        others = [
+            contestant for contestant in dict.fromkeys(r["contestant"] for r in records) if "ser_jax" not in contestant
+        ]
+        for i, contestant in enumerate(others):
+            own = {record["model"]: record["against_ours"] for record in records if record["contestant"] == contestant}
+            at = [models.index(model) + 0.8 * (i + 0.5) / len(others) - 0.4 for model in own]
+            axes.barh(at, list(own.values()), 0.8 / len(others), label=contestant)
+        axes.set_yticks(range(len(models)), models)
+        axes.axvline(1, color="black", linewidth=0.8)
+        axes.set(xlabel="time of a training step, ours = 1")
+        axes.invert_yaxis()
+        axes.legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return path
+
+
+if __name__ == "__main__":
+    main()

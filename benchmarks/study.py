@@ -1,0 +1,141 @@
+"""How long does a whole study take, compilation, evaluation and report included, against PyTorch one model at a time?
+
+python -m benchmarks.study --corpus emodb [--data_dir data] [--epochs 50] [--seeds 5] [--torch_device cuda]
+python -m benchmarks.study --small
+
+Does ECA help ShuffleNet V2 0.5x: every fold, every seed, with and without, by the recipe of configs/emodb.py; on
+EMO-DB with 5 seeds that is 100 models. The time is that of `launch.py study`, a process of its own, with an empty cache
+of compiled programs. What it learnt is told as its unweighted accuracy. PyTorch's time is that of a step of its twin
+(see `benchmarks.population`: without augmentation and log-mel, which ours has) times the steps of all models.
+--small trains a tiny network on the built-in voices. Prints a table, and a JSON line for each contestant to stderr.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.common import emit
+from benchmarks.population import make_torch_step
+from ser_jax import config as configuration
+from ser_jax.evaluation import predictions
+
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    """Runs the study and the twin's steps, and prints what they took."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", default="emodb")
+    parser.add_argument("--data_dir", default=os.environ.get("SER_JAX_DATA", "data"))
+    parser.add_argument("--epochs", type=float, default=50.0)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--torch_device", default="cpu", help="of the twin; none: leave it out")
+    parser.add_argument("--torch_steps", type=int, default=20, help="of the twin that are timed")
+    parser.add_argument("--small", action="store_true")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        seconds, results, summary = run(make_config(args), args.data_dir, folder)
+    models = sum(len(result["trained"]["runs"]) for result in results)
+    steps = [entry["seconds"] for entry in results]
+    total_steps = sum(int(result["steps"]) for result in results)
+    figures = {
+        "models": models,
+        "seconds": seconds,
+        "compile_seconds": sum(part["compile"] for part in steps),
+        "train_seconds": sum(part["train"] for part in steps),
+        "evaluate_seconds": sum(part["evaluate"] + part["validate"] for part in steps),
+        "run_steps": total_steps,
+        "unweighted_accuracy": summary,
+    }
+    setting = vars(args)
+    emit("study", contestant="ser_jax, all at once", **figures, **setting)
+    print(f"{'':24}{'models':>8}{'seconds':>10}{'compiling':>11}{'training':>10}{'against ours':>14}")
+    parts = f"{figures['compile_seconds']:9.1f} s{figures['train_seconds']:8.1f} s"
+    print(f"{'ser_jax, all at once':24}{models:8}{seconds:8.1f} s{parts}{1:13.2f}x", flush=True)
+    if args.torch_device != "none":
+        theirs = torch_seconds(args) * total_steps
+        name = "PyTorch, one by one"
+        emit("study", contestant=name, models=models, seconds=theirs, against_ours=theirs / seconds, **setting)
+        print(f"{name:24}{models:8}{theirs:8.1f} s{'':21}{theirs / seconds:13.2f}x (of {args.torch_steps} steps)")
+
+
+def make_config(args: argparse.Namespace) -> dict:
+    """The study's configuration."""
+    changes = {
+        "corpus": {"name": args.corpus},
+        "protocol": {"validation_speakers": 0},
+        "seeds": list(range(args.seeds)),
+        "frontend": {"hop_ms": 20.0, "normalization": "train"},
+        "augmentation": {"speed": 0.15, "vocal_tract": 0.1, "spec_augment": 0.5, "mixup": 0.5},
+        "training": {"crop_seconds": 2.0, "train_epochs": args.epochs},
+        "evaluation": {"latency": False},
+        "study": {
+            "title": "Does ECA help?",
+            "variants": {name: {"model": {"attention": name}} for name in ("none", "eca")},
+            "comparisons": [["eca", "none"]],
+        },
+    }
+    if args.small:
+        small = {
+            "corpus": {"name": "synthetic", "options": {"num_speakers": 3, "utterances_per_speaker": 12}},
+            "model": {"width": "tiny"},
+            "seeds": [0],
+            "frontend": {"hop_ms": 40.0, "window_ms": 50.0},
+            "optimizer": {"warmup_epochs": 1.0},
+            "training": {"crop_seconds": 1.0, "train_epochs": 2.0, "batch_size": 8},
+        }
+        changes = configuration.merge(configuration.merge(configuration.default(), changes), small)
+    return configuration.merge(configuration.default(), changes)
+
+
+def run(config: dict, data_dir: str, folder: Path) -> tuple[float, list[dict], dict]:
+    """Runs `launch.py study`; returns its seconds, what every variant's training says, and the accuracies."""
+    path, workdir = folder / "config.json", folder / "workdir"
+    path.write_text(json.dumps(config))
+    command = [sys.executable, "launch.py", "study", "--config", str(path), "--workdir", str(workdir)]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
+    begun = time.perf_counter()
+    subprocess.run([*command, "--data_dir", data_dir], cwd=ROOT, env=environment, check=True, stderr=sys.stdout)
+    seconds = time.perf_counter() - begun
+    results = []
+    for result in sorted(workdir.glob("populations/*/result.json")):
+        last = (result.parent / "log.jsonl").read_text().splitlines()[-1]
+        found = json.loads(result.read_text())
+        results.append(found | {"steps": json.loads(last)["step"] * len(found["trained"]["runs"])})
+    table = pd.read_parquet(workdir / "predictions.parquet")
+    table["correct"] = predictions.probabilities_of(table).argmax(1) == predictions.labels_of(table)
+    recalls = table.groupby(["variant", "label"], observed=True)["correct"].mean()
+    accuracies = {str(name): float(value) for name, value in recalls.groupby("variant", observed=True).mean().items()}
+    return seconds, results, accuracies
+
+
+def torch_seconds(args: argparse.Namespace) -> float:
+    """The median seconds of a step of the twin."""
+    size = argparse.Namespace(
+        option=["width=tiny"] if args.small else [],
+        batch=8 if args.small else 32,
+        crop_seconds=1.0 if args.small else 2.0,
+        hop_ms=40.0 if args.small else 20.0,
+        torch_device=args.torch_device,
+    )
+    step = make_torch_step(size)
+    step()
+    seconds = []
+    for _ in range(args.torch_steps):
+        begun = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - begun)
+    return float(np.median(seconds))
+
+
+if __name__ == "__main__":
+    main()
