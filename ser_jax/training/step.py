@@ -43,7 +43,14 @@ def train_step(
     )
     crop_keys = _row_keys(learner, crop_key, len(rows))
     batch = crop_batch(resident, rows, crop_keys, learner.crop_samples, run.strengths.speed, learner.frontend)
-    example = (batch, *_training_input(learner, state, run, batch, augment_key))
+    # On a CPU, XLA would compute the input again inside each of the network's kernels that looks at it, and a step take
+    # half as long again. What a conditional gives is computed once; the compiler cannot know that it is always so.
+    prepare = functools.partial(_training_input, learner, state, run, batch, augment_key)
+    nothing = jax.eval_shape(prepare)
+    example = jax.lax.cond(
+        state.step >= 0, prepare, lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), nothing)
+    )
+    example = (batch, *example)
     totals = _over_devices(learner, _total_weights(run, batch, example[-1]))
 
     def gradient_of(statistics: Array, example: tuple, dropout_key: Array) -> tuple[Array, tuple]:
