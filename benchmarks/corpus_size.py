@@ -35,6 +35,7 @@ from ser_jax.feeds.records import open_records
 from ser_jax.training.population import (
     initial_state,
     make_population,
+    place,
     train_steps,
     training_arguments,
     training_feed,
@@ -128,6 +129,7 @@ def work(orders: Connection, packed: str, data_dir: str, feed: str, args: argpar
     source = training_feed(population, 0)
     following = source.take(args.steps)
     compare_piece(population, following)
+    following = place(population, following)
     states = {model: initial_state(population) for model, population in populations.items()}
     for model, population in populations.items():
         population.train_program.compile(*training_arguments(population, states[model], following))
@@ -136,7 +138,7 @@ def work(orders: Connection, packed: str, data_dir: str, feed: str, args: argpar
         count, start = following.count, time.perf_counter()
         states[model], sums = train_steps(populations[model], states[model], following)
         before = time.perf_counter()
-        following = source.take(args.steps)
+        following = place(population, source.take(args.steps))
         prepared = time.perf_counter() - before
         jax.block_until_ready(sums)
         seconds = time.perf_counter() - start

@@ -30,6 +30,7 @@ from ser_jax.training.population import (
     Population,
     initial_state,
     make_population,
+    place,
     train_steps,
     training_arguments,
     training_feed,
@@ -59,15 +60,16 @@ def main() -> None:
 def times(population: Population, args: argparse.Namespace) -> dict[str, np.ndarray]:
     """Seconds of wall time, seconds of processor time and whether the piece came late, [turns, 3]."""
     feed = training_feed(population, 0)
-    again = following = feed.take(args.steps)
+    again = feed.take(args.steps)
     compare_piece(population, again)
+    again = following = place(population, again)
     state = initial_state(population)
     population.train_program.compile(*training_arguments(population, state, again))
 
     def streaming() -> bool:
         nonlocal state, following
         state, sums = train_steps(population, state, following)
-        following = feed.take(args.steps)
+        following = place(population, feed.take(args.steps))
         late = all(leaf.is_ready() for leaf in jax.tree.leaves(sums))
         jax.block_until_ready(sums)
         return late
@@ -79,7 +81,7 @@ def times(population: Population, args: argparse.Namespace) -> dict[str, np.ndar
         return False
 
     def alone() -> bool:
-        feed.take(args.steps)
+        place(population, feed.take(args.steps))
         return False
 
     contestants = {"one piece": one_piece, "streaming feed": streaming, "feed alone": alone}

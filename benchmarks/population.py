@@ -99,7 +99,7 @@ class Training:
         self.state = populations.initial_state(self.population)
         self._feed = populations.training_feed(self.population, 0)
         self._steps = args.steps
-        self._piece = self._feed.take(self._steps)
+        self._piece = populations.place(self.population, self._feed.take(self._steps))
         arguments = populations.training_arguments(self.population, self.state, self._piece)
         (_, self.at_once), self.compile_seconds = timed(lambda: self.population.train_program.compile(*arguments))
 
@@ -140,7 +140,7 @@ def compare(args: argparse.Namespace, corpus: Corpus, protocol: Protocol, made: 
     losses = {}
     for name, population in (("alone", single), ("among others", together.population)):
         state = populations.initial_state(population)
-        piece = populations.training_feed(population, 0).take(args.steps)
+        piece = populations.place(population, populations.training_feed(population, 0).take(args.steps))
         _, sums = populations.train_steps(population, state, piece)
         losses[name] = gather(sums, len(population.runs))["loss"][-1]
     agree(f"{len(together.population.runs)} runs", losses, 1e-3)

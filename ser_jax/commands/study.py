@@ -49,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
     settings = config.load(args.config, args.overrides)
     if args.slurm and args.shard:
         raise UserError("--slurm makes its own shards: expected no --shard beside it")
+    if args.slurm and (args.distributed or args.coordinator):
+        raise UserError("--slurm sends the study to jobs of one process each: expected no --distributed, --coordinator")
     if args.slurm:
         from ser_jax.studies.slurm import submit
 
@@ -64,7 +66,6 @@ def run_together(args: argparse.Namespace, settings: dict, store: str | None, sh
     """Runs a study's share in this process, or in all those that the options name; returns the exit status."""
     from ser_jax.training import processes
 
-    start_jax()
     join_processes(args)
     with processes.ended_together():
         return run_shard(settings, args.workdir, args.data_dir, store, shard)
@@ -76,14 +77,13 @@ def run_shard(settings: dict, workdir: str, data_dir: str | None, store: str | N
 
     from ser_jax.evaluation.tables import results_table
     from ser_jax.studies.run import run_study
-    from ser_jax.training import processes
 
     start_jax()
     outcome = run_study(settings, workdir, data_dir=data_dir, store=store, shard=shard)
     if outcome.summary is not None:
         print(results_table(outcome.summary))
         print(f"\n{workdir}: report.html, report.md, summary.json, predictions.parquet, confusion.png")
-    elif outcome.missing and processes.leads():
+    elif outcome.missing:
         print(f"this share is done; still to come from others: {', '.join(outcome.missing)}")
     for name, message in outcome.failed.items():
         print(f"error: variant {name} failed: {message}", file=sys.stderr)

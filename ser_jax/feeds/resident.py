@@ -116,7 +116,7 @@ def padded_size(corpus: Corpus, longest_read: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """What one call of a training program gets from a feed.
+    """What one call of a training program gets from a feed; `population.place` lays it on the devices.
 
     Attributes:
       rows: [parts, runs, steps, batch / parts] utterances of `resident`; -1 only fills a batch up, and what lies past
@@ -125,7 +125,7 @@ class Piece:
       resident: the utterances; [parts, runs, ...] each where every run has its own, as the streaming feed brings them.
     """
 
-    rows: Int[np.ndarray, "parts runs steps batch"]
+    rows: Int[np.ndarray | Array, "parts runs steps batch"]
     count: int
     resident: Resident
 

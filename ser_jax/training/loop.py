@@ -18,6 +18,7 @@ from ser_jax.training.population import (
     Population,
     describe,
     initial_state,
+    place,
     state_like,
     train_steps,
     training_arguments,
@@ -80,7 +81,7 @@ def _train(
     if step == population.num_steps:
         return state, seconds
     feed = stack.enter_context(contextlib.closing(training_feed(population, step)))
-    piece = feed.take(1)
+    piece = place(population, feed.take(1))
     with _timed(seconds, "compile"):
         population.train_program.compile(*training_arguments(population, state, piece))
     validate_every = _validate_every(population)
@@ -91,7 +92,8 @@ def _train(
         made, step = piece.count, step + piece.count
         # 4. While the devices are at it, the next steps: as many as take a few seconds, no further than a validation.
         if step < population.num_steps:
-            piece = feed.take(min(count, validate_every - step % validate_every, population.num_steps - step))
+            following = min(count, validate_every - step % validate_every, population.num_steps - step)
+            piece = place(population, feed.take(following))
         sums = parallel.gather(sums, len(population.runs))
         late = time.monotonic() - saved_at > population.config["training"]["checkpoint_seconds"]
         elapsed, late, stop = processes.largest(time.monotonic() - begun, late, interrupted())

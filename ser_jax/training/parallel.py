@@ -218,6 +218,14 @@ def spread_parts(array: np.ndarray, layout: Layout) -> np.ndarray:
     return array if layout.shares_batch else spread(array[0], layout.groups)
 
 
+def place_parts(array: np.ndarray, layout: Layout) -> np.ndarray | jax.Array:
+    """What `spread_parts` gives, sent to the devices; only laid where they are several processes'."""
+    laid = spread_parts(array, layout)
+    if jax.process_count() > 1:  # an array of all processes' devices is made by `pmap` alone
+        return laid
+    return jax.device_put(laid, NamedSharding(Mesh(np.asarray(layout.devices), ("devices",)), PartitionSpec("devices")))
+
+
 def gather(tree: Any, num_runs: int) -> Any:
     """Undoes `spread`: brings arrays [groups, runs per group, ...] to the host as [runs, ...]."""
     return jax.tree.map(

@@ -385,17 +385,22 @@ def training_feed(population: Population, first_step: int) -> ResidentFeed | Str
     )
 
 
-def train_steps(population: Population, state: State, piece: Piece) -> tuple[State, dict[str, Array]]:
-    """Makes the steps of a piece; the metrics are sums over them, and of every run."""
-    return population.train_program(*training_arguments(population, state, piece))
-
-
-def training_arguments(population: Population, state: State, piece: Piece) -> tuple:
-    """Returns what the training program takes."""
-    rows, resident = parallel.spread_parts(piece.rows, population.layout), piece.resident
+def place(population: Population, piece: Piece) -> Piece:
+    """Lays a piece as the training program takes it and sends it to the devices, without waiting for it to arrive."""
+    rows, resident = parallel.place_parts(piece.rows, population.layout), piece.resident
     if population.feed == "streaming":
-        resident = jax.tree.map(lambda leaf: parallel.spread_parts(leaf, population.layout), resident)
-    return state, population.run, rows, jnp.int32(piece.count), resident
+        resident = jax.tree.map(lambda leaf: parallel.place_parts(leaf, population.layout), resident)
+    return dataclasses.replace(piece, rows=rows, resident=resident)
+
+
+def train_steps(population: Population, state: State, placed: Piece) -> tuple[State, dict[str, Array]]:
+    """Makes the steps of a placed piece; the metrics are sums over them, and of every run."""
+    return population.train_program(*training_arguments(population, state, placed))
+
+
+def training_arguments(population: Population, state: State, placed: Piece) -> tuple:
+    """Returns what the training program takes."""
+    return state, population.run, placed.rows, jnp.int32(placed.count), placed.resident
 
 
 def initial_state(population: Population) -> State:

@@ -168,7 +168,7 @@ def test_shufflenet_trains_in_a_population_as_it_does_beside_other_runs(data):
     made, ends = {}, []
     for folds in ([0, 1], [1, 2]):
         population = tiny_population(*data, made=made, model=model, folds=folds)
-        piece = populations.training_feed(population, 0).take(population.num_steps)
+        piece = populations.place(population, populations.training_feed(population, 0).take(population.num_steps))
         state, _ = populations.train_steps(population, populations.initial_state(population), piece)
         ends.append(leaves(state, 2))
     for last, first in zip(*ends, strict=True):

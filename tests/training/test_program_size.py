@@ -115,7 +115,8 @@ def test_a_study_compiles_a_training_program_for_each_distinct_variant(tmp_path,
     found = {}
     for variant in prepare(plan, str(tmp_path)):
         population = variant.population()
-        state, piece = populations.state_like(population), populations.training_feed(population, 0).take(1)
+        state = populations.state_like(population)
+        piece = populations.place(population, populations.training_feed(population, 0).take(1))
         population.train_program.compile(*populations.training_arguments(population, state, piece))
         found[id(population.train_program)] = population.train_program
     assert len(found) == sum(len(program.compiled) for program in found.values()) == programs

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ser_jax import config as configuration
 from ser_jax.errors import UserError
-from ser_jax.feeds.resident import Piece
 from ser_jax.training import loop, parallel
 from ser_jax.training import population as populations
 from ser_jax.training.step import train_step
+from tests.training import tiny
 from tests.training.tiny import tiny_corpus, tiny_population
 
 BATCH, STEPS = 16, 20
@@ -195,8 +196,28 @@ def test_windows_that_memory_cannot_hold_are_refused(data, monkeypatch):
         tiny_population(corpus, protocol, feed="streaming")
 
 
+@pytest.mark.parametrize("feed", ["resident", "streaming"])
+@pytest.mark.parametrize("split", ["runs", "batch"])
+def test_a_placed_piece_is_on_its_devices_before_a_program_asks_for_it(data, tmp_path, feed, split):
+    training = {"batch_size": BATCH, "split": split}
+    corpus, protocol = data
+    config = configuration.merge(tiny.CONFIG, {"feed": feed, "training": training})
+    population = populations.make_population(config, corpus, protocol, data_dir=str(tmp_path))
+    layout = population.layout
+    piece = populations.training_feed(population, 0).take(2)
+    placed = populations.place(population, piece)
+    brought = [(piece.rows, placed.rows)]
+    if feed == "streaming":
+        brought += zip(jax.tree.leaves(piece.resident), jax.tree.leaves(placed.resident), strict=True)
+    for on_host, on_devices in brought:
+        laid = parallel.spread_parts(on_host, layout)
+        assert [shard.device for shard in on_devices.addressable_shards] == list(layout.devices)
+        for own, shard in zip(laid, on_devices.addressable_shards, strict=True):
+            np.testing.assert_array_equal(shard.data[0], own)
+
+
 def test_runs_that_do_not_divide_by_the_devices_give_what_one_device_gives(data):
-    """Ten runs on eight devices, and the same on one."""
+    """Nine runs on eight devices, and the same on one."""
     everywhere = tiny_population(*data, seeds=[0, 1, 2], folds=[0, 1, 2])
     assert everywhere.layout.groups == 8
     layout = parallel.Layout((jax.devices()[0],))
@@ -207,7 +228,8 @@ def test_runs_that_do_not_divide_by_the_devices_give_what_one_device_gives(data)
         "run",
     )
     piece = populations.training_feed(everywhere, 0).take(6)
-    state, sums = populations.train_steps(everywhere, populations.initial_state(everywhere), piece)
+    placed = populations.place(everywhere, piece)
+    state, sums = populations.train_steps(everywhere, populations.initial_state(everywhere), placed)
     one = jax.tree.map(lambda leaf: parallel.spread(parallel.gather(leaf, 9), 1), populations.initial_state(everywhere))
     key = parallel.spread(parallel.gather(jax.random.key_data(everywhere.run.key), 9), 1)
     run = jax.tree.map(
@@ -219,4 +241,3 @@ def test_runs_that_do_not_divide_by_the_devices_give_what_one_device_gives(data)
         jax.tree.leaves(parallel.gather(found, 9)), jax.tree.leaves(parallel.gather((state, sums), 9)), strict=True
     ):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    assert isinstance(piece, Piece)
