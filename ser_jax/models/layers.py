@@ -9,14 +9,14 @@ Everything computes in the dtype of the map; parameters and statistics stay floa
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 Map = Float[Array, "batch _time _frequency _channels"]  # a leading underscore: sizes differ within a function
 Activation = Callable[[Array], Array]
@@ -33,26 +33,63 @@ class Mask:
         lengths: number of real time steps of each utterance, Int[Array, "batch"].
         num_steps: time steps of the map, real and padded.
         num_bands: frequency bands of the map, all real.
+        cells: True where a cell is real, as large as a map of some number of channels, where it is `in_memory`.
+        cells_in_border: the same within the `border` of a 3x3 layer that has no strides.
     """
 
     lengths: Any
     num_steps: int = flax.struct.field(pytree_node=False)
     num_bands: int = flax.struct.field(pytree_node=False)
+    cells: Any = None
+    cells_in_border: Any = None
 
     def strided(self, strides: tuple[int, int]) -> "Mask":
         """The mask of what a 3x3 layer with `strides` and one cell of border on every side makes of the map."""
+        if strides == (1, 1):
+            return self
         # The barrier keeps XLA from computing the lengths again inside every loop that is masked.
         lengths = jax.lax.optimization_barrier(jax.lax.div(self.lengths + strides[0] - 1, strides[0]))
         return Mask(lengths, _thinned(self.num_steps, strides[0]), _thinned(self.num_bands, strides[1]))
+
+    def in_memory(self, channels: int) -> "Mask":
+        """The same with what masks maps of so many channels, and what does within a border, in a CPU's memory.
+
+        It is read faster than computed: a kernel that compares time steps has to find out where each element lies.
+        """
+        if jax.default_backend() != "cpu":
+            return self
+        shape = (*self.real.shape[:2], self.num_bands, channels)
+
+        def compute() -> tuple[Array, Array]:
+            cells = jnp.broadcast_to(self.real, shape)
+            return cells, border(cells, (1, 1))
+
+        cells, cells_in_border = once(compute, self.lengths[0] < 0)
+        return self.replace(cells=cells, cells_in_border=cells_in_border)
 
     @property
     def real(self) -> Bool[Array, "batch time 1 1"]:
         """True where a time step is real."""
         return _real_steps(self.lengths, self.num_steps)
 
+    def of(self, channels: int) -> Bool[Array, "batch time bands_or_1 channels_or_1"]:
+        """What masks a map of so many channels."""
+        return self.real if self.cells is None or self.cells.shape[-1] != channels else self.cells
+
+    def within_border(self, channels: int, strides: tuple[int, int]) -> Bool[Array, "batch time bands channels_or_1"]:
+        """What masks a map of so many channels within the `border` of a 3x3 layer that has `strides`."""
+        if self.cells_in_border is not None and strides == (1, 1) and self.cells_in_border.shape[-1] == channels:
+            return self.cells_in_border
+        size = (self.num_steps, self.num_bands)
+        steps, bands = (
+            jnp.arange(1 + length + after) for length, after in zip(size, _after(size, strides), strict=True)
+        )
+        step, band = steps[None, :, None, None], bands[None, None, :, None]
+        return (step > 0) & (step <= self.lengths[:, None, None, None]) & (band > 0) & (band <= self.num_bands)
+
     def apply(self, x: Map) -> Map:
         """Zero the padding of a map."""
-        return jnp.where(self.real, x, 0)
+        return jnp.where(self.of(x.shape[-1]), x, 0)
 
     def mean(self, x: Map, affine: Affine | None = None) -> Float[Array, "batch channels"]:
         """Mean of each channel over an utterance's real cells (zero without any); x is zero in its padding.
@@ -83,9 +120,16 @@ def _thinned(size: int, stride: int) -> int:
     return -(-size // stride)
 
 
-def border(x: Map, strides: tuple[int, int]) -> Map:
+def _after(size: Sequence[int], strides: tuple[int, int]) -> list[int]:
+    """The cells after a map that a 3x3 layer's last windows reach, of time and frequency."""
+    return [stride * _thinned(length, stride) + 1 - length for length, stride in zip(size, strides, strict=True)]
+
+
+def border(
+    x: Shaped[Array, "batch time frequency channels"], strides: tuple[int, int]
+) -> Shaped[Array, "batch _time _frequency channels"]:
     """The map within a border of zeros: one before it, and after it what a strided 3x3 layer's last windows reach."""
-    after = [stride * _thinned(size, stride) + 1 - size for size, stride in zip(x.shape[1:3], strides, strict=True)]
+    after = _after(x.shape[1:3], strides)
     return jnp.pad(x, ((0, 0), (1, after[0]), (1, after[1]), (0, 0)))
 
 
@@ -118,44 +162,44 @@ class Depthwise(nn.Module):
         """The convolution of a map that is zero in its padding and within a `border`; `mask` is that of the result."""
         initializer = nn.initializers.he_normal(in_axis=(0, 1), out_axis=())
         kernel = self.param("kernel", initializer, (3, 3, bordered.shape[-1]))
-        return depthwise_convolution(bordered, kernel, mask.lengths, self.strides)
+        return depthwise_convolution(bordered, kernel, mask.of(bordered.shape[-1]), self.strides)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def depthwise_convolution(
-    bordered: Map, kernel: Float[Array, "3 3 channels"], lengths: Int[Array, " batch"], strides: tuple[int, int]
+    bordered: Map, kernel: Float[Array, "3 3 channels"], real: Bool[Array, "..."], strides: tuple[int, int]
 ) -> Map:
-    """A 3x3 convolution of each channel with itself, as nine shifted multiply-adds; `lengths` are those of the result.
+    """A 3x3 convolution of each channel with itself, as nine shifted multiply-adds; `real` masks the result.
 
     A convolution with feature groups is several times slower on CPUs, and slower still where runs are vmapped over
     their kernels; the gradient that JAX derives from the taps is slow too.
     """
     kernel = kernel.astype(bordered.dtype)
     result = sum(_seen(bordered, strides, tap) * kernel[None, None, None, *tap] for tap in TAPS)
-    return jnp.where(_real_steps(lengths, result.shape[1]), result, 0)
+    return jnp.where(real, result, 0)
 
 
-def _depthwise_forward(bordered: Map, kernel: Array, lengths: Array, strides: tuple[int, int]) -> tuple[Map, tuple]:
-    return depthwise_convolution(bordered, kernel, lengths, strides), (bordered, kernel, lengths)
+def _depthwise_forward(bordered: Map, kernel: Array, real: Array, strides: tuple[int, int]) -> tuple[Map, tuple]:
+    return depthwise_convolution(bordered, kernel, real, strides), (bordered, kernel, real)
 
 
 def _depthwise_backward(strides: tuple[int, int], saved: tuple, gradient: Map) -> tuple[Map, Array, None]:
-    bordered, kernel, lengths = saved
+    bordered, kernel, real = saved
+    gradient = jnp.where(real, gradient, 0)
     return (
-        _depthwise_input_gradient(gradient, kernel, lengths, strides),
-        _depthwise_kernel_gradient(gradient, bordered, lengths, strides).reshape(kernel.shape).astype(kernel.dtype),
+        _depthwise_input_gradient(gradient, kernel, strides),
+        _depthwise_kernel_gradient(gradient, bordered, strides).reshape(kernel.shape).astype(kernel.dtype),
         None,
     )
 
 
-def _depthwise_input_gradient(gradient: Map, kernel: Array, lengths: Array, strides: tuple[int, int]) -> Map:
+def _depthwise_input_gradient(gradient: Map, kernel: Array, strides: tuple[int, int]) -> Map:
     """Each cell collects from the results that saw it; cells of one phase of the stride were seen by the same taps."""
     batch, steps, bands, channels = gradient.shape
     kernel = kernel.astype(gradient.dtype)
     reach = [2 // stride for stride in strides]
     steps, bands = steps + reach[0], bands + reach[1]
     gradient = jnp.pad(gradient, ((0, 0), (reach[0], reach[0]), (reach[1], reach[1]), (0, 0)))
-    gradient = jnp.where(_real_steps(lengths + reach[0], gradient.shape[1]), gradient, 0)
 
     def collected(time_phase: int, frequency_phase: int) -> Map:
         total = 0
@@ -173,7 +217,7 @@ def _depthwise_input_gradient(gradient: Map, kernel: Array, lengths: Array, stri
 
 
 def _depthwise_kernel_gradient(
-    gradient: Map, bordered: Map, lengths: Array, strides: tuple[int, int]
+    gradient: Map, bordered: Map, strides: tuple[int, int]
 ) -> Float[Array, " taps_x_channels"]:
     """For each tap the sum, over all results, of what it saw times the gradient.
 
@@ -181,7 +225,6 @@ def _depthwise_kernel_gradient(
     XLA's loops for a sum over all but the last axis are vectorised on CPUs only when nothing has to be computed on the
     way.
     """
-    gradient = jnp.where(_real_steps(lengths, gradient.shape[1]), gradient, 0)
     products = []
     for tap in TAPS:
         seen = _seen(bordered, strides, tap)
@@ -195,6 +238,17 @@ depthwise_convolution.defvjp(_depthwise_forward, _depthwise_backward)
 def sum_cells(x: Float[Array, "*cells channels"]) -> Float[Array, " channels"]:
     """Sum over all axes but the last, in float32."""
     return jnp.sum(x, tuple(range(x.ndim - 1)), dtype=jnp.float32)
+
+
+def once(compute: Callable[[], Any], never: Bool[Array, ""]) -> Any:
+    """What `compute` gives, computed once on a CPU, where XLA would compute it again in every kernel that looks at it.
+
+    What a conditional gives is in memory. `never` must be false, and the compiler must not be able to know it.
+    """
+    if jax.default_backend() != "cpu":
+        return compute()
+    shapes = jax.eval_shape(compute)
+    return jax.lax.cond(never, lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes), compute)
 
 
 # Max-pooling --------------------------------------------------------------------------------------------------------
@@ -241,8 +295,13 @@ _WINDOW = ((1, 0), (0, 1), (1, 1))
 @jax.custom_vjp
 def _window_maximum(x: Phases) -> Map:
     steps, bands = (size - 1 for size in x[0][0].shape[1:3])
-    cells = [x[step][band][:, t : t + steps, f : f + bands] for step, t in _WINDOW for band, f in _WINDOW]
-    return functools.reduce(jnp.maximum, cells)
+
+    def maximum() -> Map:
+        cells = [x[step][band][:, t : t + steps, f : f + bands] for step, t in _WINDOW for band, f in _WINDOW]
+        return functools.reduce(jnp.maximum, cells)
+
+    never = x[0][0].ravel()[0] > jnp.inf
+    return once(maximum, never)
 
 
 def _window_maximum_forward(x: Phases) -> tuple[Map, tuple[Phases, Map]]:
@@ -354,11 +413,10 @@ def activated(
 
     With strides, within the `border` of a 3x3 layer that has them.
     """
-    real = mask.real
+    real = mask.of(x.shape[-1])
     if within_border:
+        real = mask.within_border(x.shape[-1], within_border)
         x = border(x, within_border)
-        step, band = jnp.arange(x.shape[1])[None, :, None, None], jnp.arange(x.shape[2])[None, None, :, None]
-        real = (step > 0) & (step <= mask.lengths[:, None, None, None]) & (band > 0) & (band <= mask.num_bands)
     x = normal(x, affine)
     return jnp.where(real, activate(x if gates is None else x * gates[:, None, None]), 0)
 

@@ -108,7 +108,7 @@ class ShuffleNetV2(nn.Module):
         x = layers.phases(mask.apply(layers.patches(x, strides)))
         x, shift = NormalizedKernel(channels, self.axis_name, name="stem")(x, mask, train=train)
         x = jax.tree.map(lambda phase: activate(phase + shift.astype(phase.dtype)[None, None, None]), x)
-        return layers.max_pool(x, mask), mask.strided((2, 2))
+        return layers.max_pool(x, mask), mask.strided((2, 2)).in_memory(channels)
 
 
 class Unit(nn.Module):
@@ -132,7 +132,7 @@ class Unit(nn.Module):
         """The two halves for the next unit, their mask, and the gates of the attention if there is one."""
         activate = layers.ACTIVATIONS[self.activation]
         strides = self.strides or (1, 1)
-        out_mask = mask.strided(strides)
+        out_mask = mask.strided(strides).in_memory(self.channels // 2) if self.strides else mask
 
         def pointwise(name: str, x: Map, mask: Mask, *, norm_input: bool) -> tuple[Map, Affine]:
             layer = NormalizedPointwise(self.channels // 2, norm_input, self.axis_name, name=name)

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, Key
 from ser_jax.feeds.batch import Batch
 from ser_jax.feeds.resident import Resident, crop_batch, window_batch
 from ser_jax.frontend import augment_features, augment_waveform, features, mixup
+from ser_jax.models.layers import once
 from ser_jax.models.output import Output
 from ser_jax.training.objectives import (
     concordance,
@@ -43,14 +44,9 @@ def train_step(
     )
     crop_keys = _row_keys(learner, crop_key, len(rows))
     batch = crop_batch(resident, rows, crop_keys, learner.crop_samples, run.strengths.speed, learner.frontend)
-    # On a CPU, XLA would compute the input again inside each of the network's kernels that looks at it, and a step take
-    # half as long again. What a conditional gives is computed once; the compiler cannot know that it is always so.
+    # The network's kernels look at the input so often that a step took half as long again when each computed it.
     prepare = functools.partial(_training_input, learner, state, run, batch, augment_key)
-    nothing = jax.eval_shape(prepare)
-    example = jax.lax.cond(
-        state.step >= 0, prepare, lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), nothing)
-    )
-    example = (batch, *example)
+    example = (batch, *once(prepare, state.step < 0))
     totals = _over_devices(learner, _total_weights(run, batch, example[-1]))
 
     def gradient_of(statistics: Array, example: tuple, dropout_key: Array) -> tuple[Array, tuple]:

@@ -19,8 +19,8 @@ def test_depthwise_equals_a_grouped_convolution_and_so_do_its_gradients(strides,
 
     def ours(x, kernel):
         everything = jnp.array([size[0], size[0]])
-        lengths = Mask(everything, *size).strided(strides).lengths
-        return layers.depthwise_convolution(layers.border(x, strides), kernel, lengths, strides)
+        real = Mask(everything, *size).strided(strides).real
+        return layers.depthwise_convolution(layers.border(x, strides), kernel, real, strides)
 
     def oracle(x, kernel):
         return jax.lax.conv_general_dilated(
