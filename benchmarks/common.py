@@ -1,9 +1,10 @@
 """What the benchmarks share: turns, a check that results agree, figures as JSON lines, and the name of the device."""
 
+import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,42 @@ import numpy as np
 
 REFERENCES = Path(__file__).parents[1] / "tests" / "references"  # where the PyTorch twins are
 
+_PAUSE_SECONDS = (
+    0.02  # longer than the threads of PyTorch's and ONNX Runtime's pools keep a core busy, waiting for work
+)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, models: Iterable[str]) -> None:
+    """Adds the options that say which models are measured, and on what."""
+    parser.add_argument("--model", action="append", choices=sorted(models), help="only this one; may be repeated")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the only --model")
+    parser.add_argument("--features", type=int, default=64)
+
+
+def add_step_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a benchmark of training steps."""
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--frames", type=int, default=152)
+    parser.add_argument("--turns", type=int, default=10, help="timed turns of each")
+    parser.add_argument("--steps", type=int, default=4, help="steps of a turn")
+
+
+def chosen_models(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, default: Iterable[str]
+) -> list[tuple[str, dict[str, str]]]:
+    """Returns each model that is to be measured, with its options."""
+    names = args.model or sorted(default)
+    if args.option and len(names) > 1:
+        parser.error("--option: expected one --model that it is an option of")
+    return [(name, dict(option.split("=", 1) for option in args.option)) for name in names]
+
 
 def take_turns(contestants: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, np.ndarray]:
     """Times calls that return when their work is done; returns the seconds of each one's turns, {name: [turns]}.
 
     The contestants take turns, in another order each time, so that whatever else the machine does meets all alike. A
-    call of each before the first turn warms up and does not count.
+    call of each before the first turn warms up and does not count. A pause before each call keeps the threads of the
+    one before it, which look out for more work for a while, from taking a core.
     """
     names, order = list(contestants), np.random.default_rng(0)
     seconds = np.empty((turns, len(names)))
@@ -25,6 +56,7 @@ def take_turns(contestants: Mapping[str, Callable[[], Any]], turns: int) -> dict
         contestant()
     for row in seconds:
         for i in order.permutation(len(names)):
+            time.sleep(_PAUSE_SECONDS)
             begun = time.perf_counter()
             contestants[names[i]]()
             row[i] = time.perf_counter() - begun

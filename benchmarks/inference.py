@@ -3,9 +3,10 @@
 python -m benchmarks.inference [--model NAME ...] [--option NAME=VALUE ...] [--utterances 1000] [--batch 50]
 
 From log-mel to logits, which all three compute from the same weights; ONNX Runtime runs the export of the PyTorch twin.
-Ours from the waveform on, log-mel included, is given beside them. Latency is one utterance at a time, throughput is
-batches. The logits are compared before anything is timed. Then all take turns. Compiling, exporting and loading are
-apart. A twin that cannot be exported has no ONNX row, and the reason is printed.
+Ours has its weights as constants of the program, as the export has. Ours from the waveform on, log-mel included, is
+given beside them. Latency is one utterance at a time, fifty in a turn; throughput is batches. The logits are compared
+before anything is timed. Then all take turns. Compiling, exporting and loading are apart. A twin that cannot be
+exported has no ONNX row, and the reason is printed.
 Prints a table, and a JSON line for each contestant to stderr.
 """
 
@@ -26,7 +27,16 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from benchmarks.common import REFERENCES, agree, done, emit, take_turns, timed
+from benchmarks.common import (
+    REFERENCES,
+    add_model_arguments,
+    agree,
+    chosen_models,
+    done,
+    emit,
+    take_turns,
+    timed,
+)
 from benchmarks.models import TWINS
 from ser_jax.frontend import Frontend, features
 from ser_jax.models import build
@@ -35,30 +45,27 @@ sys.path.insert(0, str(REFERENCES))
 
 NUM_CLASSES = 7
 SAMPLE_RATE = 16_000
+CALLS = 50  # with one utterance, of a turn
 
 
 def main() -> None:
     """Times every model and prints what it took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", choices=sorted(TWINS), help="only this one; may be repeated")
-    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the only --model")
+    add_model_arguments(parser, TWINS)
     parser.add_argument("--seconds", type=float, default=3.0, help="of an utterance")
     parser.add_argument("--hop_ms", type=float, default=20.0)
-    parser.add_argument("--features", type=int, default=64)
     parser.add_argument("--utterances", type=int, default=1000, help="for the throughput; 0 leaves it out")
     parser.add_argument("--batch", type=int, default=50)
-    parser.add_argument("--repeats", type=int, default=50, help="turns of one utterance")
+    parser.add_argument("--repeats", type=int, default=20, help="turns of one utterance at a time")
     parser.add_argument("--turns", type=int, default=3, help="turns of all utterances")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch and ONNX Runtime")
     parser.add_argument("--torch_device", default="cpu", help="of PyTorch; ONNX Runtime takes what it has")
     args = parser.parse_args()
-    names = args.model or ["shufflenet_v2", "transformer"]
-    if args.option and len(names) > 1:
-        parser.error("--option: expected one --model that it is an option of")
+    chosen = chosen_models(parser, args, ["shufflenet_v2", "transformer", "crnn", "rnn"])
     torch.set_num_threads(args.threads)
     print(f"{'':34}{'one':>10}{'against ours':>14}{'in batches':>12}{'against ours':>14}{'ready after':>13}")
-    for name in names:
-        benchmark(name, dict(option.split("=", 1) for option in args.option), args)
+    for name, options in chosen:
+        benchmark(name, options, args)
 
 
 def benchmark(name: str, options: dict[str, str], args: argparse.Namespace) -> None:
@@ -91,21 +98,18 @@ def benchmark(name: str, options: dict[str, str], args: argparse.Namespace) -> N
             print(f"  {name}: PyTorch cannot export it ({type(error).__name__}: {str(error).splitlines()[0][:80]})")
     agree(name, {contestant: calls[args.batch]() for contestant, calls in rows.items()}, 1e-3)
 
-    one = take_turns({contestant: calls[1] for contestant, calls in rows.items()}, args.repeats)
+    def repeated(size: int, times: int) -> dict[str, Callable]:
+        return {name: lambda call=calls[size]: [call() for _ in range(times)] for name, calls in rows.items()}
+
+    one = take_turns(repeated(1, CALLS), args.repeats)
     batches = -(-args.utterances // args.batch)
-    many = {}
-    if batches:
-
-        def all_of(call: Callable) -> Callable:
-            return lambda: [call() for _ in range(batches)]
-
-        many = take_turns({contestant: all_of(calls[args.batch]) for contestant, calls in rows.items()}, args.turns)
+    many = take_turns(repeated(args.batch, batches), args.turns) if batches else {}
     for contestant in rows:
         figures: dict[str, Any] = {
             "model": name,
             "options": options,
             "contestant": contestant,
-            "one_seconds": float(np.median(one[contestant])),
+            "one_seconds": float(np.median(one[contestant])) / CALLS,
             "one_against_ours": float(np.median(one[contestant] / one["ser_jax"])),
             "ready_seconds": ready[contestant],
         }
@@ -142,16 +146,16 @@ def log_mel(frontend: Frontend, waveform: np.ndarray) -> np.ndarray:
 def jax_program(model: Any, variables: Any, inputs: np.ndarray, frontend: Frontend | None = None) -> Callable:
     """Our model, compiled; with a `frontend`, from the waveform on."""
 
-    def forward(variables: Any, inputs: jax.Array, lengths: jax.Array) -> jax.Array:
+    def forward(inputs: jax.Array, lengths: jax.Array) -> jax.Array:
         if frontend is not None:
             inputs, lengths = features(frontend, inputs, lengths)
         return model.apply(variables, inputs, lengths, train=False).logits
 
     lengths = jnp.full(len(inputs), inputs.shape[1], jnp.int32)
-    program = jax.jit(forward).lower(variables, inputs, lengths).compile()
+    program = jax.jit(forward).lower(inputs, lengths).compile()
 
     def call() -> jax.Array:
-        logits = program(variables, inputs, lengths)
+        logits = program(inputs, lengths)
         done(logits)
         return logits
 

@@ -14,6 +14,7 @@ Prints a table, and a JSON line for each contestant to stderr.
 import argparse
 import contextlib
 import dataclasses
+import functools
 import importlib
 import os
 import sys
@@ -28,7 +29,14 @@ import numpy as np
 import optax
 import torch
 
-from benchmarks.common import REFERENCES, emit, take_turns
+from benchmarks.common import (
+    REFERENCES,
+    add_model_arguments,
+    add_step_arguments,
+    chosen_models,
+    emit,
+    take_turns,
+)
 from ser_jax.models import build
 
 sys.path.insert(0, str(REFERENCES))
@@ -61,20 +69,13 @@ class Contestant:
 def main() -> None:
     """Times every model and prints what it took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", choices=sorted(TWINS), help="only this one; may be repeated")
-    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the only --model")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--frames", type=int, default=152)
-    parser.add_argument("--features", type=int, default=64)
-    parser.add_argument("--turns", type=int, default=10, help="timed turns of each")
-    parser.add_argument("--steps", type=int, default=4, help="steps of a turn")
+    add_model_arguments(parser, TWINS)
+    add_step_arguments(parser)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch; use taskset for both")
     parser.add_argument("--torch_device", default="cpu")
     parser.add_argument("--compiled", action="store_true", help="PyTorch's compiler as well")
     args = parser.parse_args()
-    names = args.model or sorted(TWINS)
-    if args.option and len(names) > 1:
-        parser.error("--option: expected one --model that it is an option of")
+    chosen = chosen_models(parser, args, TWINS)
 
     torch.set_num_threads(args.threads)
     torch.set_default_device(args.torch_device)
@@ -84,8 +85,8 @@ def main() -> None:
     features = random.normal(size=(args.batch, args.frames, args.features)).astype(np.float32)
     labels = random.integers(NUM_CLASSES, size=args.batch)
     print(f"{'':34}{'median':>10}{'fastest':>10}{'against ours':>14}{'compile':>10}")
-    for name in names:
-        benchmark(name, dict(option.split("=", 1) for option in args.option), features, labels, args)
+    for name, options in chosen:
+        benchmark(name, options, features, labels, args)
 
 
 def benchmark(
@@ -175,27 +176,31 @@ def jax_contestant(
     variables = jax.tree.map(jnp.array, variables_of(net, shapes))
     optimizer = optax.adam(LEARNING_RATE)
 
-    def loss(params: dict, statistics: dict) -> tuple[jax.Array, dict]:
+    def loss(params: dict, statistics: dict, num_frames: jax.Array) -> tuple[jax.Array, dict]:
         variables = {"params": params, "batch_stats": statistics}
         output, updates = model.apply(variables, features, num_frames, train=True, mutable=["batch_stats"])
         losses = optax.softmax_cross_entropy_with_integer_labels(output.logits, labels)
         return losses.mean(), updates.get("batch_stats", {})
 
-    def step(state: tuple, _: None) -> tuple[tuple, jax.Array]:
+    def step(num_frames: jax.Array, state: tuple, _: None) -> tuple[tuple, jax.Array]:
         params, statistics, moments = state
-        (value, statistics), gradients = jax.value_and_grad(loss, has_aux=True)(params, statistics)
+        (value, statistics), gradients = jax.value_and_grad(loss, has_aux=True)(params, statistics, num_frames)
         updates, moments = optimizer.update(gradients, moments, params)
         return (optax.apply_updates(params, updates), statistics, moments), value
 
     state = (variables["params"], variables.get("batch_stats", {}), optimizer.init(variables["params"]))
     start = time.perf_counter()
-    compiled = jax.jit(lambda state: jax.lax.scan(step, state, length=steps), donate_argnums=0).lower(state).compile()
+
+    def all_steps(state: tuple, num_frames: jax.Array) -> tuple[tuple, jax.Array]:
+        return jax.lax.scan(functools.partial(step, num_frames), state, length=steps)
+
+    compiled = jax.jit(all_steps, donate_argnums=0).lower(state, num_frames).compile()
     compile_seconds = time.perf_counter() - start
-    state, values = compiled(state)
+    state, values = compiled(state, num_frames)
 
     def turn() -> None:
         nonlocal state
-        state, _ = compiled(state)
+        state, _ = compiled(state, num_frames)
         jax.block_until_ready(state)
 
     return Contestant(turn, float(values[0]), compile_seconds)

@@ -22,7 +22,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.common import done, emit, take_turns, timed
+from benchmarks.common import (
+    add_model_arguments,
+    add_step_arguments,
+    chosen_models,
+    done,
+    emit,
+    take_turns,
+    timed,
+)
 from ser_jax.feeds.resident import Resident
 from ser_jax.frontend import Frontend, Strengths
 from ser_jax.models import FAMILIES, build, cost
@@ -42,22 +50,15 @@ RESULT_TRAFFIC = 5
 def main() -> None:
     """Measures every model and the ceilings, and prints the shares."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", choices=sorted(FAMILIES), help="only this one; may be repeated")
-    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the only --model")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--frames", type=int, default=152)
-    parser.add_argument("--features", type=int, default=64)
-    parser.add_argument("--turns", type=int, default=10, help="timed turns of each")
-    parser.add_argument("--steps", type=int, default=4, help="steps of a turn")
+    add_model_arguments(parser, FAMILIES)
+    add_step_arguments(parser)
     args = parser.parse_args()
-    names = args.model or sorted(set(FAMILIES) - {"linear"})
-    if args.option and len(names) > 1:
-        parser.error("--option: expected one --model that it is an option of")
+    chosen = chosen_models(parser, args, set(FAMILIES) - {"linear"})
     ceilings = make_ceilings()
     print(f"{'':16}{'G products':>11}{'by XLA':>8}{'MB by hand':>12}{'by XLA':>8}{'median':>11}", end="")
     print(f"{'limit':>10}{'share':>7}  bound by{'compile':>10}")
-    for name in names:
-        benchmark(name, dict(option.split("=", 1) for option in args.option), args, ceilings)
+    for name, options in chosen:
+        benchmark(name, options, args, ceilings)
 
 
 def benchmark(name: str, options: dict[str, str], args: argparse.Namespace, ceilings: dict[str, tuple]) -> None:
