@@ -28,13 +28,14 @@ ROOT = FOLDER.parent
 SETS: dict[str, dict[str, str]] = {
     "none": {},
     "short": {
-        "models": "--model shufflenet_v2 --model transformer --model crnn --model rnn --turns 7",
+        "models": "--turns 5 --steps 2",
         "population": "",
         "roofline": "--turns 5",
         "frontend": "",
         "inference": "",
         "feeds": "",
         "input_bound": "",
+        "parallel": "",
         "startup": "",
     },
     "gpu": {
