@@ -24,6 +24,7 @@ KINDS = ("log_mel", "mfcc", "histogram", "functionals", "precomputed")
 Count = int | np.integer | Int[Array | np.ndarray, "..."]
 
 _VARIANCE_FLOOR = 1e-5  # keeps a constant feature (silence) finite; log-mel variances are of the order of 1 to 10
+_AT_ONCE = 4  # utterances on a CPU: their frames and spectra stay in its cache
 _DELTA_REACH = 4  # frames on each side that a delta is fitted to: librosa's width of 9
 
 
@@ -245,6 +246,8 @@ def _before(end: Int[Array, "*batch"], x: Array, axis: int) -> Array:
 
 
 def _log_mel(frontend: Frontend, waveform: Float[Array, "*batch samples"]) -> Float[Array, "*batch frames mels"]:
+    if waveform.ndim == 2 and len(waveform) > _AT_ONCE and jax.default_backend() == "cpu":
+        return jax.lax.map(functools.partial(_log_mel, frontend), waveform, batch_size=_AT_ONCE)
     spectrum = frontend.spectrum
     if spectrum == "auto":
         spectrum = "fft" if jax.default_backend() == "cpu" else "matmul"
