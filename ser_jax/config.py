@@ -36,6 +36,7 @@ def default() -> dict:
             "num_text_groups": 2,  # of speaker_and_text_independent
             "seed": 0,
             "file": "",  # of a protocol from file
+            "tested": "test",  # validation: to choose by, on the validation speakers, with the test speakers left out
         },
         "feed": "auto",  # resident: the corpus on the devices; streaming: from record files by tf.data; auto: what fits
         "order": {  # of the utterances, the same by either feed
@@ -59,7 +60,7 @@ def default() -> dict:
             "histogram_range_db": 80.0,  # below the utterance's loudest level
             "histogram_assignment": "hard",  # soft: a level is shared by two bins
             "features": "",  # of kind precomputed: the name under which `prepare features` packed them
-            "normalization": "utterance",  # none | utterance | train: by statistics of the training fold
+            "normalization": "utterance",  # none | utterance | train (the training fold's statistics) | speaker
         },
         "augmentation": {  # strengths, fields of ser_jax.frontend.Strengths; 0 is off
             "speed": 0.0,

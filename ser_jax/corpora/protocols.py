@@ -61,6 +61,7 @@ def make_protocol(
     num_text_groups: int = 2,
     seed: int = 0,
     file: str | Path | None = None,
+    tested: str = "test",
 ) -> Protocol:
     """Returns the folds of `corpus` under the protocol `name`, one of PROTOCOLS.
 
@@ -69,6 +70,8 @@ def make_protocol(
     `num_folds` is for grouped_k_fold (default 5), random (default 10) and speaker_and_text_independent (groups of
     speakers; by default each speaker alone); `num_text_groups` for the last. `seed` decides how speakers are grouped
     and what is random. `file` is for official: see `read_fold_list`.
+    `tested` "validation" leaves the test utterances of every fold out and tests on its validation utterances: what is
+    chosen by such results has seen nothing of the test speakers.
     Raises UserError for an unknown name, and for a protocol or options that the corpus does not allow.
     """
     if name not in PROTOCOLS:
@@ -99,6 +102,14 @@ def make_protocol(
             tests = _speakers_and_texts(corpus, num_folds, num_text_groups, seed)
             rule = "each speaker and group of texts is tested by models that heard neither"
         folds = _folds_without_test_speakers(corpus, name, tests, validation_speakers)
+
+    if tested == "validation":
+        if not all(len(fold.validation) for fold in folds):
+            raise UserError(f"protocol {name}: tested=validation, but a fold has no validation utterances")
+        folds = [Fold(fold.name, fold.train, fold.validation[:0], fold.validation) for fold in folds]
+        rule += ", whose place the validation utterances take: the test utterances are left out"
+    elif tested != "test":
+        raise UserError(f"protocol {name}: tested={tested}, expected test or validation")
 
     # A split that keeps speakers apart by construction and one that claims to are looked at in the same way.
     independent = speakers_known(corpus) and not any(shared(corpus, fold, "speaker") for fold in folds)

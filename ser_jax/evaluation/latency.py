@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ser_jax.frontend import Statistics, features
+from ser_jax.frontend import Statistics, features, num_features
 from ser_jax.models.output import Output
 from ser_jax.training.state import Learner
 
@@ -51,6 +51,9 @@ def one_utterance(
     another. Features made elsewhere are taken as they are, `seconds` of them, or the one frame that an utterance has.
     """
     frontend = learner.frontend
+    if frontend.normalization == "speaker":
+        shape = (1, num_features(frontend))
+        statistics = Statistics(np.zeros(shape, np.float32), np.ones(shape, np.float32))
     length = max(round(seconds * frontend.rate), 1)
     shape = (1, length, frontend.dims) if frontend.kind == "precomputed" else (1, length)
     waveform = jnp.asarray(0.1 * np.random.default_rng(0).standard_normal(shape), jnp.float32)

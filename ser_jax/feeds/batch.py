@@ -20,6 +20,8 @@ class Batch:
       tokens: [batch, tokens] of each row's transcript, -1 after its end and where the row is not the whole utterance;
         None where no text is trained.
       tracks: [batch, frames, tracks], a value for every frame and track; None where no tracks are trained.
+      statistics: `ser_jax.frontend.Statistics` [batch, features] of each row's speaker; None where they are not asked
+        for.
     """
 
     waveform: Any
@@ -28,3 +30,4 @@ class Batch:
     weight: Any
     tokens: Any = None
     tracks: Any = None
+    statistics: Any = None

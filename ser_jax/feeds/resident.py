@@ -51,6 +51,7 @@ class Resident:
       start, num_samples, label: [utterances], where each lies (in samples or in frames) and its class.
       tokens: int32 [utterances, tokens] of the transcripts, -1 after their ends, or None.
       tracks: `Tracks` or None.
+      statistics: `ser_jax.frontend.Statistics` of each utterance's speaker, [utterances, features], or None.
     """
 
     samples: Any
@@ -59,6 +60,7 @@ class Resident:
     label: Any
     tokens: Any = None
     tracks: Any = None
+    statistics: Any = None
 
 
 @flax.struct.dataclass
@@ -187,7 +189,7 @@ def crop_batch(
     waveform, num_samples = jax.vmap(take, in_axes=(None, 0, 0, None, 0, None))(
         resident.samples, resident.start[rows], num_samples, crop_samples, keys, speed
     )
-    batch = Batch(waveform, num_samples, resident.label[rows], weight)
+    batch = Batch(waveform, num_samples, resident.label[rows], weight, statistics=_statistics(resident, rows))
     if resident.tokens is not None:
         # The utterance ends within the crop, so the crop begins where it begins.
         whole = (num_samples < crop_samples) & (weight > 0)
@@ -200,6 +202,10 @@ def crop_batch(
         samples = frames * frontend.hop * (1 + excess[:, None]) + offset[:, None]
         batch = batch.replace(tracks=_read_tracks(resident.tracks, rows, samples / frontend.rate))
     return batch
+
+
+def _statistics(resident: Resident, rows: Int[Array, " batch"]) -> Any:
+    return jax.tree.map(lambda leaf: leaf[rows], resident.statistics)
 
 
 def _read_tracks(
@@ -253,15 +259,23 @@ def cut_windows(corpus: Corpus, windows: Windows, window_samples: int) -> tuple[
 
 
 def window_batch(
-    resident: Resident, start: Int[Array, " batch"], num_samples: Int[Array, " batch"], window_samples: int
+    resident: Resident,
+    start: Int[Array, " batch"],
+    num_samples: Int[Array, " batch"],
+    window_samples: int,
+    utterance: Int[Array, " batch"] | None = None,
 ) -> Batch:
-    """Cuts windows out of the resident corpus, zero past each one's `num_samples`; the labels are not looked up."""
+    """Cuts windows out of the resident corpus, zero past each one's `num_samples`; the labels are not looked up.
+
+    `utterance` says of which rows they are; only the statistics of their speakers are looked up by it.
+    """
     cut = jax.vmap(lambda begin: jax.lax.dynamic_slice_in_dim(resident.samples, begin, window_samples))(start)
     scale = 1.0 if cut.ndim == 3 else 32768.0  # features are what they are; int16 samples become floats in [-1, 1)
     valid = jnp.arange(window_samples)[None, :] < num_samples[:, None]
     valid = valid.reshape(cut.shape[:2] + (1,) * (cut.ndim - 2))
     waveform = jnp.where(valid, cut.astype(jnp.float32) / scale, 0.0)
-    return Batch(waveform, num_samples, jnp.zeros_like(start), (num_samples > 0).astype(jnp.float32))
+    batch = Batch(waveform, num_samples, jnp.zeros_like(start), (num_samples > 0).astype(jnp.float32))
+    return batch if utterance is None else batch.replace(statistics=_statistics(resident, utterance))
 
 
 def _round_up(size: int) -> int:

@@ -41,9 +41,10 @@ class Frontend:
     "hard", a level counts in its bin, or "soft", it is shared with the next bin.
     `fft_size` 0 stands for the smallest power of two that holds a window. Frequencies are in Hz; `log_floor` is the
     least power before the logarithm. `deltas` is 0, 1 or 2: so many derivatives in time are put beside the features.
-    `normalization` is "none", "utterance" (mean 0 and variance 1 over an utterance's own frames) or "train" (by
-    `Statistics` fitted on the training fold). `spectrum` is "fft", "matmul" (a discrete Fourier transform as a matrix
-    product) or "auto" (what is faster on the platform).
+    `normalization` is "none", "utterance" (mean 0 and variance 1 over an utterance's own frames), "train" (by
+    `Statistics` fitted on the training fold) or "speaker" (by those of all that its speaker says in the corpus, without
+    a look at the labels: who is tested has to have said more than one utterance). `spectrum` is "fft", "matmul" (a
+    discrete Fourier transform as a matrix product) or "auto" (what is faster on the platform).
 
     Raises UserError for settings that no features can be computed with.
     """
@@ -73,7 +74,7 @@ class Frontend:
         _one_of("kind", self.kind, KINDS)
         _one_of("mel_scale", self.mel_scale, ("slaney", "htk"))
         _one_of("deltas", self.deltas, (0, 1, 2))
-        _one_of("normalization", self.normalization, ("none", "utterance", "train"))
+        _one_of("normalization", self.normalization, ("none", "utterance", "train", "speaker"))
         _one_of("spectrum", self.spectrum, ("auto", "fft", "matmul"))
         _require("sample_rate", self.sample_rate, self.sample_rate > 0, "a positive rate in Hz")
         _require("hop_ms", self.hop_ms, self.hop_ms > 0 and self.hop >= 1, "at least one sample")
@@ -91,7 +92,10 @@ class Frontend:
         _require("histogram_bins", self.histogram_bins, self.histogram_bins >= 2, "at least 2")
         _require("histogram_range_db", self.histogram_range_db, self.histogram_range_db > 0, "a positive range in dB")
         if self.kind in ("histogram", "functionals"):
-            found, expected = self.normalization, f"none or train: {self.kind} are of a whole utterance already"
+            found, expected = (
+                self.normalization,
+                f"none, train or speaker: {self.kind} are of a whole utterance already",
+            )
             _require("normalization", found, found != "utterance", expected)
         if self.kind in ("histogram", "precomputed"):
             _require("deltas", self.deltas, self.deltas == 0, f"0: kind {self.kind} has none")
@@ -138,10 +142,10 @@ def _require(option: str, found: object, holds: bool, expected: str) -> None:
 
 @flax.struct.dataclass
 class Statistics:
-    """The mean and standard deviation of every feature over the frames of a training fold."""
+    """The mean and standard deviation of every feature over the frames of a training fold, or of a speaker."""
 
-    mean: Any  # float [*runs, features]
-    std: Any  # float [*runs, features]
+    mean: Any  # float [*runs or *utterances, features]
+    std: Any  # the same
 
 
 @flax.struct.dataclass
@@ -189,10 +193,10 @@ def features(
     """Features of utterances, and how many of their frames are valid; the frames after those are exactly 0.
 
     `waveform` is [*batch, samples], or for features made elsewhere [*batch, frames, dims], of which `num_samples` are
-    frames. What lies from `num_samples` on is not looked at. `statistics` is needed for normalization "train" and for
-    no other.
+    frames. What lies from `num_samples` on is not looked at. `statistics` are needed for normalization "train", where
+    they are [features], and "speaker", where they are [*batch, features], and for no other.
     """
-    if (statistics is None) == (frontend.normalization == "train"):
+    if (statistics is None) == (frontend.normalization in ("train", "speaker")):
         raise ValueError(f"normalization {frontend.normalization!r} with statistics {statistics!r}")
     valid = num_frames(frontend, num_samples)
     if frontend.kind == "precomputed":
@@ -204,6 +208,8 @@ def features(
     elif frontend.normalization == "train":
         shape = (1,) * (x.ndim - 1) + (-1,)
         x = (x - statistics.mean.reshape(shape)) / statistics.std.reshape(shape)
+    elif frontend.normalization == "speaker":
+        x = (x - statistics.mean[..., None, :]) / statistics.std[..., None, :]
     return _before(valid, x, axis=-2), valid
 
 

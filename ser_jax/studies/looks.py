@@ -2,8 +2,8 @@
 
 import jax
 import numpy as np
-from jaxtyping import Int16
 
+from ser_jax.corpora.corpus import waveform
 from ser_jax.evaluation import attention
 from ser_jax.evaluation.attention import Look
 from ser_jax.frontend import num_features
@@ -18,19 +18,22 @@ def has_attention(population: Population) -> bool:
     return attention.has_attention(learner.model, num_features(learner.frontend))
 
 
-def look_into(population: Population, state: State, run: int, waveform: Int16[np.ndarray, " samples"]) -> Look:
-    """Returns what run number `run` looked at in the first window of a recording (16 kHz).
+def look_into(population: Population, state: State, run: int, row: int) -> Look:
+    """Returns what run number `run` looked at in the first window of utterance `row` of the population's corpus.
 
     `state` is that of all runs, [devices, runs per device, ...].
     """
     learner, vocabulary = population.learner, population.targets.vocabulary
     own = jax.tree.map(lambda leaf: leaf[run], parallel.gather(state, len(population.runs)))
+    statistics = own.feature_statistics
+    if learner.frontend.normalization == "speaker":
+        statistics = jax.tree.map(lambda leaf: np.asarray(leaf)[row][None], population.resident.statistics)
     return attention.look(
         learner.model,
         variables(learner, own),
         learner.frontend,
-        own.feature_statistics,
+        statistics,
         population.corpus.emotions,
-        waveform[: population.window_samples].astype(np.float32) / 32768,
+        waveform(population.corpus, row)[: population.window_samples].astype(np.float32) / 32768,
         symbols=(*vocabulary.symbols, "(end)") if vocabulary else (),
     )

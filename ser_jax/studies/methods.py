@@ -69,6 +69,7 @@ NORMALIZATIONS = {
     "none": "not normalised",
     "utterance": "normalised by each utterance's own mean and variance",
     "train": "normalised by the mean and variance of the training fold",
+    "speaker": "normalised by the mean and variance of all that their speaker says, without a look at the labels",
 }
 
 

@@ -184,8 +184,8 @@ def look_at(
         raise UserError(f"{restored.folder}: the model {restored.metadata['config']['model']['name']} has no attention")
     state = loop.restore(population, restored.folder)
     run = restored.metadata["runs"][chosen]
-    for file, waveform in waveforms.items():
-        seen = looks.look_into(population, state, chosen, waveform)
+    for row, (file, waveform) in enumerate(waveforms.items()):
+        seen = looks.look_into(population, state, chosen, row)
         emotion = max(seen.probabilities, key=seen.probabilities.get)
         title = f"{Path(file).name}: {emotion} {seen.probabilities[emotion]:.2f}"
         title += f"  ({restored.name}, fold {run['fold']}, seed {run['seed']}"

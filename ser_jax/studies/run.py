@@ -17,7 +17,6 @@ import pandas as pd
 from tqdm import tqdm
 
 from ser_jax import config as configuration
-from ser_jax.corpora.corpus import waveform
 from ser_jax.errors import UserError
 from ser_jax.evaluation import predictions
 from ser_jax.evaluation.attention_figure import attention_figure
@@ -179,7 +178,7 @@ def _draw_attention(name: str, population: Population | Baselines, trained: Call
     if not looks.has_attention(population):
         return
     row, (_, seed) = population.folds[0].test[0], population.runs[0]
-    seen = looks.look_into(population, trained(), 0, waveform(population.corpus, row))
+    seen = looks.look_into(population, trained(), 0, int(row))
     utterance = population.corpus.utterances.loc[row]
     emotion = max(seen.probabilities, key=seen.probabilities.get)
     title = f"{utterance['id']} ({utterance['emotion']}): {emotion} {seen.probabilities[emotion]:.2f}"

@@ -17,7 +17,7 @@ from ser_jax import config as configuration
 from ser_jax import models
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.features import Packed, in_place_of_samples
-from ser_jax.corpora.protocols import Fold, Protocol
+from ser_jax.corpora.protocols import Fold, Protocol, speakers_known
 from ser_jax.corpora.tracks import interpolate
 from ser_jax.corpora.vocabulary import Vocabulary, encode_all, from_json, make_vocabulary, to_json
 from ser_jax.errors import UserError
@@ -118,6 +118,8 @@ class Population:
         features = corpus.info.get("features")
         devices = self.layout.local.devices
         source = (corpus.fingerprint, features and features["fingerprint"], self.window_samples, len(devices))
+        if self.learner.frontend.normalization == "speaker":
+            source += (self.learner.frontend,)
         learnt = (targets.vocabulary, self.config["corpus"]["tracks"] if targets.tracks is not None else "")
         return _once(self.made, ("resident", *source, *learnt), self._bring)
 
@@ -126,7 +128,11 @@ class Population:
         if tracks is not None:
             tracks = Tracks(tracks.values, tracks.start, tracks.num_frames, np.float32(tracks.frame_ms))
         resident = resident_feed.make_resident(self.corpus, self.window_samples, self.targets.tokens, tracks)
-        return parallel.replicate(resident, self.layout.local.devices)
+        resident = parallel.replicate(resident, self.layout.local.devices)
+        if self.learner.frontend.normalization == "speaker":
+            statistics = _speaker_statistics(self, resident)
+            resident = resident.replace(statistics=parallel.replicate(statistics, self.layout.local.devices))
+        return resident
 
 
 def make_population(
@@ -164,6 +170,8 @@ def make_population(
     if tracks is not None and (frontend.kind in ("histogram", "functionals") or not frontend.rate):
         raise UserError(f"config.corpus.tracks: features of kind {frontend.kind} have no frames in time to follow them")
     targets = targets_of(config, corpus, tracks) if trained is None else _trained_targets(trained)
+    if frontend.normalization == "speaker" and trained is None and not speakers_known(corpus):
+        raise UserError(f"config.frontend.normalization=speaker: corpus {corpus.name} does not say who speaks")
     model = models.build(num_classes=len(corpus.emotions), **config["model"], **targets.options)
     _check_features(model, frontend, corpus)
     durations = {"num_steps": max(num_steps, warmup_steps + 1), "warmup_steps": warmup_steps}
@@ -200,7 +208,7 @@ def make_population(
             learner,
             jax.jit(draw, compiler_options=options),
             parallel.on_devices(train, layout, ("run", "run", "part", "shared", corpus_lies), "run", donate=1),
-            parallel.on_devices(test, layout.local, ("run", "part", "part", "shared", corpus_lies), "part"),
+            parallel.on_devices(test, layout.local, ("run", "part", "part", "part", "shared", corpus_lies), "part"),
         )
 
     optimizer = [config["optimizer"][name] for name in ("gradient_clip", "ema_decay")]
@@ -320,6 +328,8 @@ def _only_resident(frontend: Frontend, targets: Targets) -> str:
     """What of a training the streaming feed cannot bring; empty: nothing."""
     if frontend.kind == "precomputed":
         return "features made elsewhere"
+    if frontend.normalization == "speaker":
+        return "normalization by speaker"
     return "tracks" if targets.tracks is not None else ""
 
 
@@ -408,7 +418,9 @@ def initial_state(population: Population) -> State:
     statistics = None
     if population.learner.frontend.normalization == "train":
         source = population.corpus.fingerprint, population.learner.frontend, population.window_samples
-        sums = _once(population.made, ("sums", *source), lambda: _utterance_sums(population))
+        sums = _once(
+            population.made, ("sums", *source), lambda: _utterance_sums(population, _resident_or_none(population))
+        )
         statistics = parallel.stack_runs(
             [_fold_statistics(sums, fold) for fold in population.folds], population.layout.groups
         )
@@ -492,10 +504,12 @@ def _evaluated_windows(
                     yield r, flat, probabilities[r][valid], None if tracks is None else tracks[r][valid]
 
 
-def _window_arguments(
-    population: Population, layout: parallel.Layout, tables: list[list[Windows]], used: int
-) -> tuple[np.ndarray, np.ndarray, Array, Resident]:
-    """Where the windows begin and how long they are, [parts, runs, ...], how many batches to compute, the samples."""
+def _window_arguments(population: Population, layout: parallel.Layout, tables: list[list[Windows]], used: int) -> tuple:
+    """What the evaluation program takes beside the state.
+
+    Where the windows begin, how long they are and of which utterances, [parts, runs, ...]; how many batches there are
+    to compute; the corpus.
+    """
 
     def stacked(parts: Any) -> Any:
         return jax.tree.map(
@@ -509,9 +523,13 @@ def _window_arguments(
         cut = [[cut_windows(population.corpus, table, population.window_samples) for table in part] for part in tables]
         tables = [[windows for windows, _ in part] for part in cut]
         resident = stacked([[own for _, own in part] for part in cut])
-    places = stacked(
-        [[(table.start.astype(np.int32), table.num_samples.astype(np.int32)) for table in part] for part in tables]
-    )
+
+    def places_of(table: Windows) -> tuple[np.ndarray, ...]:
+        return tuple(
+            np.asarray(column, np.int32) for column in (table.start, table.num_samples, np.maximum(table.utterance, 0))
+        )
+
+    places = stacked([[places_of(table) for table in part] for part in tables])
     return *places, jnp.int32(used), resident
 
 
@@ -620,11 +638,12 @@ def _evaluate_windows(
     state: State,
     starts: Int[Array, "batches batch"],
     lengths: Int[Array, "batches batch"],
+    utterances: Int[Array, "batches batch"],
     count: Array,
     resident: Resident,
 ) -> tuple[Float[Array, "batches batch classes"], Float[Array, "batches batch frames tracks"] | None]:
     def batch(i: Array) -> tuple[Array, Array | None]:
-        return evaluate_batch(learner, state, starts[i], lengths[i], resident, window_samples)
+        return evaluate_batch(learner, state, starts[i], lengths[i], utterances[i], resident, window_samples)
 
     def one(i: Array, output: tuple[Array, Array | None]) -> tuple[Array, Array | None]:
         return jax.tree.map(lambda whole, part: whole.at[i].set(part), output, batch(i))
@@ -634,8 +653,15 @@ def _evaluate_windows(
     return jax.lax.fori_loop(0, count, one, zeros)
 
 
-def _utterance_sums(population: Population) -> FeatureSums:
-    """The sums of features over each utterance's windows, from which every fold's statistics follow."""
+def _resident_or_none(population: Population) -> Resident | None:
+    return population.resident if population.feed == "resident" else None
+
+
+def _utterance_sums(population: Population, resident: Resident | None) -> FeatureSums:
+    """The sums of features over each utterance's windows, from which every fold's and speaker's statistics follow.
+
+    `resident` holds the corpus; None: the windows are brought one by one.
+    """
     corpus, frontend, window_samples = population.corpus, population.learner.frontend, population.window_samples
 
     @jax.jit
@@ -646,19 +672,30 @@ def _utterance_sums(population: Population) -> FeatureSums:
     rows = range(len(corpus.utterances))
     total: FeatureSums | None = None
     for windows in resident_feed.evaluation_windows(corpus, rows, window_samples, 32, 1):
-        there, resident = (
-            (windows, population.resident)
-            if population.feed == "resident"
-            else cut_windows(corpus, windows, window_samples)
-        )
+        there, held = (windows, resident) if resident else cut_windows(corpus, windows, window_samples)
         start = there.start[0].astype(np.int32)
-        part = jax.tree.map(np.asarray, sums(resident, start, windows.num_samples[0].astype(np.int32)))
+        part = jax.tree.map(np.asarray, sums(held, start, windows.num_samples[0].astype(np.int32)))
         if total is None:
             total = jax.tree.map(lambda leaf: np.zeros((len(rows), *leaf.shape[1:])), part)
         valid = windows.utterance[0] >= 0
         for leaf, more in zip(jax.tree.leaves(total), jax.tree.leaves(part), strict=True):
             np.add.at(leaf, windows.utterance[0][valid], more[valid])
     return total
+
+
+def _speaker_statistics(population: Population, resident: Resident) -> Statistics:
+    """For each row of the resident corpus the statistics of all that its speaker says.
+
+    Utterances of unknown speakers, such as the recordings of one call of `predict`, count as one speaker's.
+    """
+    sums = _utterance_sums(population, resident)
+    speakers = population.corpus.utterances["speaker"].to_numpy()
+    result = Statistics(*(np.zeros((len(resident.start), sums.total.shape[1]), np.float32) for _ in range(2)))
+    for speaker in np.unique(speakers):
+        rows = np.flatnonzero(speakers == speaker)
+        own = fit_statistics(jax.tree.map(lambda leaf, rows=rows: leaf[rows].sum(0), sums))
+        result.mean[rows], result.std[rows] = np.asarray(own.mean), np.asarray(own.std)
+    return result.replace(std=np.where(result.std > 0, result.std, 1))
 
 
 def _fold_statistics(sums: FeatureSums, fold: Fold) -> Statistics:

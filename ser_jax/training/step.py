@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from ser_jax.feeds.batch import Batch
 from ser_jax.feeds.resident import Resident, crop_batch, window_batch
-from ser_jax.frontend import augment_features, augment_waveform, features, mixup
+from ser_jax.frontend import Statistics, augment_features, augment_waveform, features, mixup
 from ser_jax.models.layers import once
 from ser_jax.models.output import Output
 from ser_jax.training.objectives import (
@@ -160,14 +160,20 @@ def evaluate_batch(
     state: State,
     start: Int[Array, " batch"],
     num_samples: Int[Array, " batch"],
+    utterance: Int[Array, " batch"],
     resident: Resident,
     window_samples: int,
 ) -> tuple[Float[Array, "batch classes"], Float[Array, "batch frames tracks"] | None]:
     """Returns class probabilities of windows of the resident corpus, with the averaged parameters, and their tracks."""
-    batch = window_batch(resident, start, num_samples, window_samples)
-    inputs, num_frames = features(learner.frontend, batch.waveform, batch.num_samples, state.feature_statistics)
+    batch = window_batch(resident, start, num_samples, window_samples, utterance)
+    inputs, num_frames = features(learner.frontend, batch.waveform, batch.num_samples, _statistics(state, batch))
     output = learner.model.apply(variables(learner, state), inputs, num_frames, train=False)
     return jax.nn.softmax(output.logits), output.tracks
+
+
+def _statistics(state: State, batch: Batch) -> Statistics | None:
+    """What the features are normalised by: the statistics of the training fold, of each row's speaker, or none."""
+    return state.feature_statistics if batch.statistics is None else batch.statistics
 
 
 def _training_input(learner: Learner, state: State, run: Run, batch: Batch, key: Array) -> tuple[Array, Array, Array]:
@@ -179,7 +185,7 @@ def _training_input(learner: Learner, state: State, run: Run, batch: Batch, key:
         waveform = jax.vmap(augment_waveform, in_axes=(0, 0, 0, None))(
             keys(waveform_key), waveform, batch.num_samples, run.strengths
         )
-    inputs, num_frames = features(frontend, waveform, batch.num_samples, state.feature_statistics)
+    inputs, num_frames = features(frontend, waveform, batch.num_samples, _statistics(state, batch))
     inputs = jax.vmap(
         functools.partial(augment_features, deltas=frontend.deltas, kind=frontend.kind), in_axes=(0, 0, 0, None)
     )(keys(features_key), inputs, num_frames, run.strengths)

@@ -86,6 +86,23 @@ def test_every_speaker_validates_equally_often_under_leave_one_speaker_out():
             assert set(counts.values()) == {1}
 
 
+def test_the_validation_speakers_are_tested_and_the_test_speakers_left_out():
+    corpus = grid(num_speakers=6)
+    before, after = (
+        make_protocol(corpus, "leave_one_speaker_out", validation_speakers=1, tested=tested)
+        for tested in ("test", "validation")
+    )
+    for fold, chosen_by in zip(before.folds, after.folds, strict=True):
+        np.testing.assert_array_equal(chosen_by.test, fold.validation)
+        np.testing.assert_array_equal(chosen_by.train, fold.train)
+        assert not len(chosen_by.validation)
+    assert "the test utterances are left out" in after.description
+    with pytest.raises(UserError, match="tested=validation, but a fold has no validation utterances"):
+        make_protocol(corpus, "leave_one_speaker_out", validation_speakers=0, tested="validation")
+    with pytest.raises(UserError, match="tested=train, expected test or validation"):
+        make_protocol(corpus, "leave_one_speaker_out", tested="train")
+
+
 def test_two_validation_speakers_are_a_woman_and_a_man():
     corpus = grid(num_speakers=8)
     gender = dict(zip(corpus.utterances["speaker"], corpus.utterances["gender"], strict=True))

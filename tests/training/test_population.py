@@ -13,7 +13,7 @@ from tiny import tiny_corpus, tiny_population
 from ser_jax.corpora.corpus import waveform
 from ser_jax.corpora.protocols import Fold
 from ser_jax.errors import UserError
-from ser_jax.frontend import features
+from ser_jax.frontend import Statistics, features
 from ser_jax.training import loop, parallel
 from ser_jax.training import population as populations
 from ser_jax.training.state import variables
@@ -160,6 +160,51 @@ def test_features_can_be_normalised_by_the_training_fold(data):
     frames = np.concatenate(frames).astype(np.float64)
     np.testing.assert_allclose(state.feature_statistics.mean[1], frames.mean(0), rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(state.feature_statistics.std[1], frames.std(0), rtol=1e-2)
+
+
+def test_features_can_be_normalised_by_all_that_their_speaker_says(data):
+    corpus, protocol = data
+    population = tiny_population(corpus, protocol, frontend={"normalization": "speaker"})
+    frontend, speakers = population.learner.frontend, corpus.utterances["speaker"].to_numpy()
+    row = int(protocol.folds[1].test[0])
+    frames = []
+    for other in np.flatnonzero(speakers == speakers[row]):
+        for piece in pieces(corpus, int(other), population.window_samples):
+            plain = dataclasses.replace(frontend, normalization="none")
+            frames.append(features(plain, piece[None], jnp.asarray([len(piece)]))[0][0])
+    frames = np.concatenate(frames).astype(np.float64)
+    statistics = Statistics(*np.stack([frames.mean(0), frames.std(0)]).astype(np.float32)[:, None])
+    of_all = population.resident.statistics
+    np.testing.assert_allclose(np.asarray(of_all.mean)[row], statistics.mean[0], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(np.asarray(of_all.std)[row], statistics.std[0], rtol=1e-2)
+
+    state = populations.initial_state(population)
+    piece = populations.place(population, populations.training_feed(population, 0).take(2))
+    state, _ = populations.train_steps(population, state, piece)
+    own = jax.tree.map(lambda leaf: jnp.asarray(leaf[1]), parallel.gather(state, 3))
+    expected = []
+    for piece in pieces(corpus, row, population.window_samples):
+        inputs, valid = features(frontend, piece[None], jnp.asarray([len(piece)]), statistics)
+        output = population.learner.model.apply(variables(population.learner, own), inputs, valid, train=False)
+        expected.append(jax.nn.softmax(output.logits)[0])
+    found = populations.evaluate(population, state, [np.array([row])] * 3)[1][0]
+    np.testing.assert_allclose(found, np.mean(expected, axis=0), atol=1e-3)
+
+
+def pieces(corpus, row, window):
+    """The windows of an utterance, which is longer than one."""
+    samples = waveform(corpus, row).astype(np.float32) / 32768
+    for offset in np.linspace(0, len(samples) - window, -(-len(samples) // window)).round().astype(int):
+        yield jnp.asarray(samples[offset : offset + window])
+
+
+def test_normalisation_by_speaker_wants_speakers(data):
+    corpus, protocol = data
+    nameless = dataclasses.replace(corpus, utterances=corpus.utterances.assign(speaker=""))
+    with pytest.raises(UserError, match="normalization=speaker: corpus synthetic does not say who speaks"):
+        tiny_population(nameless, protocol, frontend={"normalization": "speaker"})
+    with pytest.raises(UserError, match="normalization by speaker cannot be streamed"):
+        tiny_population(corpus, protocol, frontend={"normalization": "speaker"}, feed="streaming")
 
 
 def test_shufflenet_trains_in_a_population_as_it_does_beside_other_runs(data):

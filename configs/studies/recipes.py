@@ -1,0 +1,56 @@
+"""Which ingredients make a recipe? Each alone against the recipe of configs/emodb.py, on validation speakers.
+
+python launch.py study --config configs/studies/recipes.py --workdir runs/recipes
+python launch.py study --config configs/studies/recipes.py:ravdess,regularisation --workdir runs/ravdess_recipes
+
+The argument is a corpus and, after a comma, the name of one question. The speaker who validates a fold is tested in the
+place of its test speaker, who is left out: nothing that is chosen here has seen a test fold. Four folds and a short
+schedule; what was found is in docs/recipes.md. Ingredients of "regularisation" share one compiled program.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import emodb
+
+QUESTIONS = (
+    {
+        "name": "input",
+        "text": "What should the network see?",
+        "factors": (
+            {
+                "name": "normalisation",
+                "field": "frontend.normalization",
+                "levels": ("train", "speaker", "utterance"),
+            },
+            {"name": "crop", "field": "training.crop_seconds", "levels": (2.0, 3.0)},
+        ),
+    },
+    {
+        "name": "regularisation",
+        "text": "What keeps it from learning the training speakers by heart?",
+        "base": {"frontend": {"normalization": "speaker"}},
+        "factors": (
+            {"name": "mixup", "field": "augmentation.mixup", "levels": (0.5, 0.0)},
+            {"name": "SpecAugment", "field": "augmentation.spec_augment", "levels": (0.5, 1.0)},
+            {"name": "weight decay", "field": "optimizer.weight_decay", "levels": (0.05, 0.3)},
+            {"name": "learning rate", "field": "optimizer.learning_rate", "levels": (2e-3, 5e-3)},
+            {"name": "noise", "field": "augmentation.noise", "levels": (0.0, 0.5)},
+        ),
+    },
+)
+
+
+def get_config(argument: str = "emodb") -> ConfigDict:
+    """Returns the study, whole or one question of it, on a corpus."""
+    corpus, _, only = argument.partition(",")
+    config = emodb.get_config()
+    config.corpus.name = corpus
+    config.protocol.validation_speakers = 1
+    config.protocol.tested = "validation"
+    config.folds = (0, 3, 5, 8)
+    config.training.train_epochs = 40.0
+    config.evaluation.latency = False
+    config.study.title = f"Which ingredients make a recipe? {corpus}"
+    questions = ({**question, "design": "one_at_a_time"} for question in QUESTIONS)
+    config.study.questions = tuple(question for question in questions if only in ("", question["name"]))
+    return config
