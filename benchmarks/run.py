@@ -198,6 +198,7 @@ def write_page(results: Path, page: Path) -> None:
         "Written by `make bench` (`python -m benchmarks.run`) from `benchmarks/results/`; edit neither by hand.",
         "Medians of interleaved turns: the contestants alternate, so that what else a machine does meets all alike.",
         "*against ours* is the other's time divided by ours, in the same turn: above 1, ours is faster.",
+        "On a CPU the ratios are what counts: the times are of a machine that others share.",
     ]
     for path in sorted(results.glob("*.json")):
         found = json.loads(path.read_text())

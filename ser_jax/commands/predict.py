@@ -1,8 +1,9 @@
 """Prints the class probabilities of recordings: any file that libsndfile reads, of any rate and length.
 
 The probabilities are the mean over the workdir's runs (all folds and seeds), or over those of one fold or seed. A
-recording longer than the model's window is averaged over windows. A file that cannot be read is named on standard
-error, the others are predicted, and the exit status is 2.
+recording longer than the model's window is averaged over windows. A model whose features are normalised by speaker
+takes the recordings of one call as one speaker's. A file that cannot be read is named on standard error, the others are
+predicted, and the exit status is 2.
 """
 
 import argparse
