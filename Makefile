@@ -10,7 +10,7 @@ quickstart: .venv/installed
 test: .venv/installed-test lint
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_FLAGS)
 
-# The short set of benchmarks, with the peers; refreshes docs/performance.md. Takes a quarter of an hour on two cores.
+# The short set of benchmarks, with the peers; refreshes docs/performance.md. Takes half an hour on two cores.
 bench: .venv/installed-references
 	$(BIN)/python -m benchmarks.run --set short
 

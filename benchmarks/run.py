@@ -36,7 +36,7 @@ SETS: dict[str, dict[str, str]] = {
         "feeds": "",
         "input_bound": "",
         "parallel": "",
-        "startup": "",
+        "startup": "--quickstart",
     },
     "gpu": {
         "models": "--torch_device cuda --compiled --turns 20",

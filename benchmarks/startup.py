@@ -1,11 +1,11 @@
 """How long until something happens: help, a first prediction, a first training step; and how much memory it takes.
 
-python -m benchmarks.startup [--model NAME ...] [--width tiny] [--turns 3]
+python -m benchmarks.startup [--model NAME ...] [--width tiny] [--turns 3] [--quickstart]
 
 Every figure is of a process of its own, from its start to its end, with its largest resident memory. `predict` is cold
 with an empty cache of compiled programs and warm with a full one; so is the compilation of each model's training step
 (the program of `benchmarks.roofline`: fetched from the cache where warm). The checkpoint that `predict` uses is trained
-for a few steps first, by a command that is timed too.
+for a few steps first, by a command that is timed too. --quickstart adds the README's study, cold and warm.
 Prints a table, and a JSON line for each row to stderr.
 """
 
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--model", action="append", choices=sorted(FAMILIES), help="only this one; may be repeated")
     parser.add_argument("--width", default="tiny", help="of the ShuffleNet V2 that predicts")
     parser.add_argument("--turns", type=int, default=3, help="processes of each kind but the cold ones")
+    parser.add_argument("--quickstart", action="store_true", help="the README's quickstart as well: some minutes")
     args = parser.parse_args()
     print(f"{'':38}{'seconds':>10}{'of which tracing':>18}{'compiling':>11}{'memory':>12}")
     with tempfile.TemporaryDirectory() as temporary:
@@ -68,6 +69,9 @@ def main() -> None:
             command = ["-c", COMPILE, model]
             report(f"training step of {model}, cold", [run(command, folder / "cache")])
             report(f"training step of {model}, warm", [run(command, folder / "cache")])
+        for state in ("cold", "warm") if args.quickstart else ():
+            study = ["launch.py", "study", "--config", "configs/quickstart.py", "--workdir", str(folder / state)]
+            report(f"quickstart, {state}", [run(study, folder / "cache_of_quickstart")])
 
 
 def prepare(folder: Path, width: str) -> tuple[Path, Path]:

@@ -20,7 +20,7 @@ QUESTIONS = (
             {
                 "name": "normalisation",
                 "field": "frontend.normalization",
-                "levels": ("train", "speaker", "utterance"),
+                "levels": ("train", "speaker"),
             },
             {"name": "crop", "field": "training.crop_seconds", "levels": (2.0, 3.0)},
         ),
