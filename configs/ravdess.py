@@ -1,0 +1,24 @@
+"""RAVDESS speech, eight emotions, six folds of four actors: ShuffleNet V2 0.5x with ECA and hard-swish, or another model.
+
+python launch.py prepare ravdess --source DIR_OR_ZIP
+python launch.py train --config configs/ravdess.py --workdir runs/ravdess
+python launch.py train --config configs/ravdess.py:tcn --workdir runs/ravdess_tcn
+
+The argument is as in configs/emodb.py, and so is the recipe, but for a longer crop: every recording lasts some 3.7 s,
+of which about 1.5 s are silent.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import emodb
+
+
+def get_config(model: str = "") -> ConfigDict:
+    """Returns the training of one model."""
+    config = emodb.get_config(model)
+    config.corpus.name = "ravdess"
+    config.protocol.name = "grouped_k_fold"
+    config.protocol.num_folds = 6
+    config.training.crop_seconds = 3.0
+    config.training.train_epochs = 60.0
+    return config
