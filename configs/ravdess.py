@@ -1,4 +1,4 @@
-"""RAVDESS speech, eight emotions, six folds of four actors: ShuffleNet V2 0.5x with ECA and hard-swish, or another model.
+"""RAVDESS speech, eight emotions, six folds of four actors: ShuffleNet V2 0.5x, or any other model.
 
 python launch.py prepare ravdess --source DIR_OR_ZIP
 python launch.py train --config configs/ravdess.py --workdir runs/ravdess

@@ -96,6 +96,7 @@ def default() -> dict:
             "batch_size": 32,
             "accumulate": 1,  # parts of a batch that the network sees one after another, to save memory
             "split": "auto",  # what devices share out: runs | batch | auto: the batch of a single run
+            "initial": "",  # a workdir, trained on another corpus, whose parameters the runs begin with; "": drawn
             "crop_seconds": 3.0,
             "train_epochs": 50.0,
             "train_steps": -1,
@@ -171,7 +172,9 @@ def deciding(config: dict) -> dict:
     """Returns the part of a variant's configuration that decides what is trained and what it predicts."""
     result = {key: value for key, value in config.items() if key not in ("study", "feed")}
     result["training"] = {
-        key: value for key, value in config["training"].items() if key not in ("checkpoint_seconds", "split")
+        key: value
+        for key, value in config["training"].items()
+        if key not in ("checkpoint_seconds", "split", "initial")  # what it begins with counts, not where that lies
     }
     result["evaluation"] = {"window_seconds": config["evaluation"]["window_seconds"]}
     return result

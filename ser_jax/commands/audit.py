@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocol",
         default="leave_one_speaker_out",
-        help="leave_one_speaker_out, grouped_k_fold, leave_one_session_out, speaker_and_text_independent, official or "
-        "random (default: %(default)s)",
+        help="leave_one_speaker_out, grouped_k_fold, leave_one_session_out, speaker_and_text_independent, official, "
+        "random or everything (default: %(default)s)",
     )
     parser.add_argument("--folds", type=int, help="number of folds, or of groups of speakers")
     parser.add_argument("--seed", type=int, default=0, help="for protocols that draw folds (default: %(default)s)")

@@ -32,10 +32,10 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     from ser_jax.errors import UserError
-    from ser_jax.studies import restored
+    from ser_jax.studies import restored, workdirs
 
     start_jax()
-    found = restored.find(args.workdir, args.variant)
+    found = workdirs.find(args.workdir, args.variant)
     if len(found) > 1:
         raise UserError(
             f"{args.workdir} has several variants; choose one of --variant {', '.join(r.name for r in found)}"

@@ -2,7 +2,7 @@
 
 A protocol is a pure function of the corpus's table, its options and a seed. `leave_one_speaker_out` and its kin keep
 every speaker of the test side out of training and validation; `random` does not, and says so; folds from a file are
-looked at, not believed.
+looked at, not believed. `everything` makes models to be used elsewhere: its figures are of what was learnt.
 """
 
 import csv
@@ -28,13 +28,17 @@ PROTOCOLS = (
     "speaker_and_text_independent",
     "official",
     "random",
+    "everything",
 )
 SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
 class Fold:
-    """Three disjoint sets of utterances, as sorted row numbers of the corpus's table; `validation` may be empty."""
+    """Three sets of utterances, as sorted row numbers of the corpus's table; `validation` may be empty.
+
+    They are disjoint, but for the protocol `everything`, where `train` and `test` are the same.
+    """
 
     name: str
     train: Int64[np.ndarray, " train"]
@@ -66,7 +70,8 @@ def make_protocol(
     """Returns the folds of `corpus` under the protocol `name`, one of PROTOCOLS.
 
     `validation_speakers` are taken from the training side of every fold, 0 leaves validation empty; `random` validates
-    on the test set of the next fold instead, and `official` on what its file names, where it names any.
+    on the test set of the next fold instead, `official` on what its file names, where it names any, and `everything`,
+    whose one fold learns the whole corpus and is tested on the same, on nothing.
     `num_folds` is for grouped_k_fold (default 5), random (default 10) and speaker_and_text_independent (groups of
     speakers; by default each speaker alone); `num_text_groups` for the last. `seed` decides how speakers are grouped
     and what is random. `file` is for official: see `read_fold_list`.
@@ -84,6 +89,9 @@ def make_protocol(
     if name == "official":
         folds = _official(corpus, Path(file), validation_speakers)
         rule = f"folds read from {Path(file).name}"
+    elif name == "everything":
+        folds = [_fold("protocol everything", "everything", _all(corpus), ~_all(corpus), _all(corpus))]
+        rule = "all utterances are learnt, and the same are tested"
     elif name == "random":
         folds = _random(corpus, 10 if num_folds is None else num_folds, validation_speakers > 0, seed)
         rule = f"{len(folds)} random folds with equal shares of each emotion"

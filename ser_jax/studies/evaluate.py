@@ -8,7 +8,7 @@ import pandas as pd
 from ser_jax.corpora import load_corpus
 from ser_jax.evaluation import predictions
 from ser_jax.evaluation.predictions import PREFIX
-from ser_jax.studies import restored
+from ser_jax.studies import restored, workdirs
 from ser_jax.studies.results import write_results
 from ser_jax.training import checkpoints
 
@@ -21,7 +21,7 @@ def evaluate_workdir(
     Without `corpus_name` every run is scored on its own test fold, else on all of that corpus. Raises `UserError` for a
     workdir without checkpoints, a corpus that is not the training's, and one that shares no emotion with it.
     """
-    found = restored.find(workdir, variant)
+    found = workdirs.find(workdir, variant)
     training_corpus = found[0].metadata["corpus"]["name"]
     if corpus_name in (None, training_corpus):
         folder = Path(workdir) / f"on_{training_corpus}"

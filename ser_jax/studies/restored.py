@@ -1,8 +1,6 @@
 """A trained population out of a workdir, put to work on its own corpus, on another corpus, or on recordings."""
 
 import dataclasses
-import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,71 +8,18 @@ import jax
 import numpy as np
 import pandas as pd
 
-from ser_jax import config as configuration
 from ser_jax.corpora.audio import read_audio, to_int16
-from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus, make_corpus
-from ser_jax.corpora.features import Packed, load_features
-from ser_jax.corpora.protocols import Fold, Protocol
+from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus
+from ser_jax.corpora.features import load_features
 from ser_jax.errors import UserError
 from ser_jax.evaluation.attention import Look
-from ser_jax.evaluation.baselines import is_baseline
 from ser_jax.studies import baselines, looks
 from ser_jax.studies.baselines import Baselines
-from ser_jax.studies.results import STUDY
 from ser_jax.studies.variants import load, population_of
-from ser_jax.training import checkpoints, loop, parallel
-from ser_jax.training.population import Population, evaluate, make_population, predictions_table, test_predictions
+from ser_jax.studies.workdirs import Restored, for_use, population_on, recordings
+from ser_jax.training import loop, parallel
+from ser_jax.training.population import Population, evaluate, predictions_table, test_predictions
 from ser_jax.training.state import State
-
-
-@dataclasses.dataclass(frozen=True)
-class Restored:
-    """One variant's checkpoint: where it lies and what its metadata say."""
-
-    name: str
-    folder: Path
-    metadata: dict
-
-    @property
-    def emotions(self) -> tuple[str, ...]:
-        """The classes that the variant knows, in the order of its outputs."""
-        return tuple(self.metadata["corpus"]["emotions"])
-
-    @property
-    def is_baseline(self) -> bool:
-        """Whether the variant is a baseline on functionals, not a network."""
-        return is_baseline(self.metadata["config"]["model"])
-
-
-def find(workdir: str | os.PathLike, variant: str | None = None) -> list[Restored]:
-    """Returns the variants with a checkpoint in a workdir (or the one named), by name.
-
-    Raises `UserError` for a folder that is no workdir, a variant that is not there and a damaged checkpoint.
-    """
-    workdir = Path(workdir)
-    if not workdir.is_dir():
-        raise UserError(f"--workdir {workdir}: no such folder; expected one that `train` or `study` made")
-    if not (workdir / STUDY).is_file():
-        raise UserError(f"--workdir {workdir}: no {STUDY}; expected a folder in which `train` or `study` has finished")
-    folders = {entry["name"]: workdir / entry["folder"] for entry in json.loads((workdir / STUDY).read_text())}
-    for name, folder in folders.items():
-        if not folder.is_dir():
-            raise UserError(f"--workdir {workdir}: the population of {name} is not in {folder}")
-    if variant is not None:
-        if variant not in folders:
-            raise UserError(f"--variant {variant}: not in {workdir}; expected one of {', '.join(folders)}")
-        folders = {variant: folders[variant]}
-    found = []
-    for name, folder in folders.items():
-        if (folder / baselines.FOLDER).is_dir():
-            found.append(Restored(name, folder, baselines.load_metadata(folder)))
-            continue
-        store = checkpoints.Checkpoints(folder / "checkpoints")
-        try:
-            found.append(Restored(name, folder, store.metadata()))
-        finally:
-            store.close()
-    return found
 
 
 def own_predictions(restored: Restored, data_dir: str | None) -> tuple[pd.DataFrame, Population | Baselines]:
@@ -82,7 +27,7 @@ def own_predictions(restored: Restored, data_dir: str | None) -> tuple[pd.DataFr
 
     Raises `UserError` where the corpus at hand is not the one that the variant was trained on.
     """
-    config = _for_use(restored)
+    config = for_use(restored)
     corpus, protocol = load(config, data_dir)
     if corpus.fingerprint != restored.metadata["corpus"]["fingerprint"]:
         raise UserError(
@@ -120,7 +65,7 @@ def predictions_on(
                     f"features {packed.name!r} of corpus {corpus.name}: {what} is {found:g}, but {restored.folder} was "
                     f"trained with {features[what]:g}"
                 )
-    population = _population(restored, corpus, features=packed if features else None)
+    population = population_on(restored, corpus, features=packed if features else None)
     rows = np.arange(len(corpus.utterances))
     state = loop.restore(population, restored.folder)
     return predictions_table(population, state, restored.name, [rows] * len(population.runs)), population
@@ -159,7 +104,7 @@ def predict_files(
     if restored.is_baseline:
         names, probabilities, more = baselines.predict_waveforms(restored.metadata, restored.folder, waveforms, chosen)
         return _table(names, emotions, probabilities), errors + more
-    population = _population(restored, _recordings(waveforms, emotions), batch_size=4)
+    population = population_on(restored, recordings(waveforms, emotions), batch_size=4)
     state = _select(population, loop.restore(population, restored.folder), chosen)
     rows = [np.arange(len(waveforms))] * len(chosen)
     return _table(list(waveforms), emotions, np.mean(evaluate(population, state, rows), axis=0)), errors
@@ -179,7 +124,7 @@ def look_at(
         raise UserError(f"{restored.folder}: the model {restored.metadata['config']['model']['name']} has no attention")
     if not waveforms:
         return
-    population = _population(restored, _recordings(waveforms, restored.emotions))
+    population = population_on(restored, recordings(waveforms, restored.emotions))
     if not looks.has_attention(population):
         raise UserError(f"{restored.folder}: the model {restored.metadata['config']['model']['name']} has no attention")
     state = loop.restore(population, restored.folder)
@@ -214,43 +159,8 @@ def _read(files: Sequence[str]) -> tuple[dict[str, np.ndarray], list[UserError]]
     return waveforms, errors
 
 
-def _recordings(waveforms: dict[str, np.ndarray], emotions: Sequence[str]) -> Corpus:
-    """A corpus of recordings whose emotion is what is asked for: any stands in for it, and none is looked at."""
-    table = pd.DataFrame({"id": list(waveforms), "emotion": emotions[0]})
-    return make_corpus("files", table, list(waveforms.values()), emotions)
-
-
 def _table(files: Sequence[str], emotions: Sequence[str], probabilities: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"file": list(files), **dict(zip(emotions, probabilities.T, strict=True))})
-
-
-def _population(
-    restored: Restored, corpus: Corpus, *, batch_size: int | None = None, features: Packed | None = None
-) -> Population:
-    """The runs of a checkpoint, on a corpus that has no part in their folds."""
-    runs = restored.metadata["runs"]
-    names = list(dict.fromkeys(run["fold"] for run in runs))
-    everything = np.arange(len(corpus.utterances))
-    folds = tuple(Fold(name, train=everything, validation=everything[:0], test=everything) for name in names)
-    config = configuration.merge(_for_use(restored), {"folds": []})
-    if batch_size:
-        config = configuration.merge(config, {"evaluation": {"batch_size": batch_size}})
-    return make_population(
-        config,
-        corpus,
-        Protocol("none", True, folds, "a corpus apart from the training's"),
-        features=features,
-        trained=restored.metadata["targets"],
-    )
-
-
-def _for_use(restored: Restored) -> dict:
-    """The configuration of a training, without what only its own feed and devices had to do with."""
-    if is_baseline(restored.metadata["config"]["model"]):
-        return restored.metadata["config"]
-    return configuration.merge(
-        restored.metadata["config"], {"feed": "auto", "training": {"split": "auto", "accumulate": 1}}
-    )
 
 
 def _choose(restored: Restored, fold: str | None, seed: int | None) -> list[int]:

@@ -21,13 +21,11 @@ from ser_jax.models.cost import cost
 from ser_jax.studies import robustness
 from ser_jax.studies.plan import Plan, Question
 from ser_jax.studies.report import write_report
-from ser_jax.studies.store import CONDITIONS, FAILURE, PICTURE, RESULT, population_folder
+from ser_jax.studies.store import CONDITIONS, FAILURE, PICTURE, RESULT, STUDY, population_folder
 from ser_jax.studies.variants import Variant
 from ser_jax.training import checkpoints, loop, parallel
 from ser_jax.training.population import Population
 from ser_jax.training.state import variables
-
-STUDY = "study.json"  # of a workdir: its variants in their order, and the folder of each one's population
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,17 +25,23 @@ from ser_jax.evaluation.baselines import is_baseline
 
 # What a population's folder holds beside its predictions, checkpoints and log.
 RESULT, FAILURE, PICTURE, CONDITIONS = "result.json", "failure.json", "attention.png", "conditions.parquet"
+STUDY = "study.json"  # of a workdir: its variants in their order, and the folder of each one's population
 _KEY = 12  # hexadecimal digits of a key
 _NAME = 48  # letters of a folder's name before the key
 
 
-def population_key(config: dict, corpus: Corpus, protocol: Protocol, features: dict | None) -> str:
-    """Returns the key of a variant's population; `features` describes those made elsewhere that the variant takes."""
+def population_key(
+    config: dict, corpus: Corpus, protocol: Protocol, features: dict | None, initial: dict | None
+) -> str:
+    """Returns the key of a variant's population.
+
+    `features` describes those made elsewhere that the variant takes, `initial` the parameters that it begins with.
+    """
     folds = [protocol.folds[number] for number in config["folds"]] or protocol.folds
     parts = [
         json.dumps(configuration.deciding(config), sort_keys=True),
         corpus.fingerprint,
-        json.dumps(features, sort_keys=True),
+        json.dumps([features, initial], sort_keys=True),
         code_version(config),
     ]
     digest = hashlib.sha256("\n".join(parts).encode())

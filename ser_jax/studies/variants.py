@@ -16,6 +16,8 @@ from ser_jax.studies import baselines, robustness
 from ser_jax.studies.baselines import Baselines
 from ser_jax.studies.plan import Plan
 from ser_jax.studies.store import population_key
+from ser_jax.studies.workdirs import load_initial
+from ser_jax.training.initial import Initial
 from ser_jax.training.population import Population, make_population
 
 _REMEMBERED = 2**30  # bytes of the largest corpus that is kept under each condition, for all variants
@@ -64,7 +66,10 @@ def prepare(plan: Plan, data_dir: str | None) -> list[Variant]:
         def make(config: dict = config, corpus: Corpus = corpus, protocol: Protocol = protocol) -> Any:
             return population_of(config, corpus, protocol, data_dir, made)
 
-        key = population_key(config, corpus, protocol, make().corpus.info.get("features"))
+        population = make()
+        initial = None if isinstance(population, Baselines) else population.initial
+        features = population.corpus.info.get("features")
+        key = population_key(config, corpus, protocol, features, initial and initial.describe())
         variants.append(Variant(name, config, corpus, protocol, key, make, perturbed))
     names = {variant.corpus.name: None for variant in variants}
     if len({variant.corpus.fingerprint for variant in variants}) > 1:
@@ -101,6 +106,14 @@ def population_of(
         protocol,
         tracks=load_tracks(corpus, data_dir, tracks) if tracks else None,
         features=load_features(corpus, features, data_dir) if features else None,
+        initial=_once_loaded(config["training"]["initial"], {} if made is None else made),
         made=made,
         data_dir=data_dir,
     )
+
+
+def _once_loaded(workdir: str, made: dict[str, Any]) -> Initial | None:
+    key = f"initial: {workdir}"
+    if workdir and key not in made:
+        made[key] = load_initial(workdir)
+    return made.get(key)

@@ -67,9 +67,9 @@ class Checkpoints:
             raise UserError(f"{self.folder / str(step)}: damaged checkpoint ({_first_line(error)})") from error
         if metadata["format"] != FORMAT_VERSION:
             raise UserError(f"{self.folder}: checkpoint of format {metadata['format']}, expected {FORMAT_VERSION}")
-        # Older trainings knew no other targets than the emotion.
+        # Older trainings knew no other targets than the emotion, and began with what was drawn.
         config = json.loads(json.dumps(configuration.completed(metadata["config"])))
-        return {"targets": {"vocabulary": None, "tracks": []}, **metadata, "config": config}
+        return {"targets": {"vocabulary": None, "tracks": []}, "initial": None, **metadata, "config": config}
 
     def restore(self, like: State) -> State:
         """Reads the newest checkpoint's state as NumPy arrays; `like` gives its structure and shapes."""
@@ -89,7 +89,9 @@ class Checkpoints:
         self._manager.close()
 
 
-def describe(config: dict, corpus: Any, protocol: Any, runs: list[tuple[str, int]], targets: dict) -> dict:
+def describe(
+    config: dict, corpus: Any, protocol: Any, runs: list[tuple[str, int]], targets: dict, initial: dict | None
+) -> dict:
     """Returns the metadata that make a checkpoint self-contained: what it was trained on, and how."""
     metadata = {
         "format": FORMAT_VERSION,
@@ -103,6 +105,7 @@ def describe(config: dict, corpus: Any, protocol: Any, runs: list[tuple[str, int
         },
         "protocol": {"name": protocol.name, "speaker_independent": protocol.speaker_independent},
         "targets": targets,
+        "initial": initial,  # what the runs began with, where that was trained on another corpus
         "runs": [{"fold": fold, "seed": seed} for fold, seed in runs],
         "versions": versions(),
     }

@@ -70,7 +70,9 @@ def _train(
     with _timed(seconds, "initialise"):
         # 1. Every run's initial state, 2. or the newest checkpoint's; 3. the log forgets what came after it.
         metadata = describe(population)
-        processes.require_same({what: metadata[what] for what in ("config", "corpus", "protocol", "runs", "versions")})
+        processes.require_same(
+            {what: metadata[what] for what in ("config", "corpus", "protocol", "runs", "initial", "versions")}
+        )
         if store.latest_step() is None:
             state = initial_state(population)
         else:
@@ -138,9 +140,9 @@ def _entry(population: Population, step: int, steps: int, sums: dict[str, np.nda
 
 def _check_same(store: checkpoints.Checkpoints, metadata: dict) -> None:
     found = store.metadata()
-    for what in ("config", "corpus", "protocol"):
+    for what in ("config", "corpus", "protocol", "initial"):
         old, new = (
-            configuration.deciding(data[what]) if what == "config" else data[what] for data in (found, metadata)
+            configuration.deciding(data[what]) if what == "config" else data[what] or {} for data in (found, metadata)
         )
         different = list(configuration.differences(old, new, what))
         if different:

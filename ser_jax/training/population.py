@@ -40,6 +40,7 @@ from ser_jax.frontend import (
     num_frames,
 )
 from ser_jax.training import checkpoints, parallel
+from ser_jax.training.initial import Initial, begin_with, check_initial
 from ser_jax.training.state import Learner, Run, State, initialise, make_learner
 from ser_jax.training.step import evaluate_batch, metric_names, train_step
 
@@ -79,6 +80,7 @@ class Population:
       layout: how the runs lie on the devices.
       feed: "resident" or "streaming", and in `feed_reason` why.
       targets: what the model learns beside the emotion.
+      initial: what the runs begin with, instead of what is drawn; or None.
       made: what populations have in common and is made once, by what it is made of.
     """
 
@@ -89,6 +91,7 @@ class Population:
     runs: tuple[tuple[int, int], ...]
     run: Run
     targets: Targets
+    initial: Initial | None
     num_steps: int
     steps_per_epoch: float
     layout: parallel.Layout
@@ -143,14 +146,15 @@ def make_population(
     tracks: Packed | None = None,
     features: Packed | None = None,
     trained: dict | None = None,
+    initial: Initial | None = None,
     made: dict[str, Any] | None = None,
     data_dir: str | None = None,
 ) -> Population:
     """Checks a variant's configuration; compiles nothing, and brings nothing to the devices yet.
 
-    `tracks` and `features` are those that the configuration names. `data_dir` is where the streaming feed keeps its
-    record files. `trained` is what a checkpoint's metadata say of the
-    targets, for a model that is not trained here. Populations that are given the same dict `made` share in it what
+    `tracks`, `features` and `initial` are those that the configuration names. `data_dir` is where the streaming feed
+    keeps its record files. `trained` is what a checkpoint's metadata say of the targets, for a model that is not
+    trained here. Populations that are given the same dict `made` share in it what
     they have in common: programs (of variants that differ only in what runs have along the run axis: learning rate,
     weight decay, strengths ...), the corpus on the devices, sums of features.
     """
@@ -214,6 +218,8 @@ def make_population(
     optimizer = [config["optimizer"][name] for name in ("gradient_clip", "ema_decay")]
     key = (model, frontend, crop_samples, window_samples, *durations.values(), *optimizer, accumulate, layout, feed)
     learner, initialise_program, train_program, evaluate_program = _once(made, key, make_programs)
+    if initial is not None:
+        check_initial(initial, config, corpus, learner)
     own = [make_run(config, corpus, protocol.folds[fold], fold, seed) for fold, seed in runs]
     keys = parallel.spread(np.stack([jax.random.key_data(run.key) for run in own]), layout.groups)
     run = parallel.stack_runs([run.replace(key=0) for run in own], layout.groups)
@@ -225,6 +231,7 @@ def make_population(
         runs=runs,
         run=run.replace(key=jax.random.wrap_key_data(jnp.asarray(keys))),
         targets=targets,
+        initial=initial,
         num_steps=num_steps,
         steps_per_epoch=steps_per_epoch,
         initialise_program=initialise_program,
@@ -424,7 +431,13 @@ def initial_state(population: Population) -> State:
         statistics = parallel.stack_runs(
             [_fold_statistics(sums, fold) for fold in population.folds], population.layout.groups
         )
-    return jax.tree.map(np.asarray, population.initialise_program(population.run.key, statistics))
+    state = jax.tree.map(np.asarray, population.initialise_program(population.run.key, statistics))
+    if population.initial is None:
+        return state
+    seeds = [seed for _, seed in population.runs]
+    gathered = parallel.gather(state, len(seeds))
+    begun = begin_with(population.initial, population.learner, gathered, seeds, population.corpus.emotions)
+    return jax.tree.map(lambda leaf: parallel.spread(leaf, population.layout.groups), begun)
 
 
 def state_like(population: Population) -> State:
@@ -615,7 +628,8 @@ def describe(population: Population) -> dict:
     names = [(fold.name, seed) for fold, (_, seed) in zip(population.folds, population.runs, strict=True)]
     vocabulary, tracks = population.targets.vocabulary, list(population.targets.track_names)
     targets = {"vocabulary": None if vocabulary is None else to_json(vocabulary), "tracks": tracks}
-    return checkpoints.describe(population.config, population.corpus, population.protocol, names, targets)
+    initial = population.initial and population.initial.describe()
+    return checkpoints.describe(population.config, population.corpus, population.protocol, names, targets, initial)
 
 
 def _train_steps(

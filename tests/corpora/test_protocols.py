@@ -259,5 +259,15 @@ def test_emobox_folders_are_read_with_prefixed_keys_and_the_newer_of_two_lists(t
     assert protocol.speaker_independent
 
 
+def test_everything_is_learnt_and_its_figures_are_called_what_they_are():
+    corpus = grid()
+    protocol = make_protocol(corpus, "everything")
+    (fold,) = protocol.folds
+    np.testing.assert_array_equal(fold.train, np.arange(len(corpus.utterances)))
+    np.testing.assert_array_equal(fold.test, fold.train)
+    assert not len(fold.validation) and not protocol.speaker_independent
+    assert "the same are tested" in protocol.description and "SPEAKER-DEPENDENT" in protocol.description
+
+
 def test_all_protocols_have_a_test():
-    assert {*DRAWN, "official"} == set(PROTOCOLS)
+    assert {*DRAWN, "official", "everything"} == set(PROTOCOLS)

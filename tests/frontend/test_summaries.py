@@ -155,7 +155,10 @@ def test_features_made_elsewhere_pass_as_they_are_without_their_padding():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "histogram"}, "frontend.normalization: found 'utterance', expected none, train or speaker: histogram are"),
+        (
+            {"kind": "histogram"},
+            "frontend.normalization: found 'utterance', expected none, train or speaker: histogram are",
+        ),
         ({"kind": "functionals"}, "frontend.normalization: found 'utterance', expected none, train or speaker"),
         ({"kind": "histogram", "normalization": "none", "deltas": 1}, "frontend.deltas: found 1, expected 0"),
         ({"kind": "precomputed", "features": "x", "deltas": 2}, "frontend.deltas: found 2, expected 0"),

@@ -16,12 +16,12 @@ def data():
 def test_a_key_depends_on_all_that_decides_a_result_and_on_nothing_else(data):
     corpus, protocol = data
 
-    def key(changes=None, protocol=protocol, features=None):
-        return store.population_key(configuration.merge(CONFIG, changes or {}), corpus, protocol, features)
+    def key(changes=None, protocol=protocol, features=None, initial=None):
+        return store.population_key(configuration.merge(CONFIG, changes or {}), corpus, protocol, features, initial)
 
     alike = [
         {"study": {"title": "x"}},
-        {"training": {"checkpoint_seconds": 1.0}},
+        {"training": {"checkpoint_seconds": 1.0, "initial": "elsewhere"}},
         {"evaluation": {"robustness": ["noise_0"], "batch_size": 3, "latency": False}},
     ]
     assert {key(changes) for changes in alike} == {key()}
@@ -32,6 +32,7 @@ def test_a_key_depends_on_all_that_decides_a_result_and_on_nothing_else(data):
         key({"evaluation": {"window_seconds": 2.0}}),
         key(protocol=make_protocol(corpus, "leave_one_speaker_out", validation_speakers=0)),
         key(features={"fingerprint": "a"}),
+        key(initial={"parameters": "a"}),
         key({"model": {"name": "rnn"}}),
     ]
     assert len({key(), *others}) == 1 + len(others)

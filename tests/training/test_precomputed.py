@@ -14,7 +14,7 @@ from ser_jax.errors import UserError
 from ser_jax.evaluation import metrics
 from ser_jax.feeds import resident
 from ser_jax.frontend import features as compute_features
-from ser_jax.studies import restored
+from ser_jax.studies import restored, workdirs
 from ser_jax.studies.run import run_study
 from ser_jax.studies.variants import load
 from ser_jax.training import loop, parallel
@@ -173,7 +173,7 @@ def test_a_study_restores_on_its_features_and_refuses_recordings_and_other_featu
     pack_features("vector", source, corpus, folder)
     assert run_study(settings, tmp_path / "workdir", data_dir=folder).summary
 
-    found = restored.find(tmp_path / "workdir")[0]
+    found = workdirs.find(tmp_path / "workdir")[0]
     assert found.metadata["corpus"]["features"]["dims"] == 6
     table, population = restored.own_predictions(found, folder)
     assert population.window_samples == 1

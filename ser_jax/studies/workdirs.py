@@ -1,0 +1,131 @@
+"""The variants that a workdir holds trained, found and put on another corpus than their own."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+
+from ser_jax import config as configuration
+from ser_jax.corpora.corpus import Corpus, make_corpus
+from ser_jax.corpora.features import Packed
+from ser_jax.corpora.protocols import Fold, Protocol
+from ser_jax.errors import UserError
+from ser_jax.evaluation.baselines import is_baseline
+from ser_jax.studies import baselines
+from ser_jax.studies.store import STUDY
+from ser_jax.training import checkpoints, loop, parallel
+from ser_jax.training.initial import Initial
+from ser_jax.training.population import Population, make_population
+from ser_jax.training.state import variables
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """One variant's checkpoint: where it lies and what its metadata say."""
+
+    name: str
+    folder: Path
+    metadata: dict
+
+    @property
+    def emotions(self) -> tuple[str, ...]:
+        """The classes that the variant knows, in the order of its outputs."""
+        return tuple(self.metadata["corpus"]["emotions"])
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the variant is a baseline on functionals, not a network."""
+        return is_baseline(self.metadata["config"]["model"])
+
+
+def find(workdir: str | os.PathLike, variant: str | None = None, *, option: str = "--workdir") -> list[Restored]:
+    """Returns the variants with a checkpoint in a workdir (or the one named), by name; `option` is where it was named.
+
+    Raises `UserError` for a folder that is no workdir, a variant that is not there and a damaged checkpoint.
+    """
+    workdir = Path(workdir)
+    if not workdir.is_dir():
+        raise UserError(f"{option} {workdir}: no such folder; expected one that `train` or `study` made")
+    if not (workdir / STUDY).is_file():
+        raise UserError(f"{option} {workdir}: no {STUDY}; expected a folder in which `train` or `study` has finished")
+    folders = {entry["name"]: workdir / entry["folder"] for entry in json.loads((workdir / STUDY).read_text())}
+    for name, folder in folders.items():
+        if not folder.is_dir():
+            raise UserError(f"{option} {workdir}: the population of {name} is not in {folder}")
+    if variant is not None:
+        if variant not in folders:
+            raise UserError(f"--variant {variant}: not in {workdir}; expected one of {', '.join(folders)}")
+        folders = {variant: folders[variant]}
+    found = []
+    for name, folder in folders.items():
+        if (folder / baselines.FOLDER).is_dir():
+            found.append(Restored(name, folder, baselines.load_metadata(folder)))
+            continue
+        store = checkpoints.Checkpoints(folder / "checkpoints")
+        try:
+            found.append(Restored(name, folder, store.metadata()))
+        finally:
+            store.close()
+    return found
+
+
+def population_on(
+    restored: Restored, corpus: Corpus, *, batch_size: int | None = None, features: Packed | None = None
+) -> Population:
+    """Returns the runs of a checkpoint, on a corpus that has no part in their folds."""
+    runs = restored.metadata["runs"]
+    names = list(dict.fromkeys(run["fold"] for run in runs))
+    everything = np.arange(len(corpus.utterances))
+    folds = tuple(Fold(name, train=everything, validation=everything[:0], test=everything) for name in names)
+    config = configuration.merge(for_use(restored), {"folds": []})
+    if batch_size:
+        config = configuration.merge(config, {"evaluation": {"batch_size": batch_size}})
+    return make_population(
+        config,
+        corpus,
+        Protocol("none", True, folds, "a corpus apart from the training's"),
+        features=features,
+        trained=restored.metadata["targets"],
+    )
+
+
+def for_use(restored: Restored) -> dict:
+    """Returns the configuration of a training, without what only its own start, feed and devices had to do with."""
+    if is_baseline(restored.metadata["config"]["model"]):
+        return restored.metadata["config"]
+    return configuration.merge(
+        restored.metadata["config"], {"feed": "auto", "training": {"split": "auto", "accumulate": 1, "initial": ""}}
+    )
+
+
+def recordings(waveforms: dict[str, np.ndarray], emotions: Sequence[str]) -> Corpus:
+    """Returns a corpus of recordings whose emotion is what is asked for: any stands in for it, none is looked at."""
+    table = pd.DataFrame({"id": list(waveforms), "emotion": emotions[0]})
+    return make_corpus("files", table, list(waveforms.values()), emotions)
+
+
+def load_initial(workdir: str | os.PathLike) -> Initial:
+    """Returns the parameters of a workdir's one variant, for other runs to begin with.
+
+    Raises `UserError` where there are several variants, a baseline, or a model of features made elsewhere.
+    """
+    where = "config.training.initial"
+    found = find(workdir, option=where)
+    if len(found) > 1:
+        raise UserError(f"{where}: {workdir} has {len(found)} variants, expected one")
+    (restored,) = found
+    if restored.is_baseline or restored.metadata["corpus"].get("features"):
+        what = "a baseline" if restored.is_baseline else "a model of features made elsewhere"
+        raise UserError(f"{where}: {workdir} holds {what}, expected a network that takes recordings")
+    population = population_on(restored, recordings({"silence": np.zeros(1, np.int16)}, restored.emotions))
+    state = parallel.gather(loop.restore(population, restored.folder), len(population.runs))
+    by_seed = {}
+    for number, run in enumerate(restored.metadata["runs"]):
+        own = jax.tree.map(lambda leaf, number=number: leaf[number], state)
+        by_seed.setdefault(run["seed"], jax.tree.map(np.asarray, variables(population.learner, own)))
+    return Initial(restored.metadata, by_seed)

@@ -1,0 +1,101 @@
+"""Parameters that runs begin with: those of runs that were trained on another corpus."""
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.flatten_util import ravel_pytree
+
+from ser_jax import config as configuration
+from ser_jax.corpora.corpus import Corpus
+from ser_jax.errors import UserError
+from ser_jax.training.state import Learner, State
+
+_WHERE = "config.training.initial"
+
+
+@dataclasses.dataclass(frozen=True)
+class Initial:
+    """What a population left for others to begin with.
+
+    Attributes:
+      metadata: of its checkpoint.
+      variables: its runs' linen variables, moving averages, by seed; of several runs of a seed the first.
+    """
+
+    metadata: dict
+    variables: dict[int, dict[str, Any]]
+
+    def describe(self) -> dict:
+        """Returns what a checkpoint keeps of it: the corpus, and a hash that changes with any parameter."""
+        digest = hashlib.sha256()
+        for seed, variables in sorted(self.variables.items()):
+            digest.update(f"{seed}".encode() + np.asarray(ravel_pytree(variables)[0]).tobytes())
+        earlier = {what: self.metadata[what] for what in ("corpus", "initial")}
+        return {**earlier, "parameters": digest.hexdigest()}
+
+    @property
+    def corpora(self) -> list[dict]:
+        """The corpora that the parameters have seen, as checkpoints describe them, the last one first."""
+        seen, metadata = [], self.metadata
+        while metadata:
+            seen.append(metadata["corpus"])
+            metadata = metadata["initial"]
+        return seen
+
+
+def check_initial(initial: Initial, config: dict, corpus: Corpus, learner: Learner) -> None:
+    """Raises `UserError` where runs on `corpus` cannot, or must not, begin with `initial`."""
+    if corpus.fingerprint in [seen["fingerprint"] for seen in initial.corpora]:
+        raise UserError(
+            f"{_WHERE}: trained on {corpus.name} itself, whose test speakers it has heard; expected a workdir of "
+            "another corpus"
+        )
+    for group in ("frontend", "model"):
+        different = list(configuration.differences(initial.metadata["config"][group], config[group], f"config.{group}"))
+        if different:
+            raise UserError(f"{_WHERE}: trained with another {group} ({different[0]}); expected the same")
+    fresh = flatten_dict(jax.eval_shape(learner.unravel_parameters, np.zeros(learner.num_parameters, np.float32)))
+    for variables in initial.variables.values():
+        found = flatten_dict(variables["params"])
+        kept = [path for path, leaf in fresh.items() if path in found and found[path].shape == leaf.shape]
+        if not kept:
+            raise UserError(f"{_WHERE}: none of its parameters has the shape of one of this model")
+
+
+def begin_with(initial: Initial, learner: Learner, state: State, seeds: list[int], emotions: tuple[str, ...]) -> State:
+    """Returns fresh states [runs, ...] with the parameters of `initial`, each of its own seed's run or the first one.
+
+    What has another shape, and the classifier where the emotions are others, stays as it was drawn. The optimizer's
+    moments are zero in any case.
+    """
+    same_emotions = initial.metadata["corpus"]["emotions"] == list(emotions)
+    first = next(iter(initial.variables.values()))
+    rows = []
+    for parameters, statistics, seed in zip(state.parameters, state.batch_stats, seeds, strict=True):
+        variables = initial.variables.get(seed, first)
+        fresh = learner.unravel_parameters(parameters), learner.unravel_batch_stats(statistics)
+        earlier = variables["params"], variables["batch_stats"]
+        rows.append([_ravelled(*pair, keep_classifier=same_emotions) for pair in zip(fresh, earlier, strict=True)])
+    parameters, batch_stats = (np.stack(column) for column in zip(*rows, strict=True))
+    return state.replace(
+        parameters=parameters,
+        batch_stats=batch_stats,
+        ema_parameters=parameters.copy(),
+        ema_batch_stats=batch_stats.copy(),
+    )
+
+
+def _ravelled(fresh: dict, earlier: dict, *, keep_classifier: bool) -> np.ndarray:
+    found = flatten_dict(earlier)
+
+    def chosen(path: tuple[str, ...], leaf: Any) -> Any:
+        other = found.get(path)
+        fits = other is not None and other.shape == leaf.shape and (keep_classifier or "classifier" not in path)
+        return other if fits else leaf
+
+    merged = unflatten_dict({path: chosen(path, leaf) for path, leaf in flatten_dict(fresh).items()})
+    return np.asarray(ravel_pytree(merged)[0])

@@ -1,0 +1,107 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from tiny import CONFIG
+
+from ser_jax import config as configuration
+from ser_jax.corpora import load_corpus
+from ser_jax.corpora.protocols import make_protocol
+from ser_jax.errors import UserError
+from ser_jax.studies.run import run_study
+from ser_jax.studies.variants import population_of
+from ser_jax.studies.workdirs import load_initial
+from ser_jax.training.population import describe, initial_state
+
+MODEL = {"name": "shufflenet_v2", "width": "tiny", "attention": "eca"}
+EARLIER = {
+    "corpus": {"options": {"num_speakers": 4, "utterances_per_speaker": 8, "seed": 1}},
+    "protocol": {"name": "everything"},
+    "seeds": [0, 1],
+    "model": MODEL,
+    "evaluation": {"latency": False},
+}
+LATER = {"folds": [0, 1], "seeds": [1, 7], "model": MODEL}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, data_dir):
+    folder = tmp_path_factory.mktemp("earlier")
+    run_study(configuration.merge(CONFIG, EARLIER), folder, data_dir=data_dir)
+    return str(folder)
+
+
+def later(workdir, data_dir, changes=None):
+    config = configuration.merge(configuration.merge(CONFIG, LATER), {"training": {"initial": workdir}})
+    config = configuration.merge(config, changes or {})
+    corpus = load_corpus(config["corpus"]["name"], data_dir, **config["corpus"]["options"])
+    return population_of(config, corpus, make_protocol(corpus, "leave_one_speaker_out"), data_dir)
+
+
+def parameters(population, run):
+    return population.learner.unravel_parameters(initial_state(population).parameters.reshape(4, -1)[run])
+
+
+def test_runs_begin_with_the_averages_of_their_own_seed_or_of_the_first(workdir, data_dir):
+    variables = load_initial(workdir).variables
+    assert list(variables) == [0, 1]
+    assert np.abs(ravel_pytree(variables[0])[0] - ravel_pytree(variables[1])[0]).max() > 0.01
+    population = later(workdir, data_dir)
+    assert [seed for _, seed in population.runs] == [1, 7, 1, 7]
+    state = initial_state(population)
+    for run, seed in enumerate([1, 0, 1, 0]):
+        for vectors, collection in ((state.parameters, "params"), (state.batch_stats, "batch_stats")):
+            expected = ravel_pytree(variables[seed][collection])[0]
+            np.testing.assert_array_equal(vectors.reshape(4, -1)[run], expected)
+    np.testing.assert_array_equal(state.ema_parameters, state.parameters)
+    np.testing.assert_array_equal(state.ema_batch_stats, state.batch_stats)
+    assert not np.any(state.step) and not np.any(ravel_pytree(state.optimizer)[0])
+
+
+def test_the_classifier_of_other_emotions_is_drawn_anew(workdir, data_dir):
+    initial = load_initial(workdir)
+    other = {**initial.metadata, "corpus": {**initial.metadata["corpus"], "emotions": ["a", "b", "c", "d"]}}
+    initial = dataclasses.replace(initial, metadata=other)
+    begun = parameters(dataclasses.replace(later(workdir, data_dir), initial=initial), 0)
+    drawn, earlier = parameters(later("", data_dir), 0), initial.variables[1]["params"]
+    np.testing.assert_array_equal(begun["classifier"]["kernel"], drawn["classifier"]["kernel"])
+    np.testing.assert_array_equal(begun["last"]["kernel"], earlier["last"]["kernel"])
+    assert np.any(begun["classifier"]["kernel"] != earlier["classifier"]["kernel"])
+    assert np.any(begun["last"]["kernel"] != drawn["last"]["kernel"])
+
+
+def test_a_checkpoint_says_what_its_runs_began_with(workdir, data_dir):
+    told = describe(later(workdir, data_dir))["initial"]
+    earlier = load_corpus("synthetic", data_dir, **EARLIER["corpus"]["options"])
+    assert told["corpus"]["fingerprint"] == earlier.fingerprint and told["initial"] is None
+    assert len(told["parameters"]) == 64
+    assert describe(later("", data_dir))["initial"] is None
+
+
+def test_corpora_are_remembered_through_several_trainings(workdir, data_dir):
+    population = later(workdir, data_dir)
+    next_one = dataclasses.replace(population.initial, metadata=describe(population))
+    seen = [corpus["fingerprint"] for corpus in next_one.corpora]
+    assert seen == [population.corpus.fingerprint, population.initial.metadata["corpus"]["fingerprint"]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"corpus": EARLIER["corpus"]}, "config.training.initial: trained on synthetic itself, whose test speakers"),
+        ({"frontend": {"hop_ms": 50.0}}, "config.training.initial: trained with another frontend (config.frontend.hop"),
+        ({"model": {"name": "linear"}}, "config.training.initial: trained with another model (config.model."),
+        ({"training": {"initial": "nowhere"}}, "config.training.initial nowhere: no such folder"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_begun_with_is_refused_in_one_line(workdir, data_dir, changes, message):
+    with pytest.raises(UserError) as error:
+        later(workdir, data_dir, changes)
+    assert str(error.value).startswith(message)
