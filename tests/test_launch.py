@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("prepare", "audit", "study", "train", "evaluate", "predict", "models")
+COMMANDS = ("prepare", "audit", "study", "train", "evaluate", "predict", "publish", "models")
 
 
 @pytest.mark.parametrize(

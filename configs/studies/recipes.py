@@ -12,6 +12,11 @@ from ml_collections import ConfigDict
 
 from configs import emodb
 
+FOUND = {  # by the first two questions
+    "frontend": {"normalization": "speaker"},
+    "augmentation": {"mixup": 0.0},
+    "optimizer": {"learning_rate": 5e-3},
+}
 QUESTIONS = (
     {
         "name": "input",
@@ -35,6 +40,36 @@ QUESTIONS = (
             {"name": "weight decay", "field": "optimizer.weight_decay", "levels": (0.05, 0.3)},
             {"name": "learning rate", "field": "optimizer.learning_rate", "levels": (2e-3, 5e-3)},
             {"name": "noise", "field": "augmentation.noise", "levels": (0.0, 0.5)},
+        ),
+    },
+    {
+        "name": "together",
+        "text": "And beside what helped in the first two?",
+        "base": {**FOUND, "folds": ()},
+        "factors": (
+            {"name": "SpecAugment", "field": "augmentation.spec_augment", "levels": (0.5, 1.0)},
+            {"name": "weight decay", "field": "optimizer.weight_decay", "levels": (0.05, 0.2)},
+            {"name": "learning rate", "field": "optimizer.learning_rate", "levels": (5e-3, 1e-2)},
+            {"name": "mixup", "field": "augmentation.mixup", "levels": (0.0, 0.25)},
+        ),
+    },
+    {
+        "name": "resolution",
+        "text": "How fine should it look?",
+        "base": FOUND,
+        "factors": (
+            {"name": "hop", "field": "frontend.hop_ms", "levels": (20.0, 10.0)},
+            {"name": "bands", "field": "frontend.num_mels", "levels": (64, 128)},
+            {"name": "time stride", "field": "model.time_stride", "levels": (32, 16)},
+        ),
+    },
+    {
+        "name": "beginning",
+        "text": "Does it help to have learnt another corpus before?",
+        "base": FOUND,
+        "factors": (
+            {"name": "initial", "field": "training.initial", "levels": ("", "runs/ravdess_all")},
+            {"name": "epochs", "field": "training.train_epochs", "levels": (40.0, 80.0)},
         ),
     },
 )

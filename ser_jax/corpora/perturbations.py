@@ -1,4 +1,4 @@
-"""What recordings go through outside the laboratory: noise, rooms, narrow bands, the telephone.
+"""What recordings go through outside the laboratory: noise, rooms, narrow bands, the telephone, an unknown speaker.
 
 All are functions of a waveform at 16 kHz that keep its length, and do not move it in time. What is drawn (noise, the
 tail of a room) depends on the utterance's id alone, so an utterance has the same noise at every level, whatever is
@@ -10,6 +10,8 @@ perturbed beside it. Where a perturbed utterance would exceed full scale, the wh
                                      of Gaussian noise that decays exponentially (Polack 1988), of the same energy
     band_limit_4000, band_limit_2000 nothing above so many Hz: Butterworth, forwards and backwards, -6 dB there
     telephone                        300 to 3400 Hz at 8 kHz in 8-bit mu-law (ITU-T G.711), and back at 16 kHz
+    alone                            as it is, but the speaker's other recordings are not known: it matters to features
+                                     that are normalised by speaker
 """
 
 import difflib
@@ -29,6 +31,8 @@ from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.errors import UserError
 
 Waveform = Float[np.ndarray, " samples"]
+
+ALONE = "alone"  # the condition of a single recording
 
 _FULL_SCALE = 32767 / 32768
 _FRAME = 320  # samples, 20 ms
@@ -156,4 +160,5 @@ CONDITIONS: dict[str, Callable[[np.ndarray, str], np.ndarray]] = {
     **{f"reverberation_{t60}": functools.partial(reverberate, t60=t60) for t60 in (0.3, 0.6, 1.0)},
     **{f"band_limit_{highest}": functools.partial(band_limit, highest=float(highest)) for highest in (4000, 2000)},
     "telephone": telephone,
+    ALONE: lambda waveform, utterance: waveform,
 }

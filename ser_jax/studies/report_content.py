@@ -672,9 +672,10 @@ def _robustness(sources: Sources) -> Iterator[Block]:
         "noise": ("Added noise (signal-to-noise ratio, dB)", lambda c: c.removeprefix("noise_")),
         "reverberation": ("Reverberation (T60, s)", lambda c: c.removeprefix("reverberation_")),
         "band": ("Limited band (upper limit, Hz; telephone)", lambda c: c.removeprefix("band_limit_")),
+        "alone": ("One recording, its speaker not known", lambda c: c),
     }
     family_of = {c: next((f for f in families if c.startswith(f)), "band") for c in conditions}
-    text = "UA on disturbed recordings, with intervals over speakers; the dotted line is chance."
+    text = "UA on disturbed recordings, or on single ones, with intervals over speakers; the dotted line is chance."
     for caption, suffix, group in _grouped(sources, variants, text):
         panels = []
         for family, (heading, short) in families.items():

@@ -1,4 +1,4 @@
-"""How much of a variant's accuracy is left when the test recordings are noisy, reverberant or narrow in band.
+"""How much of a variant's accuracy is left when the test recordings are noisy, reverberant, narrow in band, or alone.
 
 Nothing is trained again: the same trained runs see their own test folds as they are under each condition of
 `ser_jax.corpora.perturbations`. Statistics that normalise features stay those of the clean training folds.
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ser_jax.corpora.corpus import Corpus, fingerprint, waveform
-from ser_jax.corpora.perturbations import perturb, require
+from ser_jax.corpora.perturbations import ALONE, perturb, require
 from ser_jax.errors import UserError
 from ser_jax.evaluation import metrics, predictions, statistics
 from ser_jax.evaluation.baselines import Fitted, predict
@@ -40,12 +40,15 @@ def check(config: dict) -> None:
 def perturbed(corpus: Corpus, condition: str) -> Corpus:
     """Returns the corpus with every utterance as it is under a condition; utterances, labels and lengths stay.
 
-    Its fingerprint is its own. Raises UserError for an unknown condition, and for features in the place of samples.
+    Under the condition "alone" every utterance has a speaker of its own, named like the utterance. The corpus's
+    fingerprint is its own. Raises UserError for an unknown condition, and for features in the place of samples.
     """
     require([condition])
     if "features" in corpus.info:
         raise UserError(f"corpus {corpus.name}: features made elsewhere cannot be perturbed, expected recordings")
     table = corpus.utterances
+    if condition == ALONE:
+        table = table.assign(speaker=table["id"])
     samples = np.empty(corpus.samples.shape, np.int16)
     for row, (utterance, start, length) in enumerate(
         zip(table["id"], table["start"], table["num_samples"], strict=True)
@@ -53,6 +56,7 @@ def perturbed(corpus: Corpus, condition: str) -> Corpus:
         samples[start : start + length] = perturb(np.asarray(waveform(corpus, row)), utterance, condition)
     return dataclasses.replace(
         corpus,
+        utterances=table,
         samples=samples,
         fingerprint=fingerprint(table, corpus.emotions, samples),
         info=corpus.info | {"condition": condition},
@@ -75,6 +79,7 @@ def test_predictions_under(
     require(conditions)
     if not conditions:
         raise UserError(f"{variant}: no condition to predict under")
+    speakers = population.corpus.utterances.set_index("id")["speaker"]
     tables = []
     for condition in conditions:
         # Nothing of a condition stays on the devices: what populations share is not shared here.
@@ -85,7 +90,7 @@ def test_predictions_under(
             table = _baseline_predictions(under, trained, variant)
         else:
             table = test_predictions(under, trained, variant)
-        tables.append(table.assign(condition=condition))
+        tables.append(table.assign(condition=condition, speaker=table["utterance"].map(speakers)))
     return pd.concat(tables, ignore_index=True)
 
 

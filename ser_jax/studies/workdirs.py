@@ -109,6 +109,14 @@ def recordings(waveforms: dict[str, np.ndarray], emotions: Sequence[str]) -> Cor
     return make_corpus("files", table, list(waveforms.values()), emotions)
 
 
+def read_summary(folder: str | os.PathLike) -> dict:
+    """Returns the summary that a folder of results holds; raises `UserError` where it has none."""
+    path = Path(folder) / "summary.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: no summary.json; expected a folder in which `train` or `study` has finished")
+    return json.loads(path.read_text())
+
+
 def load_initial(workdir: str | os.PathLike) -> Initial:
     """Returns the parameters of a workdir's one variant, for other runs to begin with.
 

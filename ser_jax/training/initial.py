@@ -35,7 +35,7 @@ class Initial:
         for seed, variables in sorted(self.variables.items()):
             digest.update(f"{seed}".encode() + np.asarray(ravel_pytree(variables)[0]).tobytes())
         earlier = {what: self.metadata[what] for what in ("corpus", "initial")}
-        return {**earlier, "parameters": digest.hexdigest()}
+        return {**earlier, "options": self.metadata["config"]["corpus"]["options"], "parameters": digest.hexdigest()}
 
     @property
     def corpora(self) -> list[dict]:

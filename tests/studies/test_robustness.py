@@ -48,6 +48,23 @@ def test_a_perturbed_corpus_has_every_utterance_perturbed_and_all_else_as_it_was
     assert "condition" not in corpus.info
 
 
+def test_a_recording_alone_is_normalised_by_itself_and_remains_its_speaker_s(corpus_and_protocol):
+    corpus, protocol = corpus_and_protocol
+    tables = {}
+    for normalization in ("speaker", "utterance"):
+        whole = {"window_seconds": 3.0}  # no utterance is longer
+        population = tiny_population(corpus, protocol, frontend={"normalization": normalization}, evaluation=whole)
+        state = populations.initial_state(population)
+        clean = populations.test_predictions(population, state, "linear")
+        alone = robustness.test_predictions_under(population, state, "linear", ["alone"]).drop(columns="condition")
+        pd.testing.assert_series_equal(alone["speaker"], clean["speaker"])
+        tables[normalization] = predictions.probabilities_of(clean), predictions.probabilities_of(alone)
+    np.testing.assert_array_equal(*tables["utterance"])
+    assert np.abs(np.subtract(*tables["speaker"])).max() > 1e-3
+    # Normalised by its speaker's only recording is normalised by utterance.
+    np.testing.assert_allclose(tables["speaker"][1], tables["utterance"][1], atol=1e-4)
+
+
 def test_the_same_runs_predict_under_a_condition_without_a_new_compilation(
     corpus_and_protocol, population, state, monkeypatch
 ):

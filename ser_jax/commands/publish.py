@@ -1,0 +1,33 @@
+"""Writes a trained model to a folder to share: for `predict` and `evaluate`, small, with a model card.
+
+The card's figures come from --tested, where the same configuration was trained and tested on speakers that it had not
+heard:
+
+  python launch.py train --config configs/emodb.py --workdir runs/emodb
+  python launch.py train --config configs/emodb.py --config.protocol.name=everything --workdir runs/emodb_all
+  python launch.py publish --workdir runs/emodb_all --tested runs/emodb --to pretrained/emodb
+"""
+
+import argparse
+
+from ser_jax.commands.common import add_data_argument
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="a folder that `train` made")
+    parser.add_argument(
+        "--tested", required=True, metavar="DIR", help="a folder in which `train` tested the same configuration"
+    )
+    parser.add_argument("--to", required=True, metavar="DIR", help="where the model goes; what is there is replaced")
+    add_data_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns its exit status."""
+    from ser_jax.studies.publish import CARD, publish
+
+    folder = publish(args.workdir, args.tested, args.to, args.data_dir)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"{folder}: {size / 1e6:.1f} MB; its card is {folder / CARD}")
+    return 0

@@ -1,0 +1,86 @@
+"""A published model predicts as the training's did, and its card's figures are of speakers that were not heard."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from ser_jax.corpora.corpus import SAMPLE_RATE
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    from tiny import CONFIG
+
+    from ser_jax import config
+
+    path = tmp_path_factory.mktemp("config") / "tiny.json"
+    changes = {"frontend": {"normalization": "speaker"}, "evaluation": {"robustness": ["alone"], "latency": False}}
+    path.write_text(json.dumps(config.merge(CONFIG, changes)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(launch, config, tmp_path_factory):
+    """Where the model was trained on all speakers, and where its configuration was tested."""
+    folders = tmp_path_factory.mktemp("all"), tmp_path_factory.mktemp("tested")
+    for folder, protocol in zip(folders, ("everything", "leave_one_speaker_out"), strict=True):
+        arguments = ("train", "--config", config, f"--config.protocol.name={protocol}", "--workdir", folder)
+        status, _, errors = launch(*arguments)
+        assert status == 0, errors
+    return folders
+
+
+@pytest.fixture(scope="module")
+def published(launch, trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("published") / "small"
+    status, output, errors = launch("publish", "--workdir", trained[0], "--tested", trained[1], "--to", folder)
+    assert status == 0, errors
+    assert f"its card is {folder / 'MODEL_CARD.md'}" in output
+    return folder
+
+
+def test_a_published_model_predicts_what_the_trained_one_does_and_is_smaller(launch, trained, published, tmp_path):
+    recording = tmp_path / "a.wav"
+    soundfile.write(recording, 0.1 * np.random.default_rng(0).standard_normal(SAMPLE_RATE), SAMPLE_RATE)
+    said = [launch("predict", "--workdir", folder, recording, "--json") for folder in (trained[0], published)]
+    assert said[0] == said[1] and said[0][0] == 0
+    assert json.loads(said[0][1])["file"] == str(recording)
+
+
+def test_a_card_tells_the_data_the_figures_and_the_limits(trained, published):
+    card = (published / "MODEL_CARD.md").read_text()
+    summary = json.loads((trained[1] / "summary.json").read_text())
+    (tested,) = summary["variants"].values()
+    (alone,) = [of["alone"] for of in summary["robustness"]["variants"].values()]
+    assert "**synthetic**: all 24 utterances of 3 speakers" in card
+    assert f"| synthetic, speakers not heard | {100 * tested['ua']:.1f} [" in card
+    assert f"| the same, each recording alone | {100 * alone['ua']:.1f} [" in card
+    assert f"of {tested['runs']} models" in card and "none of which heard the speakers" in card
+    assert "one speaker's" in card and "Apache-2.0" in card
+    assert all(f"{emotion}" in card for emotion in summary["emotions"])
+
+
+def test_what_cannot_be_published_is_refused_in_one_line_and_nothing_is_lost(launch, trained, published, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    model, tested = trained
+    for workdir, evidence, to, message in (
+        (model, tested, tmp_path / "mine", "is there already and has no MODEL_CARD.md"),
+        (model, model, tmp_path / "new", "its folds share speakers"),
+        (tmp_path / "nowhere", tested, tmp_path / "new", "no such folder"),
+        (model, tmp_path / "nowhere", tmp_path / "new", "--tested"),
+    ):
+        status, _, errors = launch("publish", "--workdir", workdir, "--tested", evidence, "--to", to)
+        assert status == 2 and message in errors and errors.count("\n") == 1
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "all of it"
+    assert not (tmp_path / "new").exists()
+
+
+def test_figures_of_another_configuration_are_refused(launch, config, trained, tmp_path):
+    other = tmp_path / "other"
+    arguments = ("train", "--config", config, "--config.optimizer.learning_rate=0.1", "--workdir", other)
+    assert launch(*arguments)[0] == 0
+    status, _, errors = launch("publish", "--workdir", trained[0], "--tested", other, "--to", tmp_path / "new")
+    assert status == 2 and "another configuration than in --workdir (config.optimizer.learning_rate" in errors
