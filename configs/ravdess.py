@@ -20,5 +20,4 @@ def get_config(model: str = "") -> ConfigDict:
     config.protocol.name = "grouped_k_fold"
     config.protocol.num_folds = 6
     config.training.crop_seconds = 3.0
-    config.training.train_epochs = 60.0
     return config

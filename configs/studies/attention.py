@@ -3,10 +3,12 @@
 python launch.py study --config configs/studies/attention.py --workdir runs/attention
 python launch.py study --config configs/studies/attention.py:emodb --workdir runs/emodb_attention
 python launch.py study --config configs/studies/attention.py:emodb,shufflenet --workdir runs/emodb_shufflenet
+python launch.py study --config configs/studies/attention.py:emodb,eca --workdir runs/emodb_eca
 
-The argument is a corpus and, after a comma, the name of one question: shufflenet, encoder or recurrent. Without it, the
-models are tiny and the corpus is the built-in one. Every variant is measured against its twin without that attention,
-with the same folds, seeds, batches and augmentation.
+The argument is a corpus and, after a comma, the name of one question: shufflenet, encoder or recurrent, or eca, the
+claim alone: with and without, in the recipe's network. Without the argument, the models are tiny and the corpus is the
+built-in one. Every variant is measured against its twin without that attention, with the same folds, seeds, batches and
+augmentation.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +16,7 @@ from ml_collections import ConfigDict
 from configs import emodb
 from ser_jax.config import make_config
 
-CONDITIONS = ("noise_20", "noise_10", "noise_0", "reverberation_0.6", "band_limit_4000", "telephone")
+CONDITIONS = ("noise_20", "noise_10", "noise_0", "reverberation_0.6", "band_limit_4000", "telephone", "alone")
 
 
 def get_config(argument: str = "synthetic") -> ConfigDict:
@@ -25,8 +27,9 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
     config.corpus.name = corpus
     config.evaluation.robustness = CONDITIONS
     config.study.title = f"Does attention help speech emotion recognition? {corpus}"
-    questions = shufflenet(tiny), encoder(tiny), recurrent(tiny)
-    config.study.questions = tuple(question for question in questions if only in ("", question["name"]))
+    questions = shufflenet(tiny), encoder(tiny), recurrent(tiny), eca(tiny)
+    chosen = (only,) if only else ("shufflenet", "encoder", "recurrent")
+    config.study.questions = tuple(question for question in questions if question["name"] in chosen)
     return config
 
 
@@ -59,12 +62,23 @@ def shufflenet(tiny: bool) -> dict:
     }
 
 
+def eca(tiny: bool) -> dict:
+    """The first question's last two variants, for where there is time for no more."""
+    network = {"name": "shufflenet_v2", "width": "tiny" if tiny else 0.5, "activation": "hard_swish"}
+    return {
+        "name": "eca",
+        "text": "Does efficient channel attention help ShuffleNet V2 with hard-swish?",
+        "base": {"model": network},
+        "factors": ({"name": "attention", "field": "model.attention", "levels": ("none", "eca")},),
+    }
+
+
 def encoder(tiny: bool) -> dict:
     """Self-attention between frames, next to and on top of convolution, and attention in the pooling."""
     return {
         "name": "encoder",
         "text": "Does self-attention between frames help an encoder, and does attention in its pooling?",
-        "base": {"model": {"name": "transformer", "size": "tiny" if tiny else "small"}},
+        "base": {"model": {"name": "transformer", "size": "tiny" if tiny else "small"}, **_schedule(tiny)},
         "factors": (
             {
                 "name": "mixing",
@@ -94,6 +108,7 @@ def recurrent(tiny: bool) -> dict:
     return {
         "name": "recurrent",
         "text": "Does attention help recurrent networks, in pooling and in decoding?",
+        "base": _schedule(tiny),
         "variants": {
             "mean pooling": {"model": {**pooled, "pooling": "mean"}},
             "last frame": {"model": {**pooled, "pooling": "last"}},
@@ -109,3 +124,8 @@ def recurrent(tiny: bool) -> dict:
             ("decoder with multiplicative attention", "decoder without attention"),
         ),
     }
+
+
+def _schedule(tiny: bool) -> dict:
+    """The learning rate of configs/emodb.py is ShuffleNet V2's."""
+    return {} if tiny else {"optimizer": {"learning_rate": 2e-3}}

@@ -1,4 +1,4 @@
-"""Which ingredients make a recipe? Each alone against the recipe of configs/emodb.py, on validation speakers.
+"""Which ingredients make a recipe? Each alone against what the search began with, on validation speakers.
 
 python launch.py study --config configs/studies/recipes.py --workdir runs/recipes
 python launch.py study --config configs/studies/recipes.py:ravdess,regularisation --workdir runs/ravdess_recipes
@@ -12,6 +12,12 @@ from ml_collections import ConfigDict
 
 from configs import emodb
 
+START = {  # what configs/emodb.py was before
+    "frontend": {"normalization": "train"},
+    "augmentation": {"mixup": 0.5},
+    "optimizer": {"learning_rate": 2e-3},
+    "training": {"train_epochs": 40.0},
+}
 FOUND = {  # by the first two questions
     "frontend": {"normalization": "speaker"},
     "augmentation": {"mixup": 0.0},
@@ -68,7 +74,13 @@ QUESTIONS = (
         "text": "Does it help to have learnt another corpus before?",
         "base": FOUND,
         "factors": (
-            {"name": "initial", "field": "training.initial", "levels": ("", "runs/ravdess_all")},
+            {
+                "name": "parameters",
+                "levels": (
+                    {"name": "drawn", "changes": {}},
+                    {"name": "from RAVDESS", "changes": {"training": {"initial": "runs/ravdess_all"}}},
+                ),
+            },
             {"name": "epochs", "field": "training.train_epochs", "levels": (40.0, 80.0)},
         ),
     },
@@ -80,10 +92,10 @@ def get_config(argument: str = "emodb") -> ConfigDict:
     corpus, _, only = argument.partition(",")
     config = emodb.get_config()
     config.corpus.name = corpus
+    config.update(START)
     config.protocol.validation_speakers = 1
     config.protocol.tested = "validation"
     config.folds = (0, 3, 5, 8)
-    config.training.train_epochs = 40.0
     config.evaluation.latency = False
     config.study.title = f"Which ingredients make a recipe? {corpus}"
     questions = ({**question, "design": "one_at_a_time"} for question in QUESTIONS)
