@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   python launch.py prepare ravdess --source FOLDER_WITH_THE_WAVS
   python launch.py prepare folder --name calls --source RECORDINGS --table calls.csv
   python launch.py prepare folder --name calls --source FOLDER_WITH_A_FOLDER_PER_EMOTION
+  python launch.py prepare merge --name both --corpora emodb,ravdess
   python launch.py prepare features --corpus emodb --name wavlm --source FILE_OR_FOLDER --frame_ms 20
 
 The table is a CSV with the columns path (below --source), emotion and speaker, and optionally id, gender, text,
@@ -32,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `prepare`."""
     parser.epilog = EXAMPLES
     parser.add_argument(
-        "what", help="emodb, ravdess, folder: your own recordings, or features: made elsewhere, for a prepared corpus"
+        "what",
+        help="emodb, ravdess, folder: your own recordings, merge: several corpora as one, or features: made elsewhere, "
+        "for a prepared corpus",
     )
     parser.add_argument("--source", help="the owner's archive (zip) or a folder; without it, the archive is downloaded")
     parser.add_argument(
@@ -46,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take files that are not those of the release: use changed ones, do without missing ones, leave out extra "
         "ones, and record which",
     )
-    named = parser.add_argument_group("folder and features")
+    named = parser.add_argument_group("folder, merge and features")
     named.add_argument("--name", help="the name of your corpus, or of the features, for the other commands")
     own = parser.add_argument_group("folder")
     own.add_argument("--table", help="CSV of the utterances; without it, --source has a folder per emotion")
@@ -58,6 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the table has no speakers; speaker-independent protocols will refuse the corpus",
     )
+    merge = parser.add_argument_group("merge")
+    merge.add_argument("--corpora", help="the prepared corpora to learn from together, as a,b,c")
     features = parser.add_argument_group("features")
     features.add_argument("--corpus", help="the corpus that the features are of")
     features.add_argument(
@@ -82,9 +87,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare_corpus(args: argparse.Namespace, data_dir: str | os.PathLike) -> Corpus:
-    from ser_jax.corpora.prepare import prepare_corpus, prepare_folder
+    from ser_jax.corpora.merge import merge_corpora
+    from ser_jax.corpora.prepare import check_name, prepare_corpus, prepare_folder
     from ser_jax.errors import UserError
 
+    if args.what == "merge":
+        if not args.name or not args.corpora:
+            raise UserError("prepare merge: expected --name NAME and --corpora CORPUS,CORPUS")
+        if args.source:
+            raise UserError("prepare merge: --source has no meaning here, see prepare --help")
+        check_name(args.name)
+        return merge_corpora(args.name, _split(args.corpora), data_dir)
     if args.what != "folder":
         return prepare_corpus(args.what, args.source, data_dir, allow_mismatch=args.allow_mismatch, force=args.force)
     if not args.name or not args.source:
@@ -128,6 +141,7 @@ def _split(names: str | None) -> list[str] | None:
 
 _FLAGS = {  # that only some of what can be prepared has
     "folder": ("name", "table", "emotions", "no_speakers"),
+    "merge": ("name", "corpora"),
     "features": ("name", "corpus", "frame_ms", "dims", "licence"),
     "published": ("allow_mismatch",),
 }

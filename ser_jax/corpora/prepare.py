@@ -65,10 +65,7 @@ def prepare_folder(
     `info["speakers_known"]` says whether speaker-independent protocols are possible. A corpus that is already prepared
     from the same files is returned as it is, unless `force`. Raises UserError for any bad row or file, naming it.
     """
-    from ser_jax.corpora.synthetic import BUILT_IN
-
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in (*BUILT_IN, *BUILDERS, "folder"):
-        raise UserError(f"--name {name!r}: expected letters, digits, _ and -, and no name that ser_jax uses itself")
+    check_name(name)
     if emotions is not None and (len(set(emotions)) < len(emotions) or "" in emotions):
         raise UserError(f"--emotions {','.join(emotions)}: expected names, each once")
     if not Path(source).is_dir():
@@ -96,6 +93,14 @@ def prepare_folder(
     folder = packed_folder(name, data_dir)
     with _removed_if_empty(folder.parent, data_dir):
         return pack(folder, name, read_utterances(name, utterances), classes, info)
+
+
+def check_name(name: str) -> None:
+    """Raises UserError for what cannot be the name of the user's own corpus."""
+    from ser_jax.corpora.synthetic import BUILT_IN
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in (*BUILT_IN, *BUILDERS, "folder"):
+        raise UserError(f"--name {name!r}: expected letters, digits, _ and -, and no name that ser_jax uses itself")
 
 
 def _prepared(name: str, data_dir: Path, version: str | None = None) -> Corpus | None:

@@ -1,0 +1,66 @@
+"""One corpus out of several: for models that learn from all of them."""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int16
+
+from ser_jax.corpora import load_corpus, packed_folder
+from ser_jax.corpora.corpus import Corpus, pack, waveform
+from ser_jax.corpora.protocols import speakers_known
+from ser_jax.errors import UserError
+
+_NAMED = ("id", "speaker", "text")  # columns whose values two corpora may share without meaning the same
+_COMPUTED = ("corpus", "start", "num_samples", "label")  # when a corpus is packed
+
+
+def merge_corpora(name: str, corpora: Sequence[str], data_dir: str | os.PathLike | None = None) -> Corpus:
+    """Packs all utterances of several corpora as the corpus `name`, one corpus after another.
+
+    Its emotions are those of the first, then what each other one adds: an emotion of the same name is the same class.
+    Ids, speakers and texts get their corpus's name in front ("emodb-03"); the column `source` says which that is.
+    Raises UserError for fewer than two corpora, one named twice or like the new one, and one that is not prepared.
+    """
+    if name in corpora:
+        raise UserError(f"--name {name}: one of --corpora {','.join(corpora)}, expected a new name")
+    if len(corpora) < 2 or len(set(corpora)) < len(corpora):
+        raise UserError(f"--corpora {','.join(corpora)}: expected at least two corpora, each once")
+    parts = [load_corpus(one, data_dir) for one in corpora]
+    emotions = list(dict.fromkeys(emotion for part in parts for emotion in part.emotions))
+    return pack(packed_folder(name, data_dir), name, _examples(parts), emotions, _info(parts))
+
+
+def _examples(parts: Sequence[Corpus]) -> Iterator[tuple[dict[str, Any], Int16[np.ndarray, " _"]]]:
+    table = pd.concat([_named(part) for part in parts], ignore_index=True)
+    texts = table.select_dtypes(exclude="number").columns
+    table[texts] = table[texts].fillna("")  # what one corpus says of its utterances and another does not
+    waveforms = (np.asarray(waveform(part, i)) for part in parts for i in range(len(part.utterances)))
+    return zip(table.to_dict("records"), waveforms, strict=True)
+
+
+def _named(part: Corpus) -> pd.DataFrame:
+    table = part.utterances.drop(columns=list(_COMPUTED)).assign(source=part.name)
+    for column in _NAMED:
+        table[column] = [f"{part.name}-{value}" if value else "" for value in table[column]]
+    return table
+
+
+def _info(parts: Sequence[Corpus]) -> dict[str, Any]:
+    def joined(key: str, between: str) -> str:
+        return between.join(dict.fromkeys(str(part.info[key]) for part in parts if part.info.get(key)))
+
+    return {
+        "description": joined("description", " "),
+        "citation": joined("citation", "\n\n"),
+        "licence": joined("licence", " and "),
+        "language": joined("language", ", "),
+        "speakers_known": all(speakers_known(part) for part in parts),
+        "source_check": {
+            "files": sum(len(part.utterances) for part in parts),
+            "verified_against": f"nothing anew: packed before as {' and '.join(part.name for part in parts)}",
+            "content": {part.name: part.fingerprint for part in parts},
+        },
+    }

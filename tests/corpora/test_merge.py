@@ -1,0 +1,76 @@
+"""Several corpora as one: nothing is lost, nothing is mistaken for another, and folds keep its speakers apart."""
+
+import argparse
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ser_jax.commands import prepare as command
+from ser_jax.corpora import load_corpus, packed_folder
+from ser_jax.corpora.corpus import make_corpus, save, waveform
+from ser_jax.corpora.merge import merge_corpora
+from ser_jax.corpora.protocols import make_protocol
+from ser_jax.errors import UserError
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    """Two corpora with the same ids, speakers and texts, which share two of their emotions."""
+    for name, emotions, extra, licence in (
+        ("first", ("calm", "anger", "joy"), {"naturalness": 0.5}, "CC BY 4.0"),
+        ("second", ("anger", "fear", "joy"), {"intensity": "strong"}, "CC BY-NC-SA 4.0"),
+    ):
+        rows = [(s, e) for s in ("01", "02") for e in emotions]
+        table = pd.DataFrame({"id": [f"{s}{e}" for s, e in rows], "speaker": [s for s, _ in rows]})
+        table["emotion"], table["text"] = [e for _, e in rows], "a"
+        waveforms = [np.arange(5 + i, dtype=np.int16) + len(name) for i in range(len(rows))]
+        info = {"speakers_known": True, "licence": licence, "language": "de"}
+        save(make_corpus(name, table.assign(**extra), waveforms, emotions, info), packed_folder(name, tmp_path))
+    return tmp_path
+
+
+def test_all_utterances_are_there_under_names_of_their_own(data_dir):
+    merged = merge_corpora("both", ["first", "second"], data_dir)
+    table = merged.utterances
+    assert merged.emotions == ("calm", "anger", "joy", "fear")
+    assert table["source"].tolist() == ["first"] * 6 + ["second"] * 6
+    assert set(table["speaker"]) == {"first-01", "first-02", "second-01", "second-02"}
+    assert (
+        table["id"].is_unique and table["id"][6] == "second-01anger" and set(table["text"]) == {"first-a", "second-a"}
+    )
+    for name, first in (("first", 0), ("second", 6)):
+        part = load_corpus(name, data_dir)
+        for row in range(6):
+            np.testing.assert_array_equal(waveform(merged, first + row), waveform(part, row))
+            assert table["emotion"][first + row] == part.utterances["emotion"][row]
+    assert table["naturalness"].isna().sum() == 6 and table["intensity"].tolist() == [""] * 6 + ["strong"] * 6
+    assert merged.info["licence"] == "CC BY 4.0 and CC BY-NC-SA 4.0" and merged.info["language"] == "de"
+    protocol = make_protocol(merged, "leave_one_speaker_out", validation_speakers=0)
+    assert len(protocol.folds) == 4 and protocol.speaker_independent
+
+
+def test_what_cannot_be_merged_is_refused_and_nothing_is_lost(data_dir):
+    for name, corpora, message in (
+        ("both", ["first"], "expected at least two corpora"),
+        ("both", ["first", "first"], "each once"),
+        ("first", ["first", "second"], "expected a new name"),
+        ("both", ["first", "secund"], "did you mean 'second'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            merge_corpora(name, corpora, data_dir)
+    assert len(load_corpus("first", data_dir).utterances) == 6
+    assert not packed_folder("both", data_dir).exists()
+
+
+def test_the_command_merges_and_prints_what_there_is(data_dir, capsys):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    arguments = ["merge", "--name", "both", "--corpora", "first, second", "--data_dir", str(data_dir)]
+    assert command.run(parser.parse_args(arguments)) == 0
+    printed = capsys.readouterr().out
+    assert "utterances    12" in printed and "calm 2, anger 4, joy 4, fear 2" in printed
+    with pytest.raises(UserError, match="prepare merge: expected --name NAME and --corpora"):
+        command.run(parser.parse_args(["merge", "--name", "both", "--data_dir", str(data_dir)]))
+    with pytest.raises(UserError, match="--source has no meaning"):
+        command.run(parser.parse_args([*arguments, "--source", "x"]))
