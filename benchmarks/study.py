@@ -74,8 +74,9 @@ def make_config(args: argparse.Namespace) -> dict:
         "corpus": {"name": args.corpus},
         "protocol": {"validation_speakers": 0},
         "seeds": list(range(args.seeds)),
-        "frontend": {"hop_ms": 20.0, "normalization": "train"},
-        "augmentation": {"speed": 0.15, "vocal_tract": 0.1, "spec_augment": 0.5, "mixup": 0.5},
+        "frontend": {"hop_ms": 20.0, "normalization": "speaker"},
+        "augmentation": {"speed": 0.15, "vocal_tract": 0.1, "spec_augment": 0.5},
+        "optimizer": {"learning_rate": 5e-3},
         "training": {"crop_seconds": 2.0, "train_epochs": args.epochs},
         "evaluation": {"latency": False},
         "study": {

@@ -278,6 +278,9 @@ def _load_json(path: str, overrides: Sequence[str]) -> dict:
         config = json.loads(Path(path).read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path}: not JSON ({error})") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        raise UserError(f"--config {path}: not a configuration: it has no group model")
+    config = completed(config)
     for text in _durations_unset_their_twins(overrides):
         keys, value = _parse(text)
         for key in reversed(keys):

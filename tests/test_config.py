@@ -8,7 +8,8 @@ from ser_jax.errors import UserError
 from ser_jax.evaluation.baselines import is_baseline
 from ser_jax.studies import plan
 
-QUICKSTART = str(Path(__file__).parents[1] / "configs" / "quickstart.py")
+ROOT = Path(__file__).parents[1]
+QUICKSTART = str(ROOT / "configs" / "quickstart.py")
 CONFIGS = sorted(Path(QUICKSTART).parent.rglob("*.py"))
 
 
@@ -98,3 +99,15 @@ def test_an_older_configuration_gets_the_defaults_of_what_came_later_but_keeps_i
     completed = config.completed(older)
     assert completed["objective"] == config.default()["objective"]
     assert (completed["model"], completed["seeds"]) == ({"name": "shufflenet_v2"}, [4])
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("docs/results/*/config.json")), ids=lambda path: path.parent.name)
+def test_the_configuration_of_every_published_result_can_be_run_again(path):
+    assert config.load(str(path))["training"].keys() == config.default()["training"].keys()
+
+
+def test_json_that_is_no_configuration_is_refused(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("[1]")
+    with pytest.raises(UserError, match="not a configuration"):
+        config.load(str(path))

@@ -140,7 +140,7 @@ def _card(
         _row(f"{summary['corpus']}, speakers not heard", summary["variants"][name], summary["emotions"]),
     ]
     alone = summary.get("robustness", {}).get("variants", {}).get(name, {}).get(ALONE)
-    if alone:
+    if alone and normalisation == "speaker":
         lines.append(_row("the same, each recording alone", alone, summary["emotions"]))
     for other, result in elsewhere.items():
         lines.append(_row(f"{other}, all of it", result["variants"][name], summary["emotions"]))

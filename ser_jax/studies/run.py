@@ -88,7 +88,8 @@ def claim(workdir: Path, config: dict) -> None:
     path = workdir / "config.json"
     if path.exists():
         config = json.loads(json.dumps(config))  # as it will be read again: JSON knows no tuples
-        different = list(configuration.differences(json.loads(path.read_text()), config))
+        found = configuration.completed(json.loads(path.read_text()))
+        different = list(configuration.differences(json.loads(json.dumps(found)), config))
         if different:
             raise UserError(
                 f"{workdir}: this workdir holds another configuration ({'; '.join(different[:3])}); "

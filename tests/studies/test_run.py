@@ -172,3 +172,12 @@ def test_a_workdir_is_claimed_again_by_the_same_configuration_alone(tmp_path):
         run.claim(tmp_path, settings)
     with pytest.raises(UserError, match=r"another configuration.*feed"):
         run.claim(tmp_path, settings | {"feed": "resident"})
+
+
+def test_a_workdir_from_before_a_key_existed_goes_on(tmp_path):
+    settings = one_variant(configuration.default(), None)
+    older = {**settings, "training": {key: value for key, value in settings["training"].items() if key != "initial"}}
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    run.claim(tmp_path, settings)
+    with pytest.raises(UserError, match="initial"):
+        run.claim(tmp_path, configuration.merge(settings, {"training": {"initial": "elsewhere"}}))
