@@ -1,5 +1,8 @@
 """Prints the class probabilities of recordings: any file that libsndfile reads, of any rate and length.
 
+  python launch.py predict a.wav                          # by the model that comes with ser_jax
+  python launch.py predict a.wav b.flac --workdir runs/emodb
+
 The probabilities are the mean over the workdir's runs (all folds and seeds), or over those of one fold or seed. A
 recording longer than the model's window is averaged over windows. A model whose features are normalised by speaker
 takes the recordings of one call as one speaker's. A file that cannot be read is named on standard error, the others are
@@ -12,11 +15,17 @@ from pathlib import Path
 
 from ser_jax.commands.common import start_jax
 
+PRETRAINED = Path(__file__).parents[2] / "pretrained" / "emodb"  # what predicts where no workdir is named
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="recordings: wav, flac, ogg, mp3, ...")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="a folder that `train` or `study` made")
+    parser.add_argument(
+        "--workdir",
+        metavar="DIR",
+        help="a folder that `train`, `study` or `publish` made (default: the model that comes with ser_jax)",
+    )
     parser.add_argument("--variant", metavar="NAME", help="the variant to use, where the workdir has several")
     parser.add_argument("--fold", metavar="NAME", help="only the runs of this fold")
     parser.add_argument("--seed", metavar="N", type=int, help="only the runs of this seed")
@@ -29,17 +38,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
     import json
+    import os
     import sys
 
     from ser_jax.errors import UserError
     from ser_jax.studies import restored, workdirs
 
     start_jax()
-    found = workdirs.find(args.workdir, args.variant)
+    workdir = args.workdir or PRETRAINED
+    if not args.workdir:
+        print(f"model: {os.path.relpath(workdir)}; what it knows is in its MODEL_CARD.md", file=sys.stderr)
+    found = workdirs.find(workdir, args.variant)
     if len(found) > 1:
-        raise UserError(
-            f"{args.workdir} has several variants; choose one of --variant {', '.join(r.name for r in found)}"
-        )
+        raise UserError(f"{workdir} has several variants; choose one of --variant {', '.join(r.name for r in found)}")
     pictures = _pictures(args.attention, args.files) if args.attention else {}
     if pictures:
         from ser_jax.evaluation.attention_figure import attention_figure

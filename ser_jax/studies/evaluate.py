@@ -9,7 +9,7 @@ from ser_jax.corpora import load_corpus
 from ser_jax.evaluation import predictions
 from ser_jax.evaluation.predictions import PREFIX
 from ser_jax.studies import restored, workdirs
-from ser_jax.studies.results import write_results
+from ser_jax.studies.results import notes_of, write_results
 from ser_jax.training import checkpoints
 
 
@@ -48,7 +48,7 @@ def evaluate_workdir(
         fold_sizes = {}
     meta["versions"] = checkpoints.versions()
     parameters = {one.name: population.num_parameters for one, (_, population) in zip(found, results, strict=True)}
-    notes = {one.name: one.metadata.get("notes", []) for one in found}
+    notes = {one.name: notes_of(one.metadata) for one in found}
     summary = write_results(folder, table, meta, fold_sizes=fold_sizes, parameters=parameters, notes=notes)
     return summary, folder, remarks
 

@@ -21,6 +21,12 @@ from ser_jax.training import checkpoints, loop, parallel
 from ser_jax.training.state import State
 
 CARD = "MODEL_CARD.md"
+_NORMALISED = {
+    "none": "as they are",
+    "utterance": "normalised by the recording's own mean and deviation",
+    "train": "normalised by the mean and deviation of what was learnt",
+    "speaker": "normalised by the mean and deviation of the speaker's recordings",
+}
 _SPLITS = ("protocol", "folds", "seeds")  # in which a model and its tests may differ
 
 
@@ -121,7 +127,7 @@ def _card(
     lines += [
         f"- {what}, {parameters:,} parameters; the mean of {len(runs)} run{'s' * (len(runs) > 1)}.",
         f"- Input: recordings of any rate, as {config['frontend']['num_mels']} {config['frontend']['kind']} features "
-        f"every {config['frontend']['hop_ms']:g} ms, normalised by {normalisation}; windows of "
+        f"every {config['frontend']['hop_ms']:g} ms, {_NORMALISED[normalisation]}; windows of "
         f"{config['evaluation']['window_seconds'] or config['training']['crop_seconds']:g} s, averaged.",
     ]
     lines += ["", "## What it was trained on", ""]
@@ -157,7 +163,7 @@ def _card(
         )
     lines += [
         "- The voices that it knows are those above, acted, close to the microphone and without noise. Of spontaneous "
-        "speech, other languages, other rooms and telephones nothing is known but what the table shows.",
+        "speech, other languages, other rooms and telephones nothing is known but what the table shows; expect little.",
         "- Its probabilities are those of a classifier that knows the listed emotions and no others.",
         "- It is for research. What a voice expresses is not what a person feels; not for decisions about people.",
     ]

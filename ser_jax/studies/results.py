@@ -19,6 +19,7 @@ from ser_jax.files import atomic_file
 from ser_jax.frontend import num_features, num_frames
 from ser_jax.models.cost import cost
 from ser_jax.studies import robustness
+from ser_jax.studies.baselines import SPEAKER_SCALING
 from ser_jax.studies.plan import Plan, Question
 from ser_jax.studies.report import write_report
 from ser_jax.studies.store import CONDITIONS, FAILURE, PICTURE, RESULT, STUDY, population_folder
@@ -82,7 +83,7 @@ def collect(plan: Plan, variants: Sequence[Variant], workdir: Path, store: Path)
         questions=plan.questions,
         speakers=corpus.utterances[["speaker", "gender"]].drop_duplicates(),
         validation=validation,
-        notes={name: results[name]["trained"].get("notes", []) for name in trained},
+        notes={name: notes_of(results[name]["trained"]) for name in trained},
         costs=_costs(by_name, trained, workdir),
     )
     write_report(
@@ -95,6 +96,13 @@ def collect(plan: Plan, variants: Sequence[Variant], workdir: Path, store: Path)
         corpus=corpus.info,
     )
     return Outcome(result, (), failed)
+
+
+def notes_of(trained: dict) -> list[str]:
+    """Returns what a reader must know of a variant, from the metadata of its training."""
+    config, notes = trained["config"], list(trained.get("notes", []))
+    by_speaker = not is_baseline(config["model"]) and config["frontend"]["normalization"] == "speaker"
+    return notes + [SPEAKER_SCALING] * by_speaker
 
 
 def write_results(

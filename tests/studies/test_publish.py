@@ -1,12 +1,17 @@
 """A published model predicts as the training's did, and its card's figures are of speakers that were not heard."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
 from ser_jax.corpora.corpus import SAMPLE_RATE
+from ser_jax.studies import workdirs
+from ser_jax.studies.baselines import SPEAKER_SCALING
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +59,7 @@ def test_a_card_tells_the_data_the_figures_and_the_limits(trained, published):
     summary = json.loads((trained[1] / "summary.json").read_text())
     (tested,) = summary["variants"].values()
     (alone,) = [of["alone"] for of in summary["robustness"]["variants"].values()]
+    assert SPEAKER_SCALING in tested["notes"]
     assert "**synthetic**: all 24 utterances of 3 speakers" in card
     assert f"| synthetic, speakers not heard | {100 * tested['ua']:.1f} [" in card
     assert f"| the same, each recording alone | {100 * alone['ua']:.1f} [" in card
@@ -84,3 +90,24 @@ def test_figures_of_another_configuration_are_refused(launch, config, trained, t
     assert launch(*arguments)[0] == 0
     status, _, errors = launch("publish", "--workdir", trained[0], "--tested", other, "--to", tmp_path / "new")
     assert status == 2 and "another configuration than in --workdir (config.optimizer.learning_rate" in errors
+
+
+def test_the_model_that_comes_with_ser_jax_predicts(launch, tmp_path):
+    recording = tmp_path / "a.wav"
+    soundfile.write(recording, 0.1 * np.random.default_rng(0).standard_normal(2 * SAMPLE_RATE), SAMPLE_RATE)
+    status, output, errors = launch("predict", recording, "--json")
+    assert status == 0, errors
+    assert "MODEL_CARD.md" in errors
+    said = json.loads(output)
+    assert said.pop("file") == str(recording)
+    assert len(said) >= 7 and sum(said.values()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "pretrained").iterdir()), ids=lambda folder: folder.name)
+def test_every_published_model_is_small_and_has_its_card(folder):
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 10e6
+    card = (folder / "MODEL_CARD.md").read_text()
+    for heading in ("The model", "What it was trained on", "How well it does", "Use", "Limits", "Licence"):
+        assert f"## {heading}\n" in card
+    (restored,) = workdirs.find(folder)
+    assert all(emotion in card for emotion in restored.emotions)
