@@ -61,12 +61,12 @@ QUESTIONS = (
     },
     {
         "name": "resolution",
-        "text": "How fine should it look?",
+        "text": "How fine should it look at time?",
         "base": FOUND,
         "factors": (
+            {"name": "pooling", "field": "model.pooling", "levels": ("mean", "statistics")},
+            {"name": "time stride", "field": "model.time_stride", "levels": (32, 8)},
             {"name": "hop", "field": "frontend.hop_ms", "levels": (20.0, 10.0)},
-            {"name": "bands", "field": "frontend.num_mels", "levels": (64, 128)},
-            {"name": "time stride", "field": "model.time_stride", "levels": (32, 16)},
         ),
     },
     {

@@ -8,19 +8,20 @@ from jaxtyping import Array, Bool, Float, Int
 from ser_jax.errors import UserError
 from ser_jax.models.output import Attention
 
-KINDS = ("mean", "last", "weighted", "self_attentive", "multi_head", "attentive_statistics")
+KINDS = ("mean", "statistics", "last", "weighted", "self_attentive", "multi_head", "attentive_statistics")
 OVER_TIME = tuple(kind for kind in KINDS if kind != "last")  # of frames that know nothing of those before them
 WITH_HEADS = ("multi_head", "attentive_statistics")
+_SMALL = 1e-5  # the square root's slope is infinite at zero, where the variance of an utterance of one frame is
 
 
 class Pooling(nn.Module):
     """One vector for the real frames of an utterance.
 
-    The attentive kinds are means weighted by a softmax over frames of a score of each frame x:
-    `weighted`, u.x (Mirsamadi et al. 2017); `self_attentive`, v.tanh(Wx), W halving the channels (Lin et al. 2017);
-    `multi_head`, the same in every head, which sees and pools its own slice of the channels (India et al. 2019);
-    `attentive_statistics`, v.tanh(Wx + b) in every head, and the weighted standard deviation beside the weighted mean
-    (Okabe et al. 2018, who have one head).
+    `statistics` are mean and standard deviation (Snyder et al. 2018), `last` is the last frame. The attentive kinds are
+    means weighted by a softmax over frames of a score of each frame x: `weighted`, u.x (Mirsamadi et al. 2017);
+    `self_attentive`, v.tanh(Wx), W halving the channels (Lin et al. 2017); `multi_head`, the same in every head, which
+    sees and pools its own slice of the channels (India et al. 2019); `attentive_statistics`, v.tanh(Wx + b) in every
+    head, and the weighted standard deviation beside the weighted mean (Okabe et al. 2018, who have one head).
 
     Attributes:
         kind: one of `KINDS`.
@@ -38,14 +39,19 @@ class Pooling(nn.Module):
     ]:
         """The vectors, zero (deviations: next to it) without frames, and the weights, float32, or None.
 
-        `attentive_statistics` has twice the channels of x, means first.
+        `statistics` and `attentive_statistics` have twice the channels of x, means first.
         """
         check_heads(self.kind, self.heads, x.shape[-1])
         real = jnp.arange(x.shape[1])[None] < lengths[:, None]
         x = jnp.where(real[..., None], x, 0)
-        if self.kind == "mean":
-            total = jnp.sum(x, 1, dtype=jnp.float32)
-            return (total / jnp.maximum(lengths, 1)[:, None]).astype(x.dtype), None
+        if self.kind in ("mean", "statistics"):
+            count = jnp.maximum(lengths, 1)[:, None]
+            mean = jnp.sum(x, 1, dtype=jnp.float32) / count
+            if self.kind == "mean":
+                return mean.astype(x.dtype), None
+            squares = jnp.where(real[..., None], jnp.square(x.astype(jnp.float32) - mean[:, None]), 0)
+            deviation = jnp.sqrt(jnp.sum(squares, 1) / count + _SMALL)
+            return jnp.concatenate([mean, deviation], -1).astype(x.dtype), None
         if self.kind == "last":
             return jnp.take_along_axis(x, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0], None
 
@@ -57,8 +63,7 @@ class Pooling(nn.Module):
         if self.kind == "attentive_statistics":
             squares = jnp.square(slices.astype(jnp.float32) - mean[:, None])
             variance = jnp.einsum("bht,bthc->bhc", weights, squares)
-            # The square root's slope is infinite at zero, where an utterance of one frame is.
-            deviation = jnp.sqrt(variance + 1e-5)
+            deviation = jnp.sqrt(variance + _SMALL)
             pooled = jnp.concatenate([pooled, deviation.reshape(len(x), -1)], -1)
         return pooled.astype(x.dtype), weights if self.kind in WITH_HEADS else weights[:, 0]
 

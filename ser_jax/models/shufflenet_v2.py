@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ser_jax.models import layers
-from ser_jax.models.family import RATE, Family
+from ser_jax.models import layers, pooling
+from ser_jax.models.family import COUNT, RATE, Family
 from ser_jax.models.layers import Activation, Affine, Depthwise, Map, Mask, NormalizedKernel, NormalizedPointwise
 from ser_jax.models.output import Attention, Output
 
@@ -24,7 +24,7 @@ UNITS = {"tiny": (2, 2, 2), 0.5: (4, 8, 4), 1.0: (4, 8, 4), 1.5: (4, 8, 4), 2.0:
 
 
 class ShuffleNetV2(nn.Module):
-    """ShuffleNet V2 with a masked mean over time and frequency before the classifier.
+    """ShuffleNet V2 with a masked mean over frequency, and a pooling over time, before the classifier.
 
     Attributes:
         num_classes: number of emotions.
@@ -38,6 +38,8 @@ class ShuffleNetV2(nn.Module):
         time_stride: frames per time step of the last map, at most 32 (16 with `stem_stride` 1): with 16, stage 4 keeps
             the time resolution, with 8, stages 3 and 4 do. The stride along the features stays 16 times `stem_stride`.
         stem_stride: stride of the first convolution, 2 (the paper's) or 1.
+        pooling: over time, one of `ser_jax.models.pooling.KINDS` but "last".
+        heads: of the poolings that have heads.
         dropout: rate before the classifier; may be a traced scalar (`model.clone(dropout=rate)`).
         axis_name: axis of devices along which batch normalisation is synchronised.
     """
@@ -51,6 +53,8 @@ class ShuffleNetV2(nn.Module):
     activation: Literal["relu", "hard_swish"] = "relu"
     time_stride: Literal[32, 16, 8] = 32
     stem_stride: Literal[2, 1] = 2
+    pooling: str = "mean"
+    heads: int = 4
     dropout: float | Float[Array, ""] = 0.0
     axis_name: str | None = None
 
@@ -62,7 +66,8 @@ class ShuffleNetV2(nn.Module):
         *,
         train: bool,
     ) -> Output:
-        """Logits, and the gates [batch, channels] of each unit with attention, by its name ("stage2_unit1").
+        """Logits, the gates [batch, channels] of each unit with attention, by its name ("stage2_unit1"), and the
+        weights of the pooling over time.
 
         Computes in the dtype of the features; what lies past an utterance's `num_frames` does not matter.
         """
@@ -96,7 +101,14 @@ class ShuffleNetV2(nn.Module):
             x = jnp.concatenate(halves, -1)
 
         x, affine = NormalizedPointwise(last_channels, axis_name=self.axis_name, name="last")(x, mask, train=train)
-        x = mask.mean(layers.activated(x, affine, activate, mask))
+        x = layers.activated(x, affine, activate, mask)
+        if self.pooling == "mean":
+            x = mask.mean(x)
+        else:
+            pool = pooling.Pooling(self.pooling, self.heads, name="pool")
+            x, weights = pool(jnp.mean(x, 2), mask.lengths)
+            if weights is not None:
+                attention["pooling"] = pooling.of_frames(weights, time_stride)
         if train and layers.is_on(self.dropout):
             x = layers.dropout(x, self.dropout, self.make_rng("dropout"))
         return Output(nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32)), attention)
@@ -189,8 +201,11 @@ FAMILY = Family(
         "eca_kernel": (None, 1, 3, 5, 7, 9),
         "time_stride": (32, 16, 8),
         "stem_stride": (2, 1),
+        "pooling": pooling.OVER_TIME,
+        "heads": COUNT,
         "dropout": RATE,
     },
-    switches={"attention": ("none", "eca", "se")},
+    switches={"attention": ("none", "eca", "se"), "pooling": pooling.OVER_TIME},
     tiny={"width": "tiny", "attention": "eca"},
+    check=lambda model: pooling.check_heads(model.pooling, model.heads, CHANNELS[model.width][-1]),
 )

@@ -10,7 +10,7 @@ from ser_jax.models.pooling import KINDS, WITH_HEADS, Pooling, masked_softmax
 
 CHANNELS, HEADS = 8, 2
 LENGTHS = np.array([7, 1, 0, 4])
-ATTENTIVE = KINDS[2:]
+ATTENTIVE = KINDS[3:]
 
 
 def inputs(seed=0, frames=7, lengths=LENGTHS):
@@ -67,13 +67,22 @@ def test_attentive_pooling_equals_a_loop_over_frames(kind, jit):
             np.testing.assert_array_equal(weights[i], 0)
 
 
-def test_mean_and_last_are_those_of_the_real_frames():
+def test_mean_statistics_and_last_are_those_of_the_real_frames():
     x, lengths = inputs()
-    for kind, expected in (("mean", lambda frames: frames.mean(0)), ("last", lambda frames: frames[-1])):
+
+    def statistics(frames):
+        return np.concatenate([frames.mean(0), np.sqrt(frames.var(0) + 1e-5)])
+
+    without_frames = np.concatenate([np.zeros(CHANNELS), np.full(CHANNELS, np.sqrt(1e-5))])
+    for kind, expected, nothing in (
+        ("mean", lambda frames: frames.mean(0), np.zeros(CHANNELS)),
+        ("statistics", statistics, without_frames),
+        ("last", lambda frames: frames[-1], np.zeros(CHANNELS)),
+    ):
         pooled, weights = Pooling(kind).apply({}, x, lengths)
         assert weights is None
         for i, length in enumerate(LENGTHS):
-            real = expected(np.asarray(x[i, :length])) if length else np.zeros(CHANNELS)
+            real = expected(np.asarray(x[i, :length])) if length else nothing
             np.testing.assert_allclose(pooled[i], real, atol=1e-6)
 
 
