@@ -5,7 +5,8 @@ python launch.py train --config configs/emodb.py --workdir runs/emodb
 python launch.py train --config configs/emodb.py:transformer --workdir runs/emodb_transformer
 
 The argument is the name of a model (`python launch.py models`), with its default options; `--config.model.OPTION=VALUE`
-changes them. How the recipe was found is in docs/recipes.md.
+changes them. How the recipe was found is in docs/recipes.md. Expected of ShuffleNet V2: UA 79 %, six minutes on
+two CPU cores.
 """
 
 from ml_collections import ConfigDict
