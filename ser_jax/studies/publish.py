@@ -60,6 +60,8 @@ def publish(
         store = checkpoints.Checkpoints(folder / "model" / "checkpoints")
         store.save(state, model.metadata)
         store.close()
+        for path in (folder / "model").rglob("commit_success.txt"):  # Orbax's mark, which names the folder it wrote to
+            path.write_text("")
         write_json(folder / STUDY, [{"name": model.name, "folder": "model"}])
         write_json(folder / "config.json", model.metadata["config"])
         card = _card(Path(to), model, population.num_parameters, corpora, evidence.name, summary, elsewhere)

@@ -68,6 +68,11 @@ def test_a_card_tells_the_data_the_figures_and_the_limits(trained, published):
     assert all(f"{emotion}" in card for emotion in summary["emotions"])
 
 
+def test_a_published_checkpoint_does_not_tell_where_it_was_made(published):
+    for path in (published / "model").rglob("*"):
+        assert path.is_dir() or str(published.parent).encode() not in path.read_bytes(), path
+
+
 def test_what_cannot_be_published_is_refused_in_one_line_and_nothing_is_lost(launch, trained, published, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
