@@ -107,6 +107,7 @@ def default() -> dict:
         "evaluation": {
             "window_seconds": 0.0,  # 0: as long as a training crop; longer utterances are averaged over windows
             "batch_size": 32,
+            "batch_statistics": "running",  # what batch normalisation takes: running averages, or those of the "speaker"
             "latency": True,  # whether the time that a recording of 3 s takes is measured, variants by turns
             "robustness": (),  # conditions that every run is tested under as well: ser_jax/corpora/perturbations.py
         },
@@ -176,7 +177,7 @@ def deciding(config: dict) -> dict:
         for key, value in config["training"].items()
         if key not in ("checkpoint_seconds", "split", "initial")  # what it begins with counts, not where that lies
     }
-    result["evaluation"] = {"window_seconds": config["evaluation"]["window_seconds"]}
+    result["evaluation"] = {name: config["evaluation"][name] for name in ("window_seconds", "batch_statistics")}
     return result
 
 

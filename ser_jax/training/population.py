@@ -46,6 +46,7 @@ from ser_jax.training.step import evaluate_batch, metric_names, train_step
 
 _EVALUATION_BATCHES = 16  # batches of windows in one call of the evaluation program
 _STREAMED_BATCHES = 4  # where the windows have to be brought to the devices first
+_SPEAKER_WINDOWS = 256  # of which batch normalisation takes a speaker's statistics, at most
 _TABLE_STEPS = 256  # steps that one call of the training program can make at most
 
 
@@ -174,11 +175,13 @@ def make_population(
     if tracks is not None and (frontend.kind in ("histogram", "functionals") or not frontend.rate):
         raise UserError(f"config.corpus.tracks: features of kind {frontend.kind} have no frames in time to follow them")
     targets = targets_of(config, corpus, tracks) if trained is None else _trained_targets(trained)
+    batch_statistics = config["evaluation"]["batch_statistics"]
     if frontend.normalization == "speaker" and trained is None and not speakers_known(corpus):
         raise UserError(f"config.frontend.normalization=speaker: corpus {corpus.name} does not say who speaks")
     model = models.build(num_classes=len(corpus.emotions), **config["model"], **targets.options)
     _check_features(model, frontend, corpus)
     durations = {"num_steps": max(num_steps, warmup_steps + 1), "warmup_steps": warmup_steps}
+    _check_batch_statistics(config, corpus, model, trained)
     layout = parallel.make_layout(len(runs), config["training"]["split"], config["training"]["batch_size"])
     feed, reason = choose_feed(
         config["feed"],
@@ -206,7 +209,7 @@ def make_population(
         # With little optimisation: it runs once, and some hundred small random draws take long to optimise.
         options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
         train = functools.partial(_train_steps, learner)
-        test = functools.partial(_evaluate_windows, learner, window_samples)
+        test = functools.partial(_evaluate_windows, learner, window_samples, batch_statistics)
         corpus_lies = "shared" if feed == "resident" else "part"
         return (
             learner,
@@ -216,7 +219,8 @@ def make_population(
         )
 
     optimizer = [config["optimizer"][name] for name in ("gradient_clip", "ema_decay")]
-    key = (model, frontend, crop_samples, window_samples, *durations.values(), *optimizer, accumulate, layout, feed)
+    key = (model, frontend, crop_samples, window_samples, batch_statistics)
+    key += (*durations.values(), *optimizer, accumulate, layout, feed)
     learner, initialise_program, train_program, evaluate_program = _once(made, key, make_programs)
     if initial is not None:
         check_initial(initial, config, corpus, learner)
@@ -307,6 +311,18 @@ def _check_batch(config: dict, targets: Targets, layout: parallel.Layout, feed: 
             "whole batch, which its parts do not add up to"
         )
     return accumulate
+
+
+def _check_batch_statistics(config: dict, corpus: Corpus, model: nn.Module, trained: dict | None) -> None:
+    where, found = "config.evaluation.batch_statistics", config["evaluation"]["batch_statistics"]
+    if found not in ("running", "speaker"):
+        raise UserError(f"{where}: found {found!r}, expected running or speaker")
+    if found == "running":
+        return
+    if not hasattr(model, "axis_name"):  # which every model with batch normalisation has
+        raise UserError(f"{where}=speaker: model {config['model']['name']} has no batch normalisation")
+    if trained is None and not speakers_known(corpus):
+        raise UserError(f"{where}=speaker: corpus {corpus.name} does not say who speaks")
 
 
 def _check_order(config: dict, corpus: Corpus, folds: Sequence[Fold], feed: str) -> None:
@@ -490,12 +506,17 @@ def _evaluated_windows(
 
     Where devices share the batches, each takes other windows of every run.
     """
-    batch_size, layout = population.config["evaluation"]["batch_size"], population.layout.local
+    batch_size, layout = _evaluation_batch_size(population), population.layout.local
     batches = _EVALUATION_BATCHES if population.feed == "resident" else _STREAMED_BATCHES
     blocks = [
         list(
             resident_feed.evaluation_windows(
-                population.corpus, run_rows, population.window_samples, batch_size, batches
+                population.corpus,
+                run_rows,
+                population.window_samples,
+                batch_size,
+                batches,
+                of_one_speaker=population.config["evaluation"]["batch_statistics"] == "speaker",
             )
         )
         for run_rows in rows
@@ -505,7 +526,7 @@ def _evaluated_windows(
     for number in range(0, max(map(len, blocks)), layout.parts):
         # A run with fewer windows than its neighbours repeats its last ones; they are not counted again.
         tables = [[own[min(number + part, len(own) - 1)] for own in blocks] for part in range(layout.parts)]
-        used = max(int(np.ceil(np.sum(table.utterance >= 0) / batch_size)) for part in tables for table in part)
+        used = max(int(np.flatnonzero((table.utterance >= 0).any(1))[-1]) + 1 for part in tables for table in part)
         output = population.evaluate_program(state, *_window_arguments(population, layout, tables, used))
         for part in range(layout.parts):
             own = jax.tree.map(lambda leaf, part=part: leaf[part : part + 1], output) if layout.shares_batch else output
@@ -515,6 +536,15 @@ def _evaluated_windows(
                     valid = table.utterance >= 0
                     flat = jax.tree.map(lambda column, valid=valid: column[valid], table)
                     yield r, flat, probabilities[r][valid], None if tracks is None else tracks[r][valid]
+
+
+def _evaluation_batch_size(population: Population) -> int:
+    """The windows of a batch: as configured, or as many as the speaker with the most has."""
+    evaluation, table = population.config["evaluation"], population.corpus.utterances
+    if evaluation["batch_statistics"] == "running":
+        return evaluation["batch_size"]
+    count = resident_feed.num_windows(table["num_samples"], population.window_samples)
+    return min(int(count.groupby(table["speaker"]).sum().max()), _SPEAKER_WINDOWS)
 
 
 def _window_arguments(population: Population, layout: parallel.Layout, tables: list[list[Windows]], used: int) -> tuple:
@@ -649,6 +679,7 @@ def _train_steps(
 def _evaluate_windows(
     learner: Learner,
     window_samples: int,
+    batch_statistics: str,
     state: State,
     starts: Int[Array, "batches batch"],
     lengths: Int[Array, "batches batch"],
@@ -657,7 +688,8 @@ def _evaluate_windows(
     resident: Resident,
 ) -> tuple[Float[Array, "batches batch classes"], Float[Array, "batches batch frames tracks"] | None]:
     def batch(i: Array) -> tuple[Array, Array | None]:
-        return evaluate_batch(learner, state, starts[i], lengths[i], utterances[i], resident, window_samples)
+        places = starts[i], lengths[i], utterances[i]
+        return evaluate_batch(learner, state, *places, resident, window_samples, batch_statistics)
 
     def one(i: Array, output: tuple[Array, Array | None]) -> tuple[Array, Array | None]:
         return jax.tree.map(lambda whole, part: whole.at[i].set(part), output, batch(i))

@@ -163,11 +163,20 @@ def evaluate_batch(
     utterance: Int[Array, " batch"],
     resident: Resident,
     window_samples: int,
+    batch_statistics: str,
 ) -> tuple[Float[Array, "batch classes"], Float[Array, "batch frames tracks"] | None]:
-    """Returns class probabilities of windows of the resident corpus, with the averaged parameters, and their tracks."""
+    """Returns class probabilities of windows of the resident corpus, with the averaged parameters, and their tracks.
+
+    Batch normalisation takes its running averages, or, where `batch_statistics` is "speaker", those of this very batch,
+    whose windows are then one speaker's (Li et al. 2016, arXiv 1603.04779).
+    """
     batch = window_batch(resident, start, num_samples, window_samples, utterance)
     inputs, num_frames = features(learner.frontend, batch.waveform, batch.num_samples, _statistics(state, batch))
-    output = learner.model.apply(variables(learner, state), inputs, num_frames, train=False)
+    if batch_statistics == "running":
+        output = learner.model.apply(variables(learner, state), inputs, num_frames, train=False)
+    else:  # every device has batches of its own, and nothing is dropped
+        model = learner.model.clone(dropout=0.0, axis_name=None)
+        output, _ = model.apply(variables(learner, state), inputs, num_frames, train=True, mutable=["batch_stats"])
     return jax.nn.softmax(output.logits), output.tracks
 
 

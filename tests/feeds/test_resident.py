@@ -59,6 +59,24 @@ def test_windows_cover_every_sample_of_every_utterance_and_no_other(corpus, wind
     assert all(own.all() for own in covered.values())
 
 
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 3))
+@settings(max_examples=20, deadline=None)
+def test_batches_of_one_speaker_hold_the_same_windows(corpus, window, batch_size, num_batches):
+    def batches(**options):
+        for table in resident.evaluation_windows(corpus, range(5), window, batch_size, num_batches, **options):
+            for batch in zip(table.start, table.num_samples, table.utterance, strict=True):
+                yield [place for place in zip(*batch, strict=True) if place[2] >= 0]
+
+    speakers, found = corpus.utterances["speaker"], [batch for batch in batches(of_one_speaker=True) if batch]
+    assert sorted(sum(found, [])) == sorted(sum(batches(), []))
+    of = [{speakers[row] for *_, row in batch} for batch in found]
+    assert all(len(names) == 1 for names in of)
+    for name in set(speakers):
+        sizes = [len(batch) for batch, names in zip(found, of, strict=True) if names == {name}]
+        assert len(sizes) == -(-sum(sizes) // batch_size)
+        assert max(sizes) - min(sizes) <= 1
+
+
 def test_a_window_holds_its_samples_scaled_to_one_and_zeros_after_them(corpus):
     data = jax.device_put(resident.make_resident(corpus, 64))
     start = corpus.utterances["start"][2]

@@ -207,6 +207,48 @@ def test_normalisation_by_speaker_wants_speakers(data):
         tiny_population(corpus, protocol, frontend={"normalization": "speaker"}, feed="streaming")
 
 
+@pytest.mark.parametrize(("feed", "most"), [("resident", 256), ("resident", 5), ("streaming", 256)])
+def test_batch_normalisation_can_take_the_statistics_of_the_tested_speaker(data, monkeypatch, tmp_path, feed, most):
+    monkeypatch.setattr(populations, "_SPEAKER_WINDOWS", most)
+    corpus, protocol = data
+    model = {"name": "shufflenet_v2", "width": "tiny", "attention": "eca", "dropout": 0.5}
+    changes = {"model": model, "feed": feed, "evaluation": {"batch_statistics": "speaker"}, "folds": [0, 1]}
+    population = tiny_population(corpus, protocol, data_dir=str(tmp_path), **changes)
+    state = populations.initial_state(population)
+    own = jax.tree.map(lambda leaf: jnp.asarray(leaf[1]), parallel.gather(state, 2))
+    rows, window = protocol.folds[1].test, population.window_samples
+    windows = [(row, piece) for row in rows for piece in pieces(corpus, int(row), window)]
+    count = -(-len(windows) // most)
+    expected = {row: [] for row in rows}
+    for first in range(count):
+        chosen = windows[first::count]
+        waves = jnp.stack([piece for _, piece in chosen])
+        inputs, valid = features(
+            population.learner.frontend, waves, jnp.full(len(chosen), window), own.feature_statistics
+        )
+        network = population.learner.model.clone(dropout=0.0)
+        output, _ = network.apply(
+            variables(population.learner, own), inputs, valid, train=True, mutable=["batch_stats"]
+        )
+        for (row, _), found in zip(chosen, jax.nn.softmax(output.logits), strict=True):
+            expected[row].append(found)
+    found = populations.evaluate(population, state, [fold.test for fold in population.folds])[1]
+    np.testing.assert_allclose(found, [np.mean(expected[row], axis=0) for row in rows], atol=1e-5)
+
+
+def test_batch_normalisation_by_speaker_is_refused_without_speakers_or_without_batch_normalisation(data):
+    corpus, protocol = data
+    of_speaker = {"batch_statistics": "speaker"}
+    with pytest.raises(UserError, match="batch_statistics=speaker: model linear has no batch normalisation"):
+        tiny_population(corpus, protocol, evaluation=of_speaker)
+    with pytest.raises(UserError, match="batch_statistics: found 'mine', expected running or speaker"):
+        tiny_population(corpus, protocol, evaluation={"batch_statistics": "mine"})
+    nameless = dataclasses.replace(corpus, utterances=corpus.utterances.assign(speaker=""))
+    model = {"name": "shufflenet_v2", "width": "tiny"}
+    with pytest.raises(UserError, match="batch_statistics=speaker: corpus synthetic does not say who speaks"):
+        tiny_population(nameless, protocol, evaluation=of_speaker, model=model)
+
+
 def test_shufflenet_trains_in_a_population_as_it_does_beside_other_runs(data):
     """In one program, compiled once, a fold is the last of two and then the first."""
     model = {"name": "shufflenet_v2", "width": "tiny", "attention": "eca", "activation": "hard_swish"}

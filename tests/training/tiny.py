@@ -36,6 +36,8 @@ def tiny_corpus() -> tuple[Corpus, Protocol]:
     return corpus, make_protocol(corpus, "leave_one_speaker_out", validation_speakers=1)
 
 
-def tiny_population(corpus: Corpus, protocol: Protocol, made: dict | None = None, **changes: object) -> Population:
-    """The tiny training with parts of its configuration changed; see `make_population` for `made`."""
-    return make_population(configuration.merge(CONFIG, changes), corpus, protocol, made=made)
+def tiny_population(
+    corpus: Corpus, protocol: Protocol, made: dict | None = None, data_dir: str | None = None, **changes: object
+) -> Population:
+    """The tiny training with parts of its configuration changed; see `make_population` for `made` and `data_dir`."""
+    return make_population(configuration.merge(CONFIG, changes), corpus, protocol, made=made, data_dir=data_dir)
