@@ -2,7 +2,8 @@
 
 On their own corpus every run is scored on its own test fold, which reproduces the training's figures to the last
 digit. With --corpus every run is scored on all of another corpus: emotions that the model does not know are dropped,
-and named. The results go to WORKDIR/on_CORPUS.
+and named. The results go to WORKDIR/on_CORPUS. With --window_seconds or --batch_statistics the runs are tested otherwise
+than their configuration says, and the folder's name tells how.
 """
 
 import argparse
@@ -17,6 +18,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--corpus", metavar="NAME", help="score on this corpus (default: the training's own, fold by fold)"
     )
     parser.add_argument("--variant", metavar="NAME", help="score only this variant (default: all in the workdir)")
+    parser.add_argument(
+        "--window_seconds",
+        type=float,
+        metavar="S",
+        help="test on windows of this length instead (0: a training crop's)",
+    )
+    parser.add_argument(
+        "--batch_statistics",
+        choices=("running", "speaker"),
+        help="have batch normalisation take running averages, or the statistics of each tested speaker, instead",
+    )
     add_data_argument(parser)
 
 
@@ -26,7 +38,9 @@ def run(args: argparse.Namespace) -> int:
     from ser_jax.studies.evaluate import evaluate_workdir
 
     start_jax()
-    summary, folder, remarks = evaluate_workdir(args.workdir, args.corpus, args.variant, args.data_dir)
+    changes = {name: getattr(args, name) for name in ("window_seconds", "batch_statistics")}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    summary, folder, remarks = evaluate_workdir(args.workdir, args.corpus, args.variant, args.data_dir, changes)
     print(results_table(summary))
     print("", *remarks, f"{folder}: summary.json, predictions.parquet, confusion.png", sep="\n")
     return 0

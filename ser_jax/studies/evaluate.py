@@ -1,39 +1,46 @@
 """Scores the checkpoints of a workdir, on their own corpus or on another."""
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ser_jax import config as configuration
 from ser_jax.corpora import load_corpus
+from ser_jax.errors import UserError
 from ser_jax.evaluation import predictions
 from ser_jax.evaluation.predictions import PREFIX
 from ser_jax.studies import restored, workdirs
 from ser_jax.studies.results import notes_of, write_results
+from ser_jax.studies.workdirs import Restored
 from ser_jax.training import checkpoints
 
 
 def evaluate_workdir(
-    workdir: str, corpus_name: str | None, variant: str | None, data_dir: str | None
+    workdir: str, corpus_name: str | None, variant: str | None, data_dir: str | None, changes: Mapping[str, Any]
 ) -> tuple[dict, Path, list[str]]:
     """Returns the summary, the folder that it was written to, and remarks for the reader.
 
-    Without `corpus_name` every run is scored on its own test fold, else on all of that corpus. Raises `UserError` for a
-    workdir without checkpoints, a corpus that is not the training's, and one that shares no emotion with it.
+    Without `corpus_name` every run is scored on its own test fold, else on all of that corpus. `changes` are what of
+    `config.evaluation` is to differ from the training's. Raises `UserError` for a workdir without checkpoints, a corpus
+    that is not the training's, and one that shares no emotion with it.
     """
-    found = workdirs.find(workdir, variant)
+    found = [_changed(one, changes) for one in workdirs.find(workdir, variant)]
     training_corpus = found[0].metadata["corpus"]["name"]
     if corpus_name in (None, training_corpus):
-        folder = Path(workdir) / f"on_{training_corpus}"
+        folder = Path(workdir) / _folder(training_corpus, changes)
         results = [restored.own_predictions(one, data_dir) for one in found]
         protocol = results[0][1].protocol
         table = predictions.merge([table for table, _ in results])
         meta = {"protocol": protocol.name, "speaker_independent": protocol.speaker_independent}
         meta["fingerprint"] = found[0].metadata["corpus"]["fingerprint"]
         fold_sizes = {fold.name: (len(fold.train), len(fold.test)) for fold in protocol.folds}
-        remarks = [_compared_with_training(table, Path(workdir) / "predictions.parquet")]
+        remarks = [] if changes else [_compared_with_training(table, Path(workdir) / "predictions.parquet")]
     else:
-        folder = Path(workdir) / f"on_{corpus_name}"
+        folder = Path(workdir) / _folder(corpus_name, changes)
         corpus, dropped = restored.relabel(load_corpus(corpus_name, data_dir), found[0].emotions)
         results = [restored.predictions_on(one, corpus, data_dir) for one in found]
         table, unasked = _among_those_present(predictions.merge([table for table, _ in results]))
@@ -51,6 +58,18 @@ def evaluate_workdir(
     notes = {one.name: notes_of(one.metadata) for one in found}
     summary = write_results(folder, table, meta, fold_sizes=fold_sizes, parameters=parameters, notes=notes)
     return summary, folder, remarks
+
+
+def _changed(one: Restored, changes: Mapping[str, Any]) -> Restored:
+    """The variant, to be tested otherwise; its metadata say so."""
+    if changes and one.is_baseline:
+        raise UserError(f"--{next(iter(changes))}: {one.name} is a baseline on functionals, which has no such thing")
+    config = configuration.merge(one.metadata["config"], {"evaluation": dict(changes)})
+    return dataclasses.replace(one, metadata=one.metadata | {"config": config})
+
+
+def _folder(corpus_name: str, changes: Mapping[str, Any]) -> str:
+    return "_".join([f"on_{corpus_name}", *(f"{name}_{value}" for name, value in changes.items())])
 
 
 def _among_those_present(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

@@ -28,6 +28,11 @@ from ser_jax.training import checkpoints, loop, parallel
 from ser_jax.training.population import Population
 from ser_jax.training.state import variables
 
+SPEAKER_STATISTICS = (
+    "batch normalisation by each speaker's own utterances, without their labels: it uses the tested speaker's "
+    "statistics"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -101,8 +106,10 @@ def collect(plan: Plan, variants: Sequence[Variant], workdir: Path, store: Path)
 def notes_of(trained: dict) -> list[str]:
     """Returns what a reader must know of a variant, from the metadata of its training."""
     config, notes = trained["config"], list(trained.get("notes", []))
-    by_speaker = not is_baseline(config["model"]) and config["frontend"]["normalization"] == "speaker"
-    return notes + [SPEAKER_SCALING] * by_speaker
+    if is_baseline(config["model"]):
+        return notes
+    notes += [SPEAKER_SCALING] * (config["frontend"]["normalization"] == "speaker")
+    return notes + [SPEAKER_STATISTICS] * (config["evaluation"]["batch_statistics"] == "speaker")
 
 
 def write_results(

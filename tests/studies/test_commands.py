@@ -67,6 +67,27 @@ def test_evaluation_reproduces_the_training_s_own_predictions_to_the_last_digit(
         assert ours["variants"][name]["recall"] == variant["recall"]
 
 
+def test_a_training_can_be_tested_otherwise_than_it_was(launch, tiny_config, tmp_path):
+    """As a training whose configuration says so from the beginning."""
+    model = ("--config.model.name=shufflenet_v2", "--config.model.width=tiny")
+    for folder, changes in (("plain", ()), ("otherwise", ("--config.evaluation.batch_statistics=speaker",))):
+        arguments = ("train", "--config", tiny_config, "--variant", "plain", *model, *changes)
+        status, _, errors = launch(*arguments, "--workdir", tmp_path / folder)
+        assert status == 0, errors
+    tables = [pd.read_parquet(tmp_path / folder / "predictions.parquet") for folder in ("plain", "otherwise")]
+    for options in (["--batch_statistics", "speaker"], ["--batch_statistics", "speaker", "--window_seconds", "3"]):
+        status, output, errors = launch("evaluate", "--workdir", tmp_path / "plain", *options)
+        assert status == 0, errors
+        assert "batch normalisation by each speaker's own utterances" in " ".join(output.split())
+    folder = "on_synthetic{}_batch_statistics_speaker"
+    for name in ("", "_window_seconds_3.0"):
+        tables.append(pd.read_parquet(tmp_path / "plain" / folder.format(name) / "predictions.parquet"))
+    plain, expected, found, longer = tables
+    pd.testing.assert_frame_equal(found, expected)
+    for other in (plain, longer):
+        assert np.abs(found.filter(like="p_").to_numpy() - other.filter(like="p_").to_numpy()).max() > 1e-3
+
+
 def test_evaluation_on_another_corpus_maps_what_it_can_and_says_what_it_drops(launch, workdir, tmp_path):
     for emotion, count in {"anger": 3, "sadness": 2, "disgust": 4}.items():
         (tmp_path / "speech" / emotion).mkdir(parents=True)
@@ -132,6 +153,7 @@ def test_prediction_prints_a_table_and_names_each_bad_file(launch, workdir, reco
         (["predict", "--workdir", "{workdir}", "--variant", "plain", "--attention", "{new}.jpg", "{wav}"], "in .png"),
         (["predict", "--workdir", "{workdir}", "--variant", "plain", "--attention", "{new}/a.png", "{wav}"], "folder"),
         (["evaluate", "--workdir", "nowhere"], "nowhere: no such folder"),
+        (["evaluate", "--workdir", "{workdir}", "--batch_statistics", "speaker"], "linear has no batch normalisation"),
         (["evaluate", "--workdir", "{workdir}", "--corpus", "emodbb"], "emodb"),
         (["train", "--config", "{config}", "--workdir", "{workdir}"], "another configuration"),
         (["train", "--config", "nothing.py", "--workdir", "{new}"], "nothing.py: no such file"),
