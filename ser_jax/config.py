@@ -107,7 +107,7 @@ def default() -> dict:
         "evaluation": {
             "window_seconds": 0.0,  # 0: as long as a training crop; longer utterances are averaged over windows
             "batch_size": 32,
-            "batch_statistics": "running",  # what batch normalisation takes: running averages, or those of the "speaker"
+            "batch_statistics": "running",  # of batch normalisation: running averages, or those of the "speaker"
             "latency": True,  # whether the time that a recording of 3 s takes is measured, variants by turns
             "robustness": (),  # conditions that every run is tested under as well: ser_jax/corpora/perturbations.py
         },

@@ -2,8 +2,8 @@
 
 On their own corpus every run is scored on its own test fold, which reproduces the training's figures to the last
 digit. With --corpus every run is scored on all of another corpus: emotions that the model does not know are dropped,
-and named. The results go to WORKDIR/on_CORPUS. With --window_seconds or --batch_statistics the runs are tested otherwise
-than their configuration says, and the folder's name tells how.
+and named. The results go to WORKDIR/on_CORPUS. With --window_seconds or --batch_statistics the runs are tested
+otherwise than their configuration says, and the folder's name tells how.
 """
 
 import argparse

@@ -68,7 +68,9 @@ def test_batches_of_one_speaker_hold_the_same_windows(corpus, window, batch_size
                 yield [place for place in zip(*batch, strict=True) if place[2] >= 0]
 
     speakers, found = corpus.utterances["speaker"], [batch for batch in batches(of_one_speaker=True) if batch]
-    assert sorted(sum(found, [])) == sorted(sum(batches(), []))
+    assert sorted(place for batch in found for place in batch) == sorted(
+        place for batch in batches() for place in batch
+    )
     of = [{speakers[row] for *_, row in batch} for batch in found]
     assert all(len(names) == 1 for names in of)
     for name in set(speakers):
