@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 
 from ser_jax.config import make_config
 
+WITH_BATCH_NORMALISATION = ("", "shufflenet_v2", "cnn", "crnn", "tcn")
+
 
 def get_config(model: str = "") -> ConfigDict:
     """Returns the training of one model."""
@@ -31,4 +33,7 @@ def get_config(model: str = "") -> ConfigDict:
         config.optimizer.learning_rate = 5e-3
     config.training.crop_seconds = 2.0
     config.training.train_epochs = 50.0
+    config.evaluation.window_seconds = 9.0  # no utterance is longer
+    if model in WITH_BATCH_NORMALISATION:
+        config.evaluation.batch_statistics = "speaker"
     return config

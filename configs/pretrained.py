@@ -6,7 +6,7 @@ python launch.py publish --workdir runs/pretrained --tested runs/pretrained_test
 
 The argument is a corpus, emodb or both (`prepare merge --name both --corpora emodb,ravdess`), and after a comma
 "everything" for the model that learns all of it. The recipe is that of configs/emodb.py, but features are normalised by
-the training fold's statistics, not by a speaker's, and levels are varied by 10 dB, so that they need not be those of
+the training fold's statistics, batch normalisation by its running averages, neither by a speaker's, and levels are varied by 10 dB, so that they need not be those of
 the corpus.
 """
 
@@ -23,6 +23,7 @@ def get_config(argument: str = "emodb") -> ConfigDict:
     config.frontend.normalization = "train"
     config.augmentation.gain = 10.0
     config.evaluation.latency = False
+    config.evaluation.batch_statistics = "running"
     if corpus == "both":
         config.training.train_epochs = 15.0
         config.protocol.name = "grouped_k_fold"

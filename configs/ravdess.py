@@ -20,4 +20,5 @@ def get_config(model: str = "") -> ConfigDict:
     config.protocol.name = "grouped_k_fold"
     config.protocol.num_folds = 6
     config.training.crop_seconds = 3.0
+    config.evaluation.window_seconds = 6.0
     return config

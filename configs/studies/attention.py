@@ -13,7 +13,7 @@ augmentation.
 
 from ml_collections import ConfigDict
 
-from configs import emodb
+from configs import emodb, ravdess
 from ser_jax.config import make_config
 
 CONDITIONS = ("noise_20", "noise_10", "noise_0", "reverberation_0.6", "band_limit_4000", "telephone", "alone")
@@ -23,7 +23,7 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
     """Returns the study, whole or one question of it, on a corpus."""
     corpus, _, only = argument.partition(",")
     tiny = corpus == "synthetic"
-    config = built_in() if tiny else emodb.get_config()
+    config = built_in() if tiny else (ravdess if corpus == "ravdess" else emodb).get_config()
     config.corpus.name = corpus
     config.evaluation.robustness = CONDITIONS
     config.study.title = f"Does attention help speech emotion recognition? {corpus}"
@@ -127,5 +127,7 @@ def recurrent(tiny: bool) -> dict:
 
 
 def _schedule(tiny: bool) -> dict:
-    """The learning rate of configs/emodb.py is ShuffleNet V2's."""
-    return {} if tiny else {"optimizer": {"learning_rate": 2e-3}}
+    """What of configs/emodb.py is ShuffleNet V2's does not go for networks without batch normalisation."""
+    if tiny:
+        return {}
+    return {"optimizer": {"learning_rate": 2e-3}, "evaluation": {"batch_statistics": "running"}}

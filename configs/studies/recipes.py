@@ -17,6 +17,7 @@ START = {  # what configs/emodb.py was before
     "augmentation": {"mixup": 0.5},
     "optimizer": {"learning_rate": 2e-3},
     "training": {"train_epochs": 40.0},
+    "evaluation": {"batch_statistics": "running", "window_seconds": 0.0},
 }
 FOUND = {  # by the first two questions
     "frontend": {"normalization": "speaker"},
@@ -67,6 +68,15 @@ QUESTIONS = (
             {"name": "pooling", "field": "model.pooling", "levels": ("mean", "statistics")},
             {"name": "time stride", "field": "model.time_stride", "levels": (32, 8)},
             {"name": "hop", "field": "frontend.hop_ms", "levels": (20.0, 10.0)},
+        ),
+    },
+    {
+        "name": "test",
+        "text": "How should an utterance of a new speaker be looked at?",
+        "base": {**FOUND, "folds": ()},
+        "factors": (
+            {"name": "batch statistics", "field": "evaluation.batch_statistics", "levels": ("running", "speaker")},
+            {"name": "window", "field": "evaluation.window_seconds", "levels": (0.0, 9.0)},
         ),
     },
     {
