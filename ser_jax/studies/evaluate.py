@@ -1,7 +1,7 @@
 """Scores the checkpoints of a workdir, on their own corpus or on another."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,28 @@ def evaluate_workdir(
             "dropped_emotions": dropped,
         }
         fold_sizes = {}
-    meta["versions"] = checkpoints.versions()
+    meta |= {"fold_sizes": fold_sizes, "versions": checkpoints.versions()}
     parameters = {one.name: population.num_parameters for one, (_, population) in zip(found, results, strict=True)}
     notes = {one.name: notes_of(one.metadata) for one in found}
-    summary = write_results(folder, table, meta, fold_sizes=fold_sizes, parameters=parameters, notes=notes)
+    summary = write_results(
+        folder,
+        table,
+        meta,
+        fold_sizes=fold_sizes,
+        parameters=parameters,
+        comparisons=_comparisons(Path(workdir), list(parameters)),
+        notes=notes,
+    )
     return summary, folder, remarks
+
+
+def _comparisons(workdir: Path, names: Sequence[str]) -> list[tuple[str, str]]:
+    """The comparisons that the training's own summary makes of these variants."""
+    if not (workdir / "summary.json").is_file():
+        return []
+    made = workdirs.read_summary(workdir)["comparisons"]
+    pairs = [(comparison["variant"], comparison["baseline"]) for comparison in made]
+    return [pair for pair in pairs if set(pair) <= set(names)]
 
 
 def _changed(one: Restored, changes: Mapping[str, Any]) -> Restored:

@@ -65,6 +65,7 @@ def test_evaluation_reproduces_the_training_s_own_predictions_to_the_last_digit(
     for name, variant in theirs["variants"].items():
         assert ours["variants"][name]["ua"] == variant["ua"]
         assert ours["variants"][name]["recall"] == variant["recall"]
+    assert ours["comparisons"] == theirs["comparisons"] != []
 
 
 def test_a_training_can_be_tested_otherwise_than_it_was(launch, tiny_config, tmp_path):
