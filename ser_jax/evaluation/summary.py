@@ -16,7 +16,7 @@ from ser_jax.evaluation import factorial, metrics, statistics
 from ser_jax.evaluation.answers import answer
 from ser_jax.evaluation.calibration import calibration
 from ser_jax.evaluation.fairness import fairness
-from ser_jax.evaluation.predictions import emotions_of, validate
+from ser_jax.evaluation.predictions import PREFIX, emotions_of, validate
 from ser_jax.files import atomic_file
 
 FIGURES = {
@@ -162,6 +162,7 @@ def _summarise_variant(table: pd.DataFrame, parameters: int | None, replicates: 
         "confusion": pooled.sum(axis=0),  # rows are the reference; seeds are added up
         "ua_per_seed": dict(zip(map(str, confusion.seeds), ua_per_seed, strict=True)),
         "ua_seed_sd": ua_per_seed.std(ddof=1) if len(ua_per_seed) > 1 else None,
+        "ensemble": ensemble(table, replicates=replicates),
         "runs": len(table[["fold", "seed"]].drop_duplicates()),
         "folds": table["fold"].nunique(),
         "seeds": len(confusion.seeds),
@@ -170,6 +171,20 @@ def _summarise_variant(table: pd.DataFrame, parameters: int | None, replicates: 
         "parameters": parameters,
         "notes": _notes(table, confusion, has_interval=summary["ua_ci95"] is not None),
     }
+
+
+def ensemble(table: pd.DataFrame, *, replicates: int = statistics.REPLICATES) -> dict[str, Any] | None:
+    """UA of all seeds together, as one model that says the mean of their probabilities; None where there is no such.
+
+    That is with one seed, where runs are missing, and where predictions are labels, which have no mean.
+    """
+    seeds, of = table["seed"].nunique(), [column for column in table.columns if column.startswith(PREFIX)]
+    groups = table.groupby(["corpus", "variant", "fold", "utterance", "speaker", "label"], sort=False, observed=True)
+    if seeds == 1 or not (groups.size() == seeds).all() or table[of].isin((0.0, 1.0)).all(axis=None):
+        return None
+    counts = metrics.confusion_counts(groups[of].mean().reset_index().assign(seed=0), "speaker").counts
+    estimate = statistics.bootstrap_interval(counts, metrics.unweighted_accuracy, replicates=replicates)
+    return {"seeds": seeds, "ua": estimate.value, "ua_ci95": _interval(np.stack([estimate.low, estimate.high]))}
 
 
 def per_fold(table: pd.DataFrame) -> dict[str, float | int | None]:

@@ -18,6 +18,9 @@ def results_table(summary: dict[str, Any]) -> str:
         columns.append(_figures(summary, title, key))
     columns += [_figures(summary, emotion, "recall", emotion) for emotion in summary["emotions"]]
     lines += _side_by_side(columns)
+    for name, variant in summary["variants"].items():
+        if variant.get("ensemble"):
+            lines += ["", *textwrap.wrap(describe_ensemble(name, variant["ensemble"]), WIDTH, subsequent_indent="  ")]
     for comparison in summary["comparisons"]:
         lines += ["", *textwrap.wrap(describe_comparison(comparison), WIDTH, subsequent_indent="  ")]
     for name, tracks in summary.get("tracks", {}).items():
@@ -42,6 +45,13 @@ def describe_comparison(comparison: dict[str, Any]) -> str:
         detectable = 100 * comparison["minimum_detectable_difference"]
         text += f"; the smallest difference this study could have shown is {detectable:.1f} points"
     return f"{text} ({_count(comparison['folds'], 'fold')} x {_count(comparison['seeds'], 'seed')})."
+
+
+def describe_ensemble(variant: str, ensemble: dict[str, Any]) -> str:
+    """Says what a variant's seeds reach together."""
+    ends = "" if ensemble["ua_ci95"] is None else " [{:.1f}, {:.1f}]".format(*(100 * e for e in ensemble["ua_ci95"]))
+    text = f"{variant}, its {ensemble['seeds']} seeds as an ensemble (the mean of their probabilities): UA"
+    return f"{text} {percent(ensemble['ua'])}{ends}."
 
 
 def describe_tracks(variant: str, tracks: dict[str, dict[str, Any]]) -> str:

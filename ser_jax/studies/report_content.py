@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ser_jax.evaluation import report_figures as draw
-from ser_jax.evaluation.tables import percent
+from ser_jax.evaluation.tables import describe_ensemble, percent
 from ser_jax.studies import methods
 from ser_jax.studies.methods import count, join
 
@@ -350,6 +350,9 @@ def _variants(sources: Sources) -> Iterator[Block]:
     ]
     caption = "Recall of every emotion in percent, with its 95 % interval over the speakers who were heard with it."
     yield Table("recall", caption, ("variant", *emotions), tuple(recalls))
+    for name, variant in sources.variants.items():
+        if variant.get("ensemble"):
+            yield Text(describe_ensemble(name, variant["ensemble"]))
     yield from _notes_of((name, v["notes"]) for name, v in sources.variants.items())
 
 

@@ -9,6 +9,7 @@ from test_statistics import EMOTIONS, make_table, sizes
 
 from ser_jax.errors import UserError
 from ser_jax.evaluation import predictions, statistics, summary
+from ser_jax.evaluation.tables import results_table
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,28 @@ def test_figures_equal_independent_ones(made, table):
     joy = rows["label"] == "joy"
     assert np.sum(eca["confusion"][1]) == joy.sum()
     assert eca["confusion"][1][0] == (predicted[joy] == "anger").sum()
+
+
+def test_an_ensemble_says_the_mean_of_its_seeds(made, table):
+    rows = table[table["variant"] == "eca"]
+    means = rows.groupby("utterance")[[f"p_{emotion}" for emotion in EMOTIONS]].mean()
+    labels = rows.groupby("utterance")["label"].first()
+    ensemble = made["variants"]["eca"]["ensemble"]
+    predicted = np.array(EMOTIONS)[means.to_numpy().argmax(axis=1)]
+    assert ensemble["ua"] == pytest.approx(balanced_accuracy_score(labels, predicted))
+    assert ensemble["seeds"] == 2
+    assert ensemble["ua_ci95"][0] < ensemble["ua"] < ensemble["ua_ci95"][1]
+    line = f"eca, its 2 seeds as an ensemble (the mean of their probabilities): UA {100 * ensemble['ua']:.1f} ["
+    assert line in " ".join(results_table(made).split())
+
+
+def test_one_seed_missing_runs_and_mere_labels_are_no_ensemble(table):
+    rows = table[table["variant"] == "eca"]
+    columns = [f"p_{emotion}" for emotion in EMOTIONS]
+    labels = np.eye(len(columns))[rows[columns].to_numpy().argmax(1)]
+    assert summary.ensemble(rows, replicates=100)
+    for changed in (rows[rows["seed"] == 0], rows[1:], rows.assign(**dict(zip(columns, labels.T, strict=True)))):
+        assert summary.ensemble(changed, replicates=100) is None
 
 
 def test_intervals_are_those_of_statistics_and_hold_their_figures(made):
