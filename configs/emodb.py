@@ -13,12 +13,14 @@ from ml_collections import ConfigDict
 
 from ser_jax.config import make_config
 
+CNN = {"name": "cnn", "width": 16, "activation": "hard_swish", "attention": "eca", "pooling": "mean"}
 WITH_BATCH_NORMALISATION = ("", "shufflenet_v2", "cnn", "crnn", "tcn")
 
 
 def get_config(model: str = "") -> ConfigDict:
     """Returns the training of one model."""
-    config = make_config(model={"name": model}) if model else make_config()
+    options = CNN if model == "cnn" else {"name": model}
+    config = make_config(model=options) if model else make_config()
     config.corpus.name = "emodb"
     config.protocol.validation_speakers = 0  # a fixed schedule: nothing is selected
     config.frontend.hop_ms = 20.0
@@ -29,7 +31,7 @@ def get_config(model: str = "") -> ConfigDict:
     config.augmentation.speed = 0.15
     config.augmentation.vocal_tract = 0.1
     config.augmentation.spec_augment = 0.5
-    if model in ("", "shufflenet_v2"):
+    if model in ("", "shufflenet_v2", "cnn"):
         config.optimizer.learning_rate = 5e-3
     config.training.crop_seconds = 2.0
     config.training.train_epochs = 50.0

@@ -5,8 +5,8 @@ python launch.py study --config configs/studies/attention.py:emodb --workdir run
 python launch.py study --config configs/studies/attention.py:emodb,shufflenet --workdir runs/emodb_shufflenet
 python launch.py study --config configs/studies/attention.py:emodb,eca --workdir runs/emodb_eca
 
-The argument is a corpus and, after a comma, the name of one question: shufflenet, encoder or recurrent, or eca, the
-claim alone: with and without, in the recipe's network. Without the argument, the models are tiny and the corpus is the
+The argument is a corpus and, after a comma, the name of one question: shufflenet, encoder or recurrent; or eca, the
+claim alone: with and without, in the recipe's network; or cnn, the claim in a plain CNN. Without the argument, the models are tiny and the corpus is the
 built-in one. Every variant is measured against its twin without that attention, with the same folds, seeds, batches and
 augmentation.
 """
@@ -27,7 +27,7 @@ def get_config(argument: str = "synthetic") -> ConfigDict:
     config.corpus.name = corpus
     config.evaluation.robustness = CONDITIONS
     config.study.title = f"Does attention help speech emotion recognition? {corpus}"
-    questions = shufflenet(tiny), encoder(tiny), recurrent(tiny), eca(tiny)
+    questions = shufflenet(tiny), encoder(tiny), recurrent(tiny), eca(tiny), cnn(tiny)
     chosen = (only,) if only else ("shufflenet", "encoder", "recurrent")
     config.study.questions = tuple(question for question in questions if question["name"] in chosen)
     return config
@@ -70,6 +70,19 @@ def eca(tiny: bool) -> dict:
         "text": "Does efficient channel attention help ShuffleNet V2 with hard-swish?",
         "base": {"model": network},
         "factors": ({"name": "attention", "field": "model.attention", "levels": ("none", "eca")},),
+    }
+
+
+def cnn(tiny: bool) -> dict:
+    """The same claim in a plain convolutional network, and attention over time beside it."""
+    return {
+        "name": "cnn",
+        "text": "Does efficient channel attention help a plain CNN, and does attention over time?",
+        "base": {"model": emodb.CNN | ({"width": 4} if tiny else {})},
+        "factors": (
+            {"name": "attention", "field": "model.attention", "levels": ("none", "eca")},
+            {"name": "pooling", "field": "model.pooling", "levels": ("mean", "self_attentive")},
+        ),
     }
 
 
