@@ -6,9 +6,9 @@ python launch.py study --config configs/studies/attention.py:emodb,shufflenet --
 python launch.py study --config configs/studies/attention.py:emodb,eca --workdir runs/emodb_eca
 
 The argument is a corpus and, after a comma, the name of one question: shufflenet, encoder or recurrent; or eca, the
-claim alone: with and without, in the recipe's network; or cnn, the claim in a plain CNN. Without the argument, the models are tiny and the corpus is the
-built-in one. Every variant is measured against its twin without that attention, with the same folds, seeds, batches and
-augmentation.
+claim alone: with and without, in the recipe's network; or cnn, the claim in a plain CNN. Without the argument, the
+models are tiny and the corpus is the built-in one. Every variant is measured against its twin without that attention,
+with the same folds, seeds, batches and augmentation.
 """
 
 from ml_collections import ConfigDict
