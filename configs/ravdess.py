@@ -19,6 +19,6 @@ def get_config(model: str = "") -> ConfigDict:
     config.corpus.name = "ravdess"
     config.protocol.name = "grouped_k_fold"
     config.protocol.num_folds = 6
-    config.training.crop_seconds = 3.0
+    config.training.crop_seconds = 2.0 if model == "cnn" else 3.0
     config.evaluation.window_seconds = 6.0
     return config
