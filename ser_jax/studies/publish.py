@@ -124,6 +124,8 @@ def _card(
     options = [f"{key} {value}" for key, value in config["model"].items() if key != "name"]
     what = f"{config['model']['name']} ({', '.join(options)})" if options else config["model"]["name"]
     normalisation = config["frontend"]["normalization"]
+    by_speaker = ["features are normalised"] * (normalisation == "speaker")
+    by_speaker += ["batch normalisation is done"] * (config["evaluation"]["batch_statistics"] == "speaker")
     lines = [f"# {to.name}", "", f"Recognises {', '.join(model.emotions)} in speech."]
     lines += ["", "## The model", ""]
     lines += [
@@ -147,8 +149,12 @@ def _card(
         "|---" * (3 + len(summary["emotions"])) + "|",
         _row(f"{summary['corpus']}, speakers not heard", summary["variants"][name], summary["emotions"]),
     ]
+    if summary["variants"][name].get("ensemble"):
+        together = summary["variants"][name]["ensemble"]
+        title = f"the same, the mean of {together['seeds']} such models"
+        lines.append(_row(title, together, summary["emotions"]))
     alone = summary.get("robustness", {}).get("variants", {}).get(name, {}).get(ALONE)
-    if alone and normalisation == "speaker":
+    if alone and by_speaker:
         lines.append(_row("the same, each recording alone", alone, summary["emotions"]))
     for other, result in elsewhere.items():
         lines.append(_row(f"{other}, all of it", result["variants"][name], summary["emotions"]))
@@ -158,10 +164,10 @@ def _card(
             lines += ["", f"{other}'s {', '.join(dropped)} are left out: the model does not know them."]
     lines += ["", "## Use", "", "```", f"python launch.py predict --workdir {to} a.wav", "```"]
     lines += ["", "## Limits", ""]
-    if normalisation == "speaker":
+    if by_speaker:
         lines.append(
-            "- It wants to know the voice: features are normalised by all recordings of one call, which are taken for "
-            "one speaker's. The figures are of speakers with all their recordings, but for the row of single ones."
+            f"- It wants to know the voice: {' and '.join(by_speaker)} by all recordings of one call, which are taken "
+            "for one speaker's. The figures are of speakers with all their recordings, but for the row of single ones."
         )
     lines += [
         "- The voices that it knows are those above, acted, close to the microphone and without noise. Of spontaneous "
