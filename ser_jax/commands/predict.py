@@ -58,6 +58,10 @@ def run(args: argparse.Namespace) -> int:
         for file, title, look in restored.look_at(found[0], args.files, fold=args.fold, seed=args.seed):
             attention_figure(look, title, pictures[file])
     table, errors = restored.predict_files(found[0], args.files, fold=args.fold, seed=args.seed)
+    if found[0].by_speaker and len(table):
+        taken = f"the {len(table)} recordings are taken for one speaker's"
+        known = taken if len(table) > 1 else "of one recording it knows little"
+        print(f"note: this model is normalised by speaker; {known}", file=sys.stderr)
     if args.json:
         for row in table.to_dict("records"):
             print(json.dumps(row, ensure_ascii=False))

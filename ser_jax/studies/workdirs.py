@@ -42,6 +42,13 @@ class Restored:
         """Whether the variant is a baseline on functionals, not a network."""
         return is_baseline(self.metadata["config"]["model"])
 
+    @property
+    def by_speaker(self) -> bool:
+        """Whether what it says of a recording depends on what else the speaker said."""
+        config = self.metadata["config"]
+        ways = config["frontend"]["normalization"], config["evaluation"]["batch_statistics"]
+        return not self.is_baseline and "speaker" in ways
+
 
 def find(workdir: str | os.PathLike, variant: str | None = None, *, option: str = "--workdir") -> list[Restored]:
     """Returns the variants with a checkpoint in a workdir (or the one named), by name; `option` is where it was named.
