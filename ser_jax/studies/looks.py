@@ -21,7 +21,8 @@ def has_attention(population: Population) -> bool:
 def look_into(population: Population, state: State, run: int, row: int) -> Look:
     """Returns what run number `run` looked at in the first window of utterance `row` of the population's corpus.
 
-    `state` is that of all runs, [devices, runs per device, ...].
+    `state` is that of all runs, [devices, runs per device, ...]. Batch normalisation takes its running averages, also
+    where the evaluation takes the speaker's statistics: one window has none.
     """
     learner, vocabulary = population.learner, population.targets.vocabulary
     own = jax.tree.map(lambda leaf: leaf[run], parallel.gather(state, len(population.runs)))
