@@ -2,11 +2,12 @@
 
 python launch.py prepare emodb --source DIR_OR_ZIP
 python launch.py train --config configs/emodb.py --workdir runs/emodb
+python launch.py train --config configs/emodb.py:cnn --workdir runs/emodb_cnn
 python launch.py train --config configs/emodb.py:transformer --workdir runs/emodb_transformer
 
-The argument is the name of a model (`python launch.py models`), with its default options; `--config.model.OPTION=VALUE`
-changes them. How the recipe was found is in docs/recipes.md. Expected of ShuffleNet V2: UA 79 %, six minutes on
-two CPU cores.
+The argument is the name of a model (`python launch.py models`), with its default options, but that the CNN is small and
+has ECA; `--config.model.OPTION=VALUE` changes them. How the recipe was found is in docs/recipes.md. Expected on two CPU
+cores: of ShuffleNet V2 UA 82 % after six minutes, of the CNN 85 % after eleven.
 """
 
 from ml_collections import ConfigDict
