@@ -4,6 +4,7 @@ python launch.py study --config configs/studies/attention.py --workdir runs/atte
 python launch.py study --config configs/studies/attention.py:emodb --workdir runs/emodb_attention
 python launch.py study --config configs/studies/attention.py:emodb,shufflenet --workdir runs/emodb_shufflenet
 python launch.py study --config configs/studies/attention.py:emodb,eca --workdir runs/emodb_eca
+python launch.py study --config configs/studies/attention.py:emodb,cnn --workdir runs/emodb_attention_cnn
 
 The argument is a corpus and, after a comma, the name of one question: shufflenet, encoder or recurrent; or eca, the
 claim alone: with and without, in the recipe's network; or cnn, the claim in a plain CNN. Without the argument, the
@@ -91,7 +92,10 @@ def encoder(tiny: bool) -> dict:
     return {
         "name": "encoder",
         "text": "Does self-attention between frames help an encoder, and does attention in its pooling?",
-        "base": {"model": {"name": "transformer", "size": "tiny" if tiny else "small"}, **_schedule(tiny)},
+        "base": {
+            "model": {"name": "transformer", "size": "tiny" if tiny else "small"},
+            **_without_batch_normalisation(tiny),
+        },
         "factors": (
             {
                 "name": "mixing",
@@ -121,7 +125,7 @@ def recurrent(tiny: bool) -> dict:
     return {
         "name": "recurrent",
         "text": "Does attention help recurrent networks, in pooling and in decoding?",
-        "base": _schedule(tiny),
+        "base": _without_batch_normalisation(tiny),
         "variants": {
             "mean pooling": {"model": {**pooled, "pooling": "mean"}},
             "last frame": {"model": {**pooled, "pooling": "last"}},
@@ -139,8 +143,8 @@ def recurrent(tiny: bool) -> dict:
     }
 
 
-def _schedule(tiny: bool) -> dict:
-    """What of configs/emodb.py is ShuffleNet V2's does not go for networks without batch normalisation."""
+def _without_batch_normalisation(tiny: bool) -> dict:
+    """The learning rate of configs/emodb.py was found for others, and there are no batch statistics to take."""
     if tiny:
         return {}
     return {"optimizer": {"learning_rate": 2e-3}, "evaluation": {"batch_statistics": "running"}}

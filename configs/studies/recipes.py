@@ -73,6 +73,7 @@ QUESTIONS = (
     {
         "name": "test",
         "text": "How should an utterance of a new speaker be looked at?",
+        "design": "grid",
         "base": {**FOUND, "folds": ()},
         "factors": (
             {"name": "batch statistics", "field": "evaluation.batch_statistics", "levels": ("running", "speaker")},
@@ -108,6 +109,6 @@ def get_config(argument: str = "emodb") -> ConfigDict:
     config.folds = (0, 3, 5, 8)
     config.evaluation.latency = False
     config.study.title = f"Which ingredients make a recipe? {corpus}"
-    questions = ({**question, "design": "one_at_a_time"} for question in QUESTIONS)
+    questions = ({"design": "one_at_a_time", **question} for question in QUESTIONS)
     config.study.questions = tuple(question for question in questions if only in ("", question["name"]))
     return config

@@ -4,7 +4,7 @@
   python launch.py predict a.wav b.flac --workdir runs/emodb
 
 The probabilities are the mean over the workdir's runs (all folds and seeds), or over those of one fold or seed. A
-recording longer than the model's window is averaged over windows. A model whose features are normalised by speaker
+recording longer than the model's window is averaged over windows. A model that is normalised by speaker
 takes the recordings of one call as one speaker's. A file that cannot be read is named on standard error, the others are
 predicted, and the exit status is 2.
 """

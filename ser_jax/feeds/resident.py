@@ -232,7 +232,7 @@ def evaluation_windows(
     """Yields tables of `num_batches` batches that cover the utterances `rows` with windows.
 
     An utterance longer than the window is covered by windows that overlap evenly, the first at its begin, the last at
-    its end. With `of_one_speaker` the windows of a batch are one speaker's, who has as few batches as hold all of his,
+    its end. With `of_one_speaker` the windows of a batch are one speaker's, who has as few batches as hold them all,
     each with about as many; utterances of unknown speakers count as one speaker's.
     """
     starts, lengths, utterances = [], [], []

@@ -166,7 +166,12 @@ def make_population(
     if features is not None:
         corpus = in_place_of_samples(corpus, features)
     crop_samples = max(round(config["training"]["crop_seconds"] * frontend.rate), 1)
-    window_samples = round(config["evaluation"]["window_seconds"] * frontend.rate) or crop_samples
+    window_seconds = config["evaluation"]["window_seconds"]
+    if not 0 <= window_seconds < np.inf:
+        raise UserError(
+            f"config.evaluation.window_seconds: found {window_seconds}, expected seconds, or 0 for a crop's"
+        )
+    window_samples = round(window_seconds * frontend.rate) or crop_samples
     # Of all folds of the protocol, not only those trained here: a run does not depend on its neighbours.
     utterances = np.mean([len(fold.train) for fold in protocol.folds])
     steps_per_epoch = float(utterances / config["training"]["batch_size"])

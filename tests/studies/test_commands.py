@@ -155,6 +155,7 @@ def test_prediction_prints_a_table_and_names_each_bad_file(launch, workdir, reco
         (["predict", "--workdir", "{workdir}", "--variant", "plain", "--attention", "{new}/a.png", "{wav}"], "folder"),
         (["evaluate", "--workdir", "nowhere"], "nowhere: no such folder"),
         (["evaluate", "--workdir", "{workdir}", "--batch_statistics", "speaker"], "linear has no batch normalisation"),
+        (["evaluate", "--workdir", "{workdir}", "--window_seconds", "-1"], "window_seconds: found -1.0, expected"),
         (["evaluate", "--workdir", "{workdir}", "--corpus", "emodbb"], "emodb"),
         (["train", "--config", "{config}", "--workdir", "{workdir}"], "another configuration"),
         (["train", "--config", "nothing.py", "--workdir", "{new}"], "nothing.py: no such file"),

@@ -68,7 +68,8 @@ def test_a_card_tells_the_data_the_figures_and_the_limits(trained, published):
     assert SPEAKER_SCALING in tested["notes"]
     assert "**synthetic**: all 24 utterances of 3 speakers" in card
     assert f"| synthetic, speakers not heard | {100 * tested['ua']:.1f} [" in card
-    assert f"| the same, each recording alone | {100 * alone['ua']:.1f}" in card
+    ends = "" if alone["ua_ci95"] is None else " [{:.1f}, {:.1f}]".format(*(100 * end for end in alone["ua_ci95"]))
+    assert f"| the same, each recording alone | {100 * alone['ua']:.1f}{ends} |" in card
     assert f"| the same, the mean of 2 such models | {100 * tested['ensemble']['ua']:.1f} [" in card
     assert f"of {tested['runs']} models" in card and "none of which heard the speakers" in card
     assert "one speaker's" in card and "Apache-2.0" in card

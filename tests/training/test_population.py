@@ -291,6 +291,8 @@ def test_a_checkpoint_cut_short_is_refused(trained, tmp_path):
         ({"folds": [3]}, "no fold 3"),
         ({"seeds": []}, "config.seeds"),
         ({"frontend": {"num_mels": 0}}, "num_mels"),
+        ({"evaluation": {"window_seconds": -1.0}}, r"config.evaluation.window_seconds: found -1.0, expected seconds"),
+        ({"evaluation": {"window_seconds": float("nan")}}, r"config.evaluation.window_seconds: found nan"),
         ({"model": {"name": "shufflenet_v2", "atention": "eca"}}, "attention"),
     ],
 )
