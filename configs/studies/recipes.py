@@ -81,6 +81,32 @@ QUESTIONS = (
         ),
     },
     {
+        "name": "families",
+        "text": "How large a step do encoders and recurrent networks take?",
+        "design": "grid",
+        "base": {**FOUND, "evaluation": {"window_seconds": 9.0}},
+        "factors": (
+            {
+                "name": "network",
+                "levels": (
+                    {"name": "encoder", "changes": {"model": {"name": "transformer"}}},
+                    {"name": "encoder without mixing", "changes": {"model": {"name": "transformer", "mixing": "none"}}},
+                    {"name": "BiLSTM", "changes": {"model": {"name": "rnn"}}},
+                    {"name": "attention-RNN", "changes": {"model": {"name": "attention_rnn"}}},
+                    {
+                        "name": "CRNN",
+                        "changes": {
+                            "model": {"name": "crnn", "channels": 3},
+                            "frontend": {"deltas": 2},
+                            "evaluation": {"batch_statistics": "speaker"},
+                        },
+                    },
+                ),
+            },
+            {"name": "learning rate", "field": "optimizer.learning_rate", "levels": (2e-3, 1e-3, 5e-3)},
+        ),
+    },
+    {
         "name": "beginning",
         "text": "Does it help to have learnt another corpus before?",
         "base": FOUND,
