@@ -4,9 +4,9 @@
   python launch.py predict a.wav b.flac --workdir runs/emodb
 
 The probabilities are the mean over the workdir's runs (all folds and seeds), or over those of one fold or seed. A
-recording longer than the model's window is averaged over windows. A model that is normalised by speaker
-takes the recordings of one call as one speaker's. A file that cannot be read is named on standard error, the others are
-predicted, and the exit status is 2.
+recording longer than the model's window is averaged over windows. A model that is normalised by speaker takes the
+recordings of one call as one speaker's, and needs some ten of them. A file that cannot be read is named on standard
+error, the others are predicted, and the exit status is 2.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     table, errors = restored.predict_files(found[0], args.files, fold=args.fold, seed=args.seed)
     if found[0].by_speaker and len(table):
         taken = f"the {len(table)} recordings are taken for one speaker's"
-        known = taken if len(table) > 1 else "of one recording it knows little"
+        known = taken if len(table) > 1 else "with one recording of a speaker it is lost"
         print(f"note: this model is normalised by speaker; {known}", file=sys.stderr)
     if args.json:
         for row in table.to_dict("records"):

@@ -10,8 +10,8 @@ perturbed beside it. Where a perturbed utterance would exceed full scale, the wh
                                      of Gaussian noise that decays exponentially (Polack 1988), of the same energy
     band_limit_4000, band_limit_2000 nothing above so many Hz: Butterworth, forwards and backwards, -6 dB there
     telephone                        300 to 3400 Hz at 8 kHz in 8-bit mu-law (ITU-T G.711), and back at 16 kHz
-    alone                            as it is, but the speaker's other recordings are not known: it matters to features
-                                     that are normalised by speaker
+    known_20 ... known_2, alone      as it is, but only some so many recordings of the speaker are known, or this one
+                                     alone: it matters to what is normalised by speaker
 """
 
 import difflib
@@ -21,6 +21,7 @@ import io
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pandas as pd
 import soundfile
 import soxr
 from jaxtyping import Float, Int16
@@ -32,7 +33,7 @@ from ser_jax.errors import UserError
 
 Waveform = Float[np.ndarray, " samples"]
 
-ALONE = "alone"  # the condition of a single recording
+KNOWN = {"known_20": 20, "known_10": 10, "known_5": 5, "known_2": 2, "alone": 1}  # recordings of a speaker
 
 _FULL_SCALE = 32767 / 32768
 _FRAME = 320  # samples, 20 ms
@@ -150,6 +151,18 @@ def _filtered(sections: np.ndarray, waveform: Waveform) -> Waveform:
     return signal.sosfiltfilt(sections, waveform, padlen=min(default, len(waveform) - 1))
 
 
+def known_together(utterances: Sequence[str], speakers: Sequence[str], number: int) -> list[str]:
+    """Returns for each utterance the name of those of its speaker that are known with it: about `number`.
+
+    A speaker's utterances are dealt, in an order drawn by their ids, to as many groups as come nearest to that.
+    """
+    table = pd.DataFrame({"speaker": list(speakers), "draw": [_generator("known", u).random() for u in utterances]})
+    draws = table.groupby("speaker")["draw"]
+    groups = (draws.transform("size") / number).round().clip(lower=1).astype(int)
+    dealt = (draws.rank(method="first").astype(int) - 1) % groups
+    return [f"{speaker}:{group}" for speaker, group in zip(speakers, dealt, strict=True)]
+
+
 def _generator(purpose: str, utterance: str) -> np.random.Generator:
     digest = hashlib.sha256(f"{purpose} {utterance}".encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, np.uint32))
@@ -160,5 +173,5 @@ CONDITIONS: dict[str, Callable[[np.ndarray, str], np.ndarray]] = {
     **{f"reverberation_{t60}": functools.partial(reverberate, t60=t60) for t60 in (0.3, 0.6, 1.0)},
     **{f"band_limit_{highest}": functools.partial(band_limit, highest=float(highest)) for highest in (4000, 2000)},
     "telephone": telephone,
-    ALONE: lambda waveform, utterance: waveform,
+    **dict.fromkeys(KNOWN, lambda waveform, utterance: waveform),
 }

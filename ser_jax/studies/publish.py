@@ -10,7 +10,6 @@ import numpy as np
 from ser_jax import config as configuration
 from ser_jax.corpora import load_corpus
 from ser_jax.corpora.corpus import Corpus
-from ser_jax.corpora.perturbations import ALONE
 from ser_jax.errors import UserError
 from ser_jax.files import atomic_folder
 from ser_jax.studies import workdirs
@@ -153,7 +152,7 @@ def _card(
         together = summary["variants"][name]["ensemble"]
         title = f"the same, the mean of {together['seeds']} such models"
         lines.append(_row(title, together, summary["emotions"]))
-    alone = summary.get("robustness", {}).get("variants", {}).get(name, {}).get(ALONE)
+    alone = summary.get("robustness", {}).get("variants", {}).get(name, {}).get("alone")
     if alone and by_speaker:
         lines.append(_row("the same, each recording alone", alone, summary["emotions"]))
     for other, result in elsewhere.items():

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ser_jax.corpora.perturbations import KNOWN
 from ser_jax.evaluation import report_figures as draw
 from ser_jax.evaluation.tables import describe_ensemble, percent
 from ser_jax.studies import methods
@@ -675,10 +676,14 @@ def _robustness(sources: Sources) -> Iterator[Block]:
         "noise": ("Added noise (signal-to-noise ratio, dB)", lambda c: c.removeprefix("noise_")),
         "reverberation": ("Reverberation (T60, s)", lambda c: c.removeprefix("reverberation_")),
         "band": ("Limited band (upper limit, Hz; telephone)", lambda c: c.removeprefix("band_limit_")),
-        "alone": ("One recording, its speaker not known", lambda c: c),
+        "known": ("Recordings of the speaker that are known", lambda c: str(KNOWN[c])),
     }
-    family_of = {c: next((f for f in families if c.startswith(f)), "band") for c in conditions}
-    text = "UA on disturbed recordings, or on single ones, with intervals over speakers; the dotted line is chance."
+    family_of = {
+        c: "known" if c in KNOWN else next((f for f in families if c.startswith(f)), "band") for c in conditions
+    }
+    text = (
+        "UA on disturbed recordings, or on few of a speaker, with intervals over speakers; the dotted line is chance."
+    )
     for caption, suffix, group in _grouped(sources, variants, text):
         panels = []
         for family, (heading, short) in families.items():

@@ -1,4 +1,4 @@
-"""How much of a variant's accuracy is left when the test recordings are noisy, reverberant, narrow in band, or alone.
+"""How much of a variant's accuracy is left when the test recordings are noisy, reverberant, narrow in band, or few.
 
 Nothing is trained again: the same trained runs see their own test folds as they are under each condition of
 `ser_jax.corpora.perturbations`. Statistics that normalise features stay those of the clean training folds.
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ser_jax.corpora.corpus import Corpus, fingerprint, waveform
-from ser_jax.corpora.perturbations import ALONE, perturb, require
+from ser_jax.corpora.perturbations import KNOWN, known_together, perturb, require
 from ser_jax.errors import UserError
 from ser_jax.evaluation import metrics, predictions, statistics
 from ser_jax.evaluation.baselines import Fitted, predict
@@ -40,15 +40,15 @@ def check(config: dict) -> None:
 def perturbed(corpus: Corpus, condition: str) -> Corpus:
     """Returns the corpus with every utterance as it is under a condition; utterances, labels and lengths stay.
 
-    Under the condition "alone" every utterance has a speaker of its own, named like the utterance. The corpus's
-    fingerprint is its own. Raises UserError for an unknown condition, and for features in the place of samples.
+    Where few recordings of a speaker are known, each few of them have a speaker of their own. The corpus's fingerprint
+    is its own. Raises UserError for an unknown condition, and for features in the place of samples.
     """
     require([condition])
     if "features" in corpus.info:
         raise UserError(f"corpus {corpus.name}: features made elsewhere cannot be perturbed, expected recordings")
     table = corpus.utterances
-    if condition == ALONE:
-        table = table.assign(speaker=table["id"])
+    if condition in KNOWN:
+        table = table.assign(speaker=known_together(list(table["id"]), list(table["speaker"]), KNOWN[condition]))
     samples = np.empty(corpus.samples.shape, np.int16)
     for row, (utterance, start, length) in enumerate(
         zip(table["id"], table["start"], table["num_samples"], strict=True)

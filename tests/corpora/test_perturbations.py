@@ -4,9 +4,10 @@ from scipy import signal
 
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.corpora.perturbations import (
-    ALONE,
     CONDITIONS,
+    KNOWN,
     impulse_response,
+    known_together,
     mu_law,
     perturb,
     pink_noise,
@@ -37,7 +38,7 @@ def test_every_condition_keeps_length_and_type_and_depends_on_the_utterance_alon
     assert once.dtype == np.int16
     assert once.shape == samples.shape
     np.testing.assert_array_equal(once, again)
-    assert (np.abs(once.astype(int) - samples).max() > 10) != (condition == ALONE)
+    assert (np.abs(once.astype(int) - samples).max() > 10) != (condition in KNOWN)
     draws = condition.startswith(("noise", "reverberation"))
     assert np.array_equal(once, perturb(samples, "b", condition)) != draws
     as_float = perturb((samples / 32768).astype(np.float32), "a", condition)
@@ -196,3 +197,19 @@ def test_an_unknown_condition_is_refused_in_one_line(conditions, expected):
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
     require(tuple(CONDITIONS))
+
+
+@pytest.mark.parametrize(("condition", "number"), KNOWN.items())
+def test_a_speaker_s_utterances_are_dealt_to_groups_of_about_so_many(condition, number):
+    speakers = list(np.random.default_rng(0).permutation(["a"] * 38 + ["b"] * 7 + ["c"]))
+    names = [f"utterance{i}" for i in range(len(speakers))]
+    groups = known_together(names, speakers, number)
+    assert all(group.startswith(f"{speaker}:") for group, speaker in zip(groups, speakers, strict=True))
+    for speaker, of_speaker in (("a", 38), ("b", 7), ("c", 1)):
+        sizes = np.unique([group for group in groups if group.startswith(speaker)], return_counts=True)[1]
+        assert len(sizes) == max(1, round(of_speaker / number))
+        assert sizes.sum() == of_speaker
+        assert np.ptp(sizes) <= 1
+    again = np.random.default_rng(1).permutation(len(names))  # nothing depends on the order of the table
+    shuffled = known_together([names[i] for i in again], [speakers[i] for i in again], number)
+    assert shuffled == [groups[i] for i in again]

@@ -50,6 +50,7 @@ def test_a_perturbed_corpus_has_every_utterance_perturbed_and_all_else_as_it_was
 
 def test_a_recording_alone_is_normalised_by_itself_and_remains_its_speaker_s(corpus_and_protocol):
     corpus, protocol = corpus_and_protocol
+    assert robustness.perturbed(corpus, "alone").utterances["speaker"].is_unique
     tables = {}
     for normalization in ("speaker", "utterance"):
         whole = {"window_seconds": 3.0}  # no utterance is longer
