@@ -81,29 +81,23 @@ QUESTIONS = (
         ),
     },
     {
-        "name": "families",
-        "text": "How large a step do encoders and recurrent networks take?",
+        "name": "encoder",
+        "text": "How large a step does the encoder take?",
         "design": "grid",
-        "base": {**FOUND, "evaluation": {"window_seconds": 9.0}},
+        "base": {**FOUND, "evaluation": {"window_seconds": 9.0}, "model": {"name": "transformer"}},
         "factors": (
-            {
-                "name": "network",
-                "levels": (
-                    {"name": "encoder", "changes": {"model": {"name": "transformer"}}},
-                    {"name": "encoder without mixing", "changes": {"model": {"name": "transformer", "mixing": "none"}}},
-                    {"name": "BiLSTM", "changes": {"model": {"name": "rnn"}}},
-                    {"name": "attention-RNN", "changes": {"model": {"name": "attention_rnn"}}},
-                    {
-                        "name": "CRNN",
-                        "changes": {
-                            "model": {"name": "crnn", "channels": 3},
-                            "frontend": {"deltas": 2},
-                            "evaluation": {"batch_statistics": "speaker"},
-                        },
-                    },
-                ),
-            },
-            {"name": "learning rate", "field": "optimizer.learning_rate", "levels": (2e-3, 1e-3, 5e-3)},
+            {"name": "mixing", "field": "model.mixing", "levels": ("self_attention", "none")},
+            {"name": "learning rate", "field": "optimizer.learning_rate", "levels": (2e-3, 1e-3, 5e-3, 1e-2)},
+        ),
+    },
+    {
+        "name": "recurrent",
+        "text": "How large a step do recurrent networks take, and how fine must they look at time?",
+        "base": {**FOUND, "evaluation": {"window_seconds": 9.0}, "model": {"hidden": 64}},
+        "factors": (
+            {"name": "network", "field": "model.name", "levels": ("attention_rnn", "rnn")},
+            {"name": "learning rate", "field": "optimizer.learning_rate", "levels": (5e-3, 2e-3)},
+            {"name": "hop", "field": "frontend.hop_ms", "levels": (20.0, 40.0)},
         ),
     },
     {
