@@ -39,7 +39,7 @@ def population_key(
     """
     folds = [protocol.folds[number] for number in config["folds"]] or protocol.folds
     parts = [
-        json.dumps(configuration.deciding(config), sort_keys=True),
+        json.dumps(_deciding(config), sort_keys=True),
         corpus.fingerprint,
         json.dumps([features, initial], sort_keys=True),
         code_version(config),
@@ -98,6 +98,16 @@ def locked(store: Path, key: str, *, wait: bool) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+def _deciding(config: dict) -> dict:
+    """What decides a variant's results; of a network's options, those left out too."""
+    if is_baseline(config["model"]):
+        return configuration.deciding(config)
+    from ser_jax.models import FAMILIES, options_of
+
+    family = FAMILIES[config["model"]["name"]]
+    return configuration.deciding(config) | {"model": options_of(family) | config["model"]}
 
 
 def _meaning(source: str) -> str:

@@ -25,6 +25,7 @@ def test_a_key_depends_on_all_that_decides_a_result_and_on_nothing_else(data):
         {"evaluation": {"robustness": ["noise_0"], "batch_size": 3, "latency": False}},
     ]
     assert {key(changes) for changes in alike} == {key()}
+    assert key({"model": {"name": "rnn"}}) == key({"model": {"name": "rnn", "cell": "lstm"}})
     others = [
         key({"seeds": [1]}),
         key({"folds": [0]}),
@@ -34,6 +35,7 @@ def test_a_key_depends_on_all_that_decides_a_result_and_on_nothing_else(data):
         key(features={"fingerprint": "a"}),
         key(initial={"parameters": "a"}),
         key({"model": {"name": "rnn"}}),
+        key({"model": {"name": "rnn", "cell": "gru"}}),
     ]
     assert len({key(), *others}) == 1 + len(others)
 
