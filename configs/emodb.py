@@ -32,8 +32,7 @@ def get_config(model: str = "") -> ConfigDict:
     config.augmentation.speed = 0.15
     config.augmentation.vocal_tract = 0.1
     config.augmentation.spec_augment = 0.5
-    if model in ("", "shufflenet_v2", "cnn"):
-        config.optimizer.learning_rate = 5e-3
+    config.optimizer.learning_rate = 5e-3
     config.training.crop_seconds = 2.0
     config.training.train_epochs = 50.0
     config.evaluation.window_seconds = 9.0  # no utterance is longer

@@ -18,6 +18,7 @@ from configs import emodb, ravdess
 from ser_jax.config import make_config
 
 CONDITIONS = ("noise_20", "noise_10", "noise_0", "reverberation_0.6", "band_limit_4000", "telephone", "alone")
+WITHOUT_BATCH_NORMALISATION = {"evaluation": {"batch_statistics": "running"}}  # there are none to take
 
 
 def get_config(argument: str = "synthetic") -> ConfigDict:
@@ -94,7 +95,7 @@ def encoder(tiny: bool) -> dict:
         "text": "Does self-attention between frames help an encoder, and does attention in its pooling?",
         "base": {
             "model": {"name": "transformer", "size": "tiny" if tiny else "small"},
-            **_without_batch_normalisation(tiny),
+            **WITHOUT_BATCH_NORMALISATION,
         },
         "factors": (
             {
@@ -119,13 +120,13 @@ def encoder(tiny: bool) -> dict:
 
 def recurrent(tiny: bool) -> dict:
     """Attention in the pooling of a BiLSTM, and in the decoder of an encoder-decoder that emits the emotion."""
-    hidden = {"hidden": 16, "depth": 1} if tiny else {}
+    hidden = {"hidden": 16, "depth": 1} if tiny else {"hidden": 64}
     pooled = {"name": "rnn", **hidden}
     decoded = {"name": "attention_rnn", **hidden, **({"decoder_hidden": 16, "subsampling": 1} if tiny else {})}
     return {
         "name": "recurrent",
         "text": "Does attention help recurrent networks, in pooling and in decoding?",
-        "base": _without_batch_normalisation(tiny),
+        "base": WITHOUT_BATCH_NORMALISATION,
         "variants": {
             "mean pooling": {"model": {**pooled, "pooling": "mean"}},
             "last frame": {"model": {**pooled, "pooling": "last"}},
@@ -141,10 +142,3 @@ def recurrent(tiny: bool) -> dict:
             ("decoder with multiplicative attention", "decoder without attention"),
         ),
     }
-
-
-def _without_batch_normalisation(tiny: bool) -> dict:
-    """The learning rate of configs/emodb.py was found for others, and there are no batch statistics to take."""
-    if tiny:
-        return {}
-    return {"optimizer": {"learning_rate": 2e-3}, "evaluation": {"batch_statistics": "running"}}
