@@ -53,6 +53,7 @@ def default() -> dict:
             "fft_size": 0,  # 0: the smallest power of two that holds a window
             "fmin": 20.0,
             "fmax": 8000.0,
+            "trim_db": 0.0,  # silence before and after is left out: softer by so much than the loudest; 0: nothing is
             "mel_scale": "slaney",
             "num_mfcc": 20,
             "deltas": 0,

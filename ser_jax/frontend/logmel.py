@@ -8,6 +8,7 @@ coarser hop at most the last hop - window / 2 samples lie in none.
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import flax
@@ -37,6 +38,9 @@ class Frontend:
     the packed features named `features`, made elsewhere, which have `dims` dims every `frame_ms` milliseconds (filled
     in from what was packed).
 
+    `trim_db` is for whoever brings the waveforms: they begin and end at frames that are at most so many dB softer than
+    the loudest one (`ser_jax.corpora.silence`); 0: they are whole.
+
     `histogram_bins` divide the `histogram_range_db` below an utterance's loudest level; `histogram_assignment` is
     "hard", a level counts in its bin, or "soft", it is shared with the next bin.
     `fft_size` 0 stands for the smallest power of two that holds a window. Frequencies are in Hz; `log_floor` is the
@@ -57,6 +61,7 @@ class Frontend:
     num_mels: int = 64
     fmin: float = 20.0
     fmax: float = 8000.0
+    trim_db: float = 0.0
     mel_scale: str = "slaney"
     log_floor: float = 1e-10
     num_mfcc: int = 20
@@ -85,6 +90,7 @@ class Frontend:
         _require("fmax", self.fmax, self.fmax <= self.sample_rate / 2, f"at most {self.sample_rate / 2:g} Hz")
         _require("fmin", self.fmin, 0 <= self.fmin < self.fmax, f"from 0 to below fmax, {self.fmax:g} Hz")
         _require("num_mels", self.num_mels, self.num_mels >= 1, "at least 1")
+        _require("trim_db", self.trim_db, 0 <= self.trim_db < math.inf, "dB below the loudest frame, or 0 for none")
         if self.kind == "mfcc":
             _require("num_mfcc", self.num_mfcc, 1 <= self.num_mfcc <= self.num_mels, f"1 to num_mels, {self.num_mels}")
         _require("log_floor", self.log_floor, self.log_floor > 0, "a positive power")
@@ -101,6 +107,7 @@ class Frontend:
             _require("deltas", self.deltas, self.deltas == 0, f"0: kind {self.kind} has none")
         if self.kind == "precomputed":
             _require("features", self.features, self.features != "", "the name of packed features")
+            _require("trim_db", self.trim_db, self.trim_db == 0, "0: kind precomputed is not made from waveforms")
         else:
             _require("features", self.features, self.features == "", f"none: kind {self.kind} is made from waveforms")
 

@@ -129,13 +129,13 @@ def look_at(
         raise UserError(f"{restored.folder}: the model {restored.metadata['config']['model']['name']} has no attention")
     state = loop.restore(population, restored.folder)
     run = restored.metadata["runs"][chosen]
-    for row, (file, waveform) in enumerate(waveforms.items()):
+    for row, (file, num_samples) in enumerate(zip(waveforms, population.corpus.utterances["num_samples"], strict=True)):
         seen = looks.look_into(population, state, chosen, row)
         emotion = max(seen.probabilities, key=seen.probabilities.get)
         title = f"{Path(file).name}: {emotion} {seen.probabilities[emotion]:.2f}"
         title += f"  ({restored.name}, fold {run['fold']}, seed {run['seed']}"
-        if population.window_samples < len(waveform):
-            title += f"; the first {seen.seconds:.1f} of {len(waveform) / SAMPLE_RATE:.1f} s"
+        if population.window_samples < num_samples:
+            title += f"; the first {seen.seconds:.1f} of {num_samples / SAMPLE_RATE:.1f} s"
         yield file, title + ")", seen
 
 

@@ -49,7 +49,7 @@ def perturbed(corpus: Corpus, condition: str) -> Corpus:
     table = corpus.utterances
     if condition in KNOWN:
         table = table.assign(speaker=known_together(list(table["id"]), list(table["speaker"]), KNOWN[condition]))
-    samples = np.empty(corpus.samples.shape, np.int16)
+    samples = np.zeros(corpus.samples.shape, np.int16)  # of trimmed utterances, what is left out
     for row, (utterance, start, length) in enumerate(
         zip(table["id"], table["start"], table["num_samples"], strict=True)
     ):

@@ -46,11 +46,11 @@ def prepare(plan: Plan, data_dir: str | None) -> list[Variant]:
     """Checks every variant's configuration; corpora, folds and programs that variants share are made once."""
     loaded: dict[str, tuple[Corpus, Protocol]] = {}
     made: dict[str, Any] = {}
-    under: dict[tuple[str, str], Corpus] = {}
+    under: dict[tuple, Corpus] = {}
     variants = []
 
     def perturbed(corpus: Corpus, condition: str) -> Corpus:
-        key = corpus.fingerprint, condition
+        key = corpus.fingerprint, corpus.info.get("trim_db"), condition
         if key not in under and corpus.samples.nbytes > _REMEMBERED:
             return robustness.perturbed(corpus, condition)
         if key not in under:

@@ -18,6 +18,7 @@ from ser_jax import models
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.features import Packed, in_place_of_samples
 from ser_jax.corpora.protocols import Fold, Protocol, speakers_known
+from ser_jax.corpora.silence import trimmed
 from ser_jax.corpora.tracks import interpolate
 from ser_jax.corpora.vocabulary import Vocabulary, encode_all, from_json, make_vocabulary, to_json
 from ser_jax.errors import UserError
@@ -122,6 +123,7 @@ class Population:
         features = corpus.info.get("features")
         devices = self.layout.local.devices
         source = (corpus.fingerprint, features and features["fingerprint"], self.window_samples, len(devices))
+        source += (self.learner.frontend.trim_db,)
         if self.learner.frontend.normalization == "speaker":
             source += (self.learner.frontend,)
         learnt = (targets.vocabulary, self.config["corpus"]["tracks"] if targets.tracks is not None else "")
@@ -165,6 +167,13 @@ def make_population(
     check_augmentation(frontend, config["augmentation"])
     if features is not None:
         corpus = in_place_of_samples(corpus, features)
+    if frontend.trim_db:
+        if tracks is not None:
+            raise UserError(
+                f"config.frontend.trim_db: found {frontend.trim_db}, expected 0: tracks are of whole recordings"
+            )
+        key = "trimmed", corpus.fingerprint, frontend.trim_db
+        corpus = _once(made, key, functools.partial(trimmed, corpus, frontend.trim_db))
     crop_samples = max(round(config["training"]["crop_seconds"] * frontend.rate), 1)
     window_seconds = config["evaluation"]["window_seconds"]
     if not 0 <= window_seconds < np.inf:
@@ -358,6 +367,8 @@ def _only_resident(frontend: Frontend, targets: Targets) -> str:
         return "features made elsewhere"
     if frontend.normalization == "speaker":
         return "normalization by speaker"
+    if frontend.trim_db:
+        return "trimmed recordings"
     return "tracks" if targets.tracks is not None else ""
 
 

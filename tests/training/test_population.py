@@ -7,11 +7,13 @@ import signal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from tiny import tiny_corpus, tiny_population
 
-from ser_jax.corpora.corpus import waveform
+from ser_jax.corpora.corpus import make_corpus, waveform
 from ser_jax.corpora.protocols import Fold
+from ser_jax.corpora.silence import trimmed
 from ser_jax.errors import UserError
 from ser_jax.frontend import Statistics, features
 from ser_jax.training import loop, parallel
@@ -103,6 +105,35 @@ def test_variants_start_from_the_same_parameters_and_see_the_same_batches(data):
     assert len(ours) > len(theirs)
     for path, leaf in theirs.items():
         np.testing.assert_array_equal(leaf, ours[path])
+
+
+def test_a_trimmed_corpus_trains_and_predicts_like_one_that_was_recorded_so(data, tmp_path):
+    corpus, protocol = data
+    cut = trimmed(corpus, 20.0)
+    waveforms = [waveform(cut, row) for row in range(len(cut.utterances))]
+    assert sum(map(len, waveforms)) < corpus.utterances["num_samples"].sum()
+    short = make_corpus(corpus.name, corpus.utterances, waveforms, corpus.emotions)
+    tables = []
+    for one, trim_db in ((corpus, 20.0), (short, 0.0)):
+        made = {}
+        changes = {"frontend": {"trim_db": trim_db, "normalization": "speaker"}, "folds": [0]}
+        population = tiny_population(one, protocol, made, **changes)
+        assert tiny_population(one, protocol, made, **changes).resident is population.resident
+        state, _ = loop.train(population, tmp_path / str(trim_db))
+        tables.append(populations.test_predictions(population, state, "tiny"))
+    pd.testing.assert_frame_equal(*tables)
+
+
+@pytest.mark.parametrize(
+    ("frontend", "expected"),
+    [
+        ({"trim_db": -1.0}, "frontend.trim_db: found -1.0, expected dB below the loudest frame, or 0 for none"),
+        ({"trim_db": 30.0, "kind": "precomputed", "features": "made"}, "expected 0: kind precomputed is not made"),
+    ],
+)
+def test_trimming_that_makes_no_sense_is_refused(data, frontend, expected):
+    with pytest.raises(UserError, match=expected):
+        tiny_population(*data, frontend=frontend)
 
 
 def test_predictions_are_those_of_each_utterance_alone(data, trained):

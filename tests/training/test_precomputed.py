@@ -146,6 +146,8 @@ def test_tracks_need_frames_in_time(data, tmp_path):
     corpus, protocol = data
     plain = {"augmentation": {"mixup": 0.0, "spec_augment": 0.0, "speed": 0.0}}
     tracks = load_tracks(corpus, tmp_path)
+    with pytest.raises(UserError, match=r"config.frontend.trim_db: found 30.0, expected 0: tracks are of whole"):
+        make_population(configuration.merge(CONFIG, plain | {"frontend": {"trim_db": 30.0}}), *data, tracks=tracks)
     functionals = configuration.merge(CONFIG, plain | {"frontend": {"kind": "functionals", "num_mels": 8}})
     with pytest.raises(UserError, match=r"config.corpus.tracks: features of kind functionals have no frames in time"):
         make_population(functionals, corpus, protocol, tracks=tracks)
