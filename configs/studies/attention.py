@@ -76,15 +76,12 @@ def eca(tiny: bool) -> dict:
 
 
 def cnn(tiny: bool) -> dict:
-    """The same claim in a plain convolutional network, and attention over time beside it."""
+    """The same claim in a plain convolutional network."""
     return {
         "name": "cnn",
-        "text": "Does efficient channel attention help a plain CNN, and does attention over time?",
+        "text": "Does efficient channel attention help a plain CNN?",
         "base": {"model": emodb.CNN | ({"width": 4} if tiny else {})},
-        "factors": (
-            {"name": "attention", "field": "model.attention", "levels": ("none", "eca")},
-            {"name": "pooling", "field": "model.pooling", "levels": ("mean", "self_attentive")},
-        ),
+        "factors": ({"name": "attention", "field": "model.attention", "levels": ("none", "eca")},),
     }
 
 
