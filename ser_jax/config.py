@@ -98,6 +98,8 @@ def default() -> dict:
             "accumulate": 1,  # parts of a batch that the network sees one after another, to save memory
             "split": "auto",  # what devices share out: runs | batch | auto: the batch of a single run
             "initial": "",  # a workdir, trained on another corpus, whose parameters the runs begin with; "": drawn
+            "teacher": "",  # a workdir, trained on the same folds, whose probabilities the runs learn; "": labels alone
+            "teacher_share": 0.5,  # of what they say in what is learnt; the rest is the label
             "crop_seconds": 3.0,
             "train_epochs": 50.0,
             "train_steps": -1,
@@ -176,7 +178,7 @@ def deciding(config: dict) -> dict:
     result["training"] = {
         key: value
         for key, value in config["training"].items()
-        if key not in ("checkpoint_seconds", "split", "initial")  # what it begins with counts, not where that lies
+        if key not in ("checkpoint_seconds", "split", "initial", "teacher")  # what these hold counts, not where it lies
     }
     result["evaluation"] = {name: config["evaluation"][name] for name in ("window_seconds", "batch_statistics")}
     return result

@@ -101,6 +101,33 @@ QUESTIONS = (
         ),
     },
     {
+        "name": "stranger",
+        "text": "And what serves for one recording of someone of whom no other is known?",
+        "base": {
+            **FOUND,
+            "frontend": {"normalization": "train", "trim_db": 40.0},
+            "augmentation": {"mixup": 0.0, "gain": 10.0},
+            "model": emodb.CNN,
+        },
+        "factors": (
+            {
+                "name": "normalisation",
+                "field": "frontend.normalization",
+                "levels": ("train", "utterance"),
+            },
+            {
+                "name": "network",
+                "levels": (
+                    {"name": "CNN", "changes": {}},
+                    {"name": "ShuffleNet V2", "changes": {"model": emodb.get_config().model.to_dict()}},
+                ),
+            },
+            {"name": "vocal tract", "field": "augmentation.vocal_tract", "levels": (0.1, 0.2)},
+            {"name": "SpecAugment", "field": "augmentation.spec_augment", "levels": (0.5, 1.0)},
+            {"name": "speed", "field": "augmentation.speed", "levels": (0.15, 0.0)},
+        ),
+    },
+    {
         "name": "beginning",
         "text": "Does it help to have learnt another corpus before?",
         "base": FOUND,

@@ -92,15 +92,17 @@ def _check_alike(model: Restored, evidence: Restored) -> None:
 
 
 def _corpora(metadata: dict, data_dir: str | None) -> list[Corpus]:
-    """The corpora that a model has learnt from, the last one first."""
-    described, corpora = {**metadata, "options": metadata["config"]["corpus"]["options"]}, []
-    while described:
-        name, fingerprint = (described["corpus"][what] for what in ("name", "fingerprint"))
-        corpora.append(load_corpus(name, data_dir, **described["options"]))
-        if corpora[-1].fingerprint != fingerprint:
-            raise UserError(f"corpus {name}: it has changed since the training; prepare that one again")
-        described = described["initial"]
-    return corpora
+    """The corpora that a model has learnt from, the last one first; its teachers may have begun with others."""
+    waiting, corpora = [{**metadata, "options": metadata["config"]["corpus"]["options"]}], {}
+    while waiting:
+        described = waiting.pop(0)
+        if "corpus" in described:  # a teacher's is its pupil's
+            name, fingerprint = (described["corpus"][what] for what in ("name", "fingerprint"))
+            corpora[fingerprint] = load_corpus(name, data_dir, **described["options"])
+            if corpora[fingerprint].fingerprint != fingerprint:
+                raise UserError(f"corpus {name}: it has changed since the training; prepare that one again")
+        waiting += [described[what] for what in ("initial", "teacher") if described.get(what)]
+    return list(corpora.values())
 
 
 def _for_use_alone(state: State) -> State:

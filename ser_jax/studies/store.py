@@ -31,17 +31,23 @@ _NAME = 48  # letters of a folder's name before the key
 
 
 def population_key(
-    config: dict, corpus: Corpus, protocol: Protocol, features: dict | None, initial: dict | None
+    config: dict,
+    corpus: Corpus,
+    protocol: Protocol,
+    features: dict | None,
+    initial: dict | None,
+    teacher: dict | None,
 ) -> str:
     """Returns the key of a variant's population.
 
-    `features` describes those made elsewhere that the variant takes, `initial` the parameters that it begins with.
+    `features` describes those made elsewhere that the variant takes, `initial` the parameters that it begins with,
+    `teacher` the runs from which it learns.
     """
     folds = [protocol.folds[number] for number in config["folds"]] or protocol.folds
     parts = [
         json.dumps(_deciding(config), sort_keys=True),
         corpus.fingerprint,
-        json.dumps([features, initial], sort_keys=True),
+        json.dumps([features, initial, teacher], sort_keys=True),
         code_version(config),
     ]
     digest = hashlib.sha256("\n".join(parts).encode())

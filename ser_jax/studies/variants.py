@@ -1,9 +1,13 @@
 """The variants of a study, checked and ready to be trained."""
 
 import dataclasses
+import functools
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from ser_jax.corpora import load_corpus
 from ser_jax.corpora.corpus import Corpus
@@ -16,9 +20,10 @@ from ser_jax.studies import baselines, robustness
 from ser_jax.studies.baselines import Baselines
 from ser_jax.studies.plan import Plan
 from ser_jax.studies.store import population_key
-from ser_jax.studies.workdirs import load_initial
-from ser_jax.training.initial import Initial
-from ser_jax.training.population import Population, make_population
+from ser_jax.studies.workdirs import find_network, for_use, load_initial
+from ser_jax.training import loop, parallel
+from ser_jax.training.population import Population, evaluate, make_population
+from ser_jax.training.teacher import Teacher
 
 _REMEMBERED = 2**30  # bytes of the largest corpus that is kept under each condition, for all variants
 
@@ -67,9 +72,10 @@ def prepare(plan: Plan, data_dir: str | None) -> list[Variant]:
             return population_of(config, corpus, protocol, data_dir, made)
 
         population = make()
-        initial = None if isinstance(population, Baselines) else population.initial
         features = population.corpus.info.get("features")
-        key = population_key(config, corpus, protocol, features, initial and initial.describe())
+        earlier = (None, None) if isinstance(population, Baselines) else (population.initial, population.teacher)
+        described = [source and source.describe() for source in earlier]
+        key = population_key(config, corpus, protocol, features, *described)
         variants.append(Variant(name, config, corpus, protocol, key, make, perturbed))
     names = {variant.corpus.name: None for variant in variants}
     if len({variant.corpus.fingerprint for variant in variants}) > 1:
@@ -100,20 +106,39 @@ def population_of(
     if is_baseline(config["model"]):
         return baselines.make_baselines(config, corpus, protocol, data_dir)
     tracks, features = config["corpus"]["tracks"], config["frontend"]["features"]
+    initial, teacher = config["training"]["initial"], config["training"]["teacher"]
+    made = {} if made is None else made
     return make_population(
         config,
         corpus,
         protocol,
         tracks=load_tracks(corpus, data_dir, tracks) if tracks else None,
         features=load_features(corpus, features, data_dir) if features else None,
-        initial=_once_loaded(config["training"]["initial"], {} if made is None else made),
+        initial=_once_loaded("initial", initial, load_initial, made),
+        teacher=_once_loaded("teacher", teacher, functools.partial(load_teacher, data_dir=data_dir), made),
         made=made,
         data_dir=data_dir,
     )
 
 
-def _once_loaded(workdir: str, made: dict[str, Any]) -> Initial | None:
-    key = f"initial: {workdir}"
+def load_teacher(workdir: str, data_dir: str | None) -> Teacher:
+    """Returns the runs of a workdir's one variant, to teach others; what they say is computed when it is asked for."""
+    restored = find_network(workdir, "config.training.teacher")
+    config = for_use(restored)
+    population = population_of(config, *load(config, data_dir), data_dir)
+    state = loop.restore(population, restored.folder)
+    parameters = np.asarray(parallel.gather(state.ema_parameters, len(population.runs)))
+
+    @functools.cache
+    def tell() -> list[np.ndarray]:
+        return evaluate(population, state, [fold.train for fold in population.folds])
+
+    digest = hashlib.sha256(parameters.tobytes()).hexdigest()
+    return Teacher(restored.metadata, digest, tuple(population.folds), tell)
+
+
+def _once_loaded(what: str, workdir: str, load: Callable[[str], Any], made: dict[str, Any]) -> Any:
+    key = f"{what}: {workdir}"
     if workdir and key not in made:
-        made[key] = load_initial(workdir)
+        made[key] = load(workdir)
     return made.get(key)

@@ -105,9 +105,8 @@ def for_use(restored: Restored) -> dict:
     """Returns the configuration of a training, without what only its own start, feed and devices had to do with."""
     if is_baseline(restored.metadata["config"]["model"]):
         return restored.metadata["config"]
-    return configuration.merge(
-        restored.metadata["config"], {"feed": "auto", "training": {"split": "auto", "accumulate": 1, "initial": ""}}
-    )
+    own_start = {"split": "auto", "accumulate": 1, "initial": "", "teacher": ""}
+    return configuration.merge(restored.metadata["config"], {"feed": "auto", "training": own_start})
 
 
 def recordings(waveforms: dict[str, np.ndarray], emotions: Sequence[str]) -> Corpus:
@@ -124,12 +123,11 @@ def read_summary(folder: str | os.PathLike) -> dict:
     return json.loads(path.read_text())
 
 
-def load_initial(workdir: str | os.PathLike) -> Initial:
-    """Returns the parameters of a workdir's one variant, for other runs to begin with.
+def find_network(workdir: str | os.PathLike, where: str) -> Restored:
+    """Returns the one variant that a workdir holds; `where` is the key of the configuration that names it.
 
     Raises `UserError` where there are several variants, a baseline, or a model of features made elsewhere.
     """
-    where = "config.training.initial"
     found = find(workdir, option=where)
     if len(found) > 1:
         raise UserError(f"{where}: {workdir} has {len(found)} variants, expected one")
@@ -137,6 +135,12 @@ def load_initial(workdir: str | os.PathLike) -> Initial:
     if restored.is_baseline or restored.metadata["corpus"].get("features"):
         what = "a baseline" if restored.is_baseline else "a model of features made elsewhere"
         raise UserError(f"{where}: {workdir} holds {what}, expected a network that takes recordings")
+    return restored
+
+
+def load_initial(workdir: str | os.PathLike) -> Initial:
+    """Returns the parameters of a workdir's one variant, for other runs to begin with; see `find_network`."""
+    restored = find_network(workdir, "config.training.initial")
     population = population_on(restored, recordings({"silence": np.zeros(1, np.int16)}, restored.emotions))
     state = parallel.gather(loop.restore(population, restored.folder), len(population.runs))
     by_seed = {}

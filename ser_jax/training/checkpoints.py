@@ -67,9 +67,10 @@ class Checkpoints:
             raise UserError(f"{self.folder / str(step)}: damaged checkpoint ({_first_line(error)})") from error
         if metadata["format"] != FORMAT_VERSION:
             raise UserError(f"{self.folder}: checkpoint of format {metadata['format']}, expected {FORMAT_VERSION}")
-        # Older trainings knew no other targets than the emotion, and began with what was drawn.
+        # Older trainings knew no other targets than the emotion, began with what was drawn, and had no teacher.
         config = json.loads(json.dumps(configuration.completed(metadata["config"])))
-        return {"targets": {"vocabulary": None, "tracks": []}, "initial": None, **metadata, "config": config}
+        older = {"targets": {"vocabulary": None, "tracks": []}, "initial": None, "teacher": None}
+        return {**older, **metadata, "config": config}
 
     def restore(self, like: State) -> State:
         """Reads the newest checkpoint's state as NumPy arrays; `like` gives its structure and shapes."""
@@ -90,7 +91,13 @@ class Checkpoints:
 
 
 def describe(
-    config: dict, corpus: Any, protocol: Any, runs: list[tuple[str, int]], targets: dict, initial: dict | None
+    config: dict,
+    corpus: Any,
+    protocol: Any,
+    runs: list[tuple[str, int]],
+    targets: dict,
+    initial: dict | None,
+    teacher: dict | None,
 ) -> dict:
     """Returns the metadata that make a checkpoint self-contained: what it was trained on, and how."""
     metadata = {
@@ -106,6 +113,7 @@ def describe(
         "protocol": {"name": protocol.name, "speaker_independent": protocol.speaker_independent},
         "targets": targets,
         "initial": initial,  # what the runs began with, where that was trained on another corpus
+        "teacher": teacher,  # whose probabilities the runs learnt beside the labels
         "runs": [{"fold": fold, "seed": seed} for fold, seed in runs],
         "versions": versions(),
     }

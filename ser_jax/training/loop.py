@@ -70,9 +70,8 @@ def _train(
     with _timed(seconds, "initialise"):
         # 1. Every run's initial state, 2. or the newest checkpoint's; 3. the log forgets what came after it.
         metadata = describe(population)
-        processes.require_same(
-            {what: metadata[what] for what in ("config", "corpus", "protocol", "runs", "initial", "versions")}
-        )
+        shared = ("config", "corpus", "protocol", "runs", "initial", "teacher", "versions")
+        processes.require_same({what: metadata[what] for what in shared})
         if store.latest_step() is None:
             state = initial_state(population)
         else:
@@ -140,7 +139,7 @@ def _entry(population: Population, step: int, steps: int, sums: dict[str, np.nda
 
 def _check_same(store: checkpoints.Checkpoints, metadata: dict) -> None:
     found = store.metadata()
-    for what in ("config", "corpus", "protocol", "initial"):
+    for what in ("config", "corpus", "protocol", "initial", "teacher"):
         old, new = (
             configuration.deciding(data[what]) if what == "config" else data[what] or {} for data in (found, metadata)
         )

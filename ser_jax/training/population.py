@@ -44,6 +44,7 @@ from ser_jax.training import checkpoints, parallel
 from ser_jax.training.initial import Initial, begin_with, check_initial
 from ser_jax.training.state import Learner, Run, State, initialise, make_learner
 from ser_jax.training.step import evaluate_batch, metric_names, train_step
+from ser_jax.training.teacher import Teacher, check_teacher, taught
 
 _EVALUATION_BATCHES = 16  # batches of windows in one call of the evaluation program
 _STREAMED_BATCHES = 4  # where the windows have to be brought to the devices first
@@ -83,6 +84,7 @@ class Population:
       feed: "resident" or "streaming", and in `feed_reason` why.
       targets: what the model learns beside the emotion.
       initial: what the runs begin with, instead of what is drawn; or None.
+      teacher: whose probabilities they learn beside the labels; or None.
       made: what populations have in common and is made once, by what it is made of.
     """
 
@@ -94,6 +96,7 @@ class Population:
     run: Run
     targets: Targets
     initial: Initial | None
+    teacher: Teacher | None
     num_steps: int
     steps_per_epoch: float
     layout: parallel.Layout
@@ -127,6 +130,8 @@ class Population:
         if self.learner.frontend.normalization == "speaker":
             source += (self.learner.frontend,)
         learnt = (targets.vocabulary, self.config["corpus"]["tracks"] if targets.tracks is not None else "")
+        if self.teacher is not None:
+            learnt += (self.teacher.parameters, [fold.name for fold in _distinct(self.folds)])
         return _once(self.made, ("resident", *source, *learnt), self._bring)
 
     def _bring(self) -> Resident:
@@ -134,6 +139,9 @@ class Population:
         if tracks is not None:
             tracks = Tracks(tracks.values, tracks.start, tracks.num_frames, np.float32(tracks.frame_ms))
         resident = resident_feed.make_resident(self.corpus, self.window_samples, self.targets.tokens, tracks)
+        if self.teacher is not None:
+            table = taught(self.teacher, _distinct(self.folds), len(resident.label), self.learner.num_classes)
+            resident = resident.replace(taught=table)
         resident = parallel.replicate(resident, self.layout.local.devices)
         if self.learner.frontend.normalization == "speaker":
             statistics = _speaker_statistics(self, resident)
@@ -150,16 +158,17 @@ def make_population(
     features: Packed | None = None,
     trained: dict | None = None,
     initial: Initial | None = None,
+    teacher: Teacher | None = None,
     made: dict[str, Any] | None = None,
     data_dir: str | None = None,
 ) -> Population:
     """Checks a variant's configuration; compiles nothing, and brings nothing to the devices yet.
 
-    `tracks`, `features` and `initial` are those that the configuration names. `data_dir` is where the streaming feed
-    keeps its record files. `trained` is what a checkpoint's metadata say of the targets, for a model that is not
-    trained here. Populations that are given the same dict `made` share in it what
-    they have in common: programs (of variants that differ only in what runs have along the run axis: learning rate,
-    weight decay, strengths ...), the corpus on the devices, sums of features.
+    `tracks`, `features`, `initial` and `teacher` are those that the configuration names. `data_dir` is where the
+    streaming feed keeps its record files. `trained` is what a checkpoint's metadata say of the targets, for a model
+    that is not trained here. Populations that are given the same dict `made` share in it what they have in common:
+    programs (of variants that differ only in what runs have along the run axis: learning rate, weight decay, strengths
+    ...), the corpus on the devices, sums of features.
     """
     made = {} if made is None else made
     runs = runs_of(config, protocol)
@@ -202,7 +211,7 @@ def make_population(
         corpus,
         longest_read=window_samples,
         memory=parallel.device_memory(layout.local.devices),
-        only_resident=_only_resident(frontend, targets),
+        only_resident=_only_resident(frontend, targets, teacher),
     )
     accumulate = _check_batch(config, targets, layout, feed)
     _check_order(config, corpus, [protocol.folds[fold] for fold, _ in runs], feed)
@@ -238,7 +247,10 @@ def make_population(
     learner, initialise_program, train_program, evaluate_program = _once(made, key, make_programs)
     if initial is not None:
         check_initial(initial, config, corpus, learner)
-    own = [make_run(config, corpus, protocol.folds[fold], fold, seed) for fold, seed in runs]
+    numbers = list(dict.fromkeys(fold for fold, _ in runs))
+    if teacher is not None:
+        check_teacher(teacher, corpus, [protocol.folds[fold] for fold in numbers])
+    own = [make_run(config, corpus, protocol.folds[fold], fold, seed, numbers.index(fold)) for fold, seed in runs]
     keys = parallel.spread(np.stack([jax.random.key_data(run.key) for run in own]), layout.groups)
     run = parallel.stack_runs([run.replace(key=0) for run in own], layout.groups)
     return Population(
@@ -250,6 +262,7 @@ def make_population(
         run=run.replace(key=jax.random.wrap_key_data(jnp.asarray(keys))),
         targets=targets,
         initial=initial,
+        teacher=teacher,
         num_steps=num_steps,
         steps_per_epoch=steps_per_epoch,
         initialise_program=initialise_program,
@@ -361,7 +374,7 @@ def _check_order(config: dict, corpus: Corpus, folds: Sequence[Fold], feed: str)
         )
 
 
-def _only_resident(frontend: Frontend, targets: Targets) -> str:
+def _only_resident(frontend: Frontend, targets: Targets, teacher: Teacher | None) -> str:
     """What of a training the streaming feed cannot bring; empty: nothing."""
     if frontend.kind == "precomputed":
         return "features made elsewhere"
@@ -369,6 +382,8 @@ def _only_resident(frontend: Frontend, targets: Targets) -> str:
         return "normalization by speaker"
     if frontend.trim_db:
         return "trimmed recordings"
+    if teacher is not None:
+        return "what a teacher says"
     return "tracks" if targets.tracks is not None else ""
 
 
@@ -399,9 +414,11 @@ def make_frontend(config: dict, features: Packed | None = None) -> Frontend:
     return dataclasses.replace(frontend, dims=features.values.shape[1], frame_ms=features.frame_ms)
 
 
-def make_run(config: dict, corpus: Corpus, fold: Fold, number: int, seed: int) -> Run:
-    """Returns one run's values; its key depends on its fold and seed alone."""
-    optimizer = config["optimizer"]
+def make_run(config: dict, corpus: Corpus, fold: Fold, number: int, seed: int, place: int) -> Run:
+    """Returns one run's values; its key depends on its fold's number and its seed alone, not on its fold's place."""
+    optimizer, share = config["optimizer"], config["training"]["teacher_share"]
+    if not 0 <= share <= 1:
+        raise UserError(f"config.training.teacher_share: found {share}, expected a share from 0 to 1")
     strengths = configuration.construct(Strengths, config["augmentation"], "config.augmentation")
     counts = np.bincount(corpus.utterances["label"].to_numpy()[fold.train], minlength=len(corpus.emotions))
     weights = np.ones(len(corpus.emotions))
@@ -410,12 +427,14 @@ def make_run(config: dict, corpus: Corpus, fold: Fold, number: int, seed: int) -
         weights = counts.sum() / (np.maximum(counts, 1) * np.count_nonzero(counts))
     return Run(
         key=jax.random.fold_in(jax.random.key(seed), number),
+        fold=np.int32(place),
         learning_rate=np.float32(optimizer["learning_rate"]),
         weight_decay=np.float32(optimizer["weight_decay"]),
         label_smoothing=np.float32(optimizer["label_smoothing"]),
         class_weights=weights.astype(np.float32),
         loss_weights={name: np.float32(weight) for name, weight in config["objective"].items()},
         strengths=jax.tree.map(np.float32, strengths),
+        teacher_share=np.float32(share),
     )
 
 
@@ -675,7 +694,10 @@ def describe(population: Population) -> dict:
     vocabulary, tracks = population.targets.vocabulary, list(population.targets.track_names)
     targets = {"vocabulary": None if vocabulary is None else to_json(vocabulary), "tracks": tracks}
     initial = population.initial and population.initial.describe()
-    return checkpoints.describe(population.config, population.corpus, population.protocol, names, targets, initial)
+    teacher = population.teacher and population.teacher.describe()
+    return checkpoints.describe(
+        population.config, population.corpus, population.protocol, names, targets, initial, teacher
+    )
 
 
 def _train_steps(
@@ -713,6 +735,10 @@ def _evaluate_windows(
     shapes = jax.eval_shape(batch, jnp.int32(0))
     zeros = jax.tree.map(lambda part: jnp.zeros((len(starts), *part.shape), part.dtype), shapes)
     return jax.lax.fori_loop(0, count, one, zeros)
+
+
+def _distinct(folds: Sequence[Fold]) -> list[Fold]:
+    return list({fold.name: fold for fold in folds}.values())
 
 
 def _resident_or_none(population: Population) -> Resident | None:

@@ -56,6 +56,8 @@ class Run:
       class_weights: [classes].
       loss_weights: a scalar for each loss, by its name.
       strengths: `Strengths` of the augmentation.
+      fold: the place of its fold among those of its population.
+      teacher_share: of a teacher's probabilities in what is learnt; the rest is the label.
     """
 
     key: Any
@@ -65,6 +67,8 @@ class Run:
     class_weights: Any
     loss_weights: Any
     strengths: Any
+    fold: Any = 0
+    teacher_share: Any = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,7 +45,8 @@ def train_step(
     crop_keys = _row_keys(learner, crop_key, len(rows))
     batch = crop_batch(resident, rows, crop_keys, learner.crop_samples, run.strengths.speed, learner.frontend)
     # The network's kernels look at the input so often that a step took half as long again when each computed it.
-    prepare = functools.partial(_training_input, learner, state, run, batch, augment_key)
+    targets = _targets(learner, run, resident, rows, batch)
+    prepare = functools.partial(_training_input, learner, state, run, batch, targets, augment_key)
     example = (batch, *once(prepare, state.step < 0))
     totals = _over_devices(learner, _total_weights(run, batch, example[-1]))
 
@@ -185,7 +186,19 @@ def _statistics(state: State, batch: Batch) -> Statistics | None:
     return state.feature_statistics if batch.statistics is None else batch.statistics
 
 
-def _training_input(learner: Learner, state: State, run: Run, batch: Batch, key: Array) -> tuple[Array, Array, Array]:
+def _targets(
+    learner: Learner, run: Run, resident: Resident, rows: Int[Array, " batch"], batch: Batch
+) -> Float[Array, "batch classes"]:
+    """The labels, with the teacher's share of its probabilities where there is one."""
+    labels = jax.nn.one_hot(batch.label, learner.num_classes)
+    if resident.taught is None:
+        return labels
+    return labels + run.teacher_share * (resident.taught[run.fold, jnp.maximum(rows, 0)] - labels)
+
+
+def _training_input(
+    learner: Learner, state: State, run: Run, batch: Batch, targets: Float[Array, "batch classes"], key: Array
+) -> tuple[Array, Array, Array]:
     waveform_key, features_key, mixup_key = jax.random.split(key, 3)
     # Every utterance has its own key: what happens to it does not depend on the batch beside it.
     keys = functools.partial(_row_keys, learner, num_rows=batch.label.shape[0])
@@ -198,7 +211,6 @@ def _training_input(learner: Learner, state: State, run: Run, batch: Batch, key:
     inputs = jax.vmap(
         functools.partial(augment_features, deltas=frontend.deltas, kind=frontend.kind), in_axes=(0, 0, 0, None)
     )(keys(features_key), inputs, num_frames, run.strengths)
-    targets = jax.nn.one_hot(batch.label, learner.num_classes)
     rows = inputs, num_frames, targets, batch.weight
     if not learner.axis_name:
         return mixup(mixup_key, *rows, run.strengths.mixup)

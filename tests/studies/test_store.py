@@ -16,12 +16,13 @@ def data():
 def test_a_key_depends_on_all_that_decides_a_result_and_on_nothing_else(data):
     corpus, protocol = data
 
-    def key(changes=None, protocol=protocol, features=None, initial=None):
-        return store.population_key(configuration.merge(CONFIG, changes or {}), corpus, protocol, features, initial)
+    def key(changes=None, protocol=protocol, features=None, initial=None, teacher=None):
+        config = configuration.merge(CONFIG, changes or {})
+        return store.population_key(config, corpus, protocol, features, initial, teacher)
 
     alike = [
         {"study": {"title": "x"}},
-        {"training": {"checkpoint_seconds": 1.0, "initial": "elsewhere"}},
+        {"training": {"checkpoint_seconds": 1.0, "initial": "elsewhere", "teacher": "elsewhere"}},
         {"evaluation": {"robustness": ["noise_0"], "batch_size": 3, "latency": False}},
     ]
     assert {key(changes) for changes in alike} == {key()}
@@ -34,6 +35,8 @@ def test_a_key_depends_on_all_that_decides_a_result_and_on_nothing_else(data):
         key(protocol=make_protocol(corpus, "leave_one_speaker_out", validation_speakers=0)),
         key(features={"fingerprint": "a"}),
         key(initial={"parameters": "a"}),
+        key(teacher={"parameters": "a"}),
+        key({"training": {"teacher_share": 0.25}}),
         key({"model": {"name": "rnn"}}),
         key({"model": {"name": "rnn", "cell": "gru"}}),
     ]
