@@ -36,6 +36,7 @@ def default() -> dict:
             "num_text_groups": 2,  # of speaker_and_text_independent
             "seed": 0,
             "file": "",  # of a protocol from file
+            "source": "",  # of a merged corpus: whose speakers are tested, the other sources are learnt; "": all are
             "tested": "test",  # validation: to choose by, on the validation speakers, with the test speakers left out
         },
         "feed": "auto",  # resident: the corpus on the devices; streaming: from record files by tf.data; auto: what fits

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--file",
         help="a list of folds, for the protocol official: .jsonl, .json or .csv, or a folder in EmoBox's layout",
     )
+    parser.add_argument("--source", help="of a merged corpus: the one whose speakers are tested")
     parser.add_argument("--validation_speakers", type=int, default=1, help="taken from training (default: %(default)s)")
     add_data_argument(parser)
     parser.add_argument("--json", action="store_true", help="print the audit as JSON")
@@ -44,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         num_folds=arguments.folds,
         seed=arguments.seed,
         file=arguments.file,
+        source=arguments.source,
     )
     report = audit(corpus, protocol)
     print(json.dumps(report.as_dict(), indent=1) if arguments.json else table(report.as_dict()))

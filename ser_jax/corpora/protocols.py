@@ -11,7 +11,7 @@ import difflib
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +66,7 @@ def make_protocol(
     seed: int = 0,
     file: str | Path | None = None,
     tested: str = "test",
+    source: str | None = None,
 ) -> Protocol:
     """Returns the folds of `corpus` under the protocol `name`, one of PROTOCOLS.
 
@@ -77,8 +78,17 @@ def make_protocol(
     and what is random. `file` is for official: see `read_fold_list`.
     `tested` "validation" leaves the test utterances of every fold out and tests on its validation utterances: what is
     chosen by such results has seen nothing of the test speakers.
+    `source` names one of the corpora that a merged corpus was made of: the folds are those of that corpus alone, and
+    all utterances of the others are learnt in every one of them.
     Raises UserError for an unknown name, and for a protocol or options that the corpus does not allow.
     """
+    if source is not None:
+        options = {"num_folds": num_folds, "num_text_groups": num_text_groups, "seed": seed, "file": file}
+        return _of_source(
+            corpus,
+            source,
+            lambda part: make_protocol(part, name, **options, validation_speakers=validation_speakers, tested=tested),
+        )
     if name not in PROTOCOLS:
         nearest = difflib.get_close_matches(name, PROTOCOLS, n=1, cutoff=0.0)[0]
         raise UserError(f"protocol {name!r}: unknown, did you mean {nearest}? There are {', '.join(PROTOCOLS)}")
@@ -129,6 +139,27 @@ def make_protocol(
         kind = "SPEAKERS UNKNOWN: test speakers may be heard in training"
     without = " and no validation" if any(not len(fold.validation) for fold in folds) else ""
     return Protocol(name, independent, tuple(folds), f"{rule} ({kind}; {len(folds)} folds{without})")
+
+
+def _of_source(corpus: Corpus, source: str, make: Callable[[Corpus], Protocol]) -> Protocol:
+    """The protocol that `make` makes of one source of a merged corpus; the other sources are learnt in every fold."""
+    if "source" not in corpus.utterances:
+        raise UserError(f"protocol source={source}: corpus {corpus.name} was not made of several, it has no sources")
+    sources = corpus.utterances["source"].to_numpy()
+    known = list(dict.fromkeys(sources))
+    if source not in known:
+        raise UserError(f"protocol source={source}: corpus {corpus.name} has the sources {', '.join(known)}")
+    rows = np.flatnonzero(sources == source)
+    table = corpus.utterances.iloc[rows].reset_index(drop=True)
+    protocol = make(dataclasses.replace(corpus, utterances=table))
+    others = np.flatnonzero(sources != source)
+    folds = [
+        Fold(fold.name, np.sort(np.append(rows[fold.train], others)), rows[fold.validation], rows[fold.test])
+        for fold in protocol.folds
+    ]
+    learnt = " and ".join(other for other in known if other != source)
+    description = f"of {source}: {protocol.description}; {learnt} learnt in every fold"
+    return dataclasses.replace(protocol, folds=tuple(folds), description=description)
 
 
 def speakers_known(corpus: Corpus) -> bool:

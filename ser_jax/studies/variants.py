@@ -90,8 +90,8 @@ def load(config: dict, data_dir: str | None) -> tuple[Corpus, Protocol]:
     """Returns the corpus and the folds of one variant's configuration."""
     corpus = load_corpus(config["corpus"]["name"], data_dir, **config["corpus"]["options"])
     options = {key: value for key, value in config["protocol"].items() if key != "name"}
-    options["num_folds"] = options["num_folds"] or None
-    options["file"] = options["file"] or None
+    for name in ("num_folds", "file", "source"):
+        options[name] = options[name] or None
     return corpus, make_protocol(corpus, config["protocol"]["name"], **options)
 
 

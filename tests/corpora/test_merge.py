@@ -74,3 +74,22 @@ def test_the_command_merges_and_prints_what_there_is(data_dir, capsys):
         command.run(parser.parse_args(["merge", "--name", "both", "--data_dir", str(data_dir)]))
     with pytest.raises(UserError, match="--source has no meaning"):
         command.run(parser.parse_args([*arguments, "--source", "x"]))
+
+
+def test_folds_of_a_source_are_that_corpus_s_own_and_learn_all_others(data_dir):
+    merged, alone = merge_corpora("both", ["first", "second"], data_dir), load_corpus("second", data_dir)
+    found = make_protocol(merged, "leave_one_speaker_out", source="second", validation_speakers=0)
+    own = make_protocol(alone, "leave_one_speaker_out", validation_speakers=0)
+    assert found.speaker_independent and found.description.endswith("; first learnt in every fold")
+    for fold, expected in zip(found.folds, own.folds, strict=True):
+        assert fold.name == f"second-{expected.name}"
+        np.testing.assert_array_equal(fold.test, expected.test + 6)
+        np.testing.assert_array_equal(fold.train, np.append(np.arange(6), expected.train + 6))
+
+
+def test_a_source_that_is_not_there_is_refused_in_one_line(data_dir):
+    merged, alone = merge_corpora("both", ["first", "second"], data_dir), load_corpus("second", data_dir)
+    with pytest.raises(UserError, match="protocol source=third: corpus both has the sources first, second"):
+        make_protocol(merged, "leave_one_speaker_out", source="third")
+    with pytest.raises(UserError, match="protocol source=first: corpus second was not made of several"):
+        make_protocol(alone, "leave_one_speaker_out", source="first")

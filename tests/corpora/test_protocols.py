@@ -1,5 +1,6 @@
 """Protocols: every utterance is tested once, and nothing of the test side is learnt from."""
 
+import dataclasses
 import json
 from collections import Counter
 
@@ -271,3 +272,24 @@ def test_everything_is_learnt_and_its_figures_are_called_what_they_are():
 
 def test_all_protocols_have_a_test():
     assert {*DRAWN, "official", "everything"} == set(PROTOCOLS)
+
+
+@pytest.mark.parametrize("name", ["leave_one_speaker_out", "grouped_k_fold", "random", "everything"])
+@pytest.mark.parametrize("tested", ["test", "validation"])
+def test_folds_of_a_source_choose_among_its_own_speakers_alone(name, tested):
+    """Rows of the source lie between others; its folds, validation too, are those of the source by itself."""
+    if (name, tested) == ("everything", "validation"):
+        return
+    whole = grid(num_speakers=8)
+    sources = np.where(np.arange(48) % 12 < 6, "a", "b")  # every other speaker's
+    merged = dataclasses.replace(whole, utterances=whole.utterances.assign(source=sources))
+    own_rows = np.flatnonzero(sources == "b")
+    table = whole.utterances.iloc[own_rows].reset_index(drop=True)
+    alone = make_protocol(dataclasses.replace(whole, utterances=table), name, num_folds=3, tested=tested)
+    found = make_protocol(merged, name, num_folds=3, tested=tested, source="b")
+    assert len(found.folds) == len(alone.folds)
+    for fold, expected in zip(found.folds, alone.folds, strict=True):
+        np.testing.assert_array_equal(fold.test, own_rows[expected.test])
+        np.testing.assert_array_equal(fold.validation, own_rows[expected.validation])
+        learnt = np.union1d(own_rows[expected.train], np.flatnonzero(sources == "a"))
+        np.testing.assert_array_equal(fold.train, learnt)
