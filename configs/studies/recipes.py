@@ -128,6 +128,29 @@ QUESTIONS = (
         ),
     },
     {
+        "name": "teacher",
+        "text": "Does one network learn from three what they know together?",  # of configs/emodb.py:cnn, 40 epochs
+        "base": {
+            **FOUND,
+            "folds": (),
+            "model": emodb.CNN,
+            "evaluation": {"batch_statistics": "speaker", "window_seconds": 9.0},
+        },
+        "factors": (
+            {
+                "name": "teacher",
+                "levels": (
+                    {"name": "labels alone", "changes": {}},
+                    {"name": "half", "changes": {"training": {"teacher": "runs/teacher", "teacher_share": 0.5}}},
+                    {
+                        "name": "teacher alone",
+                        "changes": {"training": {"teacher": "runs/teacher", "teacher_share": 1.0}},
+                    },
+                ),
+            },
+        ),
+    },
+    {
         "name": "beginning",
         "text": "Does it help to have learnt another corpus before?",
         "base": FOUND,

@@ -53,7 +53,7 @@ def publish(
     }
     elsewhere = {name: workdirs.read_summary(folder) for name, folder in others.items() if name != summary["corpus"]}
     corpora = _corpora(model.metadata, data_dir)
-    population = workdirs.population_on(model, workdirs.recordings({"silence": np.zeros(1, np.int16)}, model.emotions))
+    population = workdirs.population_alone(model)
     state = _for_use_alone(parallel.gather(loop.restore(population, model.folder), len(population.runs)))
     with atomic_folder(to) as folder:
         store = checkpoints.Checkpoints(folder / "model" / "checkpoints")

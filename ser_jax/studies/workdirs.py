@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ser_jax import config as configuration
-from ser_jax.corpora.corpus import Corpus, make_corpus
+from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus, make_corpus
 from ser_jax.corpora.features import Packed
 from ser_jax.corpora.protocols import Fold, Protocol
 from ser_jax.errors import UserError
@@ -101,6 +101,11 @@ def population_on(
     )
 
 
+def population_alone(restored: Restored) -> Population:
+    """Returns the runs of a checkpoint on a minute of silence: to read their parameters, of whatever subsampling."""
+    return population_on(restored, recordings({"silence": np.zeros(60 * SAMPLE_RATE, np.int16)}, restored.emotions))
+
+
 def for_use(restored: Restored) -> dict:
     """Returns the configuration of a training, without what only its own start, feed and devices had to do with."""
     if is_baseline(restored.metadata["config"]["model"]):
@@ -141,7 +146,7 @@ def find_network(workdir: str | os.PathLike, where: str) -> Restored:
 def load_initial(workdir: str | os.PathLike) -> Initial:
     """Returns the parameters of a workdir's one variant, for other runs to begin with; see `find_network`."""
     restored = find_network(workdir, "config.training.initial")
-    population = population_on(restored, recordings({"silence": np.zeros(1, np.int16)}, restored.emotions))
+    population = population_alone(restored)
     state = parallel.gather(loop.restore(population, restored.folder), len(population.runs))
     by_seed = {}
     for number, run in enumerate(restored.metadata["runs"]):
