@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ser_jax import config as configuration
-from ser_jax.corpora.corpus import Corpus, make_corpus
+from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus, make_corpus
 from ser_jax.corpora.features import Packed
 from ser_jax.corpora.protocols import Fold, Protocol
 from ser_jax.errors import UserError
@@ -137,7 +137,8 @@ def load_initial(workdir: str | os.PathLike) -> Initial:
     if restored.is_baseline or restored.metadata["corpus"].get("features"):
         what = "a baseline" if restored.is_baseline else "a model of features made elsewhere"
         raise UserError(f"{where}: {workdir} holds {what}, expected a network that takes recordings")
-    population = population_on(restored, recordings({"silence": np.zeros(1, np.int16)}, restored.emotions))
+    silence = np.zeros(60 * SAMPLE_RATE, np.int16)  # long enough for a model of any subsampling
+    population = population_on(restored, recordings({"silence": silence}, restored.emotions))
     state = parallel.gather(loop.restore(population, restored.folder), len(population.runs))
     by_seed = {}
     for number, run in enumerate(restored.metadata["runs"]):
