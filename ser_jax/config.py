@@ -83,6 +83,11 @@ def default() -> dict:
             "emotion": 1.0,  # cross-entropy
             "text": 0.3,  # cross-entropy of the transcript's symbols
             "tracks": 1.0,  # 1 - the concordance correlation coefficient
+            "frames": 0.0,  # squared error of the features of hidden frames; 0: none are hidden
+        },
+        "masking": {  # of frames that are hidden in training for the model to tell, fields of ser_jax.frontend.Masking
+            "share": 0.4,  # of an utterance's frames
+            "span": 10,  # frames that are hidden together
         },
         "optimizer": {
             "learning_rate": 2e-3,

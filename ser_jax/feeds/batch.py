@@ -22,6 +22,8 @@ class Batch:
       tracks: [batch, frames, tracks], a value for every frame and track; None where no tracks are trained.
       statistics: `ser_jax.frontend.Statistics` [batch, features] of each row's speaker; None where they are not asked
         for.
+      hidden: bool [batch, frames], which frames the model is not shown, chosen by the training step; None where it is
+        shown all.
     """
 
     waveform: Any
@@ -31,3 +33,4 @@ class Batch:
     tokens: Any = None
     tracks: Any = None
     statistics: Any = None
+    hidden: Any = None

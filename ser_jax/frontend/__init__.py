@@ -20,10 +20,12 @@ from ser_jax.frontend.logmel import (
     num_features,
     num_frames,
 )
+from ser_jax.frontend.masking import Masking, hide_spans
 
 __all__ = [
     "FeatureSums",
     "Frontend",
+    "Masking",
     "Statistics",
     "Strengths",
     "augment_features",
@@ -32,6 +34,7 @@ __all__ = [
     "feature_sums",
     "features",
     "fit_statistics",
+    "hide_spans",
     "mixup",
     "num_features",
     "num_frames",

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Int
 
 from ser_jax.errors import UserError
 from ser_jax.models import layers, pooling
-from ser_jax.models.family import COUNT, RATE, Family
+from ser_jax.models.family import COUNT, RATE, Family, Range
+from ser_jax.models.hidden_frames import tell_frames
 from ser_jax.models.layers import Map, Mask
 from ser_jax.models.output import Output
 from ser_jax.models.recurrent import Recurrent
@@ -59,6 +60,7 @@ class CRNN(nn.Module):
         pooling: over time, one of `ser_jax.models.pooling.KINDS`; "weighted" is the paper's attention, and "last" the
             state of either direction after its own last frame.
         heads: of the poolings that have heads.
+        frames: features to tell of every frame of the input in training; 0: none.
         dropout: rate before the classifier; may be a traced scalar (`model.clone(dropout=rate)`).
         axis_name: axis of devices along which batch normalisation is synchronised.
     """
@@ -68,6 +70,7 @@ class CRNN(nn.Module):
     channels: Literal[1, 3] = 1
     pooling: str = "mean"
     heads: int = 4
+    frames: int = 0
     dropout: float | Float[Array, ""] = 0.0
     axis_name: str | None = None
 
@@ -110,6 +113,7 @@ class CRNN(nn.Module):
         x = activate(layers.normalized(norm, layers.product(x, kernel), mask, self.axis_name, train=train))
 
         x, (final, _) = Recurrent(size.hidden, name="lstm")(x[:, :, 0], mask.lengths)
+        frames = tell_frames(self, x, features.shape[1], stride=STRIDES[0], train=train)
         attention = {}
         if self.pooling == "last":
             x = final.astype(x.dtype)
@@ -120,7 +124,8 @@ class CRNN(nn.Module):
         x = activate(nn.Dense(size.fully_connected, dtype=x.dtype, name="fully_connected")(x))
         if train and layers.is_on(self.dropout):
             x = layers.dropout(x, self.dropout, self.make_rng("dropout"))
-        return Output(nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32)), attention)
+        logits = nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32))
+        return Output(logits, attention, frames=frames)
 
 
 def activate(x: Array) -> Array:
@@ -151,6 +156,7 @@ FAMILY = Family(
         "channels": (1, 3),
         "pooling": pooling.KINDS,
         "heads": COUNT,
+        "frames": Range(0),
         "dropout": RATE,
     },
     switches={"pooling": pooling.OVER_TIME},

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ser_jax.models import layers
-from ser_jax.models.family import COUNT, RATE, Family
+from ser_jax.models.family import COUNT, RATE, Family, Range
+from ser_jax.models.hidden_frames import tell_frames
 from ser_jax.models.output import Output
 from ser_jax.models.pooling import Pooling, masked_softmax, of_frames
 from ser_jax.models.recurrent import Recurrent
@@ -27,6 +28,7 @@ class ResLSTM(nn.Module):
         residual: whether there is a path around each layer; it is a projection where the layer changes the width.
         hidden: size of the state of each direction of a layer.
         depth: number of layers.
+        frames: features to tell of every frame of the input in training; 0: none.
         dropout: rate between layers and before the classifier; may be a traced scalar.
     """
 
@@ -36,6 +38,7 @@ class ResLSTM(nn.Module):
     residual: bool = True
     hidden: int = 32
     depth: int = 2
+    frames: int = 0
     dropout: float | Float[Array, ""] = 0.0
 
     @nn.compact
@@ -72,7 +75,9 @@ class ResLSTM(nn.Module):
             weights = masked_softmax(scores.swapaxes(1, 2), real[:, None])
             pooled = jnp.einsum("bvt,btc->bvc", weights.astype(x.dtype), x).reshape(len(x), -1)
             attention = {"pooling": of_frames(weights)}
-        return Output(nn.Dense(self.num_classes, name="classifier")(dropped(pooled).astype(jnp.float32)), attention)
+        frames = tell_frames(self, x, features.shape[1], train=train)
+        logits = nn.Dense(self.num_classes, name="classifier")(dropped(pooled).astype(jnp.float32))
+        return Output(logits, attention, frames=frames)
 
 
 FAMILY = Family(
@@ -84,6 +89,7 @@ FAMILY = Family(
         "residual": (True, False),
         "hidden": COUNT,
         "depth": COUNT,
+        "frames": Range(0),
         "dropout": RATE,
     },
     switches={"attention": ("none", "self_attention")},

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from ser_jax.models import layers
 from ser_jax.models.family import COUNT, RATE, Family, Range
+from ser_jax.models.hidden_frames import tell_frames
 from ser_jax.models.output import Output
 from ser_jax.models.pooling import KINDS, Pooling, check_heads, of_frames
 from ser_jax.models.recurrent import GATES, Recurrent
@@ -27,6 +28,7 @@ class RNN(nn.Module):
             state after its own last frame.
         heads: of the poolings that have some; divides 2 * hidden.
         tracks: number of values to tell for every frame, such as arousal and valence.
+        frames: features to tell of every frame of the input in training; 0: none.
         dropout: rate between layers and before the classifier; may be a traced scalar.
     """
 
@@ -37,6 +39,7 @@ class RNN(nn.Module):
     pooling: str = "mean"
     heads: int = 4
     tracks: int = 0
+    frames: int = 0
     dropout: float | Float[Array, ""] = 0.0
 
     @nn.compact
@@ -70,7 +73,8 @@ class RNN(nn.Module):
             tracks = nn.Dense(self.tracks, name="tracks_of_frame")(dropped(x).astype(jnp.float32))
             tracks = jnp.where(real, tracks, 0)
         logits = nn.Dense(self.num_classes, name="classifier")(dropped(pooled).astype(jnp.float32))
-        return Output(logits, attention, tracks=tracks)
+        frames = tell_frames(self, x, features.shape[1], train=train)
+        return Output(logits, attention, tracks=tracks, frames=frames)
 
 
 FAMILY = Family(
@@ -83,6 +87,7 @@ FAMILY = Family(
         "pooling": KINDS,
         "heads": COUNT,
         "tracks": Range(0),
+        "frames": Range(0),
         "dropout": RATE,
     },
     switches={"pooling": ("mean", *(kind for kind in KINDS if kind != "mean"))},

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ser_jax.models import layers, pooling
-from ser_jax.models.family import COUNT, RATE, Family
+from ser_jax.models.family import COUNT, RATE, Family, Range
+from ser_jax.models.hidden_frames import tell_frames
 from ser_jax.models.layers import Activation, Affine, Depthwise, Map, Mask, NormalizedKernel, NormalizedPointwise
 from ser_jax.models.output import Attention, Output
 
@@ -40,6 +41,7 @@ class ShuffleNetV2(nn.Module):
         stem_stride: stride of the first convolution, 2 (the paper's) or 1.
         pooling: over time, one of `ser_jax.models.pooling.KINDS` but "last".
         heads: of the poolings that have heads.
+        frames: features to tell of every frame of the input in training; 0: none.
         dropout: rate before the classifier; may be a traced scalar (`model.clone(dropout=rate)`).
         axis_name: axis of devices along which batch normalisation is synchronised.
     """
@@ -55,6 +57,7 @@ class ShuffleNetV2(nn.Module):
     stem_stride: Literal[2, 1] = 2
     pooling: str = "mean"
     heads: int = 4
+    frames: int = 0
     dropout: float | Float[Array, ""] = 0.0
     axis_name: str | None = None
 
@@ -102,6 +105,7 @@ class ShuffleNetV2(nn.Module):
 
         x, affine = NormalizedPointwise(last_channels, axis_name=self.axis_name, name="last")(x, mask, train=train)
         x = layers.activated(x, affine, activate, mask)
+        frames = tell_frames(self, x, features.shape[1], stride=time_stride, train=train)
         if self.pooling == "mean":
             x = mask.mean(x)
         else:
@@ -111,7 +115,8 @@ class ShuffleNetV2(nn.Module):
                 attention["pooling"] = pooling.of_frames(weights, time_stride)
         if train and layers.is_on(self.dropout):
             x = layers.dropout(x, self.dropout, self.make_rng("dropout"))
-        return Output(nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32)), attention)
+        logits = nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32))
+        return Output(logits, attention, frames=frames)
 
     def _stem(self, x: Map, mask: Mask, channels: int, activate: Activation, *, train: bool) -> tuple[Map, Mask]:
         """A 3x3 convolution as a product with what its nine taps see, and a max-pool over its four phases."""
@@ -203,6 +208,7 @@ FAMILY = Family(
         "stem_stride": (2, 1),
         "pooling": pooling.OVER_TIME,
         "heads": COUNT,
+        "frames": Range(0),
         "dropout": RATE,
     },
     switches={"attention": ("none", "eca", "se"), "pooling": pooling.OVER_TIME},

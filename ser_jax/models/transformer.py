@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from ser_jax.errors import UserError
 from ser_jax.models import layers
 from ser_jax.models.family import RATE, Family, Range
+from ser_jax.models.hidden_frames import tell_frames
 from ser_jax.models.output import Attention, Output
 from ser_jax.models.pooling import Pooling, check_heads, masked_softmax, of_frames
 
@@ -57,6 +58,7 @@ class Transformer(nn.Module):
         subsampling: frames of the input per frame of the blocks, 2 or 4: one or two convolutions over 3 frames.
         width, depth, heads: instead of the size's own; 0: the size's own.
         kernel_size: frames that the depthwise convolution sees, odd.
+        frames: features to tell of every frame of the input in training; 0: none.
         dropout: rate after each layer of a block and before the classifier; may be a traced scalar.
         stochastic_depth: rate at which the last block's layers are skipped, for each utterance; falls linearly towards
             the first block (Huang et al. 2016); may be a traced scalar.
@@ -72,6 +74,7 @@ class Transformer(nn.Module):
     depth: int = 0
     heads: int = 0
     kernel_size: int = 15
+    frames: int = 0
     dropout: Rate = 0.0
     stochastic_depth: Rate = 0.0
 
@@ -122,6 +125,7 @@ class Transformer(nn.Module):
                 attention[f"block{i}"] = Attention(weights, ("batch", "heads", "queries", "frames"), self.subsampling)
 
         x = LayerNorm(name="norm")(x)
+        frames = tell_frames(self, x[:, first:], features.shape[1], stride=self.subsampling, train=train)
         if self.pooling == "class_token":
             pooled = x[:, 0]
             weights = None if scores is None else masked_softmax(scores[:, :, 0, 1:], real[:, None])
@@ -131,7 +135,8 @@ class Transformer(nn.Module):
             attention["pooling"] = of_frames(weights, self.subsampling)
         if train and layers.is_on(self.dropout):
             pooled = layers.dropout(pooled, self.dropout, self.make_rng("dropout"))
-        return Output(nn.Dense(self.num_classes, name="classifier")(pooled.astype(jnp.float32)), attention)
+        logits = nn.Dense(self.num_classes, name="classifier")(pooled.astype(jnp.float32))
+        return Output(logits, attention, frames=frames)
 
     def _subsampled(
         self, x: Float[Array, "batch frames features"], lengths: Int[Array, " batch"]
@@ -420,6 +425,7 @@ FAMILY = Family(
         "depth": Range(0),
         "heads": Range(0),
         "kernel_size": tuple(range(3, 33, 2)),
+        "frames": Range(0),
         "dropout": RATE,
         "stochastic_depth": RATE,
     },

@@ -268,7 +268,7 @@ def _varied(networks: Sequence[Mapping]) -> list[str]:
     """What else the configurations differ in than the model: "the learning rate (0.001, 0.002)"."""
     leaves: dict[str, list[Any]] = {}
     for config in networks:
-        for group in ("frontend", "augmentation", "optimizer", "training", "protocol", "objective"):
+        for group in ("frontend", "augmentation", "optimizer", "training", "protocol", "objective", "masking"):
             for key, value in config.get(group, {}).items():
                 leaves.setdefault(f"{group} {key}".replace("_", " "), []).append(value)
     return [

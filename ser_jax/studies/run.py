@@ -225,6 +225,8 @@ def _progress(title: str, population: Population) -> tqdm:
 def _show(bar: tqdm, entry: dict, population: Population) -> None:
     bar.n = entry["step"] * len(population.runs)
     figures_shown = {"loss": f"{entry['loss']:.3f}"}
+    if "frames_loss" in entry:
+        figures_shown["frames loss"] = f"{entry['frames_loss']:.3f}"
     if "validation_ua" in entry:
         figures_shown["validation UA"] = f"{100 * entry['validation_ua']:.1f}%"
         bar.validation = figures_shown["validation UA"]

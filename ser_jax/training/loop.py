@@ -134,6 +134,8 @@ def _entry(population: Population, step: int, steps: int, sums: dict[str, np.nda
         entry["text_loss"] = float(np.mean(sums["text_loss"] / np.maximum(sums["text_weight"], 1)))
     if "concordance" in sums:
         entry["concordance"] = float(np.mean(sums["concordance"]) / steps)
+    if "frames_loss" in sums:
+        entry["frames_loss"] = float(np.mean(sums["frames_loss"] / np.maximum(sums["frames_weight"], 1)))
     return entry
 
 

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 def cross_entropy(
@@ -50,6 +50,29 @@ def token_cross_entropy(
 def token_weights(tokens: Int[Array, "batch tokens"], weight: Float[Array, " batch"]) -> Float[Array, "batch tokens"]:
     """Returns what each token counts in `token_cross_entropy`."""
     return jnp.where(tokens >= 0, weight[:, None], 0.0)
+
+
+def hidden_frames_error(
+    told: Float[Array, "batch frames features"],
+    features: Float[Array, "batch frames features"],
+    hidden: Bool[Array, "batch frames"],
+    weight: Float[Array, " batch"],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Returns the weighted sum over hidden frames of the mean squared error of their features, and that of the weights.
+
+    Squared, because what is to be told of a frame is then its mean given all that is shown, and because the quotient of
+    both is the share of the variance left unexplained where the features are normalised: who tells zeros has about 1.
+    Every hidden frame counts with the weight of its utterance; the others, padding among them, count nothing.
+    """
+    # Not a product alone: what stands in the padding need not even be finite.
+    difference = jnp.where(hidden[..., None], told.astype(jnp.float32) - features, 0.0)
+    frame_weight = hidden_weights(hidden, weight)
+    return jnp.sum(frame_weight * jnp.mean(jnp.square(difference), -1)), jnp.sum(frame_weight)
+
+
+def hidden_weights(hidden: Bool[Array, "batch frames"], weight: Float[Array, " batch"]) -> Float[Array, "batch frames"]:
+    """Returns what each frame counts in `hidden_frames_error`."""
+    return jnp.where(hidden, weight[:, None], 0.0)
 
 
 def concordance(

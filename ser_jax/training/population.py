@@ -32,6 +32,7 @@ from ser_jax.feeds.streaming import StreamingFeed
 from ser_jax.frontend import (
     FeatureSums,
     Frontend,
+    Masking,
     Statistics,
     Strengths,
     check_augmentation,
@@ -59,18 +60,21 @@ class Targets:
     Attributes:
       vocabulary, tokens: of the transcripts, and those of every utterance, [utterances, tokens]; see `encode_all`.
       tracks, track_names: values for every utterance's frames, and what they are.
+      frames: features of a frame, where the model tells those of hidden frames; else 0.
     """
 
     vocabulary: Vocabulary | None = None
     tokens: np.ndarray | None = None
     tracks: Packed | None = None
     track_names: tuple[str, ...] = ()
+    frames: int = 0
 
     @property
     def options(self) -> dict[str, int]:
         """The options of a model that learns them."""
         options = {} if self.vocabulary is None else {"num_symbols": self.vocabulary.num_symbols}
-        return options | ({"tracks": len(self.track_names)} if self.track_names else {})
+        options |= {"tracks": len(self.track_names)} if self.track_names else {}
+        return options | ({"frames": self.frames} if self.frames else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +202,9 @@ def make_population(
     if tracks is not None and (frontend.kind in ("histogram", "functionals") or not frontend.rate):
         raise UserError(f"config.corpus.tracks: features of kind {frontend.kind} have no frames in time to follow them")
     targets = targets_of(config, corpus, tracks) if trained is None else _trained_targets(trained)
+    masking = make_masking(config, frontend)
+    if masking is not None:
+        targets = dataclasses.replace(targets, frames=num_features(frontend))
     batch_statistics = config["evaluation"]["batch_statistics"]
     if frontend.normalization == "speaker" and trained is None and not speakers_known(corpus):
         raise UserError(f"config.frontend.normalization=speaker: corpus {corpus.name} does not say who speaks")
@@ -226,6 +233,7 @@ def make_population(
             ema_decay=config["optimizer"]["ema_decay"],
             accumulate=accumulate,
             axis_name=parallel.BATCH if layout.shares_batch else None,
+            masking=masking,
             **durations,
         )
         draw = jax.vmap(jax.vmap(functools.partial(initialise, learner)))
@@ -242,7 +250,7 @@ def make_population(
         )
 
     optimizer = [config["optimizer"][name] for name in ("gradient_clip", "ema_decay")]
-    key = (model, frontend, crop_samples, window_samples, batch_statistics)
+    key = (model, frontend, masking, crop_samples, window_samples, batch_statistics)
     key += (*durations.values(), *optimizer, accumulate, layout, feed)
     learner, initialise_program, train_program, evaluate_program = _once(made, key, make_programs)
     if initial is not None:
@@ -290,9 +298,9 @@ def runs_of(config: dict, protocol: Protocol) -> tuple[tuple[int, int], ...]:
 
 def targets_of(config: dict, corpus: Corpus, tracks: Packed | None) -> Targets:
     """What a variant learns beside the emotion; raises `UserError` where the corpus has no such thing."""
-    for option in ("num_symbols", "tracks"):
+    for option, by in (("num_symbols", "the corpus"), ("tracks", "the corpus"), ("frames", "config.objective.frames")):
         if option in config["model"]:
-            raise UserError(f"config.model.{option}: the corpus decides it; expected it not to be set")
+            raise UserError(f"config.model.{option}: {by} decides it; expected it not to be set")
     kind = config["model"].get("text", "none")
     if (kind != "none" or tracks is not None) and config["augmentation"]["mixup"]:
         what = f"config.model.text={kind}" if kind != "none" else "config.corpus.tracks"
@@ -412,6 +420,27 @@ def make_frontend(config: dict, features: Packed | None = None) -> Frontend:
     if features is None:
         return frontend
     return dataclasses.replace(frontend, dims=features.values.shape[1], frame_ms=features.frame_ms)
+
+
+def make_masking(config: dict, frontend: Frontend) -> Masking | None:
+    """Returns how frames are hidden for a model to tell them, or None where `config.objective.frames` is 0.
+
+    Raises `UserError` for weights below zero, and where there are no frames to hide, or no zero to hide them by.
+    """
+    for name, weight in config["objective"].items():
+        if not 0 <= weight < np.inf:
+            raise UserError(f"config.objective.{name}: found {weight}, expected a number of at least 0")
+    masking = configuration.construct(Masking, config["masking"], "config.masking")
+    if not config["objective"]["frames"]:
+        return None
+    if frontend.kind in ("histogram", "functionals") or not frontend.rate:
+        raise UserError(f"config.objective.frames: features of kind {frontend.kind} have no frames in time to hide")
+    if frontend.normalization == "none":
+        raise UserError(
+            "config.frontend.normalization: found none, expected utterance, train or speaker: hidden frames are zero, "
+            "which has to be the features' mean"
+        )
+    return masking
 
 
 def make_run(config: dict, corpus: Corpus, fold: Fold, number: int, seed: int, place: int) -> Run:
@@ -710,7 +739,7 @@ def _train_steps(
         state, metrics = train_step(learner, state, run, rows[i], resident)
         return state, jax.tree.map(jnp.add, sums, metrics)
 
-    zeros = {name: jnp.zeros(()) for name in metric_names(resident)}
+    zeros = {name: jnp.zeros(()) for name in metric_names(learner, resident)}
     return jax.lax.fori_loop(0, count, one, (state, zeros))
 
 

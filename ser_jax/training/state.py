@@ -17,10 +17,10 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Key
 
-from ser_jax.frontend import Frontend, Statistics, num_features
+from ser_jax.frontend import Frontend, Masking, Statistics, num_features
 
 # A run's random streams: fold_in(run key, purpose), then fold_in(step).
-INITIALISATION, CROP, AUGMENTATION, DROPOUT = range(4)
+INITIALISATION, CROP, AUGMENTATION, DROPOUT, MASKING = range(5)
 
 
 @flax.struct.dataclass
@@ -81,6 +81,7 @@ class Learner:
       decays: 1 for each entry of the parameter vector that weight decay pulls to zero (kernels), else 0.
       accumulate: the number of parts of a batch that the network sees one after another.
       axis_name: of the devices that share a batch, or None.
+      masking: how frames are hidden for the model to tell them, or None: it is shown all.
       unravel_parameters, unravel_batch_stats: flat vector -> the linen collections "params" and "batch_stats".
     """
 
@@ -94,6 +95,7 @@ class Learner:
     decays: np.ndarray
     accumulate: int
     axis_name: str | None
+    masking: Masking | None
     unravel_parameters: Callable[[Array], Any]
     unravel_batch_stats: Callable[[Array], Any]
 
@@ -115,6 +117,7 @@ def make_learner(
     ema_decay: float,
     accumulate: int = 1,
     axis_name: str | None = None,
+    masking: Masking | None = None,
 ) -> Learner:
     """Builds a Learner; the gradient's global norm is clipped at `gradient_clip`."""
     if axis_name and hasattr(model, "axis_name"):  # its batch normalisation is synchronised
@@ -140,6 +143,7 @@ def make_learner(
         decays=decays,
         accumulate=accumulate,
         axis_name=axis_name,
+        masking=masking,
         unravel_parameters=unravel_parameters,
         unravel_batch_stats=unravel_batch_stats,
     )

@@ -17,17 +17,19 @@ from jaxtyping import Array, Float, Int, Key
 
 from ser_jax.feeds.batch import Batch
 from ser_jax.feeds.resident import Resident, crop_batch, window_batch
-from ser_jax.frontend import Statistics, augment_features, augment_waveform, features, mixup
+from ser_jax.frontend import Statistics, augment_features, augment_waveform, features, hide_spans, mixup
 from ser_jax.models.layers import once
 from ser_jax.models.output import Output
 from ser_jax.training.objectives import (
     concordance,
     cross_entropy,
+    hidden_frames_error,
+    hidden_weights,
     target_weights,
     token_cross_entropy,
     token_weights,
 )
-from ser_jax.training.state import AUGMENTATION, CROP, DROPOUT, Learner, Run, State, variables
+from ser_jax.training.state import AUGMENTATION, CROP, DROPOUT, MASKING, Learner, Run, State, variables
 
 
 def train_step(
@@ -44,11 +46,13 @@ def train_step(
     )
     crop_keys = _row_keys(learner, crop_key, len(rows))
     batch = crop_batch(resident, rows, crop_keys, learner.crop_samples, run.strengths.speed, learner.frontend)
-    # The network's kernels look at the input so often that a step took half as long again when each computed it.
     targets = _targets(learner, run, resident, rows, batch)
+    # The network's kernels look at the input so often that a step took half as long again when each computed it.
     prepare = functools.partial(_training_input, learner, state, run, batch, targets, augment_key)
-    example = (batch, *once(prepare, state.step < 0))
-    totals = _over_devices(learner, _total_weights(run, batch, example[-1]))
+    inputs, num_frames, targets = once(prepare, state.step < 0)
+    batch = batch.replace(hidden=_hidden_frames(learner, state, run, inputs, num_frames))
+    example = (batch, inputs, num_frames, targets)
+    totals = _over_devices(learner, _total_weights(run, batch, targets))
 
     def gradient_of(statistics: Array, example: tuple, dropout_key: Array) -> tuple[Array, tuple]:
         batch_stats = learner.unravel_batch_stats(statistics)
@@ -79,14 +83,14 @@ def _objective(
     batch, inputs, num_frames, targets = example
     output, updates = learner.model.apply(
         {"params": learner.unravel_parameters(parameters), "batch_stats": batch_stats},
-        inputs,
+        inputs if batch.hidden is None else jnp.where(batch.hidden[..., None], 0.0, inputs),
         num_frames,
         train=True,
         **({} if batch.tokens is None else {"tokens": batch.tokens, "label": targets}),
         rngs={"dropout": dropout_key},
         mutable=["batch_stats"],
     )
-    loss, metrics = _losses(learner, run, batch, targets, num_frames, output, totals)
+    loss, metrics = _losses(learner, run, batch, inputs, targets, num_frames, output, totals)
     new_statistics, _ = ravel_pytree(updates.get("batch_stats", {}))
     return loss, (metrics, new_statistics)
 
@@ -111,14 +115,16 @@ def _accumulated(
     return gradient, metrics, batch_stats
 
 
-def metric_names(resident: Resident) -> list[str]:
+def metric_names(learner: Learner, resident: Resident) -> list[str]:
     """The sums that a training step gives.
 
-    `loss` and its `weight`, `correct` and `count`; with text `text_loss` and `text_weight`, with tracks `concordance`.
+    `loss` and its `weight`, `correct` and `count`; with text `text_loss` and `text_weight`, with tracks `concordance`,
+    with hidden frames `frames_loss` and `frames_weight`.
     """
     names = ["loss", "weight", "correct", "count"]
     names += [] if resident.tokens is None else ["text_loss", "text_weight"]
-    return names + ([] if resident.tracks is None else ["concordance"])
+    names += [] if resident.tracks is None else ["concordance"]
+    return names + ([] if learner.masking is None else ["frames_loss", "frames_weight"])
 
 
 def _total_weights(run: Run, batch: Batch, targets: Array) -> dict[str, Float[Array, ""]]:
@@ -126,6 +132,8 @@ def _total_weights(run: Run, batch: Batch, targets: Array) -> dict[str, Float[Ar
     totals = {"emotion": jnp.sum(target_weights(targets, batch.weight, run.class_weights))}
     if batch.tokens is not None:  # no utterance may be whole
         totals["text"] = jnp.sum(token_weights(batch.tokens, batch.weight))
+    if batch.hidden is not None:
+        totals["frames"] = jnp.sum(hidden_weights(batch.hidden, batch.weight))
     return totals
 
 
@@ -133,6 +141,7 @@ def _losses(
     learner: Learner,
     run: Run,
     batch: Batch,
+    inputs: Array,
     targets: Array,
     num_frames: Array,
     output: Output,
@@ -153,6 +162,10 @@ def _losses(
         share = 1 / jax.lax.axis_size(learner.axis_name) if learner.axis_name else 1.0
         metrics["concordance"] = share * jnp.mean(agreement)
         total += run.loss_weights["tracks"] * (share - metrics["concordance"])
+    if batch.hidden is not None:
+        frames_loss, frames_weight = hidden_frames_error(output.frames, inputs, batch.hidden, batch.weight)
+        metrics |= {"frames_loss": frames_loss, "frames_weight": frames_weight}
+        total += run.loss_weights["frames"] * frames_loss / jnp.maximum(totals["frames"], 1)
     return total, metrics
 
 
@@ -217,6 +230,19 @@ def _training_input(
     # An utterance's partner may lie on another device.
     whole = jax.lax.all_gather(rows, learner.axis_name, tiled=True)
     return _own_rows(learner, mixup(mixup_key, *whole, run.strengths.mixup), len(num_frames))
+
+
+def _hidden_frames(learner: Learner, state: State, run: Run, inputs: Array, num_frames: Array) -> Array | None:
+    """Which frames of each row the model is not shown, [batch, frames], or None where it is shown all.
+
+    Drawn from a stream of their own: hiding frames changes neither crops nor augmentation.
+    """
+    if learner.masking is None:
+        return None
+    key = jax.random.fold_in(jax.random.fold_in(run.key, MASKING), state.step)
+    keys = _row_keys(learner, key, len(num_frames))
+    hide = jax.vmap(lambda key, count: hide_spans(key, count, inputs.shape[1], learner.masking))
+    return once(lambda: hide(keys, num_frames), state.step < 0)
 
 
 def _row_keys(learner: Learner, key: Key[Array, ""], num_rows: int) -> Key[Array, " rows"]:

@@ -1,0 +1,168 @@
+"""Learning to tell the features of frames that the model is not shown, without labels or beside the emotion."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from tiny import CONFIG, tiny_corpus
+
+from ser_jax import config as configuration
+from ser_jax.corpora import load_corpus
+from ser_jax.corpora.protocols import make_protocol
+from ser_jax.errors import UserError
+from ser_jax.studies.run import run_study
+from ser_jax.studies.variants import population_of as variant_population
+from ser_jax.studies.workdirs import load_initial
+from ser_jax.training import loop, parallel
+from ser_jax.training import population as populations
+
+UNLABELLED = {"emotion": 0.0, "frames": 1.0}
+MELS = 20
+TRAINING = {
+    "folds": [0],
+    "frontend": {"hop_ms": 20.0, "num_mels": MELS},
+    "masking": {"span": 3},
+    "model": {"name": "rnn", "hidden": 8, "depth": 1},
+    "optimizer": {"learning_rate": 0.02},
+    "training": {"batch_size": 16, "crop_seconds": 1.0, "validate_steps": -1, "validate_epochs": 1e6, "split": "runs"},
+}
+SHOWN = {"speed": 0.0, "spec_augment": 0.0, "mixup": 0.0}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tiny_corpus()
+
+
+def population_of(data, data_dir=None, **changes):
+    config = configuration.merge(configuration.merge(CONFIG, TRAINING), changes)
+    return populations.make_population(config, *data, data_dir=data_dir)
+
+
+def stepped(population, steps=3):
+    """The state and the metrics after some steps."""
+    piece = populations.place(population, populations.training_feed(population, 0).take(steps))
+    state, sums = populations.train_steps(population, populations.initial_state(population), piece)
+    return jax.tree.map(np.asarray, (parallel.gather(state, 1), parallel.gather(sums, 1)))
+
+
+def tree_of(population, vector):
+    return flatten_dict(population.learner.unravel_parameters(np.asarray(vector).reshape(-1)))
+
+
+def test_what_is_hidden_is_told_far_better_than_by_zeros(data, tmp_path):
+    """Whose error is 1, the variance of normalised features."""
+    population = population_of(data, objective=UNLABELLED, augmentation=SHOWN, training={"train_steps": 60})
+    entries = []
+    loop.train(population, tmp_path, report=entries.append)
+    assert entries[0]["frames_loss"] > 0.9
+    assert entries[-1]["frames_loss"] < 0.6
+
+
+def test_without_the_emotion_s_loss_labels_change_nothing_and_the_classifier_has_no_gradient(data):
+    corpus, protocol = data
+    table = corpus.utterances.copy()
+    table["label"] = np.random.default_rng(0).permutation(table["label"].to_numpy())
+    shuffled = dataclasses.replace(corpus, utterances=table, fingerprint="shuffled")
+    changes = {"augmentation": {"mixup": 1.0}, "optimizer": {"class_weights": True}}
+    for weights, alike in ((UNLABELLED, True), ({"frames": 1.0}, False)):
+        population = population_of(data, objective=weights, **changes)
+        own, other = (
+            stepped(chosen)[0]
+            for chosen in (population, population_of((shuffled, protocol), objective=weights, **changes))
+        )
+        assert np.array_equal(own.parameters, other.parameters) == alike
+        moments = tree_of(population, own.optimizer[1].mu)
+        assert (np.abs(moments["classifier", "kernel"]).max() == 0) == alike
+        assert np.abs(moments["hidden_frames", "kernel"]).max() > 0
+
+
+def test_a_batch_seen_in_parts_or_shared_by_devices_makes_the_parameters_of_the_whole(data):
+    whole, sums = stepped(population_of(data, objective={"frames": 0.5}))
+    assert sums["frames_weight"] > 0
+    for training in ({"accumulate": 2}, {"split": "batch"}, {"split": "batch", "accumulate": 2}):
+        population = population_of(data, objective={"frames": 0.5}, training=training)
+        found = stepped(population)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, (whole, sums))
+    assert population.layout.parts == 8
+
+
+def test_the_streaming_feed_trains_as_the_resident_one(data, tmp_path):
+    states = [
+        stepped(population_of(data, str(tmp_path), objective=UNLABELLED, feed=feed))[0]
+        for feed in ("resident", "streaming")
+    ]
+    np.testing.assert_allclose(states[1].parameters, states[0].parameters, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_is_hidden_in_evaluation_even_by_a_speaker_s_batch_statistics(data):
+    """What is drawn beside the layer is as drawn without it, so both must predict the same."""
+    corpus, _ = data
+    model = {"name": "cnn", "width": 2, "time_stride": 2}
+    for statistics in ("running", "speaker"):
+        with_it, without = (
+            populations.evaluate(population, populations.initial_state(population), [np.arange(len(corpus.utterances))])
+            for population in (
+                population_of(data, model=model, objective=weights, evaluation={"batch_statistics": statistics})
+                for weights in (UNLABELLED, {})
+            )
+        )
+        np.testing.assert_allclose(with_it[0], without[0], atol=1e-6)
+
+
+def test_a_checkpoint_s_population_is_made_with_the_layer(data):
+    population = population_of(data, objective=UNLABELLED)
+    again = populations.make_population(population.config, *data, trained=populations.describe(population)["targets"])
+    assert again.learner.num_parameters == population.learner.num_parameters
+    without = population_of(data)
+    assert again.learner.num_parameters == without.learner.num_parameters + (2 * 8 + 1) * MELS
+
+
+def test_other_runs_begin_with_all_but_the_layer(tmp_path):
+    """By the two commands: `train` on a corpus without its labels, then `train` on another one."""
+    earlier = {
+        "corpus": {"options": {"num_speakers": 4, "utterances_per_speaker": 8, "seed": 1}},
+        "protocol": {"name": "everything"},
+        "model": {"name": "transformer", "size": "tiny"},
+        "objective": UNLABELLED,
+        "evaluation": {"latency": False},
+    }
+    workdir = tmp_path / "earlier"
+    run_study(configuration.merge(CONFIG, earlier), workdir, data_dir=str(tmp_path))
+    later = {"folds": [0], "model": earlier["model"], "training": {"initial": str(workdir)}}
+    config = configuration.merge(CONFIG, later)
+    corpus = load_corpus("synthetic", str(tmp_path), **config["corpus"]["options"])
+    protocol = make_protocol(corpus, "leave_one_speaker_out")
+    learnt = flatten_dict(load_initial(workdir).variables[0]["params"])
+
+    population = variant_population(config, corpus, protocol, str(tmp_path))
+    begun = tree_of(population, populations.initial_state(population).parameters)
+    assert {path[0] for path in learnt.keys() - begun.keys()} == {"hidden_frames"}
+    for path, leaf in begun.items():
+        np.testing.assert_array_equal(leaf, learnt[path])
+
+    config = configuration.merge(config, {"objective": {"frames": 0.1}})
+    population = variant_population(config, corpus, protocol, str(tmp_path))
+    begun = tree_of(population, populations.initial_state(population).parameters)
+    np.testing.assert_array_equal(begun["hidden_frames", "kernel"], learnt["hidden_frames", "kernel"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": {"frames": -1.0}}, r"config\.objective\.frames: found -1\.0, expected a number of at least 0"),
+        ({"objective": {"emotion": float("nan")}}, r"config\.objective\.emotion: found nan"),
+        ({"masking": {"share": 1.5}}, r"config\.masking\.share: found 1\.5, expected more than 0 and less than 1"),
+        ({"model": {"name": "linear"}}, "model linear has no option frames, which is one of cnn, crnn, reslstm, rnn"),
+        ({"model": {"name": "rnn", "frames": 3}}, r"config\.model\.frames: config\.objective\.frames decides it"),
+        ({"frontend": {"normalization": "none"}}, r"config\.frontend\.normalization: found none, expected utterance"),
+        ({"frontend": {"kind": "functionals"}}, "kind functionals have no frames in time to hide"),
+        ({"frontend": {"kind": "histogram"}}, "kind histogram have no frames in time to hide"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_hidden_or_told_is_refused_before_anything_compiles(data, changes, message):
+    with pytest.raises(UserError, match=message):
+        population_of(data, **{"objective": UNLABELLED, "augmentation": SHOWN, **changes})
