@@ -151,6 +151,22 @@ QUESTIONS = (
         ),
     },
     {
+        "name": "unlabelled",
+        "text": "Does it help an encoder to have told hidden frames of another corpus before, without labels?",
+        "design": "grid",
+        "base": {**FOUND, "evaluation": {"window_seconds": 9.0}, "model": {"name": "transformer"}},
+        "factors": (
+            {
+                "name": "parameters",
+                "levels": (
+                    {"name": "drawn", "changes": {}},
+                    {"name": "from hidden frames", "changes": {"training": {"initial": "runs/unlabelled"}}},
+                ),
+            },
+            {"name": "learning rate", "field": "optimizer.learning_rate", "levels": (5e-3, 2e-3)},
+        ),
+    },
+    {
         "name": "beginning",
         "text": "Does it help to have learnt another corpus before?",
         "base": FOUND,
