@@ -7,19 +7,22 @@ from pathlib import Path
 import jax
 import numpy as np
 import pandas as pd
+from jaxtyping import Int16
 
 from ser_jax.corpora.audio import read_audio, to_int16
 from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus
 from ser_jax.corpora.features import load_features
+from ser_jax.corpora.silence import speech_bounds
 from ser_jax.errors import UserError
 from ser_jax.evaluation.attention import Look
+from ser_jax.frontend import num_frames
 from ser_jax.studies import baselines, looks
 from ser_jax.studies.baselines import Baselines
 from ser_jax.studies.variants import load, population_of
-from ser_jax.studies.workdirs import Restored, for_use, population_on, recordings
+from ser_jax.studies.workdirs import Restored, for_use, population_alone, population_on, recordings
 from ser_jax.training import loop, parallel
 from ser_jax.training.population import Population, evaluate, predictions_table, test_predictions
-from ser_jax.training.state import State
+from ser_jax.training.state import Learner, State
 
 
 def own_predictions(restored: Restored, data_dir: str | None) -> tuple[pd.DataFrame, Population | Baselines]:
@@ -96,7 +99,7 @@ def predict_files(
     channel count that libsndfile reads is taken.
     """
     _refuse_recordings(restored)
-    waveforms, errors = _read(files)
+    waveforms, errors = _read(restored, files)
     chosen = _choose(restored, fold, seed)
     emotions = restored.emotions
     if not waveforms:
@@ -118,7 +121,7 @@ def look_at(
     The run is the first one, or the first of a fold or seed. Raises `UserError` for a model without attention.
     """
     _refuse_recordings(restored)
-    waveforms, _ = _read(files)
+    waveforms, _ = _read(restored, files)
     chosen = _choose(restored, fold, seed)[0]
     if restored.is_baseline:
         raise UserError(f"{restored.folder}: the model {restored.metadata['config']['model']['name']} has no attention")
@@ -148,15 +151,28 @@ def _refuse_recordings(restored: Restored) -> None:
         )
 
 
-def _read(files: Sequence[str]) -> tuple[dict[str, np.ndarray], list[UserError]]:
-    """The samples of every readable file, and an error for each other one."""
+def _read(restored: Restored, files: Sequence[str]) -> tuple[dict[str, np.ndarray], list[UserError]]:
+    """The samples of every file that can be read and is long enough, and an error for each other one."""
+    learner = None if restored.is_baseline else population_alone(restored).learner
     waveforms, errors = {}, []
     for file in dict.fromkeys(files):
         try:
-            waveforms[file] = to_int16(read_audio(file))
+            waveform = to_int16(read_audio(file))
+            if learner is not None:
+                _check_length(file, waveform, learner)
+            waveforms[file] = waveform
         except UserError as error:
             errors.append(error)
     return waveforms, errors
+
+
+def _check_length(file: str, waveform: Int16[np.ndarray, " samples"], learner: Learner) -> None:
+    """Refuses a recording of fewer frames than the model's subsampling needs, silence before and after left out."""
+    frontend, fewest = learner.frontend, getattr(learner.model, "min_frames", 1)
+    begin, end = speech_bounds(waveform, frontend.trim_db) if frontend.trim_db else (0, len(waveform))
+    frames = int(num_frames(frontend, end - begin))
+    if frames < fewest:
+        raise UserError(f"{file}: {frames} frames of {frontend.hop_ms:g} ms with sound; the model needs {fewest}")
 
 
 def _table(files: Sequence[str], emotions: Sequence[str], probabilities: np.ndarray) -> pd.DataFrame:

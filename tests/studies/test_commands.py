@@ -141,6 +141,25 @@ def test_prediction_prints_a_table_and_names_each_bad_file(launch, workdir, reco
     assert str(missing) in errors
 
 
+def test_a_recording_too_short_for_the_model_is_named_and_the_others_are_told(
+    launch, tiny_config, recordings, tmp_path
+):
+    """With the silence before and after left out: what is heard of the second recording is a click."""
+    model = ("--config.model.name=cnn", "--config.model.width=4", "--config.frontend.trim_db=40.0")
+    arguments = ("train", "--config", tiny_config, "--variant", "plain", *model, "--workdir", tmp_path / "cnn")
+    status, _, errors = launch(*arguments)
+    assert status == 0, errors
+    click = np.zeros(2 * SAMPLE_RATE)
+    click[SAMPLE_RATE] = 0.5
+    soundfile.write(tmp_path / "click.wav", click, SAMPLE_RATE)
+    files = [recordings / "short.wav", recordings / "a.wav", tmp_path / "click.wav"]
+    status, output, errors = launch("predict", "--workdir", tmp_path / "cnn", *files)
+    assert status == 2
+    assert [str(recordings / "a.wav")] == [line.split()[0] for line in output.splitlines()[1:]]
+    for line, file in zip(errors.splitlines(), (files[0], files[2]), strict=True):
+        assert line.startswith(f"error: {file}: ") and line.endswith("the model needs 8")
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
