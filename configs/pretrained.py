@@ -26,8 +26,8 @@ def get_config(argument: str = "emodb") -> ConfigDict:
     config.evaluation.latency = False
     config.evaluation.batch_statistics = "running"
     config.evaluation.window_seconds = 0.0  # as long as a crop
-    if corpus == "both":
-        config.training.train_epochs = 20.0
+    if corpus != "emodb":  # three and four times as many utterances
+        config.training.train_epochs = 30.0 if corpus == "ravdess" else 20.0
     if everything:
         config.protocol.name = "everything"
         config.seeds = (0, 1, 2) if corpus == "emodb" else (0, 1)
