@@ -22,6 +22,8 @@ class Batch:
       tracks: [batch, frames, tracks], a value for every frame and track; None where no tracks are trained.
       statistics: `ser_jax.frontend.Statistics` [batch, features] of each row's speaker; None where they are not asked
         for.
+      source: [batch], the number of the corpus that each row was merged from, -1 for none that has a classifier of its
+        own; None where one classifier is shared.
     """
 
     waveform: Any
@@ -31,3 +33,4 @@ class Batch:
     tokens: Any = None
     tracks: Any = None
     statistics: Any = None
+    source: Any = None
