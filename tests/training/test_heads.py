@@ -32,9 +32,7 @@ from ser_jax.training.step import train_step
 OWN = {"augmentation": {"mixup": 0.0}, "training": {"heads": "source"}}
 HEADS = Heads(("first", "second"), ((0, 1, 2), (1, 3)), 4)
 
-some_heads = st.lists(st.lists(st.sampled_from(range(5)), min_size=2, unique=True), min_size=2, max_size=4).map(
-    lambda classes: Heads(tuple(f"corpus{i}" for i in range(len(classes))), tuple(map(tuple, map(sorted, classes))), 5)
-)
+some_classes = st.lists(st.lists(st.sampled_from(range(5)), min_size=2, unique=True), min_size=2, max_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -72,16 +70,19 @@ def slow_logits(heads, outputs, source):
     ]
 
 
-def drawn_rows(draw, heads):
+def drawn_rows(draw):
+    """Some heads, and what a network said of utterances of their sources."""
+    classes = draw(some_classes)
+    heads = Heads(tuple(f"corpus{i}" for i in range(len(classes))), tuple(tuple(sorted(own)) for own in classes), 5)
     source = np.array(draw(st.lists(st.integers(0, len(heads.sources) - 1), min_size=1, max_size=6)), np.int32)
     numbers = st.floats(-50, 50, width=32)
-    return draw(arrays.arrays(np.float32, (len(source), heads.num_outputs), elements=numbers)), source
+    return heads, draw(arrays.arrays(np.float32, (len(source), heads.num_outputs), elements=numbers)), source
 
 
-@given(st.data(), some_heads)
+@given(st.data())
 @settings(max_examples=30, deadline=None)
-def test_what_a_head_says_lies_at_its_source_s_classes(data, heads):
-    outputs, source = drawn_rows(data.draw, heads)
+def test_what_a_head_says_lies_at_its_source_s_classes(data):
+    heads, outputs, source = drawn_rows(data.draw)
     logits, possible = map(np.asarray, own_logits(heads, jnp.asarray(outputs), jnp.asarray(source)))
     expected = slow_logits(heads, outputs, source)
     np.testing.assert_array_equal(possible, [[one is not None for one in row] for row in expected])
@@ -89,10 +90,10 @@ def test_what_a_head_says_lies_at_its_source_s_classes(data, heads):
     assert (logits[~possible] == heads_of.OUT_OF_REACH).all()
 
 
-@given(st.data(), some_heads)
+@given(st.data())
 @settings(max_examples=30, deadline=None)
-def test_probabilities_sum_to_one_and_are_zero_for_what_a_source_lacks(data, heads):
-    outputs, source = drawn_rows(data.draw, heads)
+def test_probabilities_sum_to_one_and_are_zero_for_what_a_source_lacks(data):
+    heads, outputs, source = drawn_rows(data.draw)
     found = np.asarray(probabilities(heads, jnp.asarray(outputs), jnp.asarray(source)))
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
     assert (found[heads.places[source] < 0] == 0).all()
@@ -101,10 +102,10 @@ def test_probabilities_sum_to_one_and_are_zero_for_what_a_source_lacks(data, hea
         np.testing.assert_allclose(row, odds / odds.sum(), rtol=1e-4, atol=1e-30)
 
 
-@given(st.data(), some_heads)
+@given(st.data())
 @settings(max_examples=20, deadline=None)
-def test_what_is_of_no_source_is_told_by_the_mean_of_all_heads(data, heads):
-    outputs, source = drawn_rows(data.draw, heads)
+def test_what_is_of_no_source_is_told_by_the_mean_of_all_heads(data):
+    heads, outputs, source = drawn_rows(data.draw)
     each = [
         np.asarray(probabilities(heads, jnp.asarray(outputs), jnp.full(len(source), number)))
         for number in range(len(heads.sources))
@@ -260,15 +261,15 @@ def test_what_a_corpus_says_of_its_sources_comes_before_its_name(data):
 
 
 def test_devices_that_share_batches_and_parts_of_batches_learn_the_same(data):
-    """Parts of a batch that follow one another have their own rows' sources."""
     states = []
-    for accumulate in (1, 2):
-        changes = {"folds": [0], "training": {"accumulate": accumulate}, "augmentation": {"spec_augment": 0.0}}
-        population = population_of(data, changes)
+    for changes in ({"split": "runs"}, {"split": "runs", "accumulate": 2}, {"split": "batch"}):
+        population = population_of(data, {"folds": [0], "training": {"batch_size": 16, **changes}})
+        assert population.layout.parts == (len(jax.devices()) if changes["split"] == "batch" else 1)
         piece = populations.place(population, populations.training_feed(population, 0).take(3))
         state, _ = populations.train_steps(population, population_state(population), piece)
         states.append(np.asarray(parallel.gather(state, 1).parameters))
-    np.testing.assert_allclose(*states, atol=1e-5)
+    for other in states[1:]:
+        np.testing.assert_allclose(other, states[0], atol=1e-5)
 
 
 def test_a_checkpoint_from_before_there_were_heads_is_one_of_a_shared_classifier(data, tmp_path):
