@@ -79,7 +79,7 @@ def look(
         return drawn, num_frames, text, model.apply(variables, heard, num_frames, train=False, **text)
 
     drawn, num_frames, text, output = jax.tree.map(np.asarray, run(variables, statistics))
-    probabilities = dict(zip(emotions, probabilities_of(output.logits)[0].tolist(), strict=True))
+    probabilities = dict(zip(emotions, probabilities_of(jnp.asarray(output.logits))[0].tolist(), strict=True))
     return Look(
         log_mel=drawn[0],
         mel_frequencies=_centres(DRAWN),

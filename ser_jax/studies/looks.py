@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ser_jax.corpora.corpus import waveform
@@ -33,7 +34,7 @@ def look_into(population: Population, state: State, run: int, row: int) -> Look:
         statistics = jax.tree.map(lambda leaf: np.asarray(leaf)[row][None], population.resident.statistics)
     probabilities_of = jax.nn.softmax
     if learner.heads is not None:
-        source = heads.source_numbers(learner.heads, population.corpus)[[row]]
+        source = jnp.asarray(heads.source_numbers(learner.heads, population.corpus)[[row]])
         probabilities_of = functools.partial(heads.probabilities, learner.heads, source=source)
     return attention.look(
         learner.model,
