@@ -106,6 +106,7 @@ def default() -> dict:
             "initial": "",  # a workdir, trained on another corpus, whose parameters the runs begin with; "": drawn
             "teacher": "",  # a workdir, trained on the same folds, whose probabilities the runs learn; "": labels alone
             "teacher_share": 0.5,  # of what they say in what is learnt; the rest is the label
+            "heads": "shared",  # one classifier; source: of a merged corpus, one for each that it was merged from
             "crop_seconds": 3.0,
             "train_epochs": 50.0,
             "train_steps": -1,

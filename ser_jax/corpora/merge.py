@@ -33,6 +33,16 @@ def merge_corpora(name: str, corpora: Sequence[str], data_dir: str | os.PathLike
     return pack(packed_folder(name, data_dir), name, _examples(parts), emotions, _info(parts))
 
 
+def parts_of(corpus: Corpus) -> dict[str, str]:
+    """Returns the fingerprints of all corpora that a merged one holds, by name; nothing for any other corpus.
+
+    One that was merged before is followed by its own parts: "both", "both/emodb", "both/ravdess".
+    """
+    check = corpus.info.get("source_check")
+    content = check.get("content") if isinstance(check, dict) else None
+    return content if isinstance(content, dict) else {}
+
+
 def _examples(parts: Sequence[Corpus]) -> Iterator[tuple[dict[str, Any], Int16[np.ndarray, " _"]]]:
     table = pd.concat([_named(part) for part in parts], ignore_index=True)
     texts = table.select_dtypes(exclude="number").columns
@@ -61,6 +71,11 @@ def _info(parts: Sequence[Corpus]) -> dict[str, Any]:
         "source_check": {
             "files": sum(len(part.utterances) for part in parts),
             "verified_against": f"nothing anew: packed before as {' and '.join(part.name for part in parts)}",
-            "content": {part.name: part.fingerprint for part in parts},
+            "content": {name: content for part in parts for name, content in _content(part).items()},
         },
     }
+
+
+def _content(part: Corpus) -> dict[str, str]:
+    own = {f"{part.name}/{name}": content for name, content in parts_of(part).items()}
+    return {part.name: part.fingerprint, **own}

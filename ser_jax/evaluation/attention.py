@@ -2,14 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from ser_jax.frontend import Frontend, Statistics, features
 from ser_jax.frontend.logmel import mel_filters
@@ -59,10 +59,12 @@ def look(
     emotions: Sequence[str],
     waveform: Float[np.ndarray, " samples"],
     symbols: Sequence[str] = (),
+    probabilities_of: Callable[[Array], Array] = jax.nn.softmax,
 ) -> Look:
     """Runs a trained model on one recording (16 kHz) and keeps what it looked at.
 
-    `symbols` are those of the text that the model emits, the last of them the text's end.
+    `symbols` are those of the text that the model emits, the last of them the text's end. `probabilities_of` takes the
+    model's logits, [1, outputs], to the emotions' probabilities, [1, emotions].
     """
     inputs = jnp.asarray(waveform)[None], jnp.full((1,), len(waveform), jnp.int32)
 
@@ -77,7 +79,7 @@ def look(
         return drawn, num_frames, text, model.apply(variables, heard, num_frames, train=False, **text)
 
     drawn, num_frames, text, output = jax.tree.map(np.asarray, run(variables, statistics))
-    probabilities = dict(zip(emotions, jax.nn.softmax(output.logits[0]).tolist(), strict=True))
+    probabilities = dict(zip(emotions, probabilities_of(jnp.asarray(output.logits))[0].tolist(), strict=True))
     return Look(
         log_mel=drawn[0],
         mel_frequencies=_centres(DRAWN),

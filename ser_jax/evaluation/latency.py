@@ -44,7 +44,7 @@ def relative_latency(forwards: Mapping[str, Callable[[], Any]], repeats: int = 5
 def one_utterance(
     learner: Learner, variables: dict, statistics: Statistics | None = None, seconds: float = SECONDS
 ) -> Callable[[], Array]:
-    """Returns a compiled forward pass, frontend and model, of one utterance: its logits, [1, classes].
+    """Returns a compiled forward pass, frontend and model, of one utterance: its logits, [1, outputs].
 
     `variables` are those of one run (`ser_jax.training.state.variables`), and `statistics` its feature statistics,
     where the frontend normalises by them. The utterance is noise: no model here takes longer for one sound than for

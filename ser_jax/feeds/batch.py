@@ -24,6 +24,8 @@ class Batch:
         for.
       hidden: bool [batch, frames], which frames the model is not shown, chosen by the training step; None where it is
         shown all.
+      source: [batch], the number of the corpus that each row was merged from, -1 for none that has a classifier of its
+        own; None where one classifier is shared.
     """
 
     waveform: Any
@@ -34,3 +36,4 @@ class Batch:
     tracks: Any = None
     statistics: Any = None
     hidden: Any = None
+    source: Any = None

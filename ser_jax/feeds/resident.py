@@ -54,6 +54,7 @@ class Resident:
       statistics: `ser_jax.frontend.Statistics` of each utterance's speaker, [utterances, features], or None.
       taught: float32 [folds, utterances, classes], the probabilities that a teacher gives each fold's training
         utterances, or None.
+      source: int32 [utterances], as in `Batch`, or None.
     """
 
     samples: Any
@@ -64,6 +65,7 @@ class Resident:
     tracks: Any = None
     statistics: Any = None
     taught: Any = None
+    source: Any = None
 
 
 @flax.struct.dataclass
@@ -83,12 +85,13 @@ def make_resident(
     longest_read: int,
     tokens: Int[np.ndarray, "utterances tokens"] | None = None,
     tracks: Tracks | None = None,
+    source: Int[np.ndarray, " utterances"] | None = None,
 ) -> Resident:
     """Returns a corpus for the device, with zeros behind it so that `longest_read` samples can be read from any place.
 
-    `tokens` and `tracks` are as in `Resident`, one row or stretch for each utterance. The sizes are rounded up, so that
-    corpora of similar size share compiled programs. Raises `UserError` for a corpus whose samples 32-bit integers
-    cannot address.
+    `tokens`, `tracks` and `source` are as in `Resident`, one row or stretch for each utterance. The sizes are rounded
+    up, so that corpora of similar size share compiled programs. Raises `UserError` for a corpus whose samples 32-bit
+    integers cannot address.
     """
     table = corpus.utterances
     size = padded_size(corpus, longest_read)
@@ -101,16 +104,15 @@ def make_resident(
     samples[: len(corpus.samples)] = corpus.samples
     rows = _round_up(len(table))
 
-    def column(name: str) -> np.ndarray:
-        return np.pad(table[name].to_numpy(np.int32), (0, rows - len(table)))
+    def padded(column: np.ndarray) -> np.ndarray:
+        return np.pad(column.astype(np.int32), (0, rows - len(table)))
 
     return Resident(
         samples,
-        column("start"),
-        column("num_samples"),
-        column("label"),
+        *(padded(table[name].to_numpy()) for name in ("start", "num_samples", "label")),
         tokens=None if tokens is None else np.asarray(tokens, np.int32),
         tracks=None if tracks is None else jax.tree.map(np.asarray, tracks),
+        source=None if source is None else padded(source),
     )
 
 
@@ -192,7 +194,7 @@ def crop_batch(
     waveform, num_samples = jax.vmap(take, in_axes=(None, 0, 0, None, 0, None))(
         resident.samples, resident.start[rows], num_samples, crop_samples, keys, speed
     )
-    batch = Batch(waveform, num_samples, resident.label[rows], weight, statistics=_statistics(resident, rows))
+    batch = Batch(waveform, num_samples, resident.label[rows], weight, **_looked_up(resident, rows))
     if resident.tokens is not None:
         # The utterance ends within the crop, so the crop begins where it begins.
         whole = (num_samples < crop_samples) & (weight > 0)
@@ -207,8 +209,9 @@ def crop_batch(
     return batch
 
 
-def _statistics(resident: Resident, rows: Int[Array, " batch"]) -> Any:
-    return jax.tree.map(lambda leaf: leaf[rows], resident.statistics)
+def _looked_up(resident: Resident, rows: Int[Array, " batch"]) -> dict[str, Any]:
+    """What a batch has of these rows beside the utterances themselves."""
+    return jax.tree.map(lambda leaf: leaf[rows], {"statistics": resident.statistics, "source": resident.source})
 
 
 def _read_tracks(
@@ -295,7 +298,7 @@ def window_batch(
 ) -> Batch:
     """Cuts windows out of the resident corpus, zero past each one's `num_samples`; the labels are not looked up.
 
-    `utterance` says of which rows they are; only the statistics of their speakers are looked up by it.
+    `utterance` says of which rows they are; only their speakers' statistics and their sources are looked up by it.
     """
     cut = jax.vmap(lambda begin: jax.lax.dynamic_slice_in_dim(resident.samples, begin, window_samples))(start)
     scale = 1.0 if cut.ndim == 3 else 32768.0  # features are what they are; int16 samples become floats in [-1, 1)
@@ -303,7 +306,7 @@ def window_batch(
     valid = valid.reshape(cut.shape[:2] + (1,) * (cut.ndim - 2))
     waveform = jnp.where(valid, cut.astype(jnp.float32) / scale, 0.0)
     batch = Batch(waveform, num_samples, jnp.zeros_like(start), (num_samples > 0).astype(jnp.float32))
-    return batch if utterance is None else batch.replace(statistics=_statistics(resident, utterance))
+    return batch if utterance is None else batch.replace(**_looked_up(resident, utterance))
 
 
 def _round_up(size: int) -> int:

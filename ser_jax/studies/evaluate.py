@@ -17,6 +17,7 @@ from ser_jax.studies import restored, workdirs
 from ser_jax.studies.results import notes_of, write_results
 from ser_jax.studies.workdirs import Restored
 from ser_jax.training import checkpoints
+from ser_jax.training.initial import corpora_seen, in_common
 
 
 def evaluate_workdir(
@@ -45,6 +46,10 @@ def evaluate_workdir(
         results = [restored.predictions_on(one, corpus, data_dir) for one in found]
         table, unasked = _among_those_present(predictions.merge([table for table, _ in results]))
         remarks = [f"{corpus_name}: dropped {', '.join(dropped)}, which the model does not know"] if dropped else []
+        if any(in_common(seen, corpus) for one in found for seen in corpora_seen(one.metadata)):
+            remarks.append(
+                f"the model has learnt from {corpus_name}: it may have heard the speakers that it is tested on"
+            )
         if unasked:
             remarks.append(f"{corpus_name} has no {', '.join(unasked)}: the model chose among the others")
         meta = {

@@ -1,13 +1,16 @@
 """What a run of a population looked at."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ser_jax.corpora.corpus import waveform
 from ser_jax.evaluation import attention
 from ser_jax.evaluation.attention import Look
 from ser_jax.frontend import num_features
-from ser_jax.training import parallel
+from ser_jax.training import heads, parallel
 from ser_jax.training.population import Population
 from ser_jax.training.state import State, variables
 
@@ -29,6 +32,10 @@ def look_into(population: Population, state: State, run: int, row: int) -> Look:
     statistics = own.feature_statistics
     if learner.frontend.normalization == "speaker":
         statistics = jax.tree.map(lambda leaf: np.asarray(leaf)[row][None], population.resident.statistics)
+    probabilities_of = jax.nn.softmax
+    if learner.heads is not None:
+        source = jnp.asarray(heads.source_numbers(learner.heads, population.corpus)[[row]])
+        probabilities_of = functools.partial(heads.probabilities, learner.heads, source=source)
     return attention.look(
         learner.model,
         variables(learner, own),
@@ -37,4 +44,5 @@ def look_into(population: Population, state: State, run: int, row: int) -> Look:
         population.corpus.emotions,
         waveform(population.corpus, row)[: population.window_samples].astype(np.float32) / 32768,
         symbols=(*vocabulary.symbols, "(end)") if vocabulary else (),
+        probabilities_of=probabilities_of,
     )

@@ -258,6 +258,8 @@ def _training(networks: Sequence[Mapping]) -> list[str]:
     if optimizer["ema_decay"]:
         extras.append(f"an exponential moving average of the parameters (decay {optimizer['ema_decay']:g}) for testing")
     sentences = [f"{text}{', with ' + join(extras) if extras else ''}."]
+    if training["heads"] == "source":
+        sentences.append("Each of the corpora that this one was merged from had a classifier of its own.")
     varied = _varied(networks)
     if varied:
         sentences.append(f"Variants also differed in {join(varied)}; the values above are those of the first.")

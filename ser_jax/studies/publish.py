@@ -135,6 +135,13 @@ def _card(
         f"every {config['frontend']['hop_ms']:g} ms, {_NORMALISED[normalisation]}; windows of "
         f"{config['evaluation']['window_seconds'] or config['training']['crop_seconds']:g} s, averaged.",
     ]
+    for head in model.metadata["targets"]["heads"]:
+        lines.append(f"- A classifier for {head['source']}: {', '.join(head['emotions'])}.")
+    if model.metadata["targets"]["heads"]:
+        lines.append(
+            "- A recording of another corpus is told by the mean of these classifiers' probabilities, in which an "
+            "emotion that only some of them know has less."
+        )
     lines += ["", "## What it was trained on", ""]
     for corpus in corpora:
         speakers = corpus.utterances["speaker"].nunique()

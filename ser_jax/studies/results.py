@@ -33,6 +33,11 @@ SPEAKER_STATISTICS = (
     "statistics"
 )
 
+OWN_HEADS = (
+    "a classifier for each source corpus: it is told of which corpus an utterance is and tells that corpus's emotions "
+    "apart, an easier task than one classifier has; of any other corpus, the mean of all"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -109,7 +114,8 @@ def notes_of(trained: dict) -> list[str]:
     if is_baseline(config["model"]):
         return notes
     notes += [SPEAKER_SCALING] * (config["frontend"]["normalization"] == "speaker")
-    return notes + [SPEAKER_STATISTICS] * (config["evaluation"]["batch_statistics"] == "speaker")
+    notes += [SPEAKER_STATISTICS] * (config["evaluation"]["batch_statistics"] == "speaker")
+    return notes + [OWN_HEADS] * (config["training"]["heads"] == "source")
 
 
 def write_results(

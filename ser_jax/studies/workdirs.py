@@ -115,8 +115,11 @@ def for_use(restored: Restored) -> dict:
 
 
 def recordings(waveforms: dict[str, np.ndarray], emotions: Sequence[str]) -> Corpus:
-    """Returns a corpus of recordings whose emotion is what is asked for: any stands in for it, none is looked at."""
-    table = pd.DataFrame({"id": list(waveforms), "emotion": emotions[0]})
+    """Returns a corpus of recordings whose emotion is what is asked for: any stands in for it, none is looked at.
+
+    They are of no source that a model may have a head for.
+    """
+    table = pd.DataFrame({"id": list(waveforms), "emotion": emotions[0], "source": ""})
     return make_corpus("files", table, list(waveforms.values()), emotions)
 
 

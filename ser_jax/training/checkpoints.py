@@ -10,6 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ser_jax import config as configuration
+from ser_jax.corpora.merge import parts_of
 from ser_jax.errors import UserError
 from ser_jax.training.state import State
 
@@ -67,10 +68,11 @@ class Checkpoints:
             raise UserError(f"{self.folder / str(step)}: damaged checkpoint ({_first_line(error)})") from error
         if metadata["format"] != FORMAT_VERSION:
             raise UserError(f"{self.folder}: checkpoint of format {metadata['format']}, expected {FORMAT_VERSION}")
-        # Older trainings knew no other targets than the emotion, began with what was drawn, and had no teacher.
+        # Older trainings knew no other targets than the emotion, one classifier, began with what was drawn, and had no
+        # teacher.
         config = json.loads(json.dumps(configuration.completed(metadata["config"])))
-        older = {"targets": {"vocabulary": None, "tracks": []}, "initial": None, "teacher": None}
-        return {**older, **metadata, "config": config}
+        targets = {"vocabulary": None, "tracks": [], "heads": [], **metadata.get("targets", {})}
+        return {"initial": None, "teacher": None, **metadata, "targets": targets, "config": config}
 
     def restore(self, like: State) -> State:
         """Reads the newest checkpoint's state as NumPy arrays; `like` gives its structure and shapes."""
@@ -106,6 +108,7 @@ def describe(
         "corpus": {
             "name": corpus.name,
             "fingerprint": corpus.fingerprint,
+            "parts": parts_of(corpus),  # the fingerprints of those that it was merged from
             "emotions": list(corpus.emotions),
             "licence": corpus.info.get("licence", ""),
             "features": corpus.info.get("features"),  # those made elsewhere that the model takes

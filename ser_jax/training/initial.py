@@ -11,7 +11,9 @@ from jax.flatten_util import ravel_pytree
 
 from ser_jax import config as configuration
 from ser_jax.corpora.corpus import Corpus
+from ser_jax.corpora.merge import parts_of
 from ser_jax.errors import UserError
+from ser_jax.training import heads
 from ser_jax.training.state import Learner, State
 
 _WHERE = "config.training.initial"
@@ -37,23 +39,39 @@ class Initial:
         earlier = {what: self.metadata[what] for what in ("corpus", "initial")}
         return {**earlier, "options": self.metadata["config"]["corpus"]["options"], "parameters": digest.hexdigest()}
 
-    @property
-    def corpora(self) -> list[dict]:
-        """The corpora that the parameters have seen, as checkpoints describe them, the last one first."""
-        seen, metadata = [], self.metadata
-        while metadata:
-            seen.append(metadata["corpus"])
-            metadata = metadata["initial"]
-        return seen
+
+def corpora_seen(metadata: dict) -> list[dict]:
+    """Returns the corpora that a checkpoint's parameters have seen, as it describes them, the last one first."""
+    seen = []
+    while metadata:
+        seen.append(metadata["corpus"])
+        metadata = metadata.get("initial")  # which baselines of earlier versions do not have
+    return seen
+
+
+def in_common(seen: dict, corpus: Corpus) -> list[str]:
+    """Returns the names of what a corpus has in common with one that a checkpoint describes: itself, or its parts.
+
+    A checkpoint of an earlier version does not say what its corpus was merged from.
+    """
+    known = {seen["fingerprint"], *seen.get("parts", {}).values()}
+    own = {corpus.name: corpus.fingerprint, **parts_of(corpus)}
+    return [name for name, content in own.items() if content in known]
 
 
 def check_initial(initial: Initial, config: dict, corpus: Corpus, learner: Learner) -> None:
     """Raises `UserError` where runs on `corpus` cannot, or must not, begin with `initial`."""
-    if corpus.fingerprint in [seen["fingerprint"] for seen in initial.corpora]:
-        raise UserError(
-            f"{_WHERE}: trained on {corpus.name} itself, whose test speakers it has heard; expected a workdir of "
-            "another corpus"
-        )
+    for seen in corpora_seen(initial.metadata):
+        if seen["fingerprint"] == corpus.fingerprint:
+            raise UserError(
+                f"{_WHERE}: trained on {corpus.name} itself, whose test speakers it has heard; expected a workdir of "
+                "another corpus"
+            )
+        if common := in_common(seen, corpus):
+            raise UserError(
+                f"{_WHERE}: trained on {seen['name']}, in which {common[0]} is too: it has heard its test speakers; "
+                f"expected a workdir of a corpus that has nothing of {corpus.name}"
+            )
     for group in ("frontend", "model"):
         different = list(configuration.differences(initial.metadata["config"][group], config[group], f"config.{group}"))
         if different:
@@ -69,17 +87,18 @@ def check_initial(initial: Initial, config: dict, corpus: Corpus, learner: Learn
 def begin_with(initial: Initial, learner: Learner, state: State, seeds: list[int], emotions: tuple[str, ...]) -> State:
     """Returns fresh states [runs, ...] with the parameters of `initial`, each of its own seed's run or the first one.
 
-    What has another shape, and the classifier where the emotions are others, stays as it was drawn. The optimizer's
-    moments are zero in any case.
+    What has another shape, and the classifier where the emotions or the sources with heads of their own are others,
+    stays as it was drawn. The optimizer's moments are zero in any case.
     """
     same_emotions = initial.metadata["corpus"]["emotions"] == list(emotions)
+    keep = same_emotions and initial.metadata["targets"]["heads"] == heads.to_json(learner.heads, emotions)
     first = next(iter(initial.variables.values()))
     rows = []
     for parameters, statistics, seed in zip(state.parameters, state.batch_stats, seeds, strict=True):
         variables = initial.variables.get(seed, first)
         fresh = learner.unravel_parameters(parameters), learner.unravel_batch_stats(statistics)
         earlier = variables["params"], variables["batch_stats"]
-        rows.append([_ravelled(*pair, keep_classifier=same_emotions) for pair in zip(fresh, earlier, strict=True)])
+        rows.append([_ravelled(*pair, keep_classifier=keep) for pair in zip(fresh, earlier, strict=True)])
     parameters, batch_stats = (np.stack(column) for column in zip(*rows, strict=True))
     return state.replace(
         parameters=parameters,

@@ -11,15 +11,20 @@ def cross_entropy(
     weight: Float[Array, " batch"],
     class_weights: Float[Array, " classes"],
     label_smoothing: Float[Array, ""],
+    possible: Bool[Array, "batch classes"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Returns the weighted sum of the cross-entropies with soft targets, and the sum of the weights.
 
     A row counts with its weight times the class weight of its target (the expectation of it for a mixed target), as
-    `torch.nn.CrossEntropyLoss(weight=...)` does for hard labels without smoothing.
+    `torch.nn.CrossEntropyLoss(weight=...)` does for hard labels without smoothing. Labels are smoothed over all
+    classes, or over those that are `possible` for the row.
     """
-    classes = logits.shape[-1]
     row_weight = target_weights(targets, weight, class_weights)
-    smoothed = targets * (1.0 - label_smoothing) + label_smoothing / classes
+    smoothed = targets * (1.0 - label_smoothing)
+    if possible is None:
+        smoothed += label_smoothing / logits.shape[-1]
+    else:
+        smoothed += jnp.where(possible, label_smoothing / jnp.sum(possible, axis=-1, keepdims=True), 0.0)
     losses = -jnp.sum(smoothed * jax.nn.log_softmax(logits), axis=-1)
     return jnp.sum(row_weight * losses), jnp.sum(row_weight)
 

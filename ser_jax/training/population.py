@@ -41,7 +41,8 @@ from ser_jax.frontend import (
     num_features,
     num_frames,
 )
-from ser_jax.training import checkpoints, parallel
+from ser_jax.training import checkpoints, heads, parallel
+from ser_jax.training.heads import Heads
 from ser_jax.training.initial import Initial, begin_with, check_initial
 from ser_jax.training.state import Learner, Run, State, initialise, make_learner
 from ser_jax.training.step import evaluate_batch, metric_names, train_step
@@ -55,12 +56,13 @@ _TABLE_STEPS = 256  # steps that one call of the training program can make at mo
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """What a model learns beside the emotion, each None or empty without.
+    """What a model learns beside the emotion, each None or empty without, and by which classifiers it tells that.
 
     Attributes:
       vocabulary, tokens: of the transcripts, and those of every utterance, [utterances, tokens]; see `encode_all`.
       tracks, track_names: values for every utterance's frames, and what they are.
       frames: features of a frame, where the model tells those of hidden frames; else 0.
+      heads: classifiers of the source corpora, or None: one for all.
     """
 
     vocabulary: Vocabulary | None = None
@@ -68,6 +70,7 @@ class Targets:
     tracks: Packed | None = None
     track_names: tuple[str, ...] = ()
     frames: int = 0
+    heads: Heads | None = None
 
     @property
     def options(self) -> dict[str, int]:
@@ -86,7 +89,7 @@ class Population:
       run: the runs' own values, [groups, runs per group, ...] on the devices.
       layout: how the runs lie on the devices.
       feed: "resident" or "streaming", and in `feed_reason` why.
-      targets: what the model learns beside the emotion.
+      targets: what the model learns beside the emotion, and its heads.
       initial: what the runs begin with, instead of what is drawn; or None.
       teacher: whose probabilities they learn beside the labels; or None.
       made: what populations have in common and is made once, by what it is made of.
@@ -134,6 +137,7 @@ class Population:
         if self.learner.frontend.normalization == "speaker":
             source += (self.learner.frontend,)
         learnt = (targets.vocabulary, self.config["corpus"]["tracks"] if targets.tracks is not None else "")
+        learnt += (targets.heads,)
         if self.teacher is not None:
             learnt += (self.teacher.parameters, [fold.name for fold in _distinct(self.folds)])
         return _once(self.made, ("resident", *source, *learnt), self._bring)
@@ -142,7 +146,9 @@ class Population:
         tracks = self.targets.tracks
         if tracks is not None:
             tracks = Tracks(tracks.values, tracks.start, tracks.num_frames, np.float32(tracks.frame_ms))
-        resident = resident_feed.make_resident(self.corpus, self.window_samples, self.targets.tokens, tracks)
+        own_heads = self.targets.heads
+        source = None if own_heads is None else heads.source_numbers(own_heads, self.corpus)
+        resident = resident_feed.make_resident(self.corpus, self.window_samples, self.targets.tokens, tracks, source)
         if self.teacher is not None:
             table = taught(self.teacher, _distinct(self.folds), len(resident.label), self.learner.num_classes)
             resident = resident.replace(taught=table)
@@ -201,14 +207,17 @@ def make_population(
     warmup_steps = configuration.steps(config, "optimizer", "warmup", steps_per_epoch)
     if tracks is not None and (frontend.kind in ("histogram", "functionals") or not frontend.rate):
         raise UserError(f"config.corpus.tracks: features of kind {frontend.kind} have no frames in time to follow them")
-    targets = targets_of(config, corpus, tracks) if trained is None else _trained_targets(trained)
+    targets = targets_of(config, corpus, tracks) if trained is None else _trained_targets(trained, corpus)
+    if targets.heads is not None and trained is None:
+        heads.check_folds(targets.heads, corpus, [protocol.folds[fold] for fold, _ in runs])
     masking = make_masking(config, frontend)
     if masking is not None:
         targets = dataclasses.replace(targets, frames=num_features(frontend))
     batch_statistics = config["evaluation"]["batch_statistics"]
     if frontend.normalization == "speaker" and trained is None and not speakers_known(corpus):
         raise UserError(f"config.frontend.normalization=speaker: corpus {corpus.name} does not say who speaks")
-    model = models.build(num_classes=len(corpus.emotions), **config["model"], **targets.options)
+    num_outputs = len(corpus.emotions) if targets.heads is None else targets.heads.num_outputs
+    model = models.build(num_classes=num_outputs, **config["model"], **targets.options)
     _check_features(model, frontend, corpus)
     durations = {"num_steps": max(num_steps, warmup_steps + 1), "warmup_steps": warmup_steps}
     _check_batch_statistics(config, corpus, model, trained)
@@ -228,6 +237,7 @@ def make_population(
             model,
             frontend,
             num_classes=len(corpus.emotions),
+            heads=targets.heads,
             crop_samples=crop_samples,
             gradient_clip=config["optimizer"]["gradient_clip"],
             ema_decay=config["optimizer"]["ema_decay"],
@@ -251,7 +261,7 @@ def make_population(
 
     optimizer = [config["optimizer"][name] for name in ("gradient_clip", "ema_decay")]
     key = (model, frontend, masking, crop_samples, window_samples, batch_statistics)
-    key += (*durations.values(), *optimizer, accumulate, layout, feed)
+    key += (*durations.values(), *optimizer, accumulate, layout, feed, targets.heads)
     learner, initialise_program, train_program, evaluate_program = _once(made, key, make_programs)
     if initial is not None:
         check_initial(initial, config, corpus, learner)
@@ -297,7 +307,7 @@ def runs_of(config: dict, protocol: Protocol) -> tuple[tuple[int, int], ...]:
 
 
 def targets_of(config: dict, corpus: Corpus, tracks: Packed | None) -> Targets:
-    """What a variant learns beside the emotion; raises `UserError` where the corpus has no such thing."""
+    """What a variant learns beside the emotion, and its heads; raises `UserError` where the corpus has none."""
     for option, by in (("num_symbols", "the corpus"), ("tracks", "the corpus"), ("frames", "config.objective.frames")):
         if option in config["model"]:
             raise UserError(f"config.model.{option}: {by} decides it; expected it not to be set")
@@ -314,13 +324,15 @@ def targets_of(config: dict, corpus: Corpus, tracks: Packed | None) -> Targets:
             [config["corpus"]["symbols"]] if config["corpus"]["symbols"] else transcripts, kind
         )
         tokens, _ = encode_all(vocabulary, transcripts)
-    return Targets(vocabulary, tokens, tracks, () if tracks is None else tuple(tracks.names))
+    names = () if tracks is None else tuple(tracks.names)
+    return Targets(vocabulary, tokens, tracks, names, heads=heads.make_heads(config, corpus))
 
 
-def _trained_targets(metadata: dict) -> Targets:
+def _trained_targets(metadata: dict, corpus: Corpus) -> Targets:
     """The targets that `describe` wrote, without the values that only a training needs."""
     vocabulary = None if metadata["vocabulary"] is None else from_json(metadata["vocabulary"])
-    return Targets(vocabulary, track_names=tuple(metadata["tracks"]))
+    own_heads = heads.from_json(metadata["heads"], corpus.emotions)
+    return Targets(vocabulary, track_names=tuple(metadata["tracks"]), heads=own_heads)
 
 
 def _check_batch(config: dict, targets: Targets, layout: parallel.Layout, feed: str) -> int:
@@ -392,6 +404,8 @@ def _only_resident(frontend: Frontend, targets: Targets, teacher: Teacher | None
         return "trimmed recordings"
     if teacher is not None:
         return "what a teacher says"
+    if targets.heads is not None:
+        return "sources with heads of their own"
     return "tracks" if targets.tracks is not None else ""
 
 
@@ -722,6 +736,7 @@ def describe(population: Population) -> dict:
     names = [(fold.name, seed) for fold, (_, seed) in zip(population.folds, population.runs, strict=True)]
     vocabulary, tracks = population.targets.vocabulary, list(population.targets.track_names)
     targets = {"vocabulary": None if vocabulary is None else to_json(vocabulary), "tracks": tracks}
+    targets["heads"] = heads.to_json(population.targets.heads, population.corpus.emotions)
     initial = population.initial and population.initial.describe()
     teacher = population.teacher and population.teacher.describe()
     return checkpoints.describe(

@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Key
 
 from ser_jax.frontend import Frontend, Masking, Statistics, num_features
+from ser_jax.training.heads import Heads
 
 # A run's random streams: fold_in(run key, purpose), then fold_in(step).
 INITIALISATION, CROP, AUGMENTATION, DROPOUT, MASKING = range(5)
@@ -79,6 +80,7 @@ class Learner:
       schedule: step -> share of the peak learning rate.
       gradients: the gradient transformation before learning rate and weight decay.
       decays: 1 for each entry of the parameter vector that weight decay pulls to zero (kernels), else 0.
+      heads: the classifiers whose outputs the model has, or None: it has one.
       accumulate: the number of parts of a batch that the network sees one after another.
       axis_name: of the devices that share a batch, or None.
       masking: how frames are hidden for the model to tell them, or None: it is shown all.
@@ -88,6 +90,7 @@ class Learner:
     model: nn.Module
     frontend: Frontend
     num_classes: int
+    heads: Heads | None
     crop_samples: int
     schedule: optax.Schedule
     gradients: optax.GradientTransformation
@@ -115,6 +118,7 @@ def make_learner(
     warmup_steps: int,
     gradient_clip: float,
     ema_decay: float,
+    heads: Heads | None = None,
     accumulate: int = 1,
     axis_name: str | None = None,
     masking: Masking | None = None,
@@ -136,6 +140,7 @@ def make_learner(
         model=model,
         frontend=frontend,
         num_classes=num_classes,
+        heads=heads,
         crop_samples=crop_samples,
         schedule=schedule,
         gradients=optax.chain(optax.clip_by_global_norm(gradient_clip), optax.scale_by_adam(b1=0.9, b2=0.999)),

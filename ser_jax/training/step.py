@@ -20,6 +20,7 @@ from ser_jax.feeds.resident import Resident, crop_batch, window_batch
 from ser_jax.frontend import Statistics, augment_features, augment_waveform, features, hide_spans, mixup
 from ser_jax.models.layers import once
 from ser_jax.models.output import Output
+from ser_jax.training.heads import own_logits, possible_classes, probabilities
 from ser_jax.training.objectives import (
     concordance,
     cross_entropy,
@@ -148,8 +149,11 @@ def _losses(
     totals: dict[str, Array],
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The weighted sum of the losses, divided by the whole batch's weights, and their parts as sums."""
-    loss, weight = cross_entropy(output.logits, targets, batch.weight, run.class_weights, run.label_smoothing)
-    correct = jnp.sum((jnp.argmax(output.logits, -1) == batch.label) * batch.weight)
+    logits, possible = output.logits, None
+    if learner.heads is not None:
+        logits, possible = own_logits(learner.heads, logits, batch.source)
+    loss, weight = cross_entropy(logits, targets, batch.weight, run.class_weights, run.label_smoothing, possible)
+    correct = jnp.sum((jnp.argmax(logits, -1) == batch.label) * batch.weight)
     metrics = {"loss": loss, "weight": weight, "correct": correct, "count": jnp.sum(batch.weight)}
     total = run.loss_weights["emotion"] * loss / totals["emotion"]
     if batch.tokens is not None:
@@ -191,7 +195,7 @@ def evaluate_batch(
     else:  # every device has batches of its own, and nothing is dropped
         model = learner.model.clone(dropout=0.0, axis_name=None)
         output, _ = model.apply(variables(learner, state), inputs, num_frames, train=True, mutable=["batch_stats"])
-    return jax.nn.softmax(output.logits), output.tracks
+    return probabilities(learner.heads, output.logits, batch.source), output.tracks
 
 
 def _statistics(state: State, batch: Batch) -> Statistics | None:
@@ -206,7 +210,11 @@ def _targets(
     labels = jax.nn.one_hot(batch.label, learner.num_classes)
     if resident.taught is None:
         return labels
-    return labels + run.teacher_share * (resident.taught[run.fold, jnp.maximum(rows, 0)] - labels)
+    taught = resident.taught[run.fold, jnp.maximum(rows, 0)]
+    if learner.heads is not None:  # a teacher with one classifier knows other sources' emotions too
+        taught = jnp.where(possible_classes(learner.heads, batch.source), taught, 0.0)
+        taught = taught / jnp.maximum(jnp.sum(taught, -1, keepdims=True), 1e-9)
+    return labels + run.teacher_share * (taught - labels)
 
 
 def _training_input(

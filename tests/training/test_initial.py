@@ -3,15 +3,18 @@ import dataclasses
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from tiny import CONFIG
+from tiny import CONFIG, PARTS, tiny_merged
 
 from ser_jax import config as configuration
-from ser_jax.corpora import load_corpus
+from ser_jax.corpora import load_corpus, packed_folder
+from ser_jax.corpora.corpus import save
+from ser_jax.corpora.merge import merge_corpora, parts_of
 from ser_jax.corpora.protocols import make_protocol
 from ser_jax.errors import UserError
 from ser_jax.studies.run import run_study
 from ser_jax.studies.variants import population_of
 from ser_jax.studies.workdirs import load_initial
+from ser_jax.training.initial import check_initial, corpora_seen
 from ser_jax.training.population import describe, initial_state
 
 MODEL = {"name": "shufflenet_v2", "width": "tiny", "attention": "eca"}
@@ -86,8 +89,7 @@ def test_a_checkpoint_says_what_its_runs_began_with(workdir, data_dir):
 
 def test_corpora_are_remembered_through_several_trainings(workdir, data_dir):
     population = later(workdir, data_dir)
-    next_one = dataclasses.replace(population.initial, metadata=describe(population))
-    seen = [corpus["fingerprint"] for corpus in next_one.corpora]
+    seen = [corpus["fingerprint"] for corpus in corpora_seen(describe(population))]
     assert seen == [population.corpus.fingerprint, population.initial.metadata["corpus"]["fingerprint"]]
 
 
@@ -105,3 +107,89 @@ def test_what_cannot_be_begun_with_is_refused_in_one_line(workdir, data_dir, cha
     with pytest.raises(UserError) as error:
         later(workdir, data_dir, changes)
     assert str(error.value).startswith(message)
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory, data_dir):
+    """What was learnt from the corpora first, both (first and second) and more (both and synthetic)."""
+    tiny_merged(data_dir)
+    third = load_corpus("synthetic", data_dir, num_speakers=2, utterances_per_speaker=8, seed=9)
+    save(dataclasses.replace(third, name="third"), packed_folder("third", data_dir))
+    for name, parts in {"more": ("both", "third"), "apart": ("second", "third")}.items():
+        merge_corpora(name, parts, data_dir)
+    folders = {}
+    for name in ("first", "both", "more"):
+        folders[name] = str(tmp_path_factory.mktemp(name))
+        config = config_on(name, heads="shared" if name == "first" else "source")
+        config = configuration.merge(config, {"protocol": EARLIER["protocol"]})
+        assert not run_study(config, folders[name], data_dir=data_dir).failed
+    return folders
+
+
+def config_on(name, **training):
+    """The linear model on a packed corpus."""
+    changes = {"augmentation": {"mixup": 0.0}, "evaluation": {"latency": False}, "training": training}
+    config = configuration.merge(CONFIG, changes)
+    return config | {"corpus": config["corpus"] | {"name": name, "options": {}}}
+
+
+def on_corpus(name, workdir, data_dir, **training):
+    corpus = load_corpus(name, data_dir)
+    protocol = make_protocol(corpus, "leave_one_speaker_out", validation_speakers=0)
+    return population_of(config_on(name, initial=workdir, **training), corpus, protocol, data_dir)
+
+
+def test_a_merged_corpus_knows_the_parts_of_its_parts(learnt, data_dir):
+    more, both = (load_corpus(name, data_dir) for name in ("more", "both"))
+    assert set(parts_of(more)) == {"both", "both/first", "both/second", "third"}
+    assert parts_of(both) == {part: load_corpus(part, data_dir).fingerprint for part in PARTS}
+    assert parts_of(load_corpus("first", data_dir)) == parts_of(load_corpus("synthetic", data_dir)) == {}
+
+
+@pytest.mark.parametrize(
+    ("earlier", "now", "common"),
+    [
+        ("first", "both", "first"),
+        ("both", "second", "second"),
+        ("first", "more", "both/first"),
+        ("more", "first", "first"),
+        ("both", "more", "both"),
+        ("more", "both", "both"),
+        ("both", "apart", "second"),
+    ],
+)
+def test_what_has_heard_a_part_of_a_merged_corpus_is_not_begun_with(learnt, data_dir, earlier, now, common):
+    with pytest.raises(UserError) as error:
+        on_corpus(now, learnt[earlier], data_dir)
+    expected = (
+        f"config.training.initial: trained on {earlier}, in which {common} is too: it has heard its test speakers"
+    )
+    assert str(error.value).startswith(expected) and "\n" not in str(error.value)
+
+
+def test_what_was_heard_long_ago_is_remembered_too(learnt, data_dir):
+    """A merged corpus, then one that has nothing of it, then a part of it."""
+    between = dataclasses.replace(on_corpus("third", "", data_dir), initial=load_initial(learnt["both"]))
+    now = on_corpus("second", "", data_dir)
+    initial = dataclasses.replace(between.initial, metadata=describe(between))
+    assert [seen["name"] for seen in corpora_seen(initial.metadata)] == ["third", "both"]
+    with pytest.raises(UserError, match="trained on both, in which second is too"):
+        check_initial(initial, now.config, now.corpus, now.learner)
+
+
+def test_heads_are_kept_for_the_same_sources_alone(learnt, data_dir):
+    earlier = load_initial(learnt["both"])
+    kernel = earlier.variables[0]["params"]["classifier"]["kernel"]
+    own = earlier.metadata["targets"]["heads"]
+    same = on_corpus("both", "", data_dir, heads="source")
+    # The corpus is the same, so that the shapes are: what must not be begun with was refused before this.
+    for described, kept in ((own, True), ([{**own[0], "source": "another"}, own[1]], False), ([], False)):
+        metadata = earlier.metadata | {"targets": earlier.metadata["targets"] | {"heads": described}}
+        initial = dataclasses.replace(earlier, metadata=metadata)
+        begun = initial_state(dataclasses.replace(same, initial=initial)).parameters.reshape(4, -1)[0]
+        found = same.learner.unravel_parameters(begun)["classifier"]["kernel"]
+        assert np.array_equal(found, kernel) == kept
+    shared = dataclasses.replace(on_corpus("both", "", data_dir), initial=earlier)
+    begun = initial_state(shared).parameters.reshape(4, -1)[0]
+    drawn = initial_state(dataclasses.replace(shared, initial=None)).parameters.reshape(4, -1)[0]
+    np.testing.assert_array_equal(begun, drawn)

@@ -1,7 +1,9 @@
 """A training small enough for tests: three synthetic speakers, the linear model, some steps."""
 
 from ser_jax import config as configuration
-from ser_jax.corpora.corpus import Corpus
+from ser_jax.corpora import packed_folder
+from ser_jax.corpora.corpus import Corpus, make_corpus, save, waveform
+from ser_jax.corpora.merge import merge_corpora
 from ser_jax.corpora.protocols import Protocol, make_protocol
 from ser_jax.corpora.synthetic import make_synthetic
 from ser_jax.training.population import Population, make_population
@@ -29,6 +31,8 @@ CONFIG = configuration.merge(
 # `merge` keeps the options of the default model, which the linear one does not have.
 CONFIG["model"] = {"name": "linear"}
 
+PARTS = {"first": ("neutral", "anger", "sadness"), "second": ("anger", "happiness")}
+
 
 def tiny_corpus() -> tuple[Corpus, Protocol]:
     """Three speakers, and their leave-one-speaker-out folds with one validation speaker each."""
@@ -41,3 +45,19 @@ def tiny_population(
 ) -> Population:
     """The tiny training with parts of its configuration changed; see `make_population` for `made` and `data_dir`."""
     return make_population(configuration.merge(CONFIG, changes), corpus, protocol, made=made, data_dir=data_dir)
+
+
+def tiny_merged(data_dir: str, name: str = "both") -> tuple[Corpus, Protocol]:
+    """Packs the corpora first and second, two speakers each, and merges them: four emotions, of which they share one.
+
+    The folds of the merged corpus leave one of its four speakers out.
+    """
+    for number, (part, emotions) in enumerate(PARTS.items()):
+        spoken = make_synthetic("synthetic", num_speakers=2, utterances_per_speaker=8, seed=number)
+        rows = spoken.utterances[spoken.utterances["emotion"].isin(emotions)].index
+        table = spoken.utterances.loc[rows, ["id", "speaker", "gender", "emotion", "text"]]
+        waveforms = [waveform(spoken, row) for row in rows]
+        info = {"speakers_known": True, "licence": "CC BY 4.0", "description": f"The {part} of two."}
+        save(make_corpus(part, table, waveforms, emotions, info), packed_folder(part, data_dir))
+    corpus = merge_corpora(name, list(PARTS), data_dir)
+    return corpus, make_protocol(corpus, "leave_one_speaker_out", validation_speakers=0)
