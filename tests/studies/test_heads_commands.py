@@ -45,7 +45,7 @@ def speech(launch, tmp_path_factory):
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     merged = configuration.merge(CONFIG, CHANGES)
-    merged["corpus"] |= {"name": "both", "options": {}}
+    merged["corpus"] = merged["corpus"] | {"name": "both", "options": {}}
     path = tmp_path_factory.mktemp("config") / "heads.json"
     path.write_text(json.dumps(merged))
     return path
