@@ -104,9 +104,9 @@ def default() -> dict:
             "accumulate": 1,  # parts of a batch that the network sees one after another, to save memory
             "split": "auto",  # what devices share out: runs | batch | auto: the batch of a single run
             "initial": "",  # a workdir, trained on another corpus, whose parameters the runs begin with; "": drawn
+            "heads": "shared",  # one classifier; source: of a merged corpus, one for each that it was merged from
             "teacher": "",  # a workdir, trained on the same folds, whose probabilities the runs learn; "": labels alone
             "teacher_share": 0.5,  # of what they say in what is learnt; the rest is the label
-            "heads": "shared",  # one classifier; source: of a merged corpus, one for each that it was merged from
             "crop_seconds": 3.0,
             "train_epochs": 50.0,
             "train_steps": -1,

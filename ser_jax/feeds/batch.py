@@ -22,10 +22,10 @@ class Batch:
       tracks: [batch, frames, tracks], a value for every frame and track; None where no tracks are trained.
       statistics: `ser_jax.frontend.Statistics` [batch, features] of each row's speaker; None where they are not asked
         for.
-      hidden: bool [batch, frames], which frames the model is not shown, chosen by the training step; None where it is
-        shown all.
       source: [batch], the number of the corpus that each row was merged from, -1 for none that has a classifier of its
         own; None where one classifier is shared.
+      hidden: bool [batch, frames], which frames the model is not shown, chosen by the training step; None where it is
+        shown all.
     """
 
     waveform: Any
@@ -35,5 +35,5 @@ class Batch:
     tokens: Any = None
     tracks: Any = None
     statistics: Any = None
-    hidden: Any = None
     source: Any = None
+    hidden: Any = None

@@ -52,9 +52,9 @@ class Resident:
       tokens: int32 [utterances, tokens] of the transcripts, -1 after their ends, or None.
       tracks: `Tracks` or None.
       statistics: `ser_jax.frontend.Statistics` of each utterance's speaker, [utterances, features], or None.
+      source: int32 [utterances], as in `Batch`, or None.
       taught: float32 [folds, utterances, classes], the probabilities that a teacher gives each fold's training
         utterances, or None.
-      source: int32 [utterances], as in `Batch`, or None.
     """
 
     samples: Any
@@ -64,8 +64,8 @@ class Resident:
     tokens: Any = None
     tracks: Any = None
     statistics: Any = None
-    taught: Any = None
     source: Any = None
+    taught: Any = None
 
 
 @flax.struct.dataclass

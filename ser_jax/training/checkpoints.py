@@ -68,8 +68,7 @@ class Checkpoints:
             raise UserError(f"{self.folder / str(step)}: damaged checkpoint ({_first_line(error)})") from error
         if metadata["format"] != FORMAT_VERSION:
             raise UserError(f"{self.folder}: checkpoint of format {metadata['format']}, expected {FORMAT_VERSION}")
-        # Older trainings knew no other targets than the emotion, one classifier, began with what was drawn, and had no
-        # teacher.
+        # Older trainings knew the emotion alone and one classifier, began with what was drawn, and had no teacher.
         config = json.loads(json.dumps(configuration.completed(metadata["config"])))
         targets = {"vocabulary": None, "tracks": [], "heads": [], **metadata.get("targets", {})}
         return {"initial": None, "teacher": None, **metadata, "targets": targets, "config": config}

@@ -36,16 +36,20 @@ class Initial:
         digest = hashlib.sha256()
         for seed, variables in sorted(self.variables.items()):
             digest.update(f"{seed}".encode() + np.asarray(ravel_pytree(variables)[0]).tobytes())
-        earlier = {what: self.metadata[what] for what in ("corpus", "initial")}
+        earlier = {what: self.metadata[what] for what in ("corpus", "initial", "teacher")}
         return {**earlier, "options": self.metadata["config"]["corpus"]["options"], "parameters": digest.hexdigest()}
 
 
 def corpora_seen(metadata: dict) -> list[dict]:
-    """Returns the corpora that a checkpoint's parameters have seen, as it describes them, the last one first."""
-    seen = []
-    while metadata:
-        seen.append(metadata["corpus"])
-        metadata = metadata.get("initial")  # which baselines of earlier versions do not have
+    """Returns the corpora that a checkpoint's parameters have seen, as it describes them, the last one first.
+
+    What its teachers began with is among them.
+    """
+    waiting, seen = [metadata], []
+    while waiting:
+        described = waiting.pop(0)
+        seen += [described["corpus"]] if "corpus" in described else []  # a teacher's is its pupil's
+        waiting += [described[what] for what in ("initial", "teacher") if described.get(what)]
     return seen
 
 

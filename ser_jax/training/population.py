@@ -61,16 +61,16 @@ class Targets:
     Attributes:
       vocabulary, tokens: of the transcripts, and those of every utterance, [utterances, tokens]; see `encode_all`.
       tracks, track_names: values for every utterance's frames, and what they are.
-      frames: features of a frame, where the model tells those of hidden frames; else 0.
       heads: classifiers of the source corpora, or None: one for all.
+      frames: features of a frame, where the model tells those of hidden frames; else 0.
     """
 
     vocabulary: Vocabulary | None = None
     tokens: np.ndarray | None = None
     tracks: Packed | None = None
     track_names: tuple[str, ...] = ()
-    frames: int = 0
     heads: Heads | None = None
+    frames: int = 0
 
     @property
     def options(self) -> dict[str, int]:
@@ -267,7 +267,8 @@ def make_population(
         check_initial(initial, config, corpus, learner)
     numbers = list(dict.fromkeys(fold for fold, _ in runs))
     if teacher is not None:
-        check_teacher(teacher, corpus, [protocol.folds[fold] for fold in numbers])
+        own_heads = heads.to_json(targets.heads, corpus.emotions)
+        check_teacher(teacher, corpus, [protocol.folds[fold] for fold in numbers], own_heads)
     own = [make_run(config, corpus, protocol.folds[fold], fold, seed, numbers.index(fold)) for fold, seed in runs]
     keys = parallel.spread(np.stack([jax.random.key_data(run.key) for run in own]), layout.groups)
     run = parallel.stack_runs([run.replace(key=0) for run in own], layout.groups)
@@ -325,7 +326,7 @@ def targets_of(config: dict, corpus: Corpus, tracks: Packed | None) -> Targets:
         )
         tokens, _ = encode_all(vocabulary, transcripts)
     names = () if tracks is None else tuple(tracks.names)
-    return Targets(vocabulary, tokens, tracks, names, heads=heads.make_heads(config, corpus))
+    return Targets(vocabulary, tokens, tracks, names, heads.make_heads(config, corpus))
 
 
 def _trained_targets(metadata: dict, corpus: Corpus) -> Targets:
@@ -402,10 +403,10 @@ def _only_resident(frontend: Frontend, targets: Targets, teacher: Teacher | None
         return "normalization by speaker"
     if frontend.trim_db:
         return "trimmed recordings"
-    if teacher is not None:
-        return "what a teacher says"
     if targets.heads is not None:
         return "sources with heads of their own"
+    if teacher is not None:
+        return "what a teacher says"
     return "tracks" if targets.tracks is not None else ""
 
 

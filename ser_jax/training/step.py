@@ -20,7 +20,7 @@ from ser_jax.feeds.resident import Resident, crop_batch, window_batch
 from ser_jax.frontend import Statistics, augment_features, augment_waveform, features, hide_spans, mixup
 from ser_jax.models.layers import once
 from ser_jax.models.output import Output
-from ser_jax.training.heads import own_logits, possible_classes, probabilities
+from ser_jax.training.heads import own_logits, probabilities
 from ser_jax.training.objectives import (
     concordance,
     cross_entropy,
@@ -210,11 +210,7 @@ def _targets(
     labels = jax.nn.one_hot(batch.label, learner.num_classes)
     if resident.taught is None:
         return labels
-    taught = resident.taught[run.fold, jnp.maximum(rows, 0)]
-    if learner.heads is not None:  # a teacher with one classifier knows other sources' emotions too
-        taught = jnp.where(possible_classes(learner.heads, batch.source), taught, 0.0)
-        taught = taught / jnp.maximum(jnp.sum(taught, -1, keepdims=True), 1e-9)
-    return labels + run.teacher_share * (taught - labels)
+    return labels + run.teacher_share * (resident.taught[run.fold, jnp.maximum(rows, 0)] - labels)
 
 
 def _training_input(

@@ -42,11 +42,17 @@ class Teacher:
         return {**earlier, "model": config["model"], "seeds": seeds, "parameters": self.parameters}
 
 
-def check_teacher(teacher: Teacher, corpus: Corpus, folds: Sequence[Fold]) -> None:
-    """Raises `UserError` where the teacher has not learnt the folds of these runs, and nothing but them."""
+def check_teacher(teacher: Teacher, corpus: Corpus, folds: Sequence[Fold], heads: Sequence[dict]) -> None:
+    """Raises `UserError` where the teacher has not learnt the folds of these runs, and nothing but them.
+
+    `heads` are the runs' own, as checkpoints keep them: what a teacher says of classes that a head does not have could
+    not be learnt.
+    """
     learnt = teacher.metadata["corpus"]
     if learnt["fingerprint"] != corpus.fingerprint:
         raise UserError(f"{_WHERE}: trained on {learnt['name']}, expected {corpus.name} as it is packed here")
+    if heads and teacher.metadata["targets"]["heads"] != heads:
+        raise UserError(f"{_WHERE}: it has not the same heads; expected one trained with config.training.heads=source")
     by_name = {fold.name: fold for fold in teacher.folds}
     for fold in folds:
         own = by_name.get(fold.name)

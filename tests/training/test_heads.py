@@ -28,6 +28,7 @@ from ser_jax.training import population as populations
 from ser_jax.training.heads import Heads, own_logits, probabilities, source_numbers
 from ser_jax.training.objectives import cross_entropy
 from ser_jax.training.step import train_step
+from ser_jax.training.teacher import Teacher
 
 OWN = {"augmentation": {"mixup": 0.0}, "training": {"heads": "source"}}
 HEADS = Heads(("first", "second"), ((0, 1, 2), (1, 3)), 4)
@@ -352,6 +353,23 @@ def test_a_fold_that_hears_nothing_of_a_source_is_refused(data):
     protocol = Protocol("across", True, (Fold("second", first, first[:0], second),), "the other corpus")
     with pytest.raises(UserError, match="fold second trains on no utterance of second, whose head would stay"):
         population_of((corpus, protocol))
+
+
+def test_heads_are_taught_by_the_same_heads(data):
+    _, protocol = data
+    metadata = populations.describe(population_of(data))
+
+    def taught_by(heads, choice="source"):
+        described = metadata | {"targets": metadata["targets"] | {"heads": heads}}
+        teacher = Teacher(described, "", tuple(protocol.folds), list)
+        return population_of(data, {"training": {"heads": choice}}, teacher=teacher)
+
+    own = metadata["targets"]["heads"]
+    for heads, choice in ((own, "source"), (own, "shared"), ([], "shared")):
+        assert taught_by(heads, choice).teacher is not None
+    for heads in ([], own[::-1]):
+        with pytest.raises(UserError, match=r"config\.training\.teacher: it has not the same heads; expected one"):
+            taught_by(heads)
 
 
 def test_a_corpus_with_a_column_source_of_its_own_may_have_heads_too(data):

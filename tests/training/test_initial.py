@@ -193,3 +193,12 @@ def test_heads_are_kept_for_the_same_sources_alone(learnt, data_dir):
     begun = initial_state(shared).parameters.reshape(4, -1)[0]
     drawn = initial_state(dataclasses.replace(shared, initial=None)).parameters.reshape(4, -1)[0]
     np.testing.assert_array_equal(begun, drawn)
+
+
+def test_what_a_teacher_began_with_was_heard_too(learnt, data_dir):
+    taught = describe(on_corpus("third", "", data_dir))
+    begun = load_initial(learnt["both"]).describe()
+    taught["teacher"] = {"initial": begun, "teacher": None}
+    assert [seen["name"] for seen in corpora_seen(taught)] == ["third", "both"]
+    again = dataclasses.replace(load_initial(learnt["both"]), metadata=taught).describe()
+    assert [seen["name"] for seen in corpora_seen({"initial": again})] == ["third", "both"]
