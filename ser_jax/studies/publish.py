@@ -125,6 +125,7 @@ def _card(
     options = [f"{key} {value}" for key, value in config["model"].items() if key != "name"]
     what = f"{config['model']['name']} ({', '.join(options)})" if options else config["model"]["name"]
     normalisation = config["frontend"]["normalization"]
+    trimmed = ", the silence before and after left out" if config["frontend"]["trim_db"] else ""
     by_speaker = ["features are normalised"] * (normalisation == "speaker")
     by_speaker += ["batch normalisation is done"] * (config["evaluation"]["batch_statistics"] == "speaker")
     lines = [f"# {to.name}", "", f"Recognises {', '.join(model.emotions)} in speech."]
@@ -132,7 +133,7 @@ def _card(
     lines += [
         f"- {what}, {parameters:,} parameters; the mean of {len(runs)} run{'s' * (len(runs) > 1)}.",
         f"- Input: recordings of any rate, as {config['frontend']['num_mels']} {config['frontend']['kind']} features "
-        f"every {config['frontend']['hop_ms']:g} ms, {_NORMALISED[normalisation]}; windows of "
+        f"every {config['frontend']['hop_ms']:g} ms, {_NORMALISED[normalisation]}{trimmed}; windows of "
         f"{config['evaluation']['window_seconds'] or config['training']['crop_seconds']:g} s, averaged.",
     ]
     for head in model.metadata["targets"]["heads"]:
