@@ -73,7 +73,7 @@ def make_baselines(config: dict, corpus: Corpus, protocol: Protocol, data_dir: s
 def describe(all_runs: Baselines) -> dict:
     """Returns what makes the saved arrays self-contained: what they were trained on, and how."""
     names = [(fold.name, seed) for fold, (_, seed) in zip(all_runs.folds, all_runs.runs, strict=True)]
-    metadata = checkpoints.describe(all_runs.config, all_runs.corpus, all_runs.protocol, names, {}, None)
+    metadata = checkpoints.describe(all_runs.config, all_runs.corpus, all_runs.protocol, names, {}, None, None)
     packages = ["scikit-learn"] + (["opensmile"] if all_runs.baseline.functionals != "own" else [])
     metadata["versions"] = {name: importlib.metadata.version(name) for name in (*packages, "numpy")}
     notes = [SPEAKER_SCALING] if all_runs.baseline.scaling == "speaker" else []

@@ -170,7 +170,7 @@ def _card(
     for other, result in elsewhere.items():
         dropped = result.get("dropped_emotions")
         if dropped:
-            lines += ["", f"{other}'s {', '.join(dropped)} are left out: the model does not know them."]
+            lines += ["", f"Left out of {other}, because the model does not know it: {', '.join(dropped)}."]
     lines += ["", "## Use", "", "```", f"python launch.py predict --workdir {to} a.wav", "```"]
     lines += ["", "## Limits", ""]
     if by_speaker:
