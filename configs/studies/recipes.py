@@ -129,10 +129,9 @@ QUESTIONS = (
     },
     {
         "name": "teacher",
-        "text": "Does one network learn from three what they know together?",  # of configs/emodb.py:cnn, 40 epochs
+        "text": "Does one network learn from three what they know together?",  # of the same folds and base
         "base": {
             **FOUND,
-            "folds": (),
             "model": emodb.CNN,
             "evaluation": {"batch_statistics": "speaker", "window_seconds": 9.0},
         },
