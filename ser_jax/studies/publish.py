@@ -17,6 +17,7 @@ from ser_jax.studies.results import write_json
 from ser_jax.studies.store import STUDY
 from ser_jax.studies.workdirs import Restored
 from ser_jax.training import checkpoints, loop, parallel
+from ser_jax.training.initial import trainings_behind
 from ser_jax.training.state import State
 
 CARD = "MODEL_CARD.md"
@@ -93,15 +94,12 @@ def _check_alike(model: Restored, evidence: Restored) -> None:
 
 def _corpora(metadata: dict, data_dir: str | None) -> list[Corpus]:
     """The corpora that a model has learnt from, the last one first; its teachers may have begun with others."""
-    waiting, corpora = [{**metadata, "options": metadata["config"]["corpus"]["options"]}], {}
-    while waiting:
-        described = waiting.pop(0)
-        if "corpus" in described:  # a teacher's is its pupil's
-            name, fingerprint = (described["corpus"][what] for what in ("name", "fingerprint"))
-            corpora[fingerprint] = load_corpus(name, data_dir, **described["options"])
-            if corpora[fingerprint].fingerprint != fingerprint:
-                raise UserError(f"corpus {name}: it has changed since the training; prepare that one again")
-        waiting += [described[what] for what in ("initial", "teacher") if described.get(what)]
+    corpora = {}
+    for described in trainings_behind({**metadata, "options": metadata["config"]["corpus"]["options"]}):
+        name, fingerprint = (described["corpus"][what] for what in ("name", "fingerprint"))
+        corpora[fingerprint] = load_corpus(name, data_dir, **described["options"])
+        if corpora[fingerprint].fingerprint != fingerprint:
+            raise UserError(f"corpus {name}: it has changed since the training; prepare that one again")
     return list(corpora.values())
 
 

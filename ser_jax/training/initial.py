@@ -40,17 +40,22 @@ class Initial:
         return {**earlier, "options": self.metadata["config"]["corpus"]["options"], "parameters": digest.hexdigest()}
 
 
-def corpora_seen(metadata: dict) -> list[dict]:
-    """Returns the corpora that a checkpoint's parameters have seen, as it describes them, the last one first.
+def trainings_behind(metadata: dict) -> list[dict]:
+    """Returns what a checkpoint says of its own training and of those that it rests on, the last one first.
 
-    What its teachers began with is among them.
+    Those are what it began with, and what its teachers did.
     """
-    waiting, seen = [metadata], []
+    waiting, behind = [metadata], []
     while waiting:
         described = waiting.pop(0)
-        seen += [described["corpus"]] if "corpus" in described else []  # a teacher's is its pupil's
+        behind += [described] if "corpus" in described else []  # a teacher's corpus is its pupil's
         waiting += [described[what] for what in ("initial", "teacher") if described.get(what)]
-    return seen
+    return behind
+
+
+def corpora_seen(metadata: dict) -> list[dict]:
+    """Returns the corpora that a checkpoint's parameters have seen, as it describes them, the last one first."""
+    return [described["corpus"] for described in trainings_behind(metadata)]
 
 
 def in_common(seen: dict, corpus: Corpus) -> list[str]:
