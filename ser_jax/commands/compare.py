@@ -3,7 +3,8 @@
 Each argument is [NAME=]PATH[:VARIANT]. PATH is a workdir, its predictions.parquet, or another program's table (CSV or
 Parquet) with the columns utterance, label and p_<emotion> (or one named after each emotion, or prediction alone), and
 speaker, fold and seed where they are known. All figures are of the utterances that all results have; every variant is
-measured against the first one, or against --baseline.
+measured against the first one, or against --baseline. One variant alone has its figures computed again. A result on a
+merged corpus can stand beside one on a corpus that it was merged from, for the utterances of that one.
 
 With --across_corpora each argument is a workdir, and each of another corpus: the variants and comparisons that all of
 them have are ranked and pooled over corpora.

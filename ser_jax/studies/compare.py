@@ -2,7 +2,7 @@
 
 Every figure is of the utterances that all results have, so that one table is about one thing. Two results are paired by
 utterance and seed, and by fold where both were split alike. What one of them does not know (speakers, folds, seeds) is
-taken from those that do, and said in its notes.
+taken from those that do, and said in its notes. A single variant's figures are computed again, and that is all.
 """
 
 import dataclasses
@@ -53,14 +53,14 @@ def compare(arguments: Sequence[str], baseline: str | None = None) -> tuple[dict
     """Returns the summary, the merged predictions and remarks of results given as `[NAME=]PATH[:VARIANT]`.
 
     A PATH is a workdir, its predictions.parquet, or another program's CSV or Parquet; see `outside.read_outside`. Every
-    variant is measured against `baseline`, by default the first one. Raises UserError for what cannot be read, fewer
-    than two variants, another corpus, labels that do not agree, and no utterance in common.
+    variant is measured against `baseline`, by default the first one. Of a result on a merged corpus that part is taken
+    which is the other results' corpus. Raises UserError for what cannot be read, another corpus, labels that do not
+    agree, and no utterance in common.
     """
     results = _named([result for argument in arguments for result in read(argument)])
-    if len(results) < 2:
-        raise UserError(f"{arguments[0]}: only the variant {results[0].name} in it, and nothing to compare it with")
     reference = _find(baseline, results)
-    corpus = _corpus(results)
+    corpus, trained_on = _corpus(results)
+    results = [_part(result, corpus) for result in results]
     results, remarks = _in_common(_with_known_names(results, reference, corpus), reference)
     speakers = _speakers(results)
     placed = {result.name: _placed(result, results, reference) for result in results}
@@ -68,7 +68,7 @@ def compare(arguments: Sequence[str], baseline: str | None = None) -> tuple[dict
     table = predictions.merge(
         [_complete(result, placed[result.name][0], corpus, speakers, emotions) for result in results]
     )
-    tested = all(same for _, same, _ in placed.values())
+    tested = len(trained_on) < 2 and all(same for _, same, _ in placed.values())
     notes = {result.name: [*result.notes, *placed[result.name][2], *_missing(result, emotions)] for result in results}
     made = _summarise(table, results, reference, tested, notes)
     if not any(speakers.values()):
@@ -208,16 +208,34 @@ def _nearest(name: str, names: Sequence[str]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(names)}"
 
 
-def _corpus(results: Sequence[Result]) -> str:
-    """The one corpus of all results that know theirs."""
+def _corpus(results: Sequence[Result]) -> tuple[str, list[str]]:
+    """The corpus that all results that know theirs have utterances of, and the corpora that they are on."""
     found: dict[str, str] = {}
     for result in results:
         for corpus in result.table["corpus"].unique() if "corpus" in result.table else ():
             found.setdefault(corpus, result.source)
-    if len(found) > 1:
+    shared = [corpus for corpus in found if all(_has_part(result, corpus) for result in results)]
+    if found and not shared:
         places = ", ".join(f"{corpus} ({source})" for corpus, source in found.items())
-        raise UserError(f"one comparison is of one corpus, found {places}")
-    return next(iter(found), "unknown")
+        raise UserError(f"one comparison is of one corpus, or of one and what it was merged into, found {places}")
+    return next(iter(shared), "unknown"), list(found)
+
+
+def _has_part(result: Result, corpus: str) -> bool:
+    """Whether a result is on a corpus or on one that was merged from it, as it may be where it does not say."""
+    known = "corpus" in result.table and (result.table["corpus"] != corpus).any()
+    return not known or bool(result.table["utterance"].str.startswith(f"{corpus}-").any())
+
+
+def _part(result: Result, corpus: str) -> Result:
+    """The result on a corpus alone, with that corpus's own names, where it is on one that was merged from it."""
+    if "corpus" not in result.table or (result.table["corpus"] == corpus).all():
+        return result
+    prefix, merged = f"{corpus}-", result.table["corpus"].iloc[0]
+    table = result.table[result.table["utterance"].str.startswith(prefix)].reset_index(drop=True)
+    names = {column: table[column].str.removeprefix(prefix) for column in ("utterance", "speaker")}
+    note = f"its corpus is {merged}: of it only what came from {corpus}"
+    return dataclasses.replace(result, table=table.assign(corpus=corpus, **names), notes=(*result.notes, note))
 
 
 def _with_known_names(results: Sequence[Result], reference: str, corpus: str) -> list[Result]:
@@ -384,7 +402,9 @@ def _summarise(
         fold_sizes=sizes if tested and set(table["fold"]) <= set(sizes) else {},
         parameters={name: number for name, number in parameters.items() if number is not None},
         meta=_meta(results, reference, others),
-        questions=[Question("comparison", f"How do the results differ from {reference}?", {}, {}, pairs)],
+        questions=[Question("comparison", f"How do the results differ from {reference}?", {}, {}, pairs)]
+        if pairs
+        else [],
     )
     made["variants"] = {result.name: made["variants"][result.name] for result in results}
     for result in results:
@@ -400,9 +420,8 @@ def _summarise(
 def _meta(results: Sequence[Result], reference: str, others: Sequence[str]) -> dict[str, Any]:
     """What the studies say alike of themselves."""
     abouts = [result.about for result in results if result.about]
-    meta: dict[str, Any] = {
-        "title": f"{', '.join(others) if len(others) <= NAMED else f'{len(others)} variants'} against {reference}"
-    }
+    against = f"{', '.join(others) if len(others) <= NAMED else f'{len(others)} variants'} against {reference}"
+    meta: dict[str, Any] = {"title": against if others else reference}
     for key in ("protocol", "protocol_description", "speaker_independent", "fingerprint", "versions", "audit"):
         values = [about.get(key) for about in abouts]
         if values and values[0] is not None and all(value == values[0] for value in values):

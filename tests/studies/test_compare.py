@@ -230,12 +230,11 @@ def test_results_that_do_not_belong_together_are_refused_in_one_line(workdir, tm
     ("arguments", "expected"),
     [
         (["{work}:ecs"], "no variant ecs; did you mean eca?"),
-        (["{work}:eca"], "nothing to compare it with"),
         (["{work}", "{work}"], "call one of them NAME=PATH"),
         (["{work}", "nowhere"], "nowhere: no such file or folder"),
         (["{work}", "{empty}"], "no predictions.parquet in it"),
         (["{work}", "{text}"], "expected a workdir or a table of predictions (.csv, .tsv, .parquet)"),
-        (["{work}", "{other}"], "one comparison is of one corpus, found speech"),
+        (["{work}", "{other}"], "one comparison is of one corpus, or of one and what it was merged into, found speech"),
         (["{work}", "--baseline", "non"], "--baseline non: no such variant; did you mean none?"),
         (["{work}", "--out", "{work}"], "the workdir of a study; expected another folder"),
     ],
@@ -273,6 +272,50 @@ def test_the_command_prints_the_table_and_writes_what_it_printed(workdir, tmp_pa
     # What it writes can be compared in its turn.
     assert call(tmp_path / "out", f"again={workdir}:none") == 0
     assert "again against eca" in capsys.readouterr().out
+
+
+def test_a_variant_alone_has_its_figures_computed_again(workdir, capsys):
+    made, merged, remarks = compare.compare([f"{workdir}:eca"])
+    own = study().query("variant == 'eca'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(merged, own)
+    assert made["variants"]["eca"]["ua"] == pytest.approx(balanced_accuracy(own))
+    assert made["comparisons"] == remarks == []
+    assert call(f"{workdir}:eca") == 0
+    printed = capsys.readouterr().out
+    assert f"{100 * balanced_accuracy(own):.1f}" in printed
+    assert "against" not in printed
+
+
+def of_merged(table, *others):
+    """The table as that of a corpus that was merged of its own and others, one more class and half a fold more."""
+    own = table["corpus"].iloc[0]
+    made = []
+    for name, part in ((own, table), *others):
+        names = {column: f"{name}-" + part[column] for column in ("utterance", "speaker")}
+        made.append(part.assign(corpus="merged", **names))
+    return predictions.merge(made)
+
+
+def test_of_a_merged_corpus_the_part_that_the_others_are_of_is_compared(workdir, tmp_path):
+    own = study(("joint",), seed=3)
+    joint = of_merged(own, ("song", study(("joint",), seed=4)))
+    save(tmp_path / "joint", joint, fold_sizes={fold: (52, 16) for fold in "abcd"})
+    save(workdir, study(), fold_sizes=SIZES)
+    for arguments in ([workdir, tmp_path / "joint"], [tmp_path / "joint", workdir]):
+        made, merged, remarks = compare.compare([str(argument) for argument in arguments])
+        pd.testing.assert_frame_equal(
+            merged[merged["variant"] == "joint"].reset_index(drop=True), own, check_column_type=False
+        )
+        assert made["corpus"] == "speech"
+        assert made["variants"]["joint"]["ua"] == pytest.approx(balanced_accuracy(own))
+        assert "its corpus is merged: of it only what came from speech" in made["variants"]["joint"]["notes"]
+        assert remarks == []
+        # The folds test the same utterances, but not all variants learnt the same ones.
+        assert {comparison["p_nadeau_bengio"] for comparison in made["comparisons"]} == {None}
+        expected = statistics.compare(predictions.merge([study(), own]), "eca", "joint", SIZES)
+        found = next(c for c in made["comparisons"] if {c["variant"], c["baseline"]} == {"eca", "joint"})
+        assert abs(found["ua_difference"]) == pytest.approx(abs(expected.ua_difference))
+        assert found["ci95"] is not None
 
 
 def test_the_same_variants_on_two_corpora_are_set_side_by_side(tmp_path, capsys):
