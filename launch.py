@@ -3,6 +3,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 
 from ser_jax.errors import UserError
@@ -21,7 +22,10 @@ COMMANDS = {
 
 
 def main(arguments: list[str]) -> int:
-    """Runs one command and returns the exit status: 0 done, 1 a check failed, 2 a user's mistake, 130 interrupted."""
+    """Runs one command and returns the exit status.
+
+    0 done, 1 a check failed, 2 a user's mistake, 130 interrupted, 141 who reads the output went away.
+    """
     parser = argparse.ArgumentParser(prog="launch.py", description="Speech emotion recognition in JAX.")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
@@ -37,13 +41,18 @@ def main(arguments: list[str]) -> int:
         parser.error(f"{args.command}: {unknown} is not an option of this command; see launch.py {args.command} --help")
     args.overrides = overrides
     try:
-        return args.run(args)
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who reads the output has enough of it, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 if __name__ == "__main__":

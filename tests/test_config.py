@@ -101,7 +101,7 @@ def test_an_older_configuration_gets_the_defaults_of_what_came_later_but_keeps_i
     assert (completed["model"], completed["seeds"]) == ({"name": "shufflenet_v2"}, [4])
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("docs/results/*/config.json")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", sorted(ROOT.glob("docs/results/**/config.json")), ids=lambda path: path.parent.name)
 def test_the_configuration_of_every_published_result_can_be_run_again(path):
     assert config.load(str(path))["training"].keys() == config.default()["training"].keys()
 

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import time
@@ -6,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("prepare", "audit", "study", "train", "evaluate", "predict", "publish", "models")
+COMMANDS = ("prepare", "audit", "study", "train", "evaluate", "compare", "predict", "publish", "models")
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,15 @@ def test_help_is_complete_quick_and_imports_neither_jax_nor_tensorflow(command):
     for name in COMMANDS if not command else ():
         assert name in result.stdout
     assert seconds < 3  # under 0.2 s on a quiet machine
+
+
+def test_a_reader_that_has_enough_of_the_output_ends_a_command_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "launch.py", "compare", "docs/results/tracks"]
+    result = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (141, "")
 
 
 def test_the_entry_point_stays_under_60_lines():
