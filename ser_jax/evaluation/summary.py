@@ -45,7 +45,8 @@ def summarise(
     `parameters` each variant's parameter count, in the order in which variants shall appear; `meta` (protocol,
     fingerprint, versions, seconds ...) is put beside; `questions` are a study's (name, text, factors, levels and
     comparisons, as in studies/plan.py), answered from the variants that did not fail (`meta["failed"]`); `speakers` has
-    the columns speaker and gender; `validation` has the runs' predictions for their validation speakers.
+    the columns speaker and gender, and source where the corpus was merged from several, each of which then has figures
+    of its own; `validation` has the runs' predictions for their validation speakers.
     Raises UserError for an invalid table, one of several corpora, and a comparison that cannot be made.
     """
     validate(predictions)
@@ -65,6 +66,7 @@ def summarise(
         | {
             "calibration": calibration(tables[name], _of(validation, name), replicates=replicates),
             "fairness": fairness(tables[name], speakers, replicates=replicates),
+            "by_source": by_source(tables[name], speakers, replicates=replicates),
             "validation_ua": _validation_ua(_of(validation, name)),
         }
         for name in dict.fromkeys([*order, *tables])
@@ -185,6 +187,24 @@ def ensemble(table: pd.DataFrame, *, replicates: int = statistics.REPLICATES) ->
     counts = metrics.confusion_counts(groups[of].mean().reset_index().assign(seed=0), "speaker").counts
     estimate = statistics.bootstrap_interval(counts, metrics.unweighted_accuracy, replicates=replicates)
     return {"seeds": seeds, "ua": estimate.value, "ua_ci95": _interval(np.stack([estimate.low, estimate.high]))}
+
+
+def by_source(
+    table: pd.DataFrame, speakers: pd.DataFrame | None, *, replicates: int = statistics.REPLICATES
+) -> dict[str, dict[str, Any]] | None:
+    """UA, WA and recalls on each corpus that a merged one was merged from, over the emotions that are heard in it.
+
+    None where `speakers` has no column source, where one source alone was tested, and where a speaker is of several.
+    """
+    if speakers is None or "source" not in speakers:
+        return None
+    pairs = speakers[["speaker", "source"]].drop_duplicates()
+    sources = table["speaker"].map(dict(zip(pairs["speaker"], pairs["source"], strict=True)))
+    if pairs["speaker"].duplicated().any() or sources.nunique() < 2:
+        return None
+    kept = ("ua", "ua_ci95", "wa", "wa_ci95", "recall", "speakers", "utterances")
+    made = {source: _summarise_variant(rows, None, replicates) for source, rows in table.groupby(sources)}
+    return {source: {key: figures[key] for key in kept} for source, figures in made.items()}
 
 
 def per_fold(table: pd.DataFrame) -> dict[str, float | int | None]:

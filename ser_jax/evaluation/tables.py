@@ -21,6 +21,9 @@ def results_table(summary: dict[str, Any]) -> str:
     for name, variant in summary["variants"].items():
         if variant.get("ensemble"):
             lines += ["", *textwrap.wrap(describe_ensemble(name, variant["ensemble"]), WIDTH, subsequent_indent="  ")]
+    for name, variant in summary["variants"].items():
+        if variant.get("by_source"):
+            lines += ["", *textwrap.wrap(describe_sources(name, variant["by_source"]), WIDTH, subsequent_indent="  ")]
     for comparison in summary["comparisons"]:
         lines += ["", *textwrap.wrap(describe_comparison(comparison), WIDTH, subsequent_indent="  ")]
     for name, tracks in summary.get("tracks", {}).items():
@@ -52,6 +55,15 @@ def describe_ensemble(variant: str, ensemble: dict[str, Any]) -> str:
     ends = "" if ensemble["ua_ci95"] is None else " [{:.1f}, {:.1f}]".format(*(100 * e for e in ensemble["ua_ci95"]))
     text = f"{variant}, its {ensemble['seeds']} seeds as an ensemble (the mean of their probabilities): UA"
     return f"{text} {percent(ensemble['ua'])}{ends}."
+
+
+def describe_sources(variant: str, sources: dict[str, dict[str, Any]]) -> str:
+    """Says what a variant reaches on each of the corpora that were merged."""
+    parts = []
+    for name, figures in sources.items():
+        ends = "" if figures["ua_ci95"] is None else " [{:.1f}, {:.1f}]".format(*(100 * e for e in figures["ua_ci95"]))
+        parts.append(f"{name} {percent(figures['ua'])}{ends}")
+    return f"{variant}, UA by source corpus: {', '.join(parts)}."
 
 
 def describe_tracks(variant: str, tracks: dict[str, dict[str, Any]]) -> str:

@@ -14,7 +14,7 @@ from ser_jax.errors import UserError
 from ser_jax.evaluation import predictions
 from ser_jax.evaluation.predictions import PREFIX
 from ser_jax.studies import restored, workdirs
-from ser_jax.studies.results import notes_of, write_results
+from ser_jax.studies.results import notes_of, speakers_of, write_results
 from ser_jax.studies.workdirs import Restored
 from ser_jax.training import checkpoints
 from ser_jax.training.initial import corpora_seen, in_common
@@ -34,7 +34,7 @@ def evaluate_workdir(
     if corpus_name in (None, training_corpus):
         folder = Path(workdir) / _folder(training_corpus, changes)
         results = [restored.own_predictions(one, data_dir) for one in found]
-        protocol = results[0][1].protocol
+        protocol, corpus = results[0][1].protocol, results[0][1].corpus
         table = predictions.merge([table for table, _ in results])
         meta = {"protocol": protocol.name, "speaker_independent": protocol.speaker_independent}
         meta["fingerprint"] = found[0].metadata["corpus"]["fingerprint"]
@@ -68,6 +68,7 @@ def evaluate_workdir(
         fold_sizes=fold_sizes,
         parameters=parameters,
         comparisons=_comparisons(Path(workdir), list(parameters)),
+        speakers=speakers_of(corpus),
         notes=notes,
     )
     return summary, folder, remarks

@@ -160,6 +160,8 @@ def _card(
         together = summary["variants"][name]["ensemble"]
         title = f"the same, the mean of {together['seeds']} such models"
         lines.append(_row(title, together, summary["emotions"]))
+    for source, result in (summary["variants"][name].get("by_source") or {}).items():
+        lines.append(_row(f"{source}, speakers not heard", result, summary["emotions"]))
     alone = summary.get("robustness", {}).get("variants", {}).get(name, {}).get("alone")
     if alone and by_speaker:
         lines.append(_row("the same, each recording alone", alone, summary["emotions"]))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ser_jax.corpora.perturbations import KNOWN
 from ser_jax.evaluation import report_figures as draw
-from ser_jax.evaluation.tables import describe_ensemble, percent
+from ser_jax.evaluation.tables import describe_ensemble, describe_sources, percent
 from ser_jax.studies import methods
 from ser_jax.studies.methods import count, join
 
@@ -354,6 +354,8 @@ def _variants(sources: Sources) -> Iterator[Block]:
     for name, variant in sources.variants.items():
         if variant.get("ensemble"):
             yield Text(describe_ensemble(name, variant["ensemble"]))
+        if variant.get("by_source"):
+            yield Text(describe_sources(name, variant["by_source"]))
     yield from _notes_of((name, v["notes"]) for name, v in sources.variants.items())
 
 

@@ -12,6 +12,7 @@ import jax
 import pandas as pd
 
 from ser_jax.corpora.audit import audit
+from ser_jax.corpora.corpus import Corpus
 from ser_jax.evaluation import figures, predictions, summary
 from ser_jax.evaluation.baselines import is_baseline
 from ser_jax.evaluation.latency import SECONDS, one_utterance, relative_latency
@@ -91,7 +92,7 @@ def collect(plan: Plan, variants: Sequence[Variant], workdir: Path, store: Path)
         fold_sizes=meta["fold_sizes"],
         comparisons=[pair for pair in plan.comparisons if set(pair) <= set(trained)],
         questions=plan.questions,
-        speakers=corpus.utterances[["speaker", "gender"]].drop_duplicates(),
+        speakers=speakers_of(corpus),
         validation=validation,
         notes={name: notes_of(results[name]["trained"]) for name in trained},
         costs=_costs(by_name, trained, workdir),
@@ -106,6 +107,12 @@ def collect(plan: Plan, variants: Sequence[Variant], workdir: Path, store: Path)
         corpus=corpus.info,
     )
     return Outcome(result, (), failed)
+
+
+def speakers_of(corpus: Corpus) -> pd.DataFrame:
+    """Returns what is known of a corpus's speakers: gender, and the corpus that they were merged from."""
+    known = [column for column in ("speaker", "gender", "source") if column in corpus.utterances]
+    return corpus.utterances[known].drop_duplicates()
 
 
 def notes_of(trained: dict) -> list[str]:

@@ -222,6 +222,33 @@ def test_two_speakers_and_one_seed_give_a_whole_summary():
     assert made["variants"]["eca"]["calibration"]["temperature"] is None
 
 
+def test_a_merged_corpus_has_figures_of_each_of_its_sources(table):
+    table = table[table["variant"] == "eca"]
+    of = {speaker: "one" if speaker in ("s0", "s1", "s2") else "two" for speaker in table["speaker"].unique()}
+    speakers = pd.DataFrame({"speaker": of.keys(), "gender": "", "source": of.values()})
+    # An emotion that nobody expresses in one of them, as in most pairs of corpora, is no part of its UA.
+    table = table[(table["speaker"].map(of) == "one") | (table["label"] != EMOTIONS[0])]
+    made = summary.summarise(table, speakers=speakers, replicates=100)
+    by_source = made["variants"]["eca"]["by_source"]
+    assert list(by_source) == ["one", "two"]
+    predicted = pd.Series(np.array(EMOTIONS)[predictions.probabilities_of(table).argmax(axis=1)], index=table.index)
+    for source, found in by_source.items():
+        rows = table[table["speaker"].map(of) == source]
+        expected = []
+        for _, run in rows.groupby("seed"):
+            hit = run["label"] == predicted[run.index]
+            expected.append(hit.groupby(run["label"]).mean().mean())
+        assert found["ua"] == pytest.approx(np.mean(expected))
+        assert found["ua_ci95"][0] < found["ua"] < found["ua_ci95"][1]
+        assert found["utterances"] == rows["utterance"].nunique()
+    assert by_source["two"]["recall"][EMOTIONS[0]] is None
+    text = results_table(made)
+    assert f"eca, UA by source corpus: one {100 * by_source['one']['ua']:.1f} [" in " ".join(text.split())
+    for unknown in (None, speakers.drop(columns="source"), speakers.assign(source="one")):
+        alone = summary.summarise(table, speakers=unknown, replicates=100)
+        assert alone["variants"]["eca"]["by_source"] is None
+
+
 def test_per_fold_figures_equal_a_slow_loop(table, made):
     rows = table[table["variant"] == "eca"]
     predicted = pd.Series(np.array(EMOTIONS)[predictions.probabilities_of(rows).argmax(axis=1)], index=rows.index)
