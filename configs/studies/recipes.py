@@ -101,6 +101,17 @@ QUESTIONS = (
         ),
     },
     {
+        "name": "crnn",
+        "text": "How large a step does the CRNN take?",
+        "base": {
+            **FOUND,
+            "frontend": {"normalization": "speaker", "deltas": 2},
+            "evaluation": {"batch_statistics": "speaker", "window_seconds": 9.0},
+            "model": {"name": "crnn", "channels": 3},
+        },
+        "factors": ({"name": "learning rate", "field": "optimizer.learning_rate", "levels": (5e-3, 2e-3)},),
+    },
+    {
         "name": "stranger",
         "text": "And what serves for one recording of someone of whom no other is known?",
         "base": {

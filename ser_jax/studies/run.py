@@ -24,6 +24,7 @@ from ser_jax.evaluation.tracks import summarise_tracks
 from ser_jax.files import atomic_file
 from ser_jax.studies import baselines, looks, robustness
 from ser_jax.studies.baselines import Baselines
+from ser_jax.studies.more_seeds import Part, find_parts, join, lacking_seeds
 from ser_jax.studies.plan import make_plan
 from ser_jax.studies.results import Outcome, collect, write_json
 from ser_jax.studies.store import CONDITIONS, FAILURE, PICTURE, RESULT, code_version, locked, population_folder
@@ -84,18 +85,24 @@ def run_study(
 
 
 def claim(workdir: Path, config: dict) -> None:
-    """Writes the study's configuration to its folder; raises `UserError` where another study's lies there."""
+    """Writes the study's configuration to its folder; raises `UserError` where another study's lies there.
+
+    The same study with more seeds takes the place of the one with fewer.
+    """
     path = workdir / "config.json"
     if path.exists():
         config = json.loads(json.dumps(config))  # as it will be read again: JSON knows no tuples
         found = configuration.completed(json.loads(path.read_text()))
-        different = list(configuration.differences(json.loads(json.dumps(found)), config))
+        found = json.loads(json.dumps(found))
+        grown = set(found["seeds"]) < set(config["seeds"]) and found | {"seeds": config["seeds"]} == config
+        different = [] if grown else list(configuration.differences(found, config))
         if different:
             raise UserError(
                 f"{workdir}: this workdir holds another configuration ({'; '.join(different[:3])}); "
                 "use another --workdir"
             )
-        return
+        if not grown:
+            return
     write_json(path, config)
 
 
@@ -116,7 +123,7 @@ def _finish(title: str, variant: Variant, store: Path, *, wait: bool) -> bool:
             (folder / FAILURE).unlink(missing_ok=True)
             population = variant.population()
             if trains:
-                _train(title, variant, population, folder)
+                _train(title, variant, population, folder, store)
             load = baselines.load_folds if isinstance(population, Baselines) else _restore(population)
             trained = functools.cache(functools.partial(load, folder))
             _draw_attention(variant.name, population, trained, folder)
@@ -144,19 +151,45 @@ def _restore(population: Population) -> Callable[[Path], State]:
     return functools.partial(loop.restore, population)
 
 
-def _train(title: str, variant: Variant, population: Population | Baselines, folder: Path) -> None:
+def _train(title: str, variant: Variant, population: Population | Baselines, folder: Path, store: Path) -> None:
     """Trains one variant, writes its predictions and last of all its result."""
     if isinstance(population, Baselines):
         result = baselines.run_variant(variant.name, population, folder)
     else:
-        _say_once(f"feed: {population.feed} ({population.feed_reason})")
-        with _progress(title, population) as bar:
-            state, seconds = loop.train(population, folder, report=lambda entry: _show(bar, entry, population))
+        # Processes that train together share the runs out among them, and train all; a training begun is gone on with.
+        begun_already = any(folder.glob("checkpoints/*"))
+        parts = [] if processes.several() or begun_already else find_parts(variant, store)
+        if parts:
+            state, seconds = _join(title, variant, population, parts, folder, store)
+        else:
+            _say_once(f"feed: {population.feed} ({population.feed_reason})")
+            with _progress(title, population) as bar:
+                state, seconds = loop.train(population, folder, report=lambda entry: _show(bar, entry, population))
         begun = time.monotonic()
         result = {"tracks": _evaluate(variant.name, population, state, folder), "trained": describe(population)}
         result["seconds"] = {**seconds, "evaluate": time.monotonic() - begun}
     result |= {"parameters": population.num_parameters, "code": code_version(variant.config), "hardware": hardware()}
+    result |= {"family": variant.family, "seeds": list(variant.config["seeds"])}
     write_json(folder / RESULT, result)
+
+
+def _join(
+    title: str, variant: Variant, population: Population, parts: list[Part], folder: Path, store: Path
+) -> tuple[State, dict[str, float]]:
+    """Trains the seeds that no part has, by themselves; returns the state of all, and the seconds spent by phase."""
+    lacking = lacking_seeds(variant, parts)
+    had = ", ".join(str(seed) for part in parts for seed in part.wanted)
+    print(f"{title}: seeds {had} are trained already", file=sys.stderr, flush=True)
+    if lacking:
+        rest = variant.with_seeds(lacking)
+        own = population_folder(store, rest.name, rest.key)
+        with locked(store, rest.key, wait=True):
+            if not (own / RESULT).exists():
+                _train(title, rest, rest.population(), own, store)
+        parts = find_parts(variant, store)
+    phases = [phase for phase in parts[0].seconds if phase != "evaluate"]
+    seconds = {phase: sum(part.seconds[phase] for part in parts) for phase in phases}
+    return join(variant, population, parts, folder), seconds
 
 
 def _evaluate(name: str, population: Population, state: State, folder: Path) -> dict:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,9 @@ class Variant:
 
     Attributes:
       key: of its population, see `ser_jax.studies.store`.
+      family: what the key would be without seeds; populations of one family have runs in common, or could have.
       population: made when it is asked for; the configuration was checked by making it once.
+      with_seeds: the same variant with other seeds.
       perturbed: the corpus under a condition, made once for all variants.
     """
 
@@ -43,7 +45,9 @@ class Variant:
     corpus: Corpus
     protocol: Protocol
     key: str
+    family: str
     population: Callable[[], Population | Baselines]
+    with_seeds: Callable[[Sequence[int]], "Variant"]
     perturbed: Callable[[Corpus, str], Corpus]
 
 
@@ -52,7 +56,6 @@ def prepare(plan: Plan, data_dir: str | None) -> list[Variant]:
     loaded: dict[str, tuple[Corpus, Protocol]] = {}
     made: dict[str, Any] = {}
     under: dict[tuple, Corpus] = {}
-    variants = []
 
     def perturbed(corpus: Corpus, condition: str) -> Corpus:
         key = corpus.fingerprint, corpus.info.get("trim_db"), condition
@@ -62,21 +65,28 @@ def prepare(plan: Plan, data_dir: str | None) -> list[Variant]:
             under[key] = robustness.perturbed(corpus, condition)
         return under[key]
 
-    for name, config in plan.variants.items():
+    def variant_of(name: str, config: dict) -> Variant:
         source = json.dumps([config["corpus"], config["protocol"]], sort_keys=True)
         if source not in loaded:
             loaded[source] = load(config, data_dir)
         corpus, protocol = loaded[source]
 
-        def make(config: dict = config, corpus: Corpus = corpus, protocol: Protocol = protocol) -> Any:
-            return population_of(config, corpus, protocol, data_dir, made)
-
+        make = functools.partial(population_of, config, corpus, protocol, data_dir, made)
         population = make()
         features = population.corpus.info.get("features")
         earlier = (None, None) if isinstance(population, Baselines) else (population.initial, population.teacher)
         described = [source and source.describe() for source in earlier]
-        key = population_key(config, corpus, protocol, features, *described)
-        variants.append(Variant(name, config, corpus, protocol, key, make, perturbed))
+        key, family = (
+            population_key({**config, "seeds": seeds}, corpus, protocol, features, *described)
+            for seeds in (config["seeds"], [])
+        )
+
+        def with_seeds(seeds: Sequence[int]) -> Variant:
+            return variant_of(name, {**config, "seeds": list(seeds)})
+
+        return Variant(name, config, corpus, protocol, key, family, make, with_seeds, perturbed)
+
+    variants = [variant_of(name, config) for name, config in plan.variants.items()]
     names = {variant.corpus.name: None for variant in variants}
     if len({variant.corpus.fingerprint for variant in variants}) > 1:
         raise UserError(

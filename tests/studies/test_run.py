@@ -96,6 +96,52 @@ def test_a_variant_that_fails_is_reported_and_the_others_finish(launch, tmp_path
     assert "Traceback" in json.loads((folder / store.FAILURE).read_text())["traceback"]
 
 
+def test_more_seeds_are_trained_by_themselves_and_joined_with_those_there_are(launch, trained, tmp_path):
+    changes = {
+        "training": {"train_steps": 12},
+        "model": {"name": "cnn", "width": 4},
+        "study": {"variants": {"plain": {}}},
+    }
+    config = configuration.merge(study_of(), changes)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+
+    def study(seeds, workdir, *more):
+        arguments = "study", "--config", path, f"--config.seeds={seeds}", "--workdir", workdir
+        return launch(*arguments, *more)
+
+    whole, grown, shared = tmp_path / "whole", tmp_path / "grown", tmp_path / "store"
+    assert study((0, 1, 2), whole)[0] == 0
+    assert study((2, 0), grown, "--store", shared)[0] == 0
+    assert study((1,), tmp_path / "one", "--store", shared)[0] == 0
+    assert len(trained) == 3
+    # Seed 3 alone is trained, and one of the two seeds of a population can be left out.
+    status, _, errors = study((0, 1, 3, 2), grown, "--store", shared)
+    assert status == 0 and "seeds 2, 0, 1 are trained already" in errors
+    assert trained[3:] == ["plain (1 of 1)"] * 2  # that of all, and within it the new one's
+    seeds = {
+        folder.name: json.loads((folder / store.RESULT).read_text())["seeds"]
+        for folder in shared.iterdir()
+        if folder.is_dir()
+    }
+    assert sorted(seeds.values()) == [[0, 1, 3, 2], [1], [2, 0], [3]]
+    status, _, errors = study((1, 2), tmp_path / "fewer", "--store", shared)
+    assert status == 0 and "seeds 1, 2 are trained already" in errors
+    key = ["fold", "seed", "utterance"]
+    tables = [
+        pd.read_parquet(place / "predictions.parquet").sort_values(key, ignore_index=True) for place in (whole, grown)
+    ]
+    assert set(tables[1]["seed"]) == {0, 1, 2, 3}
+    joined = tables[1][tables[1]["seed"] != 3].reset_index(drop=True)
+    pd.testing.assert_frame_equal(joined, tables[0], atol=1e-5)
+    # It is a training like any other: its checkpoint says what it printed.
+    status, output, errors = launch("evaluate", "--workdir", grown)
+    assert status == 0 and "identical to the training's own predictions" in output + errors
+    # A workdir takes more seeds, not other ones.
+    status, _, errors = study((0, 1, 2), grown, "--store", shared)
+    assert status == 2 and "config.seeds" in errors
+
+
 def test_shards_leave_each_other_s_variants_alone_and_the_last_writes_the_results(trained, no_fonts, tmp_path):
     config = study_of(questions=[{"name": "sweep", "factors": [RATES, DECAYS]}])
     first = run.run_study(config, tmp_path / "work", data_dir=str(tmp_path / "data"), shard=(1, 2))

@@ -1,0 +1,76 @@
+"""More seeds for a variant: only those are trained that no finished population has, and joined with those that do.
+
+A run's result does not depend on its neighbours, so a population of five seeds is one of three and one of two, with
+their parameters put side by side. It is tested anew, as any population is after its training.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ser_jax.studies.store import RESULT
+from ser_jax.studies.variants import Variant
+from ser_jax.training import checkpoints, loop, parallel
+from ser_jax.training.population import Population, describe
+from ser_jax.training.state import State
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A finished population of which some seeds are wanted.
+
+    Attributes:
+      folder: where it lies.
+      seeds: all that it has, in its own order.
+      wanted: those that are taken.
+      seconds: what it took by phase of the training, by the share of its seeds that are taken.
+    """
+
+    folder: Path
+    seeds: tuple[int, ...]
+    wanted: tuple[int, ...]
+    seconds: dict[str, float]
+
+
+def find_parts(variant: Variant, store: Path) -> list[Part]:
+    """Returns finished populations of the variant with some of its seeds; each seed is taken from one, the largest."""
+    lacking, found = set(variant.config["seeds"]), []
+    for path in sorted(store.glob(f"*/{RESULT}")):
+        result = json.loads(path.read_text())
+        if result.get("family") == variant.family:
+            found.append((path.parent, tuple(result["seeds"]), result["seconds"]))
+    parts = []
+    for folder, seeds, seconds in sorted(found, key=lambda one: -len(lacking.intersection(one[1]))):
+        wanted = tuple(seed for seed in seeds if seed in lacking)
+        if wanted:
+            share = len(wanted) / len(seeds)
+            parts.append(Part(folder, seeds, wanted, {phase: share * spent for phase, spent in seconds.items()}))
+        lacking -= set(wanted)
+    return parts
+
+
+def lacking_seeds(variant: Variant, parts: Sequence[Part]) -> list[int]:
+    """Returns the variant's seeds that no part has, in their order."""
+    had = {seed for part in parts for seed in part.wanted}
+    return [seed for seed in variant.config["seeds"] if seed not in had]
+
+
+def join(variant: Variant, population: Population, parts: Sequence[Part], folder: Path) -> State:
+    """Writes the checkpoint that a training of all seeds at once would have ended with, and returns its state."""
+    states, places = [], {}
+    for number, part in enumerate(parts):
+        trained = variant.with_seeds(part.seeds).population()
+        states.append(parallel.gather(loop.restore(trained, part.folder), len(trained.runs)))
+        places |= {run: (number, i) for i, run in enumerate(trained.runs) if run[1] in part.wanted}
+    chosen = [places[run] for run in population.runs]
+    joined = jax.tree.map(lambda *leaves: np.stack([leaves[number][i] for number, i in chosen]), *states)
+    store = checkpoints.Checkpoints(folder / "checkpoints")
+    try:
+        store.save(joined, describe(population))
+    finally:
+        store.close()
+    return loop.restore(population, folder)
