@@ -1,5 +1,6 @@
 """The runner: what it never does twice, what it does when a variant fails, and how processes share its work."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,8 +14,9 @@ from tiny import CONFIG, tiny_corpus
 
 from ser_jax import config as configuration
 from ser_jax.errors import UserError
-from ser_jax.studies import run, store
-from ser_jax.studies.plan import one_variant
+from ser_jax.studies import more_seeds, run, store
+from ser_jax.studies.plan import make_plan, one_variant
+from ser_jax.studies.variants import prepare
 from ser_jax.training import loop
 from ser_jax.training.population import make_population
 
@@ -97,49 +99,53 @@ def test_a_variant_that_fails_is_reported_and_the_others_finish(launch, tmp_path
 
 
 def test_more_seeds_are_trained_by_themselves_and_joined_with_those_there_are(launch, trained, tmp_path):
-    changes = {
-        "training": {"train_steps": 12},
-        "model": {"name": "cnn", "width": 4},
-        "study": {"variants": {"plain": {}}},
-    }
-    config = configuration.merge(study_of(), changes)
     path = tmp_path / "config.json"
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(study_of(variants={"plain": {}})))
 
-    def study(seeds, workdir, *more):
+    def study(seeds, workdir):
         arguments = "study", "--config", path, f"--config.seeds={seeds}", "--workdir", workdir
-        return launch(*arguments, *more)
+        return launch(*arguments, "--store", tmp_path / ("store" if workdir == grown else "own"))
 
-    whole, grown, shared = tmp_path / "whole", tmp_path / "grown", tmp_path / "store"
-    assert study((0, 1, 2), whole)[0] == 0
-    assert study((2, 0), grown, "--store", shared)[0] == 0
-    assert study((1,), tmp_path / "one", "--store", shared)[0] == 0
-    assert len(trained) == 3
-    # Seed 3 alone is trained, and one of the two seeds of a population can be left out.
-    status, _, errors = study((0, 1, 3, 2), grown, "--store", shared)
-    assert status == 0 and "seeds 2, 0, 1 are trained already" in errors
-    assert trained[3:] == ["plain (1 of 1)"] * 2  # that of all, and within it the new one's
-    seeds = {
-        folder.name: json.loads((folder / store.RESULT).read_text())["seeds"]
-        for folder in shared.iterdir()
-        if folder.is_dir()
-    }
-    assert sorted(seeds.values()) == [[0, 1, 3, 2], [1], [2, 0], [3]]
-    status, _, errors = study((1, 2), tmp_path / "fewer", "--store", shared)
-    assert status == 0 and "seeds 1, 2 are trained already" in errors
+    whole, grown = tmp_path / "whole", tmp_path / "grown"
+    assert study((0, 1), whole)[0] == 0
+    assert study((1, 5), grown)[0] == 0
+    status, _, errors = study((0, 5, 1), grown)
+    assert status == 0 and "seeds 1, 5 are trained already" in errors
+    assert trained[2:] == ["plain (1 of 1)"] * 2  # that of all, and within it the new one's
+    results = [json.loads(path.read_text()) for path in (tmp_path / "store").glob(f"*/{store.RESULT}")]
+    assert sorted(result["seeds"] for result in results) == [[0], [0, 5, 1], [1, 5]]
     key = ["fold", "seed", "utterance"]
     tables = [
         pd.read_parquet(place / "predictions.parquet").sort_values(key, ignore_index=True) for place in (whole, grown)
     ]
-    assert set(tables[1]["seed"]) == {0, 1, 2, 3}
-    joined = tables[1][tables[1]["seed"] != 3].reset_index(drop=True)
+    assert set(tables[1]["seed"]) == {0, 1, 5}
+    joined = tables[1][tables[1]["seed"] != 5].reset_index(drop=True)
     pd.testing.assert_frame_equal(joined, tables[0], atol=1e-5)
     # It is a training like any other: its checkpoint says what it printed.
     status, output, errors = launch("evaluate", "--workdir", grown)
     assert status == 0 and "identical to the training's own predictions" in output + errors
     # A workdir takes more seeds, not other ones.
-    status, _, errors = study((0, 1, 2), grown, "--store", shared)
+    status, _, errors = study((0, 1), grown)
     assert status == 2 and "config.seeds" in errors
+
+
+def test_part_of_the_seeds_that_a_population_has_are_taken_from_it(tmp_path):
+    def finished(name, seeds, family="family"):
+        result = {"family": family, "seeds": seeds, "seconds": {"train": 6.0}}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / store.RESULT).write_text(json.dumps(result))
+
+    finished("three", [0, 1, 2]), finished("two", [2, 3]), finished("other", [4], family="another")
+    (tmp_path / "older").mkdir()
+    (tmp_path / "older" / store.RESULT).write_text("{}")  # from before a result knew its seeds
+    (variant,) = prepare(make_plan(study_of(variants={"plain": {}})), str(tmp_path / "data"))
+    variant = dataclasses.replace(variant, family="family", config={"seeds": [1, 2, 3, 4]})
+    parts = more_seeds.find_parts(variant, tmp_path)
+    assert [(part.folder.name, part.wanted, part.seconds["train"]) for part in parts] == [
+        ("three", (1, 2), 4.0),
+        ("two", (3,), 3.0),
+    ]
+    assert more_seeds.lacking_seeds(variant, parts) == [4]
 
 
 def test_shards_leave_each_other_s_variants_alone_and_the_last_writes_the_results(trained, no_fonts, tmp_path):
