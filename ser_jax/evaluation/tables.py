@@ -52,17 +52,13 @@ def describe_comparison(comparison: dict[str, Any]) -> str:
 
 def describe_ensemble(variant: str, ensemble: dict[str, Any]) -> str:
     """Says what a variant's seeds reach together."""
-    ends = "" if ensemble["ua_ci95"] is None else " [{:.1f}, {:.1f}]".format(*(100 * e for e in ensemble["ua_ci95"]))
     text = f"{variant}, its {ensemble['seeds']} seeds as an ensemble (the mean of their probabilities): UA"
-    return f"{text} {percent(ensemble['ua'])}{ends}."
+    return f"{text} {_ua_and_ends(ensemble)}."
 
 
 def describe_sources(variant: str, sources: dict[str, dict[str, Any]]) -> str:
     """Says what a variant reaches on each of the corpora that were merged."""
-    parts = []
-    for name, figures in sources.items():
-        ends = "" if figures["ua_ci95"] is None else " [{:.1f}, {:.1f}]".format(*(100 * e for e in figures["ua_ci95"]))
-        parts.append(f"{name} {percent(figures['ua'])}{ends}")
+    parts = [f"{name} {_ua_and_ends(figures)}" for name, figures in sources.items()]
     return f"{variant}, UA by source corpus: {', '.join(parts)}."
 
 
@@ -85,6 +81,11 @@ def interval(ends: Sequence[float] | None) -> str:
     if ends is None:
         return ""
     return "–".join(percent(end) if end < 1 else "100" for end in ends)  # "90.0–100.0" would widen every column
+
+
+def _ua_and_ends(figures: dict[str, Any]) -> str:
+    ends = "" if figures["ua_ci95"] is None else " [{:.1f}, {:.1f}]".format(*(100 * e for e in figures["ua_ci95"]))
+    return percent(figures["ua"]) + ends
 
 
 def _heading(summary: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ser_jax.studies.store import RESULT
+from ser_jax.studies.store import RESULT, has_checkpoint
 from ser_jax.studies.variants import Variant
 from ser_jax.training import checkpoints, loop, parallel
 from ser_jax.training.population import Population, describe
@@ -37,11 +37,14 @@ class Part:
 
 
 def find_parts(variant: Variant, store: Path) -> list[Part]:
-    """Returns finished populations of the variant with some of its seeds; each seed is taken from one, the largest."""
+    """Returns finished populations of the variant with some of its seeds; each seed is taken from one, the largest.
+
+    One whose checkpoints were deleted has nothing to give.
+    """
     lacking, found = set(variant.config["seeds"]), []
     for path in sorted(store.glob(f"*/{RESULT}")):
         result = json.loads(path.read_text())
-        if result.get("family") == variant.family:
+        if result.get("family") == variant.family and has_checkpoint(path.parent):
             found.append((path.parent, tuple(result["seeds"]), result["seconds"]))
     parts = []
     for folder, seeds, seconds in sorted(found, key=lambda one: -len(lacking.intersection(one[1]))):

@@ -27,7 +27,16 @@ from ser_jax.studies.baselines import Baselines
 from ser_jax.studies.more_seeds import Part, find_parts, join, lacking_seeds
 from ser_jax.studies.plan import make_plan
 from ser_jax.studies.results import Outcome, collect, write_json
-from ser_jax.studies.store import CONDITIONS, FAILURE, PICTURE, RESULT, code_version, locked, population_folder
+from ser_jax.studies.store import (
+    CONDITIONS,
+    FAILURE,
+    PICTURE,
+    RESULT,
+    code_version,
+    has_checkpoint,
+    locked,
+    population_folder,
+)
 from ser_jax.studies.variants import Variant, prepare
 from ser_jax.training import loop, processes
 from ser_jax.training.population import (
@@ -157,8 +166,7 @@ def _train(title: str, variant: Variant, population: Population | Baselines, fol
         result = baselines.run_variant(variant.name, population, folder)
     else:
         # Processes that train together share the runs out among them, and train all; a training begun is gone on with.
-        begun_already = any(folder.glob("checkpoints/*"))
-        parts = [] if processes.several() or begun_already else find_parts(variant, store)
+        parts = [] if processes.several() or has_checkpoint(folder) else find_parts(variant, store)
         if parts:
             state, seconds = _join(title, variant, population, parts, folder, store)
         else:

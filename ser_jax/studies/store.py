@@ -87,6 +87,11 @@ def population_folder(store: Path, name: str, key: str) -> Path:
     return found[0] if found else store / f"{slug}-{key}"
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a population's training has left a checkpoint, of its end or of where it was interrupted."""
+    return any(folder.glob("checkpoints/*"))
+
+
 @contextmanager
 def locked(store: Path, key: str, *, wait: bool) -> Iterator[bool]:
     """Holds the lock of a population, and says whether it could be had; with `wait` it always can, in the end.

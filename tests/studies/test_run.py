@@ -130,12 +130,13 @@ def test_more_seeds_are_trained_by_themselves_and_joined_with_those_there_are(la
 
 
 def test_part_of_the_seeds_that_a_population_has_are_taken_from_it(tmp_path):
-    def finished(name, seeds, family="family"):
+    def finished(name, seeds, family="family", checkpoint="6"):
         result = {"family": family, "seeds": seeds, "seconds": {"train": 6.0}}
-        (tmp_path / name).mkdir()
+        (tmp_path / name / "checkpoints" / checkpoint).mkdir(parents=True)
         (tmp_path / name / store.RESULT).write_text(json.dumps(result))
 
     finished("three", [0, 1, 2]), finished("two", [2, 3]), finished("other", [4], family="another")
+    finished("deleted", [4], checkpoint="")
     (tmp_path / "older").mkdir()
     (tmp_path / "older" / store.RESULT).write_text("{}")  # from before a result knew its seeds
     (variant,) = prepare(make_plan(study_of(variants={"plain": {}})), str(tmp_path / "data"))
