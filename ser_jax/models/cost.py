@@ -106,7 +106,7 @@ def _of_equation(equation: Any, depends: list[bool]) -> tuple[int, list[bool]]:
         taps = math.prod(kernel) // kernel[parameters["dimension_numbers"].rhs_spec[0]]
         return taps * math.prod(equation.outvars[0].aval.shape), everything
     if name == "scan":
-        constants, carry = parameters["num_consts"], parameters["num_carry"]
+        constants, carry = _constants_and_carry(equation)
         depends = [*depends[:constants], *[True] * carry, *depends[constants + carry :]]
         count, results = _multiply_adds(parameters["jaxpr"].jaxpr, depends)
         return parameters["length"] * count, [*[True] * carry, *results[carry:]]
@@ -121,6 +121,21 @@ def _of_equation(equation: Any, depends: list[bool]) -> tuple[int, list[bool]]:
     if len(inner) == 1 and len(inner[0].invars) == len(depends):  # a function within the function
         return _multiply_adds(inner[0], depends)
     return sum(_multiply_adds(function, [True] * len(function.invars))[0] for function in inner), everything
+
+
+def _constants_and_carry(scan: Any) -> tuple[int, int]:
+    """How many of a loop's arguments are constants, and how many are carried.
+
+    Told by their shapes, since the parameters that say so are called otherwise in every version of JAX: what is taken
+    apart or put together step by step has another shape outside the loop than inside.
+    """
+    body = scan.params["jaxpr"].jaxpr
+
+    def same(outside: Any, inside: Any) -> int:
+        return sum(a.aval.shape == b.aval.shape for a, b in zip(outside, inside, strict=True))
+
+    carry = same(scan.outvars, body.outvars)
+    return same(scan.invars, body.invars) - carry, carry
 
 
 def _traced(parameter: Any) -> Any:
