@@ -36,13 +36,15 @@ def look_into(population: Population, state: State, run: int, row: int) -> Look:
     if learner.heads is not None:
         source = jnp.asarray(heads.source_numbers(learner.heads, population.corpus)[[row]])
         probabilities_of = functools.partial(heads.probabilities, learner.heads, source=source)
-    return attention.look(
-        learner.model,
-        variables(learner, own),
-        learner.frontend,
-        statistics,
-        population.corpus.emotions,
-        waveform(population.corpus, row)[: population.window_samples].astype(np.float32) / 32768,
-        symbols=(*vocabulary.symbols, "(end)") if vocabulary else (),
-        probabilities_of=probabilities_of,
-    )
+    # One recording, once: on an accelerator compiling would take many times as long as looking.
+    with jax.default_device(parallel.host()):
+        return attention.look(
+            learner.model,
+            variables(learner, own),
+            learner.frontend,
+            statistics,
+            population.corpus.emotions,
+            waveform(population.corpus, row)[: population.window_samples].astype(np.float32) / 32768,
+            symbols=(*vocabulary.symbols, "(end)") if vocabulary else (),
+            probabilities_of=probabilities_of,
+        )

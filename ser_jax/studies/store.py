@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -127,4 +128,12 @@ def _meaning(source: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
             node.body = node.body[1:] or [ast.Pass()]
-    return ast.dump(tree)
+    return _dump(tree)
+
+
+def _dump(part: Any) -> str:
+    """What `ast.dump` gives, but the same by every Python: newer ones have fields that older code leaves empty."""
+    if isinstance(part, ast.AST):
+        fields = (f"{name}={_dump(value)}" for name, value in ast.iter_fields(part) if value not in (None, []))
+        return f"{type(part).__name__}({', '.join(fields)})"
+    return f"[{', '.join(map(_dump, part))}]" if isinstance(part, list) else repr(part)

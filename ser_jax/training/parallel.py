@@ -91,7 +91,7 @@ class Program:
     """A function over runs and devices, compiled once for arguments of the same shapes; made by `on_devices`.
 
     Memory decides how many runs it computes at once: where all of them take more than a device has, it is compiled for
-    half as many, and so on, and called several times. A run's results do not depend on which others are beside it.
+    as many as should fit, and called several times. A run's results do not depend on which others are beside it.
     Several processes always compute all at once.
     """
 
@@ -108,10 +108,11 @@ class Program:
         if shapes not in self.compiled:
             at_once = self._runs(arguments)
             while True:
-                program = self.function.lower(*self._piece(arguments, 0, at_once)).compile()
+                lowered = self.function.lower(*self._piece(arguments, 0, at_once))
+                program = lowered.compile(compiler_options=compiler_options())
                 if at_once == 1 or _bytes_needed(program) <= self.memory:
                     break
-                at_once = -(-at_once // 2)
+                at_once = max(min(at_once - 1, int(at_once * self.memory / _bytes_needed(program))), 1)
             self.compiled[shapes] = program, at_once
         return self.compiled[shapes]
 
@@ -185,6 +186,23 @@ def on_devices(
         donate_argnums=tuple(range(donate)),
     )
     return Program(mapped, kinds, device_memory(layout.local.devices) if memory is None else memory, {})
+
+
+def compiler_options() -> dict[str, bool] | None:
+    """How programs are compiled on these devices, where it is not as usual.
+
+    Matrix products on a GPU by cuBLAS: XLA would write kernels of its own, each in dozens of ways, compile and time them
+    all, and keep the fastest. A minute of that, for each variant, is several times what its training takes.
+    """
+    return {"xla_gpu_enable_triton_gemm": False} if jax.default_backend() == "gpu" else None
+
+
+def host() -> jax.Device:
+    """The CPU of this process, or its first device where JAX was told to leave the CPU alone."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
 
 
 def device_memory(devices: Sequence[jax.Device]) -> int:

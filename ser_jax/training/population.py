@@ -526,7 +526,11 @@ def initial_state(population: Population) -> State:
         statistics = parallel.stack_runs(
             [_fold_statistics(sums, fold) for fold in population.folds], population.layout.groups
         )
-    state = jax.tree.map(np.asarray, population.initialise_program(population.run.key, statistics))
+    keys = np.asarray(jax.random.key_data(population.run.key))
+    # A hundred small draws take a minute and more to compile for a GPU, and two seconds for the processor beside it.
+    with jax.default_device(parallel.host()):
+        drawn = population.initialise_program(jax.random.wrap_key_data(jnp.asarray(keys)), statistics)
+        state = jax.tree.map(np.asarray, drawn)
     if population.initial is None:
         return state
     seeds = [seed for _, seed in population.runs]
@@ -797,7 +801,7 @@ def _utterance_sums(population: Population, resident: Resident | None) -> Featur
     """
     corpus, frontend, window_samples = population.corpus, population.learner.frontend, population.window_samples
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=parallel.compiler_options())
     def sums(resident: Resident, start: Array, num_samples: Array) -> FeatureSums:
         batch = resident_feed.window_batch(resident, start, num_samples, window_samples)
         return feature_sums(frontend, batch.waveform, batch.num_samples)
