@@ -191,8 +191,8 @@ def on_devices(
 def compiler_options() -> dict[str, bool] | None:
     """How programs are compiled on these devices, where it is not as usual.
 
-    Matrix products on a GPU by cuBLAS: XLA would write kernels of its own, each in dozens of ways, compile and time them
-    all, and keep the fastest. A minute of that, for each variant, is several times what its training takes.
+    Matrix products on a GPU by cuBLAS: XLA would write kernels of its own, each in dozens of ways, compile and time
+    them all, and keep the fastest. A minute of that, for each variant, is several times what its training takes.
     """
     return {"xla_gpu_enable_triton_gemm": False} if jax.default_backend() == "gpu" else None
 
