@@ -14,6 +14,7 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -26,6 +27,9 @@ Count = int | np.integer | Int[Array | np.ndarray, "..."]
 
 _VARIANCE_FLOOR = 1e-5  # keeps a constant feature (silence) finite; log-mel variances are of the order of 1 to 10
 _AT_ONCE = 4  # utterances on a CPU: their frames and spectra stay in its cache
+# From jaxlib 0.11 on a Fourier transform can wait for ever for the threads of a CPU that it runs on itself, as with two
+# devices of two cores. A product with sines and cosines takes twice as long, some 12 ms for 32 crops of 2 s.
+_FFT_ENDS = tuple(map(int, jaxlib.__version__.split(".")[:2])) < (0, 11)
 _DELTA_REACH = 4  # frames on each side that a delta is fitted to: librosa's width of 9
 
 
@@ -263,7 +267,7 @@ def _log_mel(frontend: Frontend, waveform: Float[Array, "*batch samples"]) -> Fl
         return jax.lax.map(functools.partial(_log_mel, frontend), waveform, batch_size=_AT_ONCE)
     spectrum = frontend.spectrum
     if spectrum == "auto":
-        spectrum = "fft" if jax.default_backend() == "cpu" else "matmul"
+        spectrum = "fft" if jax.default_backend() == "cpu" and _FFT_ENDS else "matmul"
     frames = _frames(frontend, waveform)
     if spectrum == "fft":
         transform = jnp.fft.rfft(frames * _like(frames, _hann(frontend.window)), n=frontend.fft)

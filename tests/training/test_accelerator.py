@@ -1,0 +1,52 @@
+"""What an accelerator computes, computed here: runs batched by `vmap`, spectra as products, nothing kept for a CPU."""
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_corpus, tiny_population
+
+from ser_jax.models import FAMILIES
+from ser_jax.training import parallel
+from ser_jax.training import population as populations
+
+STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tiny_corpus()
+
+
+def first_steps(data, model):
+    """The losses of two steps of every run, and what the runs then say of their test folds."""
+    population = tiny_population(*data, model=model, seeds=[0, 1], folds=[0, 2], feed="resident")
+    assert population.layout.groups == 1
+    state = populations.initial_state(population)
+    losses = []
+    feed = populations.training_feed(population, 0)
+    for _ in range(STEPS):
+        state, sums = populations.train_steps(population, state, populations.place(population, feed.take(1)))
+        losses.append(parallel.gather(sums, len(population.runs))["loss"])
+    return np.stack(losses), populations.test_predictions(population, state, "variant")
+
+
+@pytest.mark.parametrize("name", ["cnn", "attention_rnn"])
+def test_runs_batched_as_on_an_accelerator_train_as_they_do_one_after_another(data, name, monkeypatch):
+    model = {"name": name, **FAMILIES[name].tiny}
+    one_device = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: one_device)
+    expected, expected_table = first_steps(data, model)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    found, found_table = first_steps(data, model)
+    assert np.unique(expected.round(4)).size == expected.size  # the runs differ
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    classes = [column for column in expected_table if column.startswith("p_")]
+    assert classes
+    np.testing.assert_allclose(found_table[classes], expected_table[classes], atol=1e-3)
+
+
+def test_first_parameters_are_drawn_on_the_host_whatever_the_runs_compute_on(data):
+    population = tiny_population(*data)
+    state = populations.initial_state(population)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(state))
+    assert parallel.host().platform == "cpu"
