@@ -9,7 +9,8 @@ python launch.py study --config configs/studies/attention.py:emodb,cnn --workdir
 The argument is a corpus and, after a comma, the name of one question: shufflenet, encoder or recurrent; or eca, the
 claim alone: with and without, in the recipe's network; or cnn, the claim in a plain CNN. Without the argument, the
 models are tiny and the corpus is the built-in one. Every variant is measured against its twin without that attention,
-with the same folds, seeds, batches and augmentation.
+with the same folds, seeds, batches and augmentation. What two corpora said with five seeds is in docs/answer.md; one
+H200 took seven and a half minutes for it (docs/scaling.md).
 """
 
 from ml_collections import ConfigDict

@@ -1,3 +1,4 @@
+import ast
 import multiprocessing
 
 import pytest
@@ -41,6 +42,16 @@ def test_a_key_depends_on_all_that_decides_a_result_and_on_nothing_else(data):
         key({"model": {"name": "rnn", "cell": "gru"}}),
     ]
     assert len({key(), *others}) == 1 + len(others)
+
+
+def test_a_key_does_not_depend_on_what_newer_pythons_add_to_a_syntax_tree(monkeypatch):
+    source = "def twice(x: int) -> int:\n    return 2 * x\n"
+    before = store._meaning(source)
+    monkeypatch.setattr(ast.FunctionDef, "_fields", (*ast.FunctionDef._fields, "later"))
+    monkeypatch.setattr(ast.FunctionDef, "later", [], raising=False)
+    assert store._meaning(source) == before
+    monkeypatch.setattr(ast.FunctionDef, "later", ["something"])
+    assert store._meaning(source) != before
 
 
 def test_only_the_model_s_own_code_decides_its_results(monkeypatch, data):
