@@ -5,8 +5,8 @@ python launch.py train --config configs/ravdess.py --workdir runs/ravdess
 python launch.py train --config configs/ravdess.py:cnn --workdir runs/ravdess_cnn
 
 The argument is as in configs/emodb.py, and so is the recipe, but that the silence before and after is left out: some
-1.6 of a recording's 3.7 seconds. Expected: of the CNN UA 71 to 72 %, on two CPU cores after 16 minutes; of ShuffleNet V2
-63 %, of the attention study's recurrent networks and encoder 55 %.
+1.6 of a recording's 3.7 seconds. Expected: of the CNN UA 71 to 72 %, on two CPU cores after 16 minutes; of ShuffleNet
+V2 63 %, of the attention study's recurrent networks and encoder 55 %.
 """
 
 from ml_collections import ConfigDict
