@@ -2,12 +2,15 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import image
 
 from ser_jax.evaluation import metrics, predictions
 
@@ -43,6 +46,13 @@ def test_every_figure_with_an_interval_is_one_of_a_published_summary(name):
             unknown += [match.group()] * (tuple(map(float, match.groups())) not in published)
     assert unknown == []
     assert found >= 10
+
+
+def test_the_picture_of_the_answer_is_drawn_from_the_published_summaries(tmp_path):
+    path = tmp_path / "answer.png"
+    subprocess.run([sys.executable, ROOT / "docs" / "answer_figure.py", path], check=True)
+    drawn, published = image.imread(path), image.imread(ROOT / "docs" / "answer.png")
+    assert np.abs(drawn - published).mean() < 1e-3
 
 
 def _figures(part: Any) -> Iterator[tuple[float, float, float]]:

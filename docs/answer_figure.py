@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Draws docs/answer.png: what each attention gained on each corpus, from the summaries in docs/results/five_seeds.
+
+python docs/answer_figure.py [OUTPUT.png]
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from ser_jax.evaluation.report_figures import Row, forest  # noqa: E402
+from ser_jax.evaluation.vector_graphics import style  # noqa: E402
+
+CORPORA = {"emodb": "EMO-DB: ten speakers, seven emotions", "ravdess": "RAVDESS: 24 actors, eight emotions"}
+# (question, what its summary calls the difference, how the picture does); of factors, the effect over all other levels.
+DIFFERENCES = (
+    ("cnn", "eca against none", "channel attention (ECA) in a CNN"),
+    ("eca", "eca against none", "channel attention (ECA) in ShuffleNet V2"),
+    ("encoder", "mixing self-attention against none", "self-attention in an encoder"),
+    ("encoder", "pooling attentive against mean", "attentive pooling in an encoder"),
+    ("recurrent", "attentive pooling against mean pooling", "attentive pooling of a BiLSTM"),
+    (
+        "recurrent",
+        "decoder with additive attention against decoder without attention",
+        "additive attention in a decoder",
+    ),
+    (
+        "recurrent",
+        "decoder with multiplicative attention against decoder without attention",
+        "multiplicative attention in a decoder",
+    ),
+)
+
+
+def main(output: Path) -> None:
+    """Draws the picture."""
+    groups = {title: list(rows(corpus)) for corpus, title in CORPORA.items()}
+    with style():
+        figure = forest(groups, "what attention gained: points of UA", reference=0, narrow=False)
+        figure.savefig(output, dpi=150, facecolor="white")
+
+
+def rows(corpus: str) -> Iterator[Row]:
+    """The differences that were asked on a corpus."""
+    for question, name, label in DIFFERENCES:
+        found = differences(
+            json.loads((ROOT / f"docs/results/five_seeds/{corpus}_{question}/summary.json").read_text())
+        )
+        if name in found:
+            value, (low, high) = found[name]["ua_difference"], found[name]["ci95"]
+            text = f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+            yield Row(label, value, (low, high), text, found[name]["minimum_detectable_difference"])
+
+
+def differences(summary: dict) -> dict[str, dict]:
+    """All differences of a study, of two variants or of a factor, by their names."""
+    pairs = {f"{pair['variant']} against {pair['baseline']}": pair for pair in summary["comparisons"]}
+    effects = {effect["name"]: effect for question in summary["questions"] for effect in question.get("effects", ())}
+    return pairs | effects
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "answer.png")
