@@ -54,8 +54,11 @@ SETS: dict[str, dict[str, str]] = {
         "inference": "--model shufflenet_v2 --option width=tiny --utterances 8 --batch 4 --repeats 3 --turns 2",
         "startup": "--model linear --turns 1",
     },
-    "gpu_study": {"study": "--torch_device cuda"},
-    "small_study": {"study": "--small --torch_steps 3"},
+    "gpu_study": {"study": "--torch_device cuda", "variant": ""},
+    "small_study": {
+        "study": "--small --torch_steps 3",
+        "variant": "--config configs/quickstart.py --seeds 1 --steps 2",
+    },
 }
 
 # What the page shows of each benchmark: figure -> (heading, how it is written). Of others, all figures that differ.
@@ -111,6 +114,17 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "trace_seconds": ("of which tracing", SECONDS),
         "compile_seconds": ("of which compiling", SECONDS),
         "resident_bytes": ("memory, MB", "{:.0f}*1e-6"),
+    },
+    "variant": {
+        "variant": ("variant", "{}"),
+        "runs": ("runs", "{}"),
+        "initialise_seconds": ("draw", SECONDS),
+        "compile_seconds": ("compile", SECONDS),
+        "step_seconds": ("a step", MILLISECONDS),
+        "run_step_seconds": ("of one run", "{:.2f} ms*1e3"),
+        "training_seconds": ("a training", SECONDS),
+        "first_test_seconds": ("test, first", SECONDS),
+        "test_seconds": ("test", SECONDS),
     },
     "study": {
         "contestant": ("", "{}"),

@@ -3,8 +3,9 @@
 python -m benchmarks.variant --config configs/studies/attention.py:emodb,eca --variant eca [--variant ...] [--seeds 5]
 
 Each variant is measured as `launch.py study` would train it, all folds and seeds at once: its first parameters, the
-compilation of its training program (without a cache), a step, in a call of many, and the test of all runs, with its
-compilation and again. Nothing is trained to the end. Prints a table, and a JSON line for each variant to stderr.
+compilation of its training program (without a cache, and with its first step), a step, in a call of many, and the test
+of all runs, with its compilation and again. Nothing is trained to the end. Prints a table, and a JSON line for each
+variant to stderr.
 """
 
 import argparse
@@ -50,10 +51,9 @@ def measure(name: str, population: Population, args: argparse.Namespace) -> None
 
     def steps(count: int) -> None:
         nonlocal state
-        state, sums = populations.train_steps(
-            population, state, piece := populations.place(population, feed.take(count))
-        )
-        done((state, sums, piece.rows))
+        piece = populations.place(population, feed.take(count))
+        state, sums = populations.train_steps(population, state, piece)
+        done((state, sums))
 
     _, compiling = timed(lambda: steps(1))
     steps(1)
