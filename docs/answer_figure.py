@@ -1,7 +1,8 @@
-#!/usr/bin/env python3
 """Draws docs/answer.png: what each attention gained on each corpus, from the summaries in docs/results/five_seeds.
 
-python docs/answer_figure.py [OUTPUT.png]
+python -m docs.answer_figure [OUTPUT.png]
+
+The numbers stand in the picture's metadata as well.
 """
 
 import json
@@ -9,12 +10,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from ser_jax.evaluation.report_figures import Row, forest
+from ser_jax.evaluation.vector_graphics import style
 
-from ser_jax.evaluation.report_figures import Row, forest  # noqa: E402
-from ser_jax.evaluation.vector_graphics import style  # noqa: E402
-
+DOCS = Path(__file__).parent
 CORPORA = {"emodb": "EMO-DB: ten speakers, seven emotions", "ravdess": "RAVDESS: 24 actors, eight emotions"}
 # (question, what its summary calls the difference, how the picture does); of factors, the effect over all other levels.
 DIFFERENCES = (
@@ -41,15 +40,19 @@ def main(output: Path) -> None:
     groups = {title: list(rows(corpus)) for corpus, title in CORPORA.items()}
     with style():
         figure = forest(groups, "what attention gained: points of UA", reference=0, narrow=False)
-        figure.savefig(output, dpi=150, facecolor="white")
+        figure.savefig(output, dpi=150, facecolor="white", metadata={"Description": described(groups)})
+
+
+def described(groups: dict[str, list[Row]]) -> str:
+    """The picture's lines as text."""
+    return "\n".join(f"{title}; {row.label}; {row.text}" for title, rows in groups.items() for row in rows)
 
 
 def rows(corpus: str) -> Iterator[Row]:
     """The differences that were asked on a corpus."""
     for question, name, label in DIFFERENCES:
-        found = differences(
-            json.loads((ROOT / f"docs/results/five_seeds/{corpus}_{question}/summary.json").read_text())
-        )
+        summary = DOCS / "results" / "five_seeds" / f"{corpus}_{question}" / "summary.json"
+        found = differences(json.loads(summary.read_text()))
         if name in found:
             value, (low, high) = found[name]["ua_difference"], found[name]["ci95"]
             text = f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
@@ -64,4 +67,4 @@ def differences(summary: dict) -> dict[str, dict]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "answer.png")
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS / "answer.png")
