@@ -109,7 +109,7 @@ class Program:
             at_once = self._runs(arguments)
             while True:
                 lowered = self.function.lower(*self._piece(arguments, 0, at_once))
-                # Of one run by itself cuBLAS refused a product (jax 0.11.2, H200).
+                # cuBLAS refused a product of a step that was not batched over runs (jax 0.11.2, H200).
                 program = lowered.compile(compiler_options=compiler_options() if at_once > 1 else None)
                 if at_once == 1 or _bytes_needed(program) <= self.memory:
                     break

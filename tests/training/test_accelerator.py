@@ -1,5 +1,7 @@
 """What an accelerator computes, computed here: runs batched by `vmap`, spectra as products, nothing kept for a CPU."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -45,8 +47,19 @@ def test_runs_batched_as_on_an_accelerator_train_as_they_do_one_after_another(da
     np.testing.assert_allclose(found_table[classes], expected_table[classes], atol=1e-3)
 
 
-def test_first_parameters_are_drawn_on_the_host_whatever_the_runs_compute_on(data):
-    population = tiny_population(*data)
-    state = populations.initial_state(population)
-    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(state))
-    assert parallel.host().platform == "cpu"
+def test_first_parameters_are_drawn_on_the_host_whatever_the_runs_compute_on(data, monkeypatch):
+    population, used = tiny_population(*data), []
+
+    def recorded(*arguments):
+        state = population.initialise_program(*arguments)
+        used.extend(leaf.devices() for leaf in jax.tree.leaves(state))
+        return state
+
+    assert parallel.host() == jax.devices("cpu")[0]
+    other = jax.devices()[3]
+    monkeypatch.setattr(parallel, "host", lambda: other)
+    expected = populations.initial_state(population).parameters
+    found = populations.initial_state(dataclasses.replace(population, initialise_program=recorded)).parameters
+    assert used
+    assert all(devices == {other} for devices in used)
+    np.testing.assert_array_equal(found, expected)
