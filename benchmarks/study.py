@@ -25,7 +25,7 @@ import pandas as pd
 from benchmarks.common import emit
 from benchmarks.population import make_torch_step
 from ser_jax import config as configuration
-from ser_jax.evaluation import predictions
+from ser_jax import predictions
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ser_jax.evaluation.report_figures import Row, forest
-from ser_jax.evaluation.vector_graphics import style
+from ser_jax.report.figures import Row, forest
+from ser_jax.report.vector_graphics import style
 
 DOCS = Path(__file__).parent
 CORPORA = {"emodb": "EMO-DB: ten speakers, seven emotions", "ravdess": "RAVDESS: 24 actors, eight emotions"}

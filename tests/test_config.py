@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from ser_jax import config, models
+from ser_jax.baselines.linear import is_baseline
 from ser_jax.errors import UserError
-from ser_jax.evaluation.baselines import is_baseline
 from ser_jax.studies import plan
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ser_jax.evaluation import metrics, predictions
+from ser_jax import predictions
+from ser_jax.statistics import metrics
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = sorted(path.parent for path in ROOT.glob("docs/results/**/predictions.parquet"))

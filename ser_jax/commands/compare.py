@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
     from ser_jax.errors import UserError
-    from ser_jax.evaluation.tables import results_table
+    from ser_jax.report.terminal import results_table
     from ser_jax.studies import compare
 
     if args.across_corpora:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 def corpora_table(view: dict[str, Any]) -> str:
     """The view across corpora as text: UA and ranks, then every effect on each corpus and pooled, then notes."""
-    from ser_jax.evaluation.tables import percent
+    from ser_jax.report.terminal import percent
 
     corpora, width = view["corpora"], max(map(len, (*view["variants"], "variant")))
     lines = [f"{'variant':{width}}" + "".join(f"{name:>12}" for name in corpora) + f"{'mean rank':>12}"]

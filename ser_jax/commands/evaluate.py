@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
-    from ser_jax.evaluation.tables import results_table
+    from ser_jax.report.terminal import results_table
     from ser_jax.studies.evaluate import evaluate_workdir
 
     start_jax()

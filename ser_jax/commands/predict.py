@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{workdir} has several variants; choose one of --variant {', '.join(r.name for r in found)}")
     pictures = _pictures(args.attention, args.files) if args.attention else {}
     if pictures:
-        from ser_jax.evaluation.attention_figure import attention_figure
+        from ser_jax.report.attention_figure import attention_figure
 
         for file, title, look in restored.look_at(found[0], args.files, fold=args.fold, seed=args.seed):
             attention_figure(look, title, pictures[file])

@@ -75,7 +75,7 @@ def run_shard(settings: dict, workdir: str, data_dir: str | None, store: str | N
     """Runs a study's share and prints what came of it; returns the exit status, 1 where a variant failed."""
     import sys
 
-    from ser_jax.evaluation.tables import results_table
+    from ser_jax.report.terminal import results_table
     from ser_jax.studies.run import run_study
 
     start_jax()

@@ -16,12 +16,13 @@ import pandas as pd
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
+from ser_jax import predictions
+from ser_jax.baselines import linear
+from ser_jax.baselines.functionals import compute, load_functionals, require
+from ser_jax.baselines.linear import Baseline, Fitted
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.protocols import Fold, Protocol, speakers_known
 from ser_jax.errors import UserError
-from ser_jax.evaluation import baselines, predictions
-from ser_jax.evaluation.baselines import Baseline, Fitted
-from ser_jax.evaluation.functionals import compute, load_functionals, require
 from ser_jax.training import checkpoints
 from ser_jax.training.population import runs_of, tabulate
 
@@ -53,7 +54,7 @@ class Baselines:
 
 def make_baselines(config: dict, corpus: Corpus, protocol: Protocol, data_dir: str | None) -> Baselines:
     """Checks a variant's configuration; computes nothing yet."""
-    baseline = baselines.make_baseline(config["model"])
+    baseline = linear.make_baseline(config["model"])
     dims = require(baseline.functionals)
     if baseline.scaling == "speaker" and not speakers_known(corpus):
         raise UserError(
@@ -88,7 +89,7 @@ def run_variant(name: str, all_runs: Baselines, folder: Path) -> dict:
     values = standardised(all_runs)
     extracted = time.monotonic()
     fitted = fit_folds(name, all_runs, values)
-    baselines.save(folder / FOLDER, list(fitted.values()), {**description, "folds": list(fitted)})
+    linear.save(folder / FOLDER, list(fitted.values()), {**description, "folds": list(fitted)})
     trained = time.monotonic()
     for part in ("test", "validation"):
         rows = [getattr(fold, part) for fold in all_runs.folds]
@@ -111,7 +112,7 @@ def standardised(all_runs: Baselines) -> Float[np.ndarray, "utterances dims"]:
     """Returns the corpus's functionals, with scaling "speaker" standardised by each speaker's own utterances."""
     values = load_functionals(all_runs.corpus, all_runs.baseline.functionals, all_runs.data_dir).values
     if all_runs.baseline.scaling == "speaker":
-        return baselines.scale_by_speaker(values, all_runs.corpus.utterances["speaker"].to_numpy())
+        return linear.scale_by_speaker(values, all_runs.corpus.utterances["speaker"].to_numpy())
     return values
 
 
@@ -125,8 +126,8 @@ def fit_folds(name: str, all_runs: Baselines, values: np.ndarray) -> dict[str, F
     folds = {fold.name: fold for fold in all_runs.folds}
     for fold in tqdm(folds.values(), desc=name, unit="fold"):
         rows = fold.train
-        held_out = baselines.inner_folds(speakers[rows], genders[rows], labels[rows])
-        fitted[fold.name] = baselines.fit(all_runs.baseline, values[rows], labels[rows], held_out, len(corpus.emotions))
+        held_out = linear.inner_folds(speakers[rows], genders[rows], labels[rows])
+        fitted[fold.name] = linear.fit(all_runs.baseline, values[rows], labels[rows], held_out, len(corpus.emotions))
     return fitted
 
 
@@ -153,7 +154,7 @@ def predict_waveforms(
     metadata: dict, folder: Path, waveforms: dict[str, np.ndarray], chosen: Sequence[int]
 ) -> tuple[list[str], Float[np.ndarray, "files classes"], list[UserError]]:
     """Returns the recordings that have functionals, their mean probabilities over runs, and an error for each other."""
-    baseline = baselines.make_baseline(metadata["config"]["model"])
+    baseline = linear.make_baseline(metadata["config"]["model"])
     if baseline.scaling == "speaker":
         raise UserError(
             f"{folder}: standardised by each speaker's own utterances, and a recording does not say who speaks; "
@@ -171,17 +172,17 @@ def predict_waveforms(
     if not rows:
         return [], np.zeros((0, len(metadata["corpus"]["emotions"]))), errors
     runs = [fitted[metadata["runs"][run]["fold"]] for run in chosen]
-    return names, np.mean([baselines.predict(one, np.stack(rows)) for one in runs], axis=0), errors
+    return names, np.mean([linear.predict(one, np.stack(rows)) for one in runs], axis=0), errors
 
 
 def load_metadata(folder: Path) -> dict:
     """Reads what the saved baselines of a variant's folder say of themselves."""
-    return baselines.load_metadata(folder / FOLDER)
+    return linear.load_metadata(folder / FOLDER)
 
 
 def load_folds(folder: Path) -> dict[str, Fitted]:
     """Reads the saved baselines of a variant's folder, by fold."""
-    return dict(zip(load_metadata(folder)["folds"], baselines.load(folder / FOLDER), strict=True))
+    return dict(zip(load_metadata(folder)["folds"], linear.load(folder / FOLDER), strict=True))
 
 
 def _few_speakers(corpus: Corpus, fold: Fold) -> bool:
@@ -196,5 +197,5 @@ def _table(
     rows: Sequence[Int[np.ndarray, " _"]],
 ) -> pd.DataFrame:
     """The predictions table of each run on the utterances `rows[run]`."""
-    found = [baselines.predict(fitted[fold.name], values[own]) for fold, own in zip(all_runs.folds, rows, strict=True)]
+    found = [linear.predict(fitted[fold.name], values[own]) for fold, own in zip(all_runs.folds, rows, strict=True)]
     return tabulate(all_runs.corpus, variant, all_runs.folds, [seed for _, seed in all_runs.runs], rows, found)

@@ -14,13 +14,15 @@ from typing import Any
 
 import pandas as pd
 
+from ser_jax import predictions
 from ser_jax.errors import UserError
-from ser_jax.evaluation import predictions, statistics, summary
-from ser_jax.evaluation.across_corpora import across_corpora
-from ser_jax.evaluation.outside import LABELS_ALONE, SUFFIXES, match_names, read_outside
-from ser_jax.evaluation.predictions import COLUMNS, PREFIX
+from ser_jax.predictions import COLUMNS, PREFIX
+from ser_jax.report import summary
+from ser_jax.report.write import write_report
+from ser_jax.statistics import paired
+from ser_jax.statistics.pooled import across_corpora
+from ser_jax.studies.outside import LABELS_ALONE, SUFFIXES, match_names, read_outside
 from ser_jax.studies.plan import Question
-from ser_jax.studies.report import write_report
 
 NO_SPEAKERS = "speakers are not known: no interval can be estimated"
 NO_SEEDS = "no seeds are known: the same predictions stand for every seed of the others"
@@ -89,7 +91,7 @@ def write(made: dict[str, Any], table: pd.DataFrame, folder: str | Path) -> None
 
 
 def view_across_corpora(workdirs: Sequence[str]) -> dict[str, Any]:
-    """Returns the view over corpora of the studies in workdirs; see `ser_jax.evaluation.across_corpora`.
+    """Returns the view over corpora of the studies in workdirs; see `ser_jax.statistics.pooled`.
 
     Raises UserError for a folder without a summary.
     """
@@ -431,6 +433,6 @@ def _meta(results: Sequence[Result], reference: str, others: Sequence[str]) -> d
 
 
 def _say_speakers_are_unknown(made: dict[str, Any]) -> None:
-    one = statistics.no_interval(1)
+    one = paired.no_interval(1)
     for part in (*made["variants"].values(), *made["comparisons"]):
         part["notes"] = [NO_SPEAKERS if note == one else note for note in part["notes"]]

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from ser_jax import config as configuration
+from ser_jax import predictions
 from ser_jax.corpora import load_corpus
 from ser_jax.errors import UserError
-from ser_jax.evaluation import predictions
-from ser_jax.evaluation.predictions import PREFIX
+from ser_jax.predictions import PREFIX
 from ser_jax.studies import restored, workdirs
-from ser_jax.studies.results import notes_of, speakers_of, write_results
+from ser_jax.studies.collect import notes_of, speakers_of, write_results
 from ser_jax.studies.workdirs import Restored
 from ser_jax.training import checkpoints
 from ser_jax.training.initial import corpora_seen, in_common

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ser_jax.corpora.corpus import waveform
-from ser_jax.evaluation import attention
-from ser_jax.evaluation.attention import Look
 from ser_jax.frontend import num_features
+from ser_jax.inference import attention
+from ser_jax.inference.attention import Look
 from ser_jax.training import heads, parallel
 from ser_jax.training.population import Population
 from ser_jax.training.state import State, variables

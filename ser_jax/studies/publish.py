@@ -13,7 +13,7 @@ from ser_jax.corpora.corpus import Corpus
 from ser_jax.errors import UserError
 from ser_jax.files import atomic_folder
 from ser_jax.studies import workdirs
-from ser_jax.studies.results import write_json
+from ser_jax.studies.collect import write_json
 from ser_jax.studies.store import STUDY
 from ser_jax.studies.workdirs import Restored
 from ser_jax.training import checkpoints, loop, parallel

@@ -14,8 +14,8 @@ from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus
 from ser_jax.corpora.features import load_features
 from ser_jax.corpora.silence import speech_bounds
 from ser_jax.errors import UserError
-from ser_jax.evaluation.attention import Look
 from ser_jax.frontend import num_frames
+from ser_jax.inference.attention import Look
 from ser_jax.studies import baselines, looks
 from ser_jax.studies.baselines import Baselines
 from ser_jax.studies.variants import load, population_of

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ser_jax import predictions
+from ser_jax.baselines.linear import Fitted, predict
 from ser_jax.corpora.corpus import Corpus, fingerprint, waveform
 from ser_jax.corpora.perturbations import KNOWN, known_together, perturb, require
 from ser_jax.errors import UserError
-from ser_jax.evaluation import metrics, predictions, statistics
-from ser_jax.evaluation.baselines import Fitted, predict
 from ser_jax.files import atomic_file
+from ser_jax.statistics import metrics, paired
 from ser_jax.studies.baselines import Baselines, standardised
 from ser_jax.training.population import Population, tabulate, test_predictions
 from ser_jax.training.state import State
@@ -120,7 +121,7 @@ def read(path: str | os.PathLike) -> pd.DataFrame:
 
 
 def summarise_robustness(
-    clean: pd.DataFrame, table: pd.DataFrame, *, replicates: int = statistics.REPLICATES
+    clean: pd.DataFrame, table: pd.DataFrame, *, replicates: int = paired.REPLICATES
 ) -> dict[str, Any]:
     """Returns what summary.json holds under `robustness`: UA of every variant under every condition, and what it loses.
 
@@ -141,8 +142,8 @@ def summarise_robustness(
 
 def _figures(rows: pd.DataFrame, twin: pd.DataFrame, replicates: int) -> dict[str, Any]:
     counts, clean = (metrics.confusion_counts(part, "speaker").counts for part in (rows, twin))
-    ua = statistics.bootstrap_interval(counts, replicates=replicates)
-    difference = statistics.bootstrap_difference(counts, clean, replicates=replicates)
+    ua = paired.bootstrap_interval(counts, replicates=replicates)
+    difference = paired.bootstrap_difference(counts, clean, replicates=replicates)
     return {
         "ua": float(ua.value),
         "ua_ci95": _interval(ua),
@@ -151,7 +152,7 @@ def _figures(rows: pd.DataFrame, twin: pd.DataFrame, replicates: int) -> dict[st
     }
 
 
-def _interval(estimate: statistics.Estimate) -> list[float] | None:
+def _interval(estimate: paired.Estimate) -> list[float] | None:
     ends = [float(estimate.low), float(estimate.high)]
     return None if np.isnan(ends).any() else ends
 

@@ -17,16 +17,16 @@ import pandas as pd
 from tqdm import tqdm
 
 from ser_jax import config as configuration
+from ser_jax import predictions
 from ser_jax.errors import UserError
-from ser_jax.evaluation import predictions
-from ser_jax.evaluation.attention_figure import attention_figure
-from ser_jax.evaluation.tracks import summarise_tracks
 from ser_jax.files import atomic_file
+from ser_jax.report.attention_figure import attention_figure
+from ser_jax.statistics.concordance import summarise_tracks
 from ser_jax.studies import baselines, looks, robustness
 from ser_jax.studies.baselines import Baselines
+from ser_jax.studies.collect import Outcome, collect, write_json
 from ser_jax.studies.more_seeds import Part, find_parts, join, lacking_seeds
 from ser_jax.studies.plan import make_plan
-from ser_jax.studies.results import Outcome, collect, write_json
 from ser_jax.studies.store import (
     CONDITIONS,
     FAILURE,

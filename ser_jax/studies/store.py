@@ -20,9 +20,9 @@ import filelock
 
 import ser_jax
 from ser_jax import config as configuration
+from ser_jax.baselines.linear import is_baseline
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.protocols import Protocol
-from ser_jax.evaluation.baselines import is_baseline
 
 # What a population's folder holds beside its predictions, checkpoints and log.
 RESULT, FAILURE, PICTURE, CONDITIONS = "result.json", "failure.json", "attention.png", "conditions.parquet"
@@ -66,7 +66,7 @@ def code_version(config: dict) -> str:
     """
     package = Path(ser_jax.__file__).parent
     if is_baseline(config["model"]):
-        files = [package / f"evaluation/{name}.py" for name in ("baselines", "functionals", "opensmile_sets")]
+        files = [package / f"baselines/{name}.py" for name in ("linear", "functionals", "opensmile")]
         files += package.glob("frontend/*.py")
     else:
         from ser_jax.models import FAMILIES

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from ser_jax.baselines.linear import is_baseline
 from ser_jax.corpora import load_corpus
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.features import load_features
 from ser_jax.corpora.protocols import Protocol, make_protocol
 from ser_jax.corpora.tracks import load_tracks
 from ser_jax.errors import UserError
-from ser_jax.evaluation.baselines import is_baseline
 from ser_jax.studies import baselines, robustness
 from ser_jax.studies.baselines import Baselines
 from ser_jax.studies.plan import Plan

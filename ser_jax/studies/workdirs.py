@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from ser_jax import config as configuration
+from ser_jax.baselines.linear import is_baseline
 from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus, make_corpus
 from ser_jax.corpora.features import Packed
 from ser_jax.corpora.protocols import Fold, Protocol
 from ser_jax.errors import UserError
-from ser_jax.evaluation.baselines import is_baseline
 from ser_jax.studies import baselines
 from ser_jax.studies.store import STUDY
 from ser_jax.training import checkpoints, loop, parallel

@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Array, Float, Int
 
 from ser_jax import config as configuration
-from ser_jax import models
+from ser_jax import models, predictions
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.features import Packed, in_place_of_samples
 from ser_jax.corpora.protocols import Fold, Protocol, speakers_known
@@ -22,7 +22,6 @@ from ser_jax.corpora.silence import trimmed
 from ser_jax.corpora.tracks import interpolate
 from ser_jax.corpora.vocabulary import Vocabulary, encode_all, from_json, make_vocabulary, to_json
 from ser_jax.errors import UserError
-from ser_jax.evaluation import metrics, predictions
 from ser_jax.feeds import resident as resident_feed
 from ser_jax.feeds.choice import choose_feed
 from ser_jax.feeds.order import lane_size, record_layout
@@ -41,6 +40,7 @@ from ser_jax.frontend import (
     num_features,
     num_frames,
 )
+from ser_jax.statistics import metrics
 from ser_jax.training import checkpoints, heads, parallel
 from ser_jax.training.heads import Heads
 from ser_jax.training.initial import Initial, begin_with, check_initial
@@ -681,7 +681,7 @@ def validation_predictions(population: Population, state: State, variant: str) -
 
 
 def test_tracks(population: Population, state: State, variant: str) -> pd.DataFrame:
-    """Returns every run's tracks of its own test fold, one row for every frame; see `ser_jax.evaluation.tracks`."""
+    """Returns every run's tracks of its own test fold, one row for every frame; see `statistics.concordance`."""
     table, targets = population.corpus.utterances, population.targets
     rows = [fold.test for fold in population.folds]
     seconds_per_frame = population.learner.frontend.hop / population.learner.frontend.rate

@@ -1,18 +1,16 @@
 import contextlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "training"))
 
 
 @contextlib.contextmanager
 def without_fonts():
     """Small studies leave their figures as PDF empty: embedding fonts would take half of a report's time."""
-    from ser_jax.evaluation import vector_graphics
+    from ser_jax.report import vector_graphics
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vector_graphics, "write_pdf", lambda figures, path: path.write_bytes(b""))

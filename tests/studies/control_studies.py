@@ -23,8 +23,8 @@ from ser_jax.corpora.corpus import Corpus, waveform
 from ser_jax.corpora.features import Packed
 from ser_jax.corpora.protocols import make_protocol
 from ser_jax.corpora.synthetic import make_synthetic
-from ser_jax.evaluation import statistics
 from ser_jax.frontend import Frontend, features
+from ser_jax.statistics import paired
 from ser_jax.training import population as populations
 from ser_jax.training.state import State
 
@@ -60,7 +60,7 @@ CONFIG = configuration.merge(
 )
 
 
-def control_study(control: str, seed: int, made: dict[str, Any]) -> statistics.Comparison:
+def control_study(control: str, seed: int, made: dict[str, Any]) -> paired.Comparison:
     """Trains both variants on a new corpus, all folds, and compares them; `made` is what the studies share."""
     corpus = control_corpus(control, seed)
     protocol = make_protocol(corpus, "leave_one_speaker_out", validation_speakers=0)
@@ -72,7 +72,7 @@ def control_study(control: str, seed: int, made: dict[str, Any]) -> statistics.C
         tables.append(populations.test_predictions(population, trained(population), pooling))
     fold_sizes = {fold.name: (len(fold.train), len(fold.test)) for fold in protocol.folds}
     table = pd.concat(tables, ignore_index=True)
-    [comparison] = statistics.compare_all(table, [POOLINGS[::-1]], fold_sizes, replicates=1000)
+    [comparison] = paired.compare_all(table, [POOLINGS[::-1]], fold_sizes, replicates=1000)
     return comparison
 
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ser_jax import config as configuration
+from ser_jax.baselines import linear as fits
+from ser_jax.baselines.functionals import Functionals
 from ser_jax.corpora.corpus import SAMPLE_RATE, make_corpus
 from ser_jax.corpora.protocols import make_protocol
 from ser_jax.errors import UserError
-from ser_jax.evaluation import baselines as fits
-from ser_jax.evaluation.functionals import Functionals
 from ser_jax.studies import baselines
 
 

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
+from ser_jax import predictions
 from ser_jax.commands import compare as command
 from ser_jax.errors import UserError
-from ser_jax.evaluation import predictions, statistics
+from ser_jax.statistics import paired
 from ser_jax.studies import compare
 
 EMOTIONS = ("anger", "happiness", "sadness")
@@ -85,7 +86,7 @@ def test_an_outside_copy_of_a_variant_equals_it(workdir, tmp_path):
         [table[table["variant"] == "eca"]]
         + [table[(table["variant"] == "none") & (table["seed"] == 0)].assign(seed=seed) for seed in (0, 1)]
     )
-    expected = statistics.compare(by_hand, "none", "eca", SIZES)
+    expected = paired.compare(by_hand, "none", "eca", SIZES)
     found = made["comparisons"][0]
     assert (found["variant"], found["baseline"]) == ("svm", "eca")
     assert found["ua_difference"] == pytest.approx(expected.ua_difference)
@@ -100,7 +101,7 @@ def test_variants_of_two_workdirs_are_paired_and_tested_where_the_folds_sizes_ar
     second = save(tmp_path / "second", table[table["variant"] != "eca"])
     made, merged, _ = compare.compare([str(first), str(second)])
     pd.testing.assert_frame_equal(merged, table)
-    expected = statistics.compare_all(table, [("none", "eca"), ("se", "eca")], SIZES)
+    expected = paired.compare_all(table, [("none", "eca"), ("se", "eca")], SIZES)
     for found, comparison in zip(made["comparisons"], expected, strict=True):
         assert found["variant"] == comparison.variant
         assert found["p_nadeau_bengio"] == pytest.approx(comparison.p_nadeau_bengio)
@@ -167,7 +168,7 @@ def test_without_speakers_there_is_no_interval_and_the_reason_is_given(tmp_path)
     assert made["comparisons"][0]["ci95"] is None
     for part in (*made["variants"].values(), *made["comparisons"]):
         assert compare.NO_SPEAKERS in part["notes"]
-        assert statistics.no_interval(1) not in part["notes"]
+        assert paired.no_interval(1) not in part["notes"]
     assert set(merged["fold"]) == {"all"}
 
 
@@ -312,7 +313,7 @@ def test_of_a_merged_corpus_the_part_that_the_others_are_of_is_compared(workdir,
         assert remarks == []
         # The folds test the same utterances, but not all variants learnt the same ones.
         assert {comparison["p_nadeau_bengio"] for comparison in made["comparisons"]} == {None}
-        expected = statistics.compare(predictions.merge([study(), own]), "eca", "joint", SIZES)
+        expected = paired.compare(predictions.merge([study(), own]), "eca", "joint", SIZES)
         found = next(c for c in made["comparisons"] if {c["variant"], c["baseline"]} == {"eca", "joint"})
         assert abs(found["ua_difference"]) == pytest.approx(abs(expected.ua_difference))
         assert found["ci95"] is not None

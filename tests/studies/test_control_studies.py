@@ -4,8 +4,9 @@ import os
 
 import jax
 import pytest
-from control_studies import rates
 from scipy import stats
+
+from tests.studies.control_studies import rates
 
 FOUND, NOT_FOUND = 4, 2  # studies of localized, and of each of the others
 

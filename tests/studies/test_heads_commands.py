@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from tiny import CONFIG, PARTS
 
 from ser_jax import config as configuration
 from ser_jax.corpora.corpus import SAMPLE_RATE, waveform
 from ser_jax.corpora.synthetic import make_synthetic
+from tests.training.tiny import CONFIG, PARTS
 
 EMOTIONS = {emotion for emotions in PARTS.values() for emotion in emotions}
 CHANGES = {

@@ -7,18 +7,19 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score
-from tiny import CONFIG, tiny_corpus, tiny_population
 
 from ser_jax import config as configuration
+from ser_jax import predictions
+from ser_jax.baselines.functionals import compute
+from ser_jax.baselines.linear import predict
 from ser_jax.corpora import perturbations
 from ser_jax.corpora.corpus import fingerprint, waveform
 from ser_jax.corpora.perturbations import perturb
 from ser_jax.errors import UserError
-from ser_jax.evaluation import predictions, statistics
-from ser_jax.evaluation.baselines import predict
-from ser_jax.evaluation.functionals import compute
+from ser_jax.statistics import paired
 from ser_jax.studies import baselines, robustness
 from ser_jax.training import population as populations
+from tests.training.tiny import CONFIG, tiny_corpus, tiny_population
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,7 @@ def test_the_summary_pairs_a_condition_with_the_same_runs_without_it():
             # As if the condition were a variant beside the clean one.
             both = pd.concat([clean[clean["variant"] == variant], rows.assign(variant="under")])
             sizes = dict.fromkeys("abcde", (40, 12))
-            expected = statistics.compare(both, "under", variant, sizes, replicates=2000)
+            expected = paired.compare(both, "under", variant, sizes, replicates=2000)
             assert figures["difference"] == pytest.approx(expected.ua_difference)
             assert figures["difference_ci95"] == pytest.approx(expected.ci95)
             assert figures["ua_ci95"][0] < figures["ua"] < figures["ua_ci95"][1]

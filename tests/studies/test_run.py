@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from tiny import CONFIG, tiny_corpus
 
 from ser_jax import config as configuration
 from ser_jax.errors import UserError
@@ -19,6 +18,7 @@ from ser_jax.studies.plan import make_plan, one_variant
 from ser_jax.studies.variants import prepare
 from ser_jax.training import loop
 from ser_jax.training.population import make_population
+from tests.training.tiny import CONFIG, tiny_corpus
 
 ROOT = Path(__file__).parents[2]
 RATES = {"name": "rate", "field": "optimizer.learning_rate", "levels": [1e-3, 4e-3]}

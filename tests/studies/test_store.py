@@ -2,11 +2,11 @@ import ast
 import multiprocessing
 
 import pytest
-from tiny import CONFIG, tiny_corpus
 
 from ser_jax import config as configuration
 from ser_jax.corpora.protocols import make_protocol
 from ser_jax.studies import store
+from tests.training.tiny import CONFIG, tiny_corpus
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from tiny import tiny_corpus, tiny_population
 
 from ser_jax.models import FAMILIES
 from ser_jax.training import parallel
 from ser_jax.training import population as populations
+from tests.training.tiny import tiny_corpus, tiny_population
 
 STEPS = 2
 

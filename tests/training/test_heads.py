@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis.extra import numpy as arrays
-from tiny import CONFIG, PARTS, tiny_merged
 
 from ser_jax import config as configuration
 from ser_jax.corpora import load_corpus
@@ -29,6 +28,7 @@ from ser_jax.training.heads import Heads, own_logits, probabilities, source_numb
 from ser_jax.training.objectives import cross_entropy
 from ser_jax.training.step import train_step
 from ser_jax.training.teacher import Teacher
+from tests.training.tiny import CONFIG, PARTS, tiny_merged
 
 OWN = {"augmentation": {"mixup": 0.0}, "training": {"heads": "source"}}
 HEADS = Heads(("first", "second"), ((0, 1, 2), (1, 3)), 4)

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from tiny import CONFIG, tiny_corpus
 
 from ser_jax import config as configuration
 from ser_jax.corpora import load_corpus
@@ -17,6 +16,7 @@ from ser_jax.studies.variants import population_of as variant_population
 from ser_jax.studies.workdirs import load_initial
 from ser_jax.training import loop, parallel
 from ser_jax.training import population as populations
+from tests.training.tiny import CONFIG, tiny_corpus
 
 UNLABELLED = {"emotion": 0.0, "frames": 1.0}
 MELS = 20

@@ -3,7 +3,6 @@ import dataclasses
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from tiny import CONFIG, PARTS, tiny_merged
 
 from ser_jax import config as configuration
 from ser_jax.corpora import load_corpus, packed_folder
@@ -16,6 +15,7 @@ from ser_jax.studies.variants import population_of
 from ser_jax.studies.workdirs import load_initial
 from ser_jax.training.initial import check_initial, corpora_seen
 from ser_jax.training.population import describe, initial_state
+from tests.training.tiny import CONFIG, PARTS, tiny_merged
 
 MODEL = {"name": "shufflenet_v2", "width": "tiny", "attention": "eca"}
 EARLIER = {

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from tiny import tiny_corpus, tiny_population
 
 from ser_jax.corpora.corpus import make_corpus, waveform
 from ser_jax.corpora.protocols import Fold
@@ -19,6 +18,7 @@ from ser_jax.frontend import Statistics, features
 from ser_jax.training import loop, parallel
 from ser_jax.training import population as populations
 from ser_jax.training.state import variables
+from tests.training.tiny import tiny_corpus, tiny_population
 
 
 @pytest.fixture(scope="module")

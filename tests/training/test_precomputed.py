@@ -5,15 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
-from tiny import CONFIG, tiny_corpus
 
 from ser_jax import config as configuration
 from ser_jax.corpora.features import frames, in_place_of_samples, pack_features
 from ser_jax.corpora.tracks import load_tracks
 from ser_jax.errors import UserError
-from ser_jax.evaluation import metrics
 from ser_jax.feeds import resident
 from ser_jax.frontend import features as compute_features
+from ser_jax.statistics import metrics
 from ser_jax.studies import restored, workdirs
 from ser_jax.studies.run import run_study
 from ser_jax.studies.variants import load
@@ -21,6 +20,7 @@ from ser_jax.training import loop, parallel
 from ser_jax.training import population as populations
 from ser_jax.training.population import make_population
 from ser_jax.training.state import variables
+from tests.training.tiny import CONFIG, tiny_corpus
 
 CHANGES = {
     "frontend": {"kind": "precomputed", "features": "made"},

@@ -10,7 +10,6 @@ import re
 import jax
 import numpy as np
 import pytest
-from tiny import CONFIG
 
 from ser_jax import config as configuration
 from ser_jax.feeds.resident import Resident
@@ -21,6 +20,7 @@ from ser_jax.studies.variants import prepare
 from ser_jax.training import population as populations
 from ser_jax.training.state import Run, initialise, make_learner
 from ser_jax.training.step import train_step
+from tests.training.tiny import CONFIG
 
 FRAMES, FEATURES, BATCH, CLASSES = 32, 16, 4, 4
 UNITS = 6  # of the tiny ShuffleNet V2; every one has a forward and a backward pass

@@ -4,17 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import CONFIG, tiny_corpus
 
 from ser_jax import config as configuration
 from ser_jax.corpora.tracks import interpolate, load_tracks
 from ser_jax.corpora.vocabulary import decode
 from ser_jax.errors import UserError
-from ser_jax.evaluation.tracks import summarise_tracks
 from ser_jax.feeds.resident import crop_batch
 from ser_jax.frontend import Frontend
+from ser_jax.statistics.concordance import summarise_tracks
 from ser_jax.training import loop
 from ser_jax.training import population as populations
+from tests.training.tiny import CONFIG, tiny_corpus
 
 ATTENTION_RNN = {"name": "attention_rnn", "cell": "gru", "hidden": 8, "decoder_hidden": 16, "text": "characters"}
 TRAINING = {

@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import CONFIG, tiny_corpus, tiny_population
 
 from ser_jax import config as configuration
 from ser_jax.corpora import load_corpus
@@ -23,6 +22,7 @@ from ser_jax.training.population import (
     training_feed,
 )
 from ser_jax.training.teacher import Teacher
+from tests.training.tiny import CONFIG, tiny_corpus, tiny_population
 
 OWN = {"augmentation": {"mixup": 0.0}, "evaluation": {"latency": False}}
 

@@ -1,0 +1,326 @@
+"""Linear baselines on functionals: logistic and ridge regression, linear SVM and linear SVR.
+
+All four end as one matrix of coefficients, so they are kept as arrays and used alike: the functionals are standardised,
+the scores are linear in them, and the probabilities are the softmax of the scores. Of logistic regression those are its
+own probabilities; of the others they rank the classes, but are not calibrated.
+
+How strongly a baseline is regularised is chosen inside its training fold: by the pooled UA of an inner leave one
+speaker out over the training speakers, from `GRID`, the smaller C at a tie. Nothing of a test speaker takes part, but
+with scaling "speaker", where the functionals of every speaker, tested ones too, are standardised by that speaker's own
+utterances (without their labels).
+"""
+
+import dataclasses
+import difflib
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.linalg import solve
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.preprocessing import StandardScaler
+
+from ser_jax.baselines.functionals import KINDS
+from ser_jax.errors import UserError
+from ser_jax.files import atomic_folder
+from ser_jax.statistics import metrics
+
+NAMES = ("logistic_regression", "ridge", "linear_svm", "svr")
+SCALINGS = ("fold", "speaker")
+GRID = tuple(10.0**exponent for exponent in range(-7, 1))  # of C; ridge regression's penalty is 1 / (2 C)
+MOST_LEFT_OUT = 10  # of so many training speakers each is an inner fold; more are dealt into
+INNER_GROUPS = 5
+
+_CHOICES = {"name": NAMES, "functionals": KINDS, "scaling": SCALINGS, "class_weights": (True, False)}
+_TUBE = 0.1  # around its target, in which SVR has no loss
+_MOST_STEPS, _SHORTEST_STEP = 100, 1e-6  # of Newton's method; some five steps are enough
+_ARRAYS, _METADATA = "arrays.npz", "baseline.json"
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """What a baseline is; made by `make_baseline`.
+
+    Attributes:
+      functionals: one of `functionals.KINDS`.
+      scaling: "fold", standardised by the training fold, or "speaker", by each speaker's own utterances.
+      class_weights: whether errors weigh inversely to the class's frequency in the training fold.
+    """
+
+    name: str
+    functionals: str = "own"
+    scaling: str = "fold"
+    class_weights: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A baseline fitted to one fold.
+
+    Attributes:
+      mean, scale: what standardises the functionals; 0 and 1 where each speaker's own utterances do.
+      intercept: -inf for a class that the training fold lacks.
+      C: what was chosen.
+      inner_ua: the pooled UA of the inner folds for each value of `GRID`.
+    """
+
+    mean: Float[np.ndarray, " dims"]
+    scale: Float[np.ndarray, " dims"]
+    coefficients: Float[np.ndarray, "classes dims"]
+    intercept: Float[np.ndarray, " classes"]
+    C: float
+    inner_ua: Float[np.ndarray, " grid"]
+
+
+def is_baseline(model: dict[str, Any]) -> bool:
+    """Returns whether the options `config.model` are those of a baseline, not of a network."""
+    return model.get("name") in NAMES
+
+
+def make_baseline(options: dict[str, Any]) -> Baseline:
+    """Returns the baseline that `config.model` describes; raises UserError, naming the nearest, for a wrong option."""
+    checked = {}
+    for option, value in options.items():
+        _require_one_of(f"option of model {options['name']}", option, list(_CHOICES))
+        matching = [choice for choice in _CHOICES[option] if str(choice).lower() == str(value).lower()]
+        if not matching:
+            _require_one_of(f"config.model.{option}", str(value), [str(choice) for choice in _CHOICES[option]])
+        checked[option] = matching[0]
+    return Baseline(**checked)
+
+
+def scale_by_speaker(
+    values: Float[np.ndarray, "utterances dims"], speakers: Sequence[str] | np.ndarray
+) -> Float[np.ndarray, "utterances dims"]:
+    """Standardises the utterances of each speaker by their own mean and standard deviation."""
+    speakers = np.asarray(speakers)
+    scaled = np.empty(values.shape, np.float64)
+    for speaker in np.unique(speakers):
+        scaled[speakers == speaker] = StandardScaler().fit_transform(values[speakers == speaker].astype(np.float64))
+    return scaled
+
+
+def inner_folds(
+    speakers: Sequence[str] | np.ndarray,
+    genders: Sequence[str] | np.ndarray,
+    labels: Int[np.ndarray, " utterances"],
+) -> list[Bool[np.ndarray, " utterances"]]:
+    """Returns what each inner fold holds out: one speaker, or where there are many, a group of them.
+
+    Where the speakers are not known ("") or there is only one, groups of utterances are held out, with about equal
+    shares of each emotion.
+    """
+    speakers, genders = np.asarray(speakers), np.asarray(genders)
+    names, first = np.unique(speakers, return_index=True)
+    if len(names) < 2 or "" in names:
+        order = np.argsort(labels, kind="stable")
+        dealt = np.empty(len(labels), np.int64)
+        dealt[order] = np.arange(len(labels)) % min(INNER_GROUPS, len(labels))
+    else:
+        # Women first, then men, dealt in turn: each group has about as many of both.
+        order = sorted(range(len(names)), key=lambda i: (genders[first[i]], names[i]))
+        number = len(names) if len(names) <= MOST_LEFT_OUT else INNER_GROUPS
+        group_of = {names[i]: place % number for place, i in enumerate(order)}
+        dealt = np.array([group_of[speaker] for speaker in speakers])
+    return [dealt == group for group in np.unique(dealt)]
+
+
+def fit(
+    baseline: Baseline,
+    values: Float[np.ndarray, "utterances dims"],
+    labels: Int[np.ndarray, " utterances"],
+    held_out: Sequence[Bool[np.ndarray, " utterances"]],
+    num_classes: int,
+) -> Fitted:
+    """Fits a baseline to a training fold, its C chosen by the inner folds `held_out`.
+
+    `values` are the functionals, already standardised with scaling "speaker". Raises UserError where the fold holds
+    fewer than two classes.
+    """
+    if len(np.unique(labels)) < 2:
+        raise UserError(f"model {baseline.name}: a training fold holds {len(np.unique(labels))} emotion, expected two")
+    confusion = np.zeros((len(GRID), num_classes, num_classes), np.int64)
+    for out in held_out:
+        if len(np.unique(labels[~out])) < 2:
+            continue
+        scaler = _scaler(baseline, values[~out])
+        seen, unseen = scaler.transform(values[~out]), scaler.transform(values[out])
+        train, axes = _coordinates(seen)
+        test = unseen if axes is None else unseen @ seen.T @ axes.T
+        for i, (coefficients, intercept, classes) in enumerate(_solve(baseline, train, labels[~out], GRID)):
+            predicted = classes[np.argmax(test @ coefficients.T + intercept[None], axis=1)]
+            np.add.at(confusion[i], (labels[out], predicted), 1)
+    inner_ua = np.nan_to_num(metrics.unweighted_accuracy(confusion))
+    C = GRID[int(np.argmax(inner_ua))]  # the first of equals: the smallest C
+    scaler = _scaler(baseline, values)
+    seen = scaler.transform(values)
+    train, axes = _coordinates(seen)
+    [(solved, intercept, classes)] = _solve(baseline, train, labels, [C])
+    coefficients = np.zeros((num_classes, values.shape[1]), np.float32)
+    coefficients[classes] = solved if axes is None else solved @ axes @ seen
+    every_intercept = np.full(num_classes, -np.inf)
+    every_intercept[classes] = intercept
+    return Fitted(scaler.mean_, scaler.scale_, coefficients, every_intercept, C, inner_ua)
+
+
+def predict(fitted: Fitted, values: Float[np.ndarray, "utterances dims"]) -> Float[np.ndarray, "utterances classes"]:
+    """Returns the class probabilities of functionals, which are already standardised with scaling "speaker"."""
+    scaled = (np.asarray(values, np.float64) - fitted.mean[None]) / fitted.scale[None]
+    return softmax(scaled @ fitted.coefficients.T.astype(np.float64) + fitted.intercept[None], axis=1)
+
+
+def save(folder: str | os.PathLike, fitted: Sequence[Fitted], metadata: dict[str, Any]) -> None:
+    """Writes the baselines of several folds, arrays and JSON, to a folder that appears whole or not at all."""
+    stacked = {
+        field.name: np.stack([getattr(one, field.name) for one in fitted]) for field in dataclasses.fields(Fitted)
+    }
+    text = json.dumps({"baseline_format": FORMAT_VERSION, **metadata}, indent=1, sort_keys=True, ensure_ascii=False)
+    with atomic_folder(folder) as temporary:
+        np.savez(temporary / _ARRAYS, **stacked)
+        (temporary / _METADATA).write_text(text + "\n", encoding="utf-8")
+
+
+def load_metadata(folder: str | os.PathLike) -> dict[str, Any]:
+    """Returns what `save` was told; raises UserError where it cannot be read."""
+    path = Path(folder) / _METADATA
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        found = metadata.pop("baseline_format")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: damaged, train the baseline again ({' '.join(str(error).split())})") from error
+    if found != FORMAT_VERSION:
+        raise UserError(f"{path}: baselines of format {found}, expected {FORMAT_VERSION}")
+    return metadata
+
+
+def load(folder: str | os.PathLike) -> list[Fitted]:
+    """Returns the baselines that `save` wrote; raises UserError where they cannot be read."""
+    path = Path(folder) / _ARRAYS
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {field.name: file[field.name] for field in dataclasses.fields(Fitted)}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: damaged, train the baseline again ({' '.join(str(error).split())})") from error
+    return [Fitted(**{name: array[i] for name, array in arrays.items()}) for i in range(len(arrays["C"]))]
+
+
+def _require_one_of(what: str, found: str, choices: Sequence[str]) -> None:
+    if found not in choices:
+        near = difflib.get_close_matches(found, choices, n=1, cutoff=0.5)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise UserError(f"unknown {what}: {found}{hint}; expected one of {', '.join(choices)}")
+
+
+def _scaler(baseline: Baseline, values: np.ndarray) -> StandardScaler:
+    scaler = StandardScaler().fit(values.astype(np.float64))
+    if baseline.scaling == "speaker":  # done already
+        scaler.mean_, scaler.scale_ = np.zeros(values.shape[1]), np.ones(values.shape[1])
+    return scaler
+
+
+def _coordinates(train: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rotates utterances of more dimensions than there are into the space that they span.
+
+    Returns them there, and the matrix [rank, utterances] that gives this space's axes as sums of utterances (None where
+    nothing was rotated). The best coefficients of a linear model with an L2 penalty lie in that space, and their norm
+    is the same there, so the model is the same one, for a fraction of the time.
+    """
+    if train.shape[1] <= train.shape[0]:
+        return train, None
+    eigenvalues, vectors = np.linalg.eigh(train @ train.T)
+    kept = eigenvalues > 1e-10 * eigenvalues[-1]
+    singular = np.sqrt(eigenvalues[kept])
+    return vectors[:, kept] * singular[None], (vectors[:, kept] / singular[None]).T
+
+
+def _solve(
+    baseline: Baseline, x: np.ndarray, labels: np.ndarray, grid: Sequence[float]
+) -> Iterator[tuple[Float[np.ndarray, "classes dims"], Float[np.ndarray, " classes"], Int[np.ndarray, " classes"]]]:
+    """Yields, for each C of an ascending grid, coefficients and intercepts of the classes in `labels`, and these."""
+    classes, codes = np.unique(labels, return_inverse=True)
+    if baseline.name == "logistic_regression":
+        for C in grid:
+            weight = "balanced" if baseline.class_weights else None
+            model = LogisticRegression(C=C, class_weight=weight, tol=1e-6, max_iter=1000).fit(x, codes)
+            coefficients, intercept = model.coef_, model.intercept_
+            if len(classes) == 2:  # scikit-learn gives the score of the second class against the first
+                coefficients, intercept = (np.concatenate([-part, part]) / 2 for part in (coefficients, intercept))
+            yield coefficients, intercept, classes
+        return
+    targets = np.where(codes[:, None] == np.arange(len(classes))[None], 1.0, -1.0)
+    balanced = _balanced(codes) if baseline.class_weights else np.ones(len(codes))
+    if baseline.name == "ridge":
+        for C in grid:
+            model = Ridge(alpha=1 / (2 * C)).fit(x, targets, sample_weight=balanced)
+            yield model.coef_, model.intercept_, classes
+        return
+    paths = []
+    for target in targets.T:
+        # In one class against the others, liblinear's weights are those of the one alone.
+        weights = np.where(target > 0, balanced, 1.0) if baseline.name == "linear_svm" else balanced
+        paths.append(_support_vectors(x, target, weights, baseline, grid))
+    for of_classes in zip(*paths, strict=True):
+        solution = np.stack(of_classes)
+        yield solution[:, :-1], solution[:, -1], classes
+
+
+def _support_vectors(
+    x: np.ndarray, target: np.ndarray, weights: np.ndarray, baseline: Baseline, grid: Sequence[float]
+) -> Iterator[Float[np.ndarray, " dims+1"]]:
+    """Yields the coefficients, then the intercept, of a linear SVM or SVR with squared loss, for each C of the grid.
+
+    They minimise |w|^2 / 2 + C sum(weights * loss^2) over w, the intercept included, as liblinear (scikit-learn's
+    LinearSVC and LinearSVR) does; the loss is max(0, 1 - target * score), or max(0, |target - score| - 0.1). Newton's
+    method (Keerthi & DeCoste 2005; Chapelle 2007): given which utterances have a loss, this is ridge regression on
+    them, solved in their number or in the dimensions, whichever is less. It is exact, and where there are more
+    dimensions than utterances some hundred times as fast as liblinear.
+    """
+    x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+    gram = x @ x.T
+    margin = baseline.name == "linear_svm"
+
+    def losing(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which utterances have a loss, and the score at which each would have none."""
+        residual = target - scores
+        if margin:
+            return target * residual > 0, target
+        return np.abs(residual) > _TUBE, target - _TUBE * np.sign(residual)
+
+    def objective(w: np.ndarray, scores: np.ndarray, C: float) -> float:
+        active, goal = losing(scores)
+        return w @ w / 2 + C * np.sum(weights[active] * np.square((goal - scores)[active]))
+
+    w, scores = np.zeros(x.shape[1]), np.zeros(len(x))
+    for C in grid:
+        for _ in range(_MOST_STEPS):
+            active, goal = losing(scores)
+            penalty = 1 / (2 * C * weights[active])
+            if active.sum() < x.shape[1]:
+                system = gram[np.ix_(active, active)]
+                system[np.diag_indices_from(system)] += penalty
+                step = x[active].T @ solve(system, goal[active], assume_a="pos") - w
+            else:
+                scaled = x[active] / np.sqrt(penalty)[:, None]
+                system = scaled.T @ scaled
+                system[np.diag_indices_from(system)] += 1
+                step = solve(system, x[active].T @ (goal[active] / penalty), assume_a="pos") - w
+            change, now, length = x @ step, objective(w, scores, C), 1.0
+            while objective(w + length * step, scores + length * change, C) > now and length > _SHORTEST_STEP:
+                length /= 2
+            w, scores = w + length * step, scores + length * change
+            if length == 1 and np.array_equal(losing(scores)[0], active) and np.array_equal(losing(scores)[1], goal):
+                break
+        yield w
+
+
+def _balanced(codes: Int[np.ndarray, " utterances"]) -> Float[np.ndarray, " utterances"]:
+    """Weights with which every class weighs the same, of mean 1."""
+    counts = np.bincount(codes)
+    return (len(codes) / (len(counts) * np.maximum(counts, 1)))[codes]

@@ -1,0 +1,197 @@
+"""Fairness: for whom does a variant work? UA by gender and by speaker.
+
+The speakers of each gender are a sample of their own, so they are drawn apart, and the interval of the gap between two
+genders is that of Welch: the squared standard errors add up, and Student's t has the degrees of freedom of
+Satterthwaite (1946). The gap is over the emotions that both genders were heard with.
+
+A single speaker's UA has an interval over that speaker's utterances: it says how well the speaker's own UA is known.
+It is the mean of independent recalls, each with Wilson's interval, combined by the rule of Zou & Donner 2008
+(Statistics in Medicine 27(10)), which works also where a class has one utterance or a recall is 0 or 1. Seeds repeat
+utterances and do not add to their number. The worst and the best of many speakers are partly so by chance:
+`spread_by_chance` is the standard deviation to expect if all speakers had the same recalls.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int, Num
+from scipy import stats
+
+from ser_jax.errors import UserError
+from ser_jax.statistics import metrics, paired
+
+GENDERS = ("female", "male")
+
+
+def fairness(
+    table: pd.DataFrame,
+    speakers: pd.DataFrame | None = None,
+    *,
+    replicates: int = paired.REPLICATES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Returns one variant's UA by gender and by speaker; None, and a note, for what cannot be told.
+
+    `speakers` has the columns speaker and gender ("female", "male" or "" where unknown).
+    `genders`: for each gender ua, ua_ci95, speakers and utterances; `gender_gap`: the female less the male UA
+    (ua_difference, ci95, p) over `emotions`; `speakers`: for each speaker ua, ua_ci95, utterances, gender and the
+    emotions that are `missing`; `worst` and `best` speaker; `spread`, the standard deviation over speakers, and
+    `spread_by_chance`.
+    Raises UserError for a speaker of two genders.
+    """
+    confusion = metrics.confusion_counts(table, "speaker")
+    gender_of = _genders(speakers)
+    found, notes = _by_gender(confusion, gender_of, table, replicates, seed)
+    rows, unlike = _by_speaker(confusion, gender_of)
+    if unlike:
+        notes.append("UA is over the other emotions where a speaker lacks some: " + "; ".join(unlike))
+    return {**found, **rows, "notes": notes}
+
+
+def gap_estimate(
+    female: Int[np.ndarray, "seeds speakers classes classes"],
+    male: Int[np.ndarray, "seeds speakers_too classes classes"],
+    *,
+    replicates: int = paired.REPLICATES,
+    seed: int = 0,
+) -> tuple[paired.Estimate, paired.Estimate, paired.Estimate, float]:
+    """The UA of both genders and of their difference, each with its interval, and the degrees of freedom of the last.
+
+    All are over the classes that both genders were heard with.
+    """
+    shared = [(counts.sum(axis=(0, 1, -1)) > 0) for counts in (female, male)]
+    shared = (shared[0] & shared[1])[:, None]
+    groups = [counts[:, counts.sum(axis=(0, 2, 3)) > 0] * shared for counts in (female, male)]
+    # Not the same draws for both: their speakers have nothing to do with one another.
+    made = [
+        paired.bootstrap_interval(counts, replicates=replicates, seed=2 * seed + i) for i, counts in enumerate(groups)
+    ]
+    numbers = np.array([(counts.sum(axis=(0, 2, 3)) > 0).sum() for counts in groups])
+    squares = np.array([one.standard_error**2 for one in made])
+    standard_error = np.sqrt(squares.sum())
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = squares.sum() ** 2 / (squares**2 / (numbers - 1)).sum()
+    value = made[0].value - made[1].value
+    half = stats.t.ppf((1 + paired.LEVEL) / 2, freedom) * standard_error
+    low, high = np.clip(value - half, -1, 1), np.clip(value + half, -1, 1)
+    gap = paired.Estimate(*map(np.asarray, (value, low, high, standard_error)))
+    return made[0], made[1], gap, float(freedom)
+
+
+def speaker_intervals(
+    hits: Num[np.ndarray, "*speakers classes"], counts: Num[np.ndarray, "*speakers classes"]
+) -> tuple[Float[np.ndarray, "*speakers"], Float[np.ndarray, "*speakers"], Float[np.ndarray, "*speakers"]]:
+    """UA and the ends of its 95 % interval over utterances, from each class's hits (may be a mean) and utterances.
+
+    The distance of an end from UA is the root of the summed squares of the recalls' distances from their ends, by the
+    number of classes.
+    """
+    recall = metrics.divide(hits, counts)
+    low, high = wilson(recall, np.where(counts > 0, counts, np.nan))
+    classes = (counts > 0).sum(axis=-1)
+    ua = metrics.mean_of_present(recall, axis=-1)
+    below, above = (np.sqrt(np.nansum((recall - end) ** 2, axis=-1)) / classes for end in (low, high))
+    return ua, ua - below, ua + above
+
+
+def wilson(
+    share: Float[np.ndarray, "..."], count: Float[np.ndarray, "..."]
+) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    """Wilson's 95 % interval of a share of `count`; unlike SciPy's, also of a share that is a mean over seeds."""
+    z = stats.norm.ppf((1 + paired.LEVEL) / 2)
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
+    return np.minimum(centre - half, share), np.maximum(centre + half, share)  # rounding aside, they hold it
+
+
+def _genders(speakers: pd.DataFrame | None) -> dict[str, str]:
+    if speakers is None:
+        return {}
+    pairs = speakers[["speaker", "gender"]].drop_duplicates()
+    twice = pairs["speaker"].duplicated()
+    if twice.any():
+        raise UserError(f"speaker {pairs['speaker'][twice].iloc[0]} has more than one gender")
+    return dict(zip(pairs["speaker"], pairs["gender"], strict=True))
+
+
+def _by_gender(
+    confusion: metrics.ConfusionCounts, gender_of: dict[str, str], table: pd.DataFrame, replicates: int, seed: int
+) -> tuple[dict[str, Any], list[str]]:
+    genders = np.array([gender_of.get(speaker, "") for speaker in confusion.groups])
+    unknown, heard = int((~np.isin(genders, GENDERS)).sum()), [g for g in GENDERS if (genders == g).any()]
+    if unknown == len(genders):
+        return {"genders": None, "gender_gap": None}, ["the speakers' genders are not known"]
+    notes = [f"gender not known: {unknown} of {len(genders)} speakers, left out of the genders' UA"] if unknown else []
+    of = [confusion.counts[:, genders == gender] for gender in GENDERS]
+    if len(heard) < 2:
+        one = of[GENDERS.index(heard[0])]
+        made = [paired.bootstrap_interval(one, replicates=replicates, seed=seed)]
+        gap, emotions = None, confusion.emotions
+        notes.append(f"all speakers are {heard[0]}: no gap between genders")
+    else:
+        *made, difference, freedom = gap_estimate(*of, replicates=replicates, seed=seed)
+        present = [counts.sum(axis=(0, 1, -1)) > 0 for counts in of]
+        emotions = [e for e, both in zip(confusion.emotions, present[0] & present[1], strict=True) if both]
+        alone = [e for e, one in zip(confusion.emotions, present[0] ^ present[1], strict=True) if one]
+        if alone:
+            notes.append(f"heard from one gender only and left out of the genders' UA: {', '.join(alone)}")
+        p_value = 2 * stats.t.sf(abs(difference.value) / difference.standard_error, freedom)
+        gap = {"ua_difference": difference.value, "ci95": _ends(difference), "p": p_value, "emotions": emotions}
+        if not emotions:
+            gap = None
+        elif gap["ci95"] is None:
+            notes.append("no interval of the gap: it needs two speakers of each gender that differ")
+    speaker_gender = table["speaker"].map(gender_of)
+    figures = {
+        gender: {
+            "ua": estimate.value if emotions else None,
+            "ua_ci95": _ends(estimate),
+            "speakers": int((genders == gender).sum()),
+            "utterances": table["utterance"][speaker_gender == gender].nunique(),
+        }
+        for gender, estimate in zip(heard, made, strict=True)
+    }
+    return {"genders": figures, "gender_gap": gap}, notes
+
+
+def _by_speaker(confusion: metrics.ConfusionCounts, gender_of: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """Each speaker's figures; and for each speaker who lacks emotions a phrase that says which."""
+    total = confusion.counts.sum(axis=-1)  # [seeds, speakers, classes]
+    counts = total.max(axis=0)
+    recall = metrics.divide(np.diagonal(confusion.counts, axis1=-2, axis2=-1).sum(axis=0), total.sum(axis=0))
+    hits = np.where(counts > 0, recall * counts, 0)
+    ua, low, high = speaker_intervals(hits, counts)
+    present = [emotion for emotion, any_ in zip(confusion.emotions, counts.any(axis=0), strict=True) if any_]
+    rows, unlike = {}, []
+    for i, speaker in enumerate(confusion.groups):
+        missing = [e for e in present if counts[i, confusion.emotions.index(e)] == 0]
+        if missing:
+            unlike.append(f"{speaker} {', '.join(missing)}")
+        rows[speaker] = {
+            "ua": ua[i],
+            "ua_ci95": (low[i], high[i]),
+            "utterances": int(counts[i].sum()),
+            "gender": gender_of.get(speaker, ""),
+            "missing": missing,
+        }
+    order = np.argsort(ua, kind="stable")
+    several = len(ua) > 1
+    return {
+        "speakers": rows,
+        "worst": confusion.groups[order[0]] if several else None,
+        "best": confusion.groups[order[-1]] if several else None,
+        "spread": ua.std(ddof=1) if several else None,
+        "spread_by_chance": _spread_by_chance(hits, counts) if several else None,
+    }, unlike
+
+
+def _spread_by_chance(hits: np.ndarray, counts: np.ndarray) -> float:
+    """The root mean variance that utterances alone give a speaker's UA, at recalls that are the same for all."""
+    recall = metrics.divide(hits.sum(axis=0), counts.sum(axis=0))
+    variance = metrics.divide(np.broadcast_to(recall * (1 - recall), counts.shape), counts)
+    return float(np.sqrt((np.nansum(variance, axis=1) / (counts > 0).sum(axis=1) ** 2).mean()))
+
+
+def _ends(estimate: paired.Estimate) -> tuple[float, float] | None:
+    return None if np.isnan(estimate.low) else (float(estimate.low), float(estimate.high))

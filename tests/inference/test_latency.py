@@ -1,0 +1,67 @@
+import dataclasses
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ser_jax.frontend import Frontend, Statistics, features
+from ser_jax.inference.latency import one_utterance, relative_latency
+from ser_jax.models import build
+from ser_jax.training import state as states
+
+
+def test_medians_are_of_calls_in_turn_and_leave_the_first_call_and_a_rare_delay_out():
+    calls = []
+
+    def sleeps(name, seconds, first=0.0, rare=0.0):
+        def forward():
+            before = calls.count(name)
+            calls.append(name)
+            time.sleep(first if not before else rare if before == 4 and rare else seconds)
+            return np.zeros(1)
+
+        return forward
+
+    found = relative_latency(
+        {"plain": sleeps("plain", 0.02, first=0.25), "twice": sleeps("twice", 0.04, rare=0.5)}, repeats=9
+    )
+    assert list(found) == ["plain", "twice"]
+    assert found["plain"]["relative"] == 1.0
+    assert 20.0 <= found["plain"]["median_ms"] < 40.0
+    assert 1.5 < found["twice"]["relative"] < 2.5
+    # Warm-up, then rounds in which each is called once.
+    assert calls[:2] == ["plain", "twice"]
+    assert all(set(calls[i : i + 2]) == {"plain", "twice"} for i in range(0, len(calls), 2))
+    assert len({tuple(calls[i : i + 2]) for i in range(2, len(calls), 2)}) == 2
+
+
+@pytest.fixture(scope="module")
+def learner():
+    return states.make_learner(
+        build("linear", 4),
+        Frontend(num_mels=8, hop_ms=40.0, window_ms=50.0, normalization="train"),
+        num_classes=4,
+        crop_samples=8000,
+        num_steps=2,
+        warmup_steps=1,
+        gradient_clip=1.0,
+        ema_decay=0.0,
+    )
+
+
+def test_the_forward_pass_of_an_utterance_is_frontend_and_model(learner):
+    parameters = np.random.default_rng(1).normal(size=learner.num_parameters).astype(np.float32)
+    names = [field.name for field in dataclasses.fields(states.State)]
+    state = states.State(**dict.fromkeys(names) | {"ema_parameters": parameters, "ema_batch_stats": np.zeros(0)})
+    variables = states.variables(learner, state)
+    statistics = Statistics(np.full(8, -3, np.float32), np.full(8, 2, np.float32))
+    forward = one_utterance(learner, variables, statistics, seconds=0.5)
+
+    waveform = (0.1 * np.random.default_rng(0).standard_normal((1, 8000))).astype(np.float32)
+    inputs, num_frames = features(learner.frontend, jnp.asarray(waveform), jnp.array([8000]), statistics)
+    expected = learner.model.apply(variables, inputs, num_frames, train=False).logits
+    np.testing.assert_allclose(forward(), expected, atol=1e-4)
+
+    found = relative_latency({"linear": forward, "again": forward}, repeats=5)
+    assert found["linear"]["median_ms"] > 0 and 0.2 < found["again"]["relative"] < 5

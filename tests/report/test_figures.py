@@ -1,0 +1,110 @@
+import re
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+from ser_jax.report import figures, vector_graphics
+from ser_jax.report.figures import Row
+
+EMOTIONS = ["anger", "fear", "neutral"]
+VARIANT = {"ua": 0.6, "ua_ci95": [0.5, 0.7]}
+BIN = {"low": 0.5, "high": 0.6, "confidence": 0.55, "accuracy": 0.4, "count": 7}
+SPEAKER = {"ua": 0.5, "ci95": None, "gender": "female"}
+FIGURES = {
+    "forest": lambda: figures.forest(
+        {"": [Row("a", 0.1, None, "x")], "h": [Row("b", 0.1, [0.0, 0.2], "y", 0.1, (0.0, 0.2))]},
+        "points",
+        reference=0.0,
+        narrow=False,
+    ),
+    "confusion": lambda: figures.confusion_panel("a", [[5, 1, 0], [0, 0, 0], [1, 1, 8]], EMOTIONS),
+    "cost": lambda: figures.cost_panel([("a", 1e5, VARIANT), ("b", 1e6, {**VARIANT, "ua_ci95": None})], "x"),
+    "equal_cost": lambda: figures.cost_panel([("a", 5, VARIANT), ("b", 5, VARIANT)], "x"),
+    "curves": lambda: figures.curves_panel({"a": [{"epoch": 1.0, "loss": 2.0}], "b": []}, "loss", "loss", 1.0),
+    "speakers": lambda: figures.speakers_panel("a", [("03", SPEAKER), ("08", {**SPEAKER, "gender": ""})], 0.5),
+    "reliability": lambda: figures.reliability_panel("a", [BIN, {**BIN, "count": 0, "confidence": None}]),
+    "robustness": lambda: figures.robustness_panel("a", ["clean", "0"], {"a": [VARIANT, None]}, 0.25),
+    "combinations": lambda: figures.interaction_panel(["none", "eca"], {"relu": [VARIANT, None]}),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_with_gaps_is_drawn_without_a_warning_and_fits_a_paper(tmp_path, name, recwarn):
+    with vector_graphics.style():
+        figure = FIGURES[name]()
+    svg = vector_graphics.write_svg(figure, tmp_path / "a.svg", name)
+    assert not recwarn.list
+    ElementTree.parse(tmp_path / "a.svg")
+    assert figure.get_figwidth() <= vector_graphics.TWO_COLUMNS
+    # Ink is left to the page, and no background is painted.
+    assert "currentColor" in svg and vector_graphics.INK not in svg and vector_graphics.PAPER not in svg
+    assert "<text" in svg and "<dc:date>" not in svg
+
+
+def test_inlined_figures_share_no_id_and_take_the_colours_of_the_page(tmp_path):
+    with vector_graphics.style():
+        svg = vector_graphics.write_svg(FIGURES["cost"](), tmp_path / "a.svg", "a")
+    one, two = (vector_graphics.inline(svg, name, 'UA < 5 % & "x"') for name in ("one", "two"))
+    ids = [set(re.findall(r'\bid="([^"]+)"', element)) for element in (one, two)]
+    assert ids[0] and not ids[0] & ids[1]
+    targets = set(re.findall(r'(?:url\(|href=")#([\w-]+)', one))
+    assert targets and targets <= ids[0]
+    assert "var(--c0, #0072B2)" in one and "var(--c1, #D55E00)" in one
+    assert "<style" not in one and "<metadata" not in one
+    assert ElementTree.fromstring(one).attrib["aria-label"] == 'UA < 5 % & "x"'
+
+
+def test_a_pdf_has_a_page_for_each_figure(tmp_path):
+    with vector_graphics.style():
+        figures = [FIGURES["combinations"](), FIGURES["combinations"]()]
+    vector_graphics.write_pdf(figures, tmp_path / "a.pdf")
+    assert re.search(rb"/Count 2\b", (tmp_path / "a.pdf").read_bytes())
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize(
+    ("ends", "filled"), [([0.01, 0.2], True), ([-0.01, 0.2], False), ([-0.2, -0.1], True), (None, False)]
+)
+def test_the_marker_is_filled_where_the_interval_excludes_the_reference(ends, filled, narrow):
+    with vector_graphics.style():
+        figure = figures.forest({"": [Row("a", 0.05, ends, "")]}, "x", reference=0.0, narrow=narrow)
+    (marked,) = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert (marked.get_markerfacecolor() != vector_graphics.PAPER) == filled
+    assert marked.get_xdata()[0] == pytest.approx(5.0)
+    intervals = [
+        line
+        for line in figure.axes[0].lines
+        if line.get_color() == vector_graphics.COLOURS[0] and len(line.get_xdata()) == 2
+    ]
+    assert [list(line.get_xdata()) for line in intervals] == ([[100 * end for end in ends]] if ends else [])
+
+
+def test_names_beside_close_points_do_not_overlap():
+    with vector_graphics.style():
+        points = [(f"variant {i}", 1e5, {"ua": 0.6 + i / 1e4, "ua_ci95": None}) for i in range(12)]
+        figure = figures.cost_panel(points, "x")
+        figure.draw_without_rendering()
+        boxes = [text.get_window_extent() for text in figure.axes[0].texts if text.get_text()]
+    places = np.sort([(box.y0 + box.y1) / 2 for box in boxes])
+    assert len(places) == 12
+    assert np.diff(places).min() >= 0.85 * vector_graphics.SMALL / 72 * figure.dpi
+
+
+def test_a_confusion_matrix_shows_percent_of_each_reference_class():
+    with vector_graphics.style():
+        figure = figures.confusion_panel("a", [[9, 1, 0], [0, 0, 0], [3, 0, 1]], EMOTIONS)
+    shown = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
+    assert shown == {(0, 0): "90", (1, 0): "10", (0, 2): "75", (2, 2): "25"}
+    alphas = [patch.get_alpha() for patch in figure.axes[0].patches]
+    assert max(alphas) == pytest.approx(0.7 * 0.9)
+
+
+def test_many_speakers_are_drawn_without_their_names():
+    with vector_graphics.style():
+        few, many = (
+            figures.speakers_panel("a", [(f"s{i}", SPEAKER) for i in range(number)], 0.5) for number in (3, 200)
+        )
+    assert [label.get_text() for label in few.axes[0].get_yticklabels()] == ["s0", "s1", "s2"]
+    assert not many.axes[0].get_yticklabels()
+    assert many.get_figheight() < 5

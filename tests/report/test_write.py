@@ -1,0 +1,369 @@
+import html.parser
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from ser_jax.report import content
+from ser_jax.report import summary as summaries
+from ser_jax.report.write import write_report
+from tests.report import made_study
+
+SOME = [
+    "channel attention: relu, none",
+    "channel attention: relu, eca",
+    "decoder: <b>none</b>",
+    "decoder: additive",
+]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A small study with everything in it, its summary and the folder of its report."""
+    folder = tmp_path_factory.mktemp("study")
+    made = made_study.make_summary(made_study.make_predictions(SOME))
+    made = json.loads(json.dumps(made))  # as it is read from summary.json
+    for name in SOME[:2]:  # drawings take the time: two variants have all of them
+        del made["variants"][name]["calibration"], made["variants"][name]["fairness"]
+        del made["robustness"]["variants"][name]
+    curves, configs = made_study.make_curves(SOME[2:]), made_study.make_configs(SOME)
+    picture = folder / "picture.png"
+    picture.write_bytes(PIXEL)
+    pictures = {"decoder: additive": picture}
+    write_report(folder, made, curves=curves, pictures=pictures, configs=configs, corpus=made_study.CORPUS)
+    return made, folder
+
+
+def sources_of(made, **given):
+    given = {"curves": {}, "pictures": {}, "configs": {}, "corpus": {}, **given}
+    return content.Sources(made, **given)
+
+
+def bare_study(variants=SOME, seeds=(0,)):
+    """A summary without anything that a study can add to it."""
+    return made_study.make_summary(made_study.make_predictions(variants, seeds), whole=False)
+
+
+# What it says -------------------------------------------------------------------------------------------------------
+
+
+def test_every_number_of_the_table_of_variants_is_that_of_the_summary(study):
+    made, folder = study
+    rows = tables_of(folder / "report.html")["table-variants"]
+    head, body = rows[0], rows[1:]
+    assert [row[0][0] for row in body] == SOME
+    for row in body:
+        variant, cells = made["variants"][row[0][0]], dict(zip([text for text, _ in head], row, strict=True))
+        for column, key in (("UA", "ua"), ("WA", "wa"), ("macro F1", "macro_f1")):
+            low, high = (f"{100 * end:.1f}" for end in variant[f"{key}_ci95"])
+            assert cells[column] == (f"{100 * variant[key]:.1f}{low}–{high}", str(variant[key]))
+        assert cells["SD over seeds, points"] == (f"{100 * variant['ua_seed_sd']:.1f}", str(variant["ua_seed_sd"]))
+        assert cells["parameters"][1] == str(variant["parameters"])
+        assert cells["multiply-adds, millions"][1] == str(variant["cost"]["multiply_adds"])
+        assert cells["latency, relative"][1] == str(variant["cost"]["latency"])
+        assert cells["runs"][1] == "12"
+
+
+def test_every_comparison_stands_in_the_table_with_its_interval_and_p_values(study):
+    made, folder = study
+    rows = tables_of(folder / "report.html")["table-comparisons"][1:]
+    assert len(rows) == len(made["comparisons"]) == 2
+    for row, one in zip(rows, made["comparisons"], strict=True):
+        low, high = (f"{100 * end:+.1f}".replace("-", "−") for end in one["ci95"])
+        assert (row[0][0], row[1][0]) == (one["variant"], one["baseline"])
+        assert row[2] == (
+            f"{100 * one['ua_difference']:+.1f}[{low}, {high}]".replace("-", "−"),
+            str(one["ua_difference"]),
+        )
+        keys = ("p_nadeau_bengio", "p_holm", "minimum_detectable_difference", "folds", "seeds")
+        assert [value for _, value in row[3:]] == [str(one[key]) for key in keys]
+
+
+def test_answers_come_first_and_every_question_has_its_own(study):
+    made, folder = study
+    page = (folder / "report.html").read_text()
+    places = [page.index(question["answer"]) for question in made["questions"]]
+    assert len(places) == 2 and places == sorted(places)
+    assert places[-1] < page.index('id="differences"') < page.index('id="variants"') < page.index('id="conditions"')
+
+
+def test_markdown_says_the_same_as_the_page(study):
+    made, folder = study
+    page, markdown = (folder / "report.html").read_text(), (folder / "report.md").read_text()
+    headings = re.findall(r"<h2>(.*?)</h2>", page)
+    assert headings == re.findall(r"^## (.*)$", markdown, flags=re.MULTILINE)
+    assert len(headings) == 14
+    for name, rows in tables_of(folder / "report.html").items():
+        for row in rows[1:]:
+            wanted = [re.sub(r"\W", "", text) for text, _ in row]
+            assert wanted in markdown_rows(markdown), name
+    for question in made["questions"]:
+        assert question["answer"] in markdown
+    for path in re.findall(r"\]\((figures/[^)]*)\)", markdown):
+        assert (folder / path).is_file()
+
+
+def test_latex_tables_hold_the_rows_and_escape_what_latex_would_read(study):
+    made, folder = study
+    table = (folder / "tables" / "variants.tex").read_text()
+    rows = [line for line in table.splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 1 + len(SOME)
+    assert len({line.count(" & ") for line in rows}) == 1
+    assert "$<$b$>$none$<$/b$>$" in table
+    assert f"{100 * made['variants'][SOME[0]]['ua']:.1f}" in rows[1]
+    assert not re.search(r"(?<!\\)[%#_]", re.sub(r"^%.*$", "", table, flags=re.MULTILINE))
+    assert not {character for character in table if ord(character) > 127} - {"ä"}
+
+
+def test_the_summary_of_an_older_study_gives_a_report_that_says_what_it_lacks(tmp_path):
+    table = made_study.make_predictions(SOME[2:3], (0,))
+    made = made_study.make_summary(table, whole=False)
+    write_report(tmp_path, made, table)
+    page = (tmp_path / "report.html").read_text()
+    missing = page[page.index('id="missing"') : page.index('id="methods"')]
+    for what in ("audit", "latency", "learning curves", "calibration", "robustness", "attention pictures", "licence"):
+        assert what in missing
+    assert "by speaker" not in missing  # they come from the predictions
+    assert 'id="speakers"' in page and 'id="calibration"' not in page and 'id="effects"' not in page
+
+
+def test_without_comparisons_it_does_not_say_which_variant_is_better():
+    made = bare_study(SOME[:1])
+    (answer,) = content.sections(sources_of(made))[0].blocks
+    assert answer.answer.startswith(f"The highest UA is {100 * made['variants'][SOME[0]]['ua']:.1f}")
+    made = bare_study([SOME[0], SOME[3]])  # no comparison among these two
+    (answer,) = content.sections(sources_of(made))[0].blocks
+    assert "names no comparisons" in answer.answer
+
+
+def test_an_interval_that_holds_zero_is_called_not_shown():
+    made = bare_study()
+    one = made["comparisons"][0]
+    for ends, words in (([-0.1, 0.1], "not shown"), ([0.01, 0.1], "excludes zero"), (None, "no interval")):
+        one["ci95"] = ends
+        assert words in content.sections(sources_of(made))[0].blocks[0].answer
+
+
+def test_one_seed_is_said_where_it_matters():
+    text = text_of(content.sections(sources_of(bare_study())))
+    assert "With one seed, how much UA varies between seeds is not known." in text
+    assert "ticks under a line" not in text
+
+
+def test_a_leaking_split_is_named_in_capitals():
+    made = made_study.make_summary(made_study.make_predictions(SOME[:2]))
+    assert "found no speaker and no recording on both sides" in text_of(content.sections(sources_of(made)))
+    made["audit"]["leaks_speakers"] = True
+    made["speaker_independent"] = False
+    assert "found SPEAKERS on both sides" in text_of(content.sections(sources_of(made)))
+    assert "SPEAKER-DEPENDENT" in content.subtitle(made)
+
+
+@pytest.mark.parametrize(
+    ("licence", "words", "absent"),
+    [
+        ("CC BY-NC-SA 4.0", ("Non-commercial", "same licence", "cited"), ()),
+        ("CC0 1.0", (), ("cited", "Non-commercial")),
+    ],
+)
+def test_the_licence_of_the_corpus_says_what_it_asks(licence, words, absent):
+    text = text_of(content.sections(sources_of(bare_study(SOME[:1]), corpus={"licence": licence})))
+    assert all(word in text for word in words) and not any(word in text for word in absent)
+
+
+def test_the_whole_study_has_its_three_questions_and_every_section():
+    made = made_study.make_summary(made_study.make_predictions(seeds=(0,)))
+    sections = content.sections(sources_of(made))
+    assert len([block for block in sections[0].blocks if isinstance(block, content.Answer)]) == 3
+    assert {"effects", "cost", "speakers", "calibration", "robustness"} <= {section.id for section in sections}
+    names = [panel.name for s in sections for b in s.blocks if isinstance(b, content.Figure) for panel in b.panels]
+    assert len(names) == len({name.lower() for name in names})
+
+
+def test_variants_whose_names_differ_in_signs_alone_have_drawings_of_their_own():
+    sources = sources_of({"variants": {"a b": {}, "a_b": {}, "A B": {}}})
+    assert len({sources.file_name("confusion", name).lower() for name in sources.variants}) == 3
+
+
+# What is written ----------------------------------------------------------------------------------------------------
+
+
+def test_the_page_holds_all_it_shows_and_nothing_of_the_machine(study):
+    _, folder = study
+    page = (folder / "report.html").read_text()
+    assert not re.search(r"<link|@import|src=\"(?!data:)|url\((?!#)", page)
+    for text in (page, (folder / "report.md").read_text()):
+        assert str(folder) not in text and "/tmp/" not in text
+    assert "<b>none" not in page and "&lt;b&gt;none" in page
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_figures_are_whole_svg_and_pdf_files(study):
+    _, folder = study
+    for path in (folder / "figures").glob("*.svg"):
+        ElementTree.parse(path)
+    pdfs = list((folder / "figures").glob("*.pdf"))
+    assert {"forest.pdf", "ua.pdf", "confusion.pdf"} <= {path.name for path in pdfs}
+    assert all(path.read_bytes().rstrip().endswith(b"%%EOF") for path in pdfs)
+
+
+def test_the_same_study_gives_the_same_files_also_when_read_from_its_file(tmp_path):
+    made = bare_study(SOME[:1])
+    summaries.write(made, tmp_path / "summary.json")
+    for name, one in (("made", made), ("read", json.loads((tmp_path / "summary.json").read_text()))):
+        write_report(tmp_path / name, one)
+    files = [path.relative_to(tmp_path / "made") for path in (tmp_path / "made").rglob("*.*")]
+    assert len(files) > 6
+    assert all((tmp_path / "made" / file).read_bytes() == (tmp_path / "read" / file).read_bytes() for file in files)
+
+
+def test_a_report_appears_whole_or_not_at_all(study, tmp_path):
+    _, folder = study
+    shutil.copy(folder / "report.html", tmp_path / "report.html")
+    with pytest.raises(FileNotFoundError):
+        write_report(tmp_path, bare_study(SOME[:1]), pictures={SOME[0]: tmp_path / "not there.png"})
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert (tmp_path / "report.html").read_bytes() == (folder / "report.html").read_bytes()
+
+
+# In a browser -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no Chromium on the PATH to open the report in")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def open_report(browser, folder, complaints, **options):
+    page = browser.new_page(**options)
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+
+    def only_the_file(route):
+        if not route.request.url.startswith(("file:", "data:")):
+            complaints.append(f"asked for {route.request.url}")
+        route.continue_()
+
+    page.route("**/*", only_the_file)
+    page.goto((folder / "report.html").as_uri())
+    return page
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_opens_from_a_file_without_an_error_a_request_or_an_overflow(study, browser, scheme):
+    complaints = []
+    page = open_report(browser, study[1], complaints, color_scheme=scheme)
+    for width in (400, 1400):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        sizes = page.evaluate(TEXT_SIZES)
+        assert len(sizes) > 100 and min(sizes) >= 9  # CSS pixels, of text in figures
+    ink, paper = page.evaluate(
+        "[getComputedStyle(document.querySelector('#forest-figure_1').closest('svg')).color,"
+        " getComputedStyle(document.body).backgroundColor]"
+    )
+    assert (brightness(ink) > brightness(paper)) == (scheme == "dark")
+    assert not complaints
+    page.close()
+
+
+def test_it_prints_black_on_white_with_nothing_folded(study, browser):
+    page = open_report(browser, study[1], [], color_scheme="dark", viewport={"width": 690, "height": 900})
+    page.evaluate("document.querySelector('main').insertAdjacentHTML('beforeend', '<details>x</details>')")
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 690
+    background, ink = page.evaluate("(s => [s.backgroundColor, s.color])(getComputedStyle(document.body))")
+    assert brightness(background) == 255 and brightness(ink) < 60
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("[...document.querySelectorAll('details')].every(one => one.open)")
+    page.close()
+
+
+def test_a_table_sorts_by_its_numbers_and_filters_by_words(study, browser):
+    made, folder = study
+    page = open_report(browser, folder, [])
+    names = "[...document.querySelectorAll('#table-variants tbody tr:not([hidden]) th')].map(one => one.textContent)"
+    by_ua = sorted(SOME, key=lambda name: made["variants"][name]["ua"])
+    head = page.locator("#table-variants th", has_text="UA").first
+    button = page.get_by_role("region", name="Table variants").get_by_role("button", name="UA", exact=True)
+    button.click()
+    assert page.evaluate(names) == by_ua[::-1] and head.get_attribute("aria-sort") == "descending"
+    button.click()
+    assert page.evaluate(names) == by_ua and head.get_attribute("aria-sort") == "ascending"
+    page.locator("#table-variants th").first.click()
+    assert page.evaluate(names) == sorted(SOME)
+    field = page.locator("figure:has(#table-variants) input")
+    field.fill("DECODER add")
+    assert page.evaluate(names) == ["decoder: additive"]
+    assert page.locator("figure:has(#table-variants) output").inner_text() == "1 of 4 rows"
+    field.fill("")
+    assert len(page.evaluate(names)) == 4
+    page.close()
+
+
+# Helpers ------------------------------------------------------------------------------------------------------------
+
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360606060000000050001a5f645400000"
+    "000049454e44ae426082"
+)
+TEXT_SIZES = """
+[...document.querySelectorAll('svg text')].filter(one => one.getClientRects().length).map(one =>
+  parseFloat(getComputedStyle(one).fontSize) * one.closest('svg').getBoundingClientRect().width
+  / one.closest('svg').viewBox.baseVal.width)
+"""
+
+
+def brightness(colour):
+    return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
+
+
+class TableParser(html.parser.HTMLParser):
+    """Tables of a page: id -> rows of (text, data-value)."""
+
+    def __init__(self):
+        super().__init__()
+        self.tables, self.table, self.cell = {}, None, None
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag == "table":
+            self.table = self.tables[attributes["id"]] = []
+        elif tag == "tr":
+            self.table.append([])
+        elif tag in ("th", "td"):
+            self.cell = ["", attributes.get("data-value")]
+
+    def handle_data(self, data):
+        if self.cell:
+            self.cell[0] += data
+
+    def handle_endtag(self, tag):
+        if tag in ("th", "td"):
+            self.table[-1].append((self.cell[0].strip(), self.cell[1]))
+            self.cell = None
+
+
+def tables_of(path):
+    parser = TableParser()
+    parser.feed(path.read_text())
+    return parser.tables
+
+
+def markdown_rows(markdown):
+    lines = [line for line in markdown.splitlines() if line.startswith("| ")]
+    return [[re.sub(r"\W", "", cell) for cell in line.strip("| ").split(" | ")] for line in lines]
+
+
+def text_of(sections):
+    return " ".join(str(block) for section in sections for block in section.blocks)
