@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test bench lint format environment references clean
+.PHONY: quickstart test mutants bench lint format environment references clean
 
 quickstart: .venv/installed
 	$(BIN)/python launch.py study --config configs/quickstart.py --workdir runs/quickstart
 
 test: .venv/installed-test lint
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_FLAGS)
+
+# Tells the code small lies, one at a time, and counts those that the tests notice. Takes most of an hour on two cores.
+mutants: .venv/installed-test
+	$(BIN)/python -m tests.mutants $(MUTANTS_FLAGS)
 
 # The short set of benchmarks, with the peers; refreshes docs/performance.md. Takes half an hour on two cores.
 bench: .venv/installed-references

@@ -1,0 +1,213 @@
+"""A mutation test: do the tests notice when the code tells a small lie?
+
+    make mutants                                            # 100 lies, seed 0; takes most of an hour on two cores
+    python -m tests.mutants --sample 20 --only statistics   # some of one room
+
+cosmic-ray changes one operator, number, comparison, condition or argument of the code in a copy of the project. The
+tests that cover the file are then run in that copy. A lie that no test notices is printed with its place. Lies that
+cannot matter stand in `ACCEPTED`, each with the reason. Exit status 1 where fewer than `--least` percent are noticed.
+"""
+
+import argparse
+import ast
+import concurrent.futures
+import dataclasses
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator, operator_names
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("ser_jax", "tests", "configs", "launch.py", "pyproject.toml")
+SECONDS = 400  # a lie that makes the tests hang is noticed too
+
+# Which tests cover a file: those of its own name and room, and what is named here.
+COVERING = {
+    "ser_jax/training/step.py": ("training/test_step.py", "training/test_objectives.py", "training/test_population.py"),
+    "ser_jax/training/state.py": (
+        "training/test_step.py",
+        "training/test_optimizers.py",
+        "training/test_population.py",
+    ),
+    "ser_jax/training/loop.py": ("training/test_loop.py", "training/test_population.py", "studies/test_run.py"),
+}
+
+# "file: line of code -> changed line": why no test needs to notice it.
+ACCEPTED: dict[str, str] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Lie:
+    """One change of one file: the number of the line, the line before and after, and the file's whole new text."""
+
+    file: str
+    number: int
+    before: str
+    after: str
+    text: str = dataclasses.field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """By which it is accepted: line numbers change too often."""
+        return f"{self.file}: {self.before.strip()} -> {self.after.strip()}"
+
+
+def files_of(rooms: list[str]) -> list[str]:
+    """The files that lies are told in: those whose errors would give another figure."""
+    patterns = (
+        "statistics/*.py",
+        "corpora/protocols.py",
+        "corpora/protocols/*.py",
+        "feeds/order.py",
+        "frontend/*.py",
+        "models/normalisation.py",
+        "training/objectives.py",
+        "training/optimizers.py",
+        "training/step.py",
+        "training/state.py",
+        "training/checkpoints.py",
+        "training/loop.py",
+    )
+    package = ROOT / "ser_jax"
+    found = sorted(file for pattern in patterns for file in package.glob(pattern) if file.name != "__init__.py")
+    names = [file.relative_to(ROOT).as_posix() for file in found]
+    return [name for name in names if not rooms or any(room in name for room in rooms)]
+
+
+def tests_of(file: str) -> list[str]:
+    """The test files that cover a file, those of its own name first."""
+    path = Path(file)
+    room = path.parent.relative_to("ser_jax")
+    names = [f"{room}/test_{path.stem}.py", *COVERING.get(file, ())]
+    found = [f"tests/{name}" for name in dict.fromkeys(names) if (ROOT / "tests" / name).is_file()]
+    return found or sorted(test.relative_to(ROOT).as_posix() for test in (ROOT / "tests" / room).glob("test_*.py"))
+
+
+def places_of(file: str) -> Iterator[tuple[int, str, int]]:
+    """Yields (line, operator, occurrence) of every change that cosmic-ray knows for a file."""
+    nodes = list(ast_nodes(get_ast((ROOT / file).read_text(encoding="utf-8"))))
+    for name in operator_names():
+        if name.startswith(("core/Variable", "core/RemoveDecorator", "core/ExceptionReplacer")):
+            continue
+        operator = get_operator(name)()
+        starts = [start[0] for node in nodes for start, _ in operator.mutation_positions(node)]
+        yield from ((line, name, occurrence) for occurrence, line in enumerate(starts))
+
+
+def make_lie(file: str, operator: str, occurrence: int) -> Lie | None:
+    """Changes a file; None where the change means nothing, as in an annotation."""
+    code = (ROOT / file).read_text(encoding="utf-8")
+    text = mutate_code(code, get_operator(operator)(), occurrence)
+    if text is None or _meaning(text) in (_meaning(code), None):
+        return None
+    pairs = zip(code.splitlines(), text.splitlines(), strict=False)
+    number, before, after = next((i, a, b) for i, (a, b) in enumerate(pairs, 1) if a != b)
+    return Lie(file, number, before, after, text)
+
+
+def sample(files: list[str], size: int, seed: int) -> list[Lie]:
+    """Draws lies, at most one for a line of code, lines being as likely as one another."""
+    lines: dict[tuple[str, int], list[tuple[str, int]]] = {}
+    for file in files:
+        for line, operator, occurrence in places_of(file):
+            lines.setdefault((file, line), []).append((operator, occurrence))
+    rng = random.Random(seed)
+    places = sorted(lines)
+    rng.shuffle(places)
+    lies = []
+    for file, line in places:
+        if len(lies) == size:
+            break
+        lie = make_lie(file, *rng.choice(lines[file, line]))
+        lies += [] if lie is None else [lie]
+    return lies
+
+
+def main() -> int:
+    """Draws the lies, runs the tests on each, and prints what passed unnoticed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.splitlines()[0])
+    parser.add_argument("--sample", type=int, default=100, help="how many lies (100)")
+    parser.add_argument("--seed", type=int, default=0, help="of the drawing (0)")
+    parser.add_argument("--only", nargs="*", default=[], help="parts of names of files")
+    parser.add_argument("--least", type=float, default=90, help="percent that have to be noticed (90)")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="tests run side by side")
+    args = parser.parse_args()
+    lies = sample(files_of(args.only), args.sample, args.seed)
+    if not lies:
+        parser.error(f"--only {' '.join(args.only)}: no file of this name is mutated")
+    places = threading.local()
+    with tempfile.TemporaryDirectory() as scratch, concurrent.futures.ThreadPoolExecutor(args.workers) as pool:
+
+        def noticed(lie: Lie) -> bool:
+            if not hasattr(places, "folder"):
+                places.folder = _copy(Path(tempfile.mkdtemp(dir=scratch)))
+            return _noticed(lie, places.folder)
+
+        missed = []
+        for number, (lie, seen) in enumerate(zip(lies, pool.map(noticed, lies), strict=True), 1):
+            word = "noticed" if seen else "accepted" if lie.name in ACCEPTED else "MISSED"
+            print(f"{number:3d}/{len(lies)} {word}: {lie.file}:{lie.number}: {lie.before.strip()}", flush=True)
+            print(f"            {'':8}-> {lie.after.strip()}", flush=True)
+            missed += [] if seen else [lie]
+    share = 100 * (1 - len(missed) / len(lies))
+    print(f"\n{len(lies) - len(missed)} of {len(lies)} noticed ({share:.0f} %)")
+    for lie in missed:
+        print(f"{lie.file}:{lie.number}\n  - {lie.before.strip()}\n  + {lie.after.strip()}")
+        print(f"    accepted: {ACCEPTED[lie.name]}" if lie.name in ACCEPTED else "    no test notices it")
+    return int(share < args.least)
+
+
+def _copy(folder: Path) -> Path:
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+    return folder
+
+
+def _noticed(lie: Lie, folder: Path) -> bool:
+    """Whether a test fails with the lie in place; the file is put back afterwards."""
+    file = folder / lie.file
+    truth = file.read_text(encoding="utf-8")
+    file.write_text(lie.text, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    command += tests_of(lie.file)
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "SER_JAX_CORPORA": str(folder / "none")}
+    try:
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        return True
+    finally:
+        file.write_text(truth, encoding="utf-8")
+    return done.returncode != 0
+
+
+def _meaning(code: str) -> str | None:
+    """The syntax tree without annotations and docstrings; None for what does not parse."""
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:
+        return None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+            for argument in [*node.args.args, *node.args.kwonlyargs, *node.args.posonlyargs]:
+                argument.annotation = None
+        elif isinstance(node, ast.AnnAssign):
+            node.annotation = ast.Constant(None)
+    return ast.dump(tree)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
