@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from ser_jax import config, models
-from ser_jax.baselines.linear import is_baseline
+from ser_jax.baselines import is_baseline
 from ser_jax.errors import UserError
 from ser_jax.studies import plan
 

@@ -26,12 +26,12 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
+from ser_jax.baselines import NAMES
 from ser_jax.baselines.functionals import KINDS
 from ser_jax.errors import UserError
 from ser_jax.files import atomic_folder
 from ser_jax.statistics import metrics
 
-NAMES = ("logistic_regression", "ridge", "linear_svm", "svr")
 SCALINGS = ("fold", "speaker")
 GRID = tuple(10.0**exponent for exponent in range(-7, 1))  # of C; ridge regression's penalty is 1 / (2 C)
 MOST_LEFT_OUT = 10  # of so many training speakers each is an inner fold; more are dealt into
@@ -77,11 +77,6 @@ class Fitted:
     intercept: Float[np.ndarray, " classes"]
     C: float
     inner_ua: Float[np.ndarray, " grid"]
-
-
-def is_baseline(model: dict[str, Any]) -> bool:
-    """Returns whether the options `config.model` are those of a baseline, not of a network."""
-    return model.get("name") in NAMES
 
 
 def make_baseline(options: dict[str, Any]) -> Baseline:

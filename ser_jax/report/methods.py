@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ser_jax.baselines.linear import is_baseline
+from ser_jax.baselines import is_baseline
 
 BIBLIOGRAPHY = Path(__file__).with_name("references.bib")
 

@@ -12,7 +12,7 @@ import jax
 import pandas as pd
 
 from ser_jax import predictions
-from ser_jax.baselines.linear import is_baseline
+from ser_jax.baselines import is_baseline
 from ser_jax.corpora.audit import audit
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.files import atomic_file

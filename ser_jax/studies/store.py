@@ -20,7 +20,7 @@ import filelock
 
 import ser_jax
 from ser_jax import config as configuration
-from ser_jax.baselines.linear import is_baseline
+from ser_jax.baselines import is_baseline
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.protocols import Protocol
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ser_jax.baselines.linear import is_baseline
+from ser_jax.baselines import is_baseline
 from ser_jax.corpora import load_corpus
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.features import load_features

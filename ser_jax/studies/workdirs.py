@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ser_jax import config as configuration
-from ser_jax.baselines.linear import is_baseline
+from ser_jax.baselines import is_baseline
 from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus, make_corpus
 from ser_jax.corpora.features import Packed
 from ser_jax.corpora.protocols import Fold, Protocol
