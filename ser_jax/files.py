@@ -1,50 +1,157 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and stay after a power cut.
+
+What is written lies in a temporary place beside its own until it is whole and on the disk. A process that is killed
+leaves that temporary place behind; the next one that writes the same file or folder removes it. It knows by a lock
+whether the other still lives.
+"""
 
 import contextlib
+import ctypes
+import errno
+import fcntl
 import os
+import re
 import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+_MARK = ".writing-"  # in the names of temporary files and folders
+_RANDOM = "[a-z0-9_]{8}"  # what tempfile appends to a prefix
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
+
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, renamed to it when the block ends well and removed when it does not."""
+    """Yields a temporary path beside `path`, renamed to it when the block ends well and removed when it does not.
+
+    Raises what the block raises, and `OSError` where the folder cannot be written.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(descriptor)
-    try:
-        yield Path(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+    _remove_litter(path)
+    with _temporary(path, folder=False) as temporary:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp makes files that only their owner can read
+        _synchronise(temporary)
         os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+        _synchronise(path.parent)
 
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary folder beside `path`, put in its place when the block ends well, else removed."""
+    """Yields a temporary folder beside `path`, put in its place when the block ends well, else removed.
+
+    An older folder is replaced whole. On Linux the two change places in one call, so that a whole folder is there at
+    every instant; elsewhere the old one steps aside first.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    _remove_litter(path)
+    with _temporary(path, folder=True) as temporary:
+        yield temporary
+        os.chmod(temporary, 0o777 & ~_UMASK)
+        for folder, _, names in os.walk(temporary):
+            for name in names:
+                _synchronise(Path(folder, name))
+            _synchronise(Path(folder))
+        if not os.path.lexists(path):
+            os.replace(temporary, path)
+        elif not _exchange(temporary, path):
+            with _temporary(path, folder=True) as old:
+                os.replace(path, old / path.name)
+                os.replace(temporary, path)
+        _synchronise(path.parent)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, folder: bool) -> Iterator[Path]:
+    """Yields a new and locked temporary file or folder beside `path`, and removes what lies there afterwards."""
+    while True:
+        make = tempfile.mkdtemp if folder else _new_file
+        temporary = Path(make(prefix=f".{path.name}{_MARK}", dir=path.parent))
+        descriptor = _lock(temporary)
+        if descriptor is not None:
+            break
     try:
         yield temporary
-        os.chmod(temporary, 0o777 & ~_umask())
-        if path.exists():
-            # A folder cannot be replaced in one call: the old one steps aside first, so that no reader sees a mixture.
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            os.replace(path, old / path.name)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
+        os.close(descriptor)
+
+
+def _new_file(prefix: str, dir: Path) -> str:
+    descriptor, name = tempfile.mkstemp(prefix=prefix, dir=dir)
+    os.close(descriptor)
+    return name
+
+
+def _lock(path: Path) -> int | None:
+    """Locks a file or folder for as long as this process lives; None where another holds it, or it is gone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+            return descriptor
+    except OSError as error:
+        # Some network file systems have no locks: then nothing counts as left behind, and what is new is used unlocked.
+        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _remove_litter(path: Path) -> None:
+    """Removes the temporary files and folders of `path` whose processes have died."""
+    pattern = re.compile(re.escape(f".{path.name}{_MARK}") + _RANDOM)
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
+        for found in [Path(entry.path) for entry in entries if pattern.fullmatch(entry.name)]:
+            descriptor = _lock(found)
+            if descriptor is not None:
+                _remove(found)
+                os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
+def _synchronise(path: Path) -> None:
+    """Waits until a file's or a folder's content is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot do this to folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Lets two paths change places in one step; False where the system cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    return rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
 
 
 def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+_UMASK = _umask()  # asked once, at import: asking sets it to 0 for a moment, in all threads

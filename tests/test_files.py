@@ -1,5 +1,12 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 
+from ser_jax import files
 from ser_jax.files import atomic_file, atomic_folder
 
 
@@ -16,7 +23,10 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_folder_replaces_the_old_one_whole_or_not_at_all(tmp_path):
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_folder_replaces_the_old_one_whole_or_not_at_all(tmp_path, monkeypatch, exchange):
+    if not exchange:  # as on systems that cannot exchange two folders
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     path = tmp_path / "folder"
     for text in ("first", "second"):
         with atomic_folder(path) as temporary:
@@ -27,3 +37,92 @@ def test_a_folder_replaces_the_old_one_whole_or_not_at_all(tmp_path):
         raise RuntimeError
     assert [file.name for file in path.iterdir()] == ["second"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="folders are exchanged on Linux alone")
+def test_two_folders_change_places_in_one_call(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    for path in (one, other):
+        path.mkdir()
+        (path / path.name).touch()
+    assert files._exchange(one, other)
+    assert (one / "other").exists() and (other / "one").exists()
+
+
+def test_files_get_the_modes_that_the_user_has_set(tmp_path):
+    with atomic_file(tmp_path / "file") as temporary:
+        temporary.touch()
+    with atomic_folder(tmp_path / "folder"):
+        pass
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o777 & ~files._UMASK
+
+
+WRITER = """
+import sys, time
+from ser_jax.files import atomic_file, atomic_folder
+kind = {"file": atomic_file, "folder": atomic_folder}[sys.argv[1]]
+with kind(sys.argv[2]) as temporary:
+    print(temporary, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path, kind):
+    path = tmp_path / "result"
+    writers = []
+    for _ in range(2):
+        command = [sys.executable, "-c", WRITER, kind, str(path)]
+        writers.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=os.getcwd()))
+    dead, living = (tmp_path / writer.stdout.readline().strip() for writer in writers)
+    (tmp_path / ".result.abcdefgh").touch()  # a name of the user's own that looks alike
+    try:
+        writers[0].send_signal(signal.SIGKILL)
+        writers[0].wait()
+        assert dead.exists()
+        with {"file": atomic_file, "folder": atomic_folder}[kind](path) as temporary:
+            assert not dead.exists()
+            assert living.exists()
+            if kind == "file":
+                temporary.write_text("whole")
+        assert path.exists() and living.exists()
+        assert (tmp_path / ".result.abcdefgh").exists()
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+
+
+def test_content_is_on_the_disk_before_it_is_renamed(tmp_path, monkeypatch):
+    events = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: events.append("fsync") or fsync(descriptor))
+    monkeypatch.setattr(os, "replace", lambda *paths: events.append("replace") or replace(*paths))
+    with atomic_file(tmp_path / "file") as temporary:
+        temporary.write_text("text")
+    assert events == ["fsync", "replace", "fsync"]
+    events.clear()
+    with atomic_folder(tmp_path / "folder") as temporary:
+        (temporary / "inside").mkdir()
+        (temporary / "inside" / "file").write_text("text")
+    assert events == ["fsync"] * 3 + ["replace", "fsync"]  # the file, two folders; then the folder that holds them
+
+
+def test_a_folder_is_there_at_every_instant_while_it_is_replaced(tmp_path):
+    path = tmp_path / "folder"
+    with atomic_folder(path) as temporary:
+        (temporary / "file").write_text("0")
+    looker = subprocess.Popen(
+        [sys.executable, "-c", f"import os\nwhile True:\n    os.stat({str(path / 'file')!r})"], stderr=subprocess.PIPE
+    )
+    time.sleep(0.3)
+    for number in range(100):
+        with atomic_folder(path) as temporary:
+            (temporary / "file").write_text(str(number))
+    gone = looker.poll()
+    looker.kill()
+    looker.communicate()
+    if sys.platform.startswith("linux"):
+        assert gone is None
