@@ -1,0 +1,242 @@
+"""What an encoder is, as its checkpoint's `config.json` and `preprocessor_config.json` say in Hugging Face's terms.
+
+Every switch comes from these files; a value that the code does not know is refused, because a wrong guess gives hidden
+states that look right and are not.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from ser_jax.errors import UserError
+
+SAMPLE_RATE = 16_000  # of every encoder
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class WhisperArchitecture:
+    """The encoder half of Whisper: log-mel, two convolutions, learned or sinusoidal positions, pre-norm layers.
+
+    Attributes:
+        width, depth, heads, hidden: of the layers; `hidden` is the width inside their feed-forward part.
+        mel_bands: of the log-mel spectrogram.
+        positions: the most frames of 20 ms that an utterance can have.
+        align: which positions an utterance shorter than that takes: the "first", or the "last" where the checkpoint's
+            authors padded on the left.
+        normalize: whether the waveform is scaled to mean 0 and variance 1.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    mel_bands: int
+    positions: int
+    align: Literal["first", "last"] = "first"
+    normalize: bool = False
+
+    family = "whisper"
+    hop = 320  # samples from one frame to the next
+    min_samples = 201  # the reflected border of the first window needs so many
+
+    @property
+    def max_samples(self) -> int:
+        """The longest utterance that the positions reach."""
+        return self.positions * self.hop
+
+
+@dataclasses.dataclass(frozen=True)
+class Wav2Vec2Architecture:
+    """wav2vec 2.0, HuBERT, WavLM or data2vec: convolutions over the waveform, positions by convolution, layers.
+
+    Attributes:
+        family: "wav2vec2", "hubert", "wavlm" or "data2vec-audio"; the names of the weights follow from it.
+        width, depth, heads, hidden: of the layers; `hidden` is the width inside their feed-forward part.
+        conv_widths, conv_kernels, conv_strides, conv_bias: of the convolutions over the waveform.
+        conv_norm: "group": over time, per channel, after the first convolution; "layer": over channels, after each.
+        pre_norm: layers normalise their input, and the last one's output is normalised; else each normalises its sums.
+        projection_norm: whether the convolutions' output is normalised before the projection.
+        position_kernel, position_groups: of the convolution that stands for positions.
+        position_layers: so many such convolutions without weight norm (data2vec); 0: one with weight norm.
+        buckets, max_distance: of WavLM's relative positions, which a gate scales; 0: there are none.
+        epsilon: of the normalisations in and around the layers.
+        normalize: whether the waveform is scaled to mean 0 and variance 1.
+    """
+
+    family: str
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    conv_widths: tuple[int, ...]
+    conv_kernels: tuple[int, ...]
+    conv_strides: tuple[int, ...]
+    conv_bias: bool
+    conv_norm: Literal["group", "layer"]
+    pre_norm: bool
+    projection_norm: bool
+    position_kernel: int
+    position_groups: int
+    position_layers: int
+    buckets: int
+    max_distance: int
+    epsilon: float
+    normalize: bool
+
+    max_samples = None  # any length
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+        hop = 1
+        for stride in self.conv_strides:
+            hop *= stride
+        return hop
+
+    @property
+    def min_samples(self) -> int:
+        """The receptive field of one frame."""
+        samples = 1
+        for kernel, stride in zip(reversed(self.conv_kernels), reversed(self.conv_strides), strict=True):
+            samples = (samples - 1) * stride + kernel
+        return samples
+
+
+Architecture = WhisperArchitecture | Wav2Vec2Architecture
+
+
+def read_architecture(folder: str | Path) -> Architecture:
+    """Returns the architecture of the checkpoint in `folder`.
+
+    Raises UserError for a folder without the two files, a family or a switch that is not known.
+    """
+    folder = Path(folder)
+    config = _read_json(folder / CONFIG, "a checkpoint folder has it beside its weights")
+    family = config.get("model_type")
+    if family not in _READERS:
+        expected = ", ".join(_READERS)
+        raise UserError(f"{folder / CONFIG}: model_type {family!r}, expected one of {expected}")
+    preprocessor = {}
+    if family != "whisper" or (folder / PREPROCESSOR).is_file():
+        preprocessor = _read_json(folder / PREPROCESSOR, "it says whether the waveform is normalised")
+    rate = preprocessor.get("sampling_rate", SAMPLE_RATE)
+    if rate != SAMPLE_RATE:
+        raise UserError(f"{folder / PREPROCESSOR}: sampling_rate {rate}, expected {SAMPLE_RATE}")
+    return _READERS[family](_Switches(folder / CONFIG, config), _Switches(folder / PREPROCESSOR, preprocessor))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Switches:
+    """The entries of one file, checked when they are read."""
+
+    path: Path
+    values: Mapping[str, Any]
+
+    def get(self, key: str, default: Any) -> Any:
+        """Returns an entry of the default's type; a tuple for a list."""
+        found = self.values.get(key, default)
+        found = tuple(found) if isinstance(found, list) else found
+        expected = (int, float) if isinstance(default, float) else type(default)
+        if not isinstance(found, expected) or (isinstance(found, bool) and not isinstance(default, bool)):
+            raise UserError(f"{self.path}: {key} {found!r}, expected {type(default).__name__}")
+        return found
+
+    def one_of(self, key: str, *expected: Any) -> Any:
+        """Returns an entry that has to be one of `expected`, the first of which is the default."""
+        found = self.values.get(key, expected[0])
+        if found not in expected:
+            raise UserError(f"{self.path}: {key} {found!r} is not known, expected {' or '.join(map(repr, expected))}")
+        return found
+
+
+def _whisper(config: _Switches, preprocessor: _Switches) -> WhisperArchitecture:
+    config.one_of("activation_function", "gelu")
+    config.one_of("scale_embedding", False)
+    for key, expected in (("n_fft", 400), ("hop_length", 160)):
+        preprocessor.one_of(key, expected)
+    side = preprocessor.one_of("padding_side", "right", "left")
+    architecture = WhisperArchitecture(
+        width=config.get("d_model", 384),
+        depth=config.get("encoder_layers", 4),
+        heads=config.get("encoder_attention_heads", 6),
+        hidden=config.get("encoder_ffn_dim", 1536),
+        mel_bands=config.get("num_mel_bins", 80),
+        positions=config.get("max_source_positions", 1500),
+        align="last" if side == "left" else "first",
+        normalize=preprocessor.get("do_normalize", False),
+    )
+    preprocessor.one_of("feature_size", architecture.mel_bands)
+    return _checked(config.path, architecture)
+
+
+def _wav2vec2(config: _Switches, preprocessor: _Switches) -> Wav2Vec2Architecture:
+    family = config.values["model_type"]
+    config.one_of("hidden_act", "gelu")
+    config.one_of("feat_extract_activation", "gelu")
+    config.one_of("add_adapter", False)
+    config.one_of("adapter_attn_dim", None)
+    config.one_of("conv_pos_batch_norm", False)
+    data2vec, wavlm = family == "data2vec-audio", family == "wavlm"
+    positions = config.get("num_conv_pos_embeddings", 5 if data2vec else 128)
+    architecture = Wav2Vec2Architecture(
+        family=family,
+        width=config.get("hidden_size", 768),
+        depth=config.get("num_hidden_layers", 12),
+        heads=config.get("num_attention_heads", 12),
+        hidden=config.get("intermediate_size", 3072),
+        conv_widths=config.get("conv_dim", (512,) * 7),
+        conv_kernels=config.get("conv_kernel", (10, 3, 3, 3, 3, 2, 2)),
+        conv_strides=config.get("conv_stride", (5, 2, 2, 2, 2, 2, 2)),
+        conv_bias=config.get("conv_bias", False),
+        conv_norm="layer" if data2vec else config.one_of("feat_extract_norm", "group", "layer"),
+        pre_norm=False if data2vec else config.get("do_stable_layer_norm", False),
+        projection_norm=config.get("feat_proj_layer_norm", True) if family == "hubert" else True,
+        position_kernel=config.get("conv_pos_kernel_size", 19) if data2vec else positions,
+        position_groups=config.get("num_conv_pos_embedding_groups", 16),
+        position_layers=positions if data2vec else 0,
+        buckets=config.get("num_buckets", 320) if wavlm else 0,
+        max_distance=config.get("max_bucket_distance", 800) if wavlm else 0,
+        epsilon=config.get("layer_norm_eps", 1e-5),
+        normalize=preprocessor.get("do_normalize", True),
+    )
+    sizes = {len(architecture.conv_widths), len(architecture.conv_kernels), len(architecture.conv_strides)}
+    if len(sizes) != 1:
+        raise UserError(f"{config.path}: conv_dim, conv_kernel and conv_stride have {sizes} entries, expected as many")
+    if architecture.width % architecture.position_groups:
+        groups = architecture.position_groups
+        raise UserError(f"{config.path}: num_conv_pos_embedding_groups {groups} does not divide hidden_size")
+    return _checked(config.path, architecture)
+
+
+_READERS: dict[str, Callable[[_Switches, _Switches], Architecture]] = {
+    "whisper": _whisper,
+    "wav2vec2": _wav2vec2,
+    "hubert": _wav2vec2,
+    "wavlm": _wav2vec2,
+    "data2vec-audio": _wav2vec2,
+}
+FAMILIES = tuple(_READERS)
+
+
+def _checked(path: Path, architecture: Any) -> Any:
+    for field in ("width", "depth", "heads", "hidden"):
+        if getattr(architecture, field) < 1:
+            raise UserError(f"{path}: the {field} of the layers is {getattr(architecture, field)}, expected at least 1")
+    if architecture.width % architecture.heads:
+        raise UserError(f"{path}: {architecture.heads} attention heads do not divide the width {architecture.width}")
+    return architecture
+
+
+def _read_json(path: Path, purpose: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file; {purpose}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())[:120]})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: {type(content).__name__}, expected a JSON object")
+    return content
