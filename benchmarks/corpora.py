@@ -10,7 +10,7 @@ import pandas as pd
 
 from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus, make_corpus, pack, waveform
 from ser_jax.corpora.protocols import Fold, Protocol
-from ser_jax.feeds.order import record_layout, training_rows
+from ser_jax.feeds.order import file_layout, training_rows
 from ser_jax.feeds.resident import Piece
 from ser_jax.training.population import Population
 
@@ -49,7 +49,7 @@ def all_for_training(corpus: Corpus) -> Protocol:
 def compare_piece(population: Population, piece: Piece) -> None:
     """Stops where the piece of the first steps of one run does not hold the samples of their utterances."""
     corpus, config = population.corpus, population.config
-    layout = record_layout(len(corpus.utterances), **config["order"])
+    layout = file_layout(len(corpus.utterances), **config["order"])
     ((fold, seed),), batch_size = population.runs, config["training"]["batch_size"]
     expected = training_rows(layout, population.folds[0].train, seed, fold, batch_size, 0, piece.count).ravel()
     of_the_run = (0, 0) if population.feed == "streaming" else ()

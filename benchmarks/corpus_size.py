@@ -35,7 +35,7 @@ from ser_jax.feeds.records import open_records
 from ser_jax.training.population import (
     initial_state,
     make_population,
-    place,
+    to_devices,
     train_steps,
     training_arguments,
     training_feed,
@@ -119,26 +119,26 @@ def receive(worker: Connection) -> Any:
 
 def work(orders: Connection, packed: str, data_dir: str, feed: str, args: argparse.Namespace) -> None:
     """Trains one turn of the model that is asked for, until none is, and answers what it took."""
-    corpus, made = load(packed), {}
+    corpus, cache = load(packed), {}
     protocol = all_for_training(corpus)
     populations = {
-        model: make_population(config(MODELS[model], feed), corpus, protocol, made=made, data_dir=data_dir)
+        model: make_population(config(MODELS[model], feed), corpus, protocol, cache=cache, data_dir=data_dir)
         for model in args.model
     }
     population = next(iter(populations.values()))
     source = training_feed(population, 0)
     following = source.take(args.steps)
     compare_piece(population, following)
-    following = place(population, following)
+    following = to_devices(population, following)
     states = {model: initial_state(population) for model, population in populations.items()}
     for model, population in populations.items():
-        population.train_program.compile(*training_arguments(population, states[model], following))
+        population.programs.train.compile(*training_arguments(population, states[model], following))
     orders.send("ready")
     for model in iter(orders.recv, None):
         count, start = following.count, time.perf_counter()
         states[model], sums = train_steps(populations[model], states[model], following)
         before = time.perf_counter()
-        following = place(population, source.take(args.steps))
+        following = to_devices(population, source.take(args.steps))
         prepared = time.perf_counter() - before
         jax.block_until_ready(sums)
         seconds = time.perf_counter() - start

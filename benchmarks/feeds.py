@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from benchmarks.corpora import noise
 from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus
-from ser_jax.feeds.order import record_layout, training_rows
+from ser_jax.feeds.order import file_layout, training_rows
 from ser_jax.feeds.records import Records, open_records
 from ser_jax.feeds.streaming import StreamingFeed, open_stream
 
@@ -85,7 +85,7 @@ def report(contestants: dict[str, Generator[int, None, None]], args: argparse.Na
 
 def compare(corpus: Corpus, records: Records, args: argparse.Namespace) -> None:
     """Stops where the two readers do not give the same samples of the same utterances in an epoch."""
-    layout, everything = record_layout(args.utterances, window=args.window), np.arange(args.utterances)
+    layout, everything = file_layout(args.utterances, window=args.window), np.arange(args.utterances)
     stream = open_stream(records, layout, everything, 0, 0, 1, 0, [0])
     rows = training_rows(layout, everything, 0, 0, 1, 0, args.utterances).ravel().tolist()
     ours = {(row, digest(waveform)) for row, (waveform,) in zip(rows, stream, strict=False)}
@@ -106,7 +106,7 @@ def digest(waveform: np.ndarray) -> bytes:
 
 def our_batches(records: Records, args: argparse.Namespace) -> Generator[int, None, None]:
     """Gives the sizes of our batches, cropped on the host, without end."""
-    layout, everything = record_layout(args.utterances, window=args.window), np.arange(args.utterances)
+    layout, everything = file_layout(args.utterances, window=args.window), np.arange(args.utterances)
     rng = random.Random(0)
     buffers = np.zeros((2, args.batch, round(args.crop_seconds * SAMPLE_RATE)), np.int16)  # used in turn
     stream = open_stream(records, layout, everything, 0, 0, args.batch, 0, [0])
@@ -118,7 +118,7 @@ def our_batches(records: Records, args: argparse.Namespace) -> Generator[int, No
 
 def our_pieces(corpus: Corpus, records: Records, args: argparse.Namespace) -> Generator[int, None, None]:
     """Gives the numbers of utterances in our pieces, ready for the device, without end."""
-    layout, runs = record_layout(args.utterances, window=args.window), [(0, 0, np.arange(args.utterances))]
+    layout, runs = file_layout(args.utterances, window=args.window), [(0, 0, np.arange(args.utterances))]
     feed = StreamingFeed(records, corpus, layout, runs, args.batch, parts=1, own_parts=range(1), first_step=0)
     while True:
         yield feed.take(PIECE_STEPS).count * args.batch

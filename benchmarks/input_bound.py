@@ -30,7 +30,7 @@ from ser_jax.training.population import (
     Population,
     initial_state,
     make_population,
-    place,
+    to_devices,
     train_steps,
     training_arguments,
     training_feed,
@@ -62,14 +62,14 @@ def times(population: Population, args: argparse.Namespace) -> dict[str, np.ndar
     feed = training_feed(population, 0)
     again = feed.take(args.steps)
     compare_piece(population, again)
-    again = following = place(population, again)
+    again = following = to_devices(population, again)
     state = initial_state(population)
-    population.train_program.compile(*training_arguments(population, state, again))
+    population.programs.train.compile(*training_arguments(population, state, again))
 
     def streaming() -> bool:
         nonlocal state, following
         state, sums = train_steps(population, state, following)
-        following = place(population, feed.take(args.steps))
+        following = to_devices(population, feed.take(args.steps))
         late = all(leaf.is_ready() for leaf in jax.tree.leaves(sums))
         jax.block_until_ready(sums)
         return late
@@ -81,7 +81,7 @@ def times(population: Population, args: argparse.Namespace) -> dict[str, np.ndar
         return False
 
     def alone() -> bool:
-        place(population, feed.take(args.steps))
+        to_devices(population, feed.take(args.steps))
         return False
 
     contestants = {"one piece": one_piece, "streaming feed": streaming, "feed alone": alone}

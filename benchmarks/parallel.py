@@ -27,9 +27,9 @@ from benchmarks.corpora import all_for_training
 from ser_jax import config as configuration
 from ser_jax.corpora.synthetic import make_synthetic
 from ser_jax.feeds.resident import Resident
-from ser_jax.training import parallel
+from ser_jax.training import devices, programs
 from ser_jax.training import population as populations
-from ser_jax.training.parallel import Layout
+from ser_jax.training.devices import Layout
 from ser_jax.training.population import Population, make_population
 from ser_jax.training.state import Learner, Run, State
 
@@ -150,10 +150,10 @@ def spread(population: Population, learner: Learner, layout: Layout, args: argpa
     """The training program of all runs on these devices, as populations have it."""
     state, run, rows = arguments(population, args)
     state, run = jax.tree.map(lambda leaf: leaf.reshape(layout.groups, -1, *leaf.shape[2:]), (state, run))
-    rows = parallel.spread_parts(rows, layout)
-    resident = parallel.replicate(jax.device_get(population.resident), layout.devices)
+    rows = devices.spread_parts(rows, layout)
+    resident = devices.replicate(jax.device_get(population.resident), layout.devices)
     kinds = ("run", "run", "part", "shared", "shared")
-    program = parallel.on_devices(training(learner), layout, kinds, "run", donate=1)
+    program = devices.on_devices(training(learner), layout, kinds, "run", donate=1)
 
     def call(steps: int) -> State:
         nonlocal state
@@ -167,12 +167,12 @@ def spread(population: Population, learner: Learner, layout: Layout, args: argpa
 def arguments(population: Population, args: argparse.Namespace) -> tuple[State, Run, np.ndarray]:
     """The first state, the runs' values, and the rows of the first steps, [1, runs, steps, batch]."""
     rows = populations.training_feed(population, 0).take(args.steps).rows
-    return populations.initial_state(population), population.run, np.concatenate(rows, axis=-1)[None]
+    return populations.initial_state(population), population.run_values, np.concatenate(rows, axis=-1)[None]
 
 
 def training(learner: Learner) -> Callable:
     """The training steps of one run."""
-    return functools.partial(populations._train_steps, learner)
+    return functools.partial(programs._train_steps, learner)
 
 
 if __name__ == "__main__":

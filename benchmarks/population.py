@@ -24,7 +24,7 @@ from ser_jax.commands.common import start_jax
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.protocols import Protocol, make_protocol
 from ser_jax.training import population as populations
-from ser_jax.training.parallel import gather
+from ser_jax.training.devices import gather
 from ser_jax.training.population import Population
 
 FOLDS = 10
@@ -48,14 +48,14 @@ def main() -> None:
     start_jax()
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is timed
     corpus = noise(UTTERANCES)
-    protocol, made = make_protocol(corpus, "random", num_folds=FOLDS), {}
-    alone = Training(args, corpus, protocol, made, 1)
+    protocol, cache = make_protocol(corpus, "random", num_folds=FOLDS), {}
+    alone = Training(args, corpus, protocol, cache, 1)
     torch_step = None if args.torch_device == "none" else make_torch_step(args)
     print(f"{'K':>5} {'':22}{'run-steps/s':>12}{'utterances/s':>14}{'a run-step':>12}", end="")
     print(f"{'against at once':>20}{'compile':>10}")
     for count in map(int, args.runs.split(",")):
-        together = alone if count == 1 else Training(args, corpus, protocol, made, count)
-        compare(args, corpus, protocol, made, together)
+        together = alone if count == 1 else Training(args, corpus, protocol, cache, count)
+        compare(args, corpus, protocol, cache, together)
         benchmark(args, count, together, alone, torch_step)
 
 
@@ -91,17 +91,17 @@ def benchmark(args: argparse.Namespace, count: int, together: "Training", alone:
 class Training:
     """K runs in training."""
 
-    def __init__(self, args: argparse.Namespace, corpus: Corpus, protocol: Protocol, made: dict, count: int) -> None:
+    def __init__(self, args: argparse.Namespace, corpus: Corpus, protocol: Protocol, cache: dict, count: int) -> None:
         folds = range(min(count, FOLDS))
         if count > FOLDS and count % FOLDS:
             raise SystemExit(f"error: --runs {count}: expected up to {FOLDS}, or a multiple of it")
-        self.population = make(args, corpus, protocol, made, list(folds), list(range(max(count // FOLDS, 1))))
+        self.population = make(args, corpus, protocol, cache, list(folds), list(range(max(count // FOLDS, 1))))
         self.state = populations.initial_state(self.population)
         self._feed = populations.training_feed(self.population, 0)
         self._steps = args.steps
-        self._piece = populations.place(self.population, self._feed.take(self._steps))
+        self._piece = populations.to_devices(self.population, self._feed.take(self._steps))
         arguments = populations.training_arguments(self.population, self.state, self._piece)
-        (_, self.at_once), self.compile_seconds = timed(lambda: self.population.train_program.compile(*arguments))
+        (_, self.at_once), self.compile_seconds = timed(lambda: self.population.programs.train.compile(*arguments))
 
     def turn(self) -> None:
         """Trains all runs for some steps. The rows are the same in every turn: drawing them is not what is timed."""
@@ -110,7 +110,7 @@ class Training:
 
 
 def make(
-    args: argparse.Namespace, corpus: Corpus, protocol: Protocol, made: dict, folds: list[int], seeds: list[int]
+    args: argparse.Namespace, corpus: Corpus, protocol: Protocol, cache: dict, folds: list[int], seeds: list[int]
 ) -> Population:
     """The population of these folds and seeds."""
     options = {"width": 0.5, "attention": "eca", "activation": "hard_swish"}
@@ -124,11 +124,11 @@ def make(
         "training": {"batch_size": args.batch, "crop_seconds": args.crop_seconds},
     }
     return populations.make_population(
-        configuration.merge(configuration.default(), changes), corpus, protocol, made=made
+        configuration.merge(configuration.default(), changes), corpus, protocol, cache=cache
     )
 
 
-def compare(args: argparse.Namespace, corpus: Corpus, protocol: Protocol, made: dict, together: Training) -> None:
+def compare(args: argparse.Namespace, corpus: Corpus, protocol: Protocol, cache: dict, together: Training) -> None:
     """Stops where the last of K runs differs from the same run alone after the steps of a turn.
 
     Adam's first steps turn small differences of gradients into large ones of parameters: the losses are compared.
@@ -136,11 +136,11 @@ def compare(args: argparse.Namespace, corpus: Corpus, protocol: Protocol, made: 
     if len(together.population.runs) == 1:
         return
     fold, seed = together.population.runs[-1]
-    single = make(args, corpus, protocol, made, [fold], [seed])
+    single = make(args, corpus, protocol, cache, [fold], [seed])
     losses = {}
     for name, population in (("alone", single), ("among others", together.population)):
         state = populations.initial_state(population)
-        piece = populations.place(population, populations.training_feed(population, 0).take(args.steps))
+        piece = populations.to_devices(population, populations.training_feed(population, 0).take(args.steps))
         _, sums = populations.train_steps(population, state, piece)
         losses[name] = gather(sums, len(population.runs))["loss"][-1]
     agree(f"{len(together.population.runs)} runs", losses, 1e-3)

@@ -17,6 +17,7 @@ from benchmarks.common import done, emit, timed
 from ser_jax import config as configuration
 from ser_jax.commands.common import start_jax
 from ser_jax.errors import UserError
+from ser_jax.inference import tables
 from ser_jax.studies.plan import make_plan
 from ser_jax.studies.variants import prepare
 from ser_jax.training import population as populations
@@ -51,7 +52,7 @@ def measure(name: str, population: Population, args: argparse.Namespace) -> None
 
     def steps(count: int) -> None:
         nonlocal state
-        piece = populations.place(population, feed.take(count))
+        piece = populations.to_devices(population, feed.take(count))
         state, sums = populations.train_steps(population, state, piece)
         done((state, sums))
 
@@ -59,8 +60,8 @@ def measure(name: str, population: Population, args: argparse.Namespace) -> None
     steps(1)
     count = min(args.steps, population.num_steps)
     _, seconds = timed(lambda: steps(count))
-    _, first_test = timed(lambda: populations.test_predictions(population, state, name))
-    _, test = timed(lambda: populations.test_predictions(population, state, name))
+    _, first_test = timed(lambda: tables.test_predictions(population, state, name))
+    _, test = timed(lambda: tables.test_predictions(population, state, name))
     runs, step = len(population.runs), seconds / count
     figures = {
         "variant": name,

@@ -18,7 +18,7 @@ _UTTERANCES_PER_FILE = 256  # at most
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """Where the utterances of a corpus lie, and how they are read.
 
     Attributes:
@@ -47,7 +47,7 @@ class Stretch:
     order: Int[np.ndarray, " _"]
 
 
-def record_layout(num_utterances: int, lanes: int = 1, window: int = 8192) -> Layout:
+def file_layout(num_utterances: int, lanes: int = 1, window: int = 8192) -> FileLayout:
     """Returns how a corpus of so many utterances lies in its files.
 
     Some 256 utterances lie in each, and the number of files is a multiple of 16; one of fewer than 16 utterances has a
@@ -56,11 +56,11 @@ def record_layout(num_utterances: int, lanes: int = 1, window: int = 8192) -> La
     per_block = _FILES * _UTTERANCES_PER_FILE
     num_files = min(_FILES * -(-num_utterances // per_block), num_utterances)
     drawn = np.random.default_rng(0).permutation(num_utterances)
-    return Layout(tuple(np.array_split(drawn, num_files)), lanes, window)
+    return FileLayout(tuple(np.array_split(drawn, num_files)), lanes, window)
 
 
 def training_rows(
-    layout: Layout,
+    layout: FileLayout,
     train: Int[np.ndarray, " utterances"],
     seed: int,
     fold: int,
@@ -88,20 +88,20 @@ def training_rows(
 
 
 def position(
-    layout: Layout, train: Int[np.ndarray, " utterances"], lane: int, batch_size: int, step: int
+    layout: FileLayout, train: Int[np.ndarray, " utterances"], lane: int, batch_size: int, step: int
 ) -> tuple[int, int]:
     """Returns in which epoch a lane is before `step`, and how many of that epoch's rows it has given already."""
     return divmod(step * (batch_size // layout.lanes), lane_size(layout, train, lane))
 
 
-def lane_size(layout: Layout, train: Int[np.ndarray, " utterances"], lane: int) -> int:
+def lane_size(layout: FileLayout, train: Int[np.ndarray, " utterances"], lane: int) -> int:
     """Returns how many of the training rows are a lane's."""
     trained = _mask(layout, train)
     return sum(int(np.count_nonzero(trained[rows])) for rows in layout.files[lane :: layout.lanes])
 
 
 def stretches(
-    layout: Layout, train: Int[np.ndarray, " utterances"], lane: int, seed: int, fold: int, first_epoch: int
+    layout: FileLayout, train: Int[np.ndarray, " utterances"], lane: int, seed: int, fold: int, first_epoch: int
 ) -> Iterator[Stretch]:
     """Yields the windows that a lane reads, one after another without end, from the begin of `first_epoch` on.
 
@@ -129,7 +129,7 @@ def _stretch(files: list[int], trained: dict[int, Any], rng: np.random.Generator
     return Stretch(tuple(files), rows, rng.permutation(len(rows)))
 
 
-def _mask(layout: Layout, train: Int[np.ndarray, " utterances"]) -> np.ndarray:
+def _mask(layout: FileLayout, train: Int[np.ndarray, " utterances"]) -> np.ndarray:
     mask = np.zeros(sum(map(len, layout.files)), bool)
     mask[train] = True
     return mask

@@ -1,7 +1,7 @@
 """A corpus as TFRecord files, which the streaming feed reads and `tfds.builder_from_directory` opens.
 
 They are the folder DATA/records/NAME-FINGERPRINT, made from the packed corpus where they are first asked for. Which
-utterances lie in which file is what `ser_jax.feeds.order.record_layout` says. TensorFlow is imported when it is needed.
+utterances lie in which file is what `ser_jax.feeds.order.file_layout` says. TensorFlow is imported when it is needed.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ser_jax.corpora import default_data_dir
 from ser_jax.corpora.corpus import Corpus, refuse_full_disk, waveform
 from ser_jax.errors import UserError
-from ser_jax.feeds.order import record_layout
+from ser_jax.feeds.order import file_layout
 from ser_jax.files import atomic_folder
 
 FORMAT_VERSION = 1  # of the folder; one of another version is written again
@@ -85,7 +85,7 @@ def write_records(corpus: Corpus, folder: str | os.PathLike) -> None:
             "waveform": tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding="bytes"),
         }
     )
-    files = record_layout(len(corpus.utterances)).files
+    files = file_layout(len(corpus.utterances)).files
     ids = corpus.utterances["id"].tolist()
     progress = tqdm(total=len(ids), desc="records", unit="utterance", disable=None)
     with progress, refuse_full_disk(folder), atomic_folder(folder) as temporary:

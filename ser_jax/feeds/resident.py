@@ -4,7 +4,7 @@ Which utterances a step sees is drawn on the host (`ser_jax.feeds.order`): a few
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.errors import UserError
 from ser_jax.feeds.batch import Batch
-from ser_jax.feeds.order import Layout, training_rows
+from ser_jax.feeds.order import FileLayout, training_rows
 from ser_jax.frontend import Frontend, num_frames, place_crop, take_crop, take_frames
 
 ADDRESSED = 2**31  # samples that 32-bit integers can number
@@ -53,8 +53,8 @@ class Resident:
       tracks: `Tracks` or None.
       statistics: `ser_jax.frontend.Statistics` of each utterance's speaker, [utterances, features], or None.
       source: int32 [utterances], as in `Batch`, or None.
-      taught: float32 [folds, utterances, classes], the probabilities that a teacher gives each fold's training
-        utterances, or None.
+      teacher_probabilities: float32 [folds, utterances, classes], what a teacher predicts for each fold's
+        training utterances, or None.
     """
 
     samples: Any
@@ -65,19 +65,7 @@ class Resident:
     tracks: Any = None
     statistics: Any = None
     source: Any = None
-    taught: Any = None
-
-
-@flax.struct.dataclass
-class Windows:
-    """Pieces of utterances to evaluate, as long as the window or shorter; in tables [batches, batch], or in a row.
-
-    `utterance` is the row of the corpus that a piece belongs to, or -1 where an entry only fills the table up.
-    """
-
-    start: Int[np.ndarray, "*places"]
-    num_samples: Int[np.ndarray, "*places"]
-    utterance: Int[np.ndarray, "*places"]
+    teacher_probabilities: Any = None
 
 
 def make_resident(
@@ -147,7 +135,7 @@ class ResidentFeed:
     def __init__(
         self,
         resident: Resident,
-        layout: Layout,
+        layout: FileLayout,
         runs: Sequence[tuple[int, int, Int[np.ndarray, " _"]]],
         batch_size: int,
         *,
@@ -224,69 +212,6 @@ def _read_tracks(
     start = tracks.start[rows][:, None]
     fraction = (place - left)[..., None]
     return (1 - fraction) * tracks.values[start + left] + fraction * tracks.values[start + jnp.minimum(left + 1, last)]
-
-
-def evaluation_windows(
-    corpus: Corpus,
-    rows: RowNumbers,
-    window_samples: int,
-    batch_size: int,
-    num_batches: int,
-    *,
-    of_one_speaker: bool = False,
-) -> Iterator[Windows]:
-    """Yields tables of `num_batches` batches that cover the utterances `rows` with windows.
-
-    An utterance longer than the window is covered by windows that overlap evenly, the first at its begin, the last at
-    its end. With `of_one_speaker` the windows of a batch are one speaker's, who has as few batches as hold them all,
-    each with about as many; utterances of unknown speakers count as one speaker's.
-    """
-    starts, lengths, utterances = [], [], []
-    for row in rows:
-        start, length = (int(corpus.utterances[name].iloc[row]) for name in ("start", "num_samples"))
-        pieces = num_windows(length, window_samples)
-        offsets = np.linspace(0, max(length - window_samples, 0), pieces).round().astype(int)
-        starts += [start + offset for offset in offsets]
-        lengths += [min(length, window_samples)] * pieces
-        utterances += [row] * pieces
-    order = np.arange(len(starts))
-    if of_one_speaker:
-        order = _by_speaker(corpus.utterances["speaker"].to_numpy()[utterances], batch_size)
-    block = batch_size * num_batches
-    for first in range(0, len(order), block):
-        chosen = np.pad(order[first : first + block], (0, max(first + block - len(order), 0)), constant_values=-1)
-        table = [
-            np.append(np.asarray(column, int), fill)[chosen].reshape(num_batches, batch_size)
-            for column, fill in ((starts, 0), (lengths, 0), (utterances, -1))
-        ]
-        yield Windows(*table)
-
-
-def _by_speaker(speakers: np.ndarray, batch_size: int) -> Int[np.ndarray, " places"]:
-    """Windows in the order of their speakers, given for each; -1 fills every batch up that is not full."""
-    batches = []
-    for speaker in np.unique(speakers):
-        own = np.flatnonzero(speakers == speaker)
-        count = -(-len(own) // batch_size)
-        for number in range(count):
-            chosen = own[number::count]  # some of every utterance, rather than all of some
-            batches.append(np.pad(chosen, (0, batch_size - len(chosen)), constant_values=-1))
-    return np.concatenate(batches) if batches else np.zeros(0, int)
-
-
-def num_windows(num_samples: Any, window_samples: int) -> Any:
-    """Returns how many windows cover an utterance, or each of an array of them."""
-    return -(-num_samples // window_samples)
-
-
-def cut_windows(corpus: Corpus, windows: Windows, window_samples: int) -> tuple[Windows, Resident]:
-    """Returns these windows of a corpus that is not on the device, and a `Resident` of nothing else to find them in."""
-    samples = np.zeros((windows.start.size * window_samples, *corpus.samples.shape[1:]), corpus.samples.dtype)
-    starts = np.arange(windows.start.size, dtype=np.int32) * window_samples
-    for here, there, length in zip(starts, windows.start.flat, windows.num_samples.flat, strict=True):
-        samples[here : here + length] = corpus.samples[there : there + length]
-    nothing = np.zeros(1, np.int32)
-    return windows.replace(start=starts.reshape(windows.start.shape)), Resident(samples, nothing, nothing, nothing)
 
 
 def window_batch(

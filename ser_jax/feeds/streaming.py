@@ -16,7 +16,7 @@ from jaxtyping import Int, Int16
 
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.errors import UserError
-from ser_jax.feeds.order import Layout, Stretch, position, stretches, training_rows
+from ser_jax.feeds.order import FileLayout, Stretch, position, stretches, training_rows
 from ser_jax.feeds.records import Records, damaged, import_tensorflow
 from ser_jax.feeds.resident import Piece, Resident
 
@@ -35,7 +35,7 @@ class StreamingFeed:
         self,
         records: Records,
         corpus: Corpus,
-        layout: Layout,
+        layout: FileLayout,
         runs: Sequence[tuple[int, int, Int[np.ndarray, " _"]]],
         batch_size: int,
         *,
@@ -139,7 +139,7 @@ class StreamingFeed:
 
 def open_stream(
     records: Records,
-    layout: Layout,
+    layout: FileLayout,
     train: Int[np.ndarray, " utterances"],
     seed: int,
     fold: int,
@@ -163,7 +163,7 @@ def open_stream(
 
 def _open_lane(
     records: Records,
-    layout: Layout,
+    layout: FileLayout,
     train: Int[np.ndarray, " utterances"],
     seed: int,
     fold: int,

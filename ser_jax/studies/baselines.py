@@ -23,8 +23,9 @@ from ser_jax.baselines.linear import Baseline, Fitted
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.protocols import Fold, Protocol, speakers_known
 from ser_jax.errors import UserError
+from ser_jax.inference.tables import tabulate
 from ser_jax.training import checkpoints
-from ser_jax.training.population import runs_of, tabulate
+from ser_jax.training.runs import runs_of
 
 FOLDER = "baseline"  # of a variant's folder: where its fitted baselines are
 

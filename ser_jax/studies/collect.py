@@ -26,7 +26,7 @@ from ser_jax.studies.baselines import SPEAKER_SCALING
 from ser_jax.studies.plan import Plan, Question
 from ser_jax.studies.store import CONDITIONS, FAILURE, PICTURE, RESULT, STUDY, population_folder
 from ser_jax.studies.variants import Variant
-from ser_jax.training import checkpoints, loop, parallel
+from ser_jax.training import checkpoints, devices, loop
 from ser_jax.training.population import Population
 from ser_jax.training.state import variables
 
@@ -189,7 +189,7 @@ def _costs(variants: dict[str, Variant], folders: dict[str, Path], workdir: Path
         forwards = {}
         for name, key in timed.items():
             population = populations[name]
-            state = parallel.gather(loop.restore(population, folders[name]), len(population.runs))
+            state = devices.gather(loop.restore(population, folders[name]), len(population.runs))
             own = jax.tree.map(lambda leaf: leaf[0], state)
             trained = variables(population.learner, own)
             forwards[key] = one_utterance(population.learner, trained, own.feature_statistics)

@@ -10,7 +10,7 @@ from ser_jax.corpora.corpus import waveform
 from ser_jax.frontend import num_features
 from ser_jax.inference import attention
 from ser_jax.inference.attention import Look
-from ser_jax.training import heads, parallel
+from ser_jax.training import devices, heads
 from ser_jax.training.population import Population
 from ser_jax.training.state import State, variables
 
@@ -28,7 +28,7 @@ def look_into(population: Population, state: State, run: int, row: int) -> Look:
     where the evaluation takes the speaker's statistics: one window has none.
     """
     learner, vocabulary = population.learner, population.targets.vocabulary
-    own = jax.tree.map(lambda leaf: leaf[run], parallel.gather(state, len(population.runs)))
+    own = jax.tree.map(lambda leaf: leaf[run], devices.gather(state, len(population.runs)))
     statistics = own.feature_statistics
     if learner.frontend.normalization == "speaker":
         statistics = jax.tree.map(lambda leaf: np.asarray(leaf)[row][None], population.resident.statistics)
@@ -37,7 +37,7 @@ def look_into(population: Population, state: State, run: int, row: int) -> Look:
         source = jnp.asarray(heads.source_numbers(learner.heads, population.corpus)[[row]])
         probabilities_of = functools.partial(heads.probabilities, learner.heads, source=source)
     # One recording, once: on an accelerator compiling would take many times as long as looking.
-    with jax.default_device(parallel.host()):
+    with jax.default_device(devices.host()):
         return attention.look(
             learner.model,
             variables(learner, own),

@@ -14,7 +14,7 @@ import numpy as np
 
 from ser_jax.studies.store import RESULT, has_checkpoint
 from ser_jax.studies.variants import Variant
-from ser_jax.training import checkpoints, loop, parallel
+from ser_jax.training import checkpoints, devices, loop
 from ser_jax.training.population import Population, describe
 from ser_jax.training.state import State
 
@@ -67,7 +67,7 @@ def join(variant: Variant, population: Population, parts: Sequence[Part], folder
     states, places = [], {}
     for number, part in enumerate(parts):
         trained = variant.with_seeds(part.seeds).population()
-        states.append(parallel.gather(loop.restore(trained, part.folder), len(trained.runs)))
+        states.append(devices.gather(loop.restore(trained, part.folder), len(trained.runs)))
         places |= {run: (number, i) for i, run in enumerate(trained.runs) if run[1] in part.wanted}
     chosen = [places[run] for run in population.runs]
     joined = jax.tree.map(lambda *leaves: np.stack([leaves[number][i] for number, i in chosen]), *states)

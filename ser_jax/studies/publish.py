@@ -16,7 +16,7 @@ from ser_jax.studies import workdirs
 from ser_jax.studies.collect import write_json
 from ser_jax.studies.store import STUDY
 from ser_jax.studies.workdirs import Restored
-from ser_jax.training import checkpoints, loop, parallel
+from ser_jax.training import checkpoints, devices, loop
 from ser_jax.training.initial import trainings_behind
 from ser_jax.training.state import State
 
@@ -55,7 +55,7 @@ def publish(
     elsewhere = {name: workdirs.read_summary(folder) for name, folder in others.items() if name != summary["corpus"]}
     corpora = _corpora(model.metadata, data_dir)
     population = workdirs.population_alone(model)
-    state = _for_use_alone(parallel.gather(loop.restore(population, model.folder), len(population.runs)))
+    state = _for_use_alone(devices.gather(loop.restore(population, model.folder), len(population.runs)))
     with atomic_folder(to) as folder:
         store = checkpoints.Checkpoints(folder / "model" / "checkpoints")
         store.save(state, model.metadata)

@@ -16,12 +16,14 @@ from ser_jax.corpora.silence import speech_bounds
 from ser_jax.errors import UserError
 from ser_jax.frontend import num_frames
 from ser_jax.inference.attention import Look
+from ser_jax.inference.predict import evaluate
+from ser_jax.inference.tables import predictions_table, test_predictions
 from ser_jax.studies import baselines, looks
 from ser_jax.studies.baselines import Baselines
 from ser_jax.studies.variants import load, population_of
 from ser_jax.studies.workdirs import Restored, for_use, population_alone, population_on, recordings
-from ser_jax.training import loop, parallel
-from ser_jax.training.population import Population, evaluate, predictions_table, test_predictions
+from ser_jax.training import devices, loop
+from ser_jax.training.population import Population
 from ser_jax.training.state import Learner, State
 
 
@@ -192,5 +194,5 @@ def _choose(restored: Restored, fold: str | None, seed: int | None) -> list[int]
 
 
 def _select(population: Population, state: State, chosen: list[int]) -> State:
-    state = parallel.gather(state, len(population.runs))
-    return jax.tree.map(lambda leaf: parallel.spread(leaf[np.asarray(chosen)], population.layout.groups), state)
+    state = devices.gather(state, len(population.runs))
+    return jax.tree.map(lambda leaf: devices.spread(leaf[np.asarray(chosen)], population.layout.groups), state)

@@ -19,9 +19,10 @@ from ser_jax.corpora.corpus import Corpus, fingerprint, waveform
 from ser_jax.corpora.perturbations import KNOWN, known_together, perturb, require
 from ser_jax.errors import UserError
 from ser_jax.files import atomic_file
+from ser_jax.inference.tables import tabulate, test_predictions
 from ser_jax.statistics import metrics, paired
 from ser_jax.studies.baselines import Baselines, standardised
-from ser_jax.training.population import Population, tabulate, test_predictions
+from ser_jax.training.population import Population
 from ser_jax.training.state import State
 
 _WHERE = "config.evaluation.robustness"
@@ -86,7 +87,7 @@ def test_predictions_under(
         # Nothing of a condition stays on the devices: what populations share is not shared here.
         under = dataclasses.replace(population, corpus=make(population.corpus, condition))
         if isinstance(under, Population):
-            under = dataclasses.replace(under, made={})
+            under = dataclasses.replace(under, cache={})
         if isinstance(under, Baselines):
             table = _baseline_predictions(under, trained, variant)
         else:

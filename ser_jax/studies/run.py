@@ -20,6 +20,7 @@ from ser_jax import config as configuration
 from ser_jax import predictions
 from ser_jax.errors import UserError
 from ser_jax.files import atomic_file
+from ser_jax.inference.tables import test_predictions, test_tracks, validation_predictions
 from ser_jax.report.attention_figure import attention_figure
 from ser_jax.statistics.concordance import summarise_tracks
 from ser_jax.studies import baselines, looks, robustness
@@ -39,13 +40,7 @@ from ser_jax.studies.store import (
 )
 from ser_jax.studies.variants import Variant, prepare
 from ser_jax.training import loop, processes
-from ser_jax.training.population import (
-    Population,
-    describe,
-    test_predictions,
-    test_tracks,
-    validation_predictions,
-)
+from ser_jax.training.population import Population, describe
 from ser_jax.training.state import State
 
 POPULATIONS = "populations"  # of a workdir: where its populations are kept, unless the user names another place

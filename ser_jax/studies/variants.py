@@ -16,13 +16,14 @@ from ser_jax.corpora.features import load_features
 from ser_jax.corpora.protocols import Protocol, make_protocol
 from ser_jax.corpora.tracks import load_tracks
 from ser_jax.errors import UserError
+from ser_jax.inference.predict import evaluate
 from ser_jax.studies import baselines, robustness
 from ser_jax.studies.baselines import Baselines
 from ser_jax.studies.plan import Plan
 from ser_jax.studies.store import population_key
 from ser_jax.studies.workdirs import find_network, for_use, load_initial
-from ser_jax.training import loop, parallel
-from ser_jax.training.population import Population, evaluate, make_population
+from ser_jax.training import devices, loop
+from ser_jax.training.population import Population, make_population
 from ser_jax.training.teacher import Teacher
 
 _REMEMBERED = 2**30  # bytes of the largest corpus that is kept under each condition, for all variants
@@ -54,7 +55,7 @@ class Variant:
 def prepare(plan: Plan, data_dir: str | None) -> list[Variant]:
     """Checks every variant's configuration; corpora, folds and programs that variants share are made once."""
     loaded: dict[str, tuple[Corpus, Protocol]] = {}
-    made: dict[str, Any] = {}
+    cache: dict[str, Any] = {}
     under: dict[tuple, Corpus] = {}
 
     def perturbed(corpus: Corpus, condition: str) -> Corpus:
@@ -71,7 +72,7 @@ def prepare(plan: Plan, data_dir: str | None) -> list[Variant]:
             loaded[source] = load(config, data_dir)
         corpus, protocol = loaded[source]
 
-        make = functools.partial(population_of, config, corpus, protocol, data_dir, made)
+        make = functools.partial(population_of, config, corpus, protocol, data_dir, cache)
         population = make()
         features = population.corpus.info.get("features")
         earlier = (None, None) if isinstance(population, Baselines) else (population.initial, population.teacher)
@@ -106,27 +107,27 @@ def load(config: dict, data_dir: str | None) -> tuple[Corpus, Protocol]:
 
 
 def population_of(
-    config: dict, corpus: Corpus, protocol: Protocol, data_dir: str | None, made: dict[str, Any] | None = None
+    config: dict, corpus: Corpus, protocol: Protocol, data_dir: str | None, cache: dict[str, Any] | None = None
 ) -> Population | Baselines:
     """Returns the population of one variant's configuration, or its baselines; the configuration is checked.
 
-    `made` is what populations share; see `make_population`.
+    `cache` holds what populations share; see `make_population`.
     """
     robustness.check(config)
     if is_baseline(config["model"]):
         return baselines.make_baselines(config, corpus, protocol, data_dir)
     tracks, features = config["corpus"]["tracks"], config["frontend"]["features"]
     initial, teacher = config["training"]["initial"], config["training"]["teacher"]
-    made = {} if made is None else made
+    cache = {} if cache is None else cache
     return make_population(
         config,
         corpus,
         protocol,
         tracks=load_tracks(corpus, data_dir, tracks) if tracks else None,
         features=load_features(corpus, features, data_dir) if features else None,
-        initial=_once_loaded("initial", initial, load_initial, made),
-        teacher=_once_loaded("teacher", teacher, functools.partial(load_teacher, data_dir=data_dir), made),
-        made=made,
+        initial=_once_loaded("initial", initial, load_initial, cache),
+        teacher=_once_loaded("teacher", teacher, functools.partial(load_teacher, data_dir=data_dir), cache),
+        cache=cache,
         data_dir=data_dir,
     )
 
@@ -137,7 +138,7 @@ def load_teacher(workdir: str, data_dir: str | None) -> Teacher:
     config = for_use(restored)
     population = population_of(config, *load(config, data_dir), data_dir)
     state = loop.restore(population, restored.folder)
-    parameters = np.asarray(parallel.gather(state.ema_parameters, len(population.runs)))
+    parameters = np.asarray(devices.gather(state.ema_parameters, len(population.runs)))
 
     @functools.cache
     def tell() -> list[np.ndarray]:
@@ -147,8 +148,8 @@ def load_teacher(workdir: str, data_dir: str | None) -> Teacher:
     return Teacher(restored.metadata, digest, tuple(population.folds), tell)
 
 
-def _once_loaded(what: str, workdir: str, load: Callable[[str], Any], made: dict[str, Any]) -> Any:
+def _once_loaded(what: str, workdir: str, load: Callable[[str], Any], cache: dict[str, Any]) -> Any:
     key = f"{what}: {workdir}"
-    if workdir and key not in made:
-        made[key] = load(workdir)
-    return made.get(key)
+    if workdir and key not in cache:
+        cache[key] = load(workdir)
+    return cache.get(key)

@@ -18,7 +18,7 @@ from ser_jax.corpora.protocols import Fold, Protocol
 from ser_jax.errors import UserError
 from ser_jax.studies import baselines
 from ser_jax.studies.store import STUDY
-from ser_jax.training import checkpoints, loop, parallel
+from ser_jax.training import checkpoints, devices, loop
 from ser_jax.training.initial import Initial
 from ser_jax.training.population import Population, make_population
 from ser_jax.training.state import variables
@@ -97,7 +97,7 @@ def population_on(
         corpus,
         Protocol("none", True, folds, "a corpus apart from the training's"),
         features=features,
-        trained=restored.metadata["targets"],
+        trained_targets=restored.metadata["targets"],
     )
 
 
@@ -150,7 +150,7 @@ def load_initial(workdir: str | os.PathLike) -> Initial:
     """Returns the parameters of a workdir's one variant, for other runs to begin with; see `find_network`."""
     restored = find_network(workdir, "config.training.initial")
     population = population_alone(restored)
-    state = parallel.gather(loop.restore(population, restored.folder), len(population.runs))
+    state = devices.gather(loop.restore(population, restored.folder), len(population.runs))
     by_seed = {}
     for number, run in enumerate(restored.metadata["runs"]):
         own = jax.tree.map(lambda leaf, number=number: leaf[number], state)

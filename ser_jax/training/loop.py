@@ -13,17 +13,17 @@ import numpy as np
 
 from ser_jax import config as configuration
 from ser_jax.errors import UserError
-from ser_jax.training import checkpoints, parallel, processes
+from ser_jax.inference.tables import validation_ua
+from ser_jax.training import checkpoints, devices, processes
 from ser_jax.training.population import (
     Population,
     describe,
     initial_state,
-    place,
     state_like,
+    to_devices,
     train_steps,
     training_arguments,
     training_feed,
-    validation_ua,
 )
 from ser_jax.training.state import State
 
@@ -82,9 +82,9 @@ def _train(
     if step == population.num_steps:
         return state, seconds
     feed = stack.enter_context(contextlib.closing(training_feed(population, step)))
-    piece = place(population, feed.take(1))
+    piece = to_devices(population, feed.take(1))
     with _timed(seconds, "compile"):
-        population.train_program.compile(*training_arguments(population, state, piece))
+        population.programs.train.compile(*training_arguments(population, state, piece))
     validate_every = _validate_every(population)
     count, saved_at = 1, time.monotonic()
     while step < population.num_steps:
@@ -94,8 +94,8 @@ def _train(
         # 4. While the devices are at it, the next steps: as many as take a few seconds, no further than a validation.
         if step < population.num_steps:
             following = min(count, validate_every - step % validate_every, population.num_steps - step)
-            piece = place(population, feed.take(following))
-        sums = parallel.gather(sums, len(population.runs))
+            piece = to_devices(population, feed.take(following))
+        sums = devices.gather(sums, len(population.runs))
         late = time.monotonic() - saved_at > population.config["training"]["checkpoint_seconds"]
         elapsed, late, stop = processes.largest(time.monotonic() - begun, late, interrupted())
         seconds["train"] += elapsed
@@ -108,7 +108,7 @@ def _train(
         report(entry)
         # 6. A checkpoint at the end, every so often, and before a stop.
         if (late or stop or step == population.num_steps) and processes.leads():
-            store.save(parallel.gather(state, len(population.runs)), metadata)
+            store.save(devices.gather(state, len(population.runs)), metadata)
             saved_at = time.monotonic()
         if stop:
             break
@@ -154,8 +154,8 @@ def _check_same(store: checkpoints.Checkpoints, metadata: dict) -> None:
 
 
 def _restore(population: Population, store: checkpoints.Checkpoints, like: State) -> State:
-    restored = store.restore(parallel.gather(like, len(population.runs)))
-    return jax.tree.map(lambda leaf: parallel.spread(leaf, population.layout.groups), restored)
+    restored = store.restore(devices.gather(like, len(population.runs)))
+    return jax.tree.map(lambda leaf: devices.spread(leaf, population.layout.groups), restored)
 
 
 class _Log:

@@ -208,9 +208,10 @@ def _targets(
 ) -> Float[Array, "batch classes"]:
     """The labels, with the teacher's share of its probabilities where there is one."""
     labels = jax.nn.one_hot(batch.label, learner.num_classes)
-    if resident.taught is None:
+    if resident.teacher_probabilities is None:
         return labels
-    return labels + run.teacher_share * (resident.taught[run.fold, jnp.maximum(rows, 0)] - labels)
+    predicted = resident.teacher_probabilities[run.fold, jnp.maximum(rows, 0)]
+    return labels + run.teacher_share * (predicted - labels)
 
 
 def _training_input(

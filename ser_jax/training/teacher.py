@@ -26,13 +26,13 @@ class Teacher:
       metadata: of their checkpoint.
       parameters: a hash that changes with any of theirs.
       folds: of each run.
-      tell: computes each run's class probabilities [training utterances, classes] of its fold's training utterances.
+      predict: computes each run's class probabilities [training utterances, classes] of its fold's training utterances.
     """
 
     metadata: dict
     parameters: str
     folds: tuple[Fold, ...]
-    tell: Callable[[], list[Float[np.ndarray, "_ classes"]]]
+    predict: Callable[[], list[Float[np.ndarray, "_ classes"]]]
 
     def describe(self) -> dict:
         """Returns what a checkpoint keeps of it: what it is, and what it began with and learnt from itself."""
@@ -62,14 +62,14 @@ def check_teacher(teacher: Teacher, corpus: Corpus, folds: Sequence[Fold], heads
             raise UserError(f"{_WHERE}: it learnt other utterances of fold {fold.name!r}; expected the same protocol")
 
 
-def taught(
+def teacher_table(
     teacher: Teacher, folds: Sequence[Fold], num_utterances: int, num_classes: int
 ) -> Float[np.ndarray, "folds utterances classes"]:
     """Returns the mean over the teacher's seeds of what it says of each fold's training utterances, else zeros."""
     table = np.zeros((len(folds), num_utterances, num_classes), np.float32)
     seeds = {name: sum(fold.name == name for fold in teacher.folds) for name in {fold.name for fold in teacher.folds}}
     places = {fold.name: place for place, fold in enumerate(folds)}
-    for fold, probabilities in zip(teacher.folds, teacher.tell(), strict=True):
+    for fold, probabilities in zip(teacher.folds, teacher.predict(), strict=True):
         if fold.name in places:
             table[places[fold.name], fold.train] += probabilities / seeds[fold.name]
     return table

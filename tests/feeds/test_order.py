@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from ser_jax.feeds.order import lane_size, position, record_layout, stretches, training_rows
+from ser_jax.feeds.order import file_layout, lane_size, position, stretches, training_rows
 
 # What `make_training` takes: utterances, lanes, window, tenths of the utterances to train on, a lane's share.
 TRAININGS = st.tuples(
@@ -17,7 +17,7 @@ TRAININGS = st.tuples(
 
 def make_training(size, lanes, window, tenths, share):
     """A layout, the training rows of a fold, and a batch size: every lane has something to train on."""
-    layout = record_layout(size, lanes, window)
+    layout = file_layout(size, lanes, window)
     train = np.flatnonzero(np.arange(size) * 7919 % 10 < tenths)
     if any(lane_size(layout, train, lane) == 0 for lane in range(lanes)):
         train = np.arange(size)
@@ -27,7 +27,7 @@ def make_training(size, lanes, window, tenths, share):
 @given(st.integers(1, 20_000))
 @settings(max_examples=50, deadline=None)
 def test_every_utterance_lies_in_one_file_and_files_are_even(size):
-    files = record_layout(size).files
+    files = file_layout(size).files
     assert sorted(np.concatenate(files)) == list(range(size))
     lengths = [len(rows) for rows in files]
     assert max(lengths) - min(lengths) <= 1
@@ -85,7 +85,7 @@ def test_a_window_holds_no_more_utterances_than_it_may_and_reads_whole_files_onc
 
 
 def test_seeds_folds_and_epochs_see_different_orders_and_lanes_too():
-    layout, train = record_layout(64, 2), np.arange(64)
+    layout, train = file_layout(64, 2), np.arange(64)
     orders = {
         tuple(training_rows(layout, train, seed, fold, 64, epoch, 1)[0])
         for seed in (0, 1)
@@ -96,7 +96,7 @@ def test_seeds_folds_and_epochs_see_different_orders_and_lanes_too():
 
 
 def test_a_window_as_large_as_the_corpus_shuffles_all_of_it():
-    layout, train = record_layout(320), np.arange(320)
+    layout, train = file_layout(320), np.arange(320)
     (rows,) = training_rows(layout, train, 0, 0, 320, 0, 1)
     number = np.empty(320, int)
     for i, file in enumerate(layout.files):
@@ -117,6 +117,6 @@ def test_a_position_counts_what_a_lane_has_given(training, step):
 
 @pytest.mark.parametrize("size", [1, 2, 15])
 def test_a_corpus_of_fewer_utterances_than_files_is_read_whole(size):
-    layout = record_layout(size)
+    layout = file_layout(size)
     rows = training_rows(layout, np.arange(size), 0, 0, 1, 0, size)
     assert sorted(rows.ravel()) == list(range(size))

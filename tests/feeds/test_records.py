@@ -11,7 +11,7 @@ import pytest
 from ser_jax.corpora.corpus import Corpus, load, make_corpus, save, waveform
 from ser_jax.errors import UserError
 from ser_jax.feeds import records as records_module
-from ser_jax.feeds.order import record_layout
+from ser_jax.feeds.order import file_layout
 from ser_jax.feeds.records import SPLIT, import_tensorflow, open_records, records_folder
 
 
@@ -46,7 +46,7 @@ def test_the_records_hold_every_utterance_in_the_order_of_the_layout(corpus, wri
     import tensorflow_datasets as tfds
 
     records = open_records(corpus, written)
-    layout = record_layout(len(corpus.utterances))
+    layout = file_layout(len(corpus.utterances))
     assert len(records.files) == len(layout.files) == 16
     builder = tfds.builder_from_directory(records.folder)
     assert builder.info.splits[SPLIT].shard_lengths == [len(rows) for rows in layout.files]

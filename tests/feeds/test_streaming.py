@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from ser_jax.corpora.corpus import Corpus, make_corpus, waveform
 from ser_jax.errors import UserError
 from ser_jax.feeds import streaming
-from ser_jax.feeds.order import record_layout, stretches, training_rows
+from ser_jax.feeds.order import file_layout, stretches, training_rows
 from ser_jax.feeds.records import open_records
 from ser_jax.feeds.resident import crop_batch, make_resident
 from ser_jax.feeds.streaming import StreamingFeed, open_stream
@@ -54,7 +54,7 @@ def take(records, layout, first, count, *, seed=3, fold=1, batch=8, lanes=None, 
 @given(st.sampled_from([1, 2, 4]), st.sampled_from([1, 12, 8192]), st.integers(0, 40), st.integers(1, 3))
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_stream_gives_exactly_the_rows_of_the_order_from_any_step_on(corpus, records, lanes, window, first, share):
-    layout, batch = record_layout(SIZE, lanes, window), lanes * share
+    layout, batch = file_layout(SIZE, lanes, window), lanes * share
     count = 2 * len(TRAIN) // batch + 3  # over the ends of two epochs
     steps = take(records, layout, first, count, batch=batch)
     expected = training_rows(layout, TRAIN, 3, 1, batch, first, count)
@@ -68,7 +68,7 @@ def test_few_training_rows_are_found_among_many_others(corpus, records, monkeypa
     """Also where none of the records that are parsed together is one of them."""
     monkeypatch.setattr(streaming, "_RECORDS", 2)
     monkeypatch.setattr(streaming, "_graph_functions", streaming._graph_functions.__wrapped__)
-    layout, train = record_layout(SIZE), np.array([3, 50, 89])
+    layout, train = file_layout(SIZE), np.array([3, 50, 89])
     steps = take(records, layout, 0, 5, batch=2, train=train)
     for waveforms, rows in zip(steps, training_rows(layout, train, 3, 1, 2, 0, 5).tolist(), strict=True):
         for own, row in zip(waveforms, rows, strict=True):
@@ -76,7 +76,7 @@ def test_few_training_rows_are_found_among_many_others(corpus, records, monkeypa
 
 
 def test_a_process_reads_its_own_lanes_alone(corpus, records):
-    layout = record_layout(SIZE, 4, 12)
+    layout = file_layout(SIZE, 4, 12)
     whole = take(records, layout, 5, 6)
     left, right = (take(records, layout, 5, 6, lanes=lanes) for lanes in ([0, 1], [2, 3]))
     for step, (one, other) in zip(whole, zip(left, right, strict=True), strict=True):
@@ -85,7 +85,7 @@ def test_a_process_reads_its_own_lanes_alone(corpus, records):
 
 def test_beginning_at_a_late_step_reads_no_window_but_the_one_it_is_in(corpus, records, tmp_path):
     """The files of the windows before are not even opened: they may be gone."""
-    layout, first = record_layout(SIZE, 1, 12), 4
+    layout, first = file_layout(SIZE, 1, 12), 4
     before, seen = set(), 0
     for stretch in stretches(layout, TRAIN, 0, 3, 1, 0):
         seen += len(stretch.rows)
@@ -120,7 +120,7 @@ def test_a_file_damaged_inside_is_named_when_it_is_read(records, tmp_path, how):
         "gone": file.unlink,
     }[how]()
     with pytest.raises(UserError, match=r"00011-of-00016: damaged records .*delete the folder") as caught:
-        take(damaged, record_layout(SIZE, 1, 20), 0, 20)
+        take(damaged, file_layout(SIZE, 1, 20), 0, 20)
     assert "\n" not in str(caught.value)
 
 
@@ -128,12 +128,12 @@ def test_records_of_another_corpus_are_refused(records, tmp_path):
     for other in (noise_corpus(SIZE - 16), noise_corpus(SIZE + 16)):
         strange = open_records(other, tmp_path)
         with pytest.raises(UserError, match="other rows of the corpus"):
-            take(strange, record_layout(SIZE), 0, 20)
+            take(strange, file_layout(SIZE), 0, 20)
 
 
 def test_a_closed_stream_leaves_no_thread_behind(records):
     before = set(threading.enumerate())
-    take(records, record_layout(SIZE, 2, 12), 0, 5)
+    take(records, file_layout(SIZE, 2, 12), 0, 5)
     assert set(threading.enumerate()) == before
 
 
@@ -157,7 +157,7 @@ RUNS = [(0, 0, TRAIN), (1, 0, TRAIN), (0, 1, np.arange(40))]
 
 @pytest.mark.parametrize(("parts", "lanes"), [(1, 2), (2, 2), (2, 1)])
 def test_a_piece_gives_the_very_batches_of_the_resident_corpus(corpus, records, parts, lanes):
-    layout = record_layout(SIZE, lanes, 12)
+    layout = file_layout(SIZE, lanes, 12)
     tokens = np.arange(SIZE * 4, dtype=np.int32).reshape(SIZE, 4)
     feed = make_feed(records, corpus, layout, RUNS, first_step=3, parts=parts, tokens=tokens)
     whole = jax.tree.map(jnp.asarray, make_resident(corpus, CROP, tokens))
@@ -183,7 +183,7 @@ def test_a_piece_gives_the_very_batches_of_the_resident_corpus(corpus, records, 
 
 
 def test_a_process_has_the_pieces_of_its_own_parts_and_all_count_the_same_steps(corpus, records):
-    layout = record_layout(SIZE, 4, 12)
+    layout = file_layout(SIZE, 4, 12)
     small = {"batch": 16, "parts": 4, "bytes_per_call": 4 * 2 * 3000}
     feeds = [make_feed(records, corpus, layout, RUNS[1:], own=own, **small) for own in (None, range(2), range(2, 4))]
     for _ in range(6):
@@ -196,7 +196,7 @@ def test_a_process_has_the_pieces_of_its_own_parts_and_all_count_the_same_steps(
 
 
 def test_pieces_have_always_the_same_shapes_within_their_memory_and_hold_one_step_at_least(corpus, records):
-    layout = record_layout(SIZE, 1, 30)
+    layout = file_layout(SIZE, 1, 30)
     longest = int(corpus.utterances["num_samples"][TRAIN].max())
     for size in (1, 20_000):
         feed = make_feed(records, corpus, layout, RUNS[:2], bytes_per_call=size)
@@ -212,7 +212,7 @@ def test_pieces_have_always_the_same_shapes_within_their_memory_and_hold_one_ste
 @pytest.mark.parametrize(("lanes", "parts", "own"), [(3, 2, range(1)), (1, 2, range(1, 2)), (2, 4, range(1, 3))])
 def test_own_parts_that_are_no_whole_lanes_are_refused(corpus, records, lanes, parts, own):
     with pytest.raises(ValueError, match=f"{lanes} lanes: .* do not begin and end with one"):
-        make_feed(records, corpus, record_layout(SIZE, lanes), RUNS, batch=12, parts=parts, own=own)
+        make_feed(records, corpus, file_layout(SIZE, lanes), RUNS, batch=12, parts=parts, own=own)
 
 
 def test_importing_the_feed_imports_no_tensorflow():

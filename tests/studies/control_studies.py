@@ -60,16 +60,16 @@ CONFIG = configuration.merge(
 )
 
 
-def control_study(control: str, seed: int, made: dict[str, Any]) -> paired.Comparison:
-    """Trains both variants on a new corpus, all folds, and compares them; `made` is what the studies share."""
+def control_study(control: str, seed: int, cache: dict[str, Any]) -> paired.Comparison:
+    """Trains both variants on a new corpus, all folds, and compares them; `cache` is what the studies share."""
     corpus = control_corpus(control, seed)
     protocol = make_protocol(corpus, "leave_one_speaker_out", validation_speakers=0)
     log_mel = log_mel_of(corpus)
     tables = []
     for pooling in POOLINGS:
         config = configuration.merge(CONFIG, {"model": {"pooling": pooling}, "seeds": [seed]})
-        population = populations.make_population(config, corpus, protocol, features=log_mel, made=made)
-        tables.append(populations.test_predictions(population, trained(population), pooling))
+        population = populations.make_population(config, corpus, protocol, features=log_mel, cache=cache)
+        tables.append(tables.test_predictions(population, trained(population), pooling))
     fold_sizes = {fold.name: (len(fold.train), len(fold.test)) for fold in protocol.folds}
     table = pd.concat(tables, ignore_index=True)
     [comparison] = paired.compare_all(table, [POOLINGS[::-1]], fold_sizes, replicates=1000)
@@ -112,13 +112,13 @@ _log_mel = jax.jit(functools.partial(features, FRONTEND))
 
 def trained(population: populations.Population) -> State:
     """The state of every run after the whole schedule, in one call of the program."""
-    piece = populations.place(population, populations.training_feed(population, 0).take(population.num_steps))
+    piece = populations.to_devices(population, populations.training_feed(population, 0).take(population.num_steps))
     return populations.train_steps(population, populations.initial_state(population), piece)[0]
 
 
-def rates(control: str, studies: int, made: dict[str, Any]) -> dict[str, Any]:
+def rates(control: str, studies: int, cache: dict[str, Any]) -> dict[str, Any]:
     """How many of the studies of a control call a difference, by the interval and by the corrected test at 5 %."""
-    found = [control_study(control, seed, made) for seed in range(studies)]
+    found = [control_study(control, seed, cache) for seed in range(studies)]
     differences = [comparison.ua_difference for comparison in found]
     intervals = [comparison.ci95 or (0.0, 0.0) for comparison in found]  # where nothing differs, nothing is called
     p_values = [1.0 if comparison.p_nadeau_bengio is None else comparison.p_nadeau_bengio for comparison in found]
@@ -138,10 +138,10 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=100)
     parser.add_argument("--controls", nargs="+", choices=CONTROLS, default=CONTROLS)
     options = parser.parse_args()
-    made: dict[str, Any] = {}
+    cache: dict[str, Any] = {}
     for control in options.controls:
         begun = time.monotonic()
-        found = rates(control, options.studies, made)
+        found = rates(control, options.studies, cache)
         print(json.dumps(found | {"seconds": round(time.monotonic() - begun, 1)}), flush=True)
 
 

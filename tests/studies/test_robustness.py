@@ -16,6 +16,7 @@ from ser_jax.corpora import perturbations
 from ser_jax.corpora.corpus import fingerprint, waveform
 from ser_jax.corpora.perturbations import perturb
 from ser_jax.errors import UserError
+from ser_jax.inference import tables
 from ser_jax.statistics import paired
 from ser_jax.studies import baselines, robustness
 from ser_jax.training import population as populations
@@ -52,17 +53,17 @@ def test_a_perturbed_corpus_has_every_utterance_perturbed_and_all_else_as_it_was
 def test_a_recording_alone_is_normalised_by_itself_and_remains_its_speaker_s(corpus_and_protocol):
     corpus, protocol = corpus_and_protocol
     assert robustness.perturbed(corpus, "alone").utterances["speaker"].is_unique
-    tables = {}
+    found = {}
     for normalization in ("speaker", "utterance"):
         whole = {"window_seconds": 3.0}  # no utterance is longer
         population = tiny_population(corpus, protocol, frontend={"normalization": normalization}, evaluation=whole)
         state = populations.initial_state(population)
-        clean = populations.test_predictions(population, state, "linear")
+        clean = tables.test_predictions(population, state, "linear")
         alone = robustness.test_predictions_under(population, state, "linear", ["alone"]).drop(columns="condition")
         pd.testing.assert_series_equal(alone["speaker"], clean["speaker"])
-        tables[normalization] = predictions.probabilities_of(clean), predictions.probabilities_of(alone)
-    np.testing.assert_array_equal(*tables["utterance"])
-    assert np.abs(np.subtract(*tables["speaker"])).max() > 1e-3
+        found[normalization] = predictions.probabilities_of(clean), predictions.probabilities_of(alone)
+    np.testing.assert_array_equal(*found["utterance"])
+    assert np.abs(np.subtract(*found["speaker"])).max() > 1e-3
     # Normalised by its speaker's only recording is normalised by utterance.
     np.testing.assert_allclose(tables["speaker"][1], tables["utterance"][1], atol=1e-4)
 
@@ -72,7 +73,7 @@ def test_the_same_runs_predict_under_a_condition_without_a_new_compilation(
 ):
     corpus, protocol = corpus_and_protocol
     monkeypatch.setitem(perturbations.CONDITIONS, "unchanged", lambda samples, utterance: samples)
-    clean = populations.test_predictions(population, state, "linear")
+    clean = tables.test_predictions(population, state, "linear")
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
@@ -89,7 +90,7 @@ def test_the_same_runs_predict_under_a_condition_without_a_new_compilation(
     # As a population that was made for the noisy corpus says, from the same state with its clean statistics.
     noisy = tiny_population(robustness.perturbed(corpus, "noise_0"), protocol)
     pd.testing.assert_frame_equal(
-        under["noise_0"].reset_index(drop=True), populations.test_predictions(noisy, state, "linear"), rtol=1e-5
+        under["noise_0"].reset_index(drop=True), tables.test_predictions(noisy, state, "linear"), rtol=1e-5
     )
 
 

@@ -60,9 +60,9 @@ def test_a_sweep_along_the_run_axis_compiles_once(tmp_path):
         changes = {"optimizer": {"learning_rate": rate}, "augmentation": {"noise": 100 * rate}, "folds": [0, 1]}
         population = make_population(configuration.merge(CONFIG, changes), corpus, protocol, made=made)
         loop.train(population, tmp_path / str(rate))
-    assert len(population.train_program.compiled) == 1
+    assert len(population.programs.train.compiled) == 1
     another = configuration.merge(CONFIG, {"training": {"crop_seconds": 0.6}})
-    assert make_population(another, corpus, protocol, made=made).train_program is not population.train_program
+    assert make_population(another, corpus, protocol, made=made).train_program is not population.programs.train
 
 
 def test_programs_that_are_shared_change_no_result(tmp_path):

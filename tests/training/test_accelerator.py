@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from ser_jax.inference import tables
 from ser_jax.models import FAMILIES
-from ser_jax.training import parallel
+from ser_jax.training import devices
 from ser_jax.training import population as populations
 from tests.training.tiny import tiny_corpus, tiny_population
 
@@ -27,9 +28,9 @@ def first_steps(data, model):
     losses = []
     feed = populations.training_feed(population, 0)
     for _ in range(STEPS):
-        state, sums = populations.train_steps(population, state, populations.place(population, feed.take(1)))
-        losses.append(parallel.gather(sums, len(population.runs))["loss"])
-    return np.stack(losses), populations.test_predictions(population, state, "variant")
+        state, sums = populations.train_steps(population, state, populations.to_devices(population, feed.take(1)))
+        losses.append(devices.gather(sums, len(population.runs))["loss"])
+    return np.stack(losses), tables.test_predictions(population, state, "variant")
 
 
 @pytest.mark.parametrize("name", ["cnn", "attention_rnn"])
@@ -51,15 +52,16 @@ def test_first_parameters_are_drawn_on_the_host_whatever_the_runs_compute_on(dat
     population, used = tiny_population(*data), []
 
     def recorded(*arguments):
-        state = population.initialise_program(*arguments)
+        state = population.programs.initialise(*arguments)
         used.extend(leaf.devices() for leaf in jax.tree.leaves(state))
         return state
 
-    assert parallel.host() == jax.devices("cpu")[0]
+    assert devices.host() == jax.devices("cpu")[0]
     other = jax.devices()[3]
-    monkeypatch.setattr(parallel, "host", lambda: other)
+    monkeypatch.setattr(devices, "host", lambda: other)
     expected = populations.initial_state(population).parameters
-    found = populations.initial_state(dataclasses.replace(population, initialise_program=recorded)).parameters
+    programs = dataclasses.replace(population.programs, initialise=recorded)
+    found = populations.initial_state(dataclasses.replace(population, programs=programs)).parameters
     assert used
-    assert all(devices == {other} for devices in used)
+    assert all(where == {other} for where in used)
     np.testing.assert_array_equal(found, expected)

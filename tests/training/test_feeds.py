@@ -15,7 +15,7 @@ from ser_jax import config as configuration
 from ser_jax.errors import UserError
 from ser_jax.feeds.choice import choose_feed
 from ser_jax.feeds.resident import crop_batch
-from ser_jax.training import loop, parallel
+from ser_jax.training import devices, loop
 from ser_jax.training import population as populations
 from ser_jax.training.population import make_population
 from tests.training.tiny import CONFIG, tiny_corpus
@@ -34,7 +34,7 @@ def population_of(data, feed, **changes):
 
 
 def leaves(state, runs):
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(parallel.gather(state, runs))]
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(devices.gather(state, runs))]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_training_by_either_feed_is_the_same(data, tmp_path, changes):
         assert population.feed == feed
         state, _ = loop.train(population, tmp_path / feed)
         states.append(leaves(state, len(population.runs)))
-        tables.append(populations.test_predictions(population, state, "tiny"))
+        tables.append(tables.test_predictions(population, state, "tiny"))
         logs.append((tmp_path / feed / "log.jsonl").read_text().count("\n"))
     for resident, streamed in zip(*states, strict=True):
         np.testing.assert_allclose(streamed, resident, rtol=1e-6, atol=1e-7)

@@ -18,10 +18,11 @@ from ser_jax.corpora.corpus import make_corpus
 from ser_jax.corpora.protocols import Fold, Protocol
 from ser_jax.errors import UserError
 from ser_jax.feeds.resident import crop_batch
+from ser_jax.inference import predict, tables
 from ser_jax.studies import workdirs
 from ser_jax.studies.restored import relabel
 from ser_jax.studies.workdirs import Restored
-from ser_jax.training import checkpoints, loop, parallel
+from ser_jax.training import checkpoints, devices, loop
 from ser_jax.training import heads as heads_of
 from ser_jax.training import population as populations
 from ser_jax.training.heads import Heads, own_logits, probabilities, source_numbers
@@ -167,7 +168,7 @@ def test_a_batch_of_one_source_leaves_the_other_s_head_as_it_was(data, own):
     population = population_of(data, {"folds": [0], "optimizer": {"weight_decay": 0.0, "warmup_steps": 0}})
     learner = population.learner
     state, run = (
-        jax.tree.map(lambda leaf: leaf[0, 0], tree) for tree in (population_state(population), population.run)
+        jax.tree.map(lambda leaf: leaf[0, 0], tree) for tree in (population_state(population), population.run_values)
     )
     rows = np.flatnonzero(source_numbers(HEADS, population.corpus) == own)[:4]
     step = jax.jit(functools.partial(train_step, learner))
@@ -203,7 +204,7 @@ def test_every_utterance_of_a_batch_has_its_source(data):
 
 def test_a_training_predicts_each_corpus_s_own_emotions(trained):
     population, state, _ = trained
-    table = populations.test_predictions(population, state, "heads")
+    table = tables.test_predictions(population, state, "heads")
     emotions = population.corpus.emotions
     for part, known in PARTS.items():
         own = table[table["utterance"].str.startswith(part)]
@@ -229,9 +230,9 @@ def test_a_checkpoint_tells_a_source_alone_by_that_source_s_head(trained, data_d
     for part in PARTS:
         corpus, _ = relabel(load_corpus(part, data_dir), restored.emotions)
         alone = workdirs.population_on(restored, corpus)
-        found = populations.evaluate(alone, loop.restore(alone, folder), [np.arange(len(corpus.utterances))] * 2)
+        found = predict.evaluate(alone, loop.restore(alone, folder), [np.arange(len(corpus.utterances))] * 2)
         rows = np.flatnonzero(population.corpus.utterances["source"] == part)
-        for ours, theirs in zip(found, populations.evaluate(population, state, [rows] * 2), strict=True):
+        for ours, theirs in zip(found, predict.evaluate(population, state, [rows] * 2), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-6)
             lacking = [i for i, emotion in enumerate(restored.emotions) if emotion not in PARTS[part]]
             assert (ours[:, lacking] == 0).all()
@@ -245,7 +246,7 @@ def test_a_corpus_that_was_not_learnt_is_told_by_the_mean_of_the_heads(trained, 
     said = {}
     for name in ("first", "second", "another"):
         on = workdirs.population_on(restored, dataclasses.replace(corpus, name=name))
-        said[name] = populations.evaluate(on, loop.restore(on, folder), rows)
+        said[name] = predict.evaluate(on, loop.restore(on, folder), rows)
     for run in range(2):
         expected = (said["first"][run] + said["second"][run]) / 2
         np.testing.assert_allclose(said["another"][run], expected, atol=1e-6)
@@ -266,9 +267,9 @@ def test_devices_that_share_batches_and_parts_of_batches_learn_the_same(data):
     for changes in ({"split": "runs"}, {"split": "runs", "accumulate": 2}, {"split": "batch"}):
         population = population_of(data, {"folds": [0], "training": {"batch_size": 16, **changes}})
         assert population.layout.parts == (len(jax.devices()) if changes["split"] == "batch" else 1)
-        piece = populations.place(population, populations.training_feed(population, 0).take(3))
+        piece = populations.to_devices(population, populations.training_feed(population, 0).take(3))
         state, _ = populations.train_steps(population, population_state(population), piece)
-        states.append(np.asarray(parallel.gather(state, 1).parameters))
+        states.append(np.asarray(devices.gather(state, 1).parameters))
     for other in states[1:]:
         np.testing.assert_allclose(other, states[0], atol=1e-5)
 
@@ -278,7 +279,7 @@ def test_a_checkpoint_from_before_there_were_heads_is_one_of_a_shared_classifier
     metadata = populations.describe(population)
     assert metadata["targets"]["heads"] == []
     del metadata["targets"]["heads"], metadata["corpus"]["parts"], metadata["config"]["training"]["heads"]
-    state = parallel.gather(populations.initial_state(population), 1)
+    state = devices.gather(populations.initial_state(population), 1)
     store = checkpoints.Checkpoints(tmp_path / "checkpoints")
     store.save(state, metadata)
     store.close()

@@ -11,10 +11,11 @@ from ser_jax import config as configuration
 from ser_jax.corpora import load_corpus
 from ser_jax.corpora.protocols import make_protocol
 from ser_jax.errors import UserError
+from ser_jax.inference import predict
 from ser_jax.studies.run import run_study
 from ser_jax.studies.variants import population_of as variant_population
 from ser_jax.studies.workdirs import load_initial
-from ser_jax.training import loop, parallel
+from ser_jax.training import devices, loop
 from ser_jax.training import population as populations
 from tests.training.tiny import CONFIG, tiny_corpus
 
@@ -43,9 +44,9 @@ def population_of(data, data_dir=None, **changes):
 
 def stepped(population, steps=3):
     """The state and the metrics after some steps."""
-    piece = populations.place(population, populations.training_feed(population, 0).take(steps))
+    piece = populations.to_devices(population, populations.training_feed(population, 0).take(steps))
     state, sums = populations.train_steps(population, populations.initial_state(population), piece)
-    return jax.tree.map(np.asarray, (parallel.gather(state, 1), parallel.gather(sums, 1)))
+    return jax.tree.map(np.asarray, (devices.gather(state, 1), devices.gather(sums, 1)))
 
 
 def tree_of(population, vector):
@@ -103,7 +104,7 @@ def test_nothing_is_hidden_in_evaluation_even_by_a_speaker_s_batch_statistics(da
     model = {"name": "cnn", "width": 2, "time_stride": 2}
     for statistics in ("running", "speaker"):
         with_it, without = (
-            populations.evaluate(population, populations.initial_state(population), [np.arange(len(corpus.utterances))])
+            predict.evaluate(population, populations.initial_state(population), [np.arange(len(corpus.utterances))])
             for population in (
                 population_of(data, model=model, objective=weights, evaluation={"batch_statistics": statistics})
                 for weights in (UNLABELLED, {})
@@ -114,7 +115,9 @@ def test_nothing_is_hidden_in_evaluation_even_by_a_speaker_s_batch_statistics(da
 
 def test_a_checkpoint_s_population_is_made_with_the_layer(data):
     population = population_of(data, objective=UNLABELLED)
-    again = populations.make_population(population.config, *data, trained=populations.describe(population)["targets"])
+    again = populations.make_population(
+        population.config, *data, trained_targets=populations.describe(population)["targets"]
+    )
     assert again.learner.num_parameters == population.learner.num_parameters
     without = population_of(data)
     assert again.learner.num_parameters == without.learner.num_parameters + (2 * 8 + 1) * MELS

@@ -15,7 +15,8 @@ from ser_jax.corpora.protocols import Fold
 from ser_jax.corpora.silence import trimmed
 from ser_jax.errors import UserError
 from ser_jax.frontend import Statistics, features
-from ser_jax.training import loop, parallel
+from ser_jax.inference import predict, tables
+from ser_jax.training import devices, loop
 from ser_jax.training import population as populations
 from ser_jax.training.state import variables
 from tests.training.tiny import tiny_corpus, tiny_population
@@ -37,7 +38,7 @@ def trained(data, tmp_path_factory):
 
 
 def leaves(state, runs):
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(parallel.gather(state, runs))]
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(devices.gather(state, runs))]
 
 
 def test_training_changes_the_parameters_and_reports_each_step(trained):
@@ -61,7 +62,7 @@ def test_a_run_alone_ends_as_it_does_among_others(data, trained, tmp_path):
 
 def test_runs_of_other_seeds_and_folds_differ(trained):
     _, state, *_ = trained
-    parameters = parallel.gather(state.parameters, 6)
+    parameters = devices.gather(state.parameters, 6)
     for i in range(6):
         for j in range(i):
             assert np.abs(parameters[i] - parameters[j]).max() > 1e-3
@@ -96,10 +97,10 @@ def test_variants_start_from_the_same_parameters_and_see_the_same_batches(data):
     with_attention, without = (
         tiny_population(*data, model={"name": "cnn", "width": 2, "attention": kind}) for kind in ("eca", "none")
     )
-    np.testing.assert_array_equal(*(jax.random.key_data(one.run.key) for one in (with_attention, without)))
+    np.testing.assert_array_equal(*(jax.random.key_data(one.run_values.key) for one in (with_attention, without)))
     trees = []
     for population in (with_attention, without):
-        state = parallel.gather(populations.initial_state(population), 3)
+        state = devices.gather(populations.initial_state(population), 3)
         trees.append(population.learner.unravel_parameters(jnp.asarray(state.parameters[1])))
     ours, theirs = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in trees)
     assert len(ours) > len(theirs)
@@ -113,15 +114,15 @@ def test_a_trimmed_corpus_trains_and_predicts_like_one_that_was_recorded_so(data
     waveforms = [waveform(cut, row) for row in range(len(cut.utterances))]
     assert sum(map(len, waveforms)) < corpus.utterances["num_samples"].sum()
     short = make_corpus(corpus.name, corpus.utterances, waveforms, corpus.emotions)
-    tables = []
+    found = []
     for one, trim_db in ((corpus, 20.0), (short, 0.0)):
-        made = {}
+        cache = {}
         changes = {"frontend": {"trim_db": trim_db, "normalization": "speaker"}, "folds": [0]}
-        population = tiny_population(one, protocol, made, **changes)
-        assert tiny_population(one, protocol, made, **changes).resident is population.resident
+        population = tiny_population(one, protocol, cache, **changes)
+        assert tiny_population(one, protocol, cache, **changes).resident is population.resident
         state, _ = loop.train(population, tmp_path / str(trim_db))
-        tables.append(populations.test_predictions(population, state, "tiny"))
-    pd.testing.assert_frame_equal(*tables)
+        found.append(tables.test_predictions(population, state, "tiny"))
+    pd.testing.assert_frame_equal(*found)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_trimming_that_makes_no_sense_is_refused(data, frontend, expected):
 def test_predictions_are_those_of_each_utterance_alone(data, trained):
     population, state, *_ = trained
     corpus, protocol = data
-    table = populations.test_predictions(population, state, "tiny")
+    table = tables.test_predictions(population, state, "tiny")
     assert len(table) == 2 * len(corpus.utterances)
     assert sorted(table["utterance"].unique()) == sorted(corpus.utterances["id"])
     row = int(protocol.folds[1].test[0])
@@ -147,7 +148,7 @@ def test_predictions_are_those_of_each_utterance_alone(data, trained):
     window = population.window_samples
     offsets = np.linspace(0, len(samples) - window, -(-len(samples) // window)).round().astype(int)
     number = population.runs.index((1, 7))
-    own = jax.tree.map(lambda leaf: jnp.asarray(leaf[number]), parallel.gather(state, 6))
+    own = jax.tree.map(lambda leaf: jnp.asarray(leaf[number]), devices.gather(state, 6))
     expected = []
     for offset in offsets:
         piece = jnp.asarray(samples[offset : offset + window])
@@ -168,19 +169,19 @@ def test_folds_of_other_sizes_and_without_a_class_train(data, tmp_path):
     lacking = Fold("lacking", first.train[labels[first.train] != 0], first.validation, first.test)
     protocol = dataclasses.replace(protocol, folds=(first, lacking, protocol.folds[2]))
     population = tiny_population(corpus, protocol, optimizer={"class_weights": True}, seeds=[0, 1])
-    weights = parallel.gather(population.run.class_weights, 6)
+    weights = devices.gather(population.run_values.class_weights, 6)
     assert np.isfinite(weights).all()
     counts = np.bincount(labels[lacking.train], minlength=len(corpus.emotions))
     np.testing.assert_allclose(np.sum(weights[2] * counts), counts.sum(), rtol=1e-5)
     state, _ = loop.train(population, tmp_path)
-    table = populations.test_predictions(population, state, "tiny")
+    table = tables.test_predictions(population, state, "tiny")
     assert np.isfinite(table.filter(like="p_").to_numpy()).all()
 
 
 def test_features_can_be_normalised_by_the_training_fold(data):
     corpus, protocol = data
     population = tiny_population(corpus, protocol)
-    state = parallel.gather(populations.initial_state(population), 3)
+    state = devices.gather(populations.initial_state(population), 3)
     frontend = dataclasses.replace(population.learner.frontend, normalization="none")
     frames = []
     for row in protocol.folds[1].train:
@@ -210,15 +211,15 @@ def test_features_can_be_normalised_by_all_that_their_speaker_says(data):
     np.testing.assert_allclose(np.asarray(of_all.std)[row], statistics.std[0], rtol=1e-2)
 
     state = populations.initial_state(population)
-    piece = populations.place(population, populations.training_feed(population, 0).take(2))
+    piece = populations.to_devices(population, populations.training_feed(population, 0).take(2))
     state, _ = populations.train_steps(population, state, piece)
-    own = jax.tree.map(lambda leaf: jnp.asarray(leaf[1]), parallel.gather(state, 3))
+    own = jax.tree.map(lambda leaf: jnp.asarray(leaf[1]), devices.gather(state, 3))
     expected = []
     for piece in pieces(corpus, row, population.window_samples):
         inputs, valid = features(frontend, piece[None], jnp.asarray([len(piece)]), statistics)
         output = population.learner.model.apply(variables(population.learner, own), inputs, valid, train=False)
         expected.append(jax.nn.softmax(output.logits)[0])
-    found = populations.evaluate(population, state, [np.array([row])] * 3)[1][0]
+    found = predict.evaluate(population, state, [np.array([row])] * 3)[1][0]
     np.testing.assert_allclose(found, np.mean(expected, axis=0), atol=1e-3)
 
 
@@ -240,13 +241,13 @@ def test_normalisation_by_speaker_wants_speakers(data):
 
 @pytest.mark.parametrize(("feed", "most"), [("resident", 256), ("resident", 5), ("streaming", 256)])
 def test_batch_normalisation_can_take_the_statistics_of_the_tested_speaker(data, monkeypatch, tmp_path, feed, most):
-    monkeypatch.setattr(populations, "_SPEAKER_WINDOWS", most)
+    monkeypatch.setattr(predict, "_SPEAKER_WINDOWS", most)
     corpus, protocol = data
     model = {"name": "shufflenet_v2", "width": "tiny", "attention": "eca", "dropout": 0.5}
     changes = {"model": model, "feed": feed, "evaluation": {"batch_statistics": "speaker"}, "folds": [0, 1]}
     population = tiny_population(corpus, protocol, data_dir=str(tmp_path), **changes)
     state = populations.initial_state(population)
-    own = jax.tree.map(lambda leaf: jnp.asarray(leaf[1]), parallel.gather(state, 2))
+    own = jax.tree.map(lambda leaf: jnp.asarray(leaf[1]), devices.gather(state, 2))
     rows, window = protocol.folds[1].test, population.window_samples
     windows = [(row, piece) for row in rows for piece in pieces(corpus, int(row), window)]
     count = -(-len(windows) // most)
@@ -263,7 +264,7 @@ def test_batch_normalisation_can_take_the_statistics_of_the_tested_speaker(data,
         )
         for (row, _), found in zip(chosen, jax.nn.softmax(output.logits), strict=True):
             expected[row].append(found)
-    found = populations.evaluate(population, state, [fold.test for fold in population.folds])[1]
+    found = predict.evaluate(population, state, [fold.test for fold in population.folds])[1]
     np.testing.assert_allclose(found, [np.mean(expected[row], axis=0) for row in rows], atol=1e-5)
 
 
@@ -283,10 +284,10 @@ def test_batch_normalisation_by_speaker_is_refused_without_speakers_or_without_b
 def test_shufflenet_trains_in_a_population_as_it_does_beside_other_runs(data):
     """In one program, compiled once, a fold is the last of two and then the first."""
     model = {"name": "shufflenet_v2", "width": "tiny", "attention": "eca", "activation": "hard_swish"}
-    made, ends = {}, []
+    cache, ends = {}, []
     for folds in ([0, 1], [1, 2]):
-        population = tiny_population(*data, made=made, model=model, folds=folds)
-        piece = populations.place(population, populations.training_feed(population, 0).take(population.num_steps))
+        population = tiny_population(*data, cache=cache, model=model, folds=folds)
+        piece = populations.to_devices(population, populations.training_feed(population, 0).take(population.num_steps))
         state, _ = populations.train_steps(population, populations.initial_state(population), piece)
         ends.append(leaves(state, 2))
     for last, first in zip(*ends, strict=True):

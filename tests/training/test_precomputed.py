@@ -12,12 +12,12 @@ from ser_jax.corpora.tracks import load_tracks
 from ser_jax.errors import UserError
 from ser_jax.feeds import resident
 from ser_jax.frontend import features as compute_features
+from ser_jax.inference import tables
 from ser_jax.statistics import metrics
 from ser_jax.studies import restored, workdirs
 from ser_jax.studies.run import run_study
 from ser_jax.studies.variants import load
-from ser_jax.training import loop, parallel
-from ser_jax.training import population as populations
+from ser_jax.training import devices, loop, setup
 from ser_jax.training.population import make_population
 from ser_jax.training.state import variables
 from tests.training.tiny import CONFIG, tiny_corpus
@@ -66,7 +66,7 @@ def trained(data, packed, tmp_path_factory):
 
 def test_a_linear_model_learns_what_the_frames_tell(trained):
     population, state = trained
-    table = populations.test_predictions(population, state, "made")
+    table = tables.test_predictions(population, state, "made")
     confusion = metrics.confusion_counts(table, "fold").counts.sum(axis=1)
     assert np.mean(metrics.unweighted_accuracy(confusion)) > 0.8
 
@@ -94,7 +94,7 @@ def test_the_tracks_of_a_crop_are_those_of_its_frames(data, packed, tmp_path):
     tracks = load_tracks(corpus, tmp_path)
     columns = resident.Tracks(tracks.values, tracks.start, tracks.num_frames, np.float32(tracks.frame_ms))
     device = jax.device_put(resident.make_resident(in_place_of_samples(corpus, packed), 64, tracks=columns))
-    frontend = populations.make_frontend(config(), packed)
+    frontend = setup.make_frontend(config(), packed)
     batch = resident.crop_batch(
         device, jnp.asarray([1, 5]), jax.random.split(jax.random.key(0)), 25, jnp.zeros(()), frontend
     )
@@ -112,7 +112,7 @@ def test_predictions_are_those_of_each_utterances_frames_alone(data, trained, pa
     own_frames = np.asarray(frames(packed, row), np.float32)
     window = population.window_samples
     offsets = np.linspace(0, len(own_frames) - window, -(-len(own_frames) // window)).round().astype(int)
-    own = jax.tree.map(lambda leaf: jnp.asarray(leaf[1]), parallel.gather(state, 3))
+    own = jax.tree.map(lambda leaf: jnp.asarray(leaf[1]), devices.gather(state, 3))
     expected = []
     for offset in offsets:
         piece = jnp.asarray(own_frames[None, offset : offset + window])
@@ -121,7 +121,7 @@ def test_predictions_are_those_of_each_utterances_frames_alone(data, trained, pa
         )
         output = population.learner.model.apply(variables(population.learner, own), inputs, valid, train=False)
         expected.append(jax.nn.softmax(output.logits)[0])
-    table = populations.test_predictions(population, state, "made").set_index("utterance")
+    table = tables.test_predictions(population, state, "made").set_index("utterance")
     found = table.loc[corpus.utterances["id"][row], [f"p_{emotion}" for emotion in corpus.emotions]]
     np.testing.assert_allclose(found.to_numpy(float), np.mean(expected, axis=0), atol=1e-5)
 
@@ -130,7 +130,7 @@ def test_statistics_are_those_of_the_training_folds_frames(data, trained, packed
     _, state = trained
     _, protocol = data
     own = np.concatenate([frames(packed, row) for row in protocol.folds[2].train]).astype(np.float64)
-    found = parallel.gather(state.feature_statistics, 3)
+    found = devices.gather(state.feature_statistics, 3)
     # Where windows overlap, frames count twice.
     np.testing.assert_allclose(found.mean[2], own.mean(0), rtol=0.01)
     np.testing.assert_allclose(found.std[2], own.std(0), rtol=0.05)

@@ -116,7 +116,7 @@ def test_a_study_compiles_a_training_program_for_each_distinct_variant(tmp_path,
     for variant in prepare(plan, str(tmp_path)):
         population = variant.population()
         state = populations.state_like(population)
-        piece = populations.place(population, populations.training_feed(population, 0).take(1))
-        population.train_program.compile(*populations.training_arguments(population, state, piece))
-        found[id(population.train_program)] = population.train_program
+        piece = populations.to_devices(population, populations.training_feed(population, 0).take(1))
+        population.programs.train.compile(*populations.training_arguments(population, state, piece))
+        found[id(population.programs.train)] = population.programs.train
     assert len(found) == sum(len(program.compiled) for program in found.values()) == programs

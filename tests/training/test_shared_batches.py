@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ser_jax import config as configuration
 from ser_jax.errors import UserError
-from ser_jax.training import loop, parallel
+from ser_jax.training import devices, loop, programs
 from ser_jax.training import population as populations
 from ser_jax.training.step import train_step
 from tests.training import tiny
@@ -59,18 +59,18 @@ def trained(population, num_devices=None, steps=STEPS):
     if num_devices is None:
         layout = population.layout
     else:
-        layout = parallel.Layout(tuple(jax.devices()[:num_devices]), shares_batch=True)
-    program = parallel.on_devices(
-        functools.partial(populations._train_steps, population.learner),
+        layout = devices.Layout(tuple(jax.devices()[:num_devices]), shares_batch=True)
+    program = devices.on_devices(
+        functools.partial(programs._train_steps, population.learner),
         layout,
         ("run", "run", "part", "shared", "shared"),
         "run",
     )
     parts = np.stack(np.split(rows[0], layout.parts, axis=-1))
     state = populations.initial_state(population)
-    resident = parallel.replicate(jax.device_get(population.resident), layout.devices)
-    state, sums = program(state, population.run, parts, jnp.int32(steps), resident)
-    return jax.tree.map(np.asarray, (parallel.gather(state, 1), parallel.gather(sums, 1)))
+    resident = devices.replicate(jax.device_get(population.resident), layout.devices)
+    state, sums = program(state, population.run_values, parts, jnp.int32(steps), resident)
+    return jax.tree.map(np.asarray, (devices.gather(state, 1), devices.gather(sums, 1)))
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_the_twin_whose_sharding_the_compiler_chooses_agrees(data, alone):
     state, run, resident = jax.device_put(
         (
             jax.tree.map(lambda leaf: leaf[0, 0], populations.initial_state(population)),
-            jax.tree.map(lambda leaf: leaf[0, 0], population.run),
+            jax.tree.map(lambda leaf: leaf[0, 0], population.run_values),
             jax.device_get(population.resident),
         ),
         everywhere,
@@ -145,7 +145,7 @@ def test_a_single_run_shares_its_batches_among_all_devices_and_predicts_the_same
     for split in ("runs", "batch"):
         population = population_of(data, split=split)
         state, _ = loop.train(population, tmp_path / split)
-        tables.append(populations.test_predictions(population, state, "one"))
+        tables.append(tables.test_predictions(population, state, "one"))
     one, shared = tables
     assert (shared["utterance"] == one["utterance"]).all()
     np.testing.assert_allclose(shared.filter(like="p_"), one.filter(like="p_"), atol=1e-4)
@@ -205,12 +205,12 @@ def test_a_placed_piece_is_on_its_devices_before_a_program_asks_for_it(data, tmp
     population = populations.make_population(config, corpus, protocol, data_dir=str(tmp_path))
     layout = population.layout
     piece = populations.training_feed(population, 0).take(2)
-    placed = populations.place(population, piece)
+    placed = populations.to_devices(population, piece)
     brought = [(piece.rows, placed.rows)]
     if feed == "streaming":
         brought += zip(jax.tree.leaves(piece.resident), jax.tree.leaves(placed.resident), strict=True)
     for on_host, on_devices in brought:
-        laid = parallel.spread_parts(on_host, layout)
+        laid = devices.spread_parts(on_host, layout)
         assert [shard.device for shard in on_devices.addressable_shards] == list(layout.devices)
         for own, shard in zip(laid, on_devices.addressable_shards, strict=True):
             np.testing.assert_array_equal(shard.data[0], own)
@@ -220,24 +220,25 @@ def test_runs_that_do_not_divide_by_the_devices_give_what_one_device_gives(data)
     """Nine runs on eight devices, and the same on one."""
     everywhere = tiny_population(*data, seeds=[0, 1, 2], folds=[0, 1, 2])
     assert everywhere.layout.groups == 8
-    layout = parallel.Layout((jax.devices()[0],))
-    alone = parallel.on_devices(
-        functools.partial(populations._train_steps, everywhere.learner),
+    layout = devices.Layout((jax.devices()[0],))
+    alone = devices.on_devices(
+        functools.partial(programs._train_steps, everywhere.learner),
         layout,
         ("run", "run", "part", "shared", "shared"),
         "run",
     )
     piece = populations.training_feed(everywhere, 0).take(6)
-    placed = populations.place(everywhere, piece)
+    placed = populations.to_devices(everywhere, piece)
     state, sums = populations.train_steps(everywhere, populations.initial_state(everywhere), placed)
-    one = jax.tree.map(lambda leaf: parallel.spread(parallel.gather(leaf, 9), 1), populations.initial_state(everywhere))
-    key = parallel.spread(parallel.gather(jax.random.key_data(everywhere.run.key), 9), 1)
+    one = jax.tree.map(lambda leaf: devices.spread(devices.gather(leaf, 9), 1), populations.initial_state(everywhere))
+    key = devices.spread(devices.gather(jax.random.key_data(everywhere.run_values.key), 9), 1)
     run = jax.tree.map(
-        lambda leaf: parallel.spread(parallel.gather(leaf, 9), 1), everywhere.run.replace(key=0.0 * np.zeros((8, 2)))
+        lambda leaf: devices.spread(devices.gather(leaf, 9), 1),
+        everywhere.run_values.replace(key=0.0 * np.zeros((8, 2))),
     ).replace(key=jax.random.wrap_key_data(jnp.asarray(key)))
     resident = jax.device_get(everywhere.resident)
-    found = alone(one, run, parallel.spread_parts(piece.rows, layout), jnp.int32(6), resident)
+    found = alone(one, run, devices.spread_parts(piece.rows, layout), jnp.int32(6), resident)
     for a, b in zip(
-        jax.tree.leaves(parallel.gather(found, 9)), jax.tree.leaves(parallel.gather((state, sums), 9)), strict=True
+        jax.tree.leaves(devices.gather(found, 9)), jax.tree.leaves(devices.gather((state, sums), 9)), strict=True
     ):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

@@ -11,6 +11,7 @@ from ser_jax.corpora.vocabulary import decode
 from ser_jax.errors import UserError
 from ser_jax.feeds.resident import crop_batch
 from ser_jax.frontend import Frontend
+from ser_jax.inference import tables
 from ser_jax.statistics.concordance import summarise_tracks
 from ser_jax.training import loop
 from ser_jax.training import population as populations
@@ -57,7 +58,7 @@ def test_every_loss_falls_and_is_logged(trained):
 
 def test_tracks_are_told_for_every_frame_of_the_test_utterances(trained, data, tracks):
     population, state, _ = trained
-    table = populations.test_tracks(population, state, "gru")
+    table = tables.test_tracks(population, state, "gru")
     corpus, _ = data
     rows = population.folds[0].test
     lengths = corpus.utterances["num_samples"].to_numpy()[rows]
@@ -72,7 +73,7 @@ def test_a_checkpoint_says_which_symbols_and_tracks_it_knows(trained, data):
     population, _, _ = trained
     metadata = populations.describe(population)["targets"]
     assert metadata["tracks"] == ["arousal", "valence"]
-    again = populations.make_population(population.config, *data, trained=metadata)
+    again = populations.make_population(population.config, *data, trained_targets=metadata)
     assert again.targets.vocabulary == population.targets.vocabulary
     assert again.learner.num_parameters == population.learner.num_parameters
 

@@ -10,17 +10,11 @@ from ser_jax import config as configuration
 from ser_jax.corpora import load_corpus
 from ser_jax.corpora.protocols import make_protocol
 from ser_jax.errors import UserError
+from ser_jax.inference.predict import evaluate
 from ser_jax.studies.run import run_study
 from ser_jax.studies.variants import load_teacher, population_of
 from ser_jax.training import loop
-from ser_jax.training.population import (
-    describe,
-    evaluate,
-    initial_state,
-    place,
-    train_steps,
-    training_feed,
-)
+from ser_jax.training.population import describe, initial_state, to_devices, train_steps, training_feed
 from ser_jax.training.teacher import Teacher
 from tests.training.tiny import CONFIG, tiny_corpus, tiny_population
 
@@ -39,17 +33,17 @@ def workdir(tmp_path_factory, data_dir):
     return str(folder)
 
 
-def pupils(workdir, data_dir, changes=None, made=None):
+def pupils(workdir, data_dir, changes=None, cache=None):
     config = configuration.merge(CONFIG, {**OWN, "seeds": [5, 6], "training": {"teacher": workdir}})
     config = configuration.merge(config, changes or {})
     corpus = load_corpus(config["corpus"]["name"], data_dir, **config["corpus"]["options"])
     protocol = make_protocol(corpus, "leave_one_speaker_out", validation_speakers=1)
-    return population_of(config, corpus, protocol, data_dir, made)
+    return population_of(config, corpus, protocol, data_dir, cache)
 
 
 def table_of(population):
     """What stands on every device, [folds, utterances, classes]."""
-    table = np.asarray(population.resident.taught)
+    table = np.asarray(population.resident.teacher_probabilities)
     return table.reshape(-1, *table.shape[-3:])[0]
 
 
@@ -62,7 +56,7 @@ def made_up(corpus, protocol, tables):
 
 def after_steps(population, count=3):
     state = initial_state(population)
-    state, sums = train_steps(population, state, place(population, training_feed(population, 0).take(count)))
+    state, sums = train_steps(population, state, to_devices(population, training_feed(population, 0).take(count)))
     return state, sums
 
 
@@ -71,7 +65,7 @@ def test_a_fold_is_taught_the_mean_over_the_seeds_of_its_own_runs(workdir, data_
     table = table_of(population)
     assert table.shape[0] == 3
     for place_, fold in enumerate(population.protocol.folds):
-        own = [said for said, other in zip(teacher.tell(), teacher.folds, strict=True) if other.name == fold.name]
+        own = [said for said, other in zip(teacher.predict(), teacher.folds, strict=True) if other.name == fold.name]
         assert len(own) == 3
         np.testing.assert_allclose(table[place_][fold.train], np.mean(own, 0), rtol=1e-6, atol=1e-7)
         np.testing.assert_allclose(table[place_][fold.train].sum(-1), 1, rtol=1e-5)
@@ -84,21 +78,23 @@ def test_what_it_says_is_what_its_networks_say_when_they_are_tested(workdir, dat
     folder = next(path.parent for path in Path(workdir).rglob("checkpoints"))
     state = loop.restore(population, folder)
     rows = [fold.train for fold in population.folds]
-    for said, expected in zip(load_teacher(workdir, data_dir).tell(), evaluate(population, state, rows), strict=True):
+    for said, expected in zip(
+        load_teacher(workdir, data_dir).predict(), evaluate(population, state, rows), strict=True
+    ):
         np.testing.assert_allclose(said, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_some_folds_alone_are_taught_their_own(workdir, data_dir):
     all_folds, some = pupils(workdir, data_dir), pupils(workdir, data_dir, {"folds": [2, 0]})
     np.testing.assert_array_equal(table_of(some), table_of(all_folds)[[2, 0]])
-    np.testing.assert_array_equal(np.asarray(some.run.fold).ravel(), [0, 0, 1, 1])
+    np.testing.assert_array_equal(np.asarray(some.run_values.fold).ravel(), [0, 0, 1, 1])
 
 
 def test_a_teacher_who_says_the_labels_changes_nothing():
     corpus, protocol = tiny_corpus()
     labels = np.eye(len(corpus.emotions), dtype=np.float32)[corpus.utterances["label"].to_numpy()]
     alone = tiny_population(corpus, protocol, **OWN)
-    from_labels = dataclasses.replace(alone, teacher=made_up(corpus, protocol, [labels] * 3), made={})
+    from_labels = dataclasses.replace(alone, teacher=made_up(corpus, protocol, [labels] * 3), cache={})
     for a, b in zip(jax.tree.leaves(after_steps(alone)), jax.tree.leaves(after_steps(from_labels)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -111,7 +107,7 @@ def test_the_loss_is_linear_in_the_share_of_the_teacher():
     losses = {}
     for share in (0.0, 0.25, 1.0):
         population = tiny_population(corpus, protocol, **OWN, training={"teacher_share": share})
-        population = dataclasses.replace(population, teacher=made_up(corpus, protocol, tables), made={})
+        population = dataclasses.replace(population, teacher=made_up(corpus, protocol, tables), cache={})
         losses[share] = np.asarray(after_steps(population, 1)[1]["loss"]).ravel()
     np.testing.assert_allclose(losses[0.25], 0.75 * losses[0.0] + 0.25 * losses[1.0], rtol=1e-5)
     assert np.abs(losses[1.0] - losses[0.0]).min() > 0.01
@@ -126,7 +122,7 @@ def test_a_run_reads_the_rows_of_its_own_fold():
     found = []
     for tables in (uniform, other):
         population = tiny_population(corpus, protocol, **OWN)
-        population = dataclasses.replace(population, teacher=made_up(corpus, protocol, tables), made={})
+        population = dataclasses.replace(population, teacher=made_up(corpus, protocol, tables), cache={})
         found.append(np.asarray(after_steps(population)[0].parameters).reshape(3, -1))
     same = [np.array_equal(a, b) for a, b in zip(*found, strict=True)]
     assert same == [True, False, True]
@@ -165,7 +161,7 @@ def test_a_checkpoint_says_who_taught_it_and_another_teacher_is_another_training
 
 
 def test_pupils_of_one_seed_share_the_resident_corpus_only_with_pupils_of_the_same_teacher(workdir, data_dir):
-    made = {}
-    taught_here, alone = pupils(workdir, data_dir, made=made), pupils("", data_dir, made=made)
-    assert taught_here.resident.taught is not None and alone.resident.taught is None
+    cache = {}
+    taught_here, alone = pupils(workdir, data_dir, cache=cache), pupils("", data_dir, cache=cache)
+    assert taught_here.resident.teacher_probabilities is not None and alone.resident.teacher_probabilities is None
     assert jnp.shape(taught_here.resident.samples) == jnp.shape(alone.resident.samples)

@@ -41,10 +41,10 @@ def tiny_corpus() -> tuple[Corpus, Protocol]:
 
 
 def tiny_population(
-    corpus: Corpus, protocol: Protocol, made: dict | None = None, data_dir: str | None = None, **changes: object
+    corpus: Corpus, protocol: Protocol, cache: dict | None = None, data_dir: str | None = None, **changes: object
 ) -> Population:
-    """The tiny training with parts of its configuration changed; see `make_population` for `made` and `data_dir`."""
-    return make_population(configuration.merge(CONFIG, changes), corpus, protocol, made=made, data_dir=data_dir)
+    """The tiny training with parts of its configuration changed; see `make_population` for `cache` and `data_dir`."""
+    return make_population(configuration.merge(CONFIG, changes), corpus, protocol, cache=cache, data_dir=data_dir)
 
 
 def tiny_merged(data_dir: str, name: str = "both") -> tuple[Corpus, Protocol]:

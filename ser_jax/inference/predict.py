@@ -1,0 +1,132 @@
+"""What trained runs predict: class probabilities and tracks of utterances, from the windows that cover them."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from ser_jax.frontend import num_frames
+from ser_jax.inference.windows import Windows, cut_windows, evaluation_windows, num_windows
+from ser_jax.training import devices
+from ser_jax.training.population import Population
+from ser_jax.training.state import State
+
+_EVALUATION_BATCHES = 16  # batches of windows in one call of the evaluation program
+_STREAMED_BATCHES = 4  # where the windows have to be brought to the devices first
+_SPEAKER_WINDOWS = 256  # of which batch normalisation takes a speaker's statistics, at most
+
+
+def evaluate(
+    population: Population, state: State, rows: Sequence[Int[np.ndarray, " _"]]
+) -> list[Float[np.ndarray, "_ classes"]]:
+    """Returns the class probabilities of the utterances `rows[r]` by run r; windows of one utterance are averaged."""
+    totals = [np.zeros((len(population.corpus.utterances), population.learner.num_classes)) for _ in rows]
+    pieces = [np.zeros(len(population.corpus.utterances)) for _ in rows]
+    for r, table, probabilities, _ in _evaluated_windows(population, state, rows):
+        np.add.at(totals[r], table.utterance, probabilities)
+        np.add.at(pieces[r], table.utterance, 1)
+    return [totals[r][run_rows] / pieces[r][run_rows][:, None] for r, run_rows in enumerate(rows)]
+
+
+def evaluate_tracks(
+    population: Population, state: State, rows: Sequence[Int[np.ndarray, " _"]]
+) -> list[list[Float[np.ndarray, "frames tracks"]]]:
+    """Returns the tracks of the utterances `rows[r]` by run r at every frame; where windows overlap, their mean."""
+    table, frontend = population.corpus.utterances, population.learner.frontend
+    starts, lengths = (table[name].to_numpy() for name in ("start", "num_samples"))
+    shapes = [(num_frames(frontend, length), len(population.targets.track_names)) for length in lengths]
+    totals = [{row: np.zeros(shapes[row]) for row in run_rows} for run_rows in rows]
+    pieces = [{row: np.zeros((shapes[row][0], 1)) for row in run_rows} for run_rows in rows]
+    for r, windows, _, tracks in _evaluated_windows(population, state, rows):
+        for row, start, length, values in zip(
+            windows.utterance, windows.start, windows.num_samples, tracks, strict=True
+        ):
+            first = round((start - starts[row]) / frontend.hop)
+            frames = min(num_frames(frontend, length), shapes[row][0] - first)
+            totals[r][row][first : first + frames] += values[:frames]
+            pieces[r][row][first : first + frames] += 1
+    return [[totals[r][row] / np.maximum(pieces[r][row], 1) for row in run_rows] for r, run_rows in enumerate(rows)]
+
+
+def _evaluated_windows(
+    population: Population, state: State, rows: Sequence[Int[np.ndarray, " _"]]
+) -> Iterator[tuple[int, Windows, np.ndarray, np.ndarray | None]]:
+    """Yields (run, its windows, their class probabilities, their tracks), some windows at a time, as flat arrays.
+
+    Where devices share the batches, each takes other windows of every run.
+    """
+    batch_size, layout = _evaluation_batch_size(population), population.layout.local
+    batches = _EVALUATION_BATCHES if population.feed == "resident" else _STREAMED_BATCHES
+    blocks = [
+        list(
+            evaluation_windows(
+                population.corpus,
+                run_rows,
+                population.window_samples,
+                batch_size,
+                batches,
+                of_one_speaker=population.config["evaluation"]["batch_statistics"] == "speaker",
+            )
+        )
+        for run_rows in rows
+    ]
+    if population.layout.local != population.layout:
+        state = jax.tree.map(np.asarray, state)  # of all processes; this program is of this one alone
+    for number in range(0, max(map(len, blocks)), layout.parts):
+        # A run with fewer windows than its neighbours repeats its last ones; they are not counted again.
+        tables = [[own[min(number + part, len(own) - 1)] for own in blocks] for part in range(layout.parts)]
+        used = max(int(np.flatnonzero((table.utterance >= 0).any(1))[-1]) + 1 for part in tables for table in part)
+        output = population.programs.evaluate(state, *_window_arguments(population, layout, tables, used))
+        for part in range(layout.parts):
+            own = jax.tree.map(lambda leaf, part=part: leaf[part : part + 1], output) if layout.shares_batch else output
+            probabilities, tracks = devices.gather(own, len(rows))
+            for r, (known, table) in enumerate(zip(blocks, tables[part], strict=True)):
+                if number + part < len(known):
+                    valid = table.utterance >= 0
+                    flat = jax.tree.map(lambda column, valid=valid: column[valid], table)
+                    yield r, flat, probabilities[r][valid], None if tracks is None else tracks[r][valid]
+
+
+def _evaluation_batch_size(population: Population) -> int:
+    """The windows of a batch: as configured, or as many as the speaker with the most has."""
+    evaluation, table = population.config["evaluation"], population.corpus.utterances
+    if evaluation["batch_statistics"] == "running":
+        return evaluation["batch_size"]
+    count = num_windows(table["num_samples"], population.window_samples)
+    return min(int(count.groupby(table["speaker"]).sum().max()), _SPEAKER_WINDOWS)
+
+
+def _window_arguments(population: Population, layout: devices.Layout, tables: list[list[Windows]], used: int) -> tuple:
+    """What the evaluation program takes beside the state.
+
+    Where the windows begin, how long they are and of which utterances, [parts, runs, ...]; how many batches there are
+    to compute; the corpus.
+    """
+
+    def stacked(parts: Any) -> Any:
+        return jax.tree.map(
+            lambda leaf: devices.spread_parts(leaf, layout),
+            _stack([_stack(part) for part in parts]),
+        )
+
+    if population.feed == "resident":
+        resident = population.resident
+    else:
+        cut = [[cut_windows(population.corpus, table, population.window_samples) for table in part] for part in tables]
+        tables = [[windows for windows, _ in part] for part in cut]
+        resident = stacked([[own for _, own in part] for part in cut])
+
+    def places_of(table: Windows) -> tuple[np.ndarray, ...]:
+        return tuple(
+            np.asarray(column, np.int32) for column in (table.start, table.num_samples, np.maximum(table.utterance, 0))
+        )
+
+    places = stacked([[places_of(table) for table in part] for part in tables])
+    return *places, jnp.int32(used), resident
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)

@@ -1,0 +1,89 @@
+"""Predictions as tables: one row for each run and utterance, or for each frame of an utterance's tracks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from ser_jax import predictions
+from ser_jax.corpora.corpus import Corpus
+from ser_jax.corpora.protocols import Fold
+from ser_jax.corpora.tracks import interpolate
+from ser_jax.inference.predict import evaluate, evaluate_tracks
+from ser_jax.statistics import metrics
+from ser_jax.training.population import Population
+from ser_jax.training.state import State
+
+
+def validation_ua(population: Population, state: State) -> float:
+    """Returns the unweighted accuracy on the validation speakers, pooled over folds, as a mean over seeds."""
+    table = validation_predictions(population, state, "validation")
+    confusion = metrics.confusion_counts(table, "fold").counts.sum(axis=1)
+    return float(np.mean(metrics.unweighted_accuracy(confusion)))
+
+
+def test_predictions(population: Population, state: State, variant: str) -> pd.DataFrame:
+    """Returns the predictions table of every run on its own test fold."""
+    return predictions_table(population, state, variant, [fold.test for fold in population.folds])
+
+
+def validation_predictions(population: Population, state: State, variant: str) -> pd.DataFrame:
+    """Returns the predictions table of every run on its own validation speakers."""
+    return predictions_table(population, state, variant, [fold.validation for fold in population.folds])
+
+
+def test_tracks(population: Population, state: State, variant: str) -> pd.DataFrame:
+    """Returns every run's tracks of its own test fold, one row for every frame; see `statistics.concordance`."""
+    table, targets = population.corpus.utterances, population.targets
+    rows = [fold.test for fold in population.folds]
+    seconds_per_frame = population.learner.frontend.hop / population.learner.frontend.rate
+    parts = []
+    for fold, (_, seed), own, found in zip(
+        population.folds, population.runs, rows, evaluate_tracks(population, state, rows), strict=True
+    ):
+        for row, predicted in zip(own, found, strict=True):
+            seconds = np.arange(len(predicted)) * seconds_per_frame
+            columns = {"variant": variant, "fold": fold.name, "seed": seed, "utterance": table["id"].iloc[row]}
+            columns |= {"speaker": table["speaker"].iloc[row], "seconds": seconds.astype(np.float32)}
+            true = interpolate(targets.tracks, int(row), seconds)
+            for i, name in enumerate(targets.track_names):
+                columns |= {f"true_{name}": true[:, i], f"predicted_{name}": predicted[:, i].astype(np.float32)}
+            parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True)
+
+
+def predictions_table(
+    population: Population, state: State, variant: str, rows: Sequence[Int[np.ndarray, " _"]]
+) -> pd.DataFrame:
+    """Returns the predictions table of each run on the utterances `rows[run]` of the population's corpus."""
+    seeds = [seed for _, seed in population.runs]
+    found = evaluate(population, state, rows)
+    return tabulate(population.corpus, variant, population.folds, seeds, rows, found)
+
+
+def tabulate(
+    corpus: Corpus,
+    variant: str,
+    folds: Sequence[Fold],
+    seeds: Sequence[int],
+    rows: Sequence[Int[np.ndarray, " _"]],
+    probabilities: Sequence[Float[np.ndarray, "_ classes"]],
+) -> pd.DataFrame:
+    """Returns the predictions table of runs, each with its fold, its seed, the utterances `rows` and what it said."""
+    table = corpus.utterances
+    parts = [
+        predictions.make_predictions(
+            corpus.name,
+            variant,
+            fold.name,
+            seed,
+            table["id"].iloc[own].tolist(),
+            table["speaker"].iloc[own].tolist(),
+            table["label"].to_numpy()[own],
+            found,
+            corpus.emotions,
+        )
+        for fold, seed, own, found in zip(folds, seeds, rows, probabilities, strict=True)
+    ]
+    return predictions.merge(parts)

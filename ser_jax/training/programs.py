@@ -1,0 +1,86 @@
+"""The programs of a population, each compiled once for all its runs: first parameters, training, evaluation."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ser_jax.feeds.resident import Resident
+from ser_jax.training import devices
+from ser_jax.training.state import Learner, Run, State, initialise
+from ser_jax.training.step import evaluate_batch, metric_names, train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """What a population calls; see `make_programs`.
+
+    Attributes:
+      learner: what is static in them.
+      initialise: (keys, feature statistics) -> state, [groups, runs per group, ...].
+      train: (state, run values, rows, number of steps, corpus) -> (state, metrics).
+      evaluate: (state, starts, lengths, utterances, number of batches, corpus) -> (probabilities, tracks).
+    """
+
+    learner: Learner
+    initialise: Callable
+    train: devices.Program
+    evaluate: devices.Program
+
+
+def make_programs(
+    learner: Learner, layout: devices.Layout, feed: str, window_samples: int, batch_statistics: str
+) -> Programs:
+    """Returns the programs of all populations with this learner; each is compiled when it is first called."""
+    draw = jax.vmap(jax.vmap(functools.partial(initialise, learner)))
+    # With little optimisation: it runs once, and some hundred small random draws take long to optimise.
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    train = functools.partial(_train_steps, learner)
+    evaluate = functools.partial(_evaluate_windows, learner, window_samples, batch_statistics)
+    corpus_lies = "shared" if feed == "resident" else "part"
+    return Programs(
+        learner,
+        jax.jit(draw, compiler_options=options),
+        devices.on_devices(train, layout, ("run", "run", "part", "shared", corpus_lies), "run", donate=1),
+        devices.on_devices(evaluate, layout.local, ("run", "part", "part", "part", "shared", corpus_lies), "part"),
+    )
+
+
+def _train_steps(
+    learner: Learner, state: State, run: Run, rows: Array, count: Array, resident: Resident
+) -> tuple[State, dict[str, Array]]:
+    """Makes `count` training steps on the batches `rows[:count]`; the metrics are sums over them."""
+
+    def one(i: Array, carry: tuple[State, dict]) -> tuple[State, dict]:
+        state, sums = carry
+        state, metrics = train_step(learner, state, run, rows[i], resident)
+        return state, jax.tree.map(jnp.add, sums, metrics)
+
+    zeros = {name: jnp.zeros(()) for name in metric_names(learner, resident)}
+    return jax.lax.fori_loop(0, count, one, (state, zeros))
+
+
+def _evaluate_windows(
+    learner: Learner,
+    window_samples: int,
+    batch_statistics: str,
+    state: State,
+    starts: Int[Array, "batches batch"],
+    lengths: Int[Array, "batches batch"],
+    utterances: Int[Array, "batches batch"],
+    count: Array,
+    resident: Resident,
+) -> tuple[Float[Array, "batches batch classes"], Float[Array, "batches batch frames tracks"] | None]:
+    def batch(i: Array) -> tuple[Array, Array | None]:
+        places = starts[i], lengths[i], utterances[i]
+        return evaluate_batch(learner, state, *places, resident, window_samples, batch_statistics)
+
+    def one(i: Array, output: tuple[Array, Array | None]) -> tuple[Array, Array | None]:
+        return jax.tree.map(lambda whole, part: whole.at[i].set(part), output, batch(i))
+
+    shapes = jax.eval_shape(batch, jnp.int32(0))
+    zeros = jax.tree.map(lambda part: jnp.zeros((len(starts), *part.shape), part.dtype), shapes)
+    return jax.lax.fori_loop(0, count, one, zeros)

@@ -1,0 +1,50 @@
+"""The runs of a variant, a fold and a seed each, and what distinguishes them as arrays."""
+
+import jax
+import numpy as np
+
+from ser_jax import config as configuration
+from ser_jax.corpora.corpus import Corpus
+from ser_jax.corpora.protocols import Fold, Protocol
+from ser_jax.errors import UserError
+from ser_jax.frontend import Strengths
+from ser_jax.training.state import Run
+
+
+def runs_of(config: dict, protocol: Protocol) -> tuple[tuple[int, int], ...]:
+    """Returns the (fold, seed) of each run that a configuration asks for; raises `UserError` for what is not there."""
+    folds = config["folds"] or range(len(protocol.folds))
+    for fold in folds:
+        if fold not in range(len(protocol.folds)):
+            raise UserError(f"config.folds: no fold {fold}; {protocol.name} has folds 0 to {len(protocol.folds) - 1}")
+    if not config["seeds"]:
+        raise UserError("config.seeds: found none, expected at least one whole number")
+    return tuple((fold, seed) for fold in folds for seed in config["seeds"])
+
+
+def make_run(config: dict, corpus: Corpus, fold: Fold, number: int, seed: int, index: int) -> Run:
+    """Returns one run's values.
+
+    `number` is its fold's number in the protocol, `index` its place among the folds of the population. The key depends
+    on the number and the seed alone.
+    """
+    optimizer, share = config["optimizer"], config["training"]["teacher_share"]
+    if not 0 <= share <= 1:
+        raise UserError(f"config.training.teacher_share: found {share}, expected a share from 0 to 1")
+    strengths = configuration.construct(Strengths, config["augmentation"], "config.augmentation")
+    counts = np.bincount(corpus.utterances["label"].to_numpy()[fold.train], minlength=len(corpus.emotions))
+    weights = np.ones(len(corpus.emotions))
+    if optimizer["class_weights"]:
+        # The mean weight of the training utterances is 1; a class that the fold lacks has none to weigh.
+        weights = counts.sum() / (np.maximum(counts, 1) * np.count_nonzero(counts))
+    return Run(
+        key=jax.random.fold_in(jax.random.key(seed), number),
+        fold=np.int32(index),
+        learning_rate=np.float32(optimizer["learning_rate"]),
+        weight_decay=np.float32(optimizer["weight_decay"]),
+        label_smoothing=np.float32(optimizer["label_smoothing"]),
+        class_weights=weights.astype(np.float32),
+        loss_weights={name: np.float32(weight) for name, weight in config["objective"].items()},
+        strengths=jax.tree.map(np.float32, strengths),
+        teacher_share=np.float32(share),
+    )

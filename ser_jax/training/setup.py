@@ -1,0 +1,200 @@
+"""A configuration, checked against its corpus and folds: the frontend, what is learnt, and every refusal."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from ser_jax import config as configuration
+from ser_jax.corpora.corpus import Corpus
+from ser_jax.corpora.features import Packed
+from ser_jax.corpora.protocols import Fold, speakers_known
+from ser_jax.corpora.vocabulary import Vocabulary, encode_all, from_json, make_vocabulary
+from ser_jax.errors import UserError
+from ser_jax.feeds.order import file_layout, lane_size
+from ser_jax.frontend import Frontend, Masking, num_frames
+from ser_jax.training import heads
+from ser_jax.training.devices import Layout
+from ser_jax.training.heads import Heads
+from ser_jax.training.teacher import Teacher
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """What a model learns beside the emotion, each None or empty without, and by which classifiers it tells that.
+
+    Attributes:
+      vocabulary, tokens: of the transcripts, and those of every utterance, [utterances, tokens]; see `encode_all`.
+      tracks, track_names: values for every utterance's frames, and what they are.
+      heads: classifiers of the source corpora, or None: one for all.
+      frames: features of a frame, where the model tells those of hidden frames; else 0.
+    """
+
+    vocabulary: Vocabulary | None = None
+    tokens: np.ndarray | None = None
+    tracks: Packed | None = None
+    track_names: tuple[str, ...] = ()
+    heads: Heads | None = None
+    frames: int = 0
+
+    @property
+    def options(self) -> dict[str, int]:
+        """The options of a model that learns them."""
+        options = {} if self.vocabulary is None else {"num_symbols": self.vocabulary.num_symbols}
+        options |= {"tracks": len(self.track_names)} if self.track_names else {}
+        return options | ({"frames": self.frames} if self.frames else {})
+
+
+def make_frontend(config: dict, features: Packed | None = None) -> Frontend:
+    """Builds the frontend of a configuration, and of the features made elsewhere that it names.
+
+    Raises `UserError` for an option that it does not have.
+    """
+    frontend = configuration.construct(Frontend, config["frontend"], "config.frontend")
+    if features is None:
+        return frontend
+    return dataclasses.replace(frontend, dims=features.values.shape[1], frame_ms=features.frame_ms)
+
+
+def make_masking(config: dict, frontend: Frontend) -> Masking | None:
+    """Returns how frames are hidden for a model to tell them, or None where `config.objective.frames` is 0.
+
+    Raises `UserError` for weights below zero, and where there are no frames to hide, or no zero to hide them by.
+    """
+    for name, weight in config["objective"].items():
+        if not 0 <= weight < np.inf:
+            raise UserError(f"config.objective.{name}: found {weight}, expected a number of at least 0")
+    masking = configuration.construct(Masking, config["masking"], "config.masking")
+    if not config["objective"]["frames"]:
+        return None
+    if frontend.kind in ("histogram", "functionals") or not frontend.rate:
+        raise UserError(f"config.objective.frames: features of kind {frontend.kind} have no frames in time to hide")
+    if frontend.normalization == "none":
+        raise UserError(
+            "config.frontend.normalization: found none, expected utterance, train or speaker: hidden frames are zero, "
+            "which has to be the features' mean"
+        )
+    return masking
+
+
+def targets_of(config: dict, corpus: Corpus, tracks: Packed | None) -> Targets:
+    """What a variant learns beside the emotion, and its heads; raises `UserError` where the corpus has none."""
+    for option, by in (("num_symbols", "the corpus"), ("tracks", "the corpus"), ("frames", "config.objective.frames")):
+        if option in config["model"]:
+            raise UserError(f"config.model.{option}: {by} decides it; expected it not to be set")
+    kind = config["model"].get("text", "none")
+    if (kind != "none" or tracks is not None) and config["augmentation"]["mixup"]:
+        what = f"config.model.text={kind}" if kind != "none" else "config.corpus.tracks"
+        raise UserError(f"config.augmentation.mixup: two utterances mixed have no one {what}; expected 0")
+    vocabulary = tokens = None
+    if kind != "none":
+        if "transcript" not in corpus.utterances or not corpus.utterances["transcript"].any():
+            raise UserError(f"config.model.text={kind}: corpus {corpus.name} has no transcripts")
+        transcripts = corpus.utterances["transcript"].tolist()
+        vocabulary = make_vocabulary(
+            [config["corpus"]["symbols"]] if config["corpus"]["symbols"] else transcripts, kind
+        )
+        tokens, _ = encode_all(vocabulary, transcripts)
+    names = () if tracks is None else tuple(tracks.names)
+    return Targets(vocabulary, tokens, tracks, names, heads.make_heads(config, corpus))
+
+
+def restored_targets(metadata: dict, corpus: Corpus) -> Targets:
+    """Returns the targets that `describe` wrote, without the values that only a training needs."""
+    vocabulary = None if metadata["vocabulary"] is None else from_json(metadata["vocabulary"])
+    own_heads = heads.from_json(metadata["heads"], corpus.emotions)
+    return Targets(vocabulary, track_names=tuple(metadata["tracks"]), heads=own_heads)
+
+
+def check_features(model: nn.Module, frontend: Frontend, corpus: Corpus) -> None:
+    """Refuses features without the deltas that a model takes apart, and an utterance too short for its subsampling."""
+    deltas = getattr(model, "deltas", 0)
+    if frontend.kind != "precomputed" and frontend.deltas < deltas:
+        raise UserError(
+            f"config.frontend.deltas: found {frontend.deltas}; the model takes {deltas} orders of them apart"
+        )
+    fewest = getattr(model, "min_frames", 1)
+    shortest = corpus.utterances.loc[corpus.utterances["num_samples"].idxmin()]
+    frames = int(num_frames(frontend, shortest["num_samples"]))
+    if frames < fewest:
+        raise UserError(
+            f"corpus {corpus.name}: utterance {shortest['id']!r} has {frames} frames; the model needs {fewest}"
+        )
+
+
+def check_batch(config: dict, targets: Targets, layout: Layout, feed: str) -> int:
+    """Returns the parts that a device's share of a batch is cut into, after refusing what does not divide."""
+    batch_size, accumulate = (config["training"][name] for name in ("batch_size", "accumulate"))
+    lanes, window = (config["order"][name] for name in ("lanes", "window"))
+    for name, value in (("order.lanes", lanes), ("order.window", window), ("training.accumulate", accumulate)):
+        if value < 1:
+            raise UserError(f"config.{name}: found {value}, expected at least 1")
+    share = batch_size // layout.parts
+    if share % accumulate:
+        raise UserError(f"config.training.accumulate: {accumulate} does not divide the {share} rows that a device has")
+    if batch_size % lanes:
+        raise UserError(f"config.order.lanes: {lanes} does not divide the batch of {batch_size}")
+    processes = jax.process_count()
+    if feed == "streaming" and lanes % processes:
+        raise UserError(
+            f"config.order.lanes: {lanes} cannot be shared out to {processes} processes that read the corpus together"
+        )
+    if accumulate > 1 and targets.tracks is not None:
+        raise UserError(
+            f"config.training.accumulate: found {accumulate}, expected 1: tracks are learnt by a coefficient of the "
+            "whole batch, which its parts do not add up to"
+        )
+    return accumulate
+
+
+def check_batch_statistics(config: dict, corpus: Corpus, model: nn.Module, *, training: bool) -> None:
+    """Refuses an unknown choice, and statistics by speaker for a model or a corpus that has none."""
+    where, found = "config.evaluation.batch_statistics", config["evaluation"]["batch_statistics"]
+    if found not in ("running", "speaker"):
+        raise UserError(f"{where}: found {found!r}, expected running or speaker")
+    if found == "running":
+        return
+    if not hasattr(model, "axis_name"):  # which every model with batch normalisation has
+        raise UserError(f"{where}=speaker: model {config['model']['name']} has no batch normalisation")
+    if training and not speakers_known(corpus):
+        raise UserError(f"{where}=speaker: corpus {corpus.name} does not say who speaks")
+
+
+def check_order(config: dict, corpus: Corpus, folds: Sequence[Fold], feed: str) -> None:
+    """Refuses lanes that a fold leaves empty, and windows of all runs that this machine's memory cannot hold."""
+    lanes, window = (config["order"][name] for name in ("lanes", "window"))
+    files = file_layout(len(corpus.utterances), lanes, window)
+    waiting = 0
+    for fold in folds:
+        sizes = [lane_size(files, fold.train, lane) for lane in range(lanes)]
+        if not all(sizes):
+            raise UserError(
+                f"config.order.lanes: found {lanes}; lane {sizes.index(0)} has none of the {len(fold.train)} "
+                f"utterances that fold {fold.name} trains on"
+            )
+        waiting += sum(min(size, window) for size in sizes)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * jax.process_count()
+    size = 2 * waiting * corpus.samples.nbytes / len(corpus.utterances)  # a window is read while another is used
+    if feed == "streaming" and size > memory / 2:
+        raise UserError(
+            f"config.order.window: {window} utterances for each of {len(folds)} runs and {lanes} lanes take "
+            f"{size / 2**30:.1f} GiB, more than half of the memory; expected a smaller window, or fewer runs at once"
+        )
+
+
+def only_resident(frontend: Frontend, targets: Targets, teacher: Teacher | None) -> str:
+    """What of a training the streaming feed cannot bring; empty: nothing."""
+    if frontend.kind == "precomputed":
+        return "features made elsewhere"
+    if frontend.normalization == "speaker":
+        return "normalization by speaker"
+    if frontend.trim_db:
+        return "trimmed recordings"
+    if targets.heads is not None:
+        return "sources with heads of their own"
+    if teacher is not None:
+        return "what a teacher says"
+    return "tracks" if targets.tracks is not None else ""
