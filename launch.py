@@ -18,6 +18,7 @@ COMMANDS = {
     "report": "make a report again from results, without a device",
     "predict": "print the class probabilities of recordings",
     "publish": "write a trained model and a card about it to a folder to share",
+    "encoders": "list pretrained speech encoders, or take one to this machine",
     "models": "print what every model and its attention cost",
 }
 

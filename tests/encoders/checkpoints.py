@@ -58,11 +58,13 @@ FAMILIES = {
 NAMES = tuple(FAMILIES)
 
 
-def make_reference(name, dtype=None):
+def make_reference(name, dtype=None, **changes):
     """A transformers model of the family with random weights, every parameter away from its initial 0 or 1."""
     family, switches = FAMILIES[name]
     torch.manual_seed(sum(map(ord, name)))
-    model = getattr(transformers, f"{family}Model")(getattr(transformers, f"{family}Config")(**switches)).eval()
+    model = getattr(transformers, f"{family}Model")(
+        getattr(transformers, f"{family}Config")(**switches | changes)
+    ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

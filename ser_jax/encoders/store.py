@@ -1,0 +1,232 @@
+"""Encoders on this machine: taken from where they are published, kept with licence, source and hash, and loaded.
+
+`DATA/encoders/NAME` is a checkpoint folder like Hugging Face's (`config.json`, `preprocessor_config.json`,
+`model.safetensors`, of the encoder alone, in float32) with `encoder.json` beside them.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from ser_jax.corpora import default_data_dir
+from ser_jax.encoders import smart_turn, weights
+from ser_jax.encoders.architecture import CONFIG, PREPROCESSOR, Architecture, read_architecture
+from ser_jax.encoders.catalogue import DEFAULT, KNOWN
+from ser_jax.errors import UserError
+from ser_jax.files import atomic_folder
+
+WEIGHTS, CARD = "model.safetensors", "encoder.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedEncoder:
+    """An encoder with its weights.
+
+    Attributes:
+        name: of its folder.
+        architecture: what its configuration says.
+        parameters: of the module that `ser_jax.encoders.weights.make_module` makes.
+        sha256: of its weights and its architecture; the same wherever they come from.
+        source, licence: what is known of them, "" where nothing is.
+    """
+
+    name: str
+    architecture: Architecture
+    parameters: dict[str, Any]
+    sha256: str
+    source: str = ""
+    licence: str = ""
+
+    def describe(self) -> dict[str, str]:
+        """Returns what goes into the card of anything made with it."""
+        return {"name": self.name, "sha256": self.sha256, "source": self.source, "licence": self.licence}
+
+
+def encoder_folder(name: str, data_dir: str | os.PathLike | None = None) -> Path:
+    """Returns the folder of the encoder `name`, whether or not it exists."""
+    return Path(data_dir or default_data_dir()) / "encoders" / name
+
+
+def available(data_dir: str | os.PathLike | None = None) -> dict[str, dict[str, Any]]:
+    """Returns the cards of the encoders on this machine, by name."""
+    cards = sorted(encoder_folder("", data_dir).glob(f"*/{CARD}"))
+    return {path.parent.name: _read_card(path.parent) for path in cards if not path.parent.name.startswith(".")}
+
+
+def load(encoder: str, data_dir: str | os.PathLike | None = None) -> LoadedEncoder:
+    """Returns the encoder of that name on this machine, or of a checkpoint folder.
+
+    Raises UserError where there is none (naming the command that gets it), and for weights that do not fit their
+    configuration or are not those that were taken.
+    """
+    folder = encoder_folder(encoder, data_dir)
+    if not encoder or not (folder / CARD).is_file():
+        folder = Path(encoder)
+        if not encoder or not folder.is_dir():
+            raise UserError(_unknown(encoder, data_dir))
+    architecture, tensors = _read_folder(folder)
+    card = _read_card(folder) if (folder / CARD).is_file() else {}
+    sha256 = hash_of(architecture, tensors)
+    if card and card.get("sha256") != sha256:
+        raise UserError(
+            f"{folder}: sha256 {sha256[:12]}, but {CARD} says {str(card.get('sha256'))[:12]}; take the encoder again"
+        )
+    parameters = weights.to_parameters(architecture, tensors, str(folder))
+    known = {key: str(card.get(key, "")) for key in ("source", "licence")}
+    return LoadedEncoder(folder.resolve().name, architecture, parameters, sha256, **known)
+
+
+def get(
+    what: str, data_dir: str | os.PathLike | None = None, *, name: str | None = None, licence: str | None = None
+) -> Path:
+    """Takes an encoder to `DATA/encoders/NAME` and returns that folder.
+
+    `what` is a known name, a name on the Hugging Face hub (OWNER/NAME), a checkpoint folder, a PyTorch file that
+    fairseq or OpenAI published, or the ONNX file of the default encoder. Raises UserError for what cannot be had, and
+    for weights that do not fit their configuration; nothing is left half-written.
+    """
+    path = Path(what)
+    if path.suffix == ".onnx" and path.is_file():
+        content, source = path.read_bytes(), path.name
+        return _take_smart_turn(content, source, data_dir, name, licence)
+    if what == DEFAULT and not path.exists():
+        return _take_smart_turn(smart_turn.download(), f"package {smart_turn.PACKAGE}", data_dir, name, licence)
+    if path.is_file():
+        tensors, config, preprocessor = _foreign_file(path)
+        return _keep(name or path.stem, tensors, config, preprocessor, str(path.name), licence or "", data_dir)
+    if path.is_dir():
+        return _take_folder(path, name or path.resolve().name, path.resolve().name, licence or "", data_dir)
+    if what in KNOWN or re.fullmatch(r"[\w.-]+/[\w.-]+", what):
+        hub = KNOWN[what].hub if what in KNOWN else what
+        licence = licence or next((known.licence for known in KNOWN.values() if known.hub == hub), "")
+        folder = _download(hub)
+        return _take_folder(folder, name or what.split("/")[-1], f"https://huggingface.co/{hub}", licence, data_dir)
+    raise UserError(_unknown(what, data_dir))
+
+
+def hash_of(architecture: Architecture, tensors: Mapping[str, np.ndarray]) -> str:
+    """Returns the sha256 of an architecture and its tensors, as `clean_names` gives them."""
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(architecture), sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].shape}".encode())
+        digest.update(np.ascontiguousarray(tensors[name], "<f4").tobytes())
+    return digest.hexdigest()
+
+
+def _take_smart_turn(
+    content: bytes, source: str, data_dir: str | os.PathLike | None, name: str | None, licence: str | None
+) -> Path:
+    tensors = smart_turn.dequantize(content, source)
+    licence = licence or KNOWN[DEFAULT].licence
+    return _keep(name or DEFAULT, tensors, smart_turn.CONFIG, smart_turn.PREPROCESSOR, source, licence, data_dir)
+
+
+def _take_folder(folder: Path, name: str, source: str, licence: str, data_dir: str | os.PathLike | None) -> Path:
+    _, tensors = _read_folder(folder)
+    config, preprocessor = (
+        json.loads((folder / file).read_text(encoding="utf-8")) if (folder / file).is_file() else {}
+        for file in (CONFIG, PREPROCESSOR)
+    )
+    if (folder / CARD).is_file():
+        card = _read_card(folder)
+        source, licence = card.get("source") or source, licence or card.get("licence", "")
+    return _keep(name, tensors, config, preprocessor, source, licence, data_dir)
+
+
+def _keep(
+    name: str,
+    tensors: Mapping[str, np.ndarray],
+    config: Mapping[str, Any],
+    preprocessor: Mapping[str, Any],
+    source: str,
+    licence: str,
+    data_dir: str | os.PathLike | None,
+) -> Path:
+    """Writes an encoder's folder, which appears whole or not at all, once its weights fit its configuration."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise UserError(f"encoder {name!r}: expected a name of letters, digits, _, - and .; give one by --name")
+    folder = encoder_folder(name, data_dir)
+    with atomic_folder(folder) as temporary:
+        for file, content in ((CONFIG, config), (PREPROCESSOR, preprocessor)):
+            (temporary / file).write_text(json.dumps(dict(content), indent=1) + "\n", encoding="utf-8")
+        architecture = read_architecture(temporary)
+        kept = {key: np.ascontiguousarray(value) for key, value in weights.clean_names(tensors).items()}
+        weights.to_parameters(architecture, kept, source)
+        save_file(kept, temporary / WEIGHTS)
+        card = {
+            "name": name,
+            "family": architecture.family,
+            "layers": architecture.depth,
+            "width": architecture.width,
+            "parameters": int(sum(value.size for value in kept.values())),
+            "sha256": hash_of(architecture, kept),
+            "source": source,
+            "licence": licence,
+        }
+        (temporary / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def _read_folder(folder: Path) -> tuple[Architecture, weights.Tensors]:
+    """The architecture of a checkpoint folder, and its encoder's tensors."""
+    architecture = read_architecture(folder)
+    for file in (WEIGHTS, f"{WEIGHTS}.index.json", "pytorch_model.bin"):
+        if (folder / file).is_file():
+            return architecture, weights.clean_names(weights.read_tensors(folder / file))
+    raise UserError(f"{folder}: no weights; expected {WEIGHTS} or pytorch_model.bin beside {CONFIG}")
+
+
+def _foreign_file(path: Path) -> tuple[weights.Tensors, dict[str, Any], dict[str, Any]]:
+    from ser_jax.encoders import foreign
+
+    tensors, config, preprocessor = foreign.read_pytorch(path)
+    if config is None or preprocessor is None:
+        raise UserError(f"{path}: does not say how the encoder is built; put it in a folder with {CONFIG}")
+    return tensors, config, preprocessor
+
+
+def _download(hub: str) -> Path:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise UserError(
+            f"encoder {hub}: getting it needs `pip install huggingface_hub`, or take a folder that has it"
+        ) from error
+    files = [CONFIG, PREPROCESSOR, "*.safetensors", "*.safetensors.index.json"]
+    try:
+        folder = Path(huggingface_hub.snapshot_download(hub, allow_patterns=files))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(huggingface_hub.snapshot_download(hub, allow_patterns=[*files[:2], "pytorch_model.bin"]))
+    except Exception as error:  # of the network, of the hub, of its client: all say why in their text
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise UserError(f"encoder {hub}: the Hugging Face hub did not give it ({reason})") from error
+    return folder
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        if not isinstance(card, dict):
+            raise ValueError("not an object")
+        return card
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / CARD}: damaged, take the encoder again ({' '.join(str(error).split())})") from error
+
+
+def _unknown(encoder: str, data_dir: str | os.PathLike | None) -> str:
+    if encoder in KNOWN:
+        return (
+            f"encoder {encoder} is not in {encoder_folder('', data_dir)}: run `python launch.py encoders get {encoder}`"
+        )
+    names = [*available(data_dir), *KNOWN]
+    nearest = difflib.get_close_matches(encoder, names, n=1) or [DEFAULT]
+    return f"encoder {encoder!r}: no such name or folder; did you mean {nearest[0]}? (`python launch.py encoders`)"
