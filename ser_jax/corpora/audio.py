@@ -1,8 +1,13 @@
 """Audio files in, 16 kHz mono samples out."""
 
+import contextlib
+import dataclasses
+import io
+import mmap
 import os
-import re
-from collections.abc import Iterator
+import stat
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,47 +15,108 @@ import soundfile
 import soxr
 from jaxtyping import Float32, Int16
 
+from ser_jax.corpora import containers, foreign
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.errors import UserError
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf")
+LIBSNDFILE_SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".w64", ".caf"),
+    *(".rf64", ".sph", ".nist", ".voc", ".wve", ".8svx", ".svx"),
+)
+# Read through PyAV or ffmpeg, or refused by name; .raw, .pcm and .vox have no header and are refused.
+FOREIGN_SUFFIXES = (
+    *(".m4a", ".mp4", ".m4b", ".aac", ".webm", ".mka", ".mkv", ".mov", ".avi", ".3gp", ".3g2", ".amr", ".wma", ".wmv"),
+    *(".asf", ".mp2", ".mpg", ".mpeg", ".flv", ".gsm", ".ape", ".wv", ".tta", ".ac3", ".spx", ".ra", ".rm"),
+    *(".amr-nb", ".amr-wb", ".raw", ".pcm", ".vox"),
+)
+AUDIO_SUFFIXES = LIBSNDFILE_SUFFIXES + FOREIGN_SUFFIXES
+
+RATES = (1_000, 768_000)  # Hz, of what may be audio; a header that says 1 Hz would fill the memory when resampled
 
 _BLOCK_FRAMES = 1 << 18  # read at a time, so that a long recording of many channels needs little memory
-_UNKNOWN_BYTES = 0x7FFF0000  # programs that write to a pipe promise about 2 or 4 GiB, not knowing the length
+_SILENT = 2.0**-31  # what differs less than a step of 32 bits has no sound
+_FINE = ("PCM_24", "PCM_32", "FLOAT", "DOUBLE")  # soft sound may stand below the 16th bit
+_SOFT, _AUDIBLE = 2.0**-7, 0.1  # peak below which such sound is scaled up, and the peak that it then has
+_FULL_SCALE, _CLIPPED_SHARE = 0.9999, 1e-3  # what is clipped, and from which share of the samples it is said
+_ZEROS_SECONDS = 1.0  # of nothing but zeros, from which on it is said: a microphone is never that still, a gap is
+_CANCELLED = 0.1  # of the loudest channel's level that is left where channels cancel
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """A recording as models take it, and what was found on the way.
+
+    Attributes:
+        samples: 16 kHz, mono, in [-1, 1].
+        rate: Hz, of the file.
+        channels: of the file.
+        level_db: RMS of `samples` before they were scaled, dB below full scale; -inf for silence.
+        clipped: share of the file's samples that stand at full scale, three or more in a row.
+        notes: what a user should know, by kind: silent, clipped, zeros, scaled_down, scaled_up, cancelling_channels,
+            structure.
+    """
+
+    samples: Float32[np.ndarray, " samples"]
+    rate: int
+    channels: int
+    level_db: float
+    clipped: float
+    notes: dict[str, str]
 
 
 def find_audio(folder: str | os.PathLike) -> list[Path]:
-    """Returns the audio files anywhere below `folder`, sorted; hidden files and folders are passed over."""
-    folder = Path(folder)
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in AUDIO_SUFFIXES
-        and not any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    """Returns the audio files anywhere below `folder`, sorted; hidden files and folders are passed over.
+
+    Linked folders are followed, once round. Whatever has the suffix of audio is returned, readable or not.
+    Raises UserError for a folder that may not be read.
+    """
+    found, walk = [], [(Path(folder), frozenset[tuple[int, int]]())]
+    while walk:
+        here, above = walk.pop()
+        try:
+            place = here.stat()
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+        except OSError as error:
+            raise UserError(f"{printable(here)}: cannot be read ({error.strerror}), expected a folder") from error
+        if (place.st_dev, place.st_ino) in above:  # a link to a folder that it stands in
+            continue
+        for entry in entries:
+            if entry.name.startswith((".", "__MACOSX")):
+                continue
+            if entry.is_dir():
+                walk.append((here / entry.name, above | {(place.st_dev, place.st_ino)}))
+            elif os.path.splitext(entry.name)[1].lower() in AUDIO_SUFFIXES:
+                found.append(here / entry.name)
+    return sorted(found)
+
+
+def printable(path: str | os.PathLike) -> str:
+    """Returns a path as text that can be printed and stored, whatever bytes the file system has."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def read_audio(path: str | os.PathLike) -> Float32[np.ndarray, " samples"]:
-    """Returns the samples of an audio file at 16 kHz, in [-1, 1] where the file is.
+    """Returns the samples of an audio file at 16 kHz, in [-1, 1]: those of `read_recording`."""
+    return read_recording(path).samples
 
-    Whatever libsndfile reads (wav, flac, ogg, mp3, ...) of any rate, width, length and number of channels;
-    channels are averaged, then resampled (soxr, very high quality).
-    Raises UserError for a file that is missing, empty, cut short, no audio, without samples, or holds NaN or infinity.
-    (An mp3 cut short is read as far as it goes: it need not say how long it is.)
+
+def read_recording(path: str | os.PathLike) -> Recording:
+    """Returns the samples of an audio file at 16 kHz, in [-1, 1], and what was found in it.
+
+    Whatever libsndfile reads (wav, flac, ogg, mp3, ...) of any width, length and number of channels, at RATES;
+    other containers (m4a, webm, amr, ...) through PyAV or ffmpeg, where there is one. `-`, a pipe or a device is read
+    to its end. Channels are averaged, or, where they cancel, the loudest one is taken; then resampled (soxr, very high
+    quality). What exceeds full scale is scaled down, what would vanish in 16 bits is scaled up; `notes` says so.
+    Raises UserError for a file that is missing, empty, cut short, damaged, no audio, without samples, or holds NaN or
+    infinity: the frames that come out of the decoder are counted against those that the file promises.
     """
-    path = Path(path)
-    _refuse_unless_file(path)
-    try:
-        with soundfile.SoundFile(path) as sound:
-            _refuse_broken_promise(path, sound)
-            samples = _resample(_mono_blocks(path, sound), sound.samplerate)
-    except soundfile.LibsndfileError as error:
-        reason = error.error_string.removeprefix("Error : ").rstrip(".")
-        raise UserError(f"{path}: cannot be read as audio ({reason}), expected wav, flac, ogg or mp3") from error
-    if len(samples) == 0:
-        raise UserError(f"{path}: audio without samples, expected at least one")
-    return samples
+    name = printable(path)
+    with _bytes_of(path, name) as data:
+        checked = containers.check_structure(name, data)
+        decode = _decoder(path, name, data, checked)
+        recording = _listen(name, decode)
+    notes = {"structure": checked.note} if checked.note else {}
+    return dataclasses.replace(recording, notes=notes | recording.notes)
 
 
 def to_int16(samples: Float32[np.ndarray, " samples"]) -> Int16[np.ndarray, " samples"]:
@@ -58,30 +124,197 @@ def to_int16(samples: Float32[np.ndarray, " samples"]) -> Int16[np.ndarray, " sa
     return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
 
 
-def _refuse_unless_file(path: Path) -> None:
-    if path.is_dir():
-        raise UserError(f"{path}: a folder, expected an audio file")
-    if not path.is_file():
-        raise UserError(f"{path}: no such audio file")
-    if not os.access(path, os.R_OK):
-        raise UserError(f"{path}: no permission to read this audio file")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: an empty file (0 bytes), expected audio")
+@contextlib.contextmanager
+def _bytes_of(path: str | os.PathLike, name: str) -> Iterator[bytes | mmap.mmap]:
+    """Yields all bytes of a file, pipe or standard input."""
+    if os.fspath(path) == "-":
+        data = sys.stdin.buffer.read()
+        if not data:
+            raise UserError("standard input: empty, expected audio")
+        yield data
+        return
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise UserError(f"{name}: a folder, expected an audio file; name the files in it, as in {name}/*.wav")
+        with open(path, "rb") as file:
+            if not stat.S_ISREG(mode):
+                data = file.read()
+            elif os.fstat(file.fileno()).st_size:
+                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            else:
+                data = b""
+    except FileNotFoundError as error:
+        what = "a link to a file that is not there" if os.path.islink(path) else "no such audio file"
+        raise UserError(f"{name}: {what}") from error
+    except PermissionError as error:
+        raise UserError(f"{name}: no permission to read this audio file") from error
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero
+        raise UserError(f"{name[:200]}: cannot be read ({getattr(error, 'strerror', error)})") from error
+    if not data:
+        raise UserError(f"{name}: an empty file (0 bytes), expected audio")
+    try:
+        yield data
+    finally:
+        if isinstance(data, mmap.mmap):
+            data.close()
 
 
-def _refuse_broken_promise(path: Path, sound: soundfile.SoundFile) -> None:
-    # libsndfile silently takes what is there of a wav or aiff cut short; only its log tells what the header promised.
-    for promised, found in re.findall(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", sound.extra_info, re.MULTILINE):
-        if int(found) < int(promised) < _UNKNOWN_BYTES:
-            raise UserError(f"{path}: cut short, it holds {found} bytes of audio, expected {promised} by its header")
+# --- Decoding. ---
 
 
-def _mono_blocks(path: Path, sound: soundfile.SoundFile) -> Iterator[Float32[np.ndarray, " frames"]]:
-    for block in sound.blocks(_BLOCK_FRAMES, dtype="float32", always_2d=True):
-        mono = block.mean(axis=1)
-        if not np.isfinite(mono).all():
-            raise UserError(f"{path}: audio holds NaN or infinity, expected finite samples")
-        yield mono
+@dataclasses.dataclass(frozen=True)
+class _Decoder:
+    """What decodes a file from its beginning, as often as asked, in blocks [frames, channels]."""
+
+    blocks: Callable[[], Iterator[Float32[np.ndarray, "frames channels"]]]
+    rate: int
+    channels: int
+    fine: bool  # whether its samples are finer than 16 bits
+
+
+def _decoder(path: str | os.PathLike, name: str, data: containers.Bytes, checked: containers.Checked) -> _Decoder:
+    def opened() -> soundfile.SoundFile:
+        if checked.mended is None and isinstance(data, mmap.mmap):
+            return soundfile.SoundFile(os.fsencode(path))
+        return soundfile.SoundFile(_InMemory(data[:] if checked.mended is None else checked.mended))
+
+    try:
+        with opened() as sound:
+            promised = sound.frames if checked.frames is None else checked.frames
+            rate, channels, fine = sound.samplerate, sound.channels, sound.subtype in _FINE
+            # A lossy file's samples may be fewer than its frames would hold, by what its coder was late.
+            late = 2304 if "MPEG" in sound.subtype else 0
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.removeprefix("Error : ").rstrip(".")
+        found = foreign.decode(path, name, data, reason)
+        _refuse_rate(name, found.rate)
+        return _Decoder(lambda: iter((found.samples,)), found.rate, found.samples.shape[1], found.fine)
+    _refuse_rate(name, rate)
+
+    def blocks() -> Iterator[Float32[np.ndarray, "frames channels"]]:
+        decoded = 0
+        with opened() as sound:
+            while decoded < promised:
+                try:
+                    # Not by blocks(), which fills what a decoder does not deliver with whatever stood in the memory.
+                    block = sound.read(min(_BLOCK_FRAMES, promised - decoded), dtype="float32", always_2d=True)
+                except soundfile.LibsndfileError as error:
+                    reason = error.error_string.removeprefix("Error : ").rstrip(".")
+                    where = f"{reason}, after {decoded} of {promised} frames"
+                    raise UserError(f"{name}: cannot be read as audio to its end ({where})") from error
+                if not len(block):
+                    break
+                decoded += len(block)
+                yield block
+        if decoded + late < promised < 1 << 60:  # a flac written to a pipe promises no length
+            raise UserError(f"{name}: cut short or damaged, {decoded} frames can be decoded, expected {promised}")
+
+    return _Decoder(blocks, rate, channels, fine)
+
+
+class _InMemory(io.BytesIO):
+    """A file in memory for libsndfile, whose parser may seek before its beginning in a damaged one."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return self.tell()
+
+
+def _refuse_rate(name: str, rate: int) -> None:
+    if not RATES[0] <= rate <= RATES[1]:
+        raise UserError(f"{name}: a rate of {rate} Hz, expected {RATES[0]} to {RATES[1]}")
+
+
+# --- What is heard: one channel, its level, and what is wrong with it. ---
+
+
+def _listen(name: str, decoder: _Decoder) -> Recording:
+    heard = _Heard(decoder.channels)
+    samples = _resample(heard.mono(name, decoder.blocks()), decoder.rate)
+    if not heard.frames:
+        raise UserError(f"{name}: audio without samples, expected at least one")
+    notes: dict[str, str] = {}
+    loudest = int(np.argmax(heard.powers))
+    if decoder.channels > 1 and heard.power < _CANCELLED**2 * heard.powers[loudest]:
+        notes["cancelling_channels"] = f"its channels cancel when averaged; channel {loudest + 1} alone is taken"
+        clipped = heard.clipped
+        heard = _Heard(1)
+        one = (block[:, loudest : loudest + 1] for block in decoder.blocks())
+        samples = _resample(heard.mono(name, one), decoder.rate)
+        heard.clipped = clipped
+    share = heard.clipped / (heard.frames * decoder.channels)
+    if share >= _CLIPPED_SHARE:
+        notes["clipped"] = f"{100 * share:.1f} % of its samples are clipped"
+    level = 10 * float(np.log10(heard.power / heard.frames)) if heard.power else -np.inf
+    if heard.high - heard.low <= _SILENT:
+        notes["silent"] = "silent: there is no sound in it"
+        return Recording(np.clip(samples, -1, 1), decoder.rate, decoder.channels, -np.inf, share, notes)
+    if heard.zeros >= _ZEROS_SECONDS * decoder.rate:
+        where = " at its end" if heard.run == heard.zeros else ""
+        notes["zeros"] = f"{heard.zeros / decoder.rate:.1f} s of nothing but zeros{where}: is it whole?"
+    gain = _gain(max(heard.high, -heard.low), decoder.fine)
+    if gain < 1:
+        notes["scaled_down"] = f"exceeds full scale, up to {max(heard.high, -heard.low):.6g}; scaled by {gain:.6g}"
+    elif gain > 1:
+        notes["scaled_up"] = f"too soft for 16 bits, {level:.0f} dB; scaled by {gain:.6g}"
+    samples = samples * np.float32(gain)
+    peak = float(np.abs(samples).max(initial=0.0))
+    if peak > 1:  # a resampled wave swings over the samples that it was made of
+        notes.setdefault("scaled_down", f"exceeds full scale at {SAMPLE_RATE} Hz; scaled by {1 / peak:.4f}")
+        samples = samples / np.float32(peak)
+    return Recording(samples, decoder.rate, decoder.channels, level, share, notes)
+
+
+def _gain(peak: float, fine: bool) -> float:
+    """By what a recording of this peak is scaled, so that it neither clips nor vanishes in 16 bits."""
+    if peak > 1:
+        # Samples on the scale of 16 or 32 bit, written as floating point: their level is known.
+        integer = next((scale for scale in (2.0**15, 2.0**31) if 16 < peak <= scale), None)
+        return 1 / (integer or peak)
+    return _AUDIBLE / peak if fine and peak < _SOFT else 1.0
+
+
+class _Heard:
+    """What is counted while the blocks of a file go by."""
+
+    def __init__(self, channels: int) -> None:
+        self.frames, self.clipped, self.power = 0, 0, 0.0
+        self.powers = np.zeros(channels)
+        self.low, self.high = np.inf, -np.inf
+        self.zeros, self.run = 0, 0  # the longest run of zeros, and the one at the end
+
+    def mono(self, name: str, blocks: Iterator[np.ndarray]) -> Iterator[Float32[np.ndarray, " frames"]]:
+        """Yields the mean over channels of every block, and counts."""
+        for block in blocks:
+            mono = block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
+            if not np.isfinite(mono).all():
+                raise UserError(f"{name}: audio holds NaN or infinity, expected finite samples")
+            self.frames += len(mono)
+            self.power += float(np.square(mono, dtype=np.float64).sum())
+            self.powers += np.square(block, dtype=np.float64).sum(axis=0)
+            self.low, self.high = min(self.low, float(mono.min())), max(self.high, float(mono.max()))
+            self._count_zeros(mono)
+            full = (np.abs(block) >= _FULL_SCALE) & (np.abs(block) <= 1)
+            if full.any():
+                thrice = full[:-2] & full[1:-1] & full[2:]
+                in_a_row = np.zeros_like(full)
+                for shift in range(3):
+                    in_a_row[shift : len(full) - 2 + shift] |= thrice
+                self.clipped += int(in_a_row.sum())
+            yield mono
+
+    def _count_zeros(self, mono: Float32[np.ndarray, " frames"]) -> None:
+        sounding = np.flatnonzero(mono)
+        if not len(sounding):
+            self.run += len(mono)
+        else:
+            inner = int(np.diff(sounding).max(initial=1)) - 1
+            self.zeros = max(self.zeros, inner, self.run + int(sounding[0]))
+            self.run = len(mono) - 1 - int(sounding[-1])
+        self.zeros = max(self.zeros, self.run)
 
 
 def _resample(blocks: Iterator[np.ndarray], rate: int) -> Float32[np.ndarray, " samples"]:

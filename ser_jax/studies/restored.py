@@ -1,6 +1,7 @@
 """A trained population out of a workdir, put to work on its own corpus, on another corpus, or on recordings."""
 
 import dataclasses
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int16
 
-from ser_jax.corpora.audio import read_audio, to_int16
+from ser_jax.corpora.audio import read_recording, to_int16
 from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus
 from ser_jax.corpora.features import load_features
 from ser_jax.corpora.silence import speech_bounds
@@ -159,10 +160,13 @@ def _read(restored: Restored, files: Sequence[str]) -> tuple[dict[str, np.ndarra
     waveforms, errors = {}, []
     for file in dict.fromkeys(files):
         try:
-            waveform = to_int16(read_audio(file))
+            recording = read_recording(file)
+            waveform = to_int16(recording.samples)
             if learner is not None:
                 _check_length(file, waveform, learner)
             waveforms[file] = waveform
+            for note in recording.notes.values():
+                print(f"note: {file}: {note}", file=sys.stderr)
         except UserError as error:
             errors.append(error)
     return waveforms, errors

@@ -1,9 +1,16 @@
+import io
+import os
+import sys
+import threading
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
 import soxr
 
-from ser_jax.corpora.audio import find_audio, read_audio, to_int16
+from ser_jax.corpora import foreign
+from ser_jax.corpora.audio import find_audio, read_audio, read_recording, to_int16
 from ser_jax.errors import UserError
 
 
@@ -122,3 +129,163 @@ def test_audio_is_found_below_a_folder_but_not_where_it_is_hidden(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert find_audio(tmp_path) == [tmp_path / "a.FLAC", tmp_path / "b" / "2.wav"]
+
+
+def test_links_are_followed_once_and_what_is_not_readable_is_found_all_the_same(tmp_path):
+    (tmp_path / "elsewhere" / "joy").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "joy" / "1.wav").touch()
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "joy").symlink_to(tmp_path / "elsewhere" / "joy")
+    (corpus / "deeper").mkdir()
+    (corpus / "deeper" / "loop").symlink_to(corpus)
+    (corpus / "dangling.wav").symlink_to(tmp_path / "gone.wav")
+    for name in ("phone.m4a", "browser.WEBM", "call.amr", "raw.raw", "old.sph"):
+        (corpus / name).touch()
+    names = [str(path.relative_to(corpus)) for path in find_audio(corpus)]
+    assert names == sorted(["browser.WEBM", "call.amr", "dangling.wav", "joy/1.wav", "old.sph", "phone.m4a", "raw.raw"])
+    with pytest.raises(UserError, match=r"dangling.wav: a link to a file that is not there"):
+        read_audio(corpus / "dangling.wav")
+
+
+def test_a_folder_that_may_not_be_read_is_never_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refusing(path):  # the tests may run as root, whom no mode stops
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UserError, match=r"closed: cannot be read \(Permission denied\)"):
+        find_audio(tmp_path)
+
+
+def sound(seconds=1.5):
+    time = np.arange(int(16000 * seconds)) / 16000
+    return 0.1 * np.sin(2 * np.pi * 150 * time) * (1 + 0.5 * np.sin(2 * np.pi * 3 * time))
+
+
+def recording_of(tmp_path, samples, subtype):
+    soundfile.write(tmp_path / "a.wav", samples, 16000, subtype=subtype)
+    return read_recording(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize(
+    ("make", "subtype", "gain", "note", "says"),
+    [
+        (lambda x: x, "PCM_16", 1, None, ""),
+        (lambda x: (x * 32768).astype(np.float32), "FLOAT", 1, "scaled_down", "scaled by 3.05176e-05"),
+        (lambda x: x * 4 / np.abs(x).max(), "FLOAT", 1 / 0.15, "scaled_down", "up to 4; scaled by 0.25"),
+        (lambda x: np.stack([x, x], 1), "PCM_16", 1, None, ""),
+        (lambda x: np.stack([x, 0 * x], 1), "PCM_16", 0.5, None, ""),
+        (lambda x: np.stack([x, -x], 1), "PCM_16", 1, "cancelling_channels", "channel 1 alone"),
+        (lambda x: np.stack([-0.9 * x, 0.95 * x], 1), "PCM_16", 0.95, "cancelling_channels", "channel 2 alone"),
+        (lambda x: x * 0.002, "PCM_24", 0.1 / 0.15, "scaled_up", "too soft for 16 bits"),
+        (lambda x: x * 1e-5, "FLOAT", 0.1 / 0.15, "scaled_up", "too soft for 16 bits"),
+        (lambda x: x * 0.002, "PCM_16", 0.002, None, ""),
+    ],
+)
+def test_levels_and_channels_that_would_ruin_a_recording_are_mended_and_said(tmp_path, make, subtype, gain, note, says):
+    recording = recording_of(tmp_path, make(sound()), subtype)
+    scale = np.abs(sound() * gain).max()
+    np.testing.assert_allclose(recording.samples, sound() * gain, atol=0.01 * scale + 2 / 32768)
+    assert set(recording.notes) == ({note} if note else set())
+    assert says in recording.notes.get(note, "")
+
+
+@pytest.mark.parametrize(
+    ("samples", "subtype"),
+    [(np.zeros(16000), "PCM_16"), (np.full(16000, 0.3), "PCM_16"), (np.full(16000, 1e-40, np.float32), "FLOAT")],
+)
+def test_a_recording_without_a_sound_is_called_silent(tmp_path, samples, subtype):
+    assert set(recording_of(tmp_path, samples, subtype).notes) == {"silent"}
+
+
+def test_clipping_is_counted_and_a_loud_voice_is_none(tmp_path):
+    clipped = recording_of(tmp_path, np.clip(sound() * 30, -1, 1), "PCM_16")
+    assert set(clipped.notes) == {"clipped"} and 0.5 < clipped.clipped < 1
+    assert recording_of(tmp_path, sound() / np.abs(sound()).max() * 0.99999, "PCM_16").notes == {}
+
+
+def test_a_resampled_wave_that_swings_over_full_scale_is_scaled_not_clipped(tmp_path):
+    square = np.sign(np.sin(2 * np.pi * 50 * np.arange(44100) / 44100)) * 0.99
+    soundfile.write(tmp_path / "a.wav", square, 44100)
+    recording = read_recording(tmp_path / "a.wav")
+    assert "16000 Hz" in recording.notes["scaled_down"] and np.abs(recording.samples).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("subtype", "kind", "suffix"),
+    [("GSM610", "WAV", "wav"), ("IMA_ADPCM", "WAV", "wav"), ("MS_ADPCM", "WAV", "wav"), ("PCM_16", "NIST", "sph")],
+)
+def test_telephone_and_laboratory_formats_are_read(tmp_path, subtype, kind, suffix):
+    soundfile.write(tmp_path / f"a.{suffix}", tone(16000), 16000, subtype=subtype, format=kind)
+    read = read_audio(tmp_path / f"a.{suffix}")
+    assert 16000 <= len(read) <= 16300
+    np.testing.assert_allclose(read[2000:14000], tone(16000)[2000:14000], atol=0.08)
+
+
+def test_a_pipe_and_standard_input_are_read_to_their_end(tmp_path, monkeypatch):
+    wav = wav_bytes(tmp_path)
+    expected = read_audio(tmp_path / "whole.wav")
+    read_end, write_end = os.pipe()
+    threading.Thread(target=lambda: (os.write(write_end, wav), os.close(write_end))).start()
+    np.testing.assert_array_equal(read_audio(f"/dev/fd/{read_end}"), expected)
+    os.close(read_end)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(wav)))
+    np.testing.assert_array_equal(read_audio("-"), expected)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    with pytest.raises(UserError, match="standard input: empty"):
+        read_audio("-")
+
+
+PHONE = b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom\0\0\0\0" + bytes(4000)
+BROWSER = (
+    bytes.fromhex("1a45dfa3") + b"\x9fB\x86\x81\x01B\xf7\x81\x01B\xf2\x81\x04B\xf3\x81\x08B\x82\x84webm" + bytes(4000)
+)
+
+
+@pytest.mark.parametrize("has_pyav", [False, True])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.m4a", PHONE, "an MPEG-4 container"),
+        ("renamed.wav", PHONE, "an MPEG-4 container"),
+        ("a.webm", BROWSER, "a Matroska or WebM container"),
+        ("a.amr", b"#!AMR\n" + bytes(300), "AMR, which"),
+        ("a.raw", bytes(range(256)) * 40, "samples without a header"),
+    ],
+)
+def test_a_container_that_cannot_be_read_is_named(tmp_path, monkeypatch, has_pyav, name, content, message):
+    if has_pyav:
+        pytest.importorskip("av")
+    else:
+        monkeypatch.setattr(foreign.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(foreign.shutil, "which", lambda name: None)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: {message}") as error:
+        read_audio(tmp_path / name)
+    assert "\n" not in str(error.value)
+    assert ("pip install av" in str(error.value)) == (not has_pyav and "header" not in message)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("m4a", "aac"), ("webm", "libopus"), ("mp4", "aac")])
+def test_containers_of_phones_and_browsers_are_read_through_pyav(tmp_path, suffix, codec):
+    av = pytest.importorskip("av")
+    path, rate = tmp_path / f"a.{suffix}", 48000
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        samples = (tone(rate, seconds=2.0) * 32767).astype(np.int16)[None]
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+        frame.sample_rate = rate
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    read = read_audio(path)
+    assert len(read) == pytest.approx(32000, abs=1200)
+    spectrum = np.abs(np.fft.rfft(read[8000:24000]))
+    assert np.argmax(spectrum) == 440
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=rf"a.{suffix}: "):
+        read_audio(path)

@@ -1,0 +1,319 @@
+"""What the structure of an audio file promises, checked against what is there, before anything is decoded.
+
+Decoders hide a broken download: they return what is left of an ogg, or fill an mp3 up to the length that its header
+promises. Here the bytes themselves are counted: the chunks of wav, au, aiff, w64 and caf, the pages of ogg, the frames
+of mp3. Layouts are those of the formats' specifications (RIFF/RF64, EBU Tech 3306, RFC 3533, ISO 11172-3).
+"""
+
+import dataclasses
+import mmap
+import struct
+import zlib
+from collections.abc import Iterator
+
+from ser_jax.errors import UserError
+
+Bytes = bytes | mmap.mmap
+
+_UNKNOWN_BYTES = 0x7FFF0000  # programs that write to a pipe promise about 2 or 4 GiB, not knowing the length
+_TOLERATED_BYTES = 64  # some recorders count the header as audio: nothing is missing where so little is
+_CHUNKS = (b"data", b"fmt ", b"fact", b"LIST", b"bext", b"JUNK", b"cue ", b"id3 ", b"smpl")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """A file whose structure is whole.
+
+    Attributes:
+        mended: what to decode in place of the file, where its header misleads decoders; None: the file as it is.
+        frames: how many frames it holds by its own structure; None where only a decoder can tell.
+        note: what a reader should know, "" if nothing.
+    """
+
+    mended: bytes | None = None
+    frames: int | None = None
+    note: str = ""
+
+
+def check_structure(name: str, data: Bytes) -> Checked:
+    """Returns what the structure of an audio file says; files of an unknown structure pass.
+
+    Raises UserError that begins with `name` for a file that is cut short or damaged, with what it holds and promises.
+    """
+    try:
+        return _check(name, data)
+    except (struct.error, IndexError):  # it ends inside a header: the decoder says what it makes of that
+        return Checked()
+
+
+def _check(name: str, data: Bytes) -> Checked:
+    start = data[:16]
+    if start[:4] in (b"RIFF", b"RIFX", b"RF64") and start[8:12] == b"WAVE":
+        return _check_wav(name, data, "<" if start[:4] != b"RIFX" else ">")
+    if start[:4] == b"FORM" and start[8:12] in (b"AIFF", b"AIFC"):
+        return _check_aiff(name, data)
+    if start[:4] == b".snd":
+        return _check_au(name, data)
+    if start[:4] == b"riff" and len(data) > 40:
+        return _check_w64(name, data)
+    if start[:4] == b"caff":
+        return _check_caf(name, data)
+    if start[:4] == b"OggS":
+        return _check_ogg(name, data)
+    if start[:3] == b"ID3" or _mp3_frame(start[:4]):
+        return _check_mp3(name, data)
+    return Checked()
+
+
+def _refuse_cut(name: str, found: int, promised: int, unit: str = "bytes of audio") -> UserError:
+    hint = "; if the sound is whole, `sox --ignore-length IN OUT` mends the header" if unit == "bytes of audio" else ""
+    return UserError(f"{name}: cut short, it holds {found} {unit}, expected {promised} by its header{hint}")
+
+
+# --- Chunks: wav, aiff, au, w64, caf. ---
+
+
+def _check_wav(name: str, data: Bytes, order: str) -> Checked:
+    at, kept, long_size, frames, block, code, misplaced = 12, [], 0, None, 0, 1, False
+    while at + 8 <= len(data):
+        tag, (size,) = data[at : at + 4], struct.unpack(order + "I", data[at + 4 : at + 8])
+        body = at + 8
+        if tag == b"data":
+            break
+        if tag == b"ds64":
+            (long_size,) = struct.unpack("<Q", data[body + 8 : body + 16])
+        if tag == b"fmt " and size >= 16:
+            (block,) = struct.unpack(order + "H", data[body + 12 : body + 14])
+            code = struct.unpack(order + "H", data[body : body + 2])[0]
+        if tag == b"fact" and size >= 4 and code not in (1, 3, 0xFFFE):  # blocks of a codec are filled up at the end
+            (frames,) = struct.unpack(order + "I", data[body : body + 4])
+        if tag in (b"fmt ", b"fact"):
+            kept.append(data[at : body + size + size % 2])
+        at = body + size + size % 2
+        if size % 2 and data[at - 1 : at + 3] in _CHUNKS:  # the byte that makes it even was left out
+            at, misplaced = at - 1, True
+    else:
+        return Checked()  # no samples: the decoder says so
+    available, promised = len(data) - body, long_size if size == 0xFFFFFFFF and long_size else size
+    if promised == 0 and available >= max(block, 1) and data[body : body + 4] not in _CHUNKS:
+        return Checked(_wav(order, kept, data[body:]), frames)
+    if available < promised < _UNKNOWN_BYTES or (long_size and available < promised):
+        if not 0 < promised - available <= _TOLERATED_BYTES or available <= promised - available:
+            raise _refuse_cut(name, available, promised)
+        note = f"the header promises {promised - available} bytes more than there are"
+        return Checked(_wav(order, kept, data[body:]), frames, note)
+    return Checked(_wav(order, kept, data[body : body + promised]) if misplaced else None, frames)
+
+
+def _wav(order: str, chunks: list[bytes], audio: Bytes) -> bytes:
+    """A wav file of these chunks and samples."""
+    size = min(len(audio), 0xFFFFFFFF)
+    body = b"".join([b"WAVE", *chunks, b"data", struct.pack(order + "I", size), audio])
+    return (b"RIFX" if order == ">" else b"RIFF") + struct.pack(order + "I", min(len(body), 0xFFFFFFFF)) + body
+
+
+def _check_aiff(name: str, data: Bytes) -> Checked:
+    at = 12
+    while at + 8 <= len(data):
+        tag, (size,) = data[at : at + 4], struct.unpack(">I", data[at + 4 : at + 8])
+        if tag == b"SSND":
+            available = len(data) - at - 8
+            if available - size > size == 0 or available + _TOLERATED_BYTES < size < _UNKNOWN_BYTES:
+                raise _refuse_cut(name, available, size)
+            break
+        at += 8 + size + size % 2
+    return Checked()
+
+
+def _check_au(name: str, data: Bytes) -> Checked:
+    if len(data) < 24:
+        return Checked()
+    offset, size = struct.unpack(">II", data[4:12])
+    available = len(data) - offset
+    if size == 0 and available > 0:  # written to a pipe
+        return Checked(data[:8] + b"\xff\xff\xff\xff" + data[12:])
+    if available + _TOLERATED_BYTES < size < _UNKNOWN_BYTES:
+        raise _refuse_cut(name, max(available, 0), size)
+    return Checked()
+
+
+def _check_w64(name: str, data: Bytes) -> Checked:
+    at, block = 40, 0
+    while at + 24 <= len(data):
+        tag, (size,) = data[at : at + 4], struct.unpack("<Q", data[at + 16 : at + 24])
+        if tag == b"fmt ":
+            (block,) = struct.unpack("<H", data[at + 36 : at + 38])
+        if tag == b"data":
+            available, promised = len(data) - at - 24, size - 24
+            if not 0 <= promised < 1 << 62:
+                return Checked()
+            if available + _TOLERATED_BYTES < promised:
+                raise _refuse_cut(name, available, promised)
+            # What stands behind the samples is no sound, though libsndfile takes it for some.
+            return Checked(frames=promised // block if block else None)
+        at += max(24, size + -size % 8)
+    return Checked()
+
+
+def _check_caf(name: str, data: Bytes) -> Checked:
+    at = 8
+    while at + 12 <= len(data):
+        tag, (size,) = data[at : at + 4], struct.unpack(">q", data[at + 4 : at + 12])
+        if tag == b"data":
+            if len(data) - at - 12 < size:
+                raise _refuse_cut(name, len(data) - at - 12, size)
+            break
+        if size < 0:
+            break
+        at += 12 + size
+    return Checked()
+
+
+# --- Pages: ogg (Vorbis, Opus, FLAC). ---
+
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _ogg_sum(page: bytes) -> int:
+    """The checksum of an ogg page whose own checksum is zero: CRC-32 with the highest bit first, begun with 0."""
+    reflected = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{reflected:032b}"[::-1], 2)
+
+
+def _check_ogg(name: str, data: Bytes) -> Checked:
+    at, ended, expected, granule = 0, set(), {}, 0
+    while data[at : at + 4] == b"OggS":
+        head = data[at : at + 27]
+        lengths = data[at + 27 : at + 27 + head[26]] if len(head) == 27 else b""
+        end = at + 27 + len(lengths) + sum(lengths)
+        if len(head) < 27 or len(lengths) < head[26] or end > len(data):
+            raise UserError(f"{name}: cut short, it ends inside a page, after {granule} samples")
+        flags, granule_here, stream, number, checksum = struct.unpack("<BqIII", head[5:26])
+        if flags & 2 and ended:
+            raise UserError(f"{name}: holds several streams end to end, of which one would be read; split it")
+        page = head[:22] + bytes(4) + head[26:] + data[at + 27 : end]
+        if checksum != _ogg_sum(page) or number != expected.get(stream, number):
+            raise UserError(f"{name}: damaged, a page at byte {at} is not as it was written (checksum or number)")
+        expected[stream] = number + 1
+        granule = granule_here if granule_here > 0 else granule
+        if flags & 4:
+            ended.add(stream)
+        at = end
+    if expected.keys() - ended:
+        raise UserError(f"{name}: cut short, its last page is missing; it holds {granule} samples")
+    return Checked()
+
+
+# --- Frames: mp3. ---
+
+_BITRATES = {  # kbit/s of layer III, by the index in the frame's header
+    True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),  # MPEG-1
+    False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),  # MPEG-2 and 2.5
+}
+
+
+def _mp3_frame(header: bytes) -> int:
+    """The length in bytes of the layer III frame that begins with `header`, 0 for what begins no frame."""
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
+        return 0
+    version, bitrate, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3
+    if version == 1 or bitrate in (0, 15) or rate == 3:
+        return 0
+    hertz = (44100, 48000, 32000)[rate] >> {3: 0, 2: 1, 0: 2}[version]
+    kilobits = _BITRATES[version == 3][bitrate]
+    return (144 if version == 3 else 72) * kilobits * 1000 // hertz + (header[2] >> 1 & 1)
+
+
+def _mp3_tag(data: Bytes, at: int) -> int:
+    """The length of the ID3 or APE tag at a place of an mp3, 0 if none is there."""
+    head = data[at : at + 32]
+    if head[:3] == b"ID3" and len(head) >= 10:
+        return 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+    if head[:3] == b"TAG":
+        return 128
+    if head[:8] == b"APETAGEX" and len(head) >= 24:
+        (size,), (flags,) = struct.unpack("<I", head[12:16]), struct.unpack("<I", head[20:24])
+        return size + 32 if flags & 0x20000000 else 32  # the header counts the tag and its footer, but not itself
+    return 0
+
+
+def _mp3_walk(data: Bytes) -> Iterator[tuple[str, int, int]]:
+    """Yields (kind, at, length) of everything in an mp3: frame, tag, part (of a last frame) or junk."""
+    at = 0
+    while at < len(data):
+        length, kind = _mp3_frame(data[at : at + 4]), "frame"
+        if length and at + length > len(data):
+            kind = "part"
+        elif not length:
+            length, kind = _mp3_tag(data, at), "tag"
+        if not length:
+            kind, length = "junk", _until_frame(data, at)
+        yield kind, at, min(length, len(data) - at)
+        at += length
+
+
+def _until_frame(data: Bytes, at: int) -> int:
+    """How many bytes it is from `at` to the next frame that another frame follows, or to the end."""
+    found = data.find(b"\xff", at + 1)
+    while found >= 0:
+        length = _mp3_frame(data[found : found + 4])
+        if length and (_mp3_frame(data[found + length : found + length + 4]) or found + length == len(data)):
+            return found - at
+        found = data.find(b"\xff", found + 1)
+    return len(data) - at
+
+
+def _check_mp3(name: str, data: Bytes) -> Checked:
+    frames, junk, promised, notes = [], [], None, []
+    for kind, at, length in _mp3_walk(data):
+        if kind == "junk":
+            junk.append((at, length))
+        elif kind == "part":
+            notes.append("ends inside a frame")
+        elif kind == "frame":
+            frame = data[at : at + length]
+            is_info, number = _info_frame(frame)
+            if is_info:
+                promised = number if not frames else None  # several files end to end: each promises its own
+            else:
+                frames.append((at, frame))
+    if not frames:
+        return Checked()
+    inside = [(at, length) for at, length in junk if frames[0][0] < at < frames[-1][0]]
+    if promised is not None:
+        if len(frames) < promised - 1:
+            raise _refuse_cut(name, len(frames), promised, "frames")
+        if len(frames) <= promised + 1 and not inside:
+            end = frames[-1][0] + len(frames[-1][1])  # a cover picture or tag behind the sound is not for the decoder
+            return Checked(data[:end] if end < len(data) else None, note="; ".join(notes))
+    if inside:
+        at, length = inside[0]
+        raise UserError(f"{name}: damaged, {length} bytes at byte {at} are no audio")
+    if any(at > frames[-1][0] and length > 1 for at, length in junk):
+        notes.append("something that is no audio stands behind the sound; if it was cut short, it does not tell")
+    # Without a promise decoders guess the length by the size of the file, and stop there.
+    first = frames[0][1]
+    return Checked(
+        b"".join([_made_info_frame(first, len(frames)), *(frame for _, frame in frames)]), note="; ".join(notes)
+    )
+
+
+def _info_frame(frame: bytes) -> tuple[bool, int | None]:
+    """Whether a frame is no sound but a Xing, Info or VBRI header, and how many frames it promises."""
+    for mark in (b"Xing", b"Info"):
+        at = frame.find(mark, 4, 48)
+        if at >= 0:
+            (flags,) = struct.unpack(">I", frame[at + 4 : at + 8])
+            return True, struct.unpack(">I", frame[at + 8 : at + 12])[0] if flags & 1 else None
+    if frame[36:40] == b"VBRI":
+        return True, struct.unpack(">I", frame[50:54])[0]
+    return False, None
+
+
+def _made_info_frame(like: bytes, number: int) -> bytes:
+    """A header frame for sound like that of the frame `like`, that promises `number` frames."""
+    header = bytes([0xFF, like[1] | 1, like[2] & 0x0C | 0x90, like[3]])  # no checksum, a middling bit rate
+    mono = header[3] >> 6 == 3
+    side = (17 if mono else 32) if header[1] >> 3 & 3 == 3 else (9 if mono else 17)
+    promise = header + bytes(side) + b"Info" + struct.pack(">II", 1, number)
+    return promise.ljust(_mp3_frame(header), b"\0")

@@ -1,0 +1,211 @@
+"""Files that hold less, or more, than they promise: read whole, or refused with both numbers."""
+
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+
+from ser_jax.corpora.audio import read_audio, read_recording
+from ser_jax.errors import UserError
+
+RATE = 16000
+
+
+def voice(seconds=1.0, rate=RATE, seed=0):
+    """A buzzy vowel of changing loudness."""
+    rng, time = np.random.default_rng(seed), np.arange(int(seconds * rate)) / rate
+    phase = 2 * np.pi * 140 * time + 0.3 * np.sin(2 * np.pi * 4 * time)
+    return 0.2 * sum(np.sin(k * phase) / k for k in range(1, 8)) * (0.6 + 0.4 * np.sin(5 * time)) + 0.003 * rng.normal(
+        size=len(time)
+    )
+
+
+def chunk(tag, data, size=None, pad=True):
+    return tag + struct.pack("<I", len(data) if size is None else size) + data + b"\0" * (pad and len(data) % 2)
+
+
+def riff(*chunks, size=None):
+    body = b"WAVE" + b"".join(chunks)
+    return b"RIFF" + struct.pack("<I", len(body) if size is None else size) + body
+
+
+FORMAT = chunk(b"fmt ", struct.pack("<HHIIHH", 1, 1, RATE, 2 * RATE, 2, 16))
+PCM = (voice() * 32767).astype("<i2").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("wav", "note"),
+    [
+        (riff(FORMAT, chunk(b"data", PCM, 0xFFFFFFFF), size=0xFFFFFFFF), ""),
+        (riff(FORMAT, chunk(b"data", PCM, 0x7FFFF000), size=0x7FFFF024), ""),
+        (riff(FORMAT, chunk(b"data", PCM, 0x80000000)), ""),
+        (riff(FORMAT, chunk(b"data", PCM, 0), size=0), ""),
+        (riff(FORMAT, chunk(b"data", PCM, 0)), ""),
+        (riff(FORMAT, chunk(b"data", PCM), size=0), ""),
+        (riff(FORMAT, chunk(b"data", PCM, len(PCM) + 44)), "promises 44 bytes more"),
+        (riff(FORMAT, chunk(b"data", PCM, len(PCM) + 2)), "promises 2 bytes more"),
+        (riff(FORMAT, chunk(b"LIST", b"INFOIART\x03\0\0\0QAm", pad=False), chunk(b"data", PCM)), ""),
+        (riff(FORMAT, chunk(b"data", PCM)) + b"LI", ""),
+        (riff(FORMAT, chunk(b"data", PCM), chunk(b"LIST", b"INFOIART\x05\0\0\0QA me")), ""),
+    ],
+)
+def test_a_wav_whose_header_lies_but_whose_sound_is_whole_is_read(tmp_path, wav, note):
+    (tmp_path / "a.wav").write_bytes(wav)
+    recording = read_recording(tmp_path / "a.wav")
+    np.testing.assert_array_equal(recording.samples, np.frombuffer(PCM, "<i2") / np.float32(32768))
+    assert note in recording.notes.get("structure", "")
+    assert bool(note) == bool(recording.notes)
+
+
+def test_a_wav_of_no_samples_and_a_chunk_behind_them_is_empty_not_streamed(tmp_path):
+    (tmp_path / "a.wav").write_bytes(riff(FORMAT, chunk(b"data", b""), chunk(b"LIST", b"INFOIART\x05\0\0\0QA me")))
+    with pytest.raises(UserError, match="audio without samples"):
+        read_audio(tmp_path / "a.wav")
+
+
+FORMATS = {
+    "wav": ("WAV", "PCM_16"),
+    "flac": ("FLAC", "PCM_16"),
+    "ogg": ("OGG", "VORBIS"),
+    "opus": ("OGG", "OPUS"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+    "caf": ("CAF", "PCM_16"),
+    "au": ("AU", "PCM_16"),
+    "w64": ("W64", "PCM_16"),
+    "aiff": ("AIFF", "PCM_16"),
+    "rf64": ("RF64", "PCM_16"),
+}
+
+
+def encoded(tmp_path, suffix, samples, rate=RATE, **options):
+    path = tmp_path / f"whole.{suffix}"
+    kind, subtype = FORMATS[suffix]
+    with soundfile.SoundFile(path, "w", rate, 1, format=kind, subtype=subtype, **options) as file:
+        file.write(samples)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.97])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_file_cut_short_is_refused_with_what_it_holds(tmp_path, suffix, share):
+    whole = encoded(tmp_path, suffix, voice(4.0))
+    assert len(read_audio(tmp_path / f"whole.{suffix}")) == 4 * RATE
+    (tmp_path / f"cut.{suffix}").write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(UserError, match=r"cut\.\w+: (cut short|cannot be read as audio).*\d+") as error:
+        read_audio(tmp_path / f"cut.{suffix}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_what_stands_behind_the_sound_is_no_sound(tmp_path, suffix, capfd):
+    whole = encoded(tmp_path, suffix, voice(2.0))
+    expected = read_audio(tmp_path / f"whole.{suffix}")
+    (tmp_path / f"a.{suffix}").write_bytes(whole + b"<html>404 not found</html>" * 40)
+    np.testing.assert_array_equal(read_audio(tmp_path / f"a.{suffix}"), expected)
+    assert capfd.readouterr().err == "", "a decoder's own notes are not for the user"
+
+
+@pytest.mark.parametrize("suffix", ["flac", "ogg", "opus", "mp3"])
+@pytest.mark.parametrize("filling", [b"\xff", b"\0"])
+def test_a_hole_in_a_compressed_file_is_refused(tmp_path, suffix, filling):
+    whole = encoded(tmp_path, suffix, voice(4.0))
+    half = len(whole) // 2
+    (tmp_path / f"hole.{suffix}").write_bytes(whole[:half] + filling * 1000 + whole[half + 1000 :])
+    with pytest.raises(UserError, match=r"hole\.\w+: (damaged|cut short|cannot be read)"):
+        read_audio(tmp_path / f"hole.{suffix}")
+
+
+def test_zeros_where_a_download_broke_off_are_pointed_out(tmp_path):
+    whole = encoded(tmp_path, "wav", voice(4.0))
+    (tmp_path / "a.wav").write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
+    assert "2.0 s of nothing but zeros at its end" in read_recording(tmp_path / "a.wav").notes["zeros"]
+    assert read_recording(tmp_path / "whole.wav").notes == {}
+
+
+def test_an_mp3_cut_short_never_holds_what_was_read_before_it(tmp_path):
+    whole = encoded(tmp_path, "mp3", voice(3.0))
+    (tmp_path / "cut.mp3").write_bytes(whole[: int(len(whole) * 0.4)])
+    for _ in range(3):
+        with pytest.raises(UserError, match=r"cut\.mp3: cut short, it holds \d+ frames, expected 86 by its header"):
+            read_audio(tmp_path / "cut.mp3")
+
+
+def mp3_frames(mp3):
+    """The frames of an mp3 of constant bit rate without tags: the first is its header."""
+    places, at = [], 0
+    while (at := mp3.find(mp3[:2], at)) >= 0:
+        places.append(at)
+        at += 100
+    return [mp3[one:other] for one, other in zip(places, [*places[1:], len(mp3)], strict=True)]
+
+
+def tag_of_a_picture(size):
+    return b"ID3\x03\0\0" + bytes((size >> shift) & 0x7F for shift in (21, 14, 7, 0)) + b"\x11" * size
+
+
+def ape_tag(size):
+    end = struct.pack("<IIII", 2000, size + 32, 1, 0x80000000) + bytes(8)
+    begin = struct.pack("<IIII", 2000, size + 32, 1, 0xA0000000) + bytes(8)
+    return b"APETAGEX" + begin + b"\x11" * size + b"APETAGEX" + end
+
+
+@pytest.mark.parametrize(
+    ("before", "behind"),
+    [(b"", b""), (tag_of_a_picture(20000), b""), (b"", ape_tag(20000)), (b"", b"TAG" + bytes(125))],
+    ids=["bare", "ID3v2", "APE", "ID3v1"],
+)
+def test_an_mp3_without_a_header_frame_is_read_to_its_end(tmp_path, before, behind):
+    frames = mp3_frames(encoded(tmp_path, "mp3", voice(3.0), bitrate_mode="CONSTANT"))
+    assert b"Info" in frames[0] or b"Xing" in frames[0]
+    (tmp_path / "a.mp3").write_bytes(before + b"".join(frames[1:]) + behind)
+    read, whole = read_audio(tmp_path / "a.mp3"), read_audio(tmp_path / "whole.mp3")
+    assert 3 * RATE <= len(read) <= 3 * RATE + 1800
+    late = int(np.argmax(np.correlate(read[: len(whole)], whole[:8000])))
+    np.testing.assert_allclose(read[late : late + 40000], whole[:40000], atol=1e-3)
+
+
+def test_an_mp3_of_variable_rate_without_a_header_frame_is_read_to_its_end(tmp_path):
+    rate = 44100
+    soft = 0.0005 * np.random.default_rng(0).normal(size=6 * rate)
+    mp3 = encoded(tmp_path, "mp3", np.concatenate([voice(6, rate), soft]), rate, bitrate_mode="VARIABLE")
+    info = 4 + mp3[4:].find(mp3[:2])
+    (tmp_path / "a.mp3").write_bytes(mp3[info:])
+    assert len(read_audio(tmp_path / "a.mp3")) == pytest.approx(12 * RATE, abs=1800)
+
+
+def test_two_mp3s_end_to_end_are_both_read(tmp_path):
+    one, other = encoded(tmp_path, "mp3", voice(2.0)), encoded(tmp_path, "mp3", voice(3.0, seed=1))
+    (tmp_path / "a.mp3").write_bytes(one + other)
+    assert len(read_audio(tmp_path / "a.mp3")) == pytest.approx(5 * RATE, abs=3600)
+
+
+def test_an_ogg_of_two_streams_end_to_end_is_refused(tmp_path):
+    (tmp_path / "a.ogg").write_bytes(encoded(tmp_path, "ogg", voice(1.0)) * 2)
+    with pytest.raises(UserError, match="several streams end to end"):
+        read_audio(tmp_path / "a.ogg")
+
+
+@pytest.mark.parametrize("rate", [1, 999, 768_001])
+def test_a_rate_that_no_recording_has_is_refused(tmp_path, rate):
+    soundfile.write(tmp_path / "a.wav", np.zeros(20000, np.int16), rate)
+    with pytest.raises(UserError, match=f"a rate of {rate} Hz, expected 1000 to 768000"):
+        read_audio(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_damage_anywhere_is_read_or_refused_in_one_line(tmp_path, suffix):
+    whole, rng = encoded(tmp_path, suffix, voice(0.5)), np.random.default_rng(0)
+    refused = 0
+    for trial in range(60):
+        damaged = bytearray(whole[: rng.integers(1, len(whole))] if trial % 2 else whole)
+        for at in rng.integers(0, min(len(damaged), 200), 1 + trial % 3):
+            damaged[at] = rng.integers(256)
+        (tmp_path / f"damaged.{suffix}").write_bytes(damaged)
+        try:
+            samples = read_audio(tmp_path / f"damaged.{suffix}")
+            assert np.isfinite(samples).all() and 0 < len(samples) < 160 * RATE
+        except UserError as error:
+            refused += 1
+            assert "\n" not in str(error) and f"damaged.{suffix}" in str(error)
+    assert refused > 20
