@@ -54,9 +54,9 @@ def rows(corpus: str) -> Iterator[Row]:
         summary = DOCS / "results" / "five_seeds" / f"{corpus}_{question}" / "summary.json"
         found = differences(json.loads(summary.read_text()))
         if name in found:
-            value, (low, high) = found[name]["ua_difference"], found[name]["ci95"]
+            value, (low, high) = found[name]["estimate"], found[name]["ci95"]
             text = f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-            yield Row(label, value, (low, high), text, found[name]["minimum_detectable_difference"])
+            yield Row(label, value, (low, high), text, found[name]["detectable"])
 
 
 def differences(summary: dict) -> dict[str, dict]:

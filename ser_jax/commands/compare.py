@@ -51,19 +51,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def corpora_table(view: dict[str, Any]) -> str:
-    """The view across corpora as text: UA and ranks, then every effect on each corpus and pooled, then notes."""
+    """The view across corpora as text: UA, then every effect on each corpus and pooled, then notes."""
     from ser_jax.report.terminal import percent
 
     corpora, width = view["corpora"], max(map(len, (*view["variants"], "variant")))
-    lines = [f"{'variant':{width}}" + "".join(f"{name:>12}" for name in corpora) + f"{'mean rank':>12}"]
+    lines = [f"{'variant':{width}}" + "".join(f"{name:>12}" for name in corpora)]
     for variant in view["variants"]:
-        cells = "".join(f"{percent(view['ua'][name][variant]):>12}" for name in corpora)
-        rank = f"{view['ranks']['mean_ranks'][variant]:12.2f}" if view["ranks"] else ""
-        lines.append(f"{variant:{width}}{cells}{rank}")
-    ranks = view["ranks"] or {"p_friedman": None, "critical_difference": None, "notes": []}
-    if ranks["p_friedman"] is not None:
-        lines.append(f"Friedman's p {ranks['p_friedman']:.3f}; critical difference {ranks['critical_difference']:.2f}")
-    notes = [*view["notes"], *ranks["notes"]]
+        lines.append(f"{variant:{width}}" + "".join(f"{percent(view['ua'][name][variant]):>12}" for name in corpora))
+    notes = list(view["notes"])
     for effect in view["effects"]:
         pair = f"{effect['variant']} against {effect['baseline']}"
         parts = [f"{name} {_points(own)}" for name, own in effect["corpora"].items()]
@@ -75,5 +70,5 @@ def corpora_table(view: dict[str, Any]) -> str:
 
 
 def _points(effect: dict[str, Any]) -> str:
-    text = f"{100 * effect['ua_difference']:+.1f}"
+    text = f"{100 * effect['estimate']:+.1f}"
     return text if effect["ci95"] is None else text + " [{:+.1f}, {:+.1f}]".format(*(100 * e for e in effect["ci95"]))

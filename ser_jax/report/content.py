@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ser_jax.corpora.perturbations import KNOWN
 from ser_jax.report import figures as draw
 from ser_jax.report import methods
+from ser_jax.report.answers import verdict
 from ser_jax.report.methods import count, join
 from ser_jax.report.terminal import describe_ensemble, describe_sources, percent
 
@@ -230,17 +231,9 @@ def _answers(sources: Sources) -> Iterator[Block]:
 
 
 def _said(comparison: Mapping[str, Any]) -> str:
-    """Says a comparison in words: the effect and its interval, and what the study could have shown."""
-    text = f"UA {_difference(comparison['ua_difference'], comparison['ci95'], ' points')}"
-    ends = comparison["ci95"]
-    if ends is None:
-        return f"{text}; no interval can be estimated."
-    shown = "the interval excludes zero" if not ends[0] <= 0 <= ends[1] else "not shown, the interval holds zero"
-    text += f" ({shown})"
-    detectable = comparison["minimum_detectable_difference"]
-    if detectable is not None:
-        text += f"; this study could have shown {_points(detectable, sign=False)} points"
-    return f"{text}."
+    """Says a comparison in words: the effect, its interval and its verdict."""
+    text = f"UA {_difference(comparison['estimate'], comparison['ci95'], ' points')}"
+    return f"{text}, {verdict(comparison)}."
 
 
 # Differences and variants -------------------------------------------------------------------------------------------
@@ -272,9 +265,8 @@ def _differences(sources: Sources) -> Iterator[Block]:
         cells = [Cell(one["variant"]), Cell(one["baseline"]), *_difference_cells(one)]
         table.append((*cells, *(Cell(str(one[key]), value=one[key]) for key in ("folds", "seeds"))))
     caption = (
-        "The same differences. p is that of the corrected resampled t-test of Nadeau and Bengio over runs, and after "
-        "Holm's correction for all comparisons; detectable is the smallest true difference that 80 % of such studies "
-        "would show."
+        "The same differences. p is that of the interval, by itself and after Holm's correction for all that the "
+        "question tests; detectable is the smallest true difference that 80 % of such studies would find significant."
     )
     yield Table("comparisons", caption, columns, tuple(table), words=2)
     yield from _notes_of((_pair(c), c.get("notes", ())) for c in comparisons)
@@ -302,10 +294,10 @@ def _pair(comparison: Mapping[str, Any], question: str = "") -> str:
 def _forest_row(comparison: Mapping[str, Any], label: str) -> draw.Row:
     return draw.Row(
         label=label,
-        value=comparison["ua_difference"],
+        value=comparison["estimate"],
         ci95=comparison["ci95"],
-        text=_difference(comparison["ua_difference"], comparison["ci95"]),
-        detectable=comparison.get("minimum_detectable_difference"),
+        text=_difference(comparison["estimate"], comparison["ci95"]),
+        detectable=comparison.get("detectable"),
         dots=tuple((comparison.get("seed_differences") or {}).values()),
     )
 
@@ -320,10 +312,10 @@ def _forest(
 
 
 def _difference_cells(one: Mapping[str, Any]) -> list[Cell]:
-    difference, ends = one["ua_difference"], one["ci95"]
+    difference, ends = one["estimate"], one["ci95"]
     cells = [Cell(_points(difference), "" if ends is None else _ends(ends), difference)]
-    cells += [Cell(_p(one[key]), value=one[key]) for key in ("p_nadeau_bengio", "p_holm")]
-    detectable = one["minimum_detectable_difference"]
+    cells += [Cell(_p(one[key]), value=one[key]) for key in ("p", "p_holm")]
+    detectable = one["detectable"]
     return [*cells, Cell(_points(detectable, sign=False), value=detectable)]
 
 
@@ -792,7 +784,7 @@ def _runs(sources: Sources) -> str:
 
 
 def _detectable(sources: Sources) -> str:
-    known = [c["minimum_detectable_difference"] for c in sources.summary["comparisons"]]
+    known = [c["detectable"] for c in sources.summary["comparisons"]]
     known = [value for value in known if value is not None]
     if not known:
         return "not known: no comparison has an interval."

@@ -317,17 +317,16 @@ def _evaluation(summary: Mapping[str, Any]) -> list[str]:
     if summary["comparisons"]:
         number = count(len(summary["comparisons"]), "comparison")
         text = "Variants were compared by the paired difference of UA on the same utterances, folds and seeds"
-        tested = any(comparison["p_nadeau_bengio"] is not None for comparison in summary["comparisons"])
-        if tested:
+        if any(comparison["p"] is not None for comparison in summary["comparisons"]):
             text += (
-                "; p values are those of the corrected resampled t-test {{nadeau2003inference}} over runs, "
-                f"after Holm's correction {{{{holm1979simple}}}} for {number}"
+                "; p values are those of the t-test that belongs to the interval, after Holm's correction "
+                f"{{{{holm1979simple}}}} for all that a question tests (here {number} in all)"
             )
         sentences.append(f"{text}.")
-        if any(comparison["minimum_detectable_difference"] is not None for comparison in summary["comparisons"]):
+        if any(comparison["detectable"] is not None for comparison in summary["comparisons"]):
             sentences.append(
-                "The smallest detectable difference is the true difference that the interval would exclude zero for "
-                "in 80 % of such studies {{bloom1995minimum}}."
+                "The smallest detectable difference is the true difference that 80 % of such studies would find "
+                "significant after that correction {{bloom1995minimum}}."
             )
     known = [c for variant in variants if (c := variant.get("calibration")) and c.get("ece") is not None]
     if known:

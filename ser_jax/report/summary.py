@@ -5,7 +5,7 @@ import functools
 import json
 import os
 import types
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,10 @@ from ser_jax.errors import UserError
 from ser_jax.files import atomic_file
 from ser_jax.predictions import PREFIX, emotions_of, validate
 from ser_jax.report.answers import answer
-from ser_jax.statistics import factorial, metrics, paired
+from ser_jax.statistics import bootstrap, factorial, metrics, paired
 from ser_jax.statistics.calibration import calibration
 from ser_jax.statistics.fairness import fairness
+from ser_jax.statistics.paired import Comparison
 
 FIGURES = {
     "ua": metrics.unweighted_accuracy,
@@ -37,7 +38,8 @@ def summarise(
     questions: Sequence[Any] = (),
     speakers: pd.DataFrame | None = None,
     validation: pd.DataFrame | None = None,
-    replicates: int = paired.REPLICATES,
+    margin: float = paired.MARGIN,
+    replicates: int = bootstrap.REPLICATES,
 ) -> dict[str, Any]:
     """Returns what summary.json holds: plain JSON values, shares from 0 to 1, None for what cannot be estimated.
 
@@ -46,7 +48,8 @@ def summarise(
     fingerprint, versions, seconds ...) is put beside; `questions` are a study's (name, text, factors, levels and
     comparisons, as in studies/plan.py), answered from the variants that did not fail (`meta["failed"]`); `speakers` has
     the columns speaker and gender, and source where the corpus was merged from several, each of which then has figures
-    of its own; `validation` has the runs' predictions for their validation speakers.
+    of its own; `validation` has the runs' predictions for their validation speakers; differences of UA below `margin`
+    do not matter.
     Raises UserError for an invalid table, one of several corpora, and a comparison that cannot be made.
     """
     validate(predictions)
@@ -58,7 +61,13 @@ def summarise(
     failed = set(meta.get("failed", ())) - set(predictions["variant"].unique())
     wanted = dict.fromkeys([*comparisons, *(pair for question in questions for pair in question.comparisons)])
     pairs = [pair for pair in wanted if not failed & set(pair)]
-    compared = paired.compare_all(predictions, pairs, fold_sizes, replicates=replicates)
+    compare = functools.partial(paired.compare, predictions, margin=margin, replicates=replicates)
+    compared = {pair: compare(*pair, fold_sizes) for pair in pairs}
+    crossed = functools.partial(
+        _effects, predictions, fold_sizes=fold_sizes, failed=failed, margin=margin, replicates=replicates
+    )
+    asked = [_asked(question, compared, *crossed(question)) for question in questions]
+    corrected = _corrected(compared, [family for _, family in asked])
     tables = dict(list(predictions.groupby("variant")))
     order = [name for name in parameters if name in tables]
     variants = {
@@ -77,11 +86,11 @@ def summarise(
         "emotions": emotions_of(predictions),
         "chance_ua": 1 / predictions["label"].nunique(),
         "variants": variants,
-        "comparisons": [dataclasses.asdict(comparison) for comparison in compared],
+        "margin": margin,
+        "comparisons": [dataclasses.asdict(corrected[pair]) for pair in pairs],
     }
     if questions:
-        crossed = functools.partial(_effects, predictions, fold_sizes=fold_sizes, failed=failed, replicates=replicates)
-        summary["questions"] = [_answered(question, pairs, summary["comparisons"], crossed) for question in questions]
+        summary["questions"] = [_answered(entry, pairs, summary["comparisons"]) for entry, _ in asked]
     return _plain(summary)
 
 
@@ -97,33 +106,53 @@ def _validation_ua(table: pd.DataFrame | None) -> float | None:
     return float(metrics.unweighted_accuracy(pooled).mean())
 
 
-def _answered(
+def _asked(
     question: Any,
-    pairs: Sequence[tuple[str, str]],
-    comparisons: Sequence[dict[str, Any]],
-    effects_of: Callable[[Any], tuple[list[dict[str, Any]], list[str]]],
-) -> dict[str, Any]:
-    """A question with the numbers of its comparisons, its effects, and the answer in words."""
-    own = [pairs.index(pair) for pair in question.comparisons if pair in pairs]
-    effects, notes = effects_of(question)
-    if len(own) < len(question.comparisons):
-        left_out = len(question.comparisons) - len(own)
-        what = (
-            "1 comparison left out: a variant of it"
-            if left_out == 1
-            else f"{left_out} comparisons left out: variants of them"
-        )
-        notes.append(f"{what} failed")
+    compared: Mapping[tuple[str, str], Comparison],
+    effects: Sequence[Comparison],
+    notes: Sequence[str],
+) -> tuple[dict[str, Any], dict[tuple[str, str], Comparison]]:
+    """A question with its effects, and its comparisons; their p values are corrected together, as one family."""
+    own = [pair for pair in question.comparisons if pair in compared]
+    family = paired.correct([*(compared[pair] for pair in own), *effects])
+    left_out = len(question.comparisons) - len(own)
+    if left_out:
+        what = "comparison left out: a variant of it" if left_out == 1 else "comparisons left out: variants of them"
+        notes = [*notes, f"{left_out} {what} failed"]
     entry = {
         "name": question.name,
         "text": question.text,
         "factors": question.factors,
         "levels": question.levels,
         "comparisons": own,
-        "effects": effects,
-        "notes": notes,
+        "effects": [dataclasses.asdict(effect) for effect in family[len(own) :]],
+        "notes": list(notes),
     }
-    return entry | {"answer": answer(entry, [comparisons[i] for i in own], effects)}
+    return entry, dict(zip(own, family[: len(own)], strict=True))
+
+
+def _corrected(
+    compared: Mapping[tuple[str, str], Comparison], families: Sequence[Mapping[tuple[str, str], Comparison]]
+) -> dict[tuple[str, str], Comparison]:
+    """Each comparison as its question corrects it; the strictest of several questions, and all others together."""
+    asked = {pair for family in families for pair in family}
+    others = [pair for pair in compared if pair not in asked]
+    corrected = dict(zip(others, paired.correct([compared[pair] for pair in others]), strict=True))
+    for family in families:
+        for pair, one in family.items():
+            known = corrected.get(pair)
+            if known is None or (one.p_holm or 0, one.family) > (known.p_holm or 0, known.family):
+                corrected[pair] = one
+    return corrected
+
+
+def _answered(
+    entry: dict[str, Any], pairs: Sequence[tuple[str, str]], comparisons: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """A question with the numbers of its comparisons, and the answer in words."""
+    own = [pairs.index(pair) for pair in entry["comparisons"]]
+    told = answer(entry, [comparisons[i] for i in own], entry["effects"])
+    return {**entry, "comparisons": own, "answer": told}
 
 
 def _effects(
@@ -132,18 +161,22 @@ def _effects(
     *,
     fold_sizes: Mapping[str, tuple[int, int]],
     failed: Set[str],
+    margin: float,
     replicates: int,
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """The effects of a question's factors, and notes; no effects where its variants do not cross them in full."""
-    if not question.factors:
+) -> tuple[list[Comparison], list[str]]:
+    """The effects of a question's factors, and notes; none where its variants do not cross two factors in full.
+
+    The effects of a single factor would be its comparisons once more.
+    """
+    if len(question.factors) < 2:
         return [], []
     levels = {variant: of for variant, of in question.levels.items() if variant not in failed}
     missing = factorial.missing_combinations(question.factors, levels)
     if missing:
         more = f", nor {len(missing) - 1} other combinations of levels" if len(missing) > 1 else ""
         return [], [f"no effects of {' and '.join(question.factors)}: no variant has {missing[0]}{more}"]
-    made = factorial.effects(predictions, question.factors, levels, fold_sizes, replicates=replicates)
-    return [dataclasses.asdict(effect) for effect in made], []
+    options = {"margin": margin, "replicates": replicates}
+    return factorial.effects(predictions, question.factors, levels, fold_sizes, **options), []
 
 
 def _summarise_variant(table: pd.DataFrame, parameters: int | None, replicates: int) -> dict[str, Any]:
@@ -151,7 +184,7 @@ def _summarise_variant(table: pd.DataFrame, parameters: int | None, replicates: 
     pooled = confusion.counts.sum(axis=1)
     summary: dict[str, Any] = {}
     for name, metric in FIGURES.items():
-        estimate = paired.bootstrap_interval(confusion.counts, metric, replicates=replicates)
+        estimate = bootstrap.bootstrap_interval(confusion.counts, metric, replicates=replicates)
         ends = np.stack([estimate.low, estimate.high], axis=-1)
         if name == "recall":
             summary["recall"] = dict(zip(confusion.emotions, estimate.value, strict=True))
@@ -175,7 +208,7 @@ def _summarise_variant(table: pd.DataFrame, parameters: int | None, replicates: 
     }
 
 
-def ensemble(table: pd.DataFrame, *, replicates: int = paired.REPLICATES) -> dict[str, Any] | None:
+def ensemble(table: pd.DataFrame, *, replicates: int = bootstrap.REPLICATES) -> dict[str, Any] | None:
     """UA of all seeds together, as one model that says the mean of their probabilities; None where there is no such.
 
     That is with one seed, where runs are missing, and where predictions are labels, which have no mean.
@@ -185,12 +218,12 @@ def ensemble(table: pd.DataFrame, *, replicates: int = paired.REPLICATES) -> dic
     if seeds == 1 or not (groups.size() == seeds).all() or table[of].isin((0.0, 1.0)).all(axis=None):
         return None
     counts = metrics.confusion_counts(groups[of].mean().reset_index().assign(seed=0), "speaker").counts
-    estimate = paired.bootstrap_interval(counts, metrics.unweighted_accuracy, replicates=replicates)
+    estimate = bootstrap.bootstrap_interval(counts, metrics.unweighted_accuracy, replicates=replicates)
     return {"seeds": seeds, "ua": estimate.value, "ua_ci95": _interval(np.stack([estimate.low, estimate.high]))}
 
 
 def by_source(
-    table: pd.DataFrame, speakers: pd.DataFrame | None, *, replicates: int = paired.REPLICATES
+    table: pd.DataFrame, speakers: pd.DataFrame | None, *, replicates: int = bootstrap.REPLICATES
 ) -> dict[str, dict[str, Any]] | None:
     """UA, WA and recalls on each corpus that a merged one was merged from, over the emotions that are heard in it.
 
@@ -234,7 +267,7 @@ def _notes(table: pd.DataFrame, confusion: metrics.ConfusionCounts, *, has_inter
     if absent:
         notes.append(f"not in the test data and left out of UA and macro F1: {', '.join(absent)}")
     if not has_interval:
-        notes.append(paired.no_interval(len(confusion.groups)))
+        notes.append(bootstrap.no_interval(len(confusion.groups)))
     elif single:
         notes.append(f"from one speaker only, so the intervals leave out how speakers differ in: {', '.join(single)}")
     if len(confusion.seeds) == 1:

@@ -36,16 +36,16 @@ def results_table(summary: dict[str, Any]) -> str:
 
 def describe_comparison(comparison: dict[str, Any]) -> str:
     """Says a comparison in words: the effect and its interval, then p, then what the study could have shown."""
-    points = 100 * comparison["ua_difference"]
+    points = 100 * comparison["estimate"]
     text = f"{comparison['variant']} against {comparison['baseline']}: UA {points:+.1f} points"
     if comparison["ci95"] is not None:
         low, high = comparison["ci95"]
         text += f" [{100 * low:+.1f}, {100 * high:+.1f}]"
-    if comparison["p_nadeau_bengio"] is not None:
-        text += f", p {_p(comparison['p_nadeau_bengio'])}"
+    if comparison["p"] is not None:
+        text += f", p {_p(comparison['p'])}"
         text += f" (after Holm's correction {_p(comparison['p_holm'])})"
-    if comparison["minimum_detectable_difference"] is not None:
-        detectable = 100 * comparison["minimum_detectable_difference"]
+    if comparison["detectable"] is not None:
+        detectable = 100 * comparison["detectable"]
         text += f"; the smallest difference this study could have shown is {detectable:.1f} points"
     return f"{text} ({_count(comparison['folds'], 'fold')} x {_count(comparison['seeds'], 'seed')})."
 

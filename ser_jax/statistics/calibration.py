@@ -23,7 +23,7 @@ from scipy import optimize, special
 
 from ser_jax.errors import UserError
 from ser_jax.predictions import PREFIX, labels_of, probabilities_of
-from ser_jax.statistics import paired
+from ser_jax.statistics import bootstrap
 
 BINS = 10
 TEMPERATURES = (0.05, 20.0)  # outside there is nothing but 0 and 1, or equal probabilities
@@ -35,7 +35,7 @@ def calibration(
     table: pd.DataFrame,
     validation: pd.DataFrame | None = None,
     *,
-    replicates: int = paired.REPLICATES,
+    replicates: int = bootstrap.REPLICATES,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Returns one variant's calibration; None, and a note, for what cannot be told.
@@ -55,7 +55,7 @@ def calibration(
     sums = speaker_sums(table, probabilities, labels)
     found, notes = estimate(sums, replicates=replicates, seed=seed), []
     if np.isnan(found.low[0]):
-        notes.append(paired.no_interval(len(sums)))
+        notes.append(bootstrap.no_interval(len(sums)))
     ends = np.stack([found.low, found.high], axis=1)
     figures = {
         "ece": found.value[0],
@@ -119,16 +119,16 @@ def ece_and_brier(sums: Float[np.ndarray, "*batch seeds sums 3"]) -> Float[np.nd
 
 
 def estimate(
-    sums: Float[np.ndarray, "speakers seeds sums 3"], *, replicates: int = paired.REPLICATES, seed: int = 0
-) -> paired.Estimate:
+    sums: Float[np.ndarray, "speakers seeds sums 3"], *, replicates: int = bootstrap.REPLICATES, seed: int = 0
+) -> bootstrap.Estimate:
     """ECE and Brier score, [2], with their intervals over speakers.
 
     ECE is too high by chance, and its replicates are higher still. The interval's lower end is moved down by as much as
     they are higher: without that, it holds the ECE of a calibrated variant in 8 of 10 studies.
     """
     value = ece_and_brier(sums.sum(axis=0))
-    drawn = paired.bootstrap_sums(sums, ece_and_brier, replicates=replicates, seed=seed)
-    found = paired.estimate(value, drawn, len(sums), bounds=(np.zeros(2), np.array([1.0, 2.0])))
+    drawn = bootstrap.bootstrap_sums(sums, ece_and_brier, replicates=replicates, seed=seed)
+    found = bootstrap.estimate(value, drawn, len(sums), bounds=(np.zeros(2), np.array([1.0, 2.0])))
     bias = np.maximum(drawn.mean(axis=0) - value, 0) * [1, 0]
     return dataclasses.replace(found, low=np.maximum(found.low - bias, 0))
 

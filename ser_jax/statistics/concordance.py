@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from ser_jax.statistics import paired
+from ser_jax.statistics import bootstrap
 
 
-def summarise_tracks(table: pd.DataFrame, *, replicates: int = paired.REPLICATES) -> dict[str, dict[str, Any]]:
+def summarise_tracks(table: pd.DataFrame, *, replicates: int = bootstrap.REPLICATES) -> dict[str, dict[str, Any]]:
     """Returns for each track `ccc` and `ci95`: its concordance correlation coefficient (Lin 1989) over all frames.
 
     The frames of all folds are pooled for each seed, and the seeds averaged; the 95 % interval is a bootstrap over
@@ -40,7 +40,7 @@ def _summarise(table: pd.DataFrame, name: str, replicates: int) -> dict[str, Any
     speakers = len(by_speaker)
     draws = np.random.default_rng(0).multinomial(speakers, np.full(speakers, 1 / speakers), size=replicates)
     values = concordance(np.einsum("rs,sni->rni", draws.astype(np.float64), by_speaker)).mean(axis=1)
-    found = paired.estimate(
+    found = bootstrap.estimate(
         np.asarray(concordance(by_speaker.sum(axis=0)).mean()), values, np.asarray(speakers), bounds=(-1.0, 1.0)
     )
     return {"ccc": float(found.value), "ci95": None if np.isnan(found.low) else [float(found.low), float(found.high)]}

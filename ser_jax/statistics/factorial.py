@@ -7,7 +7,6 @@ factors together are not told. All variants are tested on the same utterances, i
 effect is a paired difference: a weighted sum of the variants' UA (Montgomery, Design and Analysis of Experiments, 5).
 """
 
-import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 
@@ -16,68 +15,43 @@ import pandas as pd
 from jaxtyping import Float
 
 from ser_jax.errors import UserError
-from ser_jax.statistics import metrics, paired
+from ser_jax.statistics import bootstrap, components, paired
+from ser_jax.statistics.paired import Comparison
 
 Factors = Mapping[str, Sequence[str]]  # factor -> its levels, the reference level first
 Levels = Mapping[str, Mapping[str, str]]  # variant -> factor -> level
-
-
-@dataclasses.dataclass(frozen=True)
-class Effect:
-    """One effect on UA with its interval and test; None for what cannot be told."""
-
-    name: str  # "attention eca against none", or "attention eca against none x activation hard_swish against relu"
-    kind: str  # "main effect" or "interaction"
-    levels: dict[str, str]  # factor -> level; one factor, or two
-    reference: dict[str, str]  # the same factors -> their reference levels
-    ua_difference: float
-    ci95: tuple[float, float] | None
-    standard_error: float | None
-    p_nadeau_bengio: float | None
-    p_holm: float | None
-    minimum_detectable_difference: float | None
-    folds: int
-    seeds: int
-    speakers: int
-    notes: tuple[str, ...]
 
 
 def effects(
     predictions: pd.DataFrame,
     factors: Factors,
     levels: Levels,
-    fold_sizes: Mapping[str, tuple[int, int]],
+    fold_sizes: paired.FoldSizes,
     *,
-    replicates: int = paired.REPLICATES,
+    margin: float = paired.MARGIN,
+    replicates: int = bootstrap.REPLICATES,
     seed: int = 0,
-) -> list[Effect]:
-    """Estimates all main effects, then all interactions of two factors; their p values are corrected together (Holm).
+) -> list[Comparison]:
+    """Estimates all main effects, then all interactions of two factors, each as a family of its own.
 
-    The interval is the bootstrap over speakers, the test that of Nadeau and Bengio over (fold, seed); see `statistics`.
     `fold_sizes` gives each fold's numbers of (training, test) utterances.
     Raises UserError for a design that is not full, and for variants without predictions or utterances in common.
     """
     missing = missing_combinations(factors, levels)
     if missing:
         raise UserError(f"factors {', '.join(factors)}: not a full factorial design, no variant has {missing[0]}")
-    contrasts = make_contrasts(factors, levels)
+    wanted = make_contrasts(factors, levels)
     what = f"effects of {', '.join(factors)}"
     tables, fold_sizes, notes = paired.paired(predictions, list(levels), what, fold_sizes)
-    by_speaker, by_fold = ([metrics.confusion_counts(t, group) for t in tables] for group in ("speaker", "fold"))
-    weights = np.stack([contrast for *_, contrast in contrasts])
-    found = paired.bootstrap_contrasts(
-        np.stack([confusion.counts for confusion in by_speaker]), weights, replicates=replicates, seed=seed
-    )
-    per_run = paired.run_contrasts(np.stack([confusion.counts for confusion in by_fold]), weights)
+    weights = np.stack([contrast for *_, contrast in wanted])
+    cells = components.count_cells(tables)
+    found = paired.contrasts(cells, weights, fold_sizes, margin=margin, replicates=replicates, seed=seed)
     made = []
-    for i, (kind, of, _) in enumerate(contrasts):
-        figures = paired.difference_figures(found, i, per_run[i], by_speaker[0], by_fold[0].groups, fold_sizes)
-        figures["notes"] = (*notes, *figures["notes"])
+    for (kind, of, _), figures in zip(wanted, found, strict=True):
         reference = {factor: factors[factor][0] for factor in of}
-        name = " x ".join(describe(of, reference))
-        made.append(Effect(name=name, kind=kind, levels=of, reference=reference, p_holm=None, **figures))
-    corrected = paired.holm([effect.p_nadeau_bengio for effect in made])
-    return [dataclasses.replace(effect, p_holm=p) for effect, p in zip(made, corrected, strict=True)]
+        identity = {"name": " x ".join(describe(of, reference)), "kind": kind, "levels": of, "reference": reference}
+        made.append(Comparison(**identity, **{**figures, "notes": (*notes, *figures["notes"])}))
+    return made
 
 
 def describe(levels: Mapping[str, str], reference: Mapping[str, str]) -> list[str]:

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, Num
 from scipy import stats
 
 from ser_jax.errors import UserError
-from ser_jax.statistics import metrics, paired
+from ser_jax.statistics import bootstrap, metrics
 
 GENDERS = ("female", "male")
 
@@ -28,7 +28,7 @@ def fairness(
     table: pd.DataFrame,
     speakers: pd.DataFrame | None = None,
     *,
-    replicates: int = paired.REPLICATES,
+    replicates: int = bootstrap.REPLICATES,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Returns one variant's UA by gender and by speaker; None, and a note, for what cannot be told.
@@ -53,9 +53,9 @@ def gap_estimate(
     female: Int[np.ndarray, "seeds speakers classes classes"],
     male: Int[np.ndarray, "seeds speakers_too classes classes"],
     *,
-    replicates: int = paired.REPLICATES,
+    replicates: int = bootstrap.REPLICATES,
     seed: int = 0,
-) -> tuple[paired.Estimate, paired.Estimate, paired.Estimate, float]:
+) -> tuple[bootstrap.Estimate, bootstrap.Estimate, bootstrap.Estimate, float]:
     """The UA of both genders and of their difference, each with its interval, and the degrees of freedom of the last.
 
     All are over the classes that both genders were heard with.
@@ -65,7 +65,8 @@ def gap_estimate(
     groups = [counts[:, counts.sum(axis=(0, 2, 3)) > 0] * shared for counts in (female, male)]
     # Not the same draws for both: their speakers have nothing to do with one another.
     made = [
-        paired.bootstrap_interval(counts, replicates=replicates, seed=2 * seed + i) for i, counts in enumerate(groups)
+        bootstrap.bootstrap_interval(counts, replicates=replicates, seed=2 * seed + i)
+        for i, counts in enumerate(groups)
     ]
     numbers = np.array([(counts.sum(axis=(0, 2, 3)) > 0).sum() for counts in groups])
     squares = np.array([one.standard_error**2 for one in made])
@@ -73,9 +74,9 @@ def gap_estimate(
     with np.errstate(divide="ignore", invalid="ignore"):
         freedom = squares.sum() ** 2 / (squares**2 / (numbers - 1)).sum()
     value = made[0].value - made[1].value
-    half = stats.t.ppf((1 + paired.LEVEL) / 2, freedom) * standard_error
+    half = stats.t.ppf((1 + bootstrap.LEVEL) / 2, freedom) * standard_error
     low, high = np.clip(value - half, -1, 1), np.clip(value + half, -1, 1)
-    gap = paired.Estimate(*map(np.asarray, (value, low, high, standard_error)))
+    gap = bootstrap.Estimate(*map(np.asarray, (value, low, high, standard_error)))
     return made[0], made[1], gap, float(freedom)
 
 
@@ -99,7 +100,7 @@ def wilson(
     share: Float[np.ndarray, "..."], count: Float[np.ndarray, "..."]
 ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
     """Wilson's 95 % interval of a share of `count`; unlike SciPy's, also of a share that is a mean over seeds."""
-    z = stats.norm.ppf((1 + paired.LEVEL) / 2)
+    z = stats.norm.ppf((1 + bootstrap.LEVEL) / 2)
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
     return np.minimum(centre - half, share), np.maximum(centre + half, share)  # rounding aside, they hold it
@@ -126,7 +127,7 @@ def _by_gender(
     of = [confusion.counts[:, genders == gender] for gender in GENDERS]
     if len(heard) < 2:
         one = of[GENDERS.index(heard[0])]
-        made = [paired.bootstrap_interval(one, replicates=replicates, seed=seed)]
+        made = [bootstrap.bootstrap_interval(one, replicates=replicates, seed=seed)]
         gap, emotions = None, confusion.emotions
         notes.append(f"all speakers are {heard[0]}: no gap between genders")
     else:
@@ -193,5 +194,5 @@ def _spread_by_chance(hits: np.ndarray, counts: np.ndarray) -> float:
     return float(np.sqrt((np.nansum(variance, axis=1) / (counts > 0).sum(axis=1) ** 2).mean()))
 
 
-def _ends(estimate: paired.Estimate) -> tuple[float, float] | None:
+def _ends(estimate: bootstrap.Estimate) -> tuple[float, float] | None:
     return None if np.isnan(estimate.low) else (float(estimate.low), float(estimate.high))

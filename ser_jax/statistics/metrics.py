@@ -21,12 +21,12 @@ class ConfusionCounts:
 
     counts: Int[np.ndarray, "seeds groups classes classes"]
     seeds: tuple[int, ...]
-    groups: tuple[str, ...]
+    groups: tuple[str | int, ...]
     emotions: tuple[str, ...]
 
 
 def confusion_counts(predictions: pd.DataFrame, group: str) -> ConfusionCounts:
-    """Counts (reference, predicted) pairs for each seed and each value of the column `group` ("speaker" or "fold").
+    """Counts (reference, predicted) pairs for each seed and each value of the column `group`, as "speaker" or "fold".
 
     The predicted class is the one of the highest probability (the first of them at a tie).
     """
@@ -37,7 +37,7 @@ def confusion_counts(predictions: pd.DataFrame, group: str) -> ConfusionCounts:
     predicted = probabilities_of(predictions).argmax(axis=1)
     cells = np.ravel_multi_index((seed_codes, group_codes, labels_of(predictions), predicted), shape)
     counts = np.bincount(cells, minlength=np.prod(shape)).reshape(shape)
-    return ConfusionCounts(counts, tuple(int(seed) for seed in seeds), tuple(groups), emotions)
+    return ConfusionCounts(counts, tuple(seeds.tolist()), tuple(groups.tolist()), emotions)
 
 
 def recall(confusion: Num[np.ndarray, "*batch classes classes"]) -> Float[np.ndarray, "*batch classes"]:

@@ -1,19 +1,12 @@
-"""The same variants on several corpora: do they rank alike, and what is an effect over all of them?
+"""The same comparisons on several corpora: what is an effect over all of them?
 
-Ranks (Demsar 2006, Journal of Machine Learning Research 7): each corpus ranks the variants by UA. Friedman's test asks
-whether the mean ranks differ at all; two variants differ where their mean ranks are further apart than the critical
-difference of Nemenyi, q * sqrt(k (k + 1) / (6 N)) with k variants, N corpora and q the quantile of the studentised
-range by sqrt(2). Pairs are also compared by Wilcoxon's signed-rank test, corrected by Holm. Ranks take the corpora as
-the sample and do not see how sure each UA is.
-
-Effects: each corpus has its own difference and standard error over speakers, and a random-effects model pools them,
-with the variance between corpora tau^2 of DerSimonian & Laird 1986 (Controlled Clinical Trials 7, formula 8):
+Each corpus has its own difference and standard error, and a random-effects model pools them, with the variance between
+corpora tau^2 of DerSimonian & Laird 1986 (Controlled Clinical Trials 7, formula 8):
 tau^2 = max(0, (Q - (k - 1)) / (sum w - sum w^2 / sum w)) with w = 1 / se^2. The usual normal interval is too short for
 few corpora, so it is that of Hartung & Knapp 2001 (Statistics in Medicine 20): Student's t with k - 1 degrees of
 freedom, with their factor at least 1.
 """
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +16,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from ser_jax.errors import UserError
-from ser_jax.statistics import paired
+from ser_jax.statistics import bootstrap
 
 Summary = Mapping[str, Any]  # what summary.json of one corpus holds
 
@@ -31,8 +24,8 @@ Summary = Mapping[str, Any]  # what summary.json of one corpus holds
 def across_corpora(summaries: Sequence[Summary]) -> dict[str, Any]:
     """Returns the view over several corpora of the variants and comparisons that all of them have.
 
-    `corpora`, `variants`, `ua` (corpus -> variant -> UA), `ranks` (`rank_variants`), `effects`: for each comparison
-    variant, baseline, `corpora` (corpus -> ua_difference and ci95) and `pooled` (`pool_effects`); `notes`.
+    `corpora`, `variants`, `ua` (corpus -> variant -> UA), `effects`: for each comparison variant, baseline, `corpora`
+    (corpus -> estimate and ci95) and `pooled` (`pool_effects`); `notes`.
     Raises UserError for fewer than two summaries, two of one corpus, and no variant in common.
     """
     names = [summary["corpus"] for summary in summaries]
@@ -59,56 +52,7 @@ def across_corpora(summaries: Sequence[Summary]) -> dict[str, Any]:
         "corpora": names,
         "variants": variants,
         "ua": {name: dict(zip(variants, row.tolist(), strict=True)) for name, row in zip(names, ua, strict=True)},
-        "ranks": rank_variants(ua, variants) if len(variants) > 1 else None,
         "effects": effects,
-        "notes": notes,
-    }
-
-
-def rank_variants(ua: Float[np.ndarray, "corpora variants"], variants: Sequence[str]) -> dict[str, Any]:
-    """Compares two or more variants by their ranks on two or more corpora.
-
-    `mean_ranks` (1 is the best; ties share their mean), `p_friedman`, `critical_difference` of mean ranks,
-    `pairs` (variant, baseline, the median ua_difference, p_wilcoxon, p_holm) and `notes`. None for what there is no
-    test of.
-    """
-    corpora, count = ua.shape
-    notes = []
-    mean_ranks = stats.rankdata(-ua, axis=1).mean(axis=0)
-    p_friedman = critical = None
-    if count > 2:
-        constant = (np.ptp(ua, axis=1) == 0).all()
-        p_friedman = None if constant else float(stats.friedmanchisquare(*ua.T).pvalue)
-        quantile = stats.studentized_range.ppf(paired.LEVEL, count, np.inf) / math.sqrt(2)
-        critical = float(quantile * math.sqrt(count * (count + 1) / (6 * corpora)))
-        if corpora < 10 and count < 6:
-            notes.append(f"{corpora} corpora and {count} variants: Friedman's p is a rough approximation")
-        if critical > count - 1:
-            notes.append(
-                f"the critical difference is {critical:.2f}, and mean ranks of {count} variants differ by "
-                f"{count - 1} at most: {corpora} corpora cannot show a difference"
-            )
-    else:
-        notes.append("two variants: no Friedman test, it needs three")
-    pairs = []
-    for baseline, variant in itertools.combinations(range(count), 2):
-        differences = ua[:, variant] - ua[:, baseline]
-        p_value = None if not differences.any() else float(stats.wilcoxon(differences).pvalue)
-        pair = {"variant": variants[variant], "baseline": variants[baseline]}
-        pairs.append({**pair, "ua_difference": float(np.median(differences)), "p_wilcoxon": p_value})
-    for pair, p_value in zip(pairs, paired.holm([pair["p_wilcoxon"] for pair in pairs]), strict=True):
-        pair["p_holm"] = p_value
-    smallest = 2 / 2**corpora
-    if smallest * len(pairs) > 0.05:
-        notes.append(
-            f"with {corpora} corpora Wilcoxon's p is never below {smallest:.3g}: over {len(pairs)} pairs it cannot "
-            "reach 0.05 after Holm's correction"
-        )
-    return {
-        "mean_ranks": dict(zip(variants, mean_ranks.tolist(), strict=True)),
-        "p_friedman": p_friedman,
-        "critical_difference": critical,
-        "pairs": pairs,
         "notes": notes,
     }
 
@@ -116,7 +60,7 @@ def rank_variants(ua: Float[np.ndarray, "corpora variants"], variants: Sequence[
 def pool_effects(
     differences: Float[np.ndarray, " corpora"], standard_errors: Float[np.ndarray, " corpora"]
 ) -> dict[str, Any]:
-    """Pools the effects of two or more corpora: ua_difference, ci95, p, tau (between corpora) and p_heterogeneity.
+    """Pools the effects of two or more corpora: estimate, ci95, p, tau (between corpora) and p_heterogeneity.
 
     `tau` is the standard deviation of the true effect from corpus to corpus; its estimate from few corpora is rough.
     """
@@ -128,9 +72,9 @@ def pool_effects(
     value = np.average(differences, weights=weights)
     factor = max(1.0, (weights * (differences - value) ** 2).sum() / freedom)
     standard_error = math.sqrt(factor / weights.sum())
-    half = stats.t.ppf((1 + paired.LEVEL) / 2, freedom) * standard_error
+    half = stats.t.ppf((1 + bootstrap.LEVEL) / 2, freedom) * standard_error
     return {
-        "ua_difference": float(value),
+        "estimate": float(value),
         "ci95": (float(value - half), float(value + half)),
         "p": float(2 * stats.t.sf(abs(value) / standard_error, freedom)),
         "tau": math.sqrt(tau2),
@@ -140,7 +84,7 @@ def pool_effects(
 
 
 def _pooled(comparisons: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    corpora = {name: {"ua_difference": one["ua_difference"], "ci95": one["ci95"]} for name, one in comparisons.items()}
+    corpora = {name: {"estimate": one["estimate"], "ci95": one["ci95"]} for name, one in comparisons.items()}
     known = [one for one in comparisons.values() if one.get("standard_error")]
     notes = []
     if len(known) < len(comparisons):
@@ -149,5 +93,5 @@ def _pooled(comparisons: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         return {"corpora": corpora, "pooled": None, "notes": ["fewer than two corpora have an interval: not pooled"]}
     if len(known) < 5:
         notes.append(f"{len(known)} corpora: how much the effect varies between corpora is hardly known")
-    values = (np.array([one[key] for one in known]) for key in ("ua_difference", "standard_error"))
+    values = (np.array([one[key] for one in known]) for key in ("estimate", "standard_error"))
     return {"corpora": corpora, "pooled": pool_effects(*values), "notes": notes}

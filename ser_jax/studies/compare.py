@@ -19,7 +19,7 @@ from ser_jax.errors import UserError
 from ser_jax.predictions import COLUMNS, PREFIX
 from ser_jax.report import summary
 from ser_jax.report.write import write_report
-from ser_jax.statistics import paired
+from ser_jax.statistics import bootstrap
 from ser_jax.statistics.pooled import across_corpora
 from ser_jax.studies.outside import LABELS_ALONE, SUFFIXES, match_names, read_outside
 from ser_jax.studies.plan import Question
@@ -433,6 +433,6 @@ def _meta(results: Sequence[Result], reference: str, others: Sequence[str]) -> d
 
 
 def _say_speakers_are_unknown(made: dict[str, Any]) -> None:
-    one = paired.no_interval(1)
+    one = bootstrap.no_interval(1)
     for part in (*made["variants"].values(), *made["comparisons"]):
         part["notes"] = [NO_SPEAKERS if note == one else note for note in part["notes"]]

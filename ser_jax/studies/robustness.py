@@ -20,7 +20,7 @@ from ser_jax.corpora.perturbations import KNOWN, known_together, perturb, requir
 from ser_jax.errors import UserError
 from ser_jax.files import atomic_file
 from ser_jax.inference.tables import tabulate, test_predictions
-from ser_jax.statistics import metrics, paired
+from ser_jax.statistics import bootstrap, metrics
 from ser_jax.studies.baselines import Baselines, standardised
 from ser_jax.training.population import Population
 from ser_jax.training.state import State
@@ -122,7 +122,7 @@ def read(path: str | os.PathLike) -> pd.DataFrame:
 
 
 def summarise_robustness(
-    clean: pd.DataFrame, table: pd.DataFrame, *, replicates: int = paired.REPLICATES
+    clean: pd.DataFrame, table: pd.DataFrame, *, replicates: int = bootstrap.REPLICATES
 ) -> dict[str, Any]:
     """Returns what summary.json holds under `robustness`: UA of every variant under every condition, and what it loses.
 
@@ -143,8 +143,8 @@ def summarise_robustness(
 
 def _figures(rows: pd.DataFrame, twin: pd.DataFrame, replicates: int) -> dict[str, Any]:
     counts, clean = (metrics.confusion_counts(part, "speaker").counts for part in (rows, twin))
-    ua = paired.bootstrap_interval(counts, replicates=replicates)
-    difference = paired.bootstrap_difference(counts, clean, replicates=replicates)
+    ua = bootstrap.bootstrap_interval(counts, replicates=replicates)
+    difference = bootstrap.bootstrap_difference(counts, clean, replicates=replicates)
     return {
         "ua": float(ua.value),
         "ua_ci95": _interval(ua),
@@ -153,7 +153,7 @@ def _figures(rows: pd.DataFrame, twin: pd.DataFrame, replicates: int) -> dict[st
     }
 
 
-def _interval(estimate: paired.Estimate) -> list[float] | None:
+def _interval(estimate: bootstrap.Estimate) -> list[float] | None:
     ends = [float(estimate.low), float(estimate.high)]
     return None if np.isnan(ends).any() else ends
 

@@ -80,8 +80,8 @@ def make_summary(table, *, whole=True):
 def _filled(made):
     rng = np.random.default_rng(0)
     for one in made["comparisons"]:
-        one["seed_differences"] = {"0": one["ua_difference"] - 0.02, "1": one["ua_difference"] + 0.02}
-        one["fold_differences"] = {fold: one["ua_difference"] for fold in SPEAKERS}
+        one["seed_differences"] = {"0": one["estimate"] - 0.02, "1": one["estimate"] + 0.02}
+        one["fold_differences"] = {fold: one["estimate"] for fold in SPEAKERS}
     for number, variant in enumerate(made["variants"].values()):
         ua = variant["ua"]
         variant["per_fold"] = {"ua_mean": ua, "ua_sd": 0.08, "wa_mean": ua, "wa_sd": 0.08, "folds": 6}
@@ -136,8 +136,17 @@ def _questions(made):
         for attention in factors["attention"]
     }
     pairs = [(one["variant"], one["baseline"]) for one in made["comparisons"]]
-    effect = {**{"ua_difference": 0.06, "ci95": [0.02, 0.1], "p_nadeau_bengio": 0.01, "p_holm": 0.03}}
-    effect |= {"minimum_detectable_difference": 0.05, "folds": 6, "seeds": 2, "notes": []}
+    effect = {**{"estimate": 0.06, "ci95": [0.02, 0.1], "p": 0.01, "p_holm": 0.03}}
+    effect |= {
+        "p_equivalence": 0.9,
+        "verdict": "difference",
+        "margin": 0.02,
+        "family": 8,
+        "detectable": 0.05,
+        "folds": 6,
+        "seeds": 2,
+        "notes": [],
+    }
     names = {
         "activation hard_swish against relu": "main effect",
         "attention se against none": "main effect",
@@ -157,7 +166,7 @@ def _questions(made):
             of = levels if crossed else {v: {} for v in made["variants"] if v.startswith(f"{name}: ")}
             question = {"name": name, "text": text, "factors": factors if crossed else {}, "levels": of}
             question["effects"] = [{"name": n, "kind": kind, **effect} for n, kind in names.items()] if crossed else []
-            points = 100 * made["comparisons"][indices[-1]]["ua_difference"]
+            points = 100 * made["comparisons"][indices[-1]]["estimate"]
             questions.append({**question, "comparisons": indices, "answer": f"It changed UA by {points:+.1f} points."})
     return questions
 

@@ -46,7 +46,7 @@ def test_the_paragraph_is_written_from_the_configuration(made):
 def test_only_what_was_used_is_cited(made):
     keys = methods.citations(paragraph_of(made))
     assert {"ma2018shufflenet", "wang2020eca", "hu2018squeeze", "howard2019searching"} <= set(keys)
-    assert {"bahdanau2015neural", "okabe2018attentive", "nadeau2003inference", "holm1979simple"} <= set(keys)
+    assert {"bahdanau2015neural", "okabe2018attentive", "holm1979simple"} <= set(keys)
     assert not {"luong2015effective", "gulati2020conformer", "zhang2018mixup", "eyben2016geneva"} & set(keys)
     assert "zhang2018mixup" in methods.citations(paragraph_of(made, augmentation={"mixup": 0.2}))
 

@@ -10,7 +10,7 @@ from ser_jax import predictions
 from ser_jax.errors import UserError
 from ser_jax.report import summary
 from ser_jax.report.terminal import results_table
-from ser_jax.statistics import paired
+from ser_jax.statistics import bootstrap, tests
 from tests.statistics.made_tables import EMOTIONS, make_table, sizes
 
 
@@ -46,6 +46,7 @@ def test_summary_has_the_promised_keys(made):
         "corpus",
         "emotions",
         "chance_ua",
+        "margin",
         "variants",
         "comparisons",
     }
@@ -56,8 +57,8 @@ def test_summary_has_the_promised_keys(made):
         *("confusion", "ua_per_seed", "ua_seed_sd", "runs", "parameters"),
     }
     assert set(made["comparisons"][0]) >= {
-        *("variant", "baseline", "ua_difference", "ci95", "p_nadeau_bengio", "p_holm"),
-        *("minimum_detectable_difference", "folds", "seeds"),
+        *("variant", "baseline", "estimate", "standard_error", "ci95", "p", "p_holm", "p_equivalence", "verdict"),
+        *("detectable", "margin", "seeds_share", "speakers_share", "nadeau_bengio", "speakers", "folds", "seeds"),
     }
     assert made["chance_ua"] == 0.25
     assert list(made["variants"]["eca"]["recall"]) == list(EMOTIONS)
@@ -133,7 +134,7 @@ def test_one_speaker_and_one_seed_give_null_intervals_and_say_so():
     assert eca["ua_ci95"] is None
     assert eca["ua_seed_sd"] is None
     assert eca["parameters"] is None
-    assert eca["notes"][0] == paired.no_interval(1)
+    assert eca["notes"][0] == bootstrap.no_interval(1)
     assert eca["notes"][1].startswith("one seed")
 
 
@@ -184,13 +185,44 @@ def test_questions_have_their_comparisons_effects_and_answer():
     assert pairs == [("swish", "none"), ("eca", "none"), ("both", "swish")]
     assert (asked["comparisons"], plain["comparisons"]) == ([1, 2], [0])
     assert [effect["kind"] for effect in asked["effects"]] == ["main effect", "main effect", "interaction"]
-    assert asked["effects"][0]["ua_difference"] == pytest.approx(
-        np.mean([made["comparisons"][i]["ua_difference"] for i in (1, 2)])
+    assert asked["effects"][0]["estimate"] == pytest.approx(
+        np.mean([made["comparisons"][i]["estimate"] for i in (1, 2)])
     )
     assert asked["answer"].startswith("Averaged over the other factor: attention eca against none: UA +")
     assert plain["answer"].startswith("swish against none: UA +")
     assert (asked["levels"]["both"]["attention"], asked["factors"]["attention"]) == ("eca", ["none", "eca"])
     assert (plain["effects"], asked["notes"], plain["notes"]) == ([], [], [])
+
+
+def test_all_that_a_question_tests_is_one_family_and_no_other_question_counts():
+    table, questions = make_grid()
+    made = summary.summarise(table, fold_sizes=sizes(table), questions=questions, replicates=100)
+    asked, plain = made["questions"]
+    family = [*(made["comparisons"][i] for i in asked["comparisons"]), *asked["effects"]]
+    assert [one["p_holm"] for one in family] == pytest.approx(tests.holm([one["p"] for one in family]))
+    assert {one["family"] for one in family} == {5}
+    (alone,) = (made["comparisons"][i] for i in plain["comparisons"])
+    assert (alone["p_holm"], alone["family"]) == (alone["p"], 1)
+
+
+def test_a_comparison_of_two_questions_is_corrected_as_the_stricter_one_does():
+    table, questions = make_grid()
+    again = SimpleNamespace(name="again", text="", factors={}, levels={}, comparisons=(("eca", "none"),))
+    options = dict(fold_sizes=sizes(table), replicates=100)
+    for order in ([questions[0], again], [again, questions[0]]):
+        made = summary.summarise(table, questions=order, **options)
+        found = next(one for one in made["comparisons"] if one["variant"] == "eca")
+        assert found["family"] == 5
+        assert found["p_holm"] > found["p"]
+
+
+def test_one_factor_has_its_comparisons_and_no_effects_that_repeat_them():
+    table, (question, _) = make_grid()
+    question.factors, question.comparisons = {"attention": ("none", "eca")}, (("eca", "none"),)
+    question.levels = {"none": {"attention": "none"}, "eca": {"attention": "eca"}}
+    made = summary.summarise(table, fold_sizes=sizes(table), questions=[question], replicates=100)
+    assert made["questions"][0]["effects"] == []
+    assert made["comparisons"][0]["family"] == 1
 
 
 def test_a_failed_variant_leaves_the_other_comparisons_and_says_so():

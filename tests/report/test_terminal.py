@@ -22,8 +22,8 @@ def make_summary(emotions=SEVEN, variants=("shufflenet_eca", "shufflenet_none"),
 
 def make_comparison(**changes):
     return {
-        **{"variant": "eca", "baseline": "none", "ua_difference": 0.021, "ci95": [-0.004, 0.046]},
-        **{"p_nadeau_bengio": 0.0312, "p_holm": 0.0624, "minimum_detectable_difference": 0.036},
+        **{"variant": "eca", "baseline": "none", "estimate": 0.021, "ci95": [-0.004, 0.046]},
+        **{"p": 0.0312, "p_holm": 0.0624, "detectable": 0.036},
         **{"folds": 10, "seeds": 1, "notes": []},
         **changes,
     }
@@ -74,10 +74,10 @@ def test_a_comparison_says_effect_and_interval_first_then_p_then_what_could_have
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"p_nadeau_bengio": 0.0001, "p_holm": 0.0002}, "p < 0.001 (after Holm's correction < 0.001)"),
-        ({"p_nadeau_bengio": None}, "points [-0.4, +4.6]; the smallest"),
-        ({"ci95": None, "minimum_detectable_difference": None}, "UA +2.1 points, p = 0.031"),
-        ({"ua_difference": -0.1}, "UA -10.0 points"),
+        ({"p": 0.0001, "p_holm": 0.0002}, "p < 0.001 (after Holm's correction < 0.001)"),
+        ({"p": None}, "points [-0.4, +4.6]; the smallest"),
+        ({"ci95": None, "detectable": None}, "UA +2.1 points, p = 0.031"),
+        ({"estimate": -0.1}, "UA -10.0 points"),
     ],
 )
 def test_a_comparison_leaves_out_what_is_not_known(changes, expected):

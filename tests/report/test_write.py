@@ -74,10 +74,10 @@ def test_every_comparison_stands_in_the_table_with_its_interval_and_p_values(stu
         low, high = (f"{100 * end:+.1f}".replace("-", "−") for end in one["ci95"])
         assert (row[0][0], row[1][0]) == (one["variant"], one["baseline"])
         assert row[2] == (
-            f"{100 * one['ua_difference']:+.1f}[{low}, {high}]".replace("-", "−"),
-            str(one["ua_difference"]),
+            f"{100 * one['estimate']:+.1f}[{low}, {high}]".replace("-", "−"),
+            str(one["estimate"]),
         )
-        keys = ("p_nadeau_bengio", "p_holm", "minimum_detectable_difference", "folds", "seeds")
+        keys = ("p", "p_holm", "detectable", "folds", "seeds")
         assert [value for _, value in row[3:]] == [str(one[key]) for key in keys]
 
 
@@ -138,11 +138,10 @@ def test_without_comparisons_it_does_not_say_which_variant_is_better():
     assert "names no comparisons" in answer.answer
 
 
-def test_an_interval_that_holds_zero_is_called_not_shown():
+def test_a_comparison_without_a_question_has_its_verdict_in_words():
     made = bare_study()
-    one = made["comparisons"][0]
-    for ends, words in (([-0.1, 0.1], "not shown"), ([0.01, 0.1], "excludes zero"), (None, "no interval")):
-        one["ci95"] = ends
+    for verdict, words in (("undecided", "undecided"), ("equivalent", "equivalent within"), (None, "no verdict")):
+        made["comparisons"][0]["verdict"] = verdict
         assert words in content.sections(sources_of(made))[0].blocks[0].answer
 
 

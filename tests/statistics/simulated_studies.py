@@ -1,6 +1,6 @@
 """Simulated studies with a known truth, and the coverage of the intervals on them.
 
-Run `python -m tests.evaluation.simulated_studies` to make the tables of ser_jax/statistics/paired.py.
+Run `python -m tests.statistics.simulated_studies` to make the tables of ser_jax/statistics/paired.py.
 Speakers differ in how well they are recognised, overall, for each class and for each variant; seeds add noise of their
 own; utterance counts are unequal, and the last class is missing for some speakers.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from ser_jax.statistics import calibration, factorial, fairness, metrics, paired, pooled
+from ser_jax.statistics import bootstrap, calibration, factorial, fairness, metrics, pooled, tests
 
 CLASSES = 7
 ACTIVATION, ATTENTION = ("relu", "hard_swish"), ("none", "se", "eca")
@@ -65,17 +65,17 @@ def coverage(speakers, *, studies, replicates, effects=EFFECT, seed=0):
     for study in range(studies):
         counts = simulate(rng, speakers, effects)
         options = dict(replicates=replicates, seed=study)
-        ua = paired.bootstrap_interval(counts[-1], **options)
-        contrasts = paired.bootstrap_contrasts(counts, WEIGHTS, **options)
+        ua = bootstrap.bootstrap_interval(counts[-1], **options)
+        contrasts = bootstrap.bootstrap_contrasts(counts, WEIGHTS, **options)
         low, high = (np.array([getattr(ua, end), *getattr(contrasts, end)]) for end in ("low", "high"))
         covered += (low <= true) & (true <= high)
         apart += (low > 0) | (high < 0)
         low, high = np.quantile(_replicates(counts, **options), [0.025, 0.975], axis=0)
         percentile += (low <= true) & (true <= high)
         # Each speaker is a fold.
-        per_run = paired.run_contrasts(counts, WEIGHTS)
-        tested[1:] += [paired.nadeau_bengio(runs.ravel(), 1 / (speakers - 1)) < 0.05 for runs in per_run]
-        detectable.append(paired.minimum_detectable_difference(float(contrasts.standard_error[0]), speakers))
+        per_run = np.tensordot(WEIGHTS, metrics.unweighted_accuracy(counts), axes=1)
+        tested[1:] += [tests.nadeau_bengio(runs.ravel(), 1 / (speakers - 1))[0] < 0.05 for runs in per_run]
+        detectable.append(tests.detectable_difference(float(contrasts.standard_error[0]), speakers - 1.0))
     rates = {}
     for i, name in enumerate(("ua", *NAMES)):
         rates |= {name: covered[i] / studies, f"{name}, percentiles": percentile[i] / studies}
@@ -89,7 +89,7 @@ def _replicates(counts, replicates, seed):
         ua = metrics.unweighted_accuracy(confusion).mean(axis=2)
         return np.concatenate([ua[:, -1:], ua @ WEIGHTS.T], axis=1)
 
-    return paired.bootstrap(counts, statistic, replicates=replicates, seed=seed)
+    return bootstrap.bootstrap(counts, statistic, replicates=replicates, seed=seed)
 
 
 def gap_coverage(speakers, *, studies, replicates, gap=0.4, seed=0):

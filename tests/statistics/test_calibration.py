@@ -7,7 +7,7 @@ from sklearn.metrics import brier_score_loss, log_loss
 
 from ser_jax import predictions
 from ser_jax.errors import UserError
-from ser_jax.statistics import calibration, paired
+from ser_jax.statistics import bootstrap, calibration
 from tests.statistics.made_tables import EMOTIONS, make_table
 from tests.statistics.simulated_studies import calibration_coverage, simulate_probabilities
 
@@ -90,8 +90,8 @@ def test_standard_errors_are_near_the_cluster_jackknifes():
 def test_the_lower_end_of_ece_alone_is_moved_down_by_the_bias_of_the_bootstrap():
     sums = calibration.speaker_sums(*simulate_probabilities(np.random.default_rng(0), 12, 1.0))
     found = calibration.estimate(sums, replicates=500)
-    drawn = paired.bootstrap_sums(sums, calibration.ece_and_brier, replicates=500, seed=0)
-    plain = paired.estimate(found.value, drawn, 12, bounds=(0.0, 2.0))
+    drawn = bootstrap.bootstrap_sums(sums, calibration.ece_and_brier, replicates=500, seed=0)
+    plain = bootstrap.estimate(found.value, drawn, 12, bounds=(0.0, 2.0))
     bias = drawn[:, 0].mean() - found.value[0]
     assert bias > 0.005
     assert found.low[0] == pytest.approx(max(plain.low[0] - bias, 0))

@@ -36,4 +36,4 @@ def test_attention_is_found_no_more_often_than_by_chance_where_it_cannot_help(ma
     of_all = [rates(control, NOT_FOUND, made) for control in ("uniform", "null")]
     most = stats.binom.ppf(0.999, len(of_all) * NOT_FOUND, 0.05)
     assert sum(found["gains_by_interval"] + found["losses_by_interval"] for found in of_all) <= most
-    assert sum(found["differences_by_test"] for found in of_all) <= most
+    assert sum(found["differences_by_nadeau_bengio"] for found in of_all) <= most

@@ -155,7 +155,7 @@ def test_the_summary_pairs_a_condition_with_the_same_runs_without_it():
             both = pd.concat([clean[clean["variant"] == variant], rows.assign(variant="under")])
             sizes = dict.fromkeys("abcde", (40, 12))
             expected = paired.compare(both, "under", variant, sizes, replicates=2000)
-            assert figures["difference"] == pytest.approx(expected.ua_difference)
+            assert figures["difference"] == pytest.approx(expected.estimate)
             assert figures["difference_ci95"] == pytest.approx(expected.ci95)
             assert figures["ua_ci95"][0] < figures["ua"] < figures["ua_ci95"][1]
     assert found["variants"]["eca"]["noise_0"]["difference"] < found["variants"]["eca"]["noise_20"]["difference"] < 0

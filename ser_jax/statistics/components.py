@@ -1,0 +1,149 @@
+"""Variance components of a difference in UA: what the choice of speakers adds to it, and what the seeds add.
+
+A run (fold, seed) trains one model. Speakers that the same model tested share the noise of its training, which draws of
+speakers do not show: the standard error over speakers is too small then. With two or more seeds, the missing part is
+the variance between the seeds of a fold less what of it shows within its speakers (variances of clusters that cross:
+Cameron, Gelbach & Miller 2011, Journal of Business & Economic Statistics 29(2)). It is zero where each fold tests one
+speaker.
+
+UA is a mean of recalls, so a difference is a sum over cells, the utterances of one speaker in one fold: with the counts
+N_c of the classes fixed, each cell adds its hits less those expected of it, by N_c and the number of classes.
+"""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+from scipy import stats
+
+from ser_jax.statistics import metrics
+from ser_jax.statistics.bootstrap import LEVEL
+
+
+@dataclasses.dataclass(frozen=True)
+class Cells:
+    """Confusion matrices of variants by seed and cell (one speaker's utterances in one fold)."""
+
+    counts: Int[np.ndarray, "variants seeds cells classes classes"]
+    speaker_of: Int[np.ndarray, " cells"]  # numbers into `speakers`
+    fold_of: Int[np.ndarray, " cells"]  # numbers into `folds`
+    seeds: tuple[int, ...]
+    speakers: tuple[str, ...]
+    folds: tuple[str, ...]
+
+    def by_speaker(self) -> Int[np.ndarray, "variants seeds speakers classes classes"]:
+        """The matrices of each speaker, over folds."""
+        return _summed(self.counts, self.speaker_of, len(self.speakers), axis=2)
+
+    def by_fold(self) -> Int[np.ndarray, "variants seeds folds classes classes"]:
+        """The matrices of each fold, over its speakers."""
+        return _summed(self.counts, self.fold_of, len(self.folds), axis=2)
+
+    def folds_nest_speakers(self) -> bool:
+        """Whether every speaker is tested in one fold only."""
+        return len(np.unique(self.speaker_of)) == len(self.speaker_of)
+
+    def every_run_tests_all(self) -> bool:
+        """Whether every fold tests every speaker: models made elsewhere, tested on a whole corpus."""
+        return len(self.folds) > 1 and len(self.speaker_of) == len(self.speakers) * len(self.folds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Components:
+    """Parts of the squared standard error of a difference; NaN for what one seed does not show.
+
+    Attributes:
+      total: the squared standard error.
+      seeds: what of it falls with more seeds.
+      shared: what of `seeds` speakers have in common and draws of speakers do not show; part of `total`.
+      clusters: speakers, or folds where the speakers of a fold share a model and one seed does not show how much.
+      degrees: of freedom, of Student's t.
+    """
+
+    total: float
+    seeds: float
+    shared: float
+    clusters: int
+    degrees: float
+
+    def half_width(self, *, seeds: float = 1.0, speakers: float = 1.0) -> float:
+        """The expected half width of the 95 % interval with so many times the seeds and speakers.
+
+        More speakers are tested by the same number of models, unless each has a model of its own.
+        """
+        shared, own = self.shared / seeds, (self.seeds - self.shared) / seeds
+        if np.isnan(self.seeds):
+            shared, own = 0.0, 0.0
+        persons = self.total - (0.0 if np.isnan(self.seeds) else self.seeds)
+        variance = shared + (own + persons) / speakers
+        degrees = self.degrees if speakers == 1 else max(self.degrees, self.clusters * speakers - 1)
+        return float(stats.t.ppf((1 + LEVEL) / 2, degrees) * np.sqrt(max(variance, 0.0)))
+
+
+def count_cells(tables: list[pd.DataFrame]) -> Cells:
+    """Counts the predictions of variants that were tested on the same rows (see `paired.paired`)."""
+    first = tables[0]
+    fold_codes, folds = pd.factorize(first["fold"], sort=True)
+    speaker_codes, speakers = pd.factorize(first["speaker"], sort=True)
+    cell = fold_codes * len(speakers) + speaker_codes
+    counted = [metrics.confusion_counts(table.assign(cell=cell), "cell") for table in tables]
+    fold_of, speaker_of = np.divmod(np.array(counted[0].groups), len(speakers))
+    counts = np.stack([one.counts for one in counted])
+    return Cells(counts, speaker_of, fold_of, counted[0].seeds, tuple(speakers), tuple(folds))
+
+
+def influences(cells: Cells, weights: Float[np.ndarray, " variants"]) -> Float[np.ndarray, "seeds cells"]:
+    """What each cell adds to a weighted sum of the variants' UA beyond its share; NaN where nothing was run.
+
+    The cells of a seed sum to that seed's distance from the mean over seeds.
+    """
+    hits = np.tensordot(weights, np.diagonal(cells.counts, axis1=-2, axis2=-1), axes=1)  # [seeds, cells, classes]
+    counts = cells.counts[0].sum(axis=-1)
+    totals = counts.sum(axis=1, keepdims=True)
+    expected = metrics.divide(hits.sum(axis=(0, 1)), counts.sum(axis=(0, 1)))
+    classes = (totals > 0).sum(axis=-1)
+    own = np.nansum(metrics.divide(hits - expected * counts, np.broadcast_to(totals, counts.shape)), axis=-1) / classes
+    return np.where(counts.sum(axis=-1) > 0, own, np.nan)
+
+
+def decompose(own: Float[np.ndarray, "seeds cells"], cells: Cells, over_speakers: float) -> Components:
+    """Splits the squared standard error of a difference, `over_speakers` as the bootstrap over speakers has it."""
+    speakers, fold_of = len(cells.speakers), cells.fold_of
+    if np.isnan(over_speakers):
+        return Components(np.nan, np.nan, np.nan, speakers, speakers - 1.0)
+    if cells.every_run_tests_all():  # then a fold is one more training of the same, as a seed is
+        own = own.reshape(len(own), len(cells.folds), speakers).reshape(-1, speakers) * len(cells.folds)
+        fold_of = np.zeros(speakers, int)
+    run, groups = ~np.isnan(own), int(fold_of.max()) + 1
+    of_fold = _summed(np.nan_to_num(own), fold_of, groups, axis=1)
+    run_of_fold = _summed(run.astype(int), fold_of, groups, axis=1) > 0
+    between, trainings = _variance_of_mean(of_fold, run_of_fold)
+    if not (trainings > 1).all():
+        return Components(over_speakers, np.nan, np.nan, speakers, speakers - 1.0)
+    within, _ = _variance_of_mean(np.nan_to_num(own), run)
+    shared = max(0.0, between.sum() - within.sum()) if len(cells.speaker_of) > len(np.unique(fold_of)) else 0.0
+    total = over_speakers + shared
+    freedom = over_speakers**2 / (speakers - 1)
+    if shared:
+        freedom += (between**2 / (trainings - 1)).sum()
+    seeds = min(float(between.sum()), total)
+    return Components(float(total), seeds, float(shared), speakers, float(total**2 / freedom))
+
+
+def _variance_of_mean(
+    values: Float[np.ndarray, "trainings groups"], present: Bool[np.ndarray, "trainings groups"]
+) -> tuple[Float[np.ndarray, " groups"], Int[np.ndarray, " groups"]]:
+    """The variance of each group's mean over trainings, NaN with one; and how many trainings it has."""
+    number = present.sum(axis=0)
+    mean = metrics.divide(np.where(present, values, 0).sum(axis=0), number)
+    squares = (np.where(present, values - mean, 0) ** 2).sum(axis=0)
+    return metrics.divide(squares, number * (number - 1)), number
+
+
+def _summed(values: np.ndarray, group_of: Int[np.ndarray, " cells"], groups: int, axis: int) -> np.ndarray:
+    """Sums along `axis` what belongs to the same group."""
+    moved = np.moveaxis(values, axis, 0)
+    total = np.zeros((groups, *moved.shape[1:]), values.dtype)
+    np.add.at(total, group_of, moved)
+    return np.moveaxis(total, 0, axis)
