@@ -65,7 +65,7 @@ def _figures(part: Any) -> Iterator[tuple[float, float, float]]:
             yield from _figures(item)
     elif isinstance(part, dict):
         for key, value in part.items():
-            ends = part.get("ci95" if "difference" in key else f"{key}_ci95")
+            ends = part.get("ci95" if key == "estimate" or "difference" in key else f"{key}_ci95")
             if isinstance(value, float) and ends:
                 yield tuple(_rounded(one) for one in (value, *ends))
                 yield tuple(_rounded(-one) for one in (value, *reversed(ends)))

@@ -5,7 +5,7 @@ import functools
 import json
 import os
 import types
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -58,16 +58,6 @@ def summarise(
     corpora = predictions["corpus"].unique()
     if len(corpora) > 1:
         raise UserError(f"one summary is of one corpus, found predictions on {', '.join(sorted(corpora))}")
-    failed = set(meta.get("failed", ())) - set(predictions["variant"].unique())
-    wanted = dict.fromkeys([*comparisons, *(pair for question in questions for pair in question.comparisons)])
-    pairs = [pair for pair in wanted if not failed & set(pair)]
-    compare = functools.partial(paired.compare, predictions, margin=margin, replicates=replicates)
-    compared = {pair: compare(*pair, fold_sizes) for pair in pairs}
-    crossed = functools.partial(
-        _effects, predictions, fold_sizes=fold_sizes, failed=failed, margin=margin, replicates=replicates
-    )
-    asked = [_asked(question, compared, *crossed(question)) for question in questions]
-    corrected = _corrected(compared, [family for _, family in asked])
     tables = dict(list(predictions.groupby("variant")))
     order = [name for name in parameters if name in tables]
     variants = {
@@ -80,18 +70,70 @@ def summarise(
         }
         for name in dict.fromkeys([*order, *tables])
     }
-    summary = {
-        **meta,
-        "corpus": corpora[0],
-        "emotions": emotions_of(predictions),
-        "chance_ua": 1 / predictions["label"].nunique(),
-        "variants": variants,
-        "margin": margin,
-        "comparisons": [dataclasses.asdict(corrected[pair]) for pair in pairs],
-    }
+    return _plain(
+        {
+            **meta,
+            "corpus": corpora[0],
+            "emotions": emotions_of(predictions),
+            "chance_ua": 1 / predictions["label"].nunique(),
+            "variants": variants,
+            **compare(
+                predictions,
+                comparisons,
+                questions,
+                fold_sizes=fold_sizes,
+                failed=meta.get("failed", ()),
+                margin=margin,
+                replicates=replicates,
+            ),
+        }
+    )
+
+
+def compare(
+    predictions: pd.DataFrame,
+    comparisons: Sequence[tuple[str, str]],
+    questions: Sequence[Any],
+    *,
+    fold_sizes: Mapping[str, tuple[int, int]],
+    failed: Iterable[str] = (),
+    margin: float = paired.MARGIN,
+    replicates: int = bootstrap.REPLICATES,
+) -> dict[str, Any]:
+    """The parts `margin`, `comparisons` and `questions` of a summary; see `summarise`."""
+    failed = set(failed) - set(predictions["variant"].unique())
+    wanted = dict.fromkeys([*comparisons, *(pair for question in questions for pair in question.comparisons)])
+    pairs = [pair for pair in wanted if not failed & set(pair)]
+    options: dict[str, Any] = {"margin": margin, "replicates": replicates}
+    compared = {pair: paired.compare(predictions, *pair, fold_sizes, **options) for pair in pairs}
+    effects = functools.partial(_effects, predictions, fold_sizes=fold_sizes, failed=failed, **options)
+    asked = [_asked(question, compared, *effects(question)) for question in questions]
+    corrected = _corrected(compared, [family for _, family in asked])
+    made = {"margin": margin, "comparisons": [dataclasses.asdict(corrected[pair]) for pair in pairs]}
     if questions:
-        summary["questions"] = [_answered(entry, pairs, summary["comparisons"]) for entry, _ in asked]
-    return _plain(summary)
+        made["questions"] = [_answered(entry, pairs, made["comparisons"]) for entry, _ in asked]
+    return _plain(made)
+
+
+def compare_again(summary: Mapping[str, Any], predictions: pd.DataFrame) -> dict[str, Any]:
+    """Returns a stored summary with its comparisons, effects and answers computed again from its predictions."""
+    pairs = [(one["variant"], one["baseline"]) for one in summary["comparisons"]]
+    questions = [
+        types.SimpleNamespace(**{**question, "comparisons": [pairs[i] for i in question["comparisons"]]})
+        for question in summary.get("questions", ())
+    ]
+    sizes = {fold: tuple(size) for fold, size in summary.get("fold_sizes", {}).items()}
+    made = compare(
+        predictions,
+        pairs,
+        questions,
+        fold_sizes=sizes,
+        failed=summary.get("failed", ()),
+        margin=summary.get("margin", paired.MARGIN),
+    )
+    for of, told in zip(summary.get("questions", ()), made.get("questions", ()), strict=True):
+        told["notes"] = list(dict.fromkeys([*of.get("notes", ()), *told["notes"]]))
+    return {**summary, **made}
 
 
 def _of(table: pd.DataFrame | None, variant: str) -> pd.DataFrame | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ser_jax import config as configuration
 from ser_jax import predictions
 from ser_jax.errors import UserError
+from ser_jax.report.summary import compare_again
 from ser_jax.report.write import write_report
 from ser_jax.studies.plan import make_plan
 
@@ -16,8 +17,9 @@ PICTURE, LOG, STUDY = "attention.png", "log.jsonl", "study.json"  # see `ser_jax
 def render(workdir: str | os.PathLike, out: str | os.PathLike | None = None) -> Path:
     """Writes the report of `workdir` to `out` (by default `workdir` itself) and returns that folder.
 
-    It is made from predictions.parquet and summary.json, from config.json where there is one, and from the logs and
-    attention pictures of the populations where they are still there. Raises `UserError` for a folder without results.
+    It is made from predictions.parquet, of which the comparisons are computed again, summary.json, config.json where
+    there is one, and the logs and attention pictures of the populations where they are still there. Raises `UserError`
+    for a folder without results.
     """
     workdir, out = Path(workdir), Path(out or workdir)
     for name in ("predictions.parquet", "summary.json"):
@@ -27,7 +29,8 @@ def render(workdir: str | os.PathLike, out: str | os.PathLike | None = None) -> 
             )
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: a file; expected a folder")
-    summary = json.loads((workdir / "summary.json").read_text(encoding="utf-8"))
+    table = predictions.read(workdir / "predictions.parquet")
+    summary = compare_again(json.loads((workdir / "summary.json").read_text(encoding="utf-8")), table)
     config = workdir / "config.json"
     plan = make_plan(configuration.completed(json.loads(config.read_text()))) if config.is_file() else None
     configs = {name: of for name, of in plan.variants.items() if name in summary["variants"]} if plan else {}
@@ -35,7 +38,7 @@ def render(workdir: str | os.PathLike, out: str | os.PathLike | None = None) -> 
     write_report(
         out,
         summary,
-        predictions.read(workdir / "predictions.parquet"),
+        table,
         curves={name: _lines(folder / LOG) for name, folder in folders.items() if (folder / LOG).is_file()},
         pictures={name: folder / PICTURE for name, folder in folders.items() if (folder / PICTURE).is_file()},
         configs=configs,
