@@ -122,13 +122,26 @@ def decompose(own: Float[np.ndarray, "seeds cells"], cells: Cells, over_speakers
     if not (trainings > 1).all():
         return Components(over_speakers, np.nan, np.nan, speakers, speakers - 1.0)
     within, _ = _variance_of_mean(np.nan_to_num(own), run)
-    shared = max(0.0, between.sum() - within.sum()) if len(cells.speaker_of) > len(np.unique(fold_of)) else 0.0
+    shared, degrees = 0.0, speakers - 1.0
+    if len(cells.speaker_of) > groups:  # speakers share models
+        shared = max(0.0, float(between.sum() - within.sum()))
+        degrees = _degrees(over_speakers, speakers, shared, between, trainings)
     total = over_speakers + shared
-    freedom = over_speakers**2 / (speakers - 1)
-    if shared:
-        freedom += (between**2 / (trainings - 1)).sum()
-    seeds = min(float(between.sum()), total)
-    return Components(float(total), seeds, float(shared), speakers, float(total**2 / freedom))
+    return Components(total, min(float(between.sum()), total), shared, speakers, degrees)
+
+
+def _degrees(over_speakers: float, speakers: int, shared: float, between: np.ndarray, trainings: np.ndarray) -> float:
+    """Degrees of freedom of a sum of variances (Satterthwaite 1946), on the side of fewer.
+
+    Two trainings of one model show next to nothing of its noise: their one degree of freedom is then the sum's.
+    """
+    of_trainings = float((trainings - 1).sum())
+    if of_trainings == 1:
+        return 1.0
+    if not shared:
+        return speakers - 1.0
+    parts = over_speakers**2 / (speakers - 1) + float((between**2 / (trainings - 1)).sum())
+    return max((over_speakers + shared) ** 2 / parts, min(speakers - 1.0, of_trainings))
 
 
 def _variance_of_mean(
