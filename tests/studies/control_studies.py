@@ -24,6 +24,7 @@ from ser_jax.corpora.features import Packed
 from ser_jax.corpora.protocols import make_protocol
 from ser_jax.corpora.synthetic import make_synthetic
 from ser_jax.frontend import Frontend, features
+from ser_jax.inference import tables
 from ser_jax.statistics import paired
 from ser_jax.training import population as populations
 from ser_jax.training.state import State
