@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ser_jax.errors import UserError
-from ser_jax.models import layers
+from ser_jax.models import layers, ops
 from ser_jax.models.family import COUNT, RATE, Family, Range
 from ser_jax.models.output import Attention, Output
 from ser_jax.models.pooling import masked_softmax
@@ -288,7 +288,7 @@ class Alignment(nn.Module):
         """What of the scores does not depend on the decoder."""
         if self.kind == "dot":
             return outputs
-        keys = layers.product(outputs, self.key_kernel)
+        keys = ops.product(outputs, self.key_kernel)
         return keys if self.kind == "general" else keys + self.key_bias.astype(keys.dtype)[None, None]
 
     def __call__(
@@ -305,7 +305,7 @@ class Alignment(nn.Module):
             location = None
             if self.kind == "location":
                 location = last.astype(keys.dtype), self.location_kernel, self.filter_kernel
-            query = layers.product(query, self.query_kernel)
+            query = ops.product(query, self.query_kernel)
             scores = _additive_scores(query, keys, self.vector[:, 0], location)
         return masked_softmax(scores, jnp.arange(keys.shape[1])[None] < lengths[:, None])
 
@@ -323,7 +323,7 @@ def _additive_scores(
         width, frames = len(kernel), last.shape[1]
         bordered = jnp.pad(last, ((0, 0), (width // 2, width // 2)))
         seen = jnp.stack([bordered[:, tap : tap + frames] for tap in range(width)], -1)
-        total += layers.product(layers.product(seen, kernel), filter_kernel)
+        total += ops.product(ops.product(seen, kernel), filter_kernel)
     return jnp.einsum("btc,c->bt", jnp.tanh(total), vector.astype(keys.dtype), preferred_element_type=jnp.float32)
 
 

@@ -6,10 +6,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ser_jax.models import layers, pooling
+from ser_jax.models import channel_attention, layers, ops, pooling
 from ser_jax.models.family import COUNT, RATE, Family, Range
 from ser_jax.models.hidden_frames import tell_frames
-from ser_jax.models.layers import Mask
+from ser_jax.models.mask import Mask
 from ser_jax.models.output import Attention, Output
 
 CHANNELS = (1, 1, 2, 3, 4, 4)  # of the layers, in widths
@@ -59,18 +59,22 @@ class CNN(nn.Module):
 
         Computes in the dtype of the features; what lies past an utterance's `num_frames` does not matter.
         """
-        activate = layers.ACTIVATIONS[self.activation]
+        act = layers.ACTIVATIONS[self.activation]
         attention = {}
-        mask = Mask(num_frames, *features.shape[1:])
+        mask = Mask(num_frames, *features.shape[1:3])
         x = mask.apply(features[..., None])
         for layer, widths in enumerate(CHANNELS, 1):
             name = f"layer{layer}"
-            convolution = layers.NormalizedConvolution(widths * self.width, axis_name=self.axis_name, name=name)
-            x = mask.apply(activate(convolution(x, mask, train=train)))
+            conv = layers.NormalizedConvolution(widths * self.width, axis_name=self.axis_name, name=name)
+            x = mask.apply(act(conv(x, mask, train=train)))
             if layer < len(CHANNELS):
-                x, mask = layers.pool(x, mask, (2 if 2**layer <= self.time_stride else 1, 2), self.window_pooling)
+                window = (2 if 2**layer <= self.time_stride else 1, 2)
+                if self.window_pooling == "max":
+                    x, mask = ops.max_pool(x, mask, window, window)
+                else:
+                    x, mask = ops.average_pool(x, mask, window)
             if self.attention != "none":
-                gates = self._channel_attention(f"attention{layer}")(mask.mean(x))
+                gates = channel_attention.channel_attention(self.attention, name=f"attention{layer}")(mask.mean(x))
                 attention[name] = Attention(gates, ("batch", "channels"))
                 x = x * gates[:, None, None]
 
@@ -83,11 +87,6 @@ class CNN(nn.Module):
             x = layers.dropout(x, self.dropout, self.make_rng("dropout"))
         logits = nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32))
         return Output(logits, attention, frames=frames)
-
-    def _channel_attention(self, name: str) -> nn.Module:
-        if self.attention == "eca":
-            return layers.EfficientChannelAttention(name=name)
-        return layers.SqueezeAndExcitation(name=name)
 
 
 FAMILY = Family(

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ser_jax.errors import UserError
-from ser_jax.models import layers, pooling
+from ser_jax.models import layers, ops, pooling
 from ser_jax.models.family import COUNT, RATE, Family, Range
 from ser_jax.models.hidden_frames import tell_frames
-from ser_jax.models.layers import Map, Mask
+from ser_jax.models.mask import Map, Mask
+from ser_jax.models.normalisation import BatchNorm
 from ser_jax.models.output import Output
 from ser_jax.models.recurrent import Recurrent
 
@@ -101,16 +102,15 @@ class CRNN(nn.Module):
         x = mask.apply(x)
         for layer in range(1, size.num_convolutions + 1):
             channels = size.first if layer == 1 else size.others
-            convolution = layers.NormalizedConvolution(channels, KERNEL, self.axis_name, name=f"convolution{layer}")
-            x = mask.apply(activate(convolution(x, mask, train=train)))
+            conv = layers.NormalizedConvolution(channels, KERNEL, axis_name=self.axis_name, name=f"convolution{layer}")
+            x = mask.apply(activate(conv(x, mask, train=train)))
             if layer == 1:
-                x, mask = layers.pool(x, mask, STRIDES, "max")
+                x, mask = ops.max_pool(x, mask, STRIDES, STRIDES)
 
         x = x.reshape(*x.shape[:2], 1, -1)
         mask = Mask(mask.lengths, mask.num_steps, 1)
         kernel = self.param("linear", nn.initializers.he_normal(), (x.shape[-1], size.linear))
-        norm = layers.BatchNorm(name="linear_norm")
-        x = activate(layers.normalized(norm, layers.product(x, kernel), mask, self.axis_name, train=train))
+        x = activate(BatchNorm(self.axis_name, name="linear_norm")(ops.product(x, kernel), mask, train=train))
 
         x, (final, _) = Recurrent(size.hidden, name="lstm")(x[:, :, 0], mask.lengths)
         frames = tell_frames(self, x, features.shape[1], stride=STRIDES[0], train=train)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ser_jax.models import layers
+from ser_jax.models import ops
 
 GATES = {"lstm": 4, "gru": 3}
 
@@ -61,7 +61,7 @@ class Recurrent(nn.Module):
             return (x, x[::-1])[:directions]
 
         kernels = weights.pop("input_kernel")
-        inputs = tuple(layers.product(x, kernel) for x, kernel in zip(in_order(x), kernels, strict=True))
+        inputs = tuple(ops.product(x, kernel) for x, kernel in zip(in_order(x), kernels, strict=True))
         outputs, final = _scan(self.cell, inputs, weights, jnp.stack(in_order(real), 1))
         outputs = jnp.concatenate([outputs[0], outputs[-1][::-1]][:directions], -1)
         outputs = jnp.where(real[..., None], outputs, 0).swapaxes(0, 1)
@@ -83,7 +83,7 @@ class Cell(nn.Module):
     def __call__(self, state: State, x: Float[Array, "batch channels"]) -> tuple[State, Float[Array, "batch hidden"]]:
         """The state after x, and its h in the dtype of x."""
         weights = _weights(self, x.shape[-1], ())
-        inputs = layers.product(x, weights.pop("input_kernel"))
+        inputs = ops.product(x, weights.pop("input_kernel"))
         state, _ = _step(self.cell, state, inputs, weights)
         return state, state[0].astype(x.dtype)
 

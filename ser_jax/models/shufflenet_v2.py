@@ -3,14 +3,15 @@
 from typing import Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ser_jax.models import layers, pooling
+from ser_jax.models import layers, ops, pooling
+from ser_jax.models.channel_attention import channel_attention
 from ser_jax.models.family import COUNT, RATE, Family, Range
 from ser_jax.models.hidden_frames import tell_frames
-from ser_jax.models.layers import Activation, Affine, Depthwise, Map, Mask, NormalizedKernel, NormalizedPointwise
+from ser_jax.models.layers import Depthwise, NormalizedConvolution, NormalizedPointwise
+from ser_jax.models.mask import Map, Mask
 from ser_jax.models.output import Attention, Output
 
 # Channels of the stem, stages 2, 3 and 4, and the last convolution (table 5 of the paper), and units of each stage.
@@ -75,11 +76,14 @@ class ShuffleNetV2(nn.Module):
         Computes in the dtype of the features; what lies past an utterance's `num_frames` does not matter.
         """
         stem_channels, *stage_channels, last_channels = CHANNELS[self.width]
-        activate = layers.ACTIVATIONS[self.activation]
+        act = layers.ACTIVATIONS[self.activation]
 
         mask = Mask(num_frames, *features.shape[1:3])
         x = mask.apply(features if features.ndim == 4 else features[..., None])
-        x, mask = self._stem(x, mask, stem_channels, activate, train=train)
+        strides = (self.stem_stride, self.stem_stride)
+        mask = mask.strided(strides)
+        stem = NormalizedConvolution(stem_channels, strides=strides, axis_name=self.axis_name, name="stem")
+        x, mask = ops.max_pool(act(stem(x, mask, train=train)), mask, (3, 3), (2, 2))
 
         attention = {}
         time_stride = 2 * self.stem_stride
@@ -103,8 +107,8 @@ class ShuffleNetV2(nn.Module):
                     attention[name] = Attention(gates, ("batch", "channels"))
             x = jnp.concatenate(halves, -1)
 
-        x, affine = NormalizedPointwise(last_channels, axis_name=self.axis_name, name="last")(x, mask, train=train)
-        x = layers.activated(x, affine, activate, mask)
+        last = NormalizedPointwise(last_channels, axis_name=self.axis_name, name="last")
+        x = mask.apply(act(last(x, mask, train=train)))
         frames = tell_frames(self, x, features.shape[1], stride=time_stride, train=train)
         if self.pooling == "mean":
             x = mask.mean(x)
@@ -117,15 +121,6 @@ class ShuffleNetV2(nn.Module):
             x = layers.dropout(x, self.dropout, self.make_rng("dropout"))
         logits = nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32))
         return Output(logits, attention, frames=frames)
-
-    def _stem(self, x: Map, mask: Mask, channels: int, activate: Activation, *, train: bool) -> tuple[Map, Mask]:
-        """A 3x3 convolution as a product with what its nine taps see, and a max-pool over its four phases."""
-        strides = (self.stem_stride, self.stem_stride)
-        mask = mask.strided(strides)
-        x = layers.phases(mask.apply(layers.patches(x, strides)))
-        x, shift = NormalizedKernel(channels, self.axis_name, name="stem")(x, mask, train=train)
-        x = jax.tree.map(lambda phase: activate(phase + shift.astype(phase.dtype)[None, None, None]), x)
-        return layers.max_pool(x, mask), mask.strided((2, 2)).in_memory(channels)
 
 
 class Unit(nn.Module):
@@ -147,37 +142,33 @@ class Unit(nn.Module):
         self, passing: Map, branch: Map, mask: Mask, *, train: bool
     ) -> tuple[tuple[Map, Map], Mask, Float[Array, "batch half_channels"] | None]:
         """The two halves for the next unit, their mask, and the gates of the attention if there is one."""
-        activate = layers.ACTIVATIONS[self.activation]
+        act = layers.ACTIVATIONS[self.activation]
         strides = self.strides or (1, 1)
-        out_mask = mask.strided(strides).in_memory(self.channels // 2) if self.strides else mask
+        out_mask = mask.strided(strides)
 
-        def pointwise(name: str, x: Map, mask: Mask, *, norm_input: bool) -> tuple[Map, Affine]:
+        def pointwise(name: str, x: Map, mask: Mask, *, norm_input: bool) -> Map:
             layer = NormalizedPointwise(self.channels // 2, norm_input, self.axis_name, name=name)
             return layer(x, mask, train=train)
 
         if self.strides:
-            passing = Depthwise(strides, name="passing_depthwise")(layers.border(passing, strides), out_mask)
-            passing, affine = pointwise("passing_pointwise", passing, out_mask, norm_input=True)
-            passing = layers.activated(passing, affine, activate, out_mask)
+            passing = out_mask.apply(Depthwise(strides, name="passing_depthwise")(passing))
+            passing = out_mask.apply(act(pointwise("passing_pointwise", passing, out_mask, norm_input=True)))
 
-        branch, affine = pointwise("pointwise1", branch, mask, norm_input=False)
-        branch = layers.activated(branch, affine, activate, mask, within_border=strides)
-        branch = Depthwise(strides, name="depthwise")(branch, out_mask)
-        branch, affine = pointwise("pointwise2", branch, out_mask, norm_input=True)
+        branch = mask.apply(act(pointwise("pointwise1", branch, mask, norm_input=False)))
+        branch = out_mask.apply(Depthwise(strides, name="depthwise")(branch))
+        branch = pointwise("pointwise2", branch, out_mask, norm_input=True)
 
-        gates = None
-        if self.attention != "none" and self.attention_position == "before_activation":
-            gates = self._gates(out_mask.mean(branch, affine))
-        branch = layers.activated(branch, affine, activate, out_mask, gates)
-        if self.attention != "none" and self.attention_position == "after_activation":
-            gates = self._gates(out_mask.mean(branch))
+        if self.attention == "none":
+            return shuffle(passing, out_mask.apply(act(branch))), out_mask, None
+        attention = channel_attention(self.attention, self.eca_kernel, name=self.attention)
+        if self.attention_position == "before_activation":
+            gates = attention(out_mask.mean(branch))
+            branch = out_mask.apply(act(branch * gates[:, None, None]))
+        else:
+            branch = out_mask.apply(act(branch))
+            gates = attention(out_mask.mean(branch))
             branch = branch * gates[:, None, None]
         return shuffle(passing, branch), out_mask, gates
-
-    def _gates(self, means: Float[Array, "batch channels"]) -> Float[Array, "batch channels"]:
-        if self.attention == "eca":
-            return layers.EfficientChannelAttention(self.eca_kernel, name="eca")(means)
-        return layers.SqueezeAndExcitation(name="se")(means)
 
 
 def shuffle(passing: Map, branch: Map) -> tuple[Map, Map]:

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ser_jax.models import layers, pooling
+from ser_jax.models import layers, ops, pooling
 from ser_jax.models.family import COUNT, RATE, Family, Range
 from ser_jax.models.hidden_frames import tell_frames
-from ser_jax.models.layers import Map, Mask
+from ser_jax.models.mask import Map, Mask
+from ser_jax.models.normalisation import BatchNorm
 from ser_jax.models.output import Output
 
 Frames = Float[Array, "batch frames 1 _channels"]  # a map of one band
@@ -89,7 +90,7 @@ class Stream(nn.Module):
         """What every level makes of features that are zero in the padding; zero there too."""
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.width))
         bias = self.param("bias", nn.initializers.zeros, (self.width,))
-        x = mask.apply(layers.product(x, kernel) + bias.astype(x.dtype)[None, None, None])
+        x = mask.apply(ops.product(x, kernel) + bias.astype(x.dtype)[None, None, None])
         results = []
         for level in range(self.levels):
             gates = x
@@ -114,8 +115,8 @@ class DilatedConvolution(nn.Module):
         """The result for frames that are zero in the padding; it is not."""
         channels = x.shape[-1]
         kernel = self.param("kernel", nn.initializers.he_normal(), (2 * channels, channels))
-        x = layers.product(jnp.concatenate([shifted(x, self.dilation, self.reverse), x], -1), kernel)
-        return layers.normalized(layers.BatchNorm(name="norm"), x, mask, self.axis_name, train=train)
+        x = ops.product(jnp.concatenate([shifted(x, self.dilation, self.reverse), x], -1), kernel)
+        return BatchNorm(self.axis_name, name="norm")(x, mask, train=train)
 
 
 def shifted(x: Map, steps: int, reverse: bool) -> Map:

@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ser_jax.errors import UserError
-from ser_jax.models import layers
+from ser_jax.models import layers, ops
 from ser_jax.models.family import RATE, Family, Range
 from ser_jax.models.hidden_frames import tell_frames
+from ser_jax.models.normalisation import LayerNorm
 from ser_jax.models.output import Attention, Output
 from ser_jax.models.pooling import Pooling, check_heads, masked_softmax, of_frames
 
@@ -272,7 +273,8 @@ class Convolution(nn.Module):
         x, gate = jnp.split(Dense(2 * channels, name="expand")(x), 2, -1)
         x = _masked(x * jax.nn.sigmoid(gate), lengths)
         initializer = nn.initializers.lecun_normal(in_axis=0, out_axis=())
-        x = depthwise(x, self.param("depthwise", initializer, (self.kernel_size, channels)))
+        kernel = self.param("depthwise", initializer, (self.kernel_size, channels))
+        x = ops.depthwise(x[:, :, None], kernel[:, None])[:, :, 0]
         return Dense(width, name="contract")(jax.nn.silu(LayerNorm(name="norm")(x)))
 
 
@@ -306,25 +308,10 @@ class Dense(nn.Module):
     def __call__(self, x: Frames) -> Float[Array, "batch _frames channels_out"]:
         """The frames, with other channels."""
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.channels))
-        x = layers.product(x, kernel)
+        x = ops.product(x, kernel)
         if self.use_bias:
             x = x + self.param("bias", nn.initializers.zeros, (self.channels,)).astype(x.dtype)[None, None]
         return x
-
-
-class LayerNorm(nn.Module):
-    """Normalisation of each frame over its channels, in float32 (Ba et al. 2016)."""
-
-    @nn.compact
-    def __call__(self, x: Frames) -> Frames:
-        """The frames, in the dtype they came in."""
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        centred = x.astype(jnp.float32)
-        centred = centred - jnp.mean(centred, -1, keepdims=True)
-        variance = jnp.mean(jnp.square(centred), -1, keepdims=True)
-        normal = centred * jax.lax.rsqrt(variance + 1e-5)
-        return (normal * scale[None, None] + bias[None, None]).astype(x.dtype)
 
 
 # Positions ----------------------------------------------------------------------------------------------------------
@@ -359,35 +346,6 @@ def windows(x: Frames) -> Float[Array, "batch _windows channels_x_3"]:
     batch, frames, _ = x.shape
     x = jnp.pad(x, ((0, 0), (1, frames % 2), (0, 0)))
     return jnp.concatenate([x[:, :-1].reshape(batch, (frames + 1) // 2, -1), x[:, 2::2]], -1)
-
-
-@jax.custom_vjp
-def depthwise(x: Frames, kernel: Float[Array, "taps channels"]) -> Frames:
-    """A convolution over time of each channel with itself, as shifted multiply-adds, zero beyond the ends.
-
-    As in `layers.depthwise_convolution`, a convolution with feature groups would be several times slower on CPUs, and
-    where runs are vmapped over their kernels.
-    """
-    kernel = kernel.astype(x.dtype)
-    return sum(seen * kernel[None, None, i] for i, seen in enumerate(_shifted(x, len(kernel))))
-
-
-def _shifted(x: Frames, taps: int) -> list[Frames]:
-    bordered = jnp.pad(x, ((0, 0), (taps // 2, taps // 2), (0, 0)))
-    return [bordered[:, i : i + x.shape[1]] for i in range(taps)]
-
-
-def _depthwise_forward(x: Frames, kernel: Array) -> tuple[Frames, tuple[Frames, Array]]:
-    return depthwise(x, kernel), (x, kernel)
-
-
-def _depthwise_backward(saved: tuple[Frames, Array], gradient: Frames) -> tuple[Frames, Array]:
-    x, kernel = saved
-    sums = [layers.sum_cells(seen * gradient) for seen in _shifted(x, len(kernel))]
-    return depthwise(gradient, kernel[::-1]), jnp.stack(sums).astype(kernel.dtype)
-
-
-depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _masked(x: Frames, lengths: Int[Array, " batch"]) -> Frames:

@@ -18,7 +18,6 @@ from jaxtyping import Array, Float, Int, Key
 from ser_jax.feeds.batch import Batch
 from ser_jax.feeds.resident import Resident, crop_batch, window_batch
 from ser_jax.frontend import Statistics, augment_features, augment_waveform, features, hide_spans, mixup
-from ser_jax.models.layers import once
 from ser_jax.models.output import Output
 from ser_jax.training.heads import own_logits, probabilities
 from ser_jax.training.objectives import (
@@ -48,9 +47,9 @@ def train_step(
     crop_keys = _row_keys(learner, crop_key, len(rows))
     batch = crop_batch(resident, rows, crop_keys, learner.crop_samples, run.strengths.speed, learner.frontend)
     targets = _targets(learner, run, resident, rows, batch)
-    # The network's kernels look at the input so often that a step took half as long again when each computed it.
-    prepare = functools.partial(_training_input, learner, state, run, batch, targets, augment_key)
-    inputs, num_frames, targets = once(prepare, state.step < 0)
+    inputs, num_frames, targets = _training_input(learner, state, run, batch, targets, augment_key)
+    # The network's kernels look at the input so often that it must not be computed in each of them.
+    inputs = jax.lax.optimization_barrier(inputs)
     batch = batch.replace(hidden=_hidden_frames(learner, state, run, inputs, num_frames))
     example = (batch, inputs, num_frames, targets)
     totals = _over_devices(learner, _total_weights(run, batch, targets))
@@ -247,7 +246,7 @@ def _hidden_frames(learner: Learner, state: State, run: Run, inputs: Array, num_
     key = jax.random.fold_in(jax.random.fold_in(run.key, MASKING), state.step)
     keys = _row_keys(learner, key, len(num_frames))
     hide = jax.vmap(lambda key, count: hide_spans(key, count, inputs.shape[1], learner.masking))
-    return once(lambda: hide(keys, num_frames), state.step < 0)
+    return hide(keys, num_frames)
 
 
 def _row_keys(learner: Learner, key: Key[Array, ""], num_rows: int) -> Key[Array, " rows"]:

@@ -11,7 +11,7 @@ import pytest
 from ser_jax.errors import UserError
 from ser_jax.models import FAMILIES, build
 from ser_jax.models.crnn import SIZES, split_channels
-from ser_jax.models.layers import Mask
+from ser_jax.models.mask import Mask
 from ser_jax.models.tcn import Stream
 
 REFERENCES = Path(__file__).parents[1] / "references"

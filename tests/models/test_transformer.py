@@ -9,7 +9,7 @@ import pytest
 from ser_jax.errors import UserError
 from ser_jax.models import build, transformer
 from ser_jax.models.pooling import masked_softmax
-from ser_jax.models.transformer import MIXINGS, SIZES, Block, SelfAttention, depthwise, rotated
+from ser_jax.models.transformer import MIXINGS, SIZES, Block, SelfAttention, rotated
 
 REFERENCES = Path(__file__).parents[1] / "references"
 
@@ -180,13 +180,6 @@ def test_frames_see_each_other_as_the_mixing_says_and_never_the_padding(mixing, 
     expected = {"none": distance == 0, "convolution": distance <= 1}.get(mixing, distance >= 0)
     np.testing.assert_array_equal(seen[:, :4], expected)
     assert not seen[:, 4:].any()
-
-
-def test_depthwise_convolution_equals_a_loop():
-    x, kernel = FEATURES[:2, :9, :4], np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
-    expected = [[np.convolve(x[b, :, c], kernel[::-1, c], "same") for c in range(4)] for b in range(2)]
-    found = depthwise(jnp.asarray(x), jnp.asarray(kernel))
-    np.testing.assert_allclose(found, np.moveaxis(expected, 1, 2), atol=1e-5)
 
 
 # Parameters ---------------------------------------------------------------------------------------------------------

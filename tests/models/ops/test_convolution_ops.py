@@ -1,0 +1,94 @@
+"""Convolutions equal XLA's own, and so do their gradients, of one run and of several."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ser_jax.models import ops
+
+SIZES = [(3, 3), (5, 3), (1, 3)]
+STRIDES = [(1, 1), (2, 2), (1, 2)]
+CELLS = [(7, 6), (8, 5), (1, 1)]
+
+
+def random(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def convolved(x, kernel, strides, groups=1):
+    padding = [(taps // 2, taps // 2) for taps in kernel.shape[:2]]
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=numbers, feature_group_count=groups
+    )
+
+
+def depthwise(x, kernel, strides):
+    return convolved(x, kernel[:, :, None], strides, kernel.shape[-1])
+
+
+def assert_equal(function, oracle, x, kernel, cotangent, jit, axes=None):
+    """Values and gradients; with axes, of runs that are batched along them."""
+
+    def of(function):
+        def one_run(x, kernel):
+            value, pull = jax.vjp(function, x, kernel)
+            return value, pull(cotangent.astype(value.dtype))
+
+        return jit(one_run if axes is None else jax.vmap(one_run, in_axes=axes))(x, kernel)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), of(function), of(oracle))
+
+
+@pytest.mark.parametrize("strides", STRIDES)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("cells", CELLS)
+@pytest.mark.parametrize("kind", ["full", "depthwise"])
+def test_a_convolution_equals_xlas_and_so_do_its_gradients(kind, size, cells, strides, jit):
+    x = random(2, *cells, 3)
+    kernel = random(*size, *((3, 5) if kind == "full" else (3,)), seed=1)
+    ours, oracle = (ops.convolution, convolved) if kind == "full" else (ops.depthwise, depthwise)
+    cotangent = random(*jax.eval_shape(lambda: oracle(x, kernel, strides)).shape, seed=2)
+    assert_equal(
+        lambda x, kernel: ours(x, kernel, strides),
+        lambda x, kernel: oracle(x, kernel, strides),
+        x,
+        kernel,
+        cotangent,
+        jit,
+    )
+
+
+@pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+@pytest.mark.parametrize("kind", ["full", "depthwise"])
+def test_of_several_runs_it_equals_those_of_each(kind, strides, axes, jit):
+    has_runs = [axis == 0 for axis in axes]
+    x = random(*((2,) if has_runs[0] else ()), 3, 5, 6, 4)
+    kernel = random(*((2,) if has_runs[1] else ()), 5, 3, *((4, 2) if kind == "full" else (4,)), seed=1)
+    cotangent = random(3, -(-5 // strides[0]), -(-6 // strides[1]), 2 if kind == "full" else 4, seed=2)
+    ours, oracle = (ops.convolution, convolved) if kind == "full" else (ops.depthwise, depthwise)
+    assert_equal(
+        lambda x, kernel: ours(x, kernel, strides),
+        lambda x, kernel: oracle(x, kernel, strides),
+        x,
+        kernel,
+        cotangent,
+        jit,
+        axes,
+    )
+
+
+@pytest.mark.parametrize("kind", ["full", "depthwise", "product"])
+def test_in_bfloat16_the_maps_are_bfloat16_and_the_kernels_gradient_is_summed_in_float32(kind):
+    kernel = {"full": random(3, 3, 4, 5), "depthwise": random(3, 3, 4), "product": random(4, 5)}[kind]
+    function = {"full": ops.convolution, "depthwise": ops.depthwise, "product": ops.product}[kind]
+    x = random(8, 40, 16, 4).astype(jnp.bfloat16)
+    value, pull = jax.vjp(function, x, kernel)
+    of_map, of_kernel = pull(jnp.ones_like(value))
+    assert (value.dtype, of_map.dtype, of_kernel.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
+    _, exact_pull = jax.vjp(function, x.astype(jnp.float32), kernel)
+    exact = exact_pull(jnp.ones(value.shape, jnp.float32))[1]
+    # A sum of 5,120 products in bfloat16 would be off by several percent; the products are rounded one by one.
+    np.testing.assert_allclose(of_kernel, exact, atol=2e-3 * float(jnp.abs(exact).max()))
