@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from benchmarks.common import agree, done, emit, take_turns
 from benchmarks.corpora import all_for_training
@@ -69,7 +70,8 @@ def one_device(args: argparse.Namespace) -> None:
     }
     first = {name: call(2) for name, call in contestants.items()}
     for what in ("parameters", "batch_stats"):
-        agree(what, {name: np.ravel(getattr(state, what)) for name, state in first.items()}, TOLERANCE)
+        vectors = {name: ravel_pytree(getattr(state, what))[0] for name, state in first.items()}
+        agree(what, vectors, TOLERANCE)
     seconds = take_turns({name: functools.partial(call, args.steps) for name, call in contestants.items()}, args.turns)
     empty = take_turns({name: functools.partial(call, 0) for name, call in contestants.items()}, args.turns)
     columns = f"{'step':>11}{'against jit':>13}{'quartiles':>17}{'fastest':>10}{'call without a step':>22}"

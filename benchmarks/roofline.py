@@ -74,7 +74,7 @@ def benchmark(name: str, options: dict[str, str], args: argparse.Namespace, ceil
 
     contestants = {"step": turn} | {ceiling: call for ceiling, (call, _) in ceilings.items()}
     seconds = take_turns(contestants, args.turns)
-    if not np.isfinite(np.asarray(state.parameters)).all():
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.parameters)):
         raise SystemExit(f"error: {name}: the parameters are no longer finite")
     rates = {ceiling: work / float(np.median(seconds[ceiling])) for ceiling, (_, work) in ceilings.items()}
     measured = float(np.median(seconds["step"])) / args.steps
@@ -153,7 +153,8 @@ def make_program(learner: Learner, args: argparse.Namespace) -> tuple[Callable, 
     # How long a step takes does not depend on the values: small ones in place of an initialisation to be compiled.
     shapes = jax.eval_shape(functools.partial(initialise, learner), key, None)
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    state = state.replace(parameters=0.1 * rng.standard_normal(shapes.parameters.shape, np.float32))
+    drawn = jax.tree.map(lambda leaf: 0.1 * rng.standard_normal(leaf.shape, np.float32), shapes.parameters)
+    state = state.replace(parameters=drawn)
     length = args.frames
     resident = Resident(
         samples=rng.standard_normal((UTTERANCES * length, args.features), np.float32),

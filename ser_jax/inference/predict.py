@@ -12,7 +12,7 @@ from ser_jax.frontend import num_frames
 from ser_jax.inference.windows import Windows, cut_windows, evaluation_windows, num_windows
 from ser_jax.training import devices
 from ser_jax.training.population import Population
-from ser_jax.training.state import State
+from ser_jax.training.state import State, for_evaluation
 
 _EVALUATION_BATCHES = 16  # batches of windows in one call of the evaluation program
 _STREAMED_BATCHES = 4  # where the windows have to be brought to the devices first
@@ -73,6 +73,7 @@ def _evaluated_windows(
         )
         for run_rows in rows
     ]
+    state = for_evaluation(state)  # one program, whether a state comes from a training or from a checkpoint
     if population.layout.local != population.layout:
         state = jax.tree.map(np.asarray, state)  # of all processes; this program is of this one alone
     for number in range(0, max(map(len, blocks)), layout.parts):

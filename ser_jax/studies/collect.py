@@ -191,7 +191,7 @@ def _costs(variants: dict[str, Variant], folders: dict[str, Path], workdir: Path
             population = populations[name]
             state = devices.gather(loop.restore(population, folders[name]), len(population.runs))
             own = jax.tree.map(lambda leaf: leaf[0], state)
-            trained = variables(population.learner, own)
+            trained = variables(own)
             forwards[key] = one_utterance(population.learner, trained, own.feature_statistics)
         known = relative_latency(forwards)
         write_json(path, known)

@@ -40,7 +40,7 @@ def look_into(population: Population, state: State, run: int, row: int) -> Look:
     with jax.default_device(devices.host()):
         return attention.look(
             learner.model,
-            variables(learner, own),
+            variables(own),
             learner.frontend,
             statistics,
             population.corpus.emotions,

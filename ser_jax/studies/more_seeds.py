@@ -67,7 +67,7 @@ def join(variant: Variant, population: Population, parts: Sequence[Part], folder
     states, places = [], {}
     for number, part in enumerate(parts):
         trained = variant.with_seeds(part.seeds).population()
-        states.append(devices.gather(loop.restore(trained, part.folder), len(trained.runs)))
+        states.append(devices.gather(loop.restore(trained, part.folder, whole=True), len(trained.runs)))
         places |= {run: (number, i) for i, run in enumerate(trained.runs) if run[1] in part.wanted}
     chosen = [places[run] for run in population.runs]
     joined = jax.tree.map(lambda *leaves: np.stack([leaves[number][i] for number, i in chosen]), *states)

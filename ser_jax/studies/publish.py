@@ -4,9 +4,6 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax
-import numpy as np
-
 from ser_jax import config as configuration
 from ser_jax.corpora import load_corpus
 from ser_jax.corpora.corpus import Corpus
@@ -18,7 +15,6 @@ from ser_jax.studies.store import STUDY
 from ser_jax.studies.workdirs import Restored
 from ser_jax.training import checkpoints, devices, loop
 from ser_jax.training.initial import trainings_behind
-from ser_jax.training.state import State
 
 CARD = "MODEL_CARD.md"
 _NORMALISED = {
@@ -55,7 +51,7 @@ def publish(
     elsewhere = {name: workdirs.read_summary(folder) for name, folder in others.items() if name != summary["corpus"]}
     corpora = _corpora(model.metadata, data_dir)
     population = workdirs.population_alone(model)
-    state = _for_use_alone(devices.gather(loop.restore(population, model.folder), len(population.runs)))
+    state = devices.gather(loop.restore(population, model.folder), len(population.runs))
     with atomic_folder(to) as folder:
         store = checkpoints.Checkpoints(folder / "model" / "checkpoints")
         store.save(state, model.metadata)
@@ -101,13 +97,6 @@ def _corpora(metadata: dict, data_dir: str | None) -> list[Corpus]:
         if corpora[fingerprint].fingerprint != fingerprint:
             raise UserError(f"corpus {name}: it has changed since the training; prepare that one again")
     return list(corpora.values())
-
-
-def _for_use_alone(state: State) -> State:
-    """Zeros, which take no space in a checkpoint, in place of all but what evaluation uses."""
-    zeros = jax.tree.map(np.zeros_like, state)
-    used = {name: getattr(state, name) for name in ("step", "ema_parameters", "ema_batch_stats", "feature_statistics")}
-    return zeros.replace(**used)
 
 
 def _card(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from ser_jax.studies.plan import Plan
 from ser_jax.studies.store import population_key
 from ser_jax.studies.workdirs import find_network, for_use, load_initial
 from ser_jax.training import devices, loop
+from ser_jax.training.checkpoints import digest
 from ser_jax.training.population import Population, make_population
 from ser_jax.training.teacher import Teacher
 
@@ -138,14 +138,13 @@ def load_teacher(workdir: str, data_dir: str | None) -> Teacher:
     config = for_use(restored)
     population = population_of(config, *load(config, data_dir), data_dir)
     state = loop.restore(population, restored.folder)
-    parameters = np.asarray(devices.gather(state.ema_parameters, len(population.runs)))
+    parameters = digest(devices.gather(state.ema_parameters, len(population.runs)))
 
     @functools.cache
     def tell() -> list[np.ndarray]:
         return evaluate(population, state, [fold.train for fold in population.folds])
 
-    digest = hashlib.sha256(parameters.tobytes()).hexdigest()
-    return Teacher(restored.metadata, digest, tuple(population.folds), tell)
+    return Teacher(restored.metadata, parameters, tuple(population.folds), tell)
 
 
 def _once_loaded(what: str, workdir: str, load: Callable[[str], Any], cache: dict[str, Any]) -> Any:

@@ -154,5 +154,5 @@ def load_initial(workdir: str | os.PathLike) -> Initial:
     by_seed = {}
     for number, run in enumerate(restored.metadata["runs"]):
         own = jax.tree.map(lambda leaf, number=number: leaf[number], state)
-        by_seed.setdefault(run["seed"], jax.tree.map(np.asarray, variables(population.learner, own)))
+        by_seed.setdefault(run["seed"], jax.tree.map(np.asarray, variables(own)))
     return Initial(restored.metadata, by_seed)

@@ -1,21 +1,36 @@
-"""Orbax checkpoints of populations: every run's state, and all that is needed to use it, as arrays and JSON."""
+"""Orbax checkpoints of populations: every run's state, and all that is needed to use it, as named arrays and JSON.
 
+A checkpoint has three items. `evaluation` holds what predictions are made with, `training` what a training needs beside
+that to go on, and `metadata` describes both. Arrays lie under their paths, such as
+`ema_parameters/classifier/kernel`, with the run axis first. The metadata keep each array's shape, dtype and SHA-256,
+and a SHA-256 of themselves.
+"""
+
+import hashlib
 import importlib.metadata
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ser_jax import config as configuration
 from ser_jax.corpora.merge import parts_of
 from ser_jax.errors import UserError
 from ser_jax.training.state import State
 
-FORMAT_VERSION = 1
-_STATE, _METADATA = "state", "metadata"
+FORMAT_VERSION = 2
+_EVALUATION, _TRAINING, _METADATA = "evaluation", "training", "metadata"
+_OF_TRAINING = ("parameters", "batch_stats", "optimizer")  # the fields of `State` that evaluation does without
+
+
+class _Damaged(UserError):
+    """A checkpoint that cannot be read, or that is not what was written."""
 
 
 class Checkpoints:
@@ -41,7 +56,7 @@ class Checkpoints:
                 create=False,
                 multiprocessing_options=alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
             ),
-            item_names=(_STATE, _METADATA),
+            item_names=(_EVALUATION, _TRAINING, _METADATA),
         )
 
     def latest_step(self) -> int | None:
@@ -49,46 +64,116 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, state: State, metadata: dict) -> None:
-        """Writes a checkpoint of `state` (NumPy arrays with a run axis) in the background."""
-        self._manager.save(
-            int(np.max(state.step)),
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_without_empty(state)), metadata=ocp.args.JsonSave(metadata)
-            ),
-        )
+        """Writes a checkpoint of `state` (NumPy arrays with a run axis) in the background.
+
+        A state without parameters, see `state.for_evaluation`, can be evaluated later but not trained further.
+        """
+        arrays = named_arrays(state)
+        described = {name: _describe_array(array) | {"sha256": _sha256(array)} for name, array in arrays.items()}
+        metadata = {**metadata, "format": FORMAT_VERSION, "arrays": described}
+        items = {_METADATA: ocp.args.JsonSave(_sealed(metadata))}
+        for item, part in _by_item(arrays).items():
+            items[item] = ocp.args.StandardSave(part)
+        self._manager.save(int(np.max(state.step)), args=ocp.args.Composite(**items))
 
     def metadata(self) -> dict:
-        """Reads the newest checkpoint's metadata; raises `UserError` where there is none or it cannot be read."""
-        step = self.latest_step()
-        if step is None:
-            raise UserError(f"{self.folder}: no checkpoint; expected one that `train` or `study` made")
-        try:
-            metadata = self._manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))[_METADATA]
-        except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
-            raise UserError(f"{self.folder / str(step)}: damaged checkpoint ({_first_line(error)})") from error
-        if metadata["format"] != FORMAT_VERSION:
-            raise UserError(f"{self.folder}: checkpoint of format {metadata['format']}, expected {FORMAT_VERSION}")
-        # Older trainings knew the emotion alone and one classifier, began with what was drawn, and had no teacher.
-        config = json.loads(json.dumps(configuration.completed(metadata["config"])))
-        targets = {"vocabulary": None, "tracks": [], "heads": [], **metadata.get("targets", {})}
-        return {"initial": None, "teacher": None, **metadata, "targets": targets, "config": config}
+        """Reads the metadata of the newest checkpoint that is whole.
+
+        Raises `UserError` where there is no checkpoint, or none that can be read.
+        """
+        steps = self._steps()
+        for step in steps:
+            try:
+                found = self._metadata(step)
+            except _Damaged:
+                if step == steps[-1]:
+                    raise
+            else:
+                return {name: value for name, value in found.items() if name not in ("arrays", "sha256")}
 
     def restore(self, like: State) -> State:
-        """Reads the newest checkpoint's state as NumPy arrays; `like` gives its structure and shapes."""
-        step = self.latest_step()
-        like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
-        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(_without_empty(like)))
-        try:
-            restored = self._manager.restore(step, args=arguments)[_STATE]
-        except Exception as error:  # as above
-            raise UserError(f"{self.folder / str(step)}: damaged checkpoint ({_first_line(error)})") from error
+        """Reads a state as NumPy arrays; `like` gives the structure, shapes and dtypes that are expected.
 
-        return jax.tree.map(lambda empty, array: empty if array is None else array, like, restored)
+        For evaluation (`like` without parameters, see `state.for_evaluation`) the newest checkpoint is read. For
+        training it is the newest whole one: a damaged one is named on standard error and deleted, because the training
+        makes it again. Raises `UserError` where the checkpoint's arrays differ from `like` in name, shape or dtype, and
+        where none is whole.
+        """
+        steps, whole = self._steps(), like.parameters is not None
+        for step in steps:
+            try:
+                restored = self._restore(step, like)
+            except _Damaged as error:
+                if not whole or step == steps[-1]:
+                    raise
+                print(f"note: {error}; the training goes on from an earlier one", file=sys.stderr, flush=True)
+            else:
+                if whole and jax.process_index() == 0:
+                    for damaged in self._manager.all_steps():
+                        if damaged > step:
+                            self._manager.delete(damaged)
+                return restored
 
     def close(self) -> None:
         """Waits until the last checkpoint is written."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+    def _steps(self) -> list[int]:
+        """The steps of all checkpoints, the newest first."""
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if not steps:
+            raise UserError(f"{self.folder}: no checkpoint; expected one that `train` or `study` made")
+        return steps
+
+    def _metadata(self, step: int) -> dict:
+        metadata = self._read(step, _METADATA, ocp.args.JsonRestore())
+        where = self.folder / str(step)
+        if not isinstance(metadata, dict):
+            raise _Damaged(f"{where}: damaged checkpoint (its metadata are no JSON object)")
+        if metadata.get("format") == 1:
+            raise _Damaged(f"{where}: checkpoint of format 1, of an earlier version; expected format {FORMAT_VERSION}")
+        if _sealed(metadata)["sha256"] != metadata.get("sha256"):
+            raise _Damaged(f"{where}: damaged checkpoint (its metadata have another SHA-256)")
+        return metadata | {"config": json.loads(json.dumps(configuration.completed(metadata["config"])))}
+
+    def _restore(self, step: int, like: State) -> State:
+        saved = self._metadata(step)["arrays"]
+        expected = {name: _describe_array(array) for name, array in named_arrays(like).items()}
+        if like.parameters is None:
+            saved = {name: array for name, array in saved.items() if _item_of(name) == _EVALUATION}
+        if different := list(_differences(saved, expected)):
+            more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+            raise UserError(
+                f"{self.folder / str(step)}: its arrays are not those of the model: {'; '.join(different[:3])}{more}"
+            )
+        found = {}
+        for item, part in _by_item({name: np.zeros(a["shape"], a["dtype"]) for name, a in expected.items()}).items():
+            restored = self._read(step, item, ocp.args.StandardRestore(part))
+            found |= {"/".join(path): np.asarray(leaf) for path, leaf in flatten_dict(restored).items()}
+        for name, array in found.items():
+            if _sha256(array) != saved[name]["sha256"]:
+                raise _Damaged(f"{self.folder / str(step)}: damaged checkpoint ({name} has another SHA-256)")
+        names = named_arrays(like).keys()
+        return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in names])
+
+    def _read(self, step: int, item: str, arguments: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{item: arguments}))[item]
+        except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
+            raise _Damaged(f"{self.folder / str(step)}: damaged checkpoint ({_first_line(error)})") from error
+
+
+def named_arrays(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of a tree by their paths, such as "parameters/classifier/kernel", in the order of the tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def digest(tree: Any) -> str:
+    """Returns a SHA-256 that changes with any name, shape, dtype or value of a tree of arrays."""
+    arrays = {name: _describe_array(array) | {"sha256": _sha256(array)} for name, array in named_arrays(tree).items()}
+    return hashlib.sha256(to_json(arrays).encode()).hexdigest()
 
 
 def describe(
@@ -102,7 +187,6 @@ def describe(
 ) -> dict:
     """Returns the metadata that make a checkpoint self-contained: what it was trained on, and how."""
     metadata = {
-        "format": FORMAT_VERSION,
         "config": config,
         "corpus": {
             "name": corpus.name,
@@ -136,9 +220,44 @@ def to_json(value: Any) -> str:
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def _without_empty(state: State) -> State:
-    """Orbax refuses arrays of size zero, which the statistics of a model without batch normalisation are."""
-    return jax.tree.map(lambda leaf: leaf if leaf.size else None, state)
+def _item_of(name: str) -> str:
+    return _TRAINING if name.split("/")[0] in _OF_TRAINING else _EVALUATION
+
+
+def _by_item(arrays: dict[str, np.ndarray]) -> dict[str, dict]:
+    """The items of a checkpoint, each a tree of dicts as Orbax takes it."""
+    items = {}
+    for name, array in arrays.items():
+        items.setdefault(_item_of(name), {})[tuple(name.split("/"))] = array
+    return {item: unflatten_dict(part) for item, part in items.items()}
+
+
+def _describe_array(array: Any) -> dict[str, Any]:
+    return {"shape": list(array.shape), "dtype": str(array.dtype)}
+
+
+def _sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+
+
+def _sealed(metadata: dict) -> dict:
+    """The metadata with a SHA-256 of all else in them."""
+    rest = {name: value for name, value in metadata.items() if name != "sha256"}
+    return {**rest, "sha256": hashlib.sha256(to_json(rest).encode()).hexdigest()}
+
+
+def _differences(saved: dict[str, dict], expected: dict[str, dict]) -> Iterator[str]:
+    """Yields a line for each array that is missing, unexpected, or of another shape or dtype."""
+    for name in sorted({*saved, *expected}):
+        if name not in saved:
+            yield f"{name} is missing"
+        elif name not in expected:
+            yield f"{name} is unexpected"
+        else:
+            for what in ("shape", "dtype"):
+                found, wanted = saved[name][what], expected[name][what]
+                if found != wanted:
+                    yield f"{name} has {what} {found}, expected {wanted}"
 
 
 def _first_line(error: Exception) -> str:

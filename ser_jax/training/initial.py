@@ -1,19 +1,18 @@
 """Parameters that runs begin with: those of runs that were trained on another corpus."""
 
 import dataclasses
-import hashlib
 from typing import Any
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.flatten_util import ravel_pytree
 
 from ser_jax import config as configuration
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.merge import parts_of
 from ser_jax.errors import UserError
 from ser_jax.training import heads
+from ser_jax.training.checkpoints import digest
 from ser_jax.training.state import Learner, State
 
 _WHERE = "config.training.initial"
@@ -33,11 +32,12 @@ class Initial:
 
     def describe(self) -> dict:
         """Returns what a checkpoint keeps of it: the corpus, and a hash that changes with any parameter."""
-        digest = hashlib.sha256()
-        for seed, variables in sorted(self.variables.items()):
-            digest.update(f"{seed}".encode() + np.asarray(ravel_pytree(variables)[0]).tobytes())
         earlier = {what: self.metadata[what] for what in ("corpus", "initial", "teacher")}
-        return {**earlier, "options": self.metadata["config"]["corpus"]["options"], "parameters": digest.hexdigest()}
+        return {
+            **earlier,
+            "options": self.metadata["config"]["corpus"]["options"],
+            "parameters": digest(self.variables),
+        }
 
 
 def trainings_behind(metadata: dict) -> list[dict]:
@@ -85,7 +85,7 @@ def check_initial(initial: Initial, config: dict, corpus: Corpus, learner: Learn
         different = list(configuration.differences(initial.metadata["config"][group], config[group], f"config.{group}"))
         if different:
             raise UserError(f"{_WHERE}: trained with another {group} ({different[0]}); expected the same")
-    fresh = flatten_dict(jax.eval_shape(learner.unravel_parameters, np.zeros(learner.num_parameters, np.float32)))
+    fresh = flatten_dict(learner.parameters)
     for variables in initial.variables.values():
         found = flatten_dict(variables["params"])
         kept = [path for path, leaf in fresh.items() if path in found and found[path].shape == leaf.shape]
@@ -102,28 +102,22 @@ def begin_with(initial: Initial, learner: Learner, state: State, seeds: list[int
     same_emotions = initial.metadata["corpus"]["emotions"] == list(emotions)
     keep = same_emotions and initial.metadata["targets"]["heads"] == heads.to_json(learner.heads, emotions)
     first = next(iter(initial.variables.values()))
-    rows = []
-    for parameters, statistics, seed in zip(state.parameters, state.batch_stats, seeds, strict=True):
-        variables = initial.variables.get(seed, first)
-        fresh = learner.unravel_parameters(parameters), learner.unravel_batch_stats(statistics)
-        earlier = variables["params"], variables["batch_stats"]
-        rows.append([_ravelled(*pair, keep_classifier=keep) for pair in zip(fresh, earlier, strict=True)])
-    parameters, batch_stats = (np.stack(column) for column in zip(*rows, strict=True))
+    earlier = [initial.variables.get(seed, first) for seed in seeds]
+
+    def begun(fresh: dict, collection: str) -> dict:
+        found = [flatten_dict(variables[collection]) for variables in earlier]
+        merged = {}
+        for path, leaf in flatten_dict(fresh).items():
+            fits = path in found[0] and found[0][path].shape == leaf.shape[1:]
+            merged[path] = leaf
+            if fits and (keep or "classifier" not in path):
+                merged[path] = np.stack([variables[path] for variables in found])
+        return unflatten_dict(merged)
+
+    parameters, batch_stats = begun(state.parameters, "params"), begun(state.batch_stats, "batch_stats")
     return state.replace(
         parameters=parameters,
         batch_stats=batch_stats,
-        ema_parameters=parameters.copy(),
-        ema_batch_stats=batch_stats.copy(),
+        ema_parameters=jax.tree.map(np.copy, parameters),
+        ema_batch_stats=jax.tree.map(np.copy, batch_stats),
     )
-
-
-def _ravelled(fresh: dict, earlier: dict, *, keep_classifier: bool) -> np.ndarray:
-    found = flatten_dict(earlier)
-
-    def chosen(path: tuple[str, ...], leaf: Any) -> Any:
-        other = found.get(path)
-        fits = other is not None and other.shape == leaf.shape and (keep_classifier or "classifier" not in path)
-        return other if fits else leaf
-
-    merged = unflatten_dict({path: chosen(path, leaf) for path, leaf in flatten_dict(fresh).items()})
-    return np.asarray(ravel_pytree(merged)[0])

@@ -25,7 +25,7 @@ from ser_jax.training.population import (
     training_arguments,
     training_feed,
 )
-from ser_jax.training.state import State
+from ser_jax.training.state import State, for_evaluation
 
 _CALL_SECONDS = 4.0  # how long a call should take: the progress bar and an interruption wait for it
 
@@ -53,9 +53,17 @@ def train(
     return state, seconds
 
 
-def restore(population: Population, folder: Path) -> State:
-    """Returns the newest checkpoint's state of a population, [groups, runs per group, ...]."""
-    return _restore(population, checkpoints.Checkpoints(folder / "checkpoints"), state_like(population))
+def restore(population: Population, folder: Path, *, whole: bool = False) -> State:
+    """Returns the newest checkpoint's state of a population, [groups, runs per group, ...].
+
+    It is what evaluation uses, or with `whole` what a training needs as well.
+    """
+    like = state_like(population)
+    store = checkpoints.Checkpoints(folder / "checkpoints")
+    try:
+        return _restore(population, store, like if whole else for_evaluation(like))
+    finally:
+        store.close()
 
 
 def _train(

@@ -1,20 +1,14 @@
-"""What a training changes (State), what differs between runs (Run) and what all runs of a program share (Learner).
-
-Parameters, BatchNorm statistics and the optimizer's moments are one flat vector each. A network of this kind has some
-170 small arrays; as vectors they make AdamW and EMA two loops instead of a thousand, which compiles and runs faster.
-"""
+"""What a training changes (State), what differs between runs (Run) and what all runs of a program share (Learner)."""
 
 import dataclasses
-from collections.abc import Callable
+import math
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Key
 
 from ser_jax.frontend import Frontend, Masking, Statistics, num_features
@@ -32,13 +26,15 @@ class State:
 
     Attributes:
       step: the number of steps made.
-      parameters, ema_parameters: [parameters], and their exponential moving average.
-      batch_stats, ema_batch_stats: [statistics] of batch normalisation, likewise.
+      diverged_at: the step at which the loss or its gradient was not finite, or -1. The run is frozen from there on.
+      parameters, ema_parameters: the linen collection "params", and its exponential moving average.
+      batch_stats, ema_batch_stats: the linen collection "batch_stats", likewise; {} without batch normalisation.
       optimizer: the state of `Learner.gradients`.
       feature_statistics: `Statistics` of the training fold, where the frontend normalises by them; never changes.
     """
 
     step: Any
+    diverged_at: Any
     parameters: Any
     batch_stats: Any
     optimizer: Any
@@ -79,12 +75,12 @@ class Learner:
     Attributes:
       schedule: step -> share of the peak learning rate.
       gradients: the gradient transformation before learning rate and weight decay.
-      decays: 1 for each entry of the parameter vector that weight decay pulls to zero (kernels), else 0.
+      parameters: shapes and dtypes of one run's parameters, a tree of `jax.ShapeDtypeStruct`.
+      decays: the parameters that weight decay pulls to zero, a tree of booleans.
       heads: the classifiers whose outputs the model has, or None: it has one.
       accumulate: the number of parts of a batch that the network sees one after another.
       axis_name: of the devices that share a batch, or None.
       masking: how frames are hidden for the model to tell them, or None: it is shown all.
-      unravel_parameters, unravel_batch_stats: flat vector -> the linen collections "params" and "batch_stats".
     """
 
     model: nn.Module
@@ -95,17 +91,16 @@ class Learner:
     schedule: optax.Schedule
     gradients: optax.GradientTransformation
     ema_decay: float
-    decays: np.ndarray
+    parameters: Any
+    decays: Any
     accumulate: int
     axis_name: str | None
     masking: Masking | None
-    unravel_parameters: Callable[[Array], Any]
-    unravel_batch_stats: Callable[[Array], Any]
 
     @property
     def num_parameters(self) -> int:
         """The number of trained parameters of one run."""
-        return self.decays.size
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.parameters))
 
 
 def make_learner(
@@ -127,12 +122,8 @@ def make_learner(
     if axis_name and hasattr(model, "axis_name"):  # its batch normalisation is synchronised
         model = model.clone(axis_name=axis_name)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *_example(frontend), train=False))
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), dict(shapes))
-    parameters = zeros["params"]
-    _, unravel_parameters = ravel_pytree(parameters)
-    _, unravel_batch_stats = ravel_pytree(zeros.get("batch_stats", {}))
     # Gains, biases and normalisation parameters (vectors) are not decayed, as is usual (Loshchilov and Hutter 2019).
-    decays = np.concatenate([np.full(leaf.size, leaf.ndim > 1, np.float32) for leaf in jax.tree.leaves(parameters)])
+    decays = jax.tree.map(lambda leaf: leaf.ndim > 1, shapes["params"])
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0, peak_value=1.0, warmup_steps=warmup_steps, decay_steps=num_steps, end_value=0.0
     )
@@ -145,37 +136,38 @@ def make_learner(
         schedule=schedule,
         gradients=optax.chain(optax.clip_by_global_norm(gradient_clip), optax.scale_by_adam(b1=0.9, b2=0.999)),
         ema_decay=ema_decay,
+        parameters=shapes["params"],
         decays=decays,
         accumulate=accumulate,
         axis_name=axis_name,
         masking=masking,
-        unravel_parameters=unravel_parameters,
-        unravel_batch_stats=unravel_batch_stats,
     )
 
 
 def initialise(learner: Learner, key: Key[Array, ""], feature_statistics: Statistics | None) -> State:
     """Returns the state before the first step of one run; its parameters depend on nothing but the run's key."""
     variables = learner.model.init(jax.random.fold_in(key, INITIALISATION), *_example(learner.frontend), train=False)
-    parameters, _ = ravel_pytree(variables["params"])
-    batch_stats, _ = ravel_pytree(variables.get("batch_stats", {}))
+    parameters, batch_stats = variables["params"], variables.get("batch_stats", {})
     return State(
         step=jnp.zeros((), jnp.int32),
+        diverged_at=jnp.full((), -1, jnp.int32),
         parameters=parameters,
         batch_stats=batch_stats,
         optimizer=learner.gradients.init(parameters),
-        ema_parameters=jnp.array(parameters),
-        ema_batch_stats=jnp.array(batch_stats),
+        ema_parameters=jax.tree.map(jnp.array, parameters),
+        ema_batch_stats=jax.tree.map(jnp.array, batch_stats),
         feature_statistics=feature_statistics,
     )
 
 
-def variables(learner: Learner, state: State) -> dict:
+def for_evaluation(state: State) -> State:
+    """Returns the part of a state that evaluation uses; the others are None."""
+    return state.replace(parameters=None, batch_stats=None, optimizer=None)
+
+
+def variables(state: State) -> dict:
     """Returns the linen variables that evaluation uses: the exponential moving averages."""
-    return {
-        "params": learner.unravel_parameters(state.ema_parameters),
-        "batch_stats": learner.unravel_batch_stats(state.ema_batch_stats),
-    }
+    return {"params": state.ema_parameters, "batch_stats": state.ema_batch_stats}
 
 
 def _example(frontend: Frontend) -> tuple[Array, Array]:

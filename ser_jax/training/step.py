@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key
 
 from ser_jax.feeds.batch import Batch
@@ -54,8 +53,7 @@ def train_step(
     example = (batch, inputs, num_frames, targets)
     totals = _over_devices(learner, _total_weights(run, batch, targets))
 
-    def gradient_of(statistics: Array, example: tuple, dropout_key: Array) -> tuple[Array, tuple]:
-        batch_stats = learner.unravel_batch_stats(statistics)
+    def gradient_of(batch_stats: dict, example: tuple, dropout_key: Array) -> tuple[dict, tuple]:
         return jax.grad(_objective, has_aux=True)(
             state.parameters, learner, run, batch_stats, totals, example, dropout_key
         )
@@ -71,7 +69,7 @@ def train_step(
 
 
 def _objective(
-    parameters: Float[Array, " parameters"],
+    parameters: dict,
     learner: Learner,
     run: Run,
     batch_stats: dict,
@@ -82,7 +80,7 @@ def _objective(
     """This part's share of the loss of the whole batch, its metrics, and the new statistics of batch normalisation."""
     batch, inputs, num_frames, targets = example
     output, updates = learner.model.apply(
-        {"params": learner.unravel_parameters(parameters), "batch_stats": batch_stats},
+        {"params": parameters, "batch_stats": batch_stats},
         inputs if batch.hidden is None else jnp.where(batch.hidden[..., None], 0.0, inputs),
         num_frames,
         train=True,
@@ -91,13 +89,12 @@ def _objective(
         mutable=["batch_stats"],
     )
     loss, metrics = _losses(learner, run, batch, inputs, targets, num_frames, output, totals)
-    new_statistics, _ = ravel_pytree(updates.get("batch_stats", {}))
-    return loss, (metrics, new_statistics)
+    return loss, (metrics, updates.get("batch_stats", {}))
 
 
 def _accumulated(
     learner: Learner, state: State, gradient_of: Callable, example: tuple, dropout_key: Key[Array, ""]
-) -> tuple[Array, dict[str, Array], Array]:
+) -> tuple[dict, dict[str, Array], dict]:
     """The sums of gradients and metrics over parts of the batch, which follow one another, and the last statistics."""
     count = learner.accumulate
     parts = jax.tree.map(lambda leaf: leaf.reshape(count, leaf.shape[0] // count, *leaf.shape[1:]), example)
@@ -190,10 +187,10 @@ def evaluate_batch(
     batch = window_batch(resident, start, num_samples, window_samples, utterance)
     inputs, num_frames = features(learner.frontend, batch.waveform, batch.num_samples, _statistics(state, batch))
     if batch_statistics == "running":
-        output = learner.model.apply(variables(learner, state), inputs, num_frames, train=False)
+        output = learner.model.apply(variables(state), inputs, num_frames, train=False)
     else:  # every device has batches of its own, and nothing is dropped
         model = learner.model.clone(dropout=0.0, axis_name=None)
-        output, _ = model.apply(variables(learner, state), inputs, num_frames, train=True, mutable=["batch_stats"])
+        output, _ = model.apply(variables(state), inputs, num_frames, train=True, mutable=["batch_stats"])
     return probabilities(learner.heads, output.logits, batch.source), output.tracks
 
 
@@ -267,11 +264,15 @@ def _over_devices(learner: Learner, sums: Any) -> Any:
     return jax.lax.psum(sums, learner.axis_name) if learner.axis_name else sums
 
 
-def _update(learner: Learner, state: State, run: Run, gradient: Array, batch_stats: Array) -> State:
+def _update(learner: Learner, state: State, run: Run, gradient: dict, batch_stats: dict) -> State:
     """AdamW with decoupled weight decay (Loshchilov and Hutter 2019), then the moving averages."""
     updates, optimizer = learner.gradients.update(gradient, state.optimizer)
     learning_rate = run.learning_rate * learner.schedule(state.step)
-    parameters = state.parameters - learning_rate * (updates + run.weight_decay * learner.decays * state.parameters)
+
+    def stepped(parameter: Array, update: Array, decays: bool) -> Array:
+        return parameter - learning_rate * (update + run.weight_decay * parameter if decays else update)
+
+    parameters = jax.tree.map(stepped, state.parameters, updates, learner.decays)
     # The average starts short and lengthens to ema_decay, so that the first parameters, drawn at random, do not linger.
     decay = jnp.minimum(learner.ema_decay, (1.0 + state.step) / (10.0 + state.step)) if learner.ema_decay else 0.0
     return state.replace(

@@ -1,6 +1,7 @@
 import dataclasses
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -51,10 +52,11 @@ def learner():
 
 
 def test_the_forward_pass_of_an_utterance_is_frontend_and_model(learner):
-    parameters = np.random.default_rng(1).normal(size=learner.num_parameters).astype(np.float32)
+    rng = np.random.default_rng(1)
+    parameters = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), learner.parameters)
     names = [field.name for field in dataclasses.fields(states.State)]
-    state = states.State(**dict.fromkeys(names) | {"ema_parameters": parameters, "ema_batch_stats": np.zeros(0)})
-    variables = states.variables(learner, state)
+    state = states.State(**dict.fromkeys(names) | {"ema_parameters": parameters, "ema_batch_stats": {}})
+    variables = states.variables(state)
     statistics = Statistics(np.full(8, -3, np.float32), np.full(8, 2, np.float32))
     forward = one_utterance(learner, variables, statistics, seconds=0.5)
 

@@ -64,4 +64,4 @@ def test_first_parameters_are_drawn_on_the_host_whatever_the_runs_compute_on(dat
     found = populations.initial_state(dataclasses.replace(population, programs=programs)).parameters
     assert used
     assert all(where == {other} for where in used)
-    np.testing.assert_array_equal(found, expected)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)

@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
@@ -15,7 +16,7 @@ from ser_jax.studies.variants import population_of
 from ser_jax.studies.workdirs import load_initial
 from ser_jax.training.initial import check_initial, corpora_seen
 from ser_jax.training.population import describe, initial_state
-from tests.training.tiny import CONFIG, PARTS, tiny_merged
+from tests.training.tiny import CONFIG, PARTS, tiny_merged, vectors
 
 MODEL = {"name": "shufflenet_v2", "width": "tiny", "attention": "eca"}
 EARLIER = {
@@ -48,7 +49,7 @@ def later(workdir, data_dir, changes=None):
 
 
 def parameters(population, run):
-    return population.learner.unravel_parameters(initial_state(population).parameters.reshape(4, -1)[run])
+    return jax.tree.map(lambda leaf: leaf.reshape(4, *leaf.shape[2:])[run], initial_state(population).parameters)
 
 
 def test_runs_begin_with_the_averages_of_their_own_seed_or_of_the_first(workdir, data_dir):
@@ -59,11 +60,10 @@ def test_runs_begin_with_the_averages_of_their_own_seed_or_of_the_first(workdir,
     assert [seed for _, seed in population.runs] == [1, 7, 1, 7]
     state = initial_state(population)
     for run, seed in enumerate([1, 0, 1, 0]):
-        for vectors, collection in ((state.parameters, "params"), (state.batch_stats, "batch_stats")):
-            expected = ravel_pytree(variables[seed][collection])[0]
-            np.testing.assert_array_equal(vectors.reshape(4, -1)[run], expected)
-    np.testing.assert_array_equal(state.ema_parameters, state.parameters)
-    np.testing.assert_array_equal(state.ema_batch_stats, state.batch_stats)
+        for tree, collection in ((state.parameters, "params"), (state.batch_stats, "batch_stats")):
+            np.testing.assert_array_equal(vectors(tree, 4)[run], vectors(variables[seed][collection], 1)[0])
+    np.testing.assert_array_equal(vectors(state.ema_parameters, 4), vectors(state.parameters, 4))
+    np.testing.assert_array_equal(vectors(state.ema_batch_stats, 4), vectors(state.batch_stats, 4))
     assert not np.any(state.step) and not np.any(ravel_pytree(state.optimizer)[0])
 
 
@@ -186,12 +186,13 @@ def test_heads_are_kept_for_the_same_sources_alone(learnt, data_dir):
     for described, kept in ((own, True), ([{**own[0], "source": "another"}, own[1]], False), ([], False)):
         metadata = earlier.metadata | {"targets": earlier.metadata["targets"] | {"heads": described}}
         initial = dataclasses.replace(earlier, metadata=metadata)
-        begun = initial_state(dataclasses.replace(same, initial=initial)).parameters.reshape(4, -1)[0]
-        found = same.learner.unravel_parameters(begun)["classifier"]["kernel"]
+        found = parameters(dataclasses.replace(same, initial=initial), 0)["classifier"]["kernel"]
         assert np.array_equal(found, kernel) == kept
     shared = dataclasses.replace(on_corpus("both", "", data_dir), initial=earlier)
-    begun = initial_state(shared).parameters.reshape(4, -1)[0]
-    drawn = initial_state(dataclasses.replace(shared, initial=None)).parameters.reshape(4, -1)[0]
+    begun, drawn = (
+        vectors(initial_state(population).parameters, 4)
+        for population in (shared, dataclasses.replace(shared, initial=None))
+    )
     np.testing.assert_array_equal(begun, drawn)
 
 

@@ -119,7 +119,7 @@ def test_predictions_are_those_of_each_utterances_frames_alone(data, trained, pa
         inputs, valid = compute_features(
             population.learner.frontend, piece, jnp.asarray([window]), own.feature_statistics
         )
-        output = population.learner.model.apply(variables(population.learner, own), inputs, valid, train=False)
+        output = population.learner.model.apply(variables(own), inputs, valid, train=False)
         expected.append(jax.nn.softmax(output.logits)[0])
     table = tables.test_predictions(population, state, "made").set_index("utterance")
     found = table.loc[corpus.utterances["id"][row], [f"p_{emotion}" for emotion in corpus.emotions]]

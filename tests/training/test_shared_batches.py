@@ -17,7 +17,7 @@ from ser_jax.training import devices, loop, programs
 from ser_jax.training import population as populations
 from ser_jax.training.step import train_step
 from tests.training import tiny
-from tests.training.tiny import tiny_corpus, tiny_population
+from tests.training.tiny import tiny_corpus, tiny_population, vectors
 
 BATCH, STEPS = 16, 20
 MODELS = {
@@ -87,8 +87,8 @@ def assert_close(found, expected, tolerance=1e-5):
 def test_devices_that_share_a_batch_make_the_parameters_of_one(data, alone, num_devices):
     found = trained(population_of(data, split="batch"), num_devices)
     assert_close(found, alone["tcn"])
-    moved = np.abs(found[0].parameters - np.asarray(populations.initial_state(population_of(data)).parameters[0]))
-    assert moved.max() > 1e-2
+    begun = vectors(populations.initial_state(population_of(data)).parameters, 1)
+    assert np.abs(vectors(found[0].parameters, 1) - begun).max() > 1e-2
 
 
 def test_devices_that_share_a_batch_have_the_gradients_of_one(data):
@@ -97,10 +97,10 @@ def test_devices_that_share_a_batch_have_the_gradients_of_one(data):
         trained(population_of(data, "shufflenet_v2", split), devices, steps=1)[0]
         for split, devices in (("runs", None), ("batch", 4))
     )
-    moment, expected = (np.asarray(state.optimizer[1].mu) for state in (shared, one))
+    moment, expected = (vectors(state.optimizer[1].mu, 1) for state in (shared, one))
     assert np.abs(expected).max() > 1e-2
     np.testing.assert_allclose(moment, expected, atol=5e-7)
-    np.testing.assert_allclose(shared.batch_stats, one.batch_stats, rtol=1e-5, atol=1e-6)
+    assert_close(shared.batch_stats, one.batch_stats, 1e-6)
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])
@@ -115,8 +115,8 @@ def test_devices_and_parts_together_make_the_parameters_of_one(data, alone):
 
 def test_batch_normalisation_takes_the_statistics_of_every_part(data, alone):
     found, _ = trained(population_of(data, accumulate=2))
-    assert np.isfinite(found.parameters).all()
-    assert np.abs(found.batch_stats - alone["tcn"][0].batch_stats).max() > 1e-3
+    assert np.isfinite(vectors(found.parameters, 1)).all()
+    assert np.abs(vectors(found.batch_stats, 1) - vectors(alone["tcn"][0].batch_stats, 1)).max() > 1e-3
 
 
 def test_the_twin_whose_sharding_the_compiler_chooses_agrees(data, alone):
@@ -136,7 +136,7 @@ def test_the_twin_whose_sharding_the_compiler_chooses_agrees(data, alone):
     for rows in rows_of(population)[0, 0, :STEPS]:
         state, _ = step(state, run, jax.device_put(rows, by_rows), resident)
         jax.block_until_ready(state)  # sharded loops abort with many steps in flight (docs/scaling.md)
-    assert_close(jax.device_get(state.parameters), alone["tcn"][0].parameters[0])
+    assert_close(vectors(state.parameters, 1), vectors(alone["tcn"][0].parameters, 1))
 
 
 def test_a_single_run_shares_its_batches_among_all_devices_and_predicts_the_same(data, tmp_path):
@@ -163,7 +163,7 @@ def test_a_training_goes_on_with_another_number_of_devices(data, tmp_path):
         loop.train(short, tmp_path / "cut", report=interrupt)
     assert 0 < loop.restore(short, tmp_path / "cut").step.max() < STEPS
     resumed, _ = loop.train(population_of(data, split="runs"), tmp_path / "cut")
-    assert_close(np.asarray(resumed.parameters), np.asarray(whole.parameters))
+    assert_close(vectors(resumed.parameters, 1), vectors(whole.parameters, 1))
 
 
 @pytest.mark.parametrize(

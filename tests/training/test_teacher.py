@@ -16,7 +16,7 @@ from ser_jax.studies.variants import load_teacher, population_of
 from ser_jax.training import loop
 from ser_jax.training.population import describe, initial_state, to_devices, train_steps, training_feed
 from ser_jax.training.teacher import Teacher
-from tests.training.tiny import CONFIG, tiny_corpus, tiny_population
+from tests.training.tiny import CONFIG, tiny_corpus, tiny_population, vectors
 
 OWN = {"augmentation": {"mixup": 0.0}, "evaluation": {"latency": False}}
 
@@ -123,7 +123,7 @@ def test_a_run_reads_the_rows_of_its_own_fold():
     for tables in (uniform, other):
         population = tiny_population(corpus, protocol, **OWN)
         population = dataclasses.replace(population, teacher=made_up(corpus, protocol, tables), cache={})
-        found.append(np.asarray(after_steps(population)[0].parameters).reshape(3, -1))
+        found.append(vectors(after_steps(population)[0].parameters, 3))
     same = [np.array_equal(a, b) for a, b in zip(*found, strict=True)]
     assert same == [True, False, True]
 

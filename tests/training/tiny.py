@@ -1,5 +1,10 @@
 """A training small enough for tests: three synthetic speakers, the linear model, some steps."""
 
+from typing import Any
+
+import jax
+import numpy as np
+
 from ser_jax import config as configuration
 from ser_jax.corpora import packed_folder
 from ser_jax.corpora.corpus import Corpus, make_corpus, save, waveform
@@ -61,3 +66,8 @@ def tiny_merged(data_dir: str, name: str = "both") -> tuple[Corpus, Protocol]:
         save(make_corpus(part, table, waveforms, emotions, info), packed_folder(part, data_dir))
     corpus = merge_corpora(name, list(PARTS), data_dir)
     return corpus, make_protocol(corpus, "leave_one_speaker_out", validation_speakers=0)
+
+
+def vectors(tree: Any, num_runs: int) -> np.ndarray:
+    """All arrays of a tree whose first axes are those of `num_runs` runs, as one vector for each run."""
+    return np.concatenate([np.asarray(leaf).reshape(num_runs, -1) for leaf in jax.tree.leaves(tree)], axis=1)

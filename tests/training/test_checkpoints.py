@@ -1,0 +1,183 @@
+"""Checkpoints of a made-up state of two runs: what is saved is restored, and nothing else is."""
+
+import json
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+import pytest
+
+from ser_jax import config as configuration
+from ser_jax.errors import UserError
+from ser_jax.training.checkpoints import Checkpoints, digest, named_arrays
+from ser_jax.training.state import State, for_evaluation
+
+METADATA = {"config": configuration.default(), "runs": [{"fold": "a", "seed": 0}, {"fold": "a", "seed": 1}]}
+
+
+def state_of(step, seed=0, names=("first", "second")):
+    rng = np.random.default_rng(seed)
+
+    def drawn(width):
+        return {name: {"kernel": rng.normal(size=(2, 3, width)).astype(np.float32)} for name in names}
+
+    parameters = drawn(4)
+    return State(
+        step=np.full(2, step, np.int32),
+        diverged_at=np.full(2, -1, np.int32),
+        parameters=parameters,
+        batch_stats={"norm": {"mean": rng.normal(size=(2, 5)).astype(np.float32)}},
+        optimizer=jax.tree.map(np.asarray, optax.adam(1.0).init(parameters)),
+        ema_parameters=drawn(4),
+        ema_batch_stats={"norm": {"mean": rng.normal(size=(2, 5)).astype(np.float32)}},
+        feature_statistics=None,
+    )
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A folder with checkpoints of two steps, and their states."""
+    states = {step: state_of(step, step) for step in (3, 6)}
+    store = Checkpoints(tmp_path / "checkpoints")
+    for state in states.values():
+        store.save(state, METADATA)
+    store.close()
+    return tmp_path / "checkpoints", states
+
+
+def assert_same(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_what_was_saved_is_restored_under_its_names(saved):
+    folder, states = saved
+    assert_same(Checkpoints(folder).restore(states[6]), states[6])
+    assert_same(Checkpoints(folder).restore(for_evaluation(states[6])), for_evaluation(states[6]))
+    metadata = json.loads((folder / "6" / "metadata" / "metadata").read_text())
+    assert metadata["arrays"].keys() == named_arrays(states[6]).keys()
+    found = metadata["arrays"]["parameters/first/kernel"]
+    assert found["shape"] == [2, 3, 4] and found["dtype"] == "float32"
+    assert "optimizer/0/mu/second/kernel" in metadata["arrays"]
+    assert Checkpoints(folder).metadata()["runs"] == METADATA["runs"]
+
+
+def test_one_for_evaluation_holds_no_more_and_is_not_trained_further(tmp_path):
+    store = Checkpoints(tmp_path)
+    store.save(for_evaluation(state_of(3)), METADATA)
+    store.close()
+    assert not (tmp_path / "3" / "training").exists()
+    assert_same(Checkpoints(tmp_path).restore(for_evaluation(state_of(3))), for_evaluation(state_of(3)))
+    with pytest.raises(UserError, match=r"3: its arrays .* batch_stats/norm/mean is missing; optimizer/0/count"):
+        Checkpoints(tmp_path).restore(state_of(3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        # Two layers of the same shapes that change places in the order of names are not taken for one another.
+        (lambda state: state.replace(ema_parameters=state_of(6, names=("first", "third")).ema_parameters), "third"),
+        (lambda state: state.replace(ema_batch_stats={}), "ema_batch_stats/norm/mean is unexpected"),
+        (
+            lambda state: state.replace(ema_batch_stats={"norm": {"mean": np.zeros((2, 6), np.float32)}}),
+            r"ema_batch_stats/norm/mean has shape \[2, 5\], expected \[2, 6\]",
+        ),
+        (
+            lambda state: state.replace(ema_batch_stats={"norm": {"mean": np.zeros((2, 5), np.float16)}}),
+            "ema_batch_stats/norm/mean has dtype float32, expected float16",
+        ),
+        (lambda state: state.replace(feature_statistics=np.zeros(2)), "feature_statistics is missing"),
+    ],
+    ids=["name", "unexpected", "shape", "dtype", "missing"],
+)
+@pytest.mark.parametrize("part", [for_evaluation, lambda state: state], ids=["evaluation", "training"])
+def test_every_difference_is_refused_by_name(saved, change, message, part):
+    folder, states = saved
+    with pytest.raises(UserError, match=rf"6: its arrays are not those of the model: .*{message}") as error:
+        Checkpoints(folder).restore(part(change(states[6])))
+    assert "\n" not in str(error.value)
+
+
+def largest_file(folder):
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def flip_bits(path, places):
+    """Flips one bit of a file at each of several relative places, and yields after each before undoing it."""
+    whole = path.read_bytes()
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[int(place * (len(whole) - 1))] ^= 0x10
+        path.write_bytes(damaged)
+        yield
+        path.write_bytes(whole)
+
+
+def test_a_flipped_bit_is_refused_in_arrays_and_in_metadata(tmp_path):
+    state = for_evaluation(state_of(6))
+    kernel = np.random.default_rng(1).normal(size=(2, 4096)).astype(np.float32)  # so that most of the file is values
+    state = state.replace(ema_parameters={"kernel": kernel})
+    store = Checkpoints(tmp_path)
+    store.save(state, METADATA)
+    store.close()
+    for path in (largest_file(tmp_path / "6" / "evaluation"), tmp_path / "6" / "metadata" / "metadata"):
+        refused = 0
+        for _ in flip_bits(path, np.linspace(0.03, 0.97, 12)):
+            try:
+                assert_same(Checkpoints(tmp_path).restore(state), state)  # Orbax leaves some bytes that it never reads
+            except UserError as error:
+                refused += 1
+                assert "6: damaged checkpoint" in str(error) and "\n" not in str(error)
+        assert refused > 9
+
+
+def test_a_training_falls_back_to_the_newest_whole_checkpoint_and_makes_the_damaged_one_again(saved, capsys):
+    folder, states = saved
+    path = largest_file(folder / "6" / "training")
+    path.write_bytes(path.read_bytes()[:40])
+    store = Checkpoints(folder)
+    assert_same(store.restore(states[6]), states[3])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"note: {folder}/6: damaged checkpoint") and "goes on from an earlier one" in line
+    store.save(state_of(6, seed=9), METADATA)
+    store.close()
+    assert_same(Checkpoints(folder).restore(states[6]), state_of(6, seed=9))
+
+
+def test_predictions_are_never_made_with_an_earlier_checkpoint(saved):
+    folder, states = saved
+    path = largest_file(folder / "6" / "evaluation")
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(UserError, match="6: damaged checkpoint"):
+        Checkpoints(folder).restore(for_evaluation(states[6]))
+
+
+def test_metadata_are_of_the_newest_checkpoint_that_has_them(saved):
+    folder, _ = saved
+    for step in (6, 3):
+        (folder / str(step) / "metadata" / "metadata").write_text("{")
+        if step == 6:
+            assert Checkpoints(folder).metadata()["runs"] == METADATA["runs"]
+    with pytest.raises(UserError, match="3: damaged checkpoint"):
+        Checkpoints(folder).metadata()
+
+
+def test_a_digest_changes_with_names_and_values():
+    tree = {"a": np.zeros(3, np.float32), "b": np.ones(3, np.float32)}
+    found = {
+        digest(one)
+        for one in (
+            tree,
+            {"a": tree["b"], "b": tree["a"]},
+            {"a": tree["a"], "c": tree["b"]},
+            {**tree, "a": np.zeros(3, np.int32)},
+            {**tree, "a": np.zeros((3, 1), np.float32)},
+        )
+    }
+    assert len(found) == 5
+    assert digest(dict(reversed(tree.items()))) == digest(tree)
+
+
+def test_the_names_are_linen_s_paths():
+    variables = nn.Dense(2).init(jax.random.key(0), np.zeros((1, 3), np.float32))
+    assert named_arrays(variables).keys() == {"params/bias", "params/kernel"}
