@@ -28,12 +28,12 @@ from ser_jax.studies.baselines import Baselines
 from ser_jax.studies.collect import Outcome, collect, write_json
 from ser_jax.studies.more_seeds import Part, find_parts, join, lacking_seeds
 from ser_jax.studies.plan import make_plan
+from ser_jax.studies.source_code import code_version
 from ser_jax.studies.store import (
     CONDITIONS,
     FAILURE,
     PICTURE,
     RESULT,
-    code_version,
     has_checkpoint,
     locked,
     population_folder,

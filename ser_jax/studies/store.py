@@ -1,28 +1,26 @@
 """Where populations are kept: each in a folder that is named after what decides its results, and made once.
 
-The name ends in a key, a hash of the configuration, the corpus, the folds and the code that trains and evaluates. So a
-variant that another study has trained already is not trained again, whatever it is called there; two processes on one
-folder share the work, since whoever trains a population holds its lock; and a change to the code that could change a
-result begins anew, beside the old one. Changes to comments, docstrings and layout do not count as changes.
+The name ends in a key, a hash of the configuration, the corpus, the folds, the code that trains and evaluates and the
+versions of the packages that it computes with. So a variant that another study has trained already is not trained
+again, whatever it is called there; two processes on one folder share the work, since whoever trains a population holds
+its lock; and a change to the code that could change a result begins anew, beside the old one. Changes to comments,
+docstrings and layout do not count as changes.
 """
 
-import ast
 import hashlib
-import inspect
 import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import filelock
 
-import ser_jax
 from ser_jax import config as configuration
 from ser_jax.baselines import is_baseline
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.protocols import Protocol
+from ser_jax.studies.source_code import code_version, package_versions
 
 # What a population's folder holds beside its predictions, checkpoints and log.
 RESULT, FAILURE, PICTURE, CONDITIONS = "result.json", "failure.json", "attention.png", "conditions.parquet"
@@ -50,34 +48,13 @@ def population_key(
         corpus.fingerprint,
         json.dumps([features, initial, teacher], sort_keys=True),
         code_version(config),
+        json.dumps(package_versions(config), sort_keys=True),
     ]
     digest = hashlib.sha256("\n".join(parts).encode())
     for fold in folds:
         digest.update(fold.name.encode())
         for rows in (fold.train, fold.validation, fold.test):
             digest.update(b"|" + rows.tobytes())
-    return digest.hexdigest()[:_KEY]
-
-
-def code_version(config: dict) -> str:
-    """Returns a hash of the code that trains and evaluates a variant, without comments and docstrings.
-
-    Of the model families only the variant's own counts: they do not import one another.
-    """
-    package = Path(ser_jax.__file__).parent
-    if is_baseline(config["model"]):
-        files = [package / f"baselines/{name}.py" for name in ("linear", "functionals", "opensmile")]
-        files += package.glob("frontend/*.py")
-    else:
-        from ser_jax.models import FAMILIES
-
-        modules = {name: Path(inspect.getfile(family.module)).name for name, family in FAMILIES.items()}
-        others = {file for name, file in modules.items() if name != config["model"]["name"]}
-        files = [file for room in ("frontend", "feeds", "training") for file in package.glob(f"{room}/*.py")]
-        files += [file for file in package.glob("models/*.py") if file.name not in {*others, "__init__.py", "cost.py"}]
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(file.name.encode() + _meaning(file.read_text()).encode())
     return digest.hexdigest()[:_KEY]
 
 
@@ -120,20 +97,3 @@ def _deciding(config: dict) -> dict:
 
     family = FAMILIES[config["model"]["name"]]
     return configuration.deciding(config) | {"model": options_of(family) | config["model"]}
-
-
-def _meaning(source: str) -> str:
-    """The code without what does not change its meaning."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
-            node.body = node.body[1:] or [ast.Pass()]
-    return _dump(tree)
-
-
-def _dump(part: Any) -> str:
-    """What `ast.dump` gives, but the same by every Python: newer ones have fields that older code leaves empty."""
-    if isinstance(part, ast.AST):
-        fields = (f"{name}={_dump(value)}" for name, value in ast.iter_fields(part) if value not in (None, []))
-        return f"{type(part).__name__}({', '.join(fields)})"
-    return f"[{', '.join(map(_dump, part))}]" if isinstance(part, list) else repr(part)

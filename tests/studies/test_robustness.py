@@ -65,7 +65,7 @@ def test_a_recording_alone_is_normalised_by_itself_and_remains_its_speaker_s(cor
     np.testing.assert_array_equal(*found["utterance"])
     assert np.abs(np.subtract(*found["speaker"])).max() > 1e-3
     # Normalised by its speaker's only recording is normalised by utterance.
-    np.testing.assert_allclose(tables["speaker"][1], tables["utterance"][1], atol=1e-4)
+    np.testing.assert_allclose(found["speaker"][1], found["utterance"][1], atol=1e-4)
 
 
 def test_the_same_runs_predict_under_a_condition_without_a_new_compilation(

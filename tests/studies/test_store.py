@@ -1,11 +1,11 @@
-import ast
+import importlib.metadata
 import multiprocessing
 
 import pytest
 
 from ser_jax import config as configuration
 from ser_jax.corpora.protocols import make_protocol
-from ser_jax.studies import store
+from ser_jax.studies import source_code, store
 from tests.training.tiny import CONFIG, tiny_corpus
 
 
@@ -44,35 +44,17 @@ def test_a_key_depends_on_all_that_decides_a_result_and_on_nothing_else(data):
     assert len({key(), *others}) == 1 + len(others)
 
 
-def test_a_key_does_not_depend_on_what_newer_pythons_add_to_a_syntax_tree(monkeypatch):
-    source = "def twice(x: int) -> int:\n    return 2 * x\n"
-    before = store._meaning(source)
-    monkeypatch.setattr(ast.FunctionDef, "_fields", (*ast.FunctionDef._fields, "later"))
-    monkeypatch.setattr(ast.FunctionDef, "later", [], raising=False)
-    assert store._meaning(source) == before
-    monkeypatch.setattr(ast.FunctionDef, "later", ["something"])
-    assert store._meaning(source) != before
+@pytest.mark.parametrize("package", ["jax", "jaxlib", "flax", "optax", "numpy", "scipy", "soxr"])
+def test_a_key_depends_on_the_versions_of_the_packages_that_compute(monkeypatch, data, package):
+    def key():
+        source_code._version.cache_clear()
+        return store.population_key(CONFIG, *data, None, None, None)
 
-
-def test_only_the_model_s_own_code_decides_its_results(monkeypatch, data):
-    before = {name: store.code_version({"model": {"name": name}}) for name in ("linear", "rnn", "ridge")}
-    assert len(set(before.values())) == 3
-    meaning = store._meaning
-
-    def changed(source):
-        return meaning(source) + ("changed" if "class RNN" in source else "")
-
-    monkeypatch.setattr(store, "_meaning", changed)
-    after = {name: store.code_version({"model": {"name": name}}) for name in before}
-    assert after["rnn"] != before["rnn"]
-    assert (after["linear"], after["ridge"]) == (before["linear"], before["ridge"])
-
-
-def test_comments_and_docstrings_are_no_changes_but_all_else_is():
-    code = 'def f(x):\n    """Adds one."""\n    return x + 1\n'
-    assert store._meaning(code) == store._meaning("# why\ndef f(x):\n\n    return (x + 1)  # because\n")
-    assert store._meaning(code) != store._meaning(code.replace("+ 1", "+ 2"))
-    assert store._meaning('def f():\n    """Only this."""\n') == store._meaning("def f():\n    pass\n")
+    before, installed = key(), importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0" if name == package else installed(name))
+    after = key()
+    monkeypatch.undo()
+    assert after != before == key()
 
 
 def test_a_folder_is_found_by_its_key_whatever_the_variant_is_called(tmp_path):

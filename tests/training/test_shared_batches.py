@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ser_jax import config as configuration
 from ser_jax.errors import UserError
+from ser_jax.inference import tables
 from ser_jax.training import devices, loop, programs
 from ser_jax.training import population as populations
 from ser_jax.training.step import train_step
@@ -140,13 +141,13 @@ def test_the_twin_whose_sharding_the_compiler_chooses_agrees(data, alone):
 
 
 def test_a_single_run_shares_its_batches_among_all_devices_and_predicts_the_same(data, tmp_path):
-    tables = []
+    found = []
     assert population_of(data, split="auto").layout.parts == 8
     for split in ("runs", "batch"):
         population = population_of(data, split=split)
         state, _ = loop.train(population, tmp_path / split)
-        tables.append(tables.test_predictions(population, state, "one"))
-    one, shared = tables
+        found.append(tables.test_predictions(population, state, "one"))
+    one, shared = found
     assert (shared["utterance"] == one["utterance"]).all()
     np.testing.assert_allclose(shared.filter(like="p_"), one.filter(like="p_"), atol=1e-4)
 

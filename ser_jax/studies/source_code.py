@@ -1,0 +1,136 @@
+"""The code behind a result: which files can change it, found by following imports, and a hash of what they mean."""
+
+import ast
+import functools
+import hashlib
+import importlib
+import importlib.metadata
+import inspect
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import ser_jax
+from ser_jax.baselines import is_baseline
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "soxr")  # whose versions can change a result
+_BASELINE_PACKAGES = ("scikit-learn", "opensmile")
+
+# Where the computation of a result begins; what these modules import can change it. Files that only pass corpora and
+# folds on are taken by themselves: they import reports too.
+_NETWORK = ("ser_jax.training.loop", "ser_jax.inference.tables", "ser_jax.corpora.perturbations")
+_BASELINE = ("ser_jax.baselines.linear", "ser_jax.baselines.functionals", "ser_jax.corpora.perturbations")
+_ALONE = ("ser_jax.studies.variants", "ser_jax.studies.more_seeds", "ser_jax.studies.robustness")
+_BASELINE_ALONE = ("ser_jax.studies.baselines",)
+
+_DIGITS = 12  # hexadecimal, of a version
+
+
+def code_version(config: dict, package: Path | None = None) -> str:
+    """Returns a hash of the code that trains and evaluates a variant, without comments and docstrings.
+
+    `package` is the folder of ser_jax, by default the one that runs. A model that is defined outside of it counts too.
+    """
+    package = package or Path(ser_jax.__file__).parent
+    digest = hashlib.sha256()
+    for name, file in sorted(files_behind(config, package).items()):
+        digest.update(f"{name}\n{_meaning(file.read_text(encoding='utf-8'))}\n".encode())
+    return digest.hexdigest()[:_DIGITS]
+
+
+def package_versions(config: dict) -> dict[str, str]:
+    """Returns the versions of the installed packages that can change a variant's result."""
+    names = (*PACKAGES, *_BASELINE_PACKAGES) if is_baseline(config["model"]) else PACKAGES
+    found = {name: _version(name) for name in names}
+    return {name: version for name, version in found.items() if version}
+
+
+def files_behind(config: dict, package: Path) -> dict[str, Path]:
+    """Returns the files whose code can change a variant's result, by the names of their modules.
+
+    Of the families of models only the variant's own counts: they do not import one another.
+    """
+    if is_baseline(config["model"]):
+        roots, alone, others, outside = _BASELINE, (*_ALONE, *_BASELINE_ALONE), set(), {}
+    else:
+        roots, alone = _NETWORK, _ALONE
+        others, outside = _other_families(config["model"]["name"])
+    found = reachable(roots, package, without=others)
+    return found | {name: _file_of(name, package) for name in alone} | outside
+
+
+def reachable(roots: Iterable[str], package: Path, without: Collection[str] = ()) -> dict[str, Path]:
+    """Returns the modules of ser_jax that `roots` import, directly or not, with their files.
+
+    Imports inside functions count. `without` names modules that are not followed.
+    """
+    found: dict[str, Path] = {}
+    waiting = list(roots)
+    while waiting:
+        name = waiting.pop()
+        file = _file_of(name, package)
+        if name in found or name in without or file is None:
+            continue
+        found[name] = file
+        parent = name.rpartition(".")[0]
+        waiting += [parent] if parent else []
+        waiting += _imported(file.read_text(encoding="utf-8"))
+    return found
+
+
+@functools.cache
+def _imported(source: str) -> tuple[str, ...]:
+    """What a module may import of ser_jax; of `from a import b` both a and a.b, one of which may be no module."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(name for name in names if name.split(".")[0] == "ser_jax")
+
+
+def _file_of(name: str, package: Path) -> Path | None:
+    """The file of a module of ser_jax; None where the name is not a module's."""
+    path = package.joinpath(*name.split(".")[1:])
+    for file in (path.parent / f"{path.name}.py", path / "__init__.py"):
+        if file.is_file() and file.is_relative_to(package):
+            return file
+    return None
+
+
+def _other_families(own: str) -> tuple[set[str], dict[str, Path]]:
+    """The modules of the families that a model is not of, and the file of its own where that lies outside ser_jax."""
+    from ser_jax.models import FAMILIES
+
+    modules = {name: family.module.__module__ for name, family in FAMILIES.items()}
+    if own in modules:
+        return set(modules.values()) - {modules[own]}, {}
+    outside = importlib.import_module(own.partition(":")[0])
+    return set(modules.values()), {outside.__name__: Path(inspect.getfile(outside))}
+
+
+@functools.cache
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def _meaning(source: str) -> str:
+    """The code without what does not change its meaning."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+            node.body = node.body[1:] or [ast.Pass()]
+    return _dump(tree)
+
+
+def _dump(part: Any) -> str:
+    """What `ast.dump` gives, but the same by every Python: newer ones have fields that older code leaves empty."""
+    if isinstance(part, ast.AST):
+        fields = (f"{name}={_dump(value)}" for name, value in ast.iter_fields(part) if value not in (None, []))
+        return f"{type(part).__name__}({', '.join(fields)})"
+    return f"[{', '.join(map(_dump, part))}]" if isinstance(part, list) else repr(part)

@@ -1,0 +1,139 @@
+"""Which code decides a result: all that is imported to compute it, and nothing else."""
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ser_jax
+from ser_jax.models import FAMILIES
+from ser_jax.studies import source_code
+
+PACKAGE = Path(ser_jax.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """The code of ser_jax, to be changed."""
+    return shutil.copytree(PACKAGE, tmp_path_factory.mktemp("code") / "ser_jax", ignore=shutil.ignore_patterns("*.pyc"))
+
+
+def version_after(copied, file, model):
+    """The version of a model's code with one more constant in a file."""
+    path = copied / file
+    before = path.read_text()
+    path.write_text(before + "\nMORE = 1\n")
+    try:
+        return source_code.code_version({"model": {"name": model}}, copied)
+    finally:
+        path.write_text(before)
+
+
+# Every room in which a change can change what is learnt or predicted.
+OF_A_NETWORK = [
+    "config.py",
+    "corpora/features.py",
+    "corpora/perturbations.py",
+    "corpora/silence.py",
+    "corpora/tracks.py",
+    "corpora/vocabulary.py",
+    "feeds/resident.py",
+    "frontend/statistics.py",
+    "inference/predict.py",
+    "inference/windows.py",
+    "models/__init__.py",
+    "models/cnn.py",
+    "models/layers.py",
+    "predictions.py",
+    "studies/more_seeds.py",
+    "studies/robustness.py",
+    "studies/variants.py",
+    "training/data.py",
+    "training/devices.py",
+    "training/loop.py",
+    "training/runs.py",
+    "training/setup.py",
+    "training/step.py",
+]
+OF_A_BASELINE = ["baselines/functionals.py", "baselines/linear.py", "baselines/opensmile.py", "frontend/summaries.py"]
+OF_NEITHER = ["commands/train.py", "models/rnn.py", "models/cost.py", "report/write.py", "statistics/paired.py"]
+
+
+def test_a_copy_of_the_code_has_its_version(copied):
+    config = {"model": {"name": "cnn"}}
+    assert source_code.code_version(config, copied) == source_code.code_version(config)
+
+
+@pytest.mark.parametrize("file", OF_A_NETWORK)
+def test_a_change_to_what_trains_and_evaluates_a_network_is_another_version(copied, file):
+    assert version_after(copied, file, "cnn") != source_code.code_version({"model": {"name": "cnn"}})
+
+
+@pytest.mark.parametrize("file", [*OF_A_BASELINE, "studies/baselines.py"])
+def test_a_change_to_what_fits_a_baseline_is_another_version(copied, file):
+    assert version_after(copied, file, "ridge") != source_code.code_version({"model": {"name": "ridge"}})
+
+
+@pytest.mark.parametrize("file", OF_NEITHER)
+def test_other_code_does_not_count(copied, file):
+    for model in ("cnn", "ridge"):
+        assert version_after(copied, file, model) == source_code.code_version({"model": {"name": model}})
+
+
+def test_baselines_and_networks_do_not_depend_on_each_other_s_code(copied):
+    assert version_after(copied, "training/step.py", "ridge") == source_code.code_version({"model": {"name": "ridge"}})
+    assert version_after(copied, "baselines/linear.py", "cnn") == source_code.code_version({"model": {"name": "cnn"}})
+
+
+def test_imports_inside_functions_and_of_packages_are_followed(tmp_path):
+    package = tmp_path / "ser_jax"
+    (package / "room").mkdir(parents=True)
+    sources = {
+        "__init__.py": "",
+        "first.py": "def f():\n    import ser_jax.room.second\n",
+        "room/__init__.py": "from ser_jax import third\n",
+        "room/second.py": "from ser_jax.third import value\nimport os\n",
+        "third.py": "value = 1\n",
+        "fourth.py": "",
+    }
+    for name, source in sources.items():
+        (package / name).write_text(source)
+    found = source_code.reachable(["ser_jax.first"], package)
+    assert set(found) == {"ser_jax", "ser_jax.first", "ser_jax.room", "ser_jax.room.second", "ser_jax.third"}
+    assert found["ser_jax.room"] == package / "room/__init__.py"
+    assert "ser_jax.third" not in source_code.reachable(["ser_jax.first"], package, without={"ser_jax.third"})
+
+
+def test_all_that_python_loads_of_ser_jax_to_train_and_predict_is_among_the_files():
+    """Other families come with the table of families, and are left out."""
+    code = "import sys, ser_jax.training.loop, ser_jax.inference.tables; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    loaded = {name for name in run.stdout.split() if name.split(".")[0] == "ser_jax"}
+    found = source_code.files_behind({"model": {"name": "cnn"}}, PACKAGE)
+    others = {family.module.__module__ for name, family in FAMILIES.items() if name != "cnn"}
+    missed = loaded - set(found)
+    assert missed <= set(source_code.reachable(others, PACKAGE))
+    assert all(name.startswith("ser_jax.models.") for name in missed)
+    assert not others & set(found)
+
+
+def test_what_newer_pythons_add_to_a_syntax_tree_does_not_count(monkeypatch):
+    source = "def twice(x: int) -> int:\n    return 2 * x\n"
+    meaning = source_code._meaning.__wrapped__
+    before = meaning(source)
+    monkeypatch.setattr(ast.FunctionDef, "_fields", (*ast.FunctionDef._fields, "later"))
+    monkeypatch.setattr(ast.FunctionDef, "later", [], raising=False)
+    assert meaning(source) == before
+    monkeypatch.setattr(ast.FunctionDef, "later", ["something"])
+    assert meaning(source) != before
+
+
+def test_comments_and_docstrings_are_no_changes_but_all_else_is():
+    code = 'def f(x):\n    """Adds one."""\n    return x + 1\n'
+    meaning = source_code._meaning
+    assert meaning(code) == meaning("# why\ndef f(x):\n\n    return (x + 1)  # because\n")
+    assert meaning(code) != meaning(code.replace("+ 1", "+ 2"))
+    assert meaning('def f():\n    """Only this."""\n') == meaning("def f():\n    pass\n")
