@@ -36,7 +36,7 @@ from ser_jax.training.population import (
     training_feed,
 )
 
-CONFIG = Path(__file__).parents[1] / "configs" / "emodb.py"
+CONFIG = Path(__file__).parents[1] / "configs" / "recipe.py"
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
     args = parser.parse_args()
     options = [f"order.window={args.window}", "training.crop_seconds=3.0", "frontend.normalization=utterance"]
     overrides = [f"--config.{option}" for option in ["feed=streaming", *options, *args.option]]
-    config = configuration.load(str(CONFIG), overrides)
+    config = configuration.load(f"{CONFIG}:emodb,shufflenet_v2,transductive", overrides)
     corpus = noise(args.utterances)
     with tempfile.TemporaryDirectory() as folder:
         population = make_population(config, corpus, all_for_training(corpus), data_dir=folder)

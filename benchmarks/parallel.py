@@ -34,7 +34,7 @@ from ser_jax.training.devices import Layout
 from ser_jax.training.population import Population, make_population
 from ser_jax.training.state import Learner, Run, State
 
-CONFIG = Path(__file__).parents[1] / "configs" / "emodb.py"
+CONFIG = Path(__file__).parents[1] / "configs" / "recipe.py"
 TOLERANCE = 1e-5
 OPTIONS = ("training.crop_seconds=1.2", "frontend.normalization=utterance")
 SMALL = ("model.width=8", "model.levels=3")  # of the default model, whose steps are to hide little
@@ -112,7 +112,9 @@ def write(record: dict[str, Any], args: argparse.Namespace) -> None:
 def population_of(runs: int, split: str, args: argparse.Namespace) -> Population:
     """So many runs, which differ in their seeds."""
     options = (f"training.split={split}", *OPTIONS, *(args.option or (SMALL if args.model == "tcn" else ())))
-    config = configuration.load(f"{CONFIG}:{args.model}", [f"--config.{option}" for option in options])
+    config = configuration.load(
+        f"{CONFIG}:emodb,{args.model},transductive", [f"--config.{option}" for option in options]
+    )
     corpus = make_synthetic(num_speakers=4, utterances_per_speaker=16)
     return make_population(config | {"seeds": tuple(range(runs))}, corpus, all_for_training(corpus))
 

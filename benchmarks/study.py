@@ -3,7 +3,7 @@
 python -m benchmarks.study --corpus emodb [--data_dir data] [--epochs 50] [--seeds 5] [--torch_device cuda]
 python -m benchmarks.study --small
 
-Does ECA help ShuffleNet V2 0.5x: every fold, every seed, with and without, by the recipe of configs/emodb.py; on
+Does ECA help ShuffleNet V2 0.5x: every fold, every seed, with and without, by the recipe of configs/recipe.py; on
 EMO-DB with 5 seeds that is 100 models. The time is that of `launch.py study`, a process of its own, with an empty cache
 of compiled programs. What it learnt is told as its unweighted accuracy. PyTorch's time is that of a step of its twin
 (see `benchmarks.population`: without augmentation and log-mel, which ours has) times the steps of all models.

@@ -1,33 +1,36 @@
 """The control corpora: where attention over time must help, where it cannot, and where nothing can be learned.
 
-python launch.py study --config configs/controls.py:localized --workdir runs/localized
-python launch.py study --config configs/controls.py:uniform --workdir runs/uniform
-python launch.py study --config configs/controls.py:null --workdir runs/null
+python launch.py study configs/controls.py:localized
+python launch.py study configs/controls.py:uniform
+python launch.py study configs/controls.py:null
 
 A small encoder whose frames see nothing beside themselves, with a mean over them or an attentive pooling, else alike.
 On `localized` attention must win by more than the interval, on `uniform` it must not, on `null` both stay at chance.
 """
 
-from ml_collections import ConfigDict
+from ser_jax.config import choose
 
-from ser_jax.config import make_config
+CORPORA = {name: name for name in ("localized", "uniform", "null")}
 
 
-def get_config(corpus: str = "localized") -> ConfigDict:
+def get_config(corpus: str = "localized") -> dict:
     """Returns the study on one of the controls."""
-    config = make_config(model={"name": "transformer", "mixing": "none", "depth": 1, "width": 32, "pooling": "mean"})
-    config.corpus.name = corpus
-    config.corpus.options = {"num_speakers": 6, "utterances_per_speaker": 80}
-    config.protocol.validation_speakers = 0
-    config.frontend.hop_ms = 20.0
-    config.frontend.num_mels = 40
-    config.frontend.normalization = "train"  # the cue is which of two bands is louder: it must not be normalised away
-    config.training.crop_seconds = 2.0
-    config.optimizer.warmup_epochs = 2.0
-    config.training.train_epochs = 40.0
-    config.study.variants = {
-        "mean": {"model": {"pooling": "mean"}},
-        "attention": {"model": {"pooling": "self_attentive"}},
+    return {
+        "corpus": {
+            "name": choose("control corpus", corpus, CORPORA),
+            "options": {"num_speakers": 6, "utterances_per_speaker": 80},
+        },
+        "protocol": {"validation_speakers": 0},
+        # The cue is which of two bands is louder: it must not be normalised away.
+        "frontend": {"hop_ms": 20.0, "num_mels": 40, "normalization": "train"},
+        "model": {"name": "transformer", "mixing": "none", "depth": 1, "width": 32, "pooling": "mean"},
+        "optimizer": {"warmup_epochs": 2.0},
+        "training": {"crop_seconds": 2.0, "train_epochs": 40.0},
+        "study": {
+            "variants": {
+                "mean": {"model": {"pooling": "mean"}},
+                "attention": {"model": {"pooling": "self_attentive"}},
+            },
+            "comparisons": [("attention", "mean")],
+        },
     }
-    config.study.comparisons = (("attention", "mean"),)
-    return config

@@ -1,14 +1,10 @@
-"""Every model family on two folds of EMO-DB, each with the same input, augmentation and schedule: a first look.
+"""Every model family on two folds of a corpus, each with the same input, augmentation and schedule: a first look.
 
-python launch.py study --config configs/families.py --workdir runs/families
+python launch.py study configs/families.py:emodb
 
 Two speakers and one seed tell no family from another: this shows that all of them train, and what they cost. The
 results, without crnn, are in docs/results/families.
 """
-
-from ml_collections import ConfigDict
-
-from ser_jax.config import make_config
 
 VARIANTS = {
     "shufflenet_v2": {"model": {"name": "shufflenet_v2", "attention": "eca", "activation": "hard_swish"}},
@@ -23,18 +19,16 @@ VARIANTS = {
 }
 
 
-def get_config() -> ConfigDict:
-    """Returns the study."""
-    config = make_config(model={"name": "linear"})
-    config.corpus.name = "emodb"
-    config.folds = (0, 1)
-    config.protocol.validation_speakers = 0
-    config.frontend.hop_ms = 20.0
-    config.frontend.normalization = "train"
-    config.augmentation.speed = 0.15
-    config.augmentation.spec_augment = 0.5
-    config.augmentation.mixup = 0.5
-    config.training.crop_seconds = 2.0
-    config.training.train_epochs = 30.0
-    config.study.variants = VARIANTS
-    return config
+def get_config(corpus: str = "emodb") -> dict:
+    """Returns the study on a corpus."""
+    return {
+        "corpus": {"name": corpus},
+        "folds": [0, 1],
+        "protocol": {"validation_speakers": 0},
+        "frontend": {"hop_ms": 20.0, "normalization": "train"},
+        "augmentation": {"speed": 0.15, "spec_augment": 0.5, "mixup": 0.5},
+        "model": {"name": "linear"},
+        "optimizer": {"warmup_epochs": 5.0},
+        "training": {"crop_seconds": 2.0, "train_epochs": 30.0},
+        "study": {"variants": VARIANTS},
+    }

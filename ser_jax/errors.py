@@ -1,4 +1,11 @@
-"""The one kind of error that a user's mistake raises."""
+"""The one kind of error that a user's mistake raises, and the words that such errors share."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+_LONGEST = 80  # letters of a value that a message shows
+_MOST = 160  # letters of the names that a message lists
 
 
 class UserError(Exception):
@@ -6,3 +13,27 @@ class UserError(Exception):
 
     `launch.py` prints it without a traceback and exits with status 2.
     """
+
+
+def did_you_mean(found: Any, expected: Iterable[Any]) -> str:
+    """Returns the end of an error about a name that is not among those expected: the nearest of them, or else all.
+
+    Empty where nothing is expected.
+    """
+    names = [str(name) for name in expected]
+    close = difflib.get_close_matches(found[:_LONGEST], names, n=1, cutoff=0.5) if isinstance(found, str) else []
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; expected one of {_shortened(', '.join(names), _MOST)}" if names else ""
+
+
+def brief(value: Any) -> str:
+    """Returns a value as a message shows it: in one line, and its beginning where it is long."""
+    try:
+        return _shortened(repr(value), _LONGEST)
+    except (RecursionError, ValueError):  # nested without end, or a whole number of thousands of digits
+        return f"a {type(value).__name__}"
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -1,54 +1,39 @@
 """Does attention help speech emotion recognition, which attention, and by how much? Three questions, 20 variants.
 
-python launch.py study --config configs/studies/attention.py --workdir runs/attention
-python launch.py study --config configs/studies/attention.py:emodb --workdir runs/emodb_attention
-python launch.py study --config configs/studies/attention.py:emodb,shufflenet --workdir runs/emodb_shufflenet
-python launch.py study --config configs/studies/attention.py:emodb,eca --workdir runs/emodb_eca
-python launch.py study --config configs/studies/attention.py:emodb,cnn --workdir runs/emodb_attention_cnn
+python launch.py study configs/studies/attention.py
+python launch.py study configs/studies/attention.py:emodb
+python launch.py study configs/studies/attention.py:emodb,eca
 
-The argument is a corpus and, after a comma, the name of one question: shufflenet, encoder or recurrent; or eca, the
-claim alone: with and without, in the recipe's network; or cnn, the claim in a plain CNN. Without the argument, the
-models are tiny and the corpus is the built-in one. Every variant is measured against its twin without that attention,
-with the same folds, seeds, batches and augmentation. What two corpora said with five seeds is in docs/answer.md; one
-H200 took seven and a half minutes for it (docs/scaling.md).
+The arguments are any prepared corpus that says who speaks and the name of one question: shufflenet, encoder or
+recurrent; or eca, the claim alone: with and without, in the recipe's network; or cnn, the claim in a plain CNN. Without
+arguments, the models are tiny and the corpus is the built-in one. Every variant is measured against its twin without
+that attention, with the same folds, seeds, batches and augmentation. What two corpora said with five seeds is in
+docs/answer.md; one H200 took seven and a half minutes for it (docs/scaling.md).
 """
 
-from ml_collections import ConfigDict
-
-from configs import emodb, ravdess
-from ser_jax.config import make_config
+from configs import recipe
+from ser_jax.config import choose, completed, merge
 
 CONDITIONS = ("noise_20", "noise_10", "noise_0", "reverberation_0.6", "band_limit_4000", "telephone", "alone")
 WITHOUT_BATCH_NORMALISATION = {"evaluation": {"batch_statistics": "running"}}  # there are none to take
+TINY = {  # the built-in voices, with an input and a schedule that two cores manage
+    "corpus": {"options": {"num_speakers": 6, "utterances_per_speaker": 60}},
+    "frontend": {"hop_ms": 20.0, "num_mels": 40, "normalization": "train"},
+    "optimizer": {"learning_rate": 4e-3, "warmup_epochs": 1.0},
+    "training": {"batch_size": 16, "crop_seconds": 1.2, "train_epochs": 20.0, "validate_epochs": 10.0},
+}
 
 
-def get_config(argument: str = "synthetic") -> ConfigDict:
+def get_config(corpus: str = "synthetic", question: str = "") -> dict:
     """Returns the study, whole or one question of it, on a corpus."""
-    corpus, _, only = argument.partition(",")
-    tiny = corpus == "synthetic"
-    config = built_in() if tiny else (ravdess if corpus == "ravdess" else emodb).get_config()
-    config.corpus.name = corpus
-    config.evaluation.robustness = CONDITIONS
-    config.study.title = f"Does attention help speech emotion recognition? {corpus}"
-    questions = shufflenet(tiny), encoder(tiny), recurrent(tiny), eca(tiny), cnn(tiny)
-    chosen = (only,) if only else ("shufflenet", "encoder", "recurrent")
-    config.study.questions = tuple(question for question in questions if question["name"] in chosen)
-    return config
-
-
-def built_in() -> ConfigDict:
-    """The built-in voices, with an input and a schedule that two cores manage."""
-    config = make_config()
-    config.corpus.options = {"num_speakers": 6, "utterances_per_speaker": 60}
-    config.frontend.hop_ms = 20.0
-    config.frontend.num_mels = 40
-    config.frontend.normalization = "train"
-    config.optimizer.learning_rate = 4e-3
-    config.optimizer.warmup_epochs = 1.0
-    config.training.batch_size = 16
-    config.training.crop_seconds = 1.2
-    config.training.train_epochs = 20.0
-    return config
+    base = completed(TINY) if corpus == "synthetic" else recipe.get_config(corpus, use="transductive")
+    questions = {make.__name__: make for make in (shufflenet, encoder, recurrent, eca, cnn)}
+    chosen = (shufflenet, encoder, recurrent) if not question else (choose("question", question, questions),)
+    study = {
+        "title": f"Does attention help speech emotion recognition? {corpus}",
+        "questions": [make(corpus == "synthetic") for make in chosen],
+    }
+    return merge(base, {"evaluation": {"robustness": CONDITIONS}, "study": study})
 
 
 def shufflenet(tiny: bool) -> dict:
@@ -81,7 +66,7 @@ def cnn(tiny: bool) -> dict:
     return {
         "name": "cnn",
         "text": "Does efficient channel attention help a plain CNN?",
-        "base": {"model": emodb.CNN | ({"width": 4} if tiny else {})},
+        "base": {"model": recipe.MODELS["cnn"] | ({"width": 4} if tiny else {})},
         "factors": ({"name": "attention", "field": "model.attention", "levels": ("none", "eca")},),
     }
 

@@ -1,18 +1,17 @@
 """Which ingredients make a recipe? Each alone against what the search began with, on validation speakers.
 
-python launch.py study --config configs/studies/recipes.py --workdir runs/recipes
-python launch.py study --config configs/studies/recipes.py:ravdess,regularisation --workdir runs/ravdess_recipes
+python launch.py study configs/studies/recipes.py
+python launch.py study configs/studies/recipes.py:ravdess,regularisation
 
-The argument is a corpus and, after a comma, the name of one question. The speaker who validates a fold is tested in the
+The arguments are a corpus and the name of one question. The speaker who validates a fold is tested in the
 place of its test speaker, who is left out: nothing that is chosen here has seen a test fold. Four folds and a short
 schedule; what was found is in docs/recipes.md. Ingredients of "regularisation" share one compiled program.
 """
 
-from ml_collections import ConfigDict
+from configs import recipe
+from ser_jax.config import choose, merge
 
-from configs import emodb
-
-START = {  # what configs/emodb.py was before
+START = {  # what the recipe of EMO-DB was before
     "frontend": {"normalization": "train"},
     "augmentation": {"mixup": 0.5},
     "optimizer": {"learning_rate": 2e-3},
@@ -118,7 +117,7 @@ QUESTIONS = (
             **FOUND,
             "frontend": {"normalization": "train", "trim_db": 40.0},
             "augmentation": {"mixup": 0.0, "gain": 10.0},
-            "model": emodb.CNN,
+            "model": recipe.MODELS["cnn"],
         },
         "factors": (
             {
@@ -130,7 +129,7 @@ QUESTIONS = (
                 "name": "network",
                 "levels": (
                     {"name": "CNN", "changes": {}},
-                    {"name": "ShuffleNet V2", "changes": {"model": emodb.get_config().model.to_dict()}},
+                    {"name": "ShuffleNet V2", "changes": {"model": recipe.MODELS["shufflenet_v2"]}},
                 ),
             },
             {"name": "vocal tract", "field": "augmentation.vocal_tract", "levels": (0.1, 0.2)},
@@ -143,7 +142,7 @@ QUESTIONS = (
         "text": "Does one network learn from three what they know together?",  # of the same folds and base
         "base": {
             **FOUND,
-            "model": emodb.CNN,
+            "model": recipe.MODELS["cnn"],
             "evaluation": {"batch_statistics": "speaker", "window_seconds": 9.0},
         },
         "factors": (
@@ -194,17 +193,16 @@ QUESTIONS = (
 )
 
 
-def get_config(argument: str = "emodb") -> ConfigDict:
+def get_config(corpus: str = "emodb", question: str = "") -> dict:
     """Returns the study, whole or one question of it, on a corpus."""
-    corpus, _, only = argument.partition(",")
-    config = emodb.get_config()
-    config.corpus.name = corpus
-    config.update(START)
-    config.protocol.validation_speakers = 1
-    config.protocol.tested = "validation"
-    config.folds = (0, 3, 5, 8)
-    config.evaluation.latency = False
-    config.study.title = f"Which ingredients make a recipe? {corpus}"
-    questions = ({"design": "one_at_a_time", **question} for question in QUESTIONS)
-    config.study.questions = tuple(question for question in questions if only in ("", question["name"]))
-    return config
+    questions = {each["name"]: {"design": "one_at_a_time", **each} for each in QUESTIONS}
+    chosen = [choose("question", question, questions)] if question else list(questions.values())
+    config = merge(recipe.get_config("emodb", use="transductive"), START)
+    changes = {
+        "corpus": {"name": corpus},
+        "protocol": {"validation_speakers": 1, "tested": "validation"},
+        "folds": [0, 3, 5, 8],
+        "evaluation": {"latency": False},
+        "study": {"title": f"Which ingredients make a recipe? {corpus}", "questions": chosen},
+    }
+    return merge(config, changes)

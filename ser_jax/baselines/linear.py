@@ -11,7 +11,6 @@ utterances (without their labels).
 """
 
 import dataclasses
-import difflib
 import json
 import os
 import zipfile
@@ -28,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ser_jax.baselines import NAMES
 from ser_jax.baselines.functionals import KINDS
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, brief, did_you_mean
 from ser_jax.files import atomic_folder
 from ser_jax.statistics import metrics
 
@@ -208,9 +207,7 @@ def load(folder: str | os.PathLike) -> list[Fitted]:
 
 def _require_one_of(what: str, found: str, choices: Sequence[str]) -> None:
     if found not in choices:
-        near = difflib.get_close_matches(found, choices, n=1, cutoff=0.5)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise UserError(f"unknown {what}: {found}{hint}; expected one of {', '.join(choices)}")
+        raise UserError(f"unknown {what}: {brief(found)}{did_you_mean(found, choices)}")
 
 
 def _scaler(baseline: Baseline, values: np.ndarray) -> StandardScaler:

@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, brief, did_you_mean
 
 if TYPE_CHECKING:
     from ser_jax.corpora.corpus import Corpus
@@ -58,10 +57,9 @@ def load_corpus(name: str, data_dir: str | os.PathLike | None = None, **options:
     if name in BUILT_IN:
         return _load_built_in(name, data_dir, options)
     known = list(dict.fromkeys([*available_corpora(data_dir), *BUILDERS]))
-    nearest = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"expected one of {', '.join(known)}"
     command = "python launch.py prepare folder --name NAME --source FOLDER"
-    raise UserError(f"unknown corpus {name!r} in {folder.parent}: {hint} (your own recordings: `{command}`)")
+    hint = did_you_mean(name, known)
+    raise UserError(f"unknown corpus {brief(name)} in {folder.parent}{hint} (your own recordings: `{command}`)")
 
 
 def _load_built_in(name: str, data_dir: str | os.PathLike | None, options: dict[str, Any]) -> Corpus:
@@ -75,8 +73,7 @@ def _load_built_in(name: str, data_dir: str | os.PathLike | None, options: dict[
 
     allowed = list(inspect.signature(synthetic.make_synthetic).parameters)[1:]
     for option in options.keys() - allowed:
-        nearest = difflib.get_close_matches(option, allowed, n=1) or [", ".join(allowed)]
-        raise UserError(f"corpus {name}: unknown option {option!r}, did you mean {nearest[0]}?")
+        raise UserError(f"corpus {name}: unknown option {brief(option)}{did_you_mean(option, allowed)}")
     key = json.dumps([synthetic.VERSION, sorted(options.items())], default=str)
     folder = packed_folder(name, data_dir) / hashlib.sha256(key.encode()).hexdigest()[:12]
     if folder.exists():

@@ -5,7 +5,6 @@ They belong to one corpus by its fingerprint. Nothing here needs TensorFlow or J
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ from jaxtyping import Float, Int
 from ser_jax.corpora import packed_folder
 from ser_jax.corpora.corpus import Corpus, refuse_full_disk
 from ser_jax.corpora.feature_source import FeatureSource, read_features
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, brief, did_you_mean
 from ser_jax.files import atomic_folder
 
 FORMAT_VERSION = 1  # of the folder; a folder of another version is refused
@@ -147,10 +146,9 @@ def load_features(corpus: Corpus, name: str, data_dir: str | os.PathLike | None 
     folder = features_folder(corpus.name, name, data_dir)
     if not name or not (folder / _DESCRIPTION).is_file():
         available = available_features(corpus.name, data_dir)
-        nearest = difflib.get_close_matches(name, available, n=1) or available
-        hint = f"expected {' or '.join(nearest)}" if nearest else "it has none"
         command = f"python launch.py prepare features --corpus {corpus.name} --name NAME --source FILE_OR_FOLDER"
-        raise UserError(f"corpus {corpus.name} has no features {name!r} in {folder.parent}: {hint} (`{command}`)")
+        hint = did_you_mean(name, available) or "; it has none"
+        raise UserError(f"corpus {corpus.name} has no features {brief(name)} in {folder.parent}{hint} (`{command}`)")
     try:
         description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
         if description["format_version"] != FORMAT_VERSION:

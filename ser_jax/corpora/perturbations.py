@@ -14,7 +14,6 @@ perturbed beside it. Where a perturbed utterance would exceed full scale, the wh
                                      alone: it matters to what is normalised by speaker
 """
 
-import difflib
 import functools
 import hashlib
 import io
@@ -29,7 +28,7 @@ from scipy import fft, signal
 
 from ser_jax.corpora.audio import to_int16
 from ser_jax.corpora.corpus import SAMPLE_RATE
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, brief, did_you_mean
 
 Waveform = Float[np.ndarray, " samples"]
 
@@ -63,9 +62,7 @@ def require(conditions: Sequence[str], where: str = "condition") -> None:
     """Raises UserError, naming the nearest, for a condition that there is not, and for one named twice."""
     for condition in conditions:
         if condition not in CONDITIONS:
-            near = difflib.get_close_matches(condition, CONDITIONS, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(CONDITIONS)}"
-            raise UserError(f"{where}: no {condition!r}; {hint}")
+            raise UserError(f"{where}: no {brief(condition)}{did_you_mean(condition, CONDITIONS)}")
     if len(set(conditions)) < len(conditions):
         twice = next(condition for condition in conditions if list(conditions).count(condition) > 1)
         raise UserError(f"{where}: {twice} is there twice")

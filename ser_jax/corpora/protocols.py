@@ -7,7 +7,6 @@ looked at, not believed. `everything` makes models to be used elsewhere: its fig
 
 import csv
 import dataclasses
-import difflib
 import json
 import re
 from collections import Counter
@@ -19,7 +18,7 @@ import pandas as pd
 from jaxtyping import Bool, Int64
 
 from ser_jax.corpora.corpus import Corpus
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, brief, did_you_mean
 
 PROTOCOLS = (
     "leave_one_speaker_out",
@@ -90,8 +89,7 @@ def make_protocol(
             lambda part: make_protocol(part, name, **options, validation_speakers=validation_speakers, tested=tested),
         )
     if name not in PROTOCOLS:
-        nearest = difflib.get_close_matches(name, PROTOCOLS, n=1, cutoff=0.0)[0]
-        raise UserError(f"protocol {name!r}: unknown, did you mean {nearest}? There are {', '.join(PROTOCOLS)}")
+        raise UserError(f"unknown protocol {brief(name)}{did_you_mean(name, PROTOCOLS)}")
     if (file is None) == (name == "official"):
         raise UserError(f"protocol {name}: a file of folds goes with the protocol official, which needs one")
     if validation_speakers < 0:

@@ -13,10 +13,8 @@ def choose_feed(
     """Returns "resident" or "streaming", and why.
 
     `asked` is a configuration's `feed`; `memory` what programs may take of each device, in bytes; `only_resident` what
-    the training needs that cannot be streamed. Raises `UserError` for an unknown feed, and for one that cannot be had.
+    the training needs that cannot be streamed. Raises `UserError` for one that cannot be had.
     """
-    if asked not in ("auto", "resident", "streaming"):
-        raise UserError(f"config.feed: found {asked!r}, expected auto, resident or streaming")
     size = corpus.samples.nbytes
     figures = f"corpus {corpus.name} takes {size / 2**30:.2f} GiB of {memory / 2**30:.1f} GiB on each device"
     if only_resident:

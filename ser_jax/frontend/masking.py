@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key
 
-from ser_jax.errors import UserError
-
 
 @dataclasses.dataclass(frozen=True)
 class Masking:
@@ -17,18 +15,10 @@ class Masking:
     Attributes:
       share: of the utterance's frames that are hidden, above 0 and below 1.
       span: frames that are hidden together; fewer where the whole share of a short utterance is less.
-
-    Raises UserError for values out of their range.
     """
 
     share: float = 0.4
     span: int = 10
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise UserError(f"config.masking.share: found {self.share}, expected more than 0 and less than 1")
-        if not (isinstance(self.span, int) and self.span >= 1):
-            raise UserError(f"config.masking.span: found {self.span}, expected a whole number of frames, at least 1")
 
 
 def hide_spans(

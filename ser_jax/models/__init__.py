@@ -1,13 +1,12 @@
 """Models by name: `build("shufflenet_v2", num_classes=7, width=0.5, attention="eca")`."""
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, brief, did_you_mean
 from ser_jax.models import attention_rnn, cnn, crnn, linear, reslstm, rnn, shufflenet_v2, tcn, transformer
 from ser_jax.models.family import Family, Range
 
@@ -98,6 +97,4 @@ def _nearest(what: str, found: Any, choices: Sequence[Any]) -> Any:
     for choice in choices:
         if found == choice or str(found) == str(choice):
             return choice
-    near = difflib.get_close_matches(str(found), map(str, choices), n=1, cutoff=0.5)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    raise UserError(f"unknown {what}: {found}{hint}; expected one of {', '.join(map(str, choices))}")
+    raise UserError(f"unknown {what}: {brief(found)}{did_you_mean(found, choices)}")

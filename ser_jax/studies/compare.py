@@ -6,7 +6,6 @@ taken from those that do, and said in its notes. A single variant's figures are 
 """
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from ser_jax import predictions
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, did_you_mean
 from ser_jax.predictions import COLUMNS, PREFIX
 from ser_jax.report import summary
 from ser_jax.report.write import write_report
@@ -115,7 +114,7 @@ def read(argument: str) -> list[Result]:
     results = _read_own(file) if _is_own(file) else _read_outside(file)
     if variant is not None:
         if variant not in results:
-            raise UserError(f"{argument}: no variant {variant}{_nearest(variant, list(results))}")
+            raise UserError(f"{argument}: no variant {variant}{did_you_mean(variant, list(results))}")
         results = {variant: results[variant]}
     named = []
     for own, result in results.items():
@@ -201,13 +200,8 @@ def _find(baseline: str | None, results: Sequence[Result]) -> str:
     if baseline is None:
         return names[0]
     if baseline not in names:
-        raise UserError(f"--baseline {baseline}: no such variant{_nearest(baseline, names)}")
+        raise UserError(f"--baseline {baseline}: no such variant{did_you_mean(baseline, names)}")
     return baseline
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(names)}"
 
 
 def _corpus(results: Sequence[Result]) -> tuple[str, list[str]]:

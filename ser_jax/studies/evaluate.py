@@ -87,6 +87,7 @@ def _changed(one: Restored, changes: Mapping[str, Any]) -> Restored:
     """The variant, to be tested otherwise; its metadata say so."""
     if changes and one.is_baseline:
         raise UserError(f"--{next(iter(changes))}: {one.name} is a baseline on functionals, which has no such thing")
+    configuration.check(configuration.merge(configuration.default(), {"evaluation": dict(changes)}))
     config = configuration.merge(one.metadata["config"], {"evaluation": dict(changes)})
     return dataclasses.replace(one, metadata=one.metadata | {"config": config})
 

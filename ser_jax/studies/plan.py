@@ -20,10 +20,21 @@ from collections.abc import Iterator
 from typing import Any
 
 from ser_jax import config as configuration
-from ser_jax.config import nearest
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, brief, did_you_mean
 
-_OPTIONS = ("name", "text", "base", "factors", "design", "compare", "variants", "comparisons")
+_LIST = (list, tuple)
+_OPTIONS = {
+    "name": str,
+    "text": str,
+    "base": dict,
+    "factors": _LIST,
+    "design": str,
+    "compare": _LIST,
+    "variants": dict,
+    "comparisons": _LIST,
+}
+_KINDS = {str: "a text", dict: "a dict", _LIST: "a list"}
+_NAME = 100  # letters of the name of a question or variant
 _DESIGNS = ("grid", "one_at_a_time")
 _WHERE = "config.study.questions"
 
@@ -91,7 +102,7 @@ def make_plan(config: dict) -> Plan:
                 raise UserError(f"{where}: variant {name!r} stands twice in the study")
         variants |= found
         questions.append(question)
-    return Plan(study["title"], variants, tuple(questions))
+    return Plan(study["title"], {name: _checked(name, own, config) for name, own in variants.items()}, tuple(questions))
 
 
 def one_variant(config: dict, name: str | None) -> dict:
@@ -101,19 +112,34 @@ def one_variant(config: dict, name: str | None) -> dict:
     else:
         variants = make_plan(config).variants
         if name not in variants:
-            raise UserError(f"--variant {name}: no such variant{nearest(name, list(variants))}")
+            raise UserError(f"--variant {name}: no such variant{did_you_mean(name, list(variants))}")
         chosen = variants[name]
     return {**chosen, "study": configuration.default()["study"]}
+
+
+def _checked(name: str, variant: dict, config: dict) -> dict:
+    """The variant with its values as options keep them; errors name it where it differs from the configuration."""
+    try:
+        return configuration.check(variant)
+    except UserError as error:
+        alone = all(variant[key] == config[key] for key in variant)
+        raise UserError(str(error) if alone else f"config.study, variant {brief(name)}: {error}") from error
 
 
 def _check(entry: Any) -> str:
     """Says where a question stands; raises `UserError` for what a question cannot have."""
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"]:
-        raise UserError(f"{_WHERE}: found {entry!r}, expected a dict with a name")
+        raise UserError(f"{_WHERE}: found {brief(entry)}, expected a dict with a name")
+    if len(entry["name"]) > _NAME or "\n" in entry["name"]:
+        raise UserError(
+            f"{_WHERE}: found the name {brief(entry['name'])}, expected one line of at most {_NAME} letters"
+        )
     where = f"{_WHERE}: {entry['name']}"
     for option in entry:
         if option not in _OPTIONS:
-            raise UserError(f"{where} has no {option!r}{nearest(option, _OPTIONS)}")
+            raise UserError(f"{where} has no {brief(option)}{did_you_mean(option, _OPTIONS)}")
+        if not isinstance(entry[option], _OPTIONS[option]):
+            raise UserError(f"{where}, {option}: found {brief(entry[option])}, expected {_KINDS[_OPTIONS[option]]}")
     if bool(entry.get("factors")) == bool(entry.get("variants")):
         raise UserError(f"{where}: expected either factors or variants")
     alien = ("comparisons",) if entry.get("factors") else ("design", "compare")
@@ -126,14 +152,20 @@ def _check(entry: Any) -> str:
 
 def _listed(entry: dict, base: dict, where: str, prefix: str = "") -> tuple[dict[str, dict], Question]:
     named = entry["variants"]
-    for name in named:
-        if not name.strip() or "\n" in name:
-            raise UserError(f"{where}.variants: found the name {name!r}, expected one line of text")
+    for name, changes in named.items():
+        if not isinstance(name, str) or not name.strip() or "\n" in name or len(name) > _NAME:
+            raise UserError(
+                f"{where}.variants: found the name {brief(name)}, expected one line of at most {_NAME} letters"
+            )
+        if not isinstance(changes, dict):
+            raise UserError(f"{where}.variants: {name}: found {brief(changes)}, expected a part of the configuration")
     pairs = []
     for pair in entry.get("comparisons", ()):
+        if not isinstance(pair, _LIST) or len(pair) != 2:
+            raise UserError(f"{where}.comparisons: found {brief(pair)}, expected a pair of variants")
         for name in pair:
-            if name not in named:
-                raise UserError(f"{where}.comparisons: no variant {name!r}{nearest(name, list(named))}")
+            if not isinstance(name, str) or name not in named:
+                raise UserError(f"{where}.comparisons: no variant {brief(name)}{did_you_mean(name, list(named))}")
         pairs.append(tuple(f"{prefix}{name}" for name in pair))
     variants = {f"{prefix}{name}": _merge(base, changes, where) for name, changes in named.items()}
     return variants, Question(entry["name"], entry["text"], {}, {name: {} for name in variants}, tuple(pairs))
@@ -148,7 +180,7 @@ def _varied(entry: dict, base: dict, where: str, prefix: str) -> tuple[dict[str,
         factors[name] = levels
     design = entry.get("design", "grid")
     if design not in _DESIGNS:
-        raise UserError(f"{where}: design {design!r}{nearest(design, _DESIGNS)}")
+        raise UserError(f"{where}: design {brief(design)}{did_you_mean(design, _DESIGNS)}")
     variants, chosen = {}, {}
     for levels in _combinations(list(factors.values()), design):
         name = prefix + ", ".join(level.name for level in levels)
@@ -159,17 +191,25 @@ def _varied(entry: dict, base: dict, where: str, prefix: str) -> tuple[dict[str,
         chosen[name] = {factor: level.name for factor, level in zip(factors, levels, strict=True)}
     compared = entry.get("compare") or list(factors)
     for name in compared:
-        if name not in factors:
-            raise UserError(f"{where}, compare: no factor {name!r}{nearest(name, list(factors))}")
+        if not isinstance(name, str) or name not in factors:
+            raise UserError(f"{where}, compare: no factor {brief(name)}{did_you_mean(name, list(factors))}")
     pairs = [pair for factor in compared for pair in _twins(chosen, factor, factors[factor])]
     levels = {name: tuple(level.name for level in own) for name, own in factors.items()}
     return variants, Question(entry["name"], entry["text"], levels, chosen, tuple(pairs))
 
 
 def _levels(factor: Any, where: str) -> tuple[str, list[_Level]]:
-    if not isinstance(factor, dict) or not factor.get("name") or not set(factor) <= {"name", "field", "levels"}:
+    if (
+        not isinstance(factor, dict)
+        or not isinstance(factor.get("name"), str)
+        or not factor["name"].strip()
+        or len(factor["name"]) > _NAME
+        or not set(factor) <= {"name", "field", "levels"}
+        or not isinstance(factor.get("field", ""), str)
+        or not isinstance(factor.get("levels", ()), _LIST)
+    ):
         raise UserError(
-            f"{where}, factors: found {factor!r}, expected a dict of name, levels and for values their field"
+            f"{where}, factors: found {brief(factor)}, expected a dict of name, levels and for values their field"
         )
     name, field, levels = factor["name"], factor.get("field"), []
     for level in factor.get("levels", ()):
@@ -177,20 +217,28 @@ def _levels(factor: Any, where: str) -> tuple[str, list[_Level]]:
             changes: Any = level
             for key in reversed(field.split(".")):
                 changes = {key: changes}
-            levels.append(_Level(level if isinstance(level, str) else f"{name} {level}", changes))
-        elif isinstance(level, dict) and {"name", "changes"} <= set(level) <= {"name", "changes", "against"}:
+            levels.append(_Level(level if isinstance(level, str) else f"{name} {brief(level)}", changes))
+        elif _is_level(level):
             levels.append(_Level(**level))
         else:
-            raise UserError(f"{where}, factor {name}: found {level!r}, expected a field, or levels of name and changes")
+            raise UserError(
+                f"{where}, factor {name}: found {brief(level)}, expected a field, or levels of name and changes"
+            )
     names = [level.name for level in levels]
     if len(levels) < 2 or len(set(names)) < len(names):
-        raise UserError(f"{where}, factor {name}: found the levels {names}, expected two or more different ones")
+        raise UserError(f"{where}, factor {name}: found the levels {brief(names)}, expected two or more different ones")
     for level in levels:
         if level.against and level.against not in names:
             raise UserError(
-                f"{where}, factor {name}, against: no level {level.against!r}{nearest(level.against, names)}"
+                f"{where}, factor {name}, against: no level {brief(level.against)}{did_you_mean(level.against, names)}"
             )
     return name, levels
+
+
+def _is_level(level: Any) -> bool:
+    kinds = {"name": str, "changes": dict, "against": str}
+    named = isinstance(level, dict) and {"name", "changes"} <= set(level) <= set(kinds)
+    return named and all(isinstance(value, kinds[key]) for key, value in level.items()) and len(level["name"]) <= _NAME
 
 
 def _combinations(factors: list[list[_Level]], design: str) -> Iterator[tuple[_Level, ...]]:

@@ -64,8 +64,6 @@ def make_layout(num_runs: int, split: str, batch_size: int) -> Layout:
 
     Raises `UserError` for a batch that cannot be cut into as many equal parts as there are devices.
     """
-    if split not in ("auto", "runs", "batch"):
-        raise UserError(f"config.training.split: found {split!r}, expected auto, runs or batch")
     devices = jax.devices()
     if jax.process_count() > 1:
         if split == "runs":

@@ -17,7 +17,6 @@ from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.protocols import Fold
 from ser_jax.errors import UserError
 
-CHOICES = ("shared", "source")  # of config.training.heads
 OUT_OF_REACH = -1e9  # a logit whose probability is exactly zero in float32; finite, as loss and gradients have to be
 _WHERE = "config.training.heads"
 
@@ -55,13 +54,10 @@ class Heads:
 def make_heads(config: dict, corpus: Corpus) -> Heads | None:
     """Returns the heads that a configuration asks for on a corpus; None: one classifier for all utterances.
 
-    Raises `UserError` for an unknown choice, and for heads by source where the corpus does not have several sources of
+    Raises `UserError` for heads by source where the corpus does not have several sources of
     two emotions at least, or where something else that is learnt has no one head.
     """
-    found = config["training"]["heads"]
-    if found not in CHOICES:
-        raise UserError(f"{_WHERE}: found {found!r}, expected {' or '.join(CHOICES)}")
-    if found == "shared":
+    if config["training"]["heads"] == "shared":
         return None
     text = config["model"].get("text", "none")
     if text != "none":

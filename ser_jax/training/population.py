@@ -156,17 +156,16 @@ def make_population(
         key = "trimmed", corpus.fingerprint, frontend.trim_db
         corpus = cached(cache, key, functools.partial(trimmed, corpus, frontend.trim_db))
     crop_samples = max(round(config["training"]["crop_seconds"] * frontend.rate), 1)
-    window_seconds = config["evaluation"]["window_seconds"]
-    if not 0 <= window_seconds < np.inf:
-        raise UserError(
-            f"config.evaluation.window_seconds: found {window_seconds}, expected seconds, or 0 for a crop's"
-        )
-    window_samples = round(window_seconds * frontend.rate) or crop_samples
+    window_samples = round(config["evaluation"]["window_seconds"] * frontend.rate) or crop_samples
     # Of all folds of the protocol, not only those trained here: a run does not depend on its neighbours.
     utterances = np.mean([len(fold.train) for fold in protocol.folds])
     steps_per_epoch = float(utterances / config["training"]["batch_size"])
     num_steps = configuration.steps(config, "training", "train", steps_per_epoch)
     warmup_steps = configuration.steps(config, "optimizer", "warmup", steps_per_epoch)
+    if training and warmup_steps >= num_steps:
+        raise UserError(
+            f"config.optimizer: found a warm-up of {warmup_steps} steps, expected less than the training's {num_steps}"
+        )
     if tracks is not None and (frontend.kind in ("histogram", "functionals") or not frontend.rate):
         raise UserError(f"config.corpus.tracks: features of kind {frontend.kind} have no frames in time to follow them")
     targets = targets_of(config, corpus, tracks) if training else restored_targets(trained_targets, corpus)

@@ -17,8 +17,6 @@ def runs_of(config: dict, protocol: Protocol) -> tuple[tuple[int, int], ...]:
     for fold in folds:
         if fold not in range(len(protocol.folds)):
             raise UserError(f"config.folds: no fold {fold}; {protocol.name} has folds 0 to {len(protocol.folds) - 1}")
-    if not config["seeds"]:
-        raise UserError("config.seeds: found none, expected at least one whole number")
     return tuple((fold, seed) for fold in folds for seed in config["seeds"])
 
 
@@ -28,9 +26,7 @@ def make_run(config: dict, corpus: Corpus, fold: Fold, number: int, seed: int, i
     `number` is its fold's number in the protocol, `index` its place among the folds of the population. The key depends
     on the number and the seed alone.
     """
-    optimizer, share = config["optimizer"], config["training"]["teacher_share"]
-    if not 0 <= share <= 1:
-        raise UserError(f"config.training.teacher_share: found {share}, expected a share from 0 to 1")
+    optimizer = config["optimizer"]
     strengths = configuration.construct(Strengths, config["augmentation"], "config.augmentation")
     counts = np.bincount(corpus.utterances["label"].to_numpy()[fold.train], minlength=len(corpus.emotions))
     weights = np.ones(len(corpus.emotions))
@@ -46,5 +42,5 @@ def make_run(config: dict, corpus: Corpus, fold: Fold, number: int, seed: int, i
         class_weights=weights.astype(np.float32),
         loss_weights={name: np.float32(weight) for name, weight in config["objective"].items()},
         strengths=jax.tree.map(np.float32, strengths),
-        teacher_share=np.float32(share),
+        teacher_share=np.float32(config["training"]["teacher_share"]),
     )

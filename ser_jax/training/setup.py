@@ -62,11 +62,8 @@ def make_frontend(config: dict, features: Packed | None = None) -> Frontend:
 def make_masking(config: dict, frontend: Frontend) -> Masking | None:
     """Returns how frames are hidden for a model to tell them, or None where `config.objective.frames` is 0.
 
-    Raises `UserError` for weights below zero, and where there are no frames to hide, or no zero to hide them by.
+    Raises `UserError` where there are no frames to hide, or no zero to hide them by.
     """
-    for name, weight in config["objective"].items():
-        if not 0 <= weight < np.inf:
-            raise UserError(f"config.objective.{name}: found {weight}, expected a number of at least 0")
     masking = configuration.construct(Masking, config["masking"], "config.masking")
     if not config["objective"]["frames"]:
         return None
@@ -128,10 +125,7 @@ def check_features(model: nn.Module, frontend: Frontend, corpus: Corpus) -> None
 def check_batch(config: dict, targets: Targets, layout: Layout, feed: str) -> int:
     """Returns the parts that a device's share of a batch is cut into, after refusing what does not divide."""
     batch_size, accumulate = (config["training"][name] for name in ("batch_size", "accumulate"))
-    lanes, window = (config["order"][name] for name in ("lanes", "window"))
-    for name, value in (("order.lanes", lanes), ("order.window", window), ("training.accumulate", accumulate)):
-        if value < 1:
-            raise UserError(f"config.{name}: found {value}, expected at least 1")
+    lanes = config["order"]["lanes"]
     share = batch_size // layout.parts
     if share % accumulate:
         raise UserError(f"config.training.accumulate: {accumulate} does not divide the {share} rows that a device has")
@@ -151,12 +145,10 @@ def check_batch(config: dict, targets: Targets, layout: Layout, feed: str) -> in
 
 
 def check_batch_statistics(config: dict, corpus: Corpus, model: nn.Module, *, training: bool) -> None:
-    """Refuses an unknown choice, and statistics by speaker for a model or a corpus that has none."""
-    where, found = "config.evaluation.batch_statistics", config["evaluation"]["batch_statistics"]
-    if found not in ("running", "speaker"):
-        raise UserError(f"{where}: found {found!r}, expected running or speaker")
-    if found == "running":
+    """Refuses statistics by speaker for a model or a corpus that has none."""
+    if config["evaluation"]["batch_statistics"] == "running":
         return
+    where = "config.evaluation.batch_statistics"
     if not hasattr(model, "axis_name"):  # which every model with batch normalisation has
         raise UserError(f"{where}=speaker: model {config['model']['name']} has no batch normalisation")
     if training and not speakers_known(corpus):

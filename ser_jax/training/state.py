@@ -118,7 +118,7 @@ def make_learner(
     axis_name: str | None = None,
     masking: Masking | None = None,
 ) -> Learner:
-    """Builds a Learner; the gradient's global norm is clipped at `gradient_clip`."""
+    """Builds a Learner; the gradient's global norm is clipped at `gradient_clip`, unless it is 0."""
     if axis_name and hasattr(model, "axis_name"):  # its batch normalisation is synchronised
         model = model.clone(axis_name=axis_name)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *_example(frontend), train=False))
@@ -134,7 +134,10 @@ def make_learner(
         heads=heads,
         crop_samples=crop_samples,
         schedule=schedule,
-        gradients=optax.chain(optax.clip_by_global_norm(gradient_clip), optax.scale_by_adam(b1=0.9, b2=0.999)),
+        gradients=optax.chain(
+            optax.clip_by_global_norm(gradient_clip) if gradient_clip else optax.identity(),
+            optax.scale_by_adam(b1=0.9, b2=0.999),
+        ),
         ema_decay=ema_decay,
         parameters=shapes["params"],
         decays=decays,

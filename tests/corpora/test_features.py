@@ -246,11 +246,11 @@ def test_frames_need_their_distance_and_single_vectors_do_not(tmp_path):
 def test_features_of_another_corpus_or_of_none_are_refused_on_load(tmp_path):
     corpus = made_corpus()
     with pytest.raises(
-        UserError, match=r"corpus three has no features 'x' .*: it has none \(`python launch.py prepare"
+        UserError, match=r"corpus three has no features 'x' .*; it has none \(`python launch.py prepare"
     ):
         load_features(corpus, "x", tmp_path)
     pack_features("wavlm", write(tmp_path, "npz", good()), corpus, tmp_path, 20.0)
-    with pytest.raises(UserError, match=r"has no features 'wavml' .*: expected wavlm"):
+    with pytest.raises(UserError, match=r"has no features 'wavml' .*; did you mean wavlm"):
         load_features(corpus, "wavml", tmp_path)
     other = made_corpus(seed=5)
     with pytest.raises(UserError, match=f"fingerprint {corpus.fingerprint[:12]}, but this one's"):

@@ -55,7 +55,7 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_lost(data_dir):
         ("both", ["first"], "expected at least two corpora"),
         ("both", ["first", "first"], "each once"),
         ("first", ["first", "second"], "expected a new name"),
-        ("both", ["first", "secund"], "did you mean 'second'"),
+        ("both", ["first", "secund"], "did you mean second"),
     ):
         with pytest.raises(UserError, match=message):
             merge_corpora(name, corpora, data_dir)

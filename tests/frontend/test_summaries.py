@@ -164,9 +164,6 @@ def test_features_made_elsewhere_pass_as_they_are_without_their_padding():
         ({"kind": "precomputed", "features": "x", "deltas": 2}, "frontend.deltas: found 2, expected 0"),
         ({"kind": "precomputed"}, "frontend.features: found '', expected the name of packed features"),
         ({"features": "wavlm"}, "frontend.features: found 'wavlm', expected none: kind log_mel is made from waveforms"),
-        ({"histogram_bins": 1}, "frontend.histogram_bins: found 1, expected at least 2"),
-        ({"histogram_range_db": 0.0}, "frontend.histogram_range_db: found 0.0, expected a positive range in dB"),
-        ({"histogram_assignment": "fuzzy"}, "frontend.histogram_assignment: found 'fuzzy', expected one of hard, soft"),
     ],
     ids=str,
 )

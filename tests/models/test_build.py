@@ -10,13 +10,13 @@ from ser_jax.models.family import RATE, Range
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("shufflenetv2", {}, "unknown model: shufflenetv2 (did you mean shufflenet_v2?); expected one of"),
+        ("shufflenetv2", {}, "unknown model: 'shufflenetv2'; did you mean shufflenet_v2?"),
         (
             "shufflenet_v2",
             {"atention": "eca"},
-            "unknown option of model shufflenet_v2: atention (did you mean attention?)",
+            "unknown option of model shufflenet_v2: 'atention'; did you mean attention?",
         ),
-        ("shufflenet_v2", {"attention": "ecca"}, "attention of model shufflenet_v2: ecca (did you mean eca?)"),
+        ("shufflenet_v2", {"attention": "ecca"}, "attention of model shufflenet_v2: 'ecca'; did you mean eca?"),
         ("shufflenet_v2", {"width": 0.75}, "expected one of tiny, 0.5, 1.0, 1.5, 2.0"),
         ("shufflenet_v2", {"attention_stages": (3, 5)}, "attention_stages of model shufflenet_v2: 5"),
         ("shufflenet_v2", {"eca_kernel": 4}, "expected one of None, 1, 3"),

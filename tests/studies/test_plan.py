@@ -72,7 +72,7 @@ def test_a_level_can_be_measured_against_another_than_the_first():
     plan = make_plan(with_question(factors=[{"name": "mixing", "levels": levels}]))
     assert plan.comparisons == [("convolution", "none"), ("conformer", "convolution")]
     levels[2]["against"] = "convolutoin"
-    with pytest.raises(UserError, match="against: no level 'convolutoin'; did you mean 'convolution'"):
+    with pytest.raises(UserError, match="against: no level 'convolutoin'; did you mean convolution"):
         make_plan(with_question(factors=[{"name": "mixing", "levels": levels}]))
 
 
@@ -107,18 +107,18 @@ def test_variants_of_several_questions_are_named_after_them():
 @pytest.mark.parametrize(
     ("study", "message"),
     [
-        ({"variants": {"a": {"optimizer": {"learning_rat": 1.0}}}}, r"has no 'learning_rat'; did you mean 'learning_r"),
+        ({"variants": {"a": {"optimizer": {"learning_rat": 1.0}}}}, r"has no 'learning_rat'; did you mean learning_r"),
         (
             {"variants": {"none": {}, "eca": {}}, "comparisons": [("ecca", "none")]},
-            "no variant 'ecca'; did you mean 'ec",
+            "no variant 'ecca'; did you mean ec",
         ),
         ({"variants": {" ": {}}}, "found the name ' ', expected one line"),
         ({"questions": [{"factors": [ATTENTION]}]}, "expected a dict with a name"),
-        ({"questions": [{"name": "q", "factor": []}]}, "q has no 'factor'; did you mean 'factors'"),
+        ({"questions": [{"name": "q", "factor": []}]}, "q has no 'factor'; did you mean factors"),
         ({"questions": [{"name": "q"}]}, "q: expected either factors or variants"),
         (
             {"questions": [{"name": "q", "factors": [{**ATTENTION, "field": "modle.attention"}]}]},
-            "q, factor attention: config has no 'modle'; did you mean 'model'",
+            "q, factor attention: config has no 'modle'; did you mean model",
         ),
         ({"questions": [{"name": "q", "factors": [{**ATTENTION, "levels": ["eca"]}]}]}, "expected two or more"),
         ({"questions": [{"name": "q", "factors": [{"name": "a", "levels": [1, 2]}]}]}, "found 1, expected a field"),
@@ -126,7 +126,7 @@ def test_variants_of_several_questions_are_named_after_them():
         ({"questions": [{"name": "q", "factors": [ATTENTION], "compare": ["atention"]}]}, "no factor 'atention'; did"),
         (
             {"questions": [{"name": "q", "factors": [ATTENTION], "design": "gird"}]},
-            "design 'gird'; did you mean 'grid'",
+            "design 'gird'; did you mean grid",
         ),
         (
             {"questions": [{"name": "q", "factors": [ATTENTION], "comparisons": [["a", "b"]]}]},
@@ -149,7 +149,7 @@ def test_one_variant_leaves_no_study_behind():
     tree = with_study(variants={"ECA": {}, "none": {"model": {"attention": "none"}}})
     assert list(make_plan(one_variant(tree, None)).variants) == ["shufflenet_v2"]
     assert one_variant(tree, "none")["model"]["attention"] == "none"
-    with pytest.raises(UserError, match="--variant ECB: no such variant; did you mean 'ECA'"):
+    with pytest.raises(UserError, match="--variant ECB: no such variant; did you mean ECA"):
         one_variant(tree, "ECB")
 
 

@@ -320,16 +320,11 @@ def with_sources(data, sources):
         ),
         (
             lambda table: table["source"],
-            {"training": {"heads": "each"}},
-            r"config\.training\.heads: found 'each', expected shared or source",
-        ),
-        (
-            lambda table: table["source"],
             {"feed": "streaming"},
             r"config\.feed=streaming: sources with heads of their own cannot be streamed; expected auto or resident",
         ),
     ],
-    ids=["no column", "one source", "no source", "one emotion", "mixup", "unknown", "streaming"],
+    ids=["no column", "one source", "no source", "one emotion", "mixup", "streaming"],
 )
 def test_what_heads_by_source_cannot_be_trained_with_is_refused(data, sources, changes, message):
     with pytest.raises(UserError, match=message) as error:

@@ -128,7 +128,6 @@ def test_a_trimmed_corpus_trains_and_predicts_like_one_that_was_recorded_so(data
 @pytest.mark.parametrize(
     ("frontend", "expected"),
     [
-        ({"trim_db": -1.0}, "frontend.trim_db: found -1.0, expected dB below the loudest frame, or 0 for none"),
         ({"trim_db": 30.0, "kind": "precomputed", "features": "made"}, "expected 0: kind precomputed is not made"),
     ],
 )
@@ -271,8 +270,6 @@ def test_batch_normalisation_by_speaker_is_refused_without_speakers_or_without_b
     of_speaker = {"batch_statistics": "speaker"}
     with pytest.raises(UserError, match="batch_statistics=speaker: model linear has no batch normalisation"):
         tiny_population(corpus, protocol, evaluation=of_speaker)
-    with pytest.raises(UserError, match="batch_statistics: found 'mine', expected running or speaker"):
-        tiny_population(corpus, protocol, evaluation={"batch_statistics": "mine"})
     nameless = dataclasses.replace(corpus, utterances=corpus.utterances.assign(speaker=""))
     model = {"name": "shufflenet_v2", "width": "tiny"}
     with pytest.raises(UserError, match="batch_statistics=speaker: corpus synthetic does not say who speaks"):
@@ -319,10 +316,6 @@ def test_a_checkpoint_cut_short_is_refused(trained, tmp_path):
     ("changes", "expected"),
     [
         ({"folds": [3]}, "no fold 3"),
-        ({"seeds": []}, "config.seeds"),
-        ({"frontend": {"num_mels": 0}}, "num_mels"),
-        ({"evaluation": {"window_seconds": -1.0}}, r"config.evaluation.window_seconds: found -1.0, expected seconds"),
-        ({"evaluation": {"window_seconds": float("nan")}}, r"config.evaluation.window_seconds: found nan"),
         ({"model": {"name": "shufflenet_v2", "atention": "eca"}}, "attention"),
     ],
 )

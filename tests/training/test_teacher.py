@@ -141,8 +141,6 @@ def test_labels_of_other_corpora_and_folds_are_refused(workdir, data_dir):
         population_of(config, corpus, make_protocol(corpus, "everything"), data_dir)
     with pytest.raises(UserError, match=r"config.training.teacher nowhere: no such folder"):
         pupils("nowhere", data_dir)
-    with pytest.raises(UserError, match=r"config.training.teacher_share: found 1.5, expected a share from 0 to 1"):
-        pupils(workdir, data_dir, {"training": {"teacher_share": 1.5}})
     with pytest.raises(UserError, match="what a teacher says"):
         pupils(workdir, data_dir, {"feed": "streaming"})
 

@@ -1,0 +1,148 @@
+"""Every option of a configuration in one table: its default, the values that it takes, and what it is for."""
+
+import dataclasses
+from typing import Any
+
+from ser_jax.config.kinds import Kind, dicts, flag, group, groups, list_of, number, one_of, pairs, text, whole
+
+_STRENGTH_OFF = "off"
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option of the tree."""
+
+    default: Any
+    kind: Kind
+    about: str
+
+
+def _epochs(default: float, kind: Kind, about: str) -> Option:
+    return Option(default, kind, f"{about}, in passes over the training utterances; or the same name with _steps")
+
+
+def _steps(kind: Kind, about: str) -> Option:
+    return Option(-1, kind, f"{about}, in steps")
+
+
+_SECONDS = 3600.0  # the longest of crops and windows
+
+OPTIONS: dict[str, Any] = {
+    "corpus": {
+        "name": Option("synthetic", text(), "a built-in corpus, or one that `prepare` made (`launch.py list corpora`)"),
+        "options": Option({}, group("a dict"), "of a built-in corpus: num_speakers, utterances_per_speaker, seed, ..."),
+        "tracks": Option("", text(), "name of the tracks that a time-continuous head learns beside the emotion"),
+        "symbols": Option("", text(), "all symbols that a model may write; empty: those of the corpus's transcripts"),
+    },
+    "protocol": {
+        "name": Option("leave_one_speaker_out", text(), "how the folds are made (`launch.py list protocols`)"),
+        "validation_speakers": Option(1, whole(zero="none"), "taken from the training side of each fold"),
+        "num_folds": Option(0, whole(2, zero="the protocol's own number"), "where the protocol leaves it open"),
+        "num_text_groups": Option(2, whole(2), "of speaker_and_text_independent"),
+        "seed": Option(0, whole(), "of what the protocol draws at random"),
+        "file": Option("", text(), "the list of folds of the protocol official"),
+        "source": Option("", text(), "of a merged corpus: the source whose speakers are tested; empty: all"),
+        "tested": Option("test", one_of("test", "validation"), "validation: to choose by, test speakers left out"),
+    },
+    "feed": Option("auto", one_of("auto", "resident", "streaming"), "the corpus on the devices, or read from files"),
+    "order": {
+        "lanes": Option(1, whole(1), "parts of the corpus that are read side by side, each a share of every batch"),
+        "window": Option(8192, whole(1), "utterances among which a lane shuffles"),
+    },
+    "folds": Option((), list_of(whole(), "different whole numbers of at least 0"), "those to train; empty: all"),
+    "seeds": Option((0,), list_of(whole(), "different whole numbers of at least 0"), "one training for each"),
+    "frontend": {
+        "kind": Option(
+            "log_mel",
+            one_of("log_mel", "mfcc", "histogram", "functionals", "precomputed"),
+            "the features: precomputed ones were made by `prepare features`",
+        ),
+        "num_mels": Option(64, whole(1, 1024), "mel bands"),
+        "window_ms": Option(25.0, number(0, 10_000, above=0), "of the short-time Fourier transform"),
+        "hop_ms": Option(10.0, number(0, 10_000, above=0), "from one frame to the next"),
+        "fft_size": Option(0, whole(2, 2**20, zero="the smallest power of two that holds a window"), "samples"),
+        "fmin": Option(20.0, number(0, 8000), "Hz, the lowest band's lower edge"),
+        "fmax": Option(8000.0, number(0, 8000, above=0), "Hz, the highest band's upper edge"),
+        "trim_db": Option(0.0, number(0, 200, zero="off"), "leading and trailing silence, so far below the loudest"),
+        "mel_scale": Option("slaney", one_of("slaney", "htk"), "the formula of the mel scale"),
+        "num_mfcc": Option(20, whole(1, 1024), "coefficients of kind mfcc"),
+        "deltas": Option(0, whole(0, 2), "orders of time derivatives beside the features"),
+        "histogram_bins": Option(64, whole(2, 4096), "of kind histogram: levels of a mel band, the softest first"),
+        "histogram_range_db": Option(80.0, number(0, 1000, above=0), "of the bins, below the utterance's loudest"),
+        "histogram_assignment": Option("hard", one_of("hard", "soft"), "soft: two bins share a level"),
+        "features": Option("", text(), "of kind precomputed: their name"),
+        "normalization": Option(
+            "utterance", one_of("none", "utterance", "train", "speaker"), "whose mean and deviation are taken out"
+        ),
+    },
+    "augmentation": {
+        "speed": Option(0.0, number(0, 4, zero=_STRENGTH_OFF), "largest change of tempo and pitch, as a share"),
+        "time_shift": Option(0.0, number(0, 60, zero=_STRENGTH_OFF), "farthest cyclic shift, in seconds"),
+        "gain": Option(0.0, number(0, 100, zero=_STRENGTH_OFF), "largest change of level, in dB"),
+        "noise": Option(0.0, number(0, 1, zero=_STRENGTH_OFF), "probability of added noise, 5 to 30 dB below"),
+        "vocal_tract": Option(0.0, number(0, 1, zero=_STRENGTH_OFF), "largest stretch of the mel axis, as a share"),
+        "spec_augment": Option(0.0, number(0, 4, zero=_STRENGTH_OFF), "width of masks over bands and frames"),
+        "mixup": Option(0.0, number(0, 1, zero=_STRENGTH_OFF), "share of another utterance that is mixed in"),
+    },
+    "model": Option(
+        {"name": "shufflenet_v2", "width": 0.5, "attention": "eca", "activation": "hard_swish"},
+        group("a dict with the name of a model"),
+        "its name and options (`launch.py models`)",
+    ),
+    "objective": {
+        "emotion": Option(1.0, number(zero="off"), "weight of the cross-entropy of the emotion"),
+        "text": Option(0.3, number(zero="off"), "weight of the cross-entropy of the transcript's symbols"),
+        "tracks": Option(1.0, number(zero="off"), "weight of 1 - the concordance correlation coefficient"),
+        "frames": Option(0.0, number(zero="off"), "weight of the squared error of the features of masked frames"),
+    },
+    "masking": {
+        "share": Option(0.4, number(above=0, below=1), "of an utterance's frames, where objective.frames is on"),
+        "span": Option(10, whole(1), "frames that are masked together"),
+    },
+    "optimizer": {
+        "learning_rate": Option(2e-3, number(above=0), "at its peak; a cosine to 0 follows"),
+        "weight_decay": Option(0.05, number(zero="off"), "decoupled, of AdamW"),
+        "warmup_epochs": _epochs(
+            -1.0, number(zero="off", unset=True), "linear warm-up of the learning rate (a tenth of the training)"
+        ),
+        "warmup_steps": _steps(whole(zero="off", unset=True), "the same"),
+        "gradient_clip": Option(1.0, number(zero="off"), "greatest global norm of the gradient"),
+        "ema_decay": Option(0.99, number(below=1, zero="off: the last parameters are used"), "of averaged parameters"),
+        "label_smoothing": Option(0.1, number(below=1, zero="off"), "share of the target spread over all classes"),
+        "class_weights": Option(False, flag(), "weights that are inverse to the classes' frequency in training"),
+    },
+    "training": {
+        "batch_size": Option(32, whole(1, 2**20), "utterances in a step"),
+        "accumulate": Option(1, whole(1), "parts of a batch that the network sees in turn, to save memory"),
+        "split": Option("auto", one_of("auto", "runs", "batch"), "what devices share out; auto: a single run's batch"),
+        "initial": Option("", text(), "a workdir, trained on another corpus, that parameters are initialised from"),
+        "heads": Option("shared", one_of("shared", "source"), "one classifier, or one for each source of a merger"),
+        "teacher": Option("", text(), "a workdir, trained on the same folds, whose probabilities are learnt"),
+        "teacher_share": Option(0.5, number(0, 1), "of the teacher's probabilities in the target"),
+        "crop_seconds": Option(3.0, number(0.01, _SECONDS), "length of training crops"),
+        "train_epochs": _epochs(
+            -1.0, number(above=0, unset=True), "length of the training (follows from the number of utterances)"
+        ),
+        "train_steps": _steps(whole(1, unset=True), "the same"),
+        "validate_epochs": _epochs(
+            -1.0, number(zero="never", unset=True), "between two validations (a fifth of the training)"
+        ),
+        "validate_steps": _steps(whole(zero="never", unset=True), "the same"),
+        "checkpoint_seconds": Option(120.0, number(), "at most, between two checkpoints"),
+    },
+    "evaluation": {
+        "window_seconds": Option(0.0, number(0.01, _SECONDS, zero="as training crops"), "averaged over an utterance"),
+        "batch_size": Option(32, whole(1, 2**20), "windows that are evaluated at once"),
+        "batch_statistics": Option(
+            "running", one_of("running", "speaker"), "of batch normalisation: averages, or the tested speaker's own"
+        ),
+        "latency": Option(True, flag(), "measure the time that a recording of 3 s takes"),
+        "robustness": Option((), list_of(text(), "conditions"), "every run is tested under (`launch.py list`)"),
+    },
+    "study": {
+        "title": Option("", text(), "of the report"),
+        "variants": Option({}, groups(), "name: what differs from this tree, as a part of it"),
+        "comparisons": Option((), pairs(), "(variant, the variant it is measured against)"),
+        "questions": Option((), dicts(), "with factors or variants of their own (ser_jax/studies/plan.py)"),
+    },
+}
