@@ -1,5 +1,6 @@
 """What the documentation says was found is what the committed predictions say."""
 
+import functools
 import json
 import re
 import subprocess
@@ -9,44 +10,130 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from ser_jax import predictions
-from ser_jax.statistics import metrics
+from tests import recomputed
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = sorted(path.parent for path in ROOT.glob("docs/results/**/predictions.parquet"))
+RESULTS = ROOT / "docs" / "results"
+FOLDERS = sorted(path.parent for path in RESULTS.glob("**/predictions.parquet"))
+DOCUMENTS = [path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))]
 _FIGURE = re.compile(r"([+-]?\d+\.\d)(?: points| % UA)?(?:\*\*)? \[([+-]?\d+\.\d), ([+-]?\d+\.\d)\]")
+_P_BESIDE = re.compile(r"(?:\*\*)?,? \(?p (?:= )?(0\.\d+)")
 # Searches whose predictions were not kept, as docs/recipes.md says of them.
 _NOT_KEPT = ("The search", "Another network", "RAVDESS")
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT / "docs" / "results")))
-def test_published_summaries_are_of_the_predictions_beside_them(folder):
-    table = predictions.read(folder / "predictions.parquet")
-    summary = json.loads((folder / "summary.json").read_text())
+def _name(folder: Path) -> str:
+    return str(folder.relative_to(RESULTS))
+
+
+@functools.cache
+def _summary(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "summary.json").read_text())
+
+
+@functools.cache
+def _table(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder / "predictions.parquet")
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=_name)
+def test_published_figures_of_variants_are_of_the_predictions_beside_them(folder):
+    table, summary = _table(folder), _summary(folder)
     assert set(summary["variants"]) == set(table["variant"])
-    for name, rows in table.groupby("variant"):
-        pooled = metrics.confusion_counts(rows, "speaker").counts.sum(axis=1)
-        ua = metrics.unweighted_accuracy(pooled)
-        np.testing.assert_allclose(ua.mean(), summary["variants"][name]["ua"], atol=1e-9)
-        np.testing.assert_array_equal(pooled.sum(axis=0), summary["variants"][name]["confusion"])
+    for name, published in summary["variants"].items():
+        shared = recomputed.Shared(table, [name])
+        found = recomputed.figure(shared, np.ones(1))
+        assert found["estimate"] == pytest.approx(published["ua"], abs=1e-9)
+        rows = table[table["variant"] == name]
+        said = rows[[f"p_{e}" for e in summary["emotions"]]].to_numpy().argmax(axis=1)
+        expected = pd.crosstab(rows["label"].to_numpy(), np.array(summary["emotions"])[said])
+        expected = expected.reindex(index=summary["emotions"], columns=summary["emotions"], fill_value=0)
+        np.testing.assert_array_equal(expected.to_numpy(), published["confusion"])
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/answer.md", "docs/recipes.md"])
-def test_every_figure_with_an_interval_is_one_of_a_published_summary(name):
-    published = {figure for folder in FOLDERS for figure in _figures(json.loads((folder / "summary.json").read_text()))}
-    found, unknown = 0, []
-    for section in re.split(r"^## ", (ROOT / name).read_text(), flags=re.MULTILINE):
-        if section.startswith(_NOT_KEPT) and name == "docs/recipes.md":
+@pytest.mark.parametrize("folder", [f for f in FOLDERS if _summary(f)["comparisons"]], ids=_name)
+def test_published_comparisons_are_of_the_predictions_beside_them(folder):
+    summary = _summary(folder)
+    questions = summary.get("questions", [])
+    families = [([summary["comparisons"][i] for i in q["comparisons"]], q["effects"], q) for q in questions]
+    asked = {i for q in questions for i in q["comparisons"]}
+    families.append(([c for i, c in enumerate(summary["comparisons"]) if i not in asked], [], {}))
+    for pairs, effects, question in families:
+        published = [one for one in (*pairs, *effects) if one["ci95"]]
+        found = [_again(folder, one, question, summary["margin"]) for one in published]
+        p_holm = recomputed.holm([one["p"] for one in found])
+        alike = recomputed.holm([one["alike"] for one in found])
+        for one, own, p, same in zip(published, found, p_holm, alike, strict=True):
+            where = f"{_name(folder)}: {one['name']}"
+            assert one["estimate"] == pytest.approx(own["estimate"], abs=1e-9), where
+            # Two bootstraps of thousands of draws differ by a percent or two of the standard error.
+            assert one["standard_error"] == pytest.approx(own["error"], rel=0.06), where
+            assert one["degrees"] == pytest.approx(own["degrees"], rel=0.1), where
+            half = (own["ci95"][1] - own["ci95"][0]) / 2
+            assert one["ci95"] == pytest.approx(own["ci95"], abs=0.06 * half), where
+            for key, value in (("p", own["p"]), ("p_holm", p), ("p_equivalence", same)):
+                assert one[key] == pytest.approx(value, abs=0.01 + 0.1 * value), f"{where}: {key}"
+            assert one["detectable"] == pytest.approx(recomputed.detectable(own, len(published)), rel=0.06), where
+            assert one["verdict"] in _verdicts(p, same), where
+
+
+def _again(folder: Path, one: dict, question: dict, margin: float) -> dict:
+    if one["kind"] == "pair":
+        shared = recomputed.Shared(_table(folder), [one["variant"], one["baseline"]])
+        return recomputed.inference(recomputed.figure(shared, np.array([1.0, -1.0])), margin)
+    variants = list(question["levels"])
+    weights = recomputed.effect_weights(one, question, variants)
+    return recomputed.inference(recomputed.figure(recomputed.Shared(_table(folder), variants), weights), margin)
+
+
+def _verdicts(p: float, alike: float) -> set[str]:
+    """The verdict, and the other one where a p value is so near 0.05 that two bootstraps may disagree."""
+    found = set()
+    for factor in (0.85, 1.0, 1.15):
+        for other in (0.85, 1.0, 1.15):
+            same = "equivalent" if other * alike < 0.05 else "undecided"
+            found.add("difference" if factor * p < 0.05 else same)
+    return found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_figure_with_an_interval_is_of_a_folder_that_its_section_names(document):
+    """A section names the folders of its figures by links to docs/results, or in a comment <!-- results/FOLDER -->."""
+    unknown, unnamed = [], []
+    for section in re.split(r"^## ", document.read_text(), flags=re.MULTILINE):
+        if section.startswith(_NOT_KEPT) and document.name == "recipes.md":
             continue
-        prose = " ".join(re.sub(r"```.*?```", "", section, flags=re.DOTALL).split())
+        named = tuple(re.findall(r"results/([\w./-]+)", section))
+        prose = " ".join(re.sub(r"```.*?```|<!--.*?-->", "", section, flags=re.DOTALL).split())
         for match in _FIGURE.finditer(prose):
-            found += 1
-            unknown += [match.group()] * (tuple(map(float, match.groups())) not in published)
+            figure = tuple(map(float, match.groups()))
+            folders = {name: one for name, published in _published().items() for one in published.get(figure, ())}
+            if not folders:
+                unknown.append(match.group())
+            elif not any(_is_named(name, named) for name in folders):
+                unnamed.append((match.group(), sorted(folders)))
     assert unknown == []
-    assert found >= 10
+    assert unnamed == []
+
+
+def test_every_p_value_beside_a_figure_is_that_of_its_comparison():
+    wrong = []
+    for document in DOCUMENTS:
+        prose = " ".join(document.read_text().split())
+        for match in _FIGURE.finditer(prose):
+            beside = _P_BESIDE.match(prose, match.end())
+            figure = tuple(map(float, match.groups()))
+            known = [one for published in _published().values() for one in published.get(figure, ()) if "p" in one]
+            if beside is None or not known:
+                continue
+            digits = len(beside[1].partition(".")[2])
+            values = {f"{one[key]:.{digits}f}" for one in known for key in ("p", "p_holm", "p_equivalence")}
+            wrong += [f"{document.name}: {match.group()}{beside.group()}"] * (beside[1] not in values)
+    assert wrong == []
 
 
 def test_the_picture_of_the_answer_is_drawn_from_the_published_summaries(tmp_path):
@@ -58,8 +145,28 @@ def test_the_picture_of_the_answer_is_drawn_from_the_published_summaries(tmp_pat
     assert np.abs(np.asarray(drawn, float) - np.asarray(published, float)).mean() < 255e-3
 
 
-def _figures(part: Any) -> Iterator[tuple[float, float, float]]:
-    """All figures with an interval in a part of a summary, as percent with one decimal, in both directions."""
+def _is_named(folder: str, named: tuple[str, ...]) -> bool:
+    """Whether a section names a folder, one above it, or several at once as five_seeds/CORPUS_QUESTION."""
+    parts = folder.split("/")
+    for name in named:
+        own = [part for part in name.strip("/.").split("/") if not part.endswith((".json", ".parquet", ".png", ".md"))]
+        patterns = [re.sub(r"[A-Z]{2,}", ".*", part) for part in own]
+        if all(map(re.fullmatch, patterns, parts)) and len(patterns) <= len(parts):
+            return True
+    return False
+
+
+@functools.cache
+def _published() -> dict[str, dict[tuple[float, float, float], list[dict]]]:
+    """Folder -> every figure with an interval, as percent with one decimal, in both directions -> where it stands."""
+    found: dict[str, dict] = {}
+    for folder in FOLDERS:
+        for figure, one in _figures(_summary(folder)):
+            found.setdefault(_name(folder), {}).setdefault(figure, []).append(one)
+    return found
+
+
+def _figures(part: Any) -> Iterator[tuple[tuple[float, float, float], dict]]:
     if isinstance(part, list):
         for item in part:
             yield from _figures(item)
@@ -67,8 +174,8 @@ def _figures(part: Any) -> Iterator[tuple[float, float, float]]:
         for key, value in part.items():
             ends = part.get("ci95" if key == "estimate" or "difference" in key else f"{key}_ci95")
             if isinstance(value, float) and ends:
-                yield tuple(_rounded(one) for one in (value, *ends))
-                yield tuple(_rounded(-one) for one in (value, *reversed(ends)))
+                yield tuple(_rounded(one) for one in (value, *ends)), part
+                yield tuple(_rounded(-one) for one in (value, *reversed(ends))), part
             yield from _figures(value)
 
 

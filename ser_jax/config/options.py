@@ -141,6 +141,7 @@ OPTIONS: dict[str, Any] = {
     },
     "study": {
         "title": Option("", text(), "of the report"),
+        "margin": Option(2.0, number(above=0, below=100), "points of UA: differences below it do not matter"),
         "variants": Option({}, groups(), "name: what differs from this tree, as a part of it"),
         "comparisons": Option((), pairs(), "(variant, the variant it is measured against)"),
         "questions": Option((), dicts(), "with factors or variants of their own (ser_jax/studies/plan.py)"),

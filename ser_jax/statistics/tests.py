@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-from scipy import optimize, stats
+from scipy import special, stats
 
 from ser_jax.statistics.bootstrap import LEVEL
 
@@ -43,10 +43,8 @@ def detectable_difference(standard_error: float, degrees: float, tests: int = 1)
     Found is a p value below 0.05 after the correction for `tests` (the first step of Holm's, which is Bonferroni's).
     The power is that of the noncentral t distribution, not of the normal, which promises too much with few speakers.
     """
-    critical = float(stats.t.ppf(1 - SIGNIFICANT / (2 * tests), degrees))
-    most = critical * (1.2 + 2 / np.sqrt(degrees)) + 3  # is found nearly always, with any degrees of freedom
-    noncentrality = optimize.brentq(lambda shift: stats.nct.sf(critical, degrees, shift) - POWER, 0, most)
-    return float(noncentrality) * standard_error
+    critical = stats.t.ppf(1 - SIGNIFICANT / (2 * tests), degrees)
+    return float(special.nctdtrinc(degrees, 1 - POWER, critical)) * standard_error
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -21,6 +21,7 @@ from ser_jax.inference.latency import SECONDS, one_utterance, relative_latency
 from ser_jax.models.cost import cost
 from ser_jax.report import confusion, summary
 from ser_jax.report.write import write_report
+from ser_jax.statistics.paired import MARGIN
 from ser_jax.studies import robustness
 from ser_jax.studies.baselines import SPEAKER_SCALING
 from ser_jax.studies.plan import Plan, Question
@@ -93,6 +94,7 @@ def collect(plan: Plan, variants: Sequence[Variant], workdir: Path, store: Path)
         fold_sizes=meta["fold_sizes"],
         comparisons=[pair for pair in plan.comparisons if set(pair) <= set(trained)],
         questions=plan.questions,
+        margin=plan.margin,
         speakers=speakers_of(corpus),
         validation=validation,
         notes={name: notes_of(results[name]["trained"]) for name in trained},
@@ -135,6 +137,7 @@ def write_results(
     fold_sizes: Mapping[str, tuple[int, int]] = types.MappingProxyType({}),
     comparisons: Sequence[tuple[str, str]] = (),
     questions: Sequence[Question] = (),
+    margin: float = MARGIN,
     speakers: pd.DataFrame | None = None,
     validation: pd.DataFrame | None = None,
     notes: Mapping[str, Sequence[str]] = types.MappingProxyType({}),
@@ -152,6 +155,7 @@ def write_results(
         parameters=parameters,
         meta=meta,
         questions=questions,
+        margin=margin,
         speakers=speakers,
         validation=validation,
     )

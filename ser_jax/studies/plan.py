@@ -58,9 +58,13 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A study: its variants by name, each a complete configuration without the study, and its questions."""
+    """A study: its variants by name, each a complete configuration without the study, and its questions.
+
+    `margin` is a share of UA: differences below it do not matter.
+    """
 
     title: str
+    margin: float
     variants: dict[str, dict]
     questions: tuple[Question, ...]
 
@@ -102,7 +106,8 @@ def make_plan(config: dict) -> Plan:
                 raise UserError(f"{where}: variant {name!r} stands twice in the study")
         variants |= found
         questions.append(question)
-    return Plan(study["title"], {name: _checked(name, own, config) for name, own in variants.items()}, tuple(questions))
+    checked = {name: _checked(name, own, config) for name, own in variants.items()}
+    return Plan(study["title"], study["margin"] / 100, checked, tuple(questions))
 
 
 def one_variant(config: dict, name: str | None) -> dict:

@@ -10,7 +10,7 @@ import functools
 import numpy as np
 from scipy import special
 
-from ser_jax.statistics import bootstrap, metrics, paired
+from ser_jax.statistics import bootstrap, metrics, paired, tests
 from ser_jax.statistics.components import Cells
 
 CLASSES = 7
@@ -74,15 +74,17 @@ def rates(
     studies: int,
     effect: float = 0.0,
     family: int = 1,
-    replicates: int = 400,
+    replicates: int = 300,
     seed: int = 0,
     balanced: bool = True,
     shared: float = SHARED,
+    of_variants: bool = False,
 ) -> dict[str, float]:
     """Shares of studies: whose interval of the difference, and of UA, covers the truth, and by verdict.
 
     `family` variants are compared with a baseline, of which the first gains `effect`. "flips" is how often an exact
-    test of sign flips over speakers finds the difference. "detectable" is the mean over studies.
+    test of sign flips over speakers finds the difference; "UA covered", by the interval of a single variant, is looked
+    at where `of_variants`. "detectable" is the mean over studies.
     """
     rng, options = np.random.default_rng(seed), {"balanced": balanced, "shared": shared}
     truth = true_ua(effect, **options) - true_ua(0.0, **options)
@@ -92,18 +94,20 @@ def rates(
         cells = simulate(rng, design, speakers, seeds, (effect, *[0.0] * family), **options)
         made = paired.contrasts(cells, weights, {}, margin=MARGIN, replicates=replicates, seed=study)
         one, *_ = paired.correct([paired.Comparison(name="", kind="", **figures) for figures in made])
-        ua = bootstrap.bootstrap_interval(cells.by_speaker()[-1], replicates=replicates, seed=study)
         low, high = one.ci95
         figures = {
             "covered": low <= truth <= high,
             "covered above": high < truth,
-            "UA covered": ua.low <= true_ua(0.0, **options) <= ua.high,
             "difference": one.verdict == "difference",
             "equivalent": one.verdict == "equivalent",
             "flips": sign_flips(cells, weights[0]) < 0.05 if speakers <= 10 else np.nan,
             "detectable": one.detectable,
+            "detectable of four": tests.detectable_difference(one.standard_error, one.degrees, 4),
             "half width": one.half_width,
         }
+        if of_variants:
+            ua = bootstrap.bootstrap_interval(cells.by_speaker()[-1], replicates=replicates, seed=study)
+            figures["UA covered"] = ua.low <= true_ua(0.0, **options) <= ua.high
         for name, value in figures.items():
             seen.setdefault(name, []).append(float(value))
     return {name: float(np.mean(values)) for name, values in seen.items()} | {"truth": truth}

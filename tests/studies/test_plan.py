@@ -145,6 +145,17 @@ def test_what_a_study_cannot_mean_is_refused_in_one_line(study, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("margin", [0.0, -2.0, 100.0])
+def test_a_margin_that_cannot_be_is_refused_before_anything_is_trained(margin):
+    with pytest.raises(UserError, match=rf"config\.study\.margin: found {margin}, expected a number above 0"):
+        configuration.check(with_study(margin=margin))
+
+
+def test_the_margin_is_a_share_of_ua():
+    assert make_plan(configuration.default()).margin == 0.02
+    assert make_plan(with_study(margin=1.5)).margin == 0.015
+
+
 def test_one_variant_leaves_no_study_behind():
     tree = with_study(variants={"ECA": {}, "none": {"model": {"attention": "none"}}})
     assert list(make_plan(one_variant(tree, None)).variants) == ["shufflenet_v2"]

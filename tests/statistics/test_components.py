@@ -1,0 +1,168 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ser_jax.statistics import components, metrics, paired, tests
+from ser_jax.statistics.components import Cells, Components
+from tests.statistics.made_tables import make_table, sizes
+from tests.statistics.simulated_designs import DESIGNS, effect_of, rates, simulate
+
+DIFFERENCE = np.array([1.0, -1.0])
+
+
+def cells_of(design, speakers=8, seeds=3):
+    return simulate(np.random.default_rng(0), design, speakers, seeds, (0.3, 0.0))
+
+
+def ua_differences(cells):
+    return np.tensordot(DIFFERENCE, metrics.unweighted_accuracy(cells.counts.sum(axis=2)), axes=1)
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_what_cells_add_sums_to_each_seeds_distance_from_the_estimate(design):
+    cells = cells_of(design)
+    own = components.influences(cells, DIFFERENCE)
+    per_seed = ua_differences(cells)
+    np.testing.assert_allclose(own.sum(axis=1), per_seed - per_seed.mean(), atol=1e-12)
+
+
+def test_cells_are_one_speakers_utterances_in_one_fold():
+    table = make_table(variants=("eca", "none"), speakers=3, utterances=8)
+    fold = table["utterance"].str[-2:].astype(int) % 2
+    tables, _, _ = paired.paired(table.assign(fold=fold.astype(str)), ["eca", "none"], "test", {})
+    cells = components.count_cells(tables)
+    assert (cells.folds, cells.speakers, cells.seeds) == (("0", "1"), ("s0", "s1", "s2"), (0, 1))
+    np.testing.assert_array_equal(cells.fold_of, [0, 0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(cells.speaker_of, [0, 1, 2, 0, 1, 2])
+    for group, counts in (("speaker", cells.by_speaker()), ("fold", cells.by_fold())):
+        for one, found in zip(tables, counts, strict=True):
+            np.testing.assert_array_equal(found, metrics.confusion_counts(one, group).counts)
+    assert not cells.folds_nest_speakers()
+    assert cells.every_run_tests_all()
+
+
+def test_the_parts_of_seeds_equal_slow_variances():
+    cells = cells_of("folds", seeds=4)
+    own = components.influences(cells, DIFFERENCE)
+    found = components.decompose(own, cells, 1e-3)
+    folds = [own[:, cells.fold_of == fold].sum(axis=1) for fold in range(len(cells.folds))]
+    between = sum(of.var(ddof=1) / 4 for of in folds)
+    within = sum(own[:, cell].var(ddof=1) / 4 for cell in range(8))
+    assert found.shared == pytest.approx(max(0, between - within))
+    assert found.shared > 0
+    assert found.seeds == pytest.approx(between)
+    assert found.total == pytest.approx(1e-3 + found.shared)
+    freedom = 1e-3**2 / 7 + sum((of.var(ddof=1) / 4) ** 2 / 3 for of in folds)
+    assert found.degrees == pytest.approx(max(found.total**2 / freedom, min(7, 3 * len(folds))))
+
+
+def test_with_a_model_for_each_speaker_draws_of_speakers_show_all_the_noise():
+    cells = cells_of("own model")
+    found = components.decompose(components.influences(cells, DIFFERENCE), cells, 1e-3)
+    assert (found.total, found.shared, found.degrees) == (1e-3, 0.0, 7.0)
+    assert 0 < found.seeds < 1e-3
+
+
+def test_two_trainings_of_one_model_leave_one_degree_of_freedom():
+    cells = cells_of("one model", seeds=2)
+    found = components.decompose(components.influences(cells, DIFFERENCE), cells, 1e-3)
+    assert found.degrees == 1
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_one_seed_does_not_show_how_much_of_the_variance_is_its_own(design):
+    cells = cells_of(design, seeds=1)
+    (found,) = paired.contrasts(cells, DIFFERENCE[None], {}, margin=0.02, replicates=200, seed=0)
+    assert (found["seeds_share"], found["speakers_share"], found["with_twice_seeds"]) == (None, None, None)
+    assert found["with_twice_speakers"] < found["half_width"]
+    assert any(note.startswith("one seed: ") for note in found["notes"])
+    said = {"own model": 2, "folds": "the interval is over folds", "one model": "leaves out the noise of its training"}
+    if design == "own model":
+        assert len(found["notes"]) == said[design]
+    else:
+        assert any(said[design] in note for note in found["notes"])
+    assert found["degrees"] == (len(cells.folds) - 1 if design == "folds" else 7)
+
+
+def test_one_seed_and_folds_of_several_speakers_resample_folds():
+    cells = cells_of("folds", seeds=1, speakers=12)
+    numbers = np.arange(3)
+    as_if = Cells(cells.by_fold(), numbers, numbers, cells.seeds, cells.folds, cells.folds)
+    options = {"margin": 0.02, "replicates": 300, "seed": 0}
+    (found,), (expected,) = (paired.contrasts(one, DIFFERENCE[None], {}, **options) for one in (cells, as_if))
+    assert (found["ci95"], found["p"], found["degrees"]) == (expected["ci95"], expected["p"], 2)
+
+
+def test_models_tested_on_all_speakers_are_trainings_whatever_fold_they_are_of():
+    cells = cells_of("one model", speakers=6, seeds=6)
+    # The same six trainings, as three folds of two seeds.
+    counts = cells.counts.reshape(2, 2, 3, 6, *cells.counts.shape[-2:]).reshape(2, 2, 18, *cells.counts.shape[-2:])
+    names = tuple(map(str, range(6)))
+    split = Cells(counts, np.tile(np.arange(6), 3), np.repeat(np.arange(3), 6), (0, 1), names, names[:3])
+    options = {"margin": 0.02, "replicates": 300, "seed": 0}
+    (found,), (expected,) = (paired.contrasts(one, DIFFERENCE[None], {}, **options) for one in (split, cells))
+    for key in ("estimate", "standard_error", "seeds_share", "degrees"):
+        assert found[key] == pytest.approx(expected[key], rel=1e-3), key
+
+
+def test_half_widths_fall_with_what_their_variance_is_of():
+    parts = Components(total=4e-4, seeds=3e-4, shared=2e-4, clusters=10, degrees=9.0)
+    t = stats.t.ppf(0.975, 9)
+    assert parts.half_width() == pytest.approx(t * 0.02)
+    assert parts.half_width(seeds=2.0) == pytest.approx(t * np.sqrt(1e-4 + 1.5e-4))
+    assert parts.half_width(speakers=2.0) == pytest.approx(stats.t.ppf(0.975, 19) * np.sqrt(2e-4 + 1e-4))
+    alone = dataclasses.replace(parts, seeds=np.nan, shared=np.nan)
+    assert alone.half_width(speakers=2.0) == pytest.approx(stats.t.ppf(0.975, 19) * np.sqrt(2e-4))
+
+
+def test_shares_follow_what_was_simulated():
+    noisy = paired.contrasts(cells_of("own model", 24, 5), DIFFERENCE[None], {}, margin=0.02, replicates=300, seed=0)
+    still = cells_of("own model", 24, 5)
+    still = dataclasses.replace(still, counts=np.repeat(still.counts[:, :1], 5, axis=1))  # all seeds alike
+    (quiet,) = paired.contrasts(still, DIFFERENCE[None], {}, margin=0.02, replicates=300, seed=0)
+    assert quiet["seeds_share"] == pytest.approx(0)
+    assert quiet["with_twice_seeds"] == pytest.approx(quiet["half_width"])
+    assert 0.2 < noisy[0]["seeds_share"] < 0.95
+
+
+def test_a_missing_run_leaves_the_others():
+    table = make_table(speakers=6, seeds=(0, 1, 2), utterances=16)
+    lost = (table["fold"] == "fold0") & (table["seed"] == 1)
+    found = paired.compare(table[~lost], "eca", "none", sizes(table), replicates=200)
+    assert found.seeds_share is not None
+    assert found.ci95[0] < found.estimate < found.ci95[1]
+
+
+# Simulations: Monte Carlo errors of 100 studies are 2.2 points at 95 percent and 4 at 80.
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_verdicts_of_a_difference_are_wrong_in_5_percent_and_right_in_80_percent_at_the_detectable(design):
+    without = rates(design, 10, 3, studies=100, replicates=100)
+    assert without["difference"] <= 0.12
+    assert without["covered"] >= 0.88
+    there = rates(design, 10, 3, studies=100, replicates=100, effect=effect_of(without["detectable"]), seed=1)
+    assert 0.68 <= there["difference"] <= 0.90
+    assert there["covered"] >= 0.88
+
+
+def test_equivalence_is_wrong_in_5_percent_where_the_truth_is_at_the_margin():
+    at_the_margin = rates("own model", 40, 2, studies=80, replicates=100, effect=effect_of(0.02))
+    assert at_the_margin["truth"] == pytest.approx(0.02, abs=0.002)
+    assert at_the_margin["equivalent"] <= 0.12
+
+
+def test_noise_that_speakers_share_is_what_draws_of_speakers_leave_out():
+    found = rates("one model", 16, 4, studies=80, replicates=100, shared=0.4)
+    assert found["covered"] >= 0.88
+    assert found["half width"] > 1.5 * rates("own model", 16, 4, studies=30, replicates=100, shared=0.4)["half width"]
+
+
+def test_the_detectable_difference_of_a_family_is_found_in_80_percent_after_correction():
+    without = rates("own model", 10, 2, studies=100, replicates=100)
+    effect = effect_of(without["detectable of four"])
+    found = rates("own model", 10, 2, studies=100, replicates=100, effect=effect, family=4, seed=1)
+    assert 0.66 <= found["difference"] <= 0.92
+    assert tests.POWER == 0.8
