@@ -24,6 +24,7 @@ from scipy.linalg import solve
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from ser_jax.baselines import NAMES
 from ser_jax.baselines.functionals import KINDS
@@ -35,6 +36,7 @@ SCALINGS = ("fold", "speaker")
 GRID = tuple(10.0**exponent for exponent in range(-7, 1))  # of C; ridge regression's penalty is 1 / (2 C)
 MOST_LEFT_OUT = 10  # of so many training speakers each is an inner fold; more are dealt into
 INNER_GROUPS = 5
+SMALL = 2000  # utterances; systems of fewer take longer with several threads of BLAS
 
 _CHOICES = {"name": NAMES, "functionals": KINDS, "scaling": SCALINGS, "class_weights": (True, False)}
 _TUBE = 0.1  # around its target, in which SVR has no loss
@@ -140,6 +142,13 @@ def fit(
     """
     if len(np.unique(labels)) < 2:
         raise UserError(f"model {baseline.name}: a training fold holds {len(np.unique(labels))} emotion, expected two")
+    with threadpool_limits(1 if len(labels) <= SMALL else None):
+        return _fit(baseline, values, labels, held_out, num_classes)
+
+
+def _fit(
+    baseline: Baseline, values: np.ndarray, labels: np.ndarray, held_out: Sequence[np.ndarray], num_classes: int
+) -> Fitted:
     confusion = np.zeros((len(GRID), num_classes, num_classes), np.int64)
     for out in held_out:
         if len(np.unique(labels[~out])) < 2:

@@ -43,6 +43,9 @@ OPTIONS: dict[str, Any] = {
         "file": Option("", text(), "the list of folds of the protocol official"),
         "source": Option("", text(), "of a merged corpus: the source whose speakers are tested; empty: all"),
         "tested": Option("test", one_of("test", "validation"), "validation: to choose by, test speakers left out"),
+        "selection_speakers": Option(
+            0, whole(2, zero="none"), "set apart to choose by: tested=validation has these alone"
+        ),
     },
     "feed": Option("auto", one_of("auto", "resident", "streaming"), "the corpus on the devices, or read from files"),
     "order": {

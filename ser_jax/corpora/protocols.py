@@ -66,6 +66,7 @@ def make_protocol(
     file: str | Path | None = None,
     tested: str = "test",
     source: str | None = None,
+    selection_speakers: int = 0,
 ) -> Protocol:
     """Returns the folds of `corpus` under the protocol `name`, one of PROTOCOLS.
 
@@ -75,19 +76,24 @@ def make_protocol(
     `num_folds` is for grouped_k_fold (default 5), random (default 10) and speaker_and_text_independent (groups of
     speakers; by default each speaker alone); `num_text_groups` for the last. `seed` decides how speakers are grouped
     and what is random. `file` is for official: see `read_fold_list`.
-    `tested` "validation" leaves the test utterances of every fold out and tests on its validation utterances: what is
-    chosen by such results has seen nothing of the test speakers.
+    `tested` "validation" leaves the test utterances of every fold out and tests on its validation utterances. Over the
+    folds most speakers validate, and are test speakers of other folds: what is chosen by such results is not
+    independent of the test speakers. `selection_speakers` makes it so: that many speakers are set apart. With `tested`
+    "validation" the folds are those of these speakers alone, and nobody else is learnt or tested; with "test" the folds
+    are those of all others, and these speakers are learnt in every fold.
     `source` names one of the corpora that a merged corpus was made of: the folds are those of that corpus alone, and
     all utterances of the others are learnt in every one of them.
     Raises UserError for an unknown name, and for a protocol or options that the corpus does not allow.
     """
     if source is not None:
         options = {"num_folds": num_folds, "num_text_groups": num_text_groups, "seed": seed, "file": file}
-        return _of_source(
-            corpus,
-            source,
-            lambda part: make_protocol(part, name, **options, validation_speakers=validation_speakers, tested=tested),
-        )
+        options |= {"validation_speakers": validation_speakers, "tested": tested}
+        options |= {"selection_speakers": selection_speakers}
+        return _of_source(corpus, source, lambda part: make_protocol(part, name, **options))
+    if selection_speakers:
+        options = {"num_folds": num_folds, "num_text_groups": num_text_groups, "seed": seed, "file": file}
+        options |= {"validation_speakers": validation_speakers}
+        return _nested(corpus, name, selection_speakers, tested, lambda part: make_protocol(part, name, **options))
     if name not in PROTOCOLS:
         raise UserError(f"unknown protocol {brief(name)}{did_you_mean(name, PROTOCOLS)}")
     if (file is None) == (name == "official"):
@@ -147,17 +153,52 @@ def _of_source(corpus: Corpus, source: str, make: Callable[[Corpus], Protocol]) 
     known = list(dict.fromkeys(sources))
     if source not in known:
         raise UserError(f"protocol source={source}: corpus {corpus.name} has the sources {', '.join(known)}")
-    rows = np.flatnonzero(sources == source)
-    table = corpus.utterances.iloc[rows].reset_index(drop=True)
-    protocol = make(dataclasses.replace(corpus, utterances=table))
-    others = np.flatnonzero(sources != source)
+    protocol = _of_rows(corpus, sources == source, sources != source, make)
+    learnt = " and ".join(other for other in known if other != source)
+    description = f"of {source}: {protocol.description}; {learnt} learnt in every fold"
+    return dataclasses.replace(protocol, description=description)
+
+
+def _nested(corpus: Corpus, name: str, number: int, tested: str, make: Callable[[Corpus], Protocol]) -> Protocol:
+    """The protocol that `make` makes of the speakers that selection uses, or of those that it leaves untouched."""
+    _check_speakers(corpus, name)
+    if tested not in ("test", "validation"):
+        raise UserError(f"protocol {name}: tested={tested}, expected test or validation")
+    speakers = corpus.utterances["speaker"].to_numpy()
+    most = len(np.unique(speakers)) - 2
+    if not 2 <= number <= most:
+        raise UserError(
+            f"protocol {name}: selection_speakers={number}, expected 0, or from 2 to {most}: two speakers of corpus "
+            f"{corpus.name} at least are to be tested"
+        )
+    chosen = _choose_validation(corpus, "selection", _all(corpus), "", Counter(), number)
+    selects = np.isin(speakers, chosen)
+    if tested == "validation":
+        protocol = _of_rows(corpus, selects, np.zeros_like(selects), make)
+        rule = f"of {number} speakers for selection, the others untouched: {protocol.description}"
+    else:
+        protocol = _of_rows(corpus, ~selects, selects, make)
+        rule = (
+            f"of the speakers that selection left untouched: {protocol.description}; {number} speakers that selection "
+        )
+        rule += "used are learnt in every fold"
+    return dataclasses.replace(protocol, description=rule)
+
+
+def _of_rows(
+    corpus: Corpus,
+    own: Bool[np.ndarray, " utterances"],
+    learnt: Bool[np.ndarray, " utterances"],
+    make: Callable[[Corpus], Protocol],
+) -> Protocol:
+    """The protocol that `make` makes of a part of the utterances; those of `learnt` are learnt in every fold too."""
+    rows, others = np.flatnonzero(own), np.flatnonzero(learnt)
+    protocol = make(dataclasses.replace(corpus, utterances=corpus.utterances.iloc[rows].reset_index(drop=True)))
     folds = [
         Fold(fold.name, np.sort(np.append(rows[fold.train], others)), rows[fold.validation], rows[fold.test])
         for fold in protocol.folds
     ]
-    learnt = " and ".join(other for other in known if other != source)
-    description = f"of {source}: {protocol.description}; {learnt} learnt in every fold"
-    return dataclasses.replace(protocol, folds=tuple(folds), description=description)
+    return dataclasses.replace(protocol, folds=tuple(folds))
 
 
 def speakers_known(corpus: Corpus) -> bool:

@@ -151,12 +151,13 @@ def ece_by_chance(
     rng = np.random.default_rng(seed)
     confidence = probabilities.max(axis=1)
     codes, seeds = pd.factorize(table["seed"], sort=True)
-    cells, shape = codes * BINS + _bin(confidence), (draws, len(seeds), BINS)
-    hits = rng.random((draws, len(table))) < confidence
-    gaps = hits - confidence
-    in_cell = np.eye(len(seeds) * BINS)[cells]  # [rows, cells]
-    off = abs(gaps @ in_cell).reshape(shape).sum(axis=-1)
-    return float((off / np.bincount(codes)).mean())
+    cells, number = codes * BINS + _bin(confidence), len(seeds) * BINS
+    of_seed, total = np.bincount(codes), 0.0
+    for _ in range(draws):
+        gaps = (rng.random(len(table)) < confidence) - confidence
+        off = abs(np.bincount(cells, weights=gaps, minlength=number)).reshape(-1, BINS).sum(axis=-1)
+        total += (off / of_seed).mean()
+    return float(total / draws)
 
 
 def temperatures(table: pd.DataFrame, validation: pd.DataFrame) -> dict[tuple[str, int], float]:

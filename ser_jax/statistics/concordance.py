@@ -37,10 +37,11 @@ def _summarise(table: pd.DataFrame, name: str, replicates: int) -> dict[str, Any
     columns = pd.DataFrame(np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1))
     sums = columns.groupby([table["seed"], table["speaker"]]).sum().unstack(fill_value=0)
     by_speaker = sums.to_numpy().reshape(len(sums), 6, -1).transpose(2, 0, 1)  # [speakers, seeds, 6]
-    speakers = len(by_speaker)
-    draws = np.random.default_rng(0).multinomial(speakers, np.full(speakers, 1 / speakers), size=replicates)
-    values = concordance(np.einsum("rs,sni->rni", draws.astype(np.float64), by_speaker)).mean(axis=1)
-    found = bootstrap.estimate(
-        np.asarray(concordance(by_speaker.sum(axis=0)).mean()), values, np.asarray(speakers), bounds=(-1.0, 1.0)
-    )
+    value = np.asarray(_mean_over_seeds(by_speaker.sum(axis=0)[None])[0])
+    values = bootstrap.bootstrap_sums(by_speaker, _mean_over_seeds, replicates=replicates, seed=0)
+    found = bootstrap.estimate(value, values, len(by_speaker), bounds=(-1.0, 1.0))
     return {"ccc": float(found.value), "ci95": None if np.isnan(found.low) else [float(found.low), float(found.high)]}
+
+
+def _mean_over_seeds(sums: Float[np.ndarray, "chunk seeds 6"]) -> Float[np.ndarray, " chunk"]:
+    return concordance(sums).mean(axis=-1)

@@ -104,6 +104,42 @@ def test_the_validation_speakers_are_tested_and_the_test_speakers_left_out():
         make_protocol(corpus, "leave_one_speaker_out", tested="train")
 
 
+@pytest.mark.parametrize("name", ["leave_one_speaker_out", "grouped_k_fold"])
+def test_what_selection_hears_and_what_is_tested_after_it_share_no_speaker(name):
+    corpus = grid(num_speakers=10)
+    speakers = corpus.utterances["speaker"].to_numpy()
+    options = dict(selection_speakers=4, validation_speakers=1, num_folds=2 if name == "grouped_k_fold" else None)
+    options["validation_speakers"] = 1 if name == "grouped_k_fold" else 0
+    choose, test = (make_protocol(corpus, name, tested=tested, **options) for tested in ("validation", "test"))
+    heard = {s for fold in choose.folds for rows in (fold.train, fold.validation, fold.test) for s in speakers[rows]}
+    tested = {s for fold in test.folds for s in speakers[fold.test]}
+    validated = {s for fold in test.folds for s in speakers[fold.validation]}
+    assert (len(heard), len(tested)) == (4, 6)
+    assert not heard & (tested | validated)
+    assert tested | heard == set(speakers)
+    for fold in test.folds:
+        assert heard <= set(speakers[fold.train])
+    for protocol, of in ((choose, heard), (test, tested)):
+        rows = np.concatenate([fold.test for fold in protocol.folds])
+        assert sorted(rows) == np.flatnonzero(np.isin(speakers, sorted(of))).tolist()  # each utterance once
+        assert protocol.speaker_independent
+    assert "the others untouched" in choose.description
+    assert "4 speakers that selection used are learnt in every fold" in test.description
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"selection_speakers": 9}, "selection_speakers=9, expected 0, or from 2 to 8"),
+        ({"selection_speakers": 1}, "selection_speakers=1, expected 0, or from 2 to 8"),
+        ({"selection_speakers": 4, "tested": "train"}, "tested=train, expected test or validation"),
+    ],
+)
+def test_a_selection_that_leaves_nothing_to_test_is_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        make_protocol(grid(num_speakers=10), "leave_one_speaker_out", **options)
+
+
 def test_two_validation_speakers_are_a_woman_and_a_man():
     corpus = grid(num_speakers=8)
     gender = dict(zip(corpus.utterances["speaker"], corpus.utterances["gender"], strict=True))
