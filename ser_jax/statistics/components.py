@@ -17,7 +17,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy import stats
 
-from ser_jax.statistics import metrics
+from ser_jax.statistics import metrics, tests
 from ser_jax.statistics.bootstrap import LEVEL
 
 
@@ -67,18 +67,30 @@ class Components:
     clusters: int
     degrees: float
 
-    def half_width(self, *, seeds: float = 1.0, speakers: float = 1.0) -> float:
-        """The expected half width of the 95 % interval with so many times the seeds and speakers.
+    def scaled(self, *, seeds: float = 1.0, speakers: float = 1.0) -> "Components":
+        """What to expect with so many times the seeds and speakers, which the same number of models tests.
 
-        More speakers are tested by the same number of models, unless each has a model of its own.
+        Where each speaker has a model of its own, there are as many times the models. NaN for other seeds than one.
         """
-        shared, own = self.shared / seeds, (self.seeds - self.shared) / seeds
+        own, shared = self.seeds, self.shared
         if np.isnan(self.seeds):
-            shared, own = 0.0, 0.0
-        persons = self.total - (0.0 if np.isnan(self.seeds) else self.seeds)
-        variance = shared + (own + persons) / speakers
-        degrees = self.degrees if speakers == 1 else max(self.degrees, self.clusters * speakers - 1)
-        return float(stats.t.ppf((1 + LEVEL) / 2, degrees) * np.sqrt(max(variance, 0.0)))
+            own = shared = 0.0 if seeds == 1 else np.nan
+        shared, own = shared / seeds, (own - shared) / seeds / speakers
+        persons = (self.total - (0.0 if np.isnan(self.seeds) else self.seeds)) / speakers
+        clusters = self.clusters if speakers == 1 else round(self.clusters * speakers)
+        degrees = self.degrees if speakers == 1 else max(self.degrees, clusters - 1.0)
+        known = not np.isnan(self.seeds)
+        return Components(
+            persons + own + shared, own + shared if known else np.nan, shared if known else np.nan, clusters, degrees
+        )
+
+    def half_width(self) -> float:
+        """Half of the width of the 95 % interval."""
+        return float(stats.t.ppf((1 + LEVEL) / 2, self.degrees) * np.sqrt(self.total))
+
+    def detectable(self, comparisons: int = 1) -> float:
+        """The smallest difference found in 80 % of studies, where it is one of so many comparisons."""
+        return tests.detectable_difference(float(np.sqrt(self.total)), self.degrees, comparisons)
 
 
 def count_cells(tables: list[pd.DataFrame]) -> Cells:

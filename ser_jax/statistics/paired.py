@@ -214,8 +214,8 @@ def _figures(estimate: float, parts: Components, margin: float) -> dict[str, Any
         "seeds_share": share,
         "speakers_share": None if share is None else 1 - share,
         "half_width": parts.half_width(),
-        "with_twice_seeds": None if share is None else parts.half_width(seeds=2.0),
-        "with_twice_speakers": parts.half_width(speakers=2.0),
+        "with_twice_seeds": None if share is None else parts.scaled(seeds=2.0).half_width(),
+        "with_twice_speakers": parts.scaled(speakers=2.0).half_width(),
     }
 
 

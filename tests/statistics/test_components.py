@@ -111,10 +111,11 @@ def test_half_widths_fall_with_what_their_variance_is_of():
     parts = Components(total=4e-4, seeds=3e-4, shared=2e-4, clusters=10, degrees=9.0)
     t = stats.t.ppf(0.975, 9)
     assert parts.half_width() == pytest.approx(t * 0.02)
-    assert parts.half_width(seeds=2.0) == pytest.approx(t * np.sqrt(1e-4 + 1.5e-4))
-    assert parts.half_width(speakers=2.0) == pytest.approx(stats.t.ppf(0.975, 19) * np.sqrt(2e-4 + 1e-4))
+    assert parts.scaled(seeds=2.0).half_width() == pytest.approx(t * np.sqrt(1e-4 + 1.5e-4))
+    assert parts.scaled(speakers=2.0).half_width() == pytest.approx(stats.t.ppf(0.975, 19) * np.sqrt(2e-4 + 1e-4))
     alone = dataclasses.replace(parts, seeds=np.nan, shared=np.nan)
-    assert alone.half_width(speakers=2.0) == pytest.approx(stats.t.ppf(0.975, 19) * np.sqrt(2e-4))
+    assert alone.scaled(speakers=2.0).half_width() == pytest.approx(stats.t.ppf(0.975, 19) * np.sqrt(2e-4))
+    assert np.isnan(alone.scaled(seeds=2.0).total)
 
 
 def test_shares_follow_what_was_simulated():

@@ -1,0 +1,85 @@
+"""Says which differences of UA a study could detect, from the variance of results at hand; nothing is trained.
+
+The squared standard error of a difference is in part of the speakers and in part of the seeds. Both are estimated from
+the comparisons in RESULTS and carried over to other numbers of speakers and seeds:
+
+  python launch.py plan docs/results/five_seeds/emodb_recurrent --seeds 5 20 --speakers 10 40 --comparisons 3
+
+A detectable difference is one that 80 % of such studies find significant, after correction for `--comparisons`.
+"""
+
+import argparse
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.add_argument("results", metavar="RESULTS", help="a folder that `study` or `compare` made")
+    parser.add_argument("--seeds", type=int, nargs="+", help="numbers of seeds (default: 1, 2 and 4 times those there)")
+    parser.add_argument("--speakers", type=int, nargs="+", help="numbers of speakers (default: as many as there)")
+    parser.add_argument("--comparisons", type=int, default=1, help="that answer one question (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns its exit status."""
+    import json
+
+    from ser_jax.studies import design
+
+    results = design.read_results(args.results)
+    one_seed = results.parts.seeds != results.parts.seeds  # NaN: what seeds are worth is not known
+    seeds = args.seeds or [results.seeds * times for times in ((1,) if one_seed else (1, 2, 4))]
+    designs = [
+        design.design(results, speakers, number, args.comparisons)
+        for speakers in args.speakers or [results.speakers]
+        for number in seeds
+    ]
+    if args.json:
+        print(json.dumps(design.as_dict(results, designs), indent=1))
+    else:
+        print(text(results, designs))
+    return 0
+
+
+def text(results: Any, designs: list[Any]) -> str:
+    """The table for people."""
+    share = results.parts.seeds / results.parts.total
+    counts = {"comparison": results.comparisons, "speaker": results.speakers}
+    counts |= {"fold": results.folds, "seed": results.seeds}
+    sizes = ", ".join(f"{number} {noun}{'s' * (number != 1)}" for noun, number in counts.items())
+    lines = [f"{results.folder}: {sizes}."]
+    if share == share:
+        lines.append(
+            f"{100 * share:.0f} % of the squared standard error is seeds, {100 * (1 - share):.0f} % is speakers."
+        )
+    else:
+        lines.append("One seed: how much of the squared standard error is seeds is not known.")
+    of = designs[0].comparisons
+    corrected = "" if of == 1 else f", corrected for {of} comparisons"
+    lines += ["", f"Points of UA: what 80 % of studies detect{corrected}, and the 95 % interval's half width", ""]
+    lines.append(f"{'speakers':>8}{'seeds':>8}{'detectable':>12}{'half width':>12}{'runs':>8}{'time':>12}")
+    for one in designs:
+        figures = f"{100 * one.detectable:12.1f}{100 * one.half_width:12.1f}{one.runs:8,}"
+        lines.append(f"{one.speakers:8}{one.seeds:8}{figures}{_time(one.seconds):>12}")
+    lines.append("")
+    if results.seconds is None:
+        lines.append("Runs are those of two variants. How long they take was not measured in these results.")
+    else:
+        lines.append(
+            f"Runs are those of two variants, timed on {results.hardware or 'unknown hardware'}; "
+            "`study` with fewer seeds tells the time on this machine."
+        )
+    return "\n".join(lines)
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 60
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -1,0 +1,131 @@
+"""Before a study: which difference it could detect, and how long it takes, from the results of another.
+
+The squared standard error of a difference has parts that fall with more speakers and parts that fall with more seeds
+(`ser_jax.statistics.components`). They are estimated from the comparisons of results at hand and averaged.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ser_jax import predictions
+from ser_jax.errors import UserError
+from ser_jax.statistics import bootstrap, components, paired
+from ser_jax.statistics.components import Components
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What results say of the studies to come.
+
+    Attributes:
+      parts: variance components, the mean of all comparisons.
+      speakers, seeds, folds: of these results.
+      seconds: to train and evaluate one run, on `hardware`; None where it was not measured.
+    """
+
+    folder: str
+    comparisons: int
+    parts: Components
+    speakers: int
+    seeds: int
+    folds: int
+    seconds: float | None
+    hardware: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """A study to come, and what it could say: shares of UA; seconds, None where they are not known."""
+
+    speakers: int
+    seeds: int
+    comparisons: int
+    detectable: float
+    half_width: float
+    runs: int
+    seconds: float | None
+
+
+def read_results(folder: str | os.PathLike) -> Results:
+    """Reads the predictions of a finished study and estimates the variance components of its comparisons.
+
+    Raises UserError for a folder without predictions or comparisons, and where no interval can be estimated.
+    """
+    folder = Path(folder)
+    for name in ("predictions.parquet", "summary.json"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: no {name} in it; expected a folder that `study` or `compare` made")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    pairs = [(one["variant"], one["baseline"]) for one in summary["comparisons"]]
+    if not pairs:
+        raise UserError(f"{folder}: its study compared nothing; expected results with comparisons of variants")
+    table = predictions.read(folder / "predictions.parquet")
+    found = []
+    for pair in pairs:
+        tables, *_ = paired.paired(table, list(pair), f"comparison {pair[0]} against {pair[1]}", {})
+        cells, weights = components.count_cells(tables), np.array([[1.0, -1.0]])
+        error = bootstrap.bootstrap_contrasts(cells.by_speaker(), weights).standard_error[0]
+        found.append(components.decompose(components.influences(cells, weights[0]), cells, float(error) ** 2))
+    known = [one for one in found if not np.isnan(one.total)]
+    if not known:
+        raise UserError(f"{folder}: no comparison has an interval, so nothing is known of the next study's")
+    runs = sum(variant["runs"] for variant in summary["variants"].values())
+    spent = [summary.get("seconds", {}).get(phase) for phase in ("train", "evaluate")]
+    hardware = summary.get("hardware", {})
+    return Results(
+        folder=str(folder),
+        comparisons=len(known),
+        parts=_mean(known),
+        speakers=len(cells.speakers),
+        seeds=len(cells.seeds),
+        folds=len(cells.folds),
+        seconds=None if None in spent else sum(spent) / runs,
+        hardware=hardware.get("device", "") if isinstance(hardware, dict) else "",
+    )
+
+
+def design(results: Results, speakers: int, seeds: int, comparisons: int = 1) -> Design:
+    """Returns what a study of two variants with so many speakers and seeds could detect.
+
+    Each of `comparisons` in a question is corrected for all. Raises UserError for fewer than two speakers, no seed, no
+    comparison, and other seeds than those of results that have one, which do not show what a seed is worth.
+    """
+    if speakers < 2 or seeds < 1 or comparisons < 1:
+        raise UserError(
+            f"found {speakers} speakers, {seeds} seeds and {comparisons} comparisons, expected at least 2, 1 and 1"
+        )
+    if seeds != results.seeds and np.isnan(results.parts.seeds):
+        raise UserError(
+            f"{results.folder}: it has one seed, which does not show what {seeds} are worth; expected results with two "
+            "or more seeds"
+        )
+    parts = results.parts.scaled(seeds=seeds / results.seeds, speakers=speakers / results.speakers)
+    own_models = results.folds >= results.speakers
+    runs = 2 * seeds * (speakers if own_models else results.folds)
+    return Design(
+        speakers=speakers,
+        seeds=seeds,
+        comparisons=comparisons,
+        detectable=parts.detectable(comparisons),
+        half_width=parts.half_width(),
+        runs=runs,
+        seconds=None if results.seconds is None else results.seconds * runs,
+    )
+
+
+def as_dict(results: Results, designs: Sequence[Design]) -> dict[str, Any]:
+    """Returns plain values for JSON."""
+    parts = {key: None if value != value else value for key, value in dataclasses.asdict(results.parts).items()}
+    return {**dataclasses.asdict(results), "parts": parts, "designs": [dataclasses.asdict(one) for one in designs]}
+
+
+def _mean(found: Sequence[Components]) -> Components:
+    """The mean of the variances; the fewest degrees of freedom."""
+    means = [float(np.mean([getattr(one, part) for one in found])) for part in ("total", "seeds", "shared")]
+    return Components(*means, clusters=found[0].clusters, degrees=min(one.degrees for one in found))

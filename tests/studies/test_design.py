@@ -1,0 +1,120 @@
+import argparse
+import json
+
+import numpy as np
+import pytest
+
+from ser_jax import predictions
+from ser_jax.commands import plan as command
+from ser_jax.errors import UserError
+from ser_jax.report import summary
+from ser_jax.statistics import bootstrap, components, paired, tests
+from ser_jax.studies import design
+from tests.statistics.made_tables import make_table, sizes
+from tests.statistics.simulated_designs import simulate
+
+WEIGHTS = np.array([[1.0, -1.0]])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("results"), make_table(variants=("none", "se", "eca"), gain=0.2, utterances=12))
+
+
+def call(*arguments):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def save(folder, table, comparisons=(("se", "none"), ("eca", "none"))):
+    meta = {"seconds": {"train": 60.0, "evaluate": 12.0, "compile": 9.0}, "hardware": {"device": "a card"}}
+    made = summary.summarise(table, comparisons=comparisons, fold_sizes=sizes(table), meta=meta, replicates=100)
+    predictions.write(table, folder / "predictions.parquet")
+    summary.write(made, folder / "summary.json")
+    return folder
+
+
+def test_the_design_of_the_results_themselves_detects_what_their_comparisons_say(folder):
+    results = design.read_results(folder)
+    found = design.design(results, speakers=6, seeds=2)
+    table = predictions.read(folder / "predictions.parquet")
+    of = [paired.compare(table, name, "none", sizes(table)) for name in ("se", "eca")]
+    total = np.mean([one.standard_error**2 for one in of])
+    assert found.detectable == pytest.approx(tests.detectable_difference(float(np.sqrt(total)), 5.0))
+    assert results.parts.seeds / results.parts.total == pytest.approx(
+        np.average([one.seeds_share for one in of], weights=[one.standard_error**2 for one in of])
+    )
+    assert (results.speakers, results.seeds, results.folds, results.comparisons) == (6, 2, 6, 2)
+    assert (found.runs, found.seconds) == (24, pytest.approx(24 * 72 / 36))
+    several = design.design(results, speakers=6, seeds=2, comparisons=3)
+    assert several.detectable == pytest.approx(tests.detectable_difference(float(np.sqrt(total)), 5.0, 3))
+
+
+@pytest.mark.parametrize(("speakers", "seeds"), [(12, 12), (36, 3), (36, 12)])
+@pytest.mark.parametrize("kind", ["own model", "one model"])
+def test_the_half_width_of_another_design_is_what_studies_of_that_design_have(kind, speakers, seeds):
+    def parts(rng, persons, trainings):
+        cells = simulate(rng, kind, persons, trainings, (0.0, 0.0))
+        error = bootstrap.bootstrap_contrasts(cells.by_speaker(), WEIGHTS, replicates=100).standard_error[0]
+        return components.decompose(components.influences(cells, WEIGHTS[0]), cells, float(error) ** 2)
+
+    rng = np.random.default_rng(0)
+    here = design._mean([parts(rng, 12, 3) for _ in range(40)])
+    there = design._mean([parts(rng, speakers, seeds) for _ in range(20)])
+    expected = here.scaled(seeds=seeds / 3, speakers=speakers / 12)
+    assert expected.total == pytest.approx(there.total, rel=0.35)
+
+
+def test_the_command_prints_a_row_for_each_design_and_the_same_as_json(folder, capsys):
+    assert call(folder, "--seeds", "2", "8", "--speakers", "6", "24") == 0
+    printed = capsys.readouterr().out
+    assert f"{folder}: 2 comparisons, 6 speakers, 6 folds, 2 seeds." in printed
+    assert "timed on a card" in printed
+    rows = [line.split() for line in printed.splitlines() if line[:8].strip().isdigit()]
+    assert [(row[0], row[1]) for row in rows] == [("6", "2"), ("6", "8"), ("24", "2"), ("24", "8")]
+    assert call(folder, "--seeds", "2", "8", "--speakers", "6", "24", "--json") == 0
+    made = json.loads(capsys.readouterr().out)
+    for row, one in zip(rows, made["designs"], strict=True):
+        assert (row[2], row[3], row[4]) == (
+            f"{100 * one['detectable']:.1f}",
+            f"{100 * one['half_width']:.1f}",
+            f"{one['runs']:,}",
+        )
+    detectable = [one["detectable"] for one in made["designs"]]
+    assert detectable[0] > detectable[1] > detectable[3]
+    assert detectable[0] > detectable[2] > detectable[3]
+
+
+def test_one_seed_says_what_more_speakers_and_not_what_more_seeds_would_do(tmp_path, capsys):
+    folder = save(tmp_path, make_table(seeds=(0,), utterances=12), (("eca", "none"),))
+    assert call(folder) == 0
+    assert "One seed: how much of the squared standard error is seeds is not known." in capsys.readouterr().out
+    results = design.read_results(folder)
+    assert design.design(results, 12, 1).detectable < design.design(results, 6, 1).detectable
+    with pytest.raises(UserError, match="it has one seed, which does not show what 3 are worth"):
+        design.design(results, 6, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--speakers", "1"), "found 1 speakers, 2 seeds and 1 comparisons, expected at least 2, 1 and 1"),
+        (("--seeds", "0"), "found 6 speakers, 0 seeds"),
+        (("--comparisons", "0"), "and 0 comparisons"),
+    ],
+)
+def test_a_design_that_cannot_be_is_refused_in_one_line(folder, options, message):
+    with pytest.raises(UserError, match=message):
+        call(folder, *options)
+
+
+def test_results_without_what_it_takes_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no predictions\.parquet in it"):
+        design.read_results(tmp_path)
+    save(tmp_path, make_table(utterances=8), ())
+    with pytest.raises(UserError, match="its study compared nothing"):
+        design.read_results(tmp_path)
+    save(tmp_path, make_table(speakers=1, utterances=12), (("eca", "none"),))
+    with pytest.raises(UserError, match="no comparison has an interval"):
+        design.read_results(tmp_path)
