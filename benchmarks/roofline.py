@@ -31,6 +31,7 @@ from benchmarks.common import (
     take_turns,
     timed,
 )
+from ser_jax import config as configuration
 from ser_jax.feeds.resident import Resident
 from ser_jax.frontend import Frontend, Strengths
 from ser_jax.models import FAMILIES, build, cost
@@ -132,8 +133,7 @@ def make(name: str, options: dict[str, str], num_frames: int, num_features: int)
         crop_samples=num_frames,
         num_steps=1000,
         warmup_steps=100,
-        gradient_clip=1.0,
-        ema_decay=0.99,
+        optimizer=configuration.default()["optimizer"],
     )
 
 

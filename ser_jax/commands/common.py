@@ -33,6 +33,24 @@ def add_data_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_profile_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --profile_steps."""
+    parser.add_argument(
+        "--profile_steps",
+        metavar="FROM:TO",
+        type=_steps,
+        help="trace the training steps after FROM up to TO with JAX's profiler, to the population's folder profile/, "
+        "for Perfetto or TensorBoard",
+    )
+
+
+def _steps(text: str) -> tuple[int, int]:
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected two numbers of steps FROM:TO, FROM below TO")
+    return int(first), int(last)
+
+
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of a training by several processes."""
     group = parser.add_argument_group("several processes that train together (docs/scaling.md)")

@@ -8,7 +8,13 @@ writes the results.
 
 import argparse
 
-from ser_jax.commands.common import add_config_arguments, add_process_arguments, join_processes, start_jax
+from ser_jax.commands.common import (
+    add_config_arguments,
+    add_process_arguments,
+    add_profile_argument,
+    join_processes,
+    start_jax,
+)
 
 EXAMPLES = """examples:
   python launch.py study --config configs/studies/attention.py --workdir runs/attention
@@ -37,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="send the study to Slurm by submitit: jobs=N shards it, all else are submitit's own parameters "
         "(partition, timeout_min, gpus_per_node ...); cluster=local runs the jobs on this machine",
     )
+    add_profile_argument(parser)
     add_process_arguments(parser)
 
 
@@ -51,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--slurm makes its own shards: expected no --shard beside it")
     if args.slurm and (args.distributed or args.coordinator):
         raise UserError("--slurm sends the study to jobs of one process each: expected no --distributed, --coordinator")
+    if args.slurm and args.profile_steps:
+        raise UserError("--profile_steps traces a training of this process: expected no --slurm")
     if args.slurm:
         from ser_jax.studies.slurm import submit
 
@@ -68,10 +77,17 @@ def run_together(args: argparse.Namespace, settings: dict, store: str | None, sh
 
     join_processes(args)
     with processes.ended_together():
-        return run_shard(settings, args.workdir, args.data_dir, store, shard)
+        return run_shard(settings, args.workdir, args.data_dir, store, shard, args.profile_steps)
 
 
-def run_shard(settings: dict, workdir: str, data_dir: str | None, store: str | None, shard: tuple[int, int]) -> int:
+def run_shard(
+    settings: dict,
+    workdir: str,
+    data_dir: str | None,
+    store: str | None,
+    shard: tuple[int, int],
+    profile_steps: tuple[int, int] | None = None,
+) -> int:
     """Runs a study's share and prints what came of it; returns the exit status, 1 where a variant failed."""
     import sys
 
@@ -79,9 +95,12 @@ def run_shard(settings: dict, workdir: str, data_dir: str | None, store: str | N
     from ser_jax.studies.run import run_study
 
     start_jax()
-    outcome = run_study(settings, workdir, data_dir=data_dir, store=store, shard=shard)
+    outcome = run_study(settings, workdir, data_dir=data_dir, store=store, shard=shard, profile_steps=profile_steps)
     if outcome.summary is not None:
         print(results_table(outcome.summary))
+        for name, lost in outcome.summary.get("diverged", {}).items():
+            runs = "; ".join(f"fold {run['fold']}, seed {run['seed']}, at step {run['step']}" for run in lost)
+            print(f"{name}: without the runs that diverged: {runs}", file=sys.stderr)
         print(f"\n{workdir}: report.html, report.md, summary.json, predictions.parquet, confusion.png")
     elif outcome.missing:
         print(f"this share is done; still to come from others: {', '.join(outcome.missing)}")

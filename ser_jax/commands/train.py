@@ -6,7 +6,7 @@ Writes to the workdir what `study` does. Interrupted, the same command goes on w
 import argparse
 
 from ser_jax.commands import study
-from ser_jax.commands.common import add_config_arguments, add_process_arguments
+from ser_jax.commands.common import add_config_arguments, add_process_arguments, add_profile_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variant", metavar="NAME", help="train this variant of the study (default: the configuration itself)"
     )
+    add_profile_argument(parser)
     add_process_arguments(parser)
 
 

@@ -103,8 +103,13 @@ OPTIONS: dict[str, Any] = {
         "span": Option(10, whole(1), "frames that are masked together"),
     },
     "optimizer": {
-        "learning_rate": Option(2e-3, number(above=0), "at its peak; a cosine to 0 follows"),
-        "weight_decay": Option(0.05, number(zero="off"), "decoupled, of AdamW"),
+        "name": Option("adamw", text(), "an optimizer of optax, or package.module:NAME (docs/training.md)"),
+        "arguments": Option({}, group("a dict"), "of the optimizer, such as b1 and b2"),
+        "learning_rate": Option(2e-3, number(above=0), "at its peak, after the warm-up"),
+        "rates": Option({}, group("a dict"), "regular expression of parameters' paths: share of the rate; 0: frozen"),
+        "weight_decay": Option(0.05, number(zero="off"), "decoupled, of kernels and embeddings"),
+        "schedule": Option("cosine_decay", text(), "after the warm-up: one of optax, or package.module:NAME"),
+        "schedule_arguments": Option({}, group("a dict"), "of the schedule"),
         "warmup_epochs": _epochs(
             -1.0, number(zero="off", unset=True), "linear warm-up of the learning rate (a tenth of the training)"
         ),
@@ -131,6 +136,7 @@ OPTIONS: dict[str, Any] = {
             -1.0, number(zero="never", unset=True), "between two validations (a fifth of the training)"
         ),
         "validate_steps": _steps(whole(zero="never", unset=True), "the same"),
+        "deterministic": Option(False, flag(), "a GPU gives the same bits every time, also after an interruption"),
         "checkpoint_seconds": Option(120.0, number(), "at most, between two checkpoints"),
     },
     "evaluation": {

@@ -9,7 +9,14 @@ from ser_jax.config.options import OPTIONS, Option
 from ser_jax.errors import UserError, brief, did_you_mean
 
 # Groups whose keys are checked where they are used: they depend on the corpus, on the model, and on the study.
-_FREE = {"config.corpus.options", "config.model", "config.study.variants"}
+_FREE = {
+    "config.corpus.options",
+    "config.model",
+    "config.optimizer.arguments",
+    "config.optimizer.rates",
+    "config.optimizer.schedule_arguments",
+    "config.study.variants",
+}
 _UNITS = (("_steps", "_epochs"), ("_epochs", "_steps"))
 # A training of no set length: so many epochs of so many utterances (the recipe of EMO-DB), and of n times as many the
 # square root of n times the steps. RAVDESS then gets 32 epochs, both corpora 25, where searches had found 30 and 20.
@@ -75,7 +82,14 @@ def deciding(config: dict) -> dict:
     result["training"] = {
         key: value
         for key, value in config["training"].items()
-        if key not in ("checkpoint_seconds", "split", "initial", "teacher")  # what these hold counts, not where it lies
+        if key
+        not in (
+            "checkpoint_seconds",
+            "deterministic",
+            "split",
+            "initial",
+            "teacher",
+        )  # what these hold counts, not where it lies
     }
     result["evaluation"] = {name: config["evaluation"][name] for name in ("window_seconds", "batch_statistics")}
     return result

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from ser_jax.errors import UserError
 from ser_jax.frontend import num_frames
 from ser_jax.inference.windows import Windows, cut_windows, evaluation_windows, num_windows
 from ser_jax.training import devices
@@ -22,13 +23,25 @@ _SPEAKER_WINDOWS = 256  # of which batch normalisation takes a speaker's statist
 def evaluate(
     population: Population, state: State, rows: Sequence[Int[np.ndarray, " _"]]
 ) -> list[Float[np.ndarray, "_ classes"]]:
-    """Returns the class probabilities of the utterances `rows[r]` by run r; windows of one utterance are averaged."""
+    """Returns the class probabilities of the utterances `rows[r]` by run r; windows of one utterance are averaged.
+
+    Raises `UserError` where a probability of a run that has not diverged is not finite.
+    """
     totals = [np.zeros((len(population.corpus.utterances), population.learner.num_classes)) for _ in rows]
     pieces = [np.zeros(len(population.corpus.utterances)) for _ in rows]
     for r, table, probabilities, _ in _evaluated_windows(population, state, rows):
         np.add.at(totals[r], table.utterance, probabilities)
         np.add.at(pieces[r], table.utterance, 1)
-    return [totals[r][run_rows] / pieces[r][run_rows][:, None] for r, run_rows in enumerate(rows)]
+    found = [totals[r][run_rows] / pieces[r][run_rows][:, None] for r, run_rows in enumerate(rows)]
+    for r, well in enumerate(devices.gather(state.diverged_at, len(rows)) < 0):
+        finite = np.isfinite(found[r]).all(axis=1)
+        if well and not finite.all():
+            utterance = population.corpus.utterances["id"].iloc[rows[r][np.argmin(finite)]]
+            raise UserError(
+                f"{population.corpus.name}: run {r + 1} of {len(rows)} predicts probabilities that are not finite for "
+                f"{(~finite).sum()} of {len(finite)} utterances, first {utterance!r}"
+            )
+    return found
 
 
 def evaluate_tracks(

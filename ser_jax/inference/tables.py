@@ -10,38 +10,48 @@ from ser_jax import predictions
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.protocols import Fold
 from ser_jax.corpora.tracks import interpolate
+from ser_jax.errors import UserError
 from ser_jax.inference.predict import evaluate, evaluate_tracks
 from ser_jax.statistics import metrics
+from ser_jax.training import devices
 from ser_jax.training.population import Population
 from ser_jax.training.state import State
 
 
-def validation_ua(population: Population, state: State) -> float:
-    """Returns the unweighted accuracy on the validation speakers, pooled over folds, as a mean over seeds."""
-    table = validation_predictions(population, state, "validation")
-    confusion = metrics.confusion_counts(table, "fold").counts.sum(axis=1)
-    return float(np.mean(metrics.unweighted_accuracy(confusion)))
+def validation_ua(population: Population, state: State) -> Float[np.ndarray, " runs"]:
+    """Returns each run's unweighted accuracy on its own validation speakers, NaN where it has diverged."""
+    counts = metrics.confusion_counts(validation_predictions(population, state, "validation"), "fold")
+    ua = metrics.unweighted_accuracy(counts.counts)
+    found = dict(zip(((fold, seed) for seed in counts.seeds for fold in counts.groups), ua.ravel(), strict=True))
+    names = [(fold.name, seed) for fold, (_, seed) in zip(population.folds, population.runs, strict=True)]
+    return np.array([found.get(name, np.nan) for name in names])
 
 
 def test_predictions(population: Population, state: State, variant: str) -> pd.DataFrame:
-    """Returns the predictions table of every run on its own test fold."""
+    """Returns the predictions table of every run that has not diverged, on its own test fold."""
     return predictions_table(population, state, variant, [fold.test for fold in population.folds])
 
 
 def validation_predictions(population: Population, state: State, variant: str) -> pd.DataFrame:
-    """Returns the predictions table of every run on its own validation speakers."""
+    """Returns the predictions table of every run that has not diverged, on its own validation speakers."""
     return predictions_table(population, state, variant, [fold.validation for fold in population.folds])
 
 
 def test_tracks(population: Population, state: State, variant: str) -> pd.DataFrame:
-    """Returns every run's tracks of its own test fold, one row for every frame; see `statistics.concordance`."""
+    """Returns every run's tracks of its own test fold, one row for every frame; see `statistics.concordance`.
+
+    Runs that have diverged are left out.
+    """
     table, targets = population.corpus.utterances, population.targets
     rows = [fold.test for fold in population.folds]
     seconds_per_frame = population.learner.frontend.hop / population.learner.frontend.rate
     parts = []
-    for fold, (_, seed), own, found in zip(
-        population.folds, population.runs, rows, evaluate_tracks(population, state, rows), strict=True
+    well = devices.gather(state.diverged_at, len(population.runs)) < 0
+    for fold, (_, seed), own, found, kept in zip(
+        population.folds, population.runs, rows, evaluate_tracks(population, state, rows), well, strict=True
     ):
+        if not kept:
+            continue
         for row, predicted in zip(own, found, strict=True):
             seconds = np.arange(len(predicted)) * seconds_per_frame
             columns = {"variant": variant, "fold": fold.name, "seed": seed, "utterance": table["id"].iloc[row]}
@@ -56,10 +66,16 @@ def test_tracks(population: Population, state: State, variant: str) -> pd.DataFr
 def predictions_table(
     population: Population, state: State, variant: str, rows: Sequence[Int[np.ndarray, " _"]]
 ) -> pd.DataFrame:
-    """Returns the predictions table of each run on the utterances `rows[run]` of the population's corpus."""
-    seeds = [seed for _, seed in population.runs]
+    """Returns the predictions table of each run on the utterances `rows[run]` of the population's corpus.
+
+    Runs that have diverged are left out. Raises `UserError` where all have.
+    """
     found = evaluate(population, state, rows)
-    return tabulate(population.corpus, variant, population.folds, seeds, rows, found)
+    well = np.flatnonzero(devices.gather(state.diverged_at, len(population.runs)) < 0)
+    if not len(well):
+        raise UserError(f"{variant}: every run diverged; there is nothing to predict with")
+    columns = (population.folds, [seed for _, seed in population.runs], rows, found)
+    return tabulate(population.corpus, variant, *([column[i] for i in well] for column in columns))
 
 
 def tabulate(

@@ -27,7 +27,7 @@ from ser_jax.studies.baselines import SPEAKER_SCALING
 from ser_jax.studies.plan import Plan, Question
 from ser_jax.studies.store import CONDITIONS, FAILURE, PICTURE, RESULT, STUDY, population_folder
 from ser_jax.studies.variants import Variant
-from ser_jax.training import checkpoints, devices, loop
+from ser_jax.training import checkpoints, devices, log, loop
 from ser_jax.training.population import Population
 from ser_jax.training.state import variables
 
@@ -104,7 +104,7 @@ def collect(plan: Plan, variants: Sequence[Variant], workdir: Path, store: Path)
         workdir,
         result,
         table,
-        curves={name: _log(folder) for name, folder in trained.items()},
+        curves={name: log.means(log.read(folder / log.FILE)) for name, folder in trained.items()},
         pictures={name: folder / PICTURE for name, folder in trained.items() if (folder / PICTURE).exists()},
         configs={name: variant.config for name, variant in by_name.items()},
         corpus=corpus.info,
@@ -232,6 +232,7 @@ def _describe(plan: Plan, variants: Sequence[Variant], results: dict[str, dict])
         for phase, spent in result["seconds"].items():
             seconds[phase] = round(seconds.get(phase, 0.0) + spent, 2)
     seconds["total"] = round(sum(seconds.values()), 2)
+    diverged = {name: result["diverged"] for name, result in results.items() if result.get("diverged")}
     tracks = {name: result["tracks"] for name, result in results.items() if result["tracks"]}
     return {
         "title": plan.title,
@@ -248,6 +249,7 @@ def _describe(plan: Plan, variants: Sequence[Variant], results: dict[str, dict])
         "code": {name: result["code"] for name, result in results.items()},
         "seconds": seconds,
         **({"tracks": tracks} if tracks else {}),
+        **({"diverged": diverged} if diverged else {}),
     }
 
 
@@ -258,8 +260,3 @@ def _fold_sizes(variants: Sequence[Variant]) -> dict[str, tuple[int, int]]:
         for fold in variant.protocol.folds:
             sizes.setdefault(fold.name, set()).add((len(fold.train), len(fold.test)))
     return {name: found.pop() for name, found in sizes.items() if len(found) == 1}
-
-
-def _log(folder: Path) -> list[dict]:
-    path = folder / "log.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

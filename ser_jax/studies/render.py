@@ -10,8 +10,9 @@ from ser_jax.errors import UserError
 from ser_jax.report.summary import compare_again
 from ser_jax.report.write import write_report
 from ser_jax.studies.plan import make_plan
+from ser_jax.training import log
 
-PICTURE, LOG, STUDY = "attention.png", "log.jsonl", "study.json"  # see `ser_jax.studies.store`, which imports JAX
+PICTURE, STUDY = "attention.png", "study.json"  # see `ser_jax.studies.store`, which imports JAX
 
 
 def render(workdir: str | os.PathLike, out: str | os.PathLike | None = None) -> Path:
@@ -39,7 +40,7 @@ def render(workdir: str | os.PathLike, out: str | os.PathLike | None = None) -> 
         out,
         summary,
         table,
-        curves={name: _lines(folder / LOG) for name, folder in folders.items() if (folder / LOG).is_file()},
+        curves={name: log.means(log.read(folder / log.FILE)) for name, folder in folders.items()},
         pictures={name: folder / PICTURE for name, folder in folders.items() if (folder / PICTURE).is_file()},
         configs=configs,
         corpus={"licence": summary.get("licence", "")},
@@ -51,7 +52,3 @@ def _populations(workdir: Path) -> dict[str, Path]:
     """The folder of each variant's population; those of a folder that was shared without them are not there."""
     path = workdir / STUDY
     return {one["name"]: workdir / one["folder"] for one in json.loads(path.read_text())} if path.is_file() else {}
-
-
-def _lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -187,7 +187,11 @@ def _table(files: Sequence[str], emotions: Sequence[str], probabilities: np.ndar
 
 def _choose(restored: Restored, fold: str | None, seed: int | None) -> list[int]:
     runs = restored.metadata["runs"]
+    lost = [(run["fold"], run["seed"]) for run in restored.metadata.get("diverged", [])]  # a baseline has none
     chosen = [i for i, run in enumerate(runs) if fold in (None, run["fold"]) and (seed is None or seed == run["seed"])]
+    if chosen and all((runs[i]["fold"], runs[i]["seed"]) in lost for i in chosen):
+        raise UserError(f"{restored.folder}: every run of --fold {fold} --seed {seed} diverged in training")
+    chosen = [i for i in chosen if (runs[i]["fold"], runs[i]["seed"]) not in lost]
     if not chosen:
         folds, seeds = ({str(run[what]): None for run in runs} for what in ("fold", "seed"))
         raise UserError(

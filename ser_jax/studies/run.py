@@ -39,8 +39,8 @@ from ser_jax.studies.store import (
     population_folder,
 )
 from ser_jax.studies.variants import Variant, prepare
-from ser_jax.training import loop, processes
-from ser_jax.training.population import Population, describe
+from ser_jax.training import devices, loop, processes
+from ser_jax.training.population import Population, describe, diverged
 from ser_jax.training.state import State
 
 POPULATIONS = "populations"  # of a workdir: where its populations are kept, unless the user names another place
@@ -53,12 +53,13 @@ def run_study(
     data_dir: str | None = None,
     store: str | os.PathLike | None = None,
     shard: tuple[int, int] = (0, 1),
+    profile_steps: tuple[int, int] | None = None,
 ) -> Outcome:
     """Trains and evaluates what no process has yet, and where all is there, writes the study's results to `workdir`.
 
     `store` is where populations are kept, by default a folder of `workdir`. `shard` (i, n) leaves to others all
     variants but every n-th, from the i-th on; a variant that another process is at is left to it, and waited for.
-    A variant that fails is reported, and the others finish.
+    A variant that fails is reported, and the others finish. `profile_steps` is for `loop.train`.
 
     Raises `UserError` for a configuration that cannot be run (before anything is compiled) and for a workdir that holds
     another study.
@@ -77,7 +78,7 @@ def run_study(
         for variant in busy if wait else variants[index::count]:
             if wait:
                 print(f"{variant.name}: another process is at it; waiting", flush=True)
-            if not _finish(titles[variant.name], variant, store, wait=wait):
+            if not _finish(titles[variant.name], variant, store, profile_steps, wait=wait):
                 busy.append(variant)
     if processes.leads():
         with locked(store, "results", wait=True):
@@ -110,7 +111,7 @@ def claim(workdir: Path, config: dict) -> None:
     write_json(path, config)
 
 
-def _finish(title: str, variant: Variant, store: Path, *, wait: bool) -> bool:
+def _finish(title: str, variant: Variant, store: Path, profile_steps: tuple[int, int] | None, *, wait: bool) -> bool:
     """Trains a variant and makes all else of it that is not there yet; False where another process is at it.
 
     Processes that train together are one here: the first holds the lock, and makes alone what no training is.
@@ -127,7 +128,7 @@ def _finish(title: str, variant: Variant, store: Path, *, wait: bool) -> bool:
             (folder / FAILURE).unlink(missing_ok=True)
             population = variant.population()
             if trains:
-                _train(title, variant, population, folder, store)
+                _train(title, variant, population, folder, store, profile_steps)
             load = baselines.load_folds if isinstance(population, Baselines) else _restore(population)
             trained = functools.cache(functools.partial(load, folder))
             _draw_attention(variant.name, population, trained, folder)
@@ -155,7 +156,14 @@ def _restore(population: Population) -> Callable[[Path], State]:
     return functools.partial(loop.restore, population)
 
 
-def _train(title: str, variant: Variant, population: Population | Baselines, folder: Path, store: Path) -> None:
+def _train(
+    title: str,
+    variant: Variant,
+    population: Population | Baselines,
+    folder: Path,
+    store: Path,
+    profile_steps: tuple[int, int] | None,
+) -> None:
     """Trains one variant, writes its predictions and last of all its result."""
     if isinstance(population, Baselines):
         result = baselines.run_variant(variant.name, population, folder)
@@ -163,13 +171,27 @@ def _train(title: str, variant: Variant, population: Population | Baselines, fol
         # Processes that train together share the runs out among them, and train all; a training begun is gone on with.
         parts = [] if processes.several() or has_checkpoint(folder) else find_parts(variant, store)
         if parts:
-            state, seconds = _join(title, variant, population, parts, folder, store)
+            state, seconds = _join(title, variant, population, parts, folder, store, profile_steps)
         else:
             _say_once(f"feed: {population.feed} ({population.feed_reason})")
+            print(
+                f"{title}: {population.num_parameters:,} parameters, listed in {folder}/parameters.txt", file=sys.stderr
+            )
             with _progress(title, population) as bar:
-                state, seconds = loop.train(population, folder, report=lambda entry: _show(bar, entry, population))
+                state, seconds = loop.train(
+                    population,
+                    folder,
+                    report=lambda entry: _show(bar, entry, population),
+                    profile_steps=profile_steps,
+                )
         begun = time.monotonic()
+        lost = diverged(population, devices.gather(state.diverged_at, len(population.runs)))
         result = {"tracks": _evaluate(variant.name, population, state, folder), "trained": describe(population)}
+        result["trained"]["notes"] = [
+            f"fold {one['fold']}, seed {one['seed']} diverged at step {one['step']}: nothing here is of that run"
+            for one in lost
+        ]
+        result["diverged"] = lost
         result["seconds"] = {**seconds, "evaluate": time.monotonic() - begun}
     result |= {"parameters": population.num_parameters, "code": code_version(variant.config), "hardware": hardware()}
     result |= {"family": variant.family, "seeds": list(variant.config["seeds"])}
@@ -177,7 +199,13 @@ def _train(title: str, variant: Variant, population: Population | Baselines, fol
 
 
 def _join(
-    title: str, variant: Variant, population: Population, parts: list[Part], folder: Path, store: Path
+    title: str,
+    variant: Variant,
+    population: Population,
+    parts: list[Part],
+    folder: Path,
+    store: Path,
+    profile_steps: tuple[int, int] | None,
 ) -> tuple[State, dict[str, float]]:
     """Trains the seeds that no part has, by themselves; returns the state of all, and the seconds spent by phase."""
     lacking = lacking_seeds(variant, parts)
@@ -188,7 +216,7 @@ def _join(
         own = population_folder(store, rest.name, rest.key)
         with locked(store, rest.key, wait=True):
             if not (own / RESULT).exists():
-                _train(title, rest, rest.population(), own, store)
+                _train(title, rest, rest.population(), own, store, profile_steps)
         parts = find_parts(variant, store)
     phases = [phase for phase in parts[0].seconds if phase != "evaluate"]
     seconds = {phase: sum(part.seconds[phase] for part in parts) for phase in phases}

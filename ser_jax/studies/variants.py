@@ -138,13 +138,15 @@ def load_teacher(workdir: str, data_dir: str | None) -> Teacher:
     config = for_use(restored)
     population = population_of(config, *load(config, data_dir), data_dir)
     state = loop.restore(population, restored.folder)
+    well = np.flatnonzero(devices.gather(state.diverged_at, len(population.runs)) < 0)
     parameters = digest(devices.gather(state.ema_parameters, len(population.runs)))
 
     @functools.cache
     def tell() -> list[np.ndarray]:
-        return evaluate(population, state, [fold.train for fold in population.folds])
+        said = evaluate(population, state, [fold.train for fold in population.folds])
+        return [said[i] for i in well]
 
-    return Teacher(restored.metadata, parameters, tuple(population.folds), tell)
+    return Teacher(restored.metadata, parameters, tuple(population.folds[i] for i in well), tell)
 
 
 def _once_loaded(what: str, workdir: str, load: Callable[[str], Any], cache: dict[str, Any]) -> Any:

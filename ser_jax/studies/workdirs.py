@@ -153,6 +153,8 @@ def load_initial(workdir: str | os.PathLike) -> Initial:
     state = devices.gather(loop.restore(population, restored.folder), len(population.runs))
     by_seed = {}
     for number, run in enumerate(restored.metadata["runs"]):
+        if state.diverged_at[number] >= 0:
+            continue
         own = jax.tree.map(lambda leaf, number=number: leaf[number], state)
         by_seed.setdefault(run["seed"], jax.tree.map(np.asarray, variables(own)))
     return Initial(restored.metadata, by_seed)

@@ -70,7 +70,9 @@ class Checkpoints:
         """
         arrays = named_arrays(state)
         described = {name: _describe_array(array) | {"sha256": _sha256(array)} for name, array in arrays.items()}
-        metadata = {**metadata, "format": FORMAT_VERSION, "arrays": described}
+        runs = zip(metadata["runs"], np.asarray(state.diverged_at).tolist(), strict=True)
+        diverged = [{**run, "step": step} for run, step in runs if step >= 0]
+        metadata = {**metadata, "format": FORMAT_VERSION, "diverged": diverged, "arrays": described}
         items = {_METADATA: ocp.args.JsonSave(_sealed(metadata))}
         for item, part in _by_item(arrays).items():
             items[item] = ocp.args.StandardSave(part)

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ser_jax.errors import UserError
 
 BATCH = "batch"  # the axis of devices that share a batch
+DETERMINISTIC = "xla_gpu_deterministic_ops"  # no operation that differs from run to run, no timing of algorithms
 _SHARE = 0.9  # of a device's memory that one program may take
 
 # How an argument or result lies: [groups, runs per group, ...], which devices that share batches all have alike;
@@ -96,6 +97,7 @@ class Program:
     function: Callable
     kinds: tuple[Kind, ...]
     memory: int
+    deterministic: bool
     compiled: dict[Any, tuple[Callable, int]]
 
     def compile(self, *arguments: Any) -> tuple[Callable, int]:
@@ -107,8 +109,7 @@ class Program:
             at_once = self._runs(arguments)
             while True:
                 lowered = self.function.lower(*self._piece(arguments, 0, at_once))
-                # cuBLAS refused a product of a step that was not batched over runs (jax 0.11.2, H200).
-                program = lowered.compile(compiler_options=compiler_options() if at_once > 1 else None)
+                program = lowered.compile(compiler_options=compiler_options(at_once, self.deterministic))
                 if at_once == 1 or _bytes_needed(program) <= self.memory:
                     break
                 at_once = max(min(at_once - 1, int(at_once * self.memory / _bytes_needed(program))), 1)
@@ -149,13 +150,15 @@ def on_devices(
     *,
     donate: int = 0,
     memory: int | None = None,
+    deterministic: bool = False,
 ) -> Program:
     """Spreads `function`, of one run, whose arguments and result lie as `kinds` and `result` say.
 
     On an accelerator the runs of a device are one batched computation, since one small network leaves it idle; on a CPU
     they follow one another inside the program, which measured no slower and needs less memory. The first `donate`
     arguments give their memory to the results. `memory` is what the program may take of each device, in bytes; None:
-    nearly all that the device has. A result of kind "run" must be the same on all devices that share a batch.
+    nearly all that the device has. `deterministic` is for `compiler_options`. A result of kind "run" must be the same
+    on all devices that share a batch.
     """
     kinds = tuple(kinds)
     shared = [i for i, kind in enumerate(kinds) if kind == "shared"]
@@ -184,16 +187,33 @@ def on_devices(
         devices=layout.devices,
         donate_argnums=tuple(range(donate)),
     )
-    return Program(mapped, kinds, device_memory(layout.local.devices) if memory is None else memory, {})
+    return Program(mapped, kinds, device_memory(layout.local.devices) if memory is None else memory, deterministic, {})
 
 
-def compiler_options() -> dict[str, bool] | None:
-    """How programs are compiled on these devices, where it is not as usual.
+def compiler_options(at_once: int = 2, deterministic: bool = False) -> dict[str, bool] | None:
+    """How programs that compute `at_once` runs are compiled on these devices, where it is not as usual.
 
     Matrix products on a GPU by cuBLAS: XLA would write kernels of its own, each in dozens of ways, compile and time
     them all, and keep the fastest. A minute of that, for each variant, is several times what its training takes.
     """
-    return {"xla_gpu_enable_triton_gemm": False} if jax.default_backend() == "gpu" else None
+    if jax.default_backend() != "gpu":
+        return None
+    # cuBLAS refused a product of a step that was not batched over runs (jax 0.11.2, H200).
+    options = {"xla_gpu_enable_triton_gemm": False} if at_once > 1 else {}
+    return options | ({DETERMINISTIC: True} if deterministic else {}) or None
+
+
+def check_deterministic() -> None:
+    """Raises `UserError` where `training.deterministic` cannot be kept to."""
+    if (
+        jax.process_count() > 1
+        and jax.default_backend() == "gpu"
+        and DETERMINISTIC not in os.environ.get("XLA_FLAGS", "")
+    ):
+        raise UserError(
+            "config.training.deterministic: several processes compile with the options of their environment alone; "
+            f"expected XLA_FLAGS=--{DETERMINISTIC}=true in that of each"
+        )
 
 
 def host() -> jax.Device:
@@ -241,6 +261,18 @@ def place_parts(array: np.ndarray, layout: Layout) -> np.ndarray | jax.Array:
     if jax.process_count() > 1:  # an array of all processes' devices is made by `pmap` alone
         return laid
     return jax.device_put(laid, NamedSharding(Mesh(np.asarray(layout.devices), ("devices",)), PartitionSpec("devices")))
+
+
+def place_runs(tree: Any, layout: Layout) -> Any:
+    """Sends arrays [groups, runs per group, ...] to the devices, once, so that no call has to.
+
+    Where the devices are several processes' it returns them as they are.
+    """
+    if jax.process_count() > 1:  # as above
+        return tree
+    spec = PartitionSpec() if layout.shares_batch else PartitionSpec("devices")
+    where = NamedSharding(Mesh(np.asarray(layout.devices), ("devices",)), spec)
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, where), tree)
 
 
 def gather(tree: Any, num_runs: int) -> Any:

@@ -1,8 +1,9 @@
 """The training loop of a population: resume, train, validate, log, checkpoint, stop when asked to."""
 
 import contextlib
-import json
+import dataclasses
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +14,14 @@ import numpy as np
 
 from ser_jax import config as configuration
 from ser_jax.errors import UserError
+from ser_jax.files import atomic_file
 from ser_jax.inference.tables import validation_ua
-from ser_jax.training import checkpoints, devices, processes
+from ser_jax.training import checkpoints, devices, optimizers, processes
+from ser_jax.training.log import Log, means
 from ser_jax.training.population import (
     Population,
     describe,
+    diverged,
     initial_state,
     state_like,
     to_devices,
@@ -31,20 +35,32 @@ _CALL_SECONDS = 4.0  # how long a call should take: the progress bar and an inte
 
 
 def train(
-    population: Population, folder: Path, *, report: Callable[[dict], None] = lambda _: None
+    population: Population,
+    folder: Path,
+    *,
+    report: Callable[[dict], None] = lambda _: None,
+    profile_steps: tuple[int, int] | None = None,
 ) -> tuple[State, dict[str, float]]:
     """Trains to the end, from the newest checkpoint in `folder` if there is one.
 
-    `report` gets the progress after every call of the program, as it stands in `log.jsonl`. SIGINT and SIGTERM end the
-    training after the call in flight, with a checkpoint; then `KeyboardInterrupt` is raised.
+    Writes `parameters.txt`, a table of the model's parameters, and `log.jsonl`, see `ser_jax.training.log`. The steps
+    after the first of `profile_steps` up to the second are traced by JAX's profiler, to `profile/`.
+
+    `report` gets the progress after every call of the program: the means over runs of what `log.jsonl` gets. SIGINT and
+    SIGTERM end the training after the call in flight, with a checkpoint; then `KeyboardInterrupt` is raised.
 
     Returns the final state, [groups, runs per group, ...], and the seconds spent by phase.
-    Raises `UserError` where the folder's checkpoints are of another training.
+    Raises `UserError` where the folder's checkpoints are of another training, and where every run diverged.
     """
     store = checkpoints.Checkpoints(folder / "checkpoints")
     try:
         with _postponed_signals() as interrupted, contextlib.ExitStack() as stack:
-            state, seconds = _train(population, store, _Log(folder), report, interrupted, stack)
+            steps = _Profile(folder / "profile", profile_steps)
+            if processes.leads():
+                table = optimizers.overview(population.learner.parameters, population.learner.optimizer)
+                with atomic_file(folder / "parameters.txt") as temporary:
+                    temporary.write_text(table)
+            state, seconds = _train(population, store, Log(folder), report, interrupted, steps, stack)
             (stopped,) = processes.largest(interrupted())
     finally:
         store.close()
@@ -69,9 +85,10 @@ def restore(population: Population, folder: Path, *, whole: bool = False) -> Sta
 def _train(
     population: Population,
     store: checkpoints.Checkpoints,
-    log: "_Log",
+    log: Log,
     report: Callable[[dict], None],
     interrupted: Callable[[], bool],
+    profile: "_Profile",
     stack: contextlib.ExitStack,
 ) -> tuple[State, dict[str, float]]:
     seconds = {"initialise": 0.0, "compile": 0.0, "train": 0.0, "validate": 0.0}
@@ -86,38 +103,54 @@ def _train(
             _check_same(store, metadata)
             state = _restore(population, store, state_like(population))
         step = int(np.max(np.asarray(state.step)))
-        log.forget_after(step)
+        if processes.leads():
+            log.forget_after(step)
     if step == population.num_steps:
         return state, seconds
     feed = stack.enter_context(contextlib.closing(training_feed(population, step)))
+    stack.callback(profile.stop)
+    # What the devices have, they keep: no call of the program sends anything that was not sent on purpose.
+    state, run_values = devices.place_runs((state, population.run_values), population.layout)
+    population = dataclasses.replace(population, run_values=run_values)
+    guard = "allow" if processes.several() else "disallow"  # several processes' arrays are placed by `pmap` itself
     piece = to_devices(population, feed.take(1))
     with _timed(seconds, "compile"):
         population.programs.train.compile(*training_arguments(population, state, piece))
     validate_every = _validate_every(population)
     count, saved_at = 1, time.monotonic()
+    known_diverged = devices.gather(state.diverged_at, len(population.runs))
     while step < population.num_steps:
         begun = time.monotonic()
-        state, sums = train_steps(population, state, piece)
+        profile.before(step)
+        with jax.profiler.StepTraceAnnotation("train", step_num=step), jax.transfer_guard(guard):
+            state, sums = train_steps(population, state, piece)
         made, step = piece.count, step + piece.count
         # 4. While the devices are at it, the next steps: as many as take a few seconds, no further than a validation.
         if step < population.num_steps:
             following = min(count, validate_every - step % validate_every, population.num_steps - step)
+            following = min(following, profile.steps_until_change(step))
             piece = to_devices(population, feed.take(following))
-        sums = devices.gather(sums, len(population.runs))
+        sums, diverged_at = devices.gather((sums, state.diverged_at), len(population.runs))
         late = time.monotonic() - saved_at > population.config["training"]["checkpoint_seconds"]
         elapsed, late, stop = processes.largest(time.monotonic() - begun, late, interrupted())
         seconds["train"] += elapsed
-        entry = _entry(population, step, made, sums, elapsed)
         # 5. The validation speakers.
+        validation = np.full(len(population.runs), np.nan)
         if step % validate_every == 0 and processes.leads():
             with _timed(seconds, "validate"):
-                entry["validation_ua"] = validation_ua(population, state)
-        log.write(entry)
-        report(entry)
+                validation = validation_ua(population, state)
+        with np.errstate(divide="ignore", invalid="ignore"):  # of a run that has diverged there is nothing to divide
+            rows = _rows(population, step, sums, diverged_at, validation)
+        if processes.leads():
+            log.write(rows)
+        _tell_diverged(population, diverged_at, known_diverged)
+        known_diverged = diverged_at
+        report(means(rows)[0])
         # 6. A checkpoint at the end, every so often, and before a stop.
-        if (late or stop or step == population.num_steps) and processes.leads():
-            store.save(devices.gather(state, len(population.runs)), metadata)
-            saved_at = time.monotonic()
+        if late or stop or step == population.num_steps:
+            if processes.leads():
+                store.save(devices.gather(state, len(population.runs)), metadata)
+            saved_at = time.monotonic()  # in every process, so that none of them goes on asking for one
         if stop:
             break
         count = max(1, int(made * _CALL_SECONDS / elapsed))
@@ -130,21 +163,47 @@ def _validate_every(population: Population) -> int:
     return every if every > 0 and has_validation else population.num_steps + 1
 
 
-def _entry(population: Population, step: int, steps: int, sums: dict[str, np.ndarray], elapsed: float) -> dict:
-    entry = {
-        "step": step,
-        "epoch": round(step / population.steps_per_epoch, 3),
-        "loss": float(np.mean(sums["loss"] / sums["weight"])),
-        "accuracy": float(np.mean(sums["correct"] / sums["count"])),
-        "utterances_per_second": float(np.sum(sums["count"]) / elapsed),
+def _rows(
+    population: Population, step: int, sums: dict[str, np.ndarray], diverged_at: np.ndarray, validation: np.ndarray
+) -> list[dict]:
+    """The log's row of each run; `sums` are over the steps since the last one, `validation` is each run's UA or NaN."""
+    figures = {
+        "loss": sums["loss"] / sums["weight"],
+        "accuracy": sums["correct"] / sums["count"],
+        "gradient_norm": sums["gradient_norm"] / sums["steps"],
+        "learning_rate": sums["learning_rate"] / sums["steps"],
     }
     if "text_loss" in sums:
-        entry["text_loss"] = float(np.mean(sums["text_loss"] / np.maximum(sums["text_weight"], 1)))
+        figures["text_loss"] = sums["text_loss"] / np.maximum(sums["text_weight"], 1)
     if "concordance" in sums:
-        entry["concordance"] = float(np.mean(sums["concordance"]) / steps)
+        figures["concordance"] = sums["concordance"] / sums["steps"]
     if "frames_loss" in sums:
-        entry["frames_loss"] = float(np.mean(sums["frames_loss"] / np.maximum(sums["frames_weight"], 1)))
-    return entry
+        figures["frames_loss"] = sums["frames_loss"] / np.maximum(sums["frames_weight"], 1)
+    rows = []
+    for i, (fold, (_, seed)) in enumerate(zip(population.folds, population.runs, strict=True)):
+        row = {"step": step, "epoch": round(step / population.steps_per_epoch, 3), "fold": fold.name, "seed": seed}
+        made = sums["steps"][i] > 0
+        row |= {name: float(value[i]) if made and np.isfinite(value[i]) else None for name, value in figures.items()}
+        row |= {"validation_ua": float(validation[i])} if np.isfinite(validation[i]) else {}
+        rows.append(row | ({"diverged_at": int(diverged_at[i])} if diverged_at[i] >= 0 else {}))
+    return rows
+
+
+def _tell_diverged(population: Population, diverged_at: np.ndarray, known: np.ndarray) -> None:
+    """Names the runs that have diverged since; raises `UserError` where none is left."""
+    rate = population.config["optimizer"]["learning_rate"]
+    for one in diverged(population, np.where(known >= 0, -1, diverged_at)):
+        print(
+            f"note: fold {one['fold']}, seed {one['seed']}: diverged at step {one['step']} "
+            f"(config.optimizer.learning_rate {rate:g}); it is frozen, and the other runs go on",
+            file=sys.stderr,
+            flush=True,
+        )
+    if (diverged_at >= 0).all():
+        raise UserError(
+            f"config.optimizer.learning_rate: found {rate:g}; every run diverged, the last one at step "
+            f"{diverged_at.max()}; expected a smaller one"
+        )
 
 
 def _check_same(store: checkpoints.Checkpoints, metadata: dict) -> None:
@@ -166,40 +225,32 @@ def _restore(population: Population, store: checkpoints.Checkpoints, like: State
     return jax.tree.map(lambda leaf: devices.spread(leaf, population.layout.groups), restored)
 
 
-class _Log:
-    """Progress as JSON lines and, where TensorBoard is installed, as its events; of the first process alone."""
+class _Profile:
+    """Traces the steps after `first` up to `last`, where they are given, with JAX's profiler."""
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "log.jsonl"
-        self._writer = None
-        if not processes.leads():
-            return
-        try:
-            from tensorboard.summary import Writer
-        except ImportError:
-            pass
-        else:
-            self._writer = Writer(str(folder / "tensorboard"))
+    def __init__(self, folder: Path, steps: tuple[int, int] | None) -> None:
+        self._folder, self._steps, self._running = folder, steps, False
 
-    def forget_after(self, step: int) -> None:
-        """Drops the lines of steps that a restart makes again, and a line cut short."""
-        if not processes.leads():
-            return
-        lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        self._path.write_text("".join(kept))
+    def steps_until_change(self, step: int) -> float:
+        """Returns how many steps may be made at once after `step` so that a call is traced whole or not at all."""
+        return min((end - step for end in self._steps or () if end > step), default=float("inf"))
 
-    def write(self, entry: dict) -> None:
-        """Appends one line."""
-        if not processes.leads():
+    def before(self, step: int) -> None:
+        """Starts or stops the trace before the next call, when `step` steps are made."""
+        if self._steps is None:
             return
-        with self._path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
-        if self._writer:
-            for name in entry.keys() - {"step", "epoch"}:
-                self._writer.add_scalar(name, entry[name], entry["step"])
-            self._writer.flush()
+        first, last = self._steps
+        if self._running and step >= last:
+            self.stop()
+        elif not self._running and first <= step < last:
+            self._running = True
+            jax.profiler.start_trace(str(self._folder))
+
+    def stop(self) -> None:
+        """Ends the trace, if one is running, and writes it."""
+        if self._running:
+            self._running = False
+            jax.profiler.stop_trace()
 
 
 @contextlib.contextmanager

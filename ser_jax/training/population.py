@@ -29,7 +29,7 @@ from ser_jax.training import checkpoints, devices, heads
 from ser_jax.training.data import place_corpus, utterance_sums
 from ser_jax.training.initial import Initial, begin_with, check_initial
 from ser_jax.training.programs import Programs, make_programs
-from ser_jax.training.runs import make_run, runs_of
+from ser_jax.training.runs import BY_RUN, make_run, runs_of
 from ser_jax.training.setup import (
     Targets,
     check_batch,
@@ -190,6 +190,8 @@ def make_population(
         memory=devices.device_memory(layout.local.devices),
         only_resident=only_resident(frontend, targets, teacher),
     )
+    if config["training"]["deterministic"]:
+        devices.check_deterministic()
     accumulate = check_batch(config, targets, layout, feed)
     check_order(config, corpus, [protocol.folds[fold] for fold, _ in runs], feed)
 
@@ -200,18 +202,27 @@ def make_population(
             num_classes=len(corpus.emotions),
             heads=targets.heads,
             crop_samples=crop_samples,
-            gradient_clip=config["optimizer"]["gradient_clip"],
-            ema_decay=config["optimizer"]["ema_decay"],
+            optimizer=config["optimizer"],
             accumulate=accumulate,
             axis_name=devices.BATCH if layout.shares_batch else None,
             masking=masking,
             **durations,
         )
-        return make_programs(learner, layout, feed, window_samples, batch_statistics)
+        return make_programs(
+            learner, layout, feed, window_samples, batch_statistics, deterministic=config["training"]["deterministic"]
+        )
 
-    optimizer = [config["optimizer"][name] for name in ("gradient_clip", "ema_decay")]
+    optimizer = [value for name, value in config["optimizer"].items() if name not in BY_RUN]
     key = (model, frontend, masking, crop_samples, window_samples, batch_statistics)
-    key += (*durations.values(), *optimizer, accumulate, layout, feed, targets.heads)
+    key += (
+        *durations.values(),
+        *optimizer,
+        accumulate,
+        layout,
+        feed,
+        targets.heads,
+        config["training"]["deterministic"],
+    )
     programs = cached(cache, key, compiled_later)
     if initial is not None:
         check_initial(initial, config, corpus, programs.learner)
@@ -273,7 +284,8 @@ def train_steps(population: Population, state: State, piece: Piece) -> tuple[Sta
 
 def training_arguments(population: Population, state: State, piece: Piece) -> tuple:
     """Returns what the training program takes."""
-    return state, population.run_values, piece.rows, jnp.int32(piece.count), piece.resident
+    count = devices.replicate(np.int32(piece.count), population.layout.local.devices)
+    return state, population.run_values, piece.rows, count, piece.resident
 
 
 def initial_state(population: Population) -> State:
@@ -301,6 +313,12 @@ def initial_state(population: Population) -> State:
     gathered = devices.gather(state, len(seeds))
     begun = begin_with(population.initial, population.learner, gathered, seeds, population.corpus.emotions)
     return jax.tree.map(lambda leaf: devices.spread(leaf, population.layout.groups), begun)
+
+
+def diverged(population: Population, diverged_at: np.ndarray) -> list[dict]:
+    """Returns {"fold", "seed", "step"} of each run that has diverged; `diverged_at` is `State.diverged_at`, [runs]."""
+    runs = zip(population.folds, population.runs, diverged_at, strict=True)
+    return [{"fold": fold.name, "seed": seed, "step": int(step)} for fold, (_, seed), step in runs if step >= 0]
 
 
 def state_like(population: Population) -> State:

@@ -32,7 +32,13 @@ class Programs:
 
 
 def make_programs(
-    learner: Learner, layout: devices.Layout, feed: str, window_samples: int, batch_statistics: str
+    learner: Learner,
+    layout: devices.Layout,
+    feed: str,
+    window_samples: int,
+    batch_statistics: str,
+    *,
+    deterministic: bool = False,
 ) -> Programs:
     """Returns the programs of all populations with this learner; each is compiled when it is first called."""
     draw = jax.vmap(jax.vmap(functools.partial(initialise, learner)))
@@ -44,8 +50,21 @@ def make_programs(
     return Programs(
         learner,
         jax.jit(draw, compiler_options=options),
-        devices.on_devices(train, layout, ("run", "run", "part", "shared", corpus_lies), "run", donate=1),
-        devices.on_devices(evaluate, layout.local, ("run", "part", "part", "part", "shared", corpus_lies), "part"),
+        devices.on_devices(
+            train,
+            layout,
+            ("run", "run", "part", "shared", corpus_lies),
+            "run",
+            donate=1,
+            deterministic=deterministic,
+        ),
+        devices.on_devices(
+            evaluate,
+            layout.local,
+            ("run", "part", "part", "part", "shared", corpus_lies),
+            "part",
+            deterministic=deterministic,
+        ),
     )
 
 

@@ -10,6 +10,9 @@ from ser_jax.errors import UserError
 from ser_jax.frontend import Strengths
 from ser_jax.training.state import Run
 
+# Of config.optimizer what is a value of each run, and no part of the compiled programs.
+BY_RUN = ("learning_rate", "weight_decay", "label_smoothing", "class_weights")
+
 
 def runs_of(config: dict, protocol: Protocol) -> tuple[tuple[int, int], ...]:
     """Returns the (fold, seed) of each run that a configuration asks for; raises `UserError` for what is not there."""

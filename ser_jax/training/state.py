@@ -2,17 +2,18 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Key
 
 from ser_jax.frontend import Frontend, Masking, Statistics, num_features
 from ser_jax.training.heads import Heads
+from ser_jax.training.optimizers import Optimizer, make_optimizer
 
 # A run's random streams: fold_in(run key, purpose), then fold_in(step).
 INITIALISATION, CROP, AUGMENTATION, DROPOUT, MASKING = range(5)
@@ -29,7 +30,7 @@ class State:
       diverged_at: the step at which the loss or its gradient was not finite, or -1. The run is frozen from there on.
       parameters, ema_parameters: the linen collection "params", and its exponential moving average.
       batch_stats, ema_batch_stats: the linen collection "batch_stats", likewise; {} without batch normalisation.
-      optimizer: the state of `Learner.gradients`.
+      optimizer: the state of `Learner.optimizer`.
       feature_statistics: `Statistics` of the training fold, where the frontend normalises by them; never changes.
     """
 
@@ -73,10 +74,8 @@ class Learner:
     """What is static in a training step.
 
     Attributes:
-      schedule: step -> share of the peak learning rate.
-      gradients: the gradient transformation before learning rate and weight decay.
+      optimizer: what a gradient does to the parameters.
       parameters: shapes and dtypes of one run's parameters, a tree of `jax.ShapeDtypeStruct`.
-      decays: the parameters that weight decay pulls to zero, a tree of booleans.
       heads: the classifiers whose outputs the model has, or None: it has one.
       accumulate: the number of parts of a batch that the network sees one after another.
       axis_name: of the devices that share a batch, or None.
@@ -88,11 +87,9 @@ class Learner:
     num_classes: int
     heads: Heads | None
     crop_samples: int
-    schedule: optax.Schedule
-    gradients: optax.GradientTransformation
+    optimizer: Optimizer
     ema_decay: float
     parameters: Any
-    decays: Any
     accumulate: int
     axis_name: str | None
     masking: Masking | None
@@ -111,36 +108,25 @@ def make_learner(
     crop_samples: int,
     num_steps: int,
     warmup_steps: int,
-    gradient_clip: float,
-    ema_decay: float,
+    optimizer: Mapping[str, Any],
     heads: Heads | None = None,
     accumulate: int = 1,
     axis_name: str | None = None,
     masking: Masking | None = None,
 ) -> Learner:
-    """Builds a Learner; the gradient's global norm is clipped at `gradient_clip`, unless it is 0."""
+    """Builds a Learner; `optimizer` is the group `config.optimizer`, see `optimizers.make_optimizer`."""
     if axis_name and hasattr(model, "axis_name"):  # its batch normalisation is synchronised
         model = model.clone(axis_name=axis_name)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *_example(frontend), train=False))
-    # Gains, biases and normalisation parameters (vectors) are not decayed, as is usual (Loshchilov and Hutter 2019).
-    decays = jax.tree.map(lambda leaf: leaf.ndim > 1, shapes["params"])
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0, peak_value=1.0, warmup_steps=warmup_steps, decay_steps=num_steps, end_value=0.0
-    )
     return Learner(
         model=model,
         frontend=frontend,
         num_classes=num_classes,
         heads=heads,
         crop_samples=crop_samples,
-        schedule=schedule,
-        gradients=optax.chain(
-            optax.clip_by_global_norm(gradient_clip) if gradient_clip else optax.identity(),
-            optax.scale_by_adam(b1=0.9, b2=0.999),
-        ),
-        ema_decay=ema_decay,
+        optimizer=make_optimizer(optimizer, shapes["params"], num_steps=num_steps, warmup_steps=warmup_steps),
+        ema_decay=optimizer["ema_decay"],
         parameters=shapes["params"],
-        decays=decays,
         accumulate=accumulate,
         axis_name=axis_name,
         masking=masking,
@@ -156,7 +142,7 @@ def initialise(learner: Learner, key: Key[Array, ""], feature_statistics: Statis
         diverged_at=jnp.full((), -1, jnp.int32),
         parameters=parameters,
         batch_stats=batch_stats,
-        optimizer=learner.gradients.init(parameters),
+        optimizer=learner.optimizer.transformation.init(parameters),
         ema_parameters=jax.tree.map(jnp.array, parameters),
         ema_batch_stats=jax.tree.map(jnp.array, batch_stats),
         feature_statistics=feature_statistics,

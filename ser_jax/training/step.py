@@ -44,7 +44,8 @@ def train_step(
         for purpose in (CROP, AUGMENTATION, DROPOUT)
     )
     crop_keys = _row_keys(learner, crop_key, len(rows))
-    batch = crop_batch(resident, rows, crop_keys, learner.crop_samples, run.strengths.speed, learner.frontend)
+    with jax.named_scope("crop"):
+        batch = crop_batch(resident, rows, crop_keys, learner.crop_samples, run.strengths.speed, learner.frontend)
     targets = _targets(learner, run, resident, rows, batch)
     inputs, num_frames, targets = _training_input(learner, state, run, batch, targets, augment_key)
     # The network's kernels look at the input so often that it must not be computed in each of them.
@@ -54,9 +55,14 @@ def train_step(
     totals = _over_devices(learner, _total_weights(run, batch, targets))
 
     def gradient_of(batch_stats: dict, example: tuple, dropout_key: Array) -> tuple[dict, tuple]:
-        return jax.grad(_objective, has_aux=True)(
-            state.parameters, learner, run, batch_stats, totals, example, dropout_key
-        )
+        def objective(parameters: dict) -> tuple[Array, tuple]:
+            return _objective(parameters, learner, run, batch_stats, totals, example, dropout_key)
+
+        with jax.named_scope("forward"):
+            loss, backward, made = jax.vjp(objective, state.parameters, has_aux=True)
+        with jax.named_scope("backward"):
+            (gradient,) = backward(jnp.ones_like(loss))
+        return gradient, made
 
     if learner.axis_name:
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(learner.axis_name))
@@ -65,7 +71,8 @@ def train_step(
     else:
         gradient, metrics, batch_stats = _accumulated(learner, state, gradient_of, example, dropout_key)
     gradient, metrics = _over_devices(learner, (gradient, metrics))
-    return _update(learner, state, run, gradient, batch_stats), metrics
+    with jax.named_scope("update"):
+        return _update(learner, state, run, gradient, batch_stats, metrics)
 
 
 def _objective(
@@ -115,10 +122,11 @@ def _accumulated(
 def metric_names(learner: Learner, resident: Resident) -> list[str]:
     """The sums that a training step gives.
 
-    `loss` and its `weight`, `correct` and `count`; with text `text_loss` and `text_weight`, with tracks `concordance`,
+    `loss` and its `weight`, `correct` and `count`, `gradient_norm` and `learning_rate` and their number `steps`, which
+    are zero where the run has diverged; with text `text_loss` and `text_weight`, with tracks `concordance`,
     with hidden frames `frames_loss` and `frames_weight`.
     """
-    names = ["loss", "weight", "correct", "count"]
+    names = ["loss", "weight", "correct", "count", "gradient_norm", "learning_rate", "steps"]
     names += [] if resident.tokens is None else ["text_loss", "text_weight"]
     names += [] if resident.tracks is None else ["concordance"]
     return names + ([] if learner.masking is None else ["frames_loss", "frames_weight"])
@@ -217,14 +225,16 @@ def _training_input(
     # Every utterance has its own key: what happens to it does not depend on the batch beside it.
     keys = functools.partial(_row_keys, learner, num_rows=batch.label.shape[0])
     frontend, waveform = learner.frontend, batch.waveform
-    if frontend.kind != "precomputed":
-        waveform = jax.vmap(augment_waveform, in_axes=(0, 0, 0, None))(
-            keys(waveform_key), waveform, batch.num_samples, run.strengths
-        )
-    inputs, num_frames = features(frontend, waveform, batch.num_samples, _statistics(state, batch))
-    inputs = jax.vmap(
-        functools.partial(augment_features, deltas=frontend.deltas, kind=frontend.kind), in_axes=(0, 0, 0, None)
-    )(keys(features_key), inputs, num_frames, run.strengths)
+    with jax.named_scope("augmentation"):
+        if frontend.kind != "precomputed":
+            waveform = jax.vmap(augment_waveform, in_axes=(0, 0, 0, None))(
+                keys(waveform_key), waveform, batch.num_samples, run.strengths
+            )
+    with jax.named_scope("frontend"):
+        inputs, num_frames = features(frontend, waveform, batch.num_samples, _statistics(state, batch))
+    with jax.named_scope("augmentation"):
+        augment = functools.partial(augment_features, deltas=frontend.deltas, kind=frontend.kind)
+        inputs = jax.vmap(augment, in_axes=(0, 0, 0, None))(keys(features_key), inputs, num_frames, run.strengths)
     rows = inputs, num_frames, targets, batch.weight
     if not learner.axis_name:
         return mixup(mixup_key, *rows, run.strengths.mixup)
@@ -264,22 +274,40 @@ def _over_devices(learner: Learner, sums: Any) -> Any:
     return jax.lax.psum(sums, learner.axis_name) if learner.axis_name else sums
 
 
-def _update(learner: Learner, state: State, run: Run, gradient: dict, batch_stats: dict) -> State:
-    """AdamW with decoupled weight decay (Loshchilov and Hutter 2019), then the moving averages."""
-    updates, optimizer = learner.gradients.update(gradient, state.optimizer)
-    learning_rate = run.learning_rate * learner.schedule(state.step)
+def _update(
+    learner: Learner, state: State, run: Run, gradient: dict, batch_stats: dict, metrics: dict[str, Array]
+) -> tuple[State, dict[str, Array]]:
+    """Updates the parameters, see `optimizers`, then the moving averages; or freezes a run that diverges.
 
-    def stepped(parameter: Array, update: Array, decays: bool) -> Array:
-        return parameter - learning_rate * (update + run.weight_decay * parameter if decays else update)
+    A run diverges where the loss, the gradient, or what they make of parameters and statistics is not finite. From that
+    step on nothing of it changes but the number of steps, and its metrics are zero.
+    """
+    optimizer = learner.optimizer
+    gradient = jax.tree.map(lambda leaf, rate: leaf if rate else jnp.zeros_like(leaf), gradient, optimizer.rates)
+    norm = optax.tree.norm(gradient)
+    updates, optimizer_state = optimizer.transformation.update(gradient, state.optimizer, state.parameters)
+    learning_rate = run.learning_rate * optimizer.schedule(state.step)
 
-    parameters = jax.tree.map(stepped, state.parameters, updates, learner.decays)
+    def stepped(parameter: Array, update: Array, decays: bool, rate: float) -> Array:
+        if not rate:
+            return parameter
+        decayed = update - run.weight_decay * parameter if decays else update
+        return parameter + (rate * learning_rate if rate != 1 else learning_rate) * decayed
+
+    parameters = jax.tree.map(stepped, state.parameters, updates, optimizer.decays, optimizer.rates)
     # The average starts short and lengthens to ema_decay, so that the first parameters, drawn at random, do not linger.
     decay = jnp.minimum(learner.ema_decay, (1.0 + state.step) / (10.0 + state.step)) if learner.ema_decay else 0.0
-    return state.replace(
-        step=state.step + 1,
+    after = state.replace(
         parameters=parameters,
         batch_stats=batch_stats,
-        optimizer=optimizer,
+        optimizer=optimizer_state,
         ema_parameters=optax.incremental_update(parameters, state.ema_parameters, 1.0 - decay),
         ema_batch_stats=optax.incremental_update(batch_stats, state.ema_batch_stats, 1.0 - decay),
     )
+    finite = jnp.isfinite(metrics["loss"] + norm + optax.tree.norm((parameters, batch_stats)))
+    well = finite & (state.diverged_at < 0)
+    step = state.step + 1
+    state = jax.tree.map(lambda new, old: jnp.where(well, new, old), after, state)
+    state = state.replace(step=step, diverged_at=jnp.where(well | (state.diverged_at >= 0), state.diverged_at, step))
+    metrics = {**metrics, "gradient_norm": norm, "learning_rate": learning_rate, "steps": jnp.ones(())}
+    return state, jax.tree.map(lambda value: jnp.where(well, value, 0.0), metrics)

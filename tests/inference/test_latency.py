@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ser_jax import config as configuration
 from ser_jax.frontend import Frontend, Statistics, features
 from ser_jax.inference.latency import one_utterance, relative_latency
 from ser_jax.models import build
@@ -46,8 +47,7 @@ def learner():
         crop_samples=8000,
         num_steps=2,
         warmup_steps=1,
-        gradient_clip=1.0,
-        ema_decay=0.0,
+        optimizer=configuration.default()["optimizer"],
     )
 
 

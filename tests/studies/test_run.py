@@ -82,7 +82,7 @@ def test_programs_that_are_shared_change_no_result(tmp_path):
 
 def test_a_variant_that_fails_is_reported_and_the_others_finish(launch, tmp_path):
     study = {
-        "variants": {"good": {}, "diverged": {"optimizer": {"learning_rate": 1e38, "gradient_clip": 1e38}}},
+        "variants": {"good": {}, "diverged": {"optimizer": {"learning_rate": 1e30, "gradient_clip": 0}}},
         "comparisons": [["diverged", "good"]],
     }
     (tmp_path / "config.json").write_text(json.dumps(study_of(**study)))
@@ -90,6 +90,7 @@ def test_a_variant_that_fails_is_reported_and_the_others_finish(launch, tmp_path
     status, output, errors = launch(*arguments)
     assert status == 1
     assert "error: variant diverged failed: " in errors
+    assert "config.optimizer.learning_rate: found 1e+30; every run diverged" in errors
     assert "Traceback" not in errors
     summary = json.loads((tmp_path / "work" / "summary.json").read_text())
     assert list(summary["variants"]) == ["good"]

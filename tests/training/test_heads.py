@@ -174,7 +174,7 @@ def test_a_batch_of_one_source_leaves_the_other_s_head_as_it_was(data, own):
     step = jax.jit(functools.partial(train_step, learner))
     after, metrics = step(state, run, jnp.asarray(rows), population.resident)
     assert metrics["count"] == 4 and np.isfinite(metrics["loss"]) and metrics["loss"] < 4 * 10
-    moments = after.optimizer[1].mu["classifier"]
+    moments = after.optimizer[1][0].mu["classifier"]
     parameters = [one.parameters["classifier"] for one in (state, after)]
     columns = (slice(3), slice(3, 5))
     for name in ("kernel", "bias"):

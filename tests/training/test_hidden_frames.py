@@ -76,7 +76,7 @@ def test_without_the_emotion_s_loss_labels_change_nothing_and_the_classifier_has
             for chosen in (population, population_of((shuffled, protocol), objective=weights, **changes))
         )
         assert np.array_equal(vectors(own.parameters, 1), vectors(other.parameters, 1)) == alike
-        moments = by_path(own.optimizer[1].mu, 1)
+        moments = by_path(own.optimizer[1][0].mu, 1)
         assert (np.abs(moments["classifier", "kernel"]).max() == 0) == alike
         assert np.abs(moments["hidden_frames", "kernel"]).max() > 0
 

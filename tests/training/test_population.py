@@ -16,7 +16,7 @@ from ser_jax.corpora.silence import trimmed
 from ser_jax.errors import UserError
 from ser_jax.frontend import Statistics, features
 from ser_jax.inference import predict, tables
-from ser_jax.training import devices, loop
+from ser_jax.training import checkpoints, devices, log, loop
 from ser_jax.training import population as populations
 from ser_jax.training.state import variables
 from tests.training.tiny import tiny_corpus, tiny_population, vectors
@@ -47,7 +47,13 @@ def test_training_changes_the_parameters_and_reports_each_step(trained):
     before = vectors(populations.initial_state(population).parameters, 6)
     assert all(np.isfinite(leaf).all() for leaf in leaves(state, 6))
     assert np.abs(vectors(state.parameters, 6) - before).max(1).min() > 1e-3
-    assert [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()] == entries
+    rows = log.read(folder / log.FILE)
+    assert log.means(rows) == entries
+    assert {(row["fold"], row["seed"]) for row in rows if row["step"] == 6} == {
+        (fold.name, seed) for fold, (_, seed) in zip(population.folds, population.runs, strict=True)
+    }
+    assert len(rows) == 6 * len(entries)
+    assert all(row["gradient_norm"] > 0 and row["learning_rate"] >= 0 for row in rows)
     assert ["validation_ua" in entry for entry in entries if entry["step"] == 4] == [True]
     assert seconds["compile"] > 0
 
@@ -58,6 +64,44 @@ def test_a_run_alone_ends_as_it_does_among_others(data, trained, tmp_path):
     number = population.runs.index((2, 7))
     for ours, theirs in zip(leaves(alone, 1), leaves(together, 6), strict=True):
         np.testing.assert_allclose(ours[0], theirs[number], rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_that_diverges_is_told_and_its_neighbours_do_not_notice(data, trained, tmp_path, capsys):
+    _, whole, _, entries, _ = trained
+    population = tiny_population(*data, seeds=[0, 7])
+    rates = np.array(population.run_values.learning_rate)
+    rates[np.unravel_index(3, rates.shape)] = np.nan
+    population = dataclasses.replace(population, run_values=population.run_values.replace(learning_rate=rates))
+    reported = []
+    state, _ = loop.train(population, tmp_path, report=reported.append)
+    expected = {"fold": population.folds[3].name, "seed": 7, "step": 1}
+    note = f"note: fold {expected['fold']}, seed 7: diverged at step 1 (config.optimizer.learning_rate 0.002)"
+    assert [line[: len(note)] for line in capsys.readouterr().err.splitlines()] == [note]
+    others = [0, 1, 2, 4, 5]
+    for ours, theirs in zip(leaves(state, 6), leaves(whole, 6), strict=True):
+        np.testing.assert_array_equal(ours[others], theirs[others])
+    assert all(np.isfinite(leaf).all() for leaf in leaves(state, 6))
+    text = (tmp_path / log.FILE).read_text()
+    assert "NaN" not in text
+    own = [row for row in log.read(tmp_path / log.FILE) if (row["fold"], row["seed"]) == (expected["fold"], 7)]
+    assert [(row["loss"], row["diverged_at"]) for row in own] == [(None, 1)] * len(reported)
+    assert all(np.isfinite(entry["loss"]) for entry in reported) and len(entries) == len(reported)
+    table = tables.test_predictions(population, state, "tiny")
+    missing = (table["fold"] == expected["fold"]) & (table["seed"] == 7)
+    assert not missing.any() and len(table.groupby(["fold", "seed"])) == 5
+    assert np.isnan(tables.validation_ua(population, state)).tolist() == [False] * 3 + [True] + [False] * 2
+    metadata = checkpoints.Checkpoints(tmp_path / "checkpoints").metadata()
+    assert metadata["diverged"] == [expected]
+    assert populations.diverged(population, devices.gather(state.diverged_at, 6)) == [expected]
+
+
+def test_a_population_that_diverges_as_a_whole_names_the_learning_rate(data, tmp_path):
+    population = tiny_population(*data, folds=[0], optimizer={"learning_rate": 1e30, "gradient_clip": 0})
+    for _ in range(2):  # the same command again says the same
+        with pytest.raises(
+            UserError, match=r"config.optimizer.learning_rate: found 1e\+30; every run diverged, .* step"
+        ):
+            loop.train(population, tmp_path)
 
 
 def test_runs_of_other_seeds_and_folds_differ(trained):

@@ -98,7 +98,7 @@ def test_devices_that_share_a_batch_have_the_gradients_of_one(data):
         trained(population_of(data, "shufflenet_v2", split), devices, steps=1)[0]
         for split, devices in (("runs", None), ("batch", 4))
     )
-    moment, expected = (vectors(state.optimizer[1].mu, 1) for state in (shared, one))
+    moment, expected = (vectors(state.optimizer[1][0].mu, 1) for state in (shared, one))
     assert np.abs(expected).max() > 1e-2
     np.testing.assert_allclose(moment, expected, atol=5e-7)
     assert_close(shared.batch_stats, one.batch_stats, 1e-6)

@@ -1,0 +1,119 @@
+"""The log of a training: a row for each run and logging step, as JSON lines and as TensorBoard's events.
+
+A row holds `step`, `epoch`, `fold` and `seed`, then the means of the steps since the row before: `loss`, `accuracy`,
+`gradient_norm`, `learning_rate` and what else is learnt, and where it was computed `validation_ua`. A figure that a
+diverged run does not have is null, and `diverged_at` says at which step it diverged.
+"""
+
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from ser_jax.files import atomic_file
+
+FILE, EVENTS = "log.jsonl", "tensorboard"
+_OF_ROW = ("step", "epoch", "fold", "seed", "diverged_at")  # what is no figure
+
+
+class Log:
+    """Writes the log of a training to its folder; TensorBoard's events where that package is installed."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path, self._events = folder / FILE, Events(folder / EVENTS)
+
+    def forget_after(self, step: int) -> None:
+        """Drops the rows of steps that a restart makes again, and lines that are damaged."""
+        rows = [row for row in read(self._path) if row["step"] <= step]
+        with atomic_file(self._path) as temporary:
+            temporary.write_text("".join(map(_line, rows)))
+        self._events.replace(rows)
+
+    def write(self, rows: Sequence[dict]) -> None:
+        """Appends rows."""
+        with self._path.open("a") as file:
+            file.write("".join(map(_line, rows)))
+        self._events.append(rows)
+
+
+class Events:
+    """TensorBoard's events of each run, in a folder of its own; nothing where TensorBoard is not installed.
+
+    They are written without TensorFlow, which TensorBoard's own writer of summaries would import.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._files = folder, {}
+
+    def replace(self, rows: Iterable[dict]) -> None:
+        """Removes all events and writes those of `rows`."""
+        for file in self._files.values():
+            file.close()
+        self._files = {}
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self.append(rows)
+
+    def append(self, rows: Iterable[dict]) -> None:
+        """Writes the figures of rows."""
+        try:
+            from tensorboard.compat.proto.event_pb2 import Event
+            from tensorboard.compat.proto.summary_pb2 import Summary
+            from tensorboard.summary.writer.record_writer import RecordWriter
+        except ImportError:
+            return
+        for row in rows:
+            values = [Summary.Value(tag=name, simple_value=value) for name, value in _figures(row).items()]
+            event = Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values))
+            RecordWriter(self._file(f"{row['fold']}, seed {row['seed']}")).write(event.SerializeToString())
+        for file in self._files.values():
+            file.flush()
+
+    def _file(self, run: str) -> IO[bytes]:
+        if run not in self._files:
+            folder = self._folder / run.replace(os.sep, "_")
+            folder.mkdir(parents=True, exist_ok=True)
+            name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
+            self._files[run] = (folder / name).open("ab")
+        return self._files[run]
+
+
+def read(path: Path) -> list[dict]:
+    """Returns the rows of a log that are whole, in their order; none where there is no file."""
+    rows = []
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and all(isinstance(row.get(name), int | float) for name in ("step", "epoch")):
+            rows.append(row)
+    return rows
+
+
+def means(rows: Iterable[dict]) -> list[dict]:
+    """Returns one entry for each step, in order: means over the runs that have the figure."""
+    by_step: dict[int, list[dict]] = {}
+    for row in rows:
+        by_step.setdefault(row["step"], []).append(row)
+    entries = []
+    for step, own in sorted(by_step.items()):
+        figures = [_figures(row) for row in own]
+        names = dict.fromkeys(name for of_run in figures for name in of_run)
+        entry = {name: float(np.mean([of_run[name] for of_run in figures if name in of_run])) for name in names}
+        entries.append({"step": step, "epoch": own[0]["epoch"], **entry})
+    return entries
+
+
+def _figures(row: dict) -> dict[str, float]:
+    return {name: value for name, value in row.items() if name not in _OF_ROW and isinstance(value, int | float)}
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"

@@ -1,0 +1,67 @@
+import json
+import struct
+
+import pytest
+
+from ser_jax.training.log import EVENTS, FILE, Log, means, read
+
+
+def row(step, seed=0, loss=1.0, **more):
+    return {"step": step, "epoch": step / 10, "fold": "a/b", "seed": seed, "loss": loss, **more}
+
+
+def events(folder):
+    """(step, loss) of every event that TensorBoard would show of a run."""
+    event_pb2 = pytest.importorskip("tensorboard.compat.proto.event_pb2")
+    found = []
+    for path in sorted(folder.iterdir()):
+        data = path.read_bytes()
+        while data:
+            (size,) = struct.unpack("<Q", data[:8])
+            event = event_pb2.Event.FromString(data[12 : 12 + size])
+            found += [
+                (event.step, round(value.simple_value, 6)) for value in event.summary.value if value.tag == "loss"
+            ]
+            data = data[12 + size + 4 :]
+    return found
+
+
+def test_a_restart_forgets_the_rows_and_events_that_it_makes_again(tmp_path):
+    log = Log(tmp_path)
+    log.forget_after(0)
+    for step in (1, 2, 3):
+        log.write([row(step), row(step, seed=1)])
+    again = Log(tmp_path)
+    again.forget_after(2)
+    again.write([row(3, loss=0.5)])
+    assert [(one["step"], one["seed"], one["loss"]) for one in read(tmp_path / FILE)] == [
+        (1, 0, 1.0),
+        (1, 1, 1.0),
+        (2, 0, 1.0),
+        (2, 1, 1.0),
+        (3, 0, 0.5),
+    ]
+    assert events(tmp_path / EVENTS / "a_b, seed 0") == [(1, 1.0), (2, 1.0), (3, 0.5)]
+    assert events(tmp_path / EVENTS / "a_b, seed 1") == [(1, 1.0), (2, 1.0)]
+
+
+def test_damaged_lines_are_passed_over_and_gone_after_a_restart(tmp_path):
+    damaged = ["", "{", "[1]", '{"step": "a", "epoch": 1}', '{"epoch": 1}', json.dumps(row(1))[:-5], "\udcff"]
+    lines = [json.dumps(row(1)), *damaged, json.dumps(row(2))]
+    (tmp_path / FILE).write_text("\n".join(lines), encoding="utf-8", errors="surrogateescape")
+    assert [one["step"] for one in read(tmp_path / FILE)] == [1, 2]
+    Log(tmp_path).forget_after(2)
+    assert (tmp_path / FILE).read_text() == "".join(json.dumps(row(step)) + "\n" for step in (1, 2))
+    assert read(tmp_path / "none") == []
+
+
+def test_a_figure_that_is_not_finite_is_refused_and_no_line_is_half_written(tmp_path):
+    log = Log(tmp_path)
+    with pytest.raises(ValueError, match="JSON"):
+        log.write([row(1), row(1, loss=float("nan"))])
+    assert read(tmp_path / FILE) == []
+
+
+def test_means_are_over_the_runs_that_have_the_figure():
+    rows = [row(1, loss=1.0), row(1, seed=1, loss=3.0), row(2, loss=2.0), row(2, seed=1, loss=None, diverged_at=2)]
+    assert means(rows) == [{"step": 1, "epoch": 0.1, "loss": 2.0}, {"step": 2, "epoch": 0.2, "loss": 2.0}]

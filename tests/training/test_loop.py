@@ -1,0 +1,83 @@
+"""The loop around the training program: what it asks other processes, what it imports, what it leaves to look into."""
+
+import subprocess
+import sys
+import types
+
+import pytest
+
+from ser_jax.errors import UserError
+from ser_jax.training import devices, loop, processes
+from tests.training.tiny import tiny_corpus, tiny_population
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tiny_corpus()
+
+
+def checkpoints_wanted(data, folder, monkeypatch, *, leads):
+    """For each call of the program, whether the process found it time for a checkpoint; a clock ticks evenly."""
+    ticks, found = iter(range(10**6)), []
+
+    def largest(*values):
+        if len(values) == 3:
+            found.append(values[1])
+        return values
+
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr(processes, "largest", largest)
+    monkeypatch.setattr(processes, "leads", lambda: leads)
+    training = {"train_steps": 40, "validate_steps": 100, "checkpoint_seconds": 20.0}
+    loop.train(tiny_population(*data, folds=[0], training=training), folder)
+    return found
+
+
+def test_a_process_that_follows_wants_checkpoints_as_often_as_one_that_leads(data, tmp_path, monkeypatch):
+    leader, follower = (
+        checkpoints_wanted(data, tmp_path / str(leads), monkeypatch, leads=leads) for leads in (True, False)
+    )
+    assert len(leader) == len(follower) > 8
+    assert 0 < sum(leader) < len(leader) / 2
+    assert sum(follower) == sum(leader)
+
+
+TRAINING = """
+import sys
+from pathlib import Path
+from ser_jax.training import loop
+from tests.training.tiny import tiny_corpus, tiny_population
+loop.train(tiny_population(*tiny_corpus(), folds=[0]), Path(sys.argv[1]), profile_steps=(1, 3))
+print([name for name in ("tensorflow", "torch") if name in sys.modules])
+"""
+
+
+def test_a_resident_training_imports_no_tensorflow_and_leaves_events_a_profile_and_its_parameters(tmp_path):
+    ended = subprocess.run(
+        [sys.executable, "-c", TRAINING, str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == "[]"
+    assert len(list((tmp_path / "tensorboard").glob("*, seed 0/events.out.tfevents.*"))) == 1
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    lines = (tmp_path / "parameters.txt").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == ["path", "classifier/bias", "classifier/kernel", "total"]
+
+
+def test_a_deterministic_training_is_compiled_so_on_a_gpu_alone(data, monkeypatch):
+    population = tiny_population(*data, training={"deterministic": True})
+    assert population.programs.train.deterministic and population.programs.evaluate.deterministic
+    assert not tiny_population(*data).programs.train.deterministic
+    assert devices.compiler_options(5, deterministic=True) is None
+    monkeypatch.setattr(devices.jax, "default_backend", lambda: "gpu")
+    for at_once in (1, 5):
+        assert devices.compiler_options(at_once, deterministic=True)["xla_gpu_deterministic_ops"] is True
+        assert "xla_gpu_deterministic_ops" not in (devices.compiler_options(at_once) or {})
+    monkeypatch.setattr(devices.jax, "process_count", lambda: 2)
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    with pytest.raises(
+        UserError, match=r"config.training.deterministic: .* expected XLA_FLAGS=--xla_gpu_deterministic"
+    ):
+        devices.check_deterministic()
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
+    devices.check_deterministic()

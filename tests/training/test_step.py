@@ -1,0 +1,199 @@
+"""Single steps of a model of a few parameters: what decays, what is drawn anew, and what a step that fails leaves."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ser_jax import config as configuration
+from ser_jax.feeds.resident import Resident
+from ser_jax.frontend import Frontend, Masking, Strengths
+from ser_jax.models import build
+from ser_jax.training.checkpoints import named_arrays
+from ser_jax.training.state import Run, initialise, make_learner
+from ser_jax.training.step import _update, train_step
+from tests.training.tiny import vectors
+
+OPTIMIZER = configuration.default()["optimizer"] | {"schedule": "constant", "ema_decay": 0.5}
+ROWS = jnp.arange(4)
+LENGTH = 4000
+FRONTEND = Frontend(num_mels=4, window_ms=50.0, hop_ms=25.0, normalization="none")
+
+
+def learner_of(model, crop_samples, frontend=FRONTEND, masking=None, **changes):
+    return make_learner(
+        model,
+        frontend,
+        num_classes=3,
+        crop_samples=crop_samples,
+        num_steps=10,
+        warmup_steps=0,
+        optimizer=OPTIMIZER | changes,
+        masking=masking,
+    )
+
+
+def run_of(**changes):
+    values = {
+        "key": jax.random.key(3),
+        "learning_rate": np.float32(0.1),
+        "weight_decay": np.float32(0.0),
+        "label_smoothing": np.float32(0.0),
+        "class_weights": np.ones(3, np.float32),
+        "loss_weights": {"emotion": np.float32(1), "frames": np.float32(1)},
+        "strengths": jax.tree.map(np.float32, Strengths()),
+    }
+    return Run(**values | changes)
+
+
+@pytest.fixture(scope="module")
+def resident():
+    rng = np.random.default_rng(0)
+    return Resident(
+        samples=rng.normal(0, 3000, 4 * LENGTH).astype(np.int16),
+        start=np.arange(4, dtype=np.int32) * LENGTH,
+        num_samples=np.full(4, LENGTH, np.int32),
+        label=np.array([0, 1, 2, 0], np.int32),
+    )
+
+
+def begun(learner):
+    """A state whose parameters, biases among them, are not zero."""
+    state = initialise(learner, jax.random.key(0), None)
+    return state.replace(parameters=jax.tree.map(lambda leaf: leaf + 0.3, state.parameters))
+
+
+LEARNERS = {name: learner_of(build("linear", 3), samples) for name, samples in (("crop", 2000), ("whole", LENGTH))}
+
+
+@functools.cache
+def stepper(name):
+    return jax.jit(functools.partial(train_step, LEARNERS[name]))
+
+
+def test_weight_decay_pulls_at_kernels_and_at_nothing_else(resident):
+    state = begun(LEARNERS["crop"])
+    ends = [
+        stepper("crop")(state, run_of(weight_decay=np.float32(decay)), ROWS, resident)[0].parameters["classifier"]
+        for decay in (0.0, 0.5)
+    ]
+    kernel = state.parameters["classifier"]["kernel"]
+    np.testing.assert_allclose(ends[1]["kernel"] - ends[0]["kernel"], -0.1 * 0.5 * kernel, atol=1e-6)
+    np.testing.assert_array_equal(ends[1]["bias"], ends[0]["bias"])
+
+
+def gradient_at(name, resident, step, strengths=None, key=3):
+    """What the gradient of a step is, from the first moment that it leaves."""
+    strengths = jax.tree.map(np.float32, strengths or Strengths())
+    state = begun(LEARNERS[name]).replace(step=jnp.int32(step))
+    after, _ = stepper(name)(state, run_of(strengths=strengths, key=jax.random.key(key)), ROWS, resident)
+    return vectors(after.optimizer, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "strengths"),
+    [
+        ("crop", None),
+        ("whole", Strengths(noise=1.0)),
+        ("whole", Strengths(spec_augment=1.0)),
+        ("whole", Strengths(mixup=1.0)),
+    ],
+    ids=["crop", "noise", "spec_augment", "mixup"],
+)
+def test_every_step_and_every_run_draws_anew(resident, name, strengths):
+    first, again, later, other = (
+        gradient_at(name, resident, step, strengths, key) for step, key in ((0, 3), (0, 3), (1, 3), (0, 4))
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - later).max() > 1e-5
+    assert np.abs(first - other).max() > 1e-5
+
+
+def test_a_whole_utterance_without_augmentation_is_the_same_at_every_step(resident):
+    """So that what the test above sees are the draws, and not the number of the step."""
+    np.testing.assert_array_equal(gradient_at("whole", resident, 0), gradient_at("whole", resident, 1))
+
+
+def test_other_frames_are_hidden_at_every_step(resident):
+    frontend = Frontend(num_mels=4, window_ms=50.0, hop_ms=25.0, normalization="utterance")
+    learner = learner_of(build("rnn", 3, frames=4, hidden=4), LENGTH, frontend, Masking(share=0.5, span=2))
+    step = jax.jit(functools.partial(train_step, learner))
+    state = begun(learner)
+    losses = [
+        float(step(state.replace(step=jnp.int32(number)), run_of(), ROWS, resident)[1]["frames_loss"])
+        for number in (0, 0, 1)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("broken", [{"learning_rate": np.float32(np.nan)}, {"learning_rate": np.float32(1e38)}])
+def test_a_run_that_diverges_is_frozen_as_it_was_before(resident, broken):
+    state = begun(LEARNERS["crop"])
+    well, metrics = stepper("crop")(state, run_of(), ROWS, resident)
+    assert well.diverged_at == -1 and metrics["steps"] == 1 and metrics["gradient_norm"] > 0
+    frozen, metrics = stepper("crop")(well, run_of(**broken), ROWS, resident)
+    assert frozen.step == 2 and frozen.diverged_at == 2
+    assert not any(float(value) for value in metrics.values())
+    # It stays so, also where what broke it is gone.
+    later, metrics = stepper("crop")(frozen, run_of(), ROWS, resident)
+    assert later.step == 3 and later.diverged_at == 2 and not float(metrics["steps"])
+    for state in (frozen, later):
+        jax.tree.map(np.testing.assert_array_equal, state.replace(step=1, diverged_at=-1), well.replace(step=1))
+
+
+def test_a_loss_that_is_not_finite_freezes_a_run_too(resident):
+    state = begun(LEARNERS["crop"])
+    after, _ = stepper("crop")(state, run_of(class_weights=np.full(3, np.inf, np.float32)), ROWS, resident)
+    assert after.diverged_at == 1
+    jax.tree.map(np.testing.assert_array_equal, after.parameters, state.parameters)
+
+
+def test_the_default_is_adamw_with_a_cosine_and_short_averages_at_first():
+    """Against optax's own AdamW, its schedule and mask, on gradients that are made up."""
+    options = configuration.default()["optimizer"]
+    learner = make_learner(
+        build("linear", 3), FRONTEND, num_classes=3, crop_samples=2000, num_steps=10, warmup_steps=3, optimizer=options
+    )
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 0.02, warmup_steps=3, decay_steps=10)
+    twin = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(schedule, weight_decay=0.3, mask={"classifier": {"kernel": True, "bias": False}}),
+    )
+    state = begun(learner)
+    expected, average, twin_state = state.parameters, state.ema_parameters, twin.init(state.parameters)
+    run = run_of(learning_rate=np.float32(0.02), weight_decay=np.float32(0.3))
+    rng = np.random.default_rng(0)
+    for step in range(6):
+        gradient = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), expected)
+        metrics = {"loss": jnp.ones(())}
+        state, metrics = _update(learner, state, run, gradient, {}, metrics)
+        np.testing.assert_allclose(metrics["learning_rate"], schedule(step), rtol=1e-6)
+        np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(gradient), rtol=1e-6)
+        updates, twin_state = twin.update(gradient, twin_state, expected)
+        expected = optax.apply_updates(expected, updates)
+        decay = min(options["ema_decay"], (1 + step) / (10 + step))
+        average = jax.tree.map(lambda a, b, decay=decay: decay * a + (1 - decay) * b, average, expected)
+        for found, wanted in ((state.parameters, expected), (state.ema_parameters, average)):
+            jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), found, wanted)
+
+
+def test_a_frozen_layer_stays_has_no_moments_and_a_slow_one_moves_by_its_share(resident):
+    def moved(**rates):
+        learner = learner_of(build("linear", 3), 2000, rates=rates)
+        state = begun(learner)
+        run = run_of(weight_decay=np.float32(0.5))
+        after, metrics = jax.jit(functools.partial(train_step, learner))(state, run, ROWS, resident)
+        difference = jax.tree.map(lambda a, b: np.asarray(a - b), after.parameters, state.parameters)["classifier"]
+        return difference, named_arrays(after.optimizer), metrics["gradient_norm"]
+
+    everything, moments, norm = moved()
+    slow, _, _ = moved(bias=0.25)
+    np.testing.assert_allclose(slow["bias"], 0.25 * everything["bias"], rtol=1e-5)
+    np.testing.assert_array_equal(slow["kernel"], everything["kernel"])
+    frozen, fewer, smaller = moved(kernel=0)
+    assert not frozen["kernel"].any() and np.abs(frozen["bias"]).min() > 0
+    assert sum("kernel" in name for name in moments) == 2 and not any("kernel" in name for name in fewer)
+    assert smaller < norm
