@@ -136,6 +136,31 @@ def test_every_p_value_beside_a_figure_is_that_of_its_comparison():
     assert wrong == []
 
 
+def test_shares_of_seeds_and_speakers_are_those_of_the_published_comparisons():
+    text = (ROOT / "docs" / "statistics.md").read_text()
+    rows = [row.split(" | ") for row in re.findall(r"^\| (\w+_\w+ \| .* against .*) \|$", text, flags=re.MULTILINE)]
+    assert len(rows) >= 20
+    for folder, name, *cells in rows:
+        summary = _summary(RESULTS / "five_seeds" / folder)
+        effects = [effect for question in summary["questions"] for effect in question["effects"]]
+        (one,) = (one for one in [*summary["comparisons"], *effects] if one["name"] == name)
+        shares = [f"{100 * one[key]:.0f} %" for key in ("seeds_share", "speakers_share")]
+        widths = [f"{100 * one[key]:.1f}" for key in ("half_width", "with_twice_seeds", "with_twice_speakers")]
+        assert cells == [widths[0], *shares, *widths[1:]], f"{folder}: {name}"
+
+
+def test_published_shares_and_widths_follow_from_a_second_computation():
+    summary, folder = _summary(RESULTS / "five_seeds" / "emodb_recurrent"), RESULTS / "five_seeds" / "emodb_recurrent"
+    for one in summary["comparisons"]:
+        shared = recomputed.Shared(_table(folder), [one["variant"], one["baseline"]])
+        adds = recomputed.run_additions(shared, np.array([1.0, -1.0]))  # a cell is a speaker: each is a fold
+        own = _again(folder, one, {}, summary["margin"])
+        share = min(1.0, (adds.var(axis=0, ddof=1) / len(adds)).sum() / own["error"] ** 2)
+        assert one["seeds_share"] == pytest.approx(share, abs=0.06)
+        half = (own["ci95"][1] - own["ci95"][0]) / 2
+        assert one["with_twice_seeds"] == pytest.approx(half * np.sqrt(1 - share / 2), rel=0.06)
+
+
 def test_the_picture_of_the_answer_is_drawn_from_the_published_summaries(tmp_path):
     path = tmp_path / "answer.png"
     subprocess.run([sys.executable, "-m", "docs.answer_figure", path], cwd=ROOT, check=True)
