@@ -1,7 +1,8 @@
 """Verify recordings, resample them to 16 kHz, and pack them as a corpus that every other command can use.
 
 `prepare features` does the same for features made elsewhere: one array [frames, dims] or [dims] per utterance of a
-corpus, in a folder of .npy or .npz files, or a .npz, .h5, .hdf5 or .parquet file.
+corpus, in a folder of .npy or .npz files, or a .npz, .h5, .hdf5 or .parquet file. `prepare encoder CORPUS` computes
+such features: the hidden states of a pretrained encoder (see `encoders`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ EXAMPLES = """examples:
   python launch.py prepare folder --name calls --source FOLDER_WITH_A_FOLDER_PER_EMOTION
   python launch.py prepare merge --name both --corpora emodb,ravdess
   python launch.py prepare features --corpus emodb --name wavlm --source FILE_OR_FOLDER --frame_ms 20
+  python launch.py prepare encoder emodb --encoder smart-turn-v3.2
+  python launch.py prepare encoder emodb --encoder smart-turn-v3.2 --pooled
 
 The table is a CSV with the columns path (below --source), emotion and speaker, and optionally id, gender, text,
 language, session, intensity; any further column is kept. Built-in corpora (synthetic, localized, uniform, null) need no
@@ -34,9 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument(
         "what",
-        help="emodb, ravdess, folder: your own recordings, merge: several corpora as one, or features: made elsewhere, "
-        "for a prepared corpus",
+        help="emodb, ravdess, folder: your own recordings, merge: several corpora as one, features: made elsewhere, "
+        "or encoder: hidden states of a prepared corpus",
     )
+    parser.add_argument("corpus_of_states", nargs="?", metavar="CORPUS", help="of encoder: the prepared corpus")
     parser.add_argument("--source", help="the owner's archive (zip) or a folder; without it, the archive is downloaded")
     parser.add_argument(
         "--data_dir", help="where corpora are kept (default: the environment's SER_JAX_DATA, else data)"
@@ -70,6 +74,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     features.add_argument("--dims", help="the names of the dims, as a,b,c, where the source does not tell")
     features.add_argument("--licence", help="a note on the licence of the features, kept with them")
+    encoder = parser.add_argument_group("encoder; the features are called ENCODER.frames or ENCODER.pooled, or --name")
+    encoder.add_argument("--encoder", help="its name on this machine (`encoders`), or a checkpoint folder")
+    encoder.add_argument("--pooled", action="store_true", help="mean and deviation of each state, instead of frames")
+    encoder.add_argument("--layers", help="as 0,1,2,final: 0 is what the first layer is given (default: all)")
+    encoder.add_argument(
+        "--window_seconds",
+        type=float,
+        help="longer utterances are heard in equal parts of at most that (default: 20, or what the positions reach)",
+    )
+    encoder.add_argument(
+        "--trim_db", type=float, help="leave out silence before and after, softer by so much than the loudest frame"
+    )
+    encoder.add_argument("--average", type=int, help="keep the means of so many consecutive frames (default: 1, all)")
+    encoder.add_argument(
+        "--dtype", choices=("float16", "float32"), help="of what is kept (default: float16, of --pooled float32)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
     data_dir = args.data_dir or default_data_dir()
     if args.what == "features":
         return _prepare_features(args, data_dir)
+    if args.what == "encoder":
+        return _prepare_states(args, data_dir)
     corpus = _prepare_corpus(args, data_dir)
     print(_summary(corpus))
     print(f"packed in     {packed_folder(corpus.name, data_dir)}")
@@ -135,6 +157,29 @@ def _prepare_features(args: argparse.Namespace, data_dir: str | os.PathLike) -> 
     return 0
 
 
+def _prepare_states(args: argparse.Namespace, data_dir: str | os.PathLike) -> int:
+    from ser_jax.corpora import load_corpus
+    from ser_jax.corpora.features import features_folder
+    from ser_jax.encoders import extract, store
+    from ser_jax.errors import UserError
+
+    if not args.corpus_of_states or not args.encoder:
+        raise UserError("prepare encoder: expected a corpus and --encoder NAME_OR_FOLDER")
+    corpus = load_corpus(args.corpus_of_states, data_dir)
+    encoder = store.load(args.encoder, data_dir)
+    form = "pooled" if args.pooled else "frames"
+    layers, trim_db, average = _split(args.layers), args.trim_db or 0.0, 1 if args.average is None else args.average
+    request = extract.make_request(
+        encoder.architecture, form, layers, args.window_seconds, args.dtype, trim_db, average
+    )
+    packed = extract.prepare_states(corpus, encoder, request, data_dir, name=args.name, force=args.force)
+    print(_features_summary(packed, corpus))
+    print(f"states        {', '.join(request.states)}")
+    print(f"encoder       {encoder.name} ({encoder.licence or 'licence unknown'}), sha256 {encoder.sha256}")
+    print(f"packed in     {features_folder(corpus.name, packed.name, data_dir)}")
+    return 0
+
+
 def _split(names: str | None) -> list[str] | None:
     return [name.strip() for name in names.split(",")] if names else None
 
@@ -143,6 +188,17 @@ _FLAGS = {  # that only some of what can be prepared has
     "folder": ("name", "table", "emotions", "no_speakers"),
     "merge": ("name", "corpora"),
     "features": ("name", "corpus", "frame_ms", "dims", "licence"),
+    "encoder": (
+        "name",
+        "corpus_of_states",
+        "encoder",
+        "pooled",
+        "layers",
+        "window_seconds",
+        "dtype",
+        "trim_db",
+        "average",
+    ),
     "published": ("allow_mismatch",),
 }
 
@@ -153,7 +209,8 @@ def _refuse_foreign_flags(args: argparse.Namespace) -> None:
     own = _FLAGS.get(args.what, _FLAGS["published"])
     for flag in dict.fromkeys(flag for flags in _FLAGS.values() for flag in flags):
         if getattr(args, flag) and flag not in own:
-            raise UserError(f"prepare {args.what}: --{flag} has no meaning here, see prepare --help")
+            spelled = args.corpus_of_states if flag == "corpus_of_states" else f"--{flag}"
+            raise UserError(f"prepare {args.what}: {spelled} has no meaning here, see prepare --help")
 
 
 def _features_summary(packed: Packed, corpus: Corpus) -> str:

@@ -84,38 +84,58 @@ def pack_features(
     of the dims, where the source does not tell. What was packed under the same name before is replaced.
     Raises UserError for features that do not fit the corpus, a name that is none, a missing `frame_ms`, a full disk.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise UserError(f"features {name!r}: expected a name of letters, digits, _, - and .")
-    folder = features_folder(corpus.name, name, data_dir)
+    check_features_name(name)
     with read_features(source, corpus) as found:
         if frame_ms < 0 or not np.isfinite(frame_ms) or (frame_ms == 0 and found.num_frames.max() > 1):
             raise UserError(
                 f"--frame_ms {frame_ms:g}: expected the time from one frame to the next in milliseconds; {source} has "
                 f"up to {found.num_frames.max()} frames per utterance"
             )
-        names = tuple(names or found.names or map(str, range(found.dims)))
-        if len(set(names)) != found.dims:
-            raise UserError(f"--dims {','.join(names[:5])}: expected {found.dims} different names, one for each dim")
-        description = {
-            "format_version": FORMAT_VERSION,
-            "name": name,
-            "corpus": corpus.name,
-            "corpus_fingerprint": corpus.fingerprint,
-            "dims": found.dims,
-            "names": names,
-            "frame_ms": float(frame_ms),
-            "num_frames": int(found.num_frames.sum()),
-            "info": {"source": Path(source).name, "licence": licence},
-        }
-        with refuse_full_disk(folder), atomic_folder(folder) as temporary:
-            index = pd.DataFrame({"id": corpus.utterances["id"], "num_frames": found.num_frames})
-            index.insert(1, "start", np.cumsum(found.num_frames) - found.num_frames)
-            index.to_parquet(temporary / _INDEX, index=False)
-            digest = hashlib.sha256(json.dumps([names, frame_ms, index.to_dict("list")]).encode())
-            _write_values(temporary / _VALUES, found, digest)
-            description["fingerprint"] = digest.hexdigest()
-            text = json.dumps(description, indent=1, ensure_ascii=False)
-            (temporary / _DESCRIPTION).write_text(text, encoding="utf-8")
+        found = dataclasses.replace(found, names=tuple(names or found.names or map(str, range(found.dims))))
+        if len(set(found.names)) != found.dims:
+            raise UserError(
+                f"--dims {','.join(found.names[:5])}: expected {found.dims} different names, one for each dim"
+            )
+        return pack_source(name, found, corpus, data_dir, frame_ms, {"source": Path(source).name, "licence": licence})
+
+
+def check_features_name(name: str) -> str:
+    """Returns the name; raises UserError where it cannot be one of features."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise UserError(f"features {name!r}: expected a name of letters, digits, _, - and .")
+    return name
+
+
+def pack_source(
+    name: str,
+    found: FeatureSource,
+    corpus: Corpus,
+    data_dir: str | os.PathLike | None,
+    frame_ms: float,
+    info: dict[str, Any],
+) -> Packed:
+    """Packs features that were found good for the corpus; `info` is kept with them. See `pack_features`."""
+    folder = features_folder(corpus.name, check_features_name(name), data_dir)
+    description = {
+        "format_version": FORMAT_VERSION,
+        "name": name,
+        "corpus": corpus.name,
+        "corpus_fingerprint": corpus.fingerprint,
+        "dims": found.dims,
+        "names": found.names,
+        "frame_ms": float(frame_ms),
+        "num_frames": int(found.num_frames.sum()),
+        "info": info,
+    }
+    with refuse_full_disk(folder), atomic_folder(folder) as temporary:
+        index = pd.DataFrame({"id": corpus.utterances["id"], "num_frames": found.num_frames})
+        index.insert(1, "start", np.cumsum(found.num_frames) - found.num_frames)
+        index.to_parquet(temporary / _INDEX, index=False)
+        digest = hashlib.sha256(json.dumps([found.names, frame_ms, index.to_dict("list")]).encode())
+        _write_values(temporary / _VALUES, found, digest)
+        description["fingerprint"] = digest.hexdigest()
+        text = json.dumps(description, indent=1, ensure_ascii=False)
+        (temporary / _DESCRIPTION).write_text(text, encoding="utf-8")
     return load_features(corpus, name, data_dir)
 
 

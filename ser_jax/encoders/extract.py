@@ -1,0 +1,338 @@
+"""Hidden states of a corpus, computed once and packed as its features: all frames, or mean and deviation of each state.
+
+An utterance longer than a window is cut into equal parts of at most that length, each of which the encoder hears by
+itself; their frames stand one after the other. What is computed is kept as it comes: the same command goes on where an
+interrupted one ended.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from tqdm import tqdm
+
+from ser_jax.corpora.corpus import Corpus, refuse_full_disk
+from ser_jax.corpora.feature_source import FeatureSource
+from ser_jax.corpora.features import (
+    Packed,
+    available_features,
+    check_features_name,
+    features_folder,
+    load_features,
+    pack_source,
+)
+from ser_jax.corpora.silence import trimmed
+from ser_jax.encoders.architecture import SAMPLE_RATE, Architecture
+from ser_jax.encoders.layers import HiddenStates, real_frames, state_names
+from ser_jax.encoders.store import LoadedEncoder
+from ser_jax.encoders.weights import Encoder, make_module, truncate
+from ser_jax.errors import UserError
+from ser_jax.files import atomic_file
+
+VERSION = 1  # of this computation; part of what a cache is recognised by
+MOST_SECONDS = 20.0  # of a window, where positions do not end earlier: attention's work grows with its square
+_BATCH_SECONDS = 64.0  # of audio that the encoder hears at once
+_LENGTHS_PER_OCTAVE = 4  # batches are padded to one of so many lengths: as many programs, at most 19 % of padding
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is wanted of an encoder.
+
+    Attributes:
+        states: names of hidden states, in this order: "layer 0", ..., "final".
+        form: "frames", or "pooled": mean and standard deviation over an utterance's frames, of each state.
+        window_seconds: the longest part of an utterance that is heard at once.
+        dtype: of what is kept.
+        trim_db: silence before and after is left out: softer by so much than the loudest; 0: nothing is.
+        average: so many consecutive frames of a window become their mean; the last one may be of fewer.
+    """
+
+    states: tuple[str, ...]
+    form: Literal["frames", "pooled"]
+    window_seconds: float
+    dtype: Literal["float16", "float32"]
+    trim_db: float = 0.0
+    average: int = 1
+
+
+def make_request(
+    architecture: Architecture,
+    form: str = "frames",
+    layers: Sequence[str] | None = None,
+    window_seconds: float | None = None,
+    dtype: str | None = None,
+    trim_db: float = 0.0,
+    average: int = 1,
+) -> Request:
+    """Returns what is wanted, checked against the encoder.
+
+    `layers` are numbers from 0 (what the first layer is given) and "final"; by default all. The default window is 20 s,
+    or what the encoder's positions reach. Raises UserError for what the encoder does not have.
+    """
+    names = state_names(architecture.depth)
+    chosen = tuple(layer if layer == "final" else f"layer {layer}" for layer in layers) if layers else names
+    for name, layer in zip(chosen, layers or names, strict=True):
+        if name not in names:
+            raise UserError(f"--layers {layer}: the encoder has 0 to {architecture.depth} and final")
+    if len(set(chosen)) < len(chosen):
+        raise UserError(f"--layers {','.join(layers or ())}: a layer is named twice")
+    reach = architecture.max_samples / SAMPLE_RATE if architecture.max_samples else float("inf")
+    window = min(MOST_SECONDS, reach) if window_seconds is None else window_seconds
+    if not max(architecture.min_samples, 2 * architecture.hop) / SAMPLE_RATE <= window <= reach:
+        raise UserError(f"--window_seconds {window:g}: expected at most {reach:g} s, and a few frames")
+    if not 0 <= trim_db < float("inf"):
+        raise UserError(f"--trim_db {trim_db:g}: expected dB below the loudest frame, or 0 for none")
+    if average < 1 or (average > 1 and form == "pooled"):
+        raise UserError(f"--average {average}: expected at least 1 frame, and 1 with --pooled")
+    kept = dtype or ("float16" if form == "frames" else "float32")
+    return Request(chosen, form, float(window), kept, float(trim_db), average)
+
+
+def prepare_states(
+    corpus: Corpus,
+    encoder: LoadedEncoder,
+    request: Request,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    name: str | None = None,
+    force: bool = False,
+) -> Packed:
+    """Returns the hidden states of a corpus as its features `name` (by default ENCODER.frames or ENCODER.pooled).
+
+    What was computed before with the same encoder, states, window and dtype is not computed again, unless `force`.
+    Raises UserError for utterances that are too short, values beyond the range of float16, and a full disk.
+    """
+    name = check_features_name(name or f"{encoder.name}.{request.form}")
+    info = {"encoder": encoder.describe(), "states": list(request.states), "form": request.form}
+    info |= {"width": encoder.architecture.width, "window_seconds": request.window_seconds}
+    info |= {"dtype": request.dtype, "trim_db": request.trim_db, "average": request.average}
+    info |= {"version": VERSION, "licence": encoder.licence}
+    if name in available_features(corpus.name, data_dir) and not force:
+        packed = load_features(corpus, name, data_dir)
+        if packed.info == info:
+            return packed
+        raise UserError(
+            f"corpus {corpus.name} has other features {name!r}: expected another --name, or --force to replace them"
+        )
+    corpus = trimmed(corpus, request.trim_db) if request.trim_db else corpus
+    too_short = corpus.utterances["num_samples"] < encoder.architecture.min_samples
+    if too_short.any():
+        ids = corpus.utterances["id"][too_short].tolist()
+        raise UserError(
+            f"corpus {corpus.name}: {len(ids)} utterances are shorter than {encoder.architecture.min_samples} samples, "
+            f"the least that encoder {encoder.name} hears ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})"
+        )
+    scratch = features_folder(corpus.name, f".{name}.partial", data_dir)
+    pieces = _pieces(corpus, encoder, request)
+    with refuse_full_disk(scratch):
+        values = _compute(corpus, encoder, request, pieces, scratch, info | {"corpus": corpus.fingerprint})
+    source = (_frames if request.form == "frames" else _pooled)(request, encoder, pieces, values)
+    packed = pack_source(name, source, corpus, data_dir, _frame_ms(encoder, request), info=info)
+    shutil.rmtree(scratch)
+    return packed
+
+
+def _frame_ms(encoder: LoadedEncoder, request: Request) -> float:
+    return 1000 * encoder.architecture.hop * request.average / SAMPLE_RATE if request.form == "frames" else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pieces:
+    """Parts of utterances that are heard by themselves, in the order of the corpus."""
+
+    row: Int[np.ndarray, " pieces"]  # of the utterance
+    start: Int[np.ndarray, " pieces"]  # in the corpus's samples
+    num_samples: Int[np.ndarray, " pieces"]
+    num_frames: Int[np.ndarray, " pieces"]
+
+
+def _pieces(corpus: Corpus, encoder: LoadedEncoder, request: Request) -> _Pieces:
+    """Equal parts, as few as the window allows, that begin at whole frames."""
+    hop, longest = encoder.architecture.hop, int(request.window_seconds * SAMPLE_RATE)
+    rows, starts, lengths = [], [], []
+    table = corpus.utterances[["start", "num_samples"]].to_numpy()
+    for row, (start, samples) in enumerate(table):
+        number = 1 if samples <= longest else -(-samples // (longest - hop))
+        cuts = np.append(np.arange(number) * samples // number // hop * hop, samples)
+        rows += [row] * number
+        starts += (start + cuts[:-1]).tolist()
+        lengths += np.diff(cuts).tolist()
+    lengths = np.array(lengths)
+    num_frames = -(-make_module(encoder.architecture).num_frames(lengths) // request.average)
+    return _Pieces(np.array(rows), np.array(starts), lengths, num_frames)
+
+
+def _compute(
+    corpus: Corpus,
+    encoder: LoadedEncoder,
+    request: Request,
+    pieces: _Pieces,
+    scratch: Path,
+    key: dict[str, Any],
+) -> np.ndarray:
+    """Returns what was computed of all pieces: their frames end to end, or means and squared deviations of each."""
+    states, width = len(request.states), encoder.architecture.width
+    frames = request.form == "frames"
+    shape = (int(pieces.num_frames.sum()), states * width) if frames else (len(pieces.row), 2, states * width)
+    values, done = _scratch(scratch, key, shape, request.dtype if frames else "float32", len(pieces.row))
+    begin = np.cumsum(pieces.num_frames) - pieces.num_frames
+    run = _program(encoder, request)
+    waiting = np.flatnonzero(~done)
+    progress = tqdm(
+        total=round(pieces.num_samples.sum() / SAMPLE_RATE),
+        initial=round(pieces.num_samples[done].sum() / SAMPLE_RATE),
+        desc=f"{encoder.name} hears {corpus.name}",
+        unit="s",
+        disable=None,
+    )
+    with progress:
+        for batch, length in _batches(pieces.num_samples, waiting, encoder.architecture):
+            own = batch[batch >= 0]
+            waveforms = np.zeros((len(batch), length), np.int16)
+            lengths = np.full(len(batch), encoder.architecture.min_samples, np.int32)
+            lengths[: len(own)] = pieces.num_samples[own]
+            for i, piece in enumerate(own):
+                samples = slice(pieces.start[piece], pieces.start[piece] + pieces.num_samples[piece])
+                waveforms[i, : lengths[i]] = corpus.samples[samples]
+            found = np.asarray(run(waveforms, lengths))
+            if not np.isfinite(found[: len(own)]).all():
+                raise UserError(f"encoder {encoder.name}: values beyond the range of {request.dtype}; --dtype float32")
+            for i, piece in enumerate(own):
+                if frames:
+                    end = begin[piece] + pieces.num_frames[piece]
+                    values[begin[piece] : end] = found[i, : pieces.num_frames[piece]]
+                else:
+                    values[piece] = found[i]
+            values.flush()
+            done[own] = True
+            done.flush()
+            progress.update(round(pieces.num_samples[own].sum() / SAMPLE_RATE))
+    return values
+
+
+def _scratch(
+    folder: Path, key: dict[str, Any], shape: tuple[int, ...], dtype: str, pieces: int
+) -> tuple[np.memmap, np.memmap]:
+    """What an interrupted computation of the same states left, or room for a new one."""
+    path = folder / "key.json"
+    with_shape = json.dumps({**key, "shape": shape}, sort_keys=True)
+    mode = "r+"
+    if not path.is_file() or path.read_text(encoding="utf-8") != with_shape:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        mode = "w+"
+    values = np.lib.format.open_memmap(folder / "values.npy", mode, dtype, shape)
+    done = np.lib.format.open_memmap(folder / "done.npy", mode, np.bool_, (pieces,))
+    if mode == "w+":
+        with atomic_file(path) as temporary:
+            temporary.write_text(with_shape, encoding="utf-8")
+    return values, done
+
+
+def _batches(
+    num_samples: Int[np.ndarray, " pieces"], waiting: Int[np.ndarray, " _"], architecture: Architecture
+) -> Iterator[tuple[Int[np.ndarray, " batch"], int]]:
+    """Yields pieces of about one length, -1 where there are no more, and the length that they are padded to."""
+    order = waiting[np.argsort(num_samples[waiting], kind="stable")]
+    octaves = np.log2(num_samples[order] / SAMPLE_RATE)
+    bucket = np.ceil(octaves * _LENGTHS_PER_OCTAVE - 1e-9).astype(int)
+    devices = jax.device_count()
+    for number in np.unique(bucket):
+        length = int(np.ceil(SAMPLE_RATE * 2.0 ** (number / _LENGTHS_PER_OCTAVE) / architecture.hop)) * architecture.hop
+        length = max(length, architecture.min_samples)
+        length = min(length, architecture.max_samples or length)
+        size = max(int(_BATCH_SECONDS * SAMPLE_RATE) // length // devices, 1) * devices
+        own = order[bucket == number]
+        for first in range(0, len(own), size):
+            batch = own[first : first + size]
+            yield np.pad(batch, (0, size - len(batch)), constant_values=-1), length
+
+
+def _program(encoder: LoadedEncoder, request: Request) -> Callable[[np.ndarray, np.ndarray], Array]:
+    """A batch of int16 waveforms and their lengths -> what is kept of each; the batch is shared out to all devices."""
+    deepest = None
+    if "final" not in request.states:
+        deepest = max(int(name.removeprefix("layer ")) for name in request.states)
+    module = make_module(encoder.architecture, depth=deepest)
+    parameters = encoder.parameters if deepest is None else truncate(encoder.parameters, deepest)
+    mesh = jax.make_mesh((jax.device_count(),), ("batch",))
+    whole = jax.NamedSharding(mesh, jax.P())
+    share = jax.NamedSharding(mesh, jax.P("batch"))
+    kept = jax.jit(functools.partial(_kept, module, request), in_shardings=(whole, share, share))
+    parameters = jax.device_put(parameters, whole)
+    return lambda waveforms, lengths: kept(parameters, waveforms, lengths)
+
+
+def _kept(
+    module: Encoder,
+    request: Request,
+    parameters: Any,
+    waveforms: Int[Array, "batch samples"],
+    num_samples: Int[Array, " batch"],
+) -> Float[Array, "batch _ values"]:
+    found = module.apply({"params": parameters}, waveforms.astype(jnp.float32) / 32768, num_samples)
+    return select(found, request)
+
+
+def select(found: HiddenStates, request: Request) -> Float[Array, "batch _ values"]:
+    """Returns the states that are wanted side by side: all frames, or [mean, squared deviation]."""
+    chosen = [found.final if name == "final" else found.layers[int(name.split()[1])] for name in request.states]
+    states = jnp.concatenate(chosen, -1)
+    if request.form == "frames":
+        return average_frames(states, found.num_frames, request.average).astype(request.dtype)
+    real = real_frames(states.shape[1], found.num_frames)[..., None]
+    count = found.num_frames[:, None, None]
+    mean = jnp.sum(states, 1, keepdims=True) / count
+    variance = jnp.sum(jnp.square(jnp.where(real, states - mean, 0)), 1, keepdims=True) / count
+    return jnp.concatenate([mean, variance], 1)
+
+
+def average_frames(
+    states: Float[Array, "batch frames values"], num_frames: Int[Array, " batch"], number: int
+) -> Float[Array, "batch _ values"]:
+    """Returns the means of `number` consecutive frames, of those that are the utterance's own."""
+    if number == 1:
+        return states
+    padding = -states.shape[1] % number
+    real = jnp.pad(real_frames(states.shape[1], num_frames), ((0, 0), (0, padding)))
+    groups = jnp.pad(states, ((0, 0), (0, padding), (0, 0))).reshape(len(states), -1, number, states.shape[2])
+    count = jnp.maximum(real.reshape(len(states), -1, number).sum(2), 1)
+    return groups.sum(2) / count[..., None]
+
+
+def _frames(request: Request, encoder: LoadedEncoder, pieces: _Pieces, values: np.ndarray) -> FeatureSource:
+    num_frames = np.bincount(pieces.row, pieces.num_frames).astype(np.int64)
+    start = np.cumsum(num_frames) - num_frames
+    width = encoder.architecture.width
+    names = tuple(f"{state}/{i}" for state in request.states for i in range(width))
+
+    def read(row: int) -> np.ndarray:
+        return values[start[row] : start[row] + num_frames[row]]
+
+    return FeatureSource(names, values.shape[1], values.dtype, num_frames, read)
+
+
+def _pooled(request: Request, encoder: LoadedEncoder, pieces: _Pieces, values: np.ndarray) -> FeatureSource:
+    """Means and deviations of utterances, from those of their pieces; of each state, means first."""
+    utterances, width = pieces.row[-1] + 1, encoder.architecture.width
+    share = pieces.num_frames / np.bincount(pieces.row, pieces.num_frames)[pieces.row]
+    mean = np.zeros((utterances, values.shape[2]))
+    np.add.at(mean, pieces.row, share[:, None] * values[:, 0])
+    variance = np.zeros_like(mean)
+    np.add.at(variance, pieces.row, share[:, None] * (values[:, 1] + np.square(values[:, 0] - mean[pieces.row])))
+    both = np.stack([mean, np.sqrt(variance)], 1).reshape(utterances, 2, -1, width)
+    table = both.swapaxes(1, 2).reshape(utterances, -1).astype(request.dtype)
+    parts = ("mean", "deviation")
+    names = tuple(f"{state}/{part}/{i}" for state in request.states for part in parts for i in range(width))
+    ones = np.ones(utterances, np.int64)
+    return FeatureSource(names, table.shape[1], table.dtype, ones, lambda row: table[row : row + 1])

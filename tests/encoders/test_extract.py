@@ -1,0 +1,187 @@
+"""Hidden states of a corpus: what is kept is what the encoder makes of every utterance by itself."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ser_jax.corpora import load_corpus
+from ser_jax.corpora.features import frames, load_features
+from ser_jax.corpora.silence import speech_bounds
+from ser_jax.encoders import extract, store, weights
+from ser_jax.encoders.architecture import Wav2Vec2Architecture, WhisperArchitecture
+from ser_jax.errors import UserError
+
+WHISPER = WhisperArchitecture(width=8, depth=2, heads=2, hidden=8, mel_bands=10, positions=150, normalize=True)
+WAV2VEC2 = Wav2Vec2Architecture(
+    family="wav2vec2", width=8, depth=2, heads=2, hidden=8, conv_widths=(4, 4, 4), conv_kernels=(10, 8, 8),
+    conv_strides=(5, 8, 8), conv_bias=False, conv_norm="group", pre_norm=False, projection_norm=True,
+    position_kernel=4, position_groups=2, position_layers=0, buckets=0, max_distance=0, epsilon=1e-5, normalize=True,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def few_programs(monkeypatch):
+    monkeypatch.setattr(extract, "_LENGTHS_PER_OCTAVE", 1)
+
+
+def make_encoder(architecture):
+    module = weights.make_module(architecture)
+    shapes = (jnp.zeros((1, 3200)), jnp.array([3200]))
+    parameters = jax.tree.map(np.asarray, jax.jit(module.init)(jax.random.key(0), *shapes)["params"])
+    return store.LoadedEncoder("tiny", architecture, parameters, sha256="0", licence="CC0")
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return make_encoder(WHISPER)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    whole = load_corpus("synthetic", tmp_path_factory.mktemp("corpus"), num_speakers=2, utterances_per_speaker=3)
+    table = whole.utterances.assign(num_samples=np.array([*whole.utterances["num_samples"][:-1], 8_000]))
+    return dataclasses.replace(whole, utterances=table)
+
+
+def alone(encoder, samples):
+    module = weights.make_module(encoder.architecture)
+    waveform = jnp.asarray(samples, jnp.float32)[None] / 32768
+    return jax.jit(module.apply)({"params": encoder.parameters}, waveform, jnp.array([len(samples)]))
+
+
+def samples_of(corpus, i):
+    start, length = corpus.utterances[["start", "num_samples"]].iloc[i]
+    return corpus.samples[start : start + length]
+
+
+@pytest.mark.parametrize("architecture", [WHISPER, WAV2VEC2], ids=["whisper", "wav2vec2"])
+def test_frames_are_those_of_each_utterance_by_itself(architecture, corpus, tmp_path):
+    encoder = make_encoder(architecture)
+    request = extract.make_request(encoder.architecture, "frames", ["2", "0", "final"], dtype="float32")
+    packed = extract.prepare_states(corpus, encoder, request, tmp_path)
+    assert packed.name == "tiny.frames" and packed.frame_ms == 20.0
+    assert packed.names[0] == "layer 2/0" and packed.names[-1] == "final/7" and len(packed.names) == 24
+    for i in (0, len(corpus.utterances) - 1):
+        expected = alone(encoder, samples_of(corpus, i))
+        expected = np.concatenate([expected.layers[2, 0], expected.layers[0, 0], expected.final[0]], -1)
+        np.testing.assert_allclose(frames(packed, i), expected, rtol=0, atol=2e-4)
+    assert not list((tmp_path / "packed" / corpus.name / "features").glob(".*"))
+
+
+def test_pooled_states_are_mean_and_deviation_of_the_frames_of_all_windows(encoder, corpus, tmp_path):
+    window = 0.6  # seconds: every utterance but one is longer
+    whole = extract.make_request(encoder.architecture, "frames", ["1", "2"], window, "float32")
+    pooled = extract.make_request(encoder.architecture, "pooled", ["1", "2"], window)
+    found = extract.prepare_states(corpus, encoder, whole, tmp_path)
+    table = extract.prepare_states(corpus, encoder, pooled, tmp_path)
+    assert table.name == "tiny.pooled" and table.values.dtype == np.float32 and table.frame_ms == 0
+    for i in range(len(corpus.utterances)):
+        own = frames(found, i).reshape(-1, 2, 8)
+        expected = np.stack([own.mean(0), own.std(0)], 1).ravel()
+        np.testing.assert_allclose(frames(table, i)[0], expected, rtol=0, atol=2e-4)
+    assert table.names[8] == "layer 1/deviation/0"
+
+
+def test_a_long_utterance_is_heard_in_equal_windows(encoder, corpus, tmp_path):
+    request = extract.make_request(encoder.architecture, "frames", ["1"], 0.6, "float32")
+    packed = extract.prepare_states(corpus, encoder, request, tmp_path)
+    samples = samples_of(corpus, 0)
+    number = -(-len(samples) // (int(0.6 * 16_000) - 320))
+    cuts = [len(samples) * i // number // 320 * 320 for i in range(number)] + [len(samples)]
+    parts = [alone(encoder, samples[a:b]).layers[1, 0] for a, b in itertools.pairwise(cuts)]
+    assert max(np.diff(cuts)) <= 9600 and number > 1
+    np.testing.assert_allclose(frames(packed, 0), np.concatenate(parts), rtol=0, atol=2e-4)
+
+
+def test_an_interrupted_computation_goes_on_where_it_ended(encoder, corpus, tmp_path, monkeypatch):
+    request = extract.make_request(WHISPER, "frames", ["1"])
+    heard, program = [], extract._program
+
+    def counting(stop_after):
+        def make(*args):
+            run = program(*args)
+
+            def counted(waveforms, lengths):
+                if len(heard) == stop_after:
+                    raise KeyboardInterrupt
+                heard.append(sum(n > WHISPER.min_samples for n in lengths))
+                return run(waveforms, lengths)
+
+            return counted
+
+        return make
+
+    monkeypatch.setattr(extract, "_BATCH_SECONDS", 8.0)
+    monkeypatch.setattr(extract, "_program", counting(1))
+    with pytest.raises(KeyboardInterrupt):
+        extract.prepare_states(corpus, encoder, request, tmp_path)
+    assert 0 < sum(heard) < len(corpus.utterances)
+    monkeypatch.setattr(extract, "_program", counting(-1))
+    resumed = extract.prepare_states(corpus, encoder, request, tmp_path)
+    assert sum(heard) == len(corpus.utterances)
+    monkeypatch.setattr(extract, "_program", program)
+    whole = extract.prepare_states(corpus, encoder, request, tmp_path, name="again")
+    np.testing.assert_array_equal(resumed.values, whole.values)
+    assert resumed.values.dtype == np.float16
+
+
+def test_states_belong_to_one_encoder_and_one_request(encoder, corpus, tmp_path, monkeypatch):
+    request = extract.make_request(WHISPER, "pooled", ["1"])
+    first = extract.prepare_states(corpus, encoder, request, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(extract, "_program", None)  # nothing is computed again
+        assert extract.prepare_states(corpus, encoder, request, tmp_path).fingerprint == first.fingerprint
+    other = extract.make_request(WHISPER, "pooled", ["2"])
+    for changed, wanted in ((dataclasses.replace(encoder, sha256="1"), request), (encoder, other)):
+        with pytest.raises(UserError, match=r"other features 'tiny.pooled': expected another --name, or --force"):
+            extract.prepare_states(corpus, changed, wanted, tmp_path)
+    replaced = extract.prepare_states(corpus, encoder, other, tmp_path, force=True)
+    assert replaced.fingerprint != first.fingerprint
+    assert load_features(corpus, "tiny.pooled", tmp_path).info["encoder"]["licence"] == "CC0"
+
+
+@pytest.mark.parametrize(
+    ("layers", "window", "message"),
+    [
+        (["3"], None, "--layers 3: the encoder has 0 to 2 and final"),
+        (["1", "1"], None, "--layers 1,1: a layer is named twice"),
+        (None, 4.0, "--window_seconds 4: expected at most 3 s"),
+        (None, 0.001, "--window_seconds 0.001: expected at most 3 s, and a few frames"),
+    ],
+)
+def test_what_the_encoder_does_not_have_is_refused(layers, window, message):
+    with pytest.raises(UserError) as error:
+        extract.make_request(WHISPER, "frames", layers, window)
+    assert message in str(error.value)
+
+
+def test_utterances_that_are_too_short_are_named(encoder, corpus, tmp_path):
+    table = corpus.utterances.assign(num_samples=[100, 101, *corpus.utterances["num_samples"][2:]])
+    request = extract.make_request(WHISPER, "frames")
+    with pytest.raises(UserError, match="2 utterances are shorter than 201 samples"):
+        extract.prepare_states(dataclasses.replace(corpus, utterances=table), encoder, request, tmp_path)
+
+
+def test_values_beyond_float16_are_refused(encoder, corpus, tmp_path):
+    large = jax.tree.map(lambda x: x, encoder.parameters) | {"positions": encoder.parameters["positions"] + 1e5}
+    request = extract.make_request(WHISPER, "frames", ["0"])
+    with pytest.raises(UserError, match="values beyond the range of float16; --dtype float32"):
+        extract.prepare_states(corpus, dataclasses.replace(encoder, parameters=large), request, tmp_path)
+
+
+def test_silence_is_left_out_and_frames_are_averaged(encoder, corpus, tmp_path):
+    plain = extract.make_request(WHISPER, "frames", ["1"], dtype="float32", trim_db=20.0)
+    mean = extract.make_request(WHISPER, "frames", ["1"], dtype="float32", trim_db=20.0, average=3)
+    found = extract.prepare_states(corpus, encoder, plain, tmp_path)
+    averaged = extract.prepare_states(corpus, encoder, mean, tmp_path, name="averaged")
+    assert averaged.frame_ms == 60.0
+    first, last = speech_bounds(samples_of(corpus, 0), 20.0)
+    assert 0 < last - first < len(samples_of(corpus, 0))
+    own = frames(found, 0)
+    np.testing.assert_allclose(own, alone(encoder, samples_of(corpus, 0)[first:last]).layers[1, 0], atol=2e-4, rtol=0)
+    expected = [own[i : i + 3].mean(0) for i in range(0, len(own), 3)]
+    np.testing.assert_allclose(frames(averaged, 0), expected, atol=1e-5, rtol=0)
