@@ -1,9 +1,12 @@
-"""Baselines: linear models of functionals. Their names stand here, so that asking for one imports nothing else."""
+"""Baselines: linear models of functionals or pooled hidden states.
+
+Their names stand here, so that asking for one imports nothing else.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
-NAMES = ("logistic_regression", "ridge", "linear_svm", "svr")
+NAMES = ("logistic_regression", "ridge", "linear_svm", "svr", "lda")
 
 
 def is_baseline(model: Mapping[str, Any]) -> bool:

@@ -1,13 +1,15 @@
-"""Linear baselines on functionals: logistic and ridge regression, linear SVM and linear SVR.
+"""Linear baselines on functionals or pooled hidden states: logistic and ridge regression, linear SVM and SVR, and LDA.
 
-All four end as one matrix of coefficients, so they are kept as arrays and used alike: the functionals are standardised,
+All end as one matrix of coefficients, so they are kept as arrays and used alike: the functionals are standardised,
 the scores are linear in them, and the probabilities are the softmax of the scores. Of logistic regression those are its
 own probabilities; of the others they rank the classes, but are not calibrated.
 
 How strongly a baseline is regularised is chosen inside its training fold: by the pooled UA of an inner leave one
-speaker out over the training speakers, from `GRID`, the smaller C at a tie. Nothing of a test speaker takes part, but
-with scaling "speaker", where the functionals of every speaker, tested ones too, are standardised by that speaker's own
-utterances (without their labels).
+speaker out over the training speakers, from `GRID`, the smaller C at a tie. LDA is linear discriminant analysis with
+the covariance within all classes together; what is chosen, in the place of C, is the share of it that is replaced by a
+multiple of the identity (Friedman 1989), from `SHRINKAGES`. Nothing of a test speaker takes part, but with scaling
+"speaker", where the functionals of every speaker, tested ones too, are standardised by that speaker's own utterances
+(without their labels).
 """
 
 import dataclasses
@@ -34,11 +36,20 @@ from ser_jax.statistics import metrics
 
 SCALINGS = ("fold", "speaker")
 GRID = tuple(10.0**exponent for exponent in range(-7, 1))  # of C; ridge regression's penalty is 1 / (2 C)
+SHRINKAGES = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)  # in the place of C, of LDA
 MOST_LEFT_OUT = 10  # of so many training speakers each is an inner fold; more are dealt into
 INNER_GROUPS = 5
 SMALL = 2000  # utterances; systems of fewer take longer with several threads of BLAS
 
-_CHOICES = {"name": NAMES, "functionals": KINDS, "scaling": SCALINGS, "class_weights": (True, False)}
+COLUMNS = ("all", "chosen")
+
+_CHOICES = {
+    "name": NAMES,
+    "functionals": (*KINDS, "precomputed"),
+    "scaling": SCALINGS,
+    "class_weights": (True, False),
+    "columns": COLUMNS,
+}
 _TUBE = 0.1  # around its target, in which SVR has no loss
 _MOST_STEPS, _SHORTEST_STEP = 100, 1e-6  # of Newton's method; some five steps are enough
 _ARRAYS, _METADATA = "arrays.npz", "baseline.json"
@@ -50,15 +61,17 @@ class Baseline:
     """What a baseline is; made by `make_baseline`.
 
     Attributes:
-      functionals: one of `functionals.KINDS`.
+      functionals: one of `functionals.KINDS`, or "precomputed": the pooled hidden states `config.frontend.features`.
       scaling: "fold", standardised by the training fold, or "speaker", by each speaker's own utterances.
       class_weights: whether errors weigh inversely to the class's frequency in the training fold.
+      columns: of pooled hidden states, "all", or "chosen": those of `state_columns` that do best on the inner folds.
     """
 
     name: str
     functionals: str = "own"
     scaling: str = "fold"
     class_weights: bool = True
+    columns: str = "all"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +81,8 @@ class Fitted:
     Attributes:
       mean, scale: what standardises the functionals; 0 and 1 where each speaker's own utterances do.
       intercept: -inf for a class that the training fold lacks.
-      C: what was chosen.
-      inner_ua: the pooled UA of the inner folds for each value of `GRID`.
+      C: what was chosen; of LDA, the shrinkage.
+      inner_ua: the pooled UA of the inner folds for each value of `grid_of`.
     """
 
     mean: Float[np.ndarray, " dims"]
@@ -78,6 +91,59 @@ class Fitted:
     intercept: Float[np.ndarray, " classes"]
     C: float
     inner_ua: Float[np.ndarray, " grid"]
+
+
+def grid_of(baseline: Baseline) -> tuple[float, ...]:
+    """Returns the values of C, or of LDA's shrinkage, to choose from."""
+    return SHRINKAGES if baseline.name == "lda" else GRID
+
+
+def state_columns(names: Sequence[str]) -> dict[str, Int[np.ndarray, " columns"]]:
+    """Returns the columns of pooled hidden states that may be chosen from, by what they are.
+
+    They are the means of each state, its means and deviations, and the same of each three states that follow one
+    another. Raises UserError where the columns are not those of pooled states.
+    """
+    parts = [name.split("/") for name in names]
+    if any(len(part) != 3 or part[1] not in ("mean", "deviation") for part in parts):
+        raise UserError("config.model.columns=chosen: expected pooled hidden states (`prepare encoder --pooled`)")
+    states = list(dict.fromkeys(part[0] for part in parts))
+    kinds = ("mean", "deviation")
+    of: dict[tuple[str, str], list[int]] = {(state, kind): [] for state in states for kind in kinds}
+    for column, (state, kind, _) in enumerate(parts):
+        of[state, kind].append(column)
+    sets = {}
+    for number in (1, 3):
+        for first in range(len(states) - number + 1):
+            some = states[first : first + number]
+            means, deviations = ([column for state in some for column in of[state, kind]] for kind in kinds)
+            sets[f"mean of {', '.join(some)}"] = means
+            sets[f"mean and deviation of {', '.join(some)}"] = means + deviations
+    return {what: np.array(columns) for what, columns in sets.items()}
+
+
+def fit_columns(
+    baseline: Baseline,
+    values: Float[np.ndarray, "utterances dims"],
+    sets: Sequence[Int[np.ndarray, " _"]],
+    labels: Int[np.ndarray, " utterances"],
+    held_out: Sequence[Bool[np.ndarray, " utterances"]],
+    num_classes: int,
+) -> tuple[Fitted, int]:
+    """Fits a baseline to each of some sets of columns, and returns the best one and its number.
+
+    The best has the highest UA on the inner folds, the first of equals. Its coefficients are zero in other columns.
+    """
+    fits = [fit(baseline, values[:, columns], labels, held_out, num_classes) for columns in sets]
+    best = int(np.argmax([one.inner_ua.max() for one in fits]))
+    whole = {
+        "mean": np.zeros(values.shape[1]),
+        "scale": np.ones(values.shape[1]),
+        "coefficients": np.zeros((num_classes, values.shape[1]), np.float32),
+    }
+    for name, array in whole.items():
+        array[..., sets[best]] = getattr(fits[best], name)
+    return dataclasses.replace(fits[best], **whole), best
 
 
 def make_baseline(options: dict[str, Any]) -> Baseline:
@@ -149,22 +215,23 @@ def fit(
 def _fit(
     baseline: Baseline, values: np.ndarray, labels: np.ndarray, held_out: Sequence[np.ndarray], num_classes: int
 ) -> Fitted:
-    confusion = np.zeros((len(GRID), num_classes, num_classes), np.int64)
+    grid = grid_of(baseline)
+    confusion = np.zeros((len(grid), num_classes, num_classes), np.int64)
     for out in held_out:
         if len(np.unique(labels[~out])) < 2:
             continue
         scaler = _scaler(baseline, values[~out])
         seen, unseen = scaler.transform(values[~out]), scaler.transform(values[out])
-        train, axes = _coordinates(seen)
+        train, axes = _coordinates(baseline, seen)
         test = unseen if axes is None else unseen @ seen.T @ axes.T
-        for i, (coefficients, intercept, classes) in enumerate(_solve(baseline, train, labels[~out], GRID)):
+        for i, (coefficients, intercept, classes) in enumerate(_solve(baseline, train, labels[~out], grid)):
             predicted = classes[np.argmax(test @ coefficients.T + intercept[None], axis=1)]
             np.add.at(confusion[i], (labels[out], predicted), 1)
     inner_ua = np.nan_to_num(metrics.unweighted_accuracy(confusion))
-    C = GRID[int(np.argmax(inner_ua))]  # the first of equals: the smallest C
+    C = grid[int(np.argmax(inner_ua))]  # the first of equals: the smallest C
     scaler = _scaler(baseline, values)
     seen = scaler.transform(values)
-    train, axes = _coordinates(seen)
+    train, axes = _coordinates(baseline, seen)
     [(solved, intercept, classes)] = _solve(baseline, train, labels, [C])
     coefficients = np.zeros((num_classes, values.shape[1]), np.float32)
     coefficients[classes] = solved if axes is None else solved @ axes @ seen
@@ -226,14 +293,14 @@ def _scaler(baseline: Baseline, values: np.ndarray) -> StandardScaler:
     return scaler
 
 
-def _coordinates(train: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+def _coordinates(baseline: Baseline, train: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Rotates utterances of more dimensions than there are into the space that they span.
 
     Returns them there, and the matrix [rank, utterances] that gives this space's axes as sums of utterances (None where
     nothing was rotated). The best coefficients of a linear model with an L2 penalty lie in that space, and their norm
-    is the same there, so the model is the same one, for a fraction of the time.
+    is the same there, so the model is the same one, for a fraction of the time. LDA is not: it shrinks every axis.
     """
-    if train.shape[1] <= train.shape[0]:
+    if train.shape[1] <= train.shape[0] or baseline.name == "lda":
         return train, None
     eigenvalues, vectors = np.linalg.eigh(train @ train.T)
     kept = eigenvalues > 1e-10 * eigenvalues[-1]
@@ -255,6 +322,10 @@ def _solve(
                 coefficients, intercept = (np.concatenate([-part, part]) / 2 for part in (coefficients, intercept))
             yield coefficients, intercept, classes
         return
+    if baseline.name == "lda":
+        for coefficients, intercept in _discriminants(baseline, x, codes, grid):
+            yield coefficients, intercept, classes
+        return
     targets = np.where(codes[:, None] == np.arange(len(classes))[None], 1.0, -1.0)
     balanced = _balanced(codes) if baseline.class_weights else np.ones(len(codes))
     if baseline.name == "ridge":
@@ -270,6 +341,28 @@ def _solve(
     for of_classes in zip(*paths, strict=True):
         solution = np.stack(of_classes)
         yield solution[:, :-1], solution[:, -1], classes
+
+
+def _discriminants(
+    baseline: Baseline, x: np.ndarray, codes: np.ndarray, shrinkages: Sequence[float]
+) -> Iterator[tuple[Float[np.ndarray, "classes dims"], Float[np.ndarray, " classes"]]]:
+    """Yields coefficients and intercepts of the log-densities of normal classes with one covariance, for each share."""
+    weights = (_balanced(codes) if baseline.class_weights else np.ones(len(codes))) / len(codes)
+    priors = np.bincount(codes, weights)
+    means = np.stack([x[codes == k].mean(0) for k in range(len(priors))])
+    within = (x - means[codes]) * np.sqrt(weights)[:, None]
+    if x.shape[1] <= x.shape[0]:
+        variances, axes = np.linalg.eigh(within.T @ within)
+    else:  # the axes of the space that the utterances span; there is no variance in the others
+        variances, rotation = np.linalg.eigh(within @ within.T)
+        kept = variances > 1e-10 * variances[-1]
+        variances, axes = variances[kept], within.T @ (rotation[:, kept] / np.sqrt(variances[kept])[None])
+    inside = means @ axes
+    outside = means - inside @ axes.T
+    for share in shrinkages:
+        ground = share * variances.sum() / x.shape[1]
+        coefficients = (inside / ((1 - share) * variances + ground)[None]) @ axes.T + outside / ground
+        yield coefficients, np.log(priors) - np.sum(coefficients * means, 1) / 2
 
 
 def _support_vectors(

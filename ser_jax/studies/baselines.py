@@ -21,6 +21,7 @@ from ser_jax.baselines import linear
 from ser_jax.baselines.functionals import compute, load_functionals, require
 from ser_jax.baselines.linear import Baseline, Fitted
 from ser_jax.corpora.corpus import Corpus
+from ser_jax.corpora.features import Packed, load_features
 from ser_jax.corpora.protocols import Fold, Protocol, speakers_known
 from ser_jax.errors import UserError
 from ser_jax.inference.tables import tabulate
@@ -56,7 +57,15 @@ class Baselines:
 def make_baselines(config: dict, corpus: Corpus, protocol: Protocol, data_dir: str | None) -> Baselines:
     """Checks a variant's configuration; computes nothing yet."""
     baseline = linear.make_baseline(config["model"])
-    dims = require(baseline.functionals)
+    if baseline.functionals == "precomputed":
+        names = pooled_states(config, corpus, data_dir).names
+        dims = len(names)
+        if baseline.columns == "chosen":
+            linear.state_columns(names)
+    else:
+        dims = require(baseline.functionals)
+        if baseline.columns != "all":
+            raise UserError("config.model.columns=chosen: expected config.model.functionals=precomputed")
     if baseline.scaling == "speaker" and not speakers_known(corpus):
         raise UserError(
             f"config.model.scaling=speaker: the speakers of corpus {corpus.name} are not known; expected fold"
@@ -72,15 +81,33 @@ def make_baselines(config: dict, corpus: Corpus, protocol: Protocol, data_dir: s
     )
 
 
+def pooled_states(config: dict, corpus: Corpus, data_dir: str | None) -> Packed:
+    """Returns the corpus's pooled hidden states, or other features with one array for each utterance.
+
+    Raises UserError where the configuration names none, or some with several frames.
+    """
+    name = config["frontend"]["features"]
+    if not name:
+        raise UserError("config.frontend.features: functionals=precomputed needs the name of pooled features")
+    packed = load_features(corpus, name, data_dir)
+    if packed.frame_ms:
+        raise UserError(f"config.frontend.features={name}: has frames; a baseline takes `prepare encoder --pooled`")
+    return packed
+
+
 def describe(all_runs: Baselines) -> dict:
     """Returns what makes the saved arrays self-contained: what they were trained on, and how."""
     names = [(fold.name, seed) for fold, (_, seed) in zip(all_runs.folds, all_runs.runs, strict=True)]
     metadata = checkpoints.describe(all_runs.config, all_runs.corpus, all_runs.protocol, names, {}, None, None)
-    packages = ["scikit-learn"] + (["opensmile"] if all_runs.baseline.functionals != "own" else [])
+    kind = all_runs.baseline.functionals
+    packages = ["scikit-learn"] + (["opensmile"] if kind not in ("own", "precomputed") else [])
     metadata["versions"] = {name: importlib.metadata.version(name) for name in (*packages, "numpy")}
     notes = [SPEAKER_SCALING] if all_runs.baseline.scaling == "speaker" else []
     if any(_few_speakers(all_runs.corpus, fold) for fold in all_runs.folds):
         notes.append(INNER_BY_UTTERANCE)
+    if kind == "precomputed":
+        packed = pooled_states(all_runs.config, all_runs.corpus, all_runs.data_dir)
+        metadata["features"] = {"name": packed.name, "fingerprint": packed.fingerprint, "info": packed.info}
     return {**metadata, "notes": notes}
 
 
@@ -111,7 +138,11 @@ def run_variant(name: str, all_runs: Baselines, folder: Path) -> dict:
 
 def standardised(all_runs: Baselines) -> Float[np.ndarray, "utterances dims"]:
     """Returns the corpus's functionals, with scaling "speaker" standardised by each speaker's own utterances."""
-    values = load_functionals(all_runs.corpus, all_runs.baseline.functionals, all_runs.data_dir).values
+    if all_runs.baseline.functionals == "precomputed":
+        packed = pooled_states(all_runs.config, all_runs.corpus, all_runs.data_dir)
+        values = np.asarray(packed.values[packed.start], np.float32)
+    else:
+        values = load_functionals(all_runs.corpus, all_runs.baseline.functionals, all_runs.data_dir).values
     if all_runs.baseline.scaling == "speaker":
         return linear.scale_by_speaker(values, all_runs.corpus.utterances["speaker"].to_numpy())
     return values
@@ -124,11 +155,18 @@ def fit_folds(name: str, all_runs: Baselines, values: np.ndarray) -> dict[str, F
     speakers, genders = (corpus.utterances[column].to_numpy() for column in ("speaker", "gender"))
     if not speakers_known(corpus):
         speakers = np.full(len(speakers), "")
+    sets = {"all": np.arange(values.shape[1])}
+    if all_runs.baseline.columns == "chosen":
+        sets = linear.state_columns(pooled_states(all_runs.config, corpus, all_runs.data_dir).names)
     folds = {fold.name: fold for fold in all_runs.folds}
     for fold in tqdm(folds.values(), desc=name, unit="fold"):
         rows = fold.train
         held_out = linear.inner_folds(speakers[rows], genders[rows], labels[rows])
-        fitted[fold.name] = linear.fit(all_runs.baseline, values[rows], labels[rows], held_out, len(corpus.emotions))
+        fitted[fold.name], best = linear.fit_columns(
+            all_runs.baseline, values[rows], list(sets.values()), labels[rows], held_out, len(corpus.emotions)
+        )
+        if len(sets) > 1:
+            tqdm.write(f"{name}, fold {fold.name}: {list(sets)[best]}")
     return fitted
 
 
@@ -161,6 +199,8 @@ def predict_waveforms(
             f"{folder}: standardised by each speaker's own utterances, and a recording does not say who speaks; "
             "use a variant with scaling=fold"
         )
+    if baseline.functionals == "precomputed":
+        raise UserError(f"{folder}: learns from features made beforehand, which a recording does not have")
     require(baseline.functionals)
     fitted = load_folds(folder)
     names, rows, errors = [], [], []

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 from scipy.special import softmax
+from scipy.stats import multivariate_normal
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.covariance import shrunk_covariance
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import recall_score
 from sklearn.pipeline import make_pipeline
@@ -53,6 +55,26 @@ class OneAgainstOthers(ClassifierMixin, BaseEstimator):
         return np.argmax(self.decide(x), axis=1)
 
 
+class NormalClasses(ClassifierMixin, BaseEstimator):
+    """The log-densities of normal classes that share a shrunk covariance."""
+
+    def __init__(self, shrinkage, weighted):
+        self.shrinkage, self.weighted = shrinkage, weighted
+
+    def fit(self, x, y):
+        means = np.stack([x[y == k].mean(0) for k in np.unique(y)])
+        of_class = [np.cov(x[y == k].T, bias=True) for k in range(len(means))]
+        priors = np.ones(len(means)) / len(means) if self.weighted else np.bincount(y) / len(y)
+        covariance = shrunk_covariance(np.average(of_class, axis=0, weights=priors), self.shrinkage)
+        self.classes_ = np.arange(len(means))
+        self.densities = [multivariate_normal(mean, covariance) for mean in means]
+        self.log_priors = np.log(priors)
+        return self
+
+    def decision_function(self, x):
+        return np.stack([density.logpdf(x) for density in self.densities], axis=1) + self.log_priors
+
+
 def sklearn_s(name: str, C: float, weighted: bool):
     """scikit-learn's way to the same model, iterated until it no longer moves."""
     weight, exact = "balanced" if weighted else None, {"tol": 1e-9, "max_iter": 100_000}
@@ -62,6 +84,8 @@ def sklearn_s(name: str, C: float, weighted: bool):
         return LinearSVC(C=C, class_weight=weight, dual=False, **exact)
     if name == "ridge":
         return OneAgainstOthers(lambda: Ridge(alpha=1 / (2 * C)), weighted)
+    if name == "lda":
+        return NormalClasses(C, weighted)
     loss = "squared_epsilon_insensitive"
     return OneAgainstOthers(lambda: LinearSVR(C=C, epsilon=0.1, loss=loss, dual=False, **exact), weighted)
 
@@ -71,6 +95,7 @@ def sklearn_s(name: str, C: float, weighted: bool):
 @pytest.mark.parametrize("name", linear.NAMES)
 def test_scores_are_those_of_scikit_learn_s_pipeline(monkeypatch, name, dims, weighted):
     monkeypatch.setattr(linear, "GRID", (0.01,))
+    monkeypatch.setattr(linear, "SHRINKAGES", (0.01,))
     values, labels, *_ = speech(dims=dims)
     train = np.arange(len(labels)) % 4 > 0
     fitted = fit(Baseline(name, class_weights=weighted), values[train], labels[train], [], EMOTIONS)
@@ -177,6 +202,35 @@ def test_a_class_that_was_not_learnt_is_never_predicted(name):
     probabilities = predict(fit(Baseline(name), values[kept], labels[kept], held_out, EMOTIONS), values)
     np.testing.assert_array_equal(probabilities[:, 1], 0)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+
+
+STATES = tuple(f"layer {n}/{kind}/{i}" for n in range(4) for kind in ("mean", "deviation") for i in range(3))
+
+
+def test_columns_of_pooled_states_are_told_apart_by_their_names():
+    sets = linear.state_columns(STATES)
+    assert len(sets) == 4 + 4 + 2 + 2
+    assert sets["mean of layer 1"].tolist() == [6, 7, 8]
+    assert sets["mean and deviation of layer 3"].tolist() == [18, 19, 20, 21, 22, 23]
+    assert sets["mean of layer 1, layer 2, layer 3"].tolist() == [6, 7, 8, 12, 13, 14, 18, 19, 20]
+    with pytest.raises(UserError, match="expected pooled hidden states"):
+        linear.state_columns(["a", "b"])
+
+
+@pytest.mark.parametrize("name", ["lda", "linear_svm"])
+def test_columns_are_chosen_on_the_inner_folds_alone(name):
+    values, labels, speakers, genders = speech(dims=24)
+    good = linear.state_columns(STATES)["mean of layer 2"]
+    values[:, good] = np.eye(EMOTIONS, 3)[labels] * 3 + np.random.default_rng(1).normal(size=(len(labels), 3))
+    held_out = inner_folds(speakers, genders, labels)
+    sets = list(linear.state_columns(STATES).values())
+    fitted, best = linear.fit_columns(Baseline(name), values, sets, labels, held_out, EMOTIONS)
+    alone = [fit(Baseline(name), values[:, columns], labels, held_out, EMOTIONS).inner_ua.max() for columns in sets]
+    assert best == int(np.argmax(alone)) and set(good) <= set(sets[best])
+    other = np.setdiff1d(np.arange(24), sets[best])
+    assert not fitted.coefficients[:, other].any() and fitted.coefficients[:, sets[best]].any()
+    expected = predict(fit(Baseline(name), values[:, sets[best]], labels, held_out, EMOTIONS), values[:, sets[best]])
+    np.testing.assert_allclose(predict(fitted, values), expected, atol=1e-6)
 
 
 def test_one_class_cannot_be_learnt():

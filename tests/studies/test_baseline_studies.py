@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from ser_jax import config as configuration
 from ser_jax.baselines import linear as fits
 from ser_jax.baselines.functionals import Functionals
+from ser_jax.corpora import load_corpus
 from ser_jax.corpora.corpus import SAMPLE_RATE, make_corpus
+from ser_jax.corpora.features import pack_features
 from ser_jax.corpora.protocols import make_protocol
 from ser_jax.errors import UserError
 from ser_jax.studies import baselines
@@ -179,3 +181,60 @@ def _fit(corpus, values, protocol, name, scaling):
         patch.setattr(baselines, "load_functionals", lambda *_: Functionals(values, tuple("abcdef")))
         all_runs = baselines.make_baselines(config, corpus, protocol, None)
         return baselines.fit_folds("made", all_runs, baselines.standardised(all_runs))
+
+
+@pytest.fixture
+def pooled(tmp_path):
+    """A corpus with pooled hidden states, of which those of layer 1 tell the emotions apart."""
+    corpus = load_corpus("synthetic", tmp_path, num_speakers=4, utterances_per_speaker=16)
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(len(corpus.utterances), 3, 2, 5)).astype(np.float32)
+    values[:, 1, 0, :4] += 3 * np.eye(4)[corpus.utterances["label"]]
+    names = [f"layer {n}/{kind}/{i}" for n in range(3) for kind in ("mean", "deviation") for i in range(5)]
+    source = {name: array.ravel() for name, array in zip(corpus.utterances["id"], values, strict=True)}
+    np.savez(tmp_path / "pooled.npz", **source)
+    pack_features("states", tmp_path / "pooled.npz", corpus, tmp_path, names=names)
+    return corpus, tmp_path
+
+
+def with_states(**model):
+    changes = {
+        "model": {"name": "lda", "functionals": "precomputed", **model},
+        "frontend": {"kind": "precomputed", "features": "states"},
+        "protocol": {"validation_speakers": 0},
+    }
+    return configuration.merge(configuration.default(), changes)
+
+
+def test_pooled_states_are_chosen_among_by_the_training_speakers(pooled):
+    corpus, data = pooled
+    protocol = make_protocol(corpus, "leave_one_speaker_out", validation_speakers=0)
+    all_runs = baselines.make_baselines(with_states(columns="chosen"), corpus, protocol, str(data))
+    fitted = baselines.fit_folds("states", all_runs, baselines.standardised(all_runs))
+    for fold, one in fitted.items():
+        used = np.flatnonzero(np.abs(one.coefficients).sum(0)) // 10
+        assert 1 in used, fold
+        assert one.inner_ua.max() > 0.8
+    description = baselines.describe(all_runs)
+    assert description["features"]["name"] == "states" and len(description["features"]["fingerprint"]) == 64
+
+
+def test_baselines_refuse_features_that_they_cannot_take(pooled):
+    corpus, data = pooled
+    protocol = make_protocol(corpus, "leave_one_speaker_out", validation_speakers=0)
+
+    def make(config):
+        return baselines.make_baselines(config, corpus, protocol, str(data))
+
+    without = configuration.merge(with_states(), {"frontend": {"features": ""}})
+    with pytest.raises(UserError, match="functionals=precomputed needs the name of pooled features"):
+        make(without)
+    with pytest.raises(UserError, match="has no features 'state'"):
+        make(configuration.merge(with_states(), {"frontend": {"features": "state"}}))
+    with pytest.raises(UserError, match=r"columns=chosen: expected config.model.functionals=precomputed"):
+        make(with_states(functionals="own", columns="chosen"))
+    frames = {name: np.zeros((3, 2), np.float32) for name in corpus.utterances["id"]}
+    np.savez(data / "frames.npz", **frames)
+    pack_features("frames", data / "frames.npz", corpus, data, frame_ms=20.0)
+    with pytest.raises(UserError, match="has frames; a baseline takes `prepare encoder --pooled`"):
+        make(configuration.merge(with_states(), {"frontend": {"features": "frames"}}))
