@@ -136,6 +136,8 @@ OPTIONS: dict[str, Any] = {
             -1.0, number(zero="never", unset=True), "between two validations (a fifth of the training)"
         ),
         "validate_steps": _steps(whole(zero="never", unset=True), "the same"),
+        "keep": Option("last", one_of("last", "best"), "the averages of the end, or of a run's best validation UA"),
+        "patience": Option(0, whole(zero="off"), "validations without a better UA after which a run stops"),
         "deterministic": Option(False, flag(), "a GPU gives the same bits every time, also after an interruption"),
         "checkpoint_seconds": Option(120.0, number(), "at most, between two checkpoints"),
     },

@@ -26,7 +26,12 @@ from ser_jax.training.state import State
 
 FORMAT_VERSION = 2
 _EVALUATION, _TRAINING, _METADATA = "evaluation", "training", "metadata"
-_OF_TRAINING = ("parameters", "batch_stats", "optimizer")  # the fields of `State` that evaluation does without
+_OF_TRAINING = (
+    "parameters",
+    "batch_stats",
+    "optimizer",
+    "selection",
+)  # the fields of `State` that evaluation does without
 
 
 class _Damaged(UserError):

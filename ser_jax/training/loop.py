@@ -16,7 +16,7 @@ from ser_jax import config as configuration
 from ser_jax.errors import UserError
 from ser_jax.files import atomic_file
 from ser_jax.inference.tables import validation_ua
-from ser_jax.training import checkpoints, devices, optimizers, processes
+from ser_jax.training import checkpoints, devices, optimizers, processes, selection
 from ser_jax.training.log import Log, means
 from ser_jax.training.population import (
     Population,
@@ -105,7 +105,8 @@ def _train(
         step = int(np.max(np.asarray(state.step)))
         if processes.leads():
             log.forget_after(step)
-    if step == population.num_steps:
+    validate_every = _validate_every(population)
+    if step == population.num_steps or selection.all_ended(state):
         return state, seconds
     feed = stack.enter_context(contextlib.closing(training_feed(population, step)))
     stack.callback(profile.stop)
@@ -116,10 +117,9 @@ def _train(
     piece = to_devices(population, feed.take(1))
     with _timed(seconds, "compile"):
         population.programs.train.compile(*training_arguments(population, state, piece))
-    validate_every = _validate_every(population)
     count, saved_at = 1, time.monotonic()
     known_diverged = devices.gather(state.diverged_at, len(population.runs))
-    while step < population.num_steps:
+    while True:
         begun = time.monotonic()
         profile.before(step)
         with jax.profiler.StepTraceAnnotation("train", step_num=step), jax.transfer_guard(guard):
@@ -146,12 +146,18 @@ def _train(
         _tell_diverged(population, diverged_at, known_diverged)
         known_diverged = diverged_at
         report(means(rows)[0])
+        if state.selection is not None and step % validate_every == 0:
+            ua = processes.array_of_the_leader(validation.astype(np.float32))
+            state = selection.after_validation(population, state, ua, step)
+        ended = step == population.num_steps or selection.all_ended(state)
+        if ended:
+            state = selection.final(population, state)
         # 6. A checkpoint at the end, every so often, and before a stop.
-        if late or stop or step == population.num_steps:
+        if late or stop or ended:
             if processes.leads():
                 store.save(devices.gather(state, len(population.runs)), metadata)
             saved_at = time.monotonic()  # in every process, so that none of them goes on asking for one
-        if stop:
+        if stop or ended:
             break
         count = max(1, int(made * _CALL_SECONDS / elapsed))
     return state, seconds

@@ -36,6 +36,7 @@ from ser_jax.training.setup import (
     check_batch_statistics,
     check_features,
     check_order,
+    check_selection,
     make_frontend,
     make_masking,
     only_resident,
@@ -195,6 +196,10 @@ def make_population(
     accumulate = check_batch(config, targets, layout, feed)
     check_order(config, corpus, [protocol.folds[fold] for fold, _ in runs], feed)
 
+    selects = config["training"]["keep"] == "best" or config["training"]["patience"] > 0
+    if selects and training:
+        check_selection(config, [protocol.folds[fold] for fold, _ in runs], steps_per_epoch, num_steps)
+
     def compiled_later() -> Programs:
         learner = make_learner(
             model,
@@ -206,6 +211,7 @@ def make_population(
             accumulate=accumulate,
             axis_name=devices.BATCH if layout.shares_batch else None,
             masking=masking,
+            selects=selects,
             **durations,
         )
         return make_programs(
@@ -222,6 +228,7 @@ def make_population(
         feed,
         targets.heads,
         config["training"]["deterministic"],
+        selects,
     )
     programs = cached(cache, key, compiled_later)
     if initial is not None:

@@ -117,6 +117,11 @@ def of_the_leader(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(value))) if several() else value
 
 
+def array_of_the_leader(values: np.ndarray) -> np.ndarray:
+    """Returns the array that the first process gave; all must ask, with arrays of the same shape."""
+    return np.asarray(multihost_utils.broadcast_one_to_all(values)) if several() else values
+
+
 def require_same(values: Mapping[str, Any]) -> None:
     """Raises `UserError` in every process, where processes differ in any of these JSON values, naming the first."""
     if not several():

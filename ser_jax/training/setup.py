@@ -177,6 +177,19 @@ def check_order(config: dict, corpus: Corpus, folds: Sequence[Fold], feed: str) 
         )
 
 
+def check_selection(config: dict, folds: Sequence[Fold], steps_per_epoch: float, num_steps: int) -> None:
+    """Refuses that validation decides which averages are kept, or when a run stops, where there is none."""
+    training = config["training"]
+    every = configuration.steps(config, "training", "validate", steps_per_epoch)
+    if 0 < every <= num_steps and all(len(fold.validation) for fold in folds):
+        return
+    what = "keep=best" if training["keep"] == "best" else f"patience={training['patience']}"
+    raise UserError(
+        f"config.training.{what}: no validation comes before the end of the training; expected "
+        "protocol.validation_speakers of at least 1, and a shorter training.validate_epochs or validate_steps"
+    )
+
+
 def only_resident(frontend: Frontend, targets: Targets, teacher: Teacher | None) -> str:
     """What of a training the streaming feed cannot bring; empty: nothing."""
     if frontend.kind == "precomputed":

@@ -20,6 +20,25 @@ INITIALISATION, CROP, AUGMENTATION, DROPOUT, MASKING = range(5)
 
 
 @flax.struct.dataclass
+class Selection:
+    """What the validations of a run have come to, where they decide something; see `ser_jax.training.selection`.
+
+    Attributes:
+      ua, step: the best unweighted accuracy so far, -1 before the first, and the step of it.
+      waited: the number of validations since.
+      stopped_at: the step at which the run was stopped, or -1.
+      parameters, batch_stats: the averages that had the best.
+    """
+
+    ua: Any
+    step: Any
+    waited: Any
+    stopped_at: Any
+    parameters: Any
+    batch_stats: Any
+
+
+@flax.struct.dataclass
 class State:
     """All that a training step changes; it is what a checkpoint holds. Under a population each array has leading axes.
 
@@ -32,6 +51,7 @@ class State:
       batch_stats, ema_batch_stats: the linen collection "batch_stats", likewise; {} without batch normalisation.
       optimizer: the state of `Learner.optimizer`.
       feature_statistics: `Statistics` of the training fold, where the frontend normalises by them; never changes.
+      selection: `Selection`, where validation decides which averages are kept or when a run stops.
     """
 
     step: Any
@@ -42,6 +62,7 @@ class State:
     ema_parameters: Any
     ema_batch_stats: Any
     feature_statistics: Any
+    selection: Any = None
 
 
 @flax.struct.dataclass
@@ -79,6 +100,7 @@ class Learner:
       heads: the classifiers whose outputs the model has, or None: it has one.
       accumulate: the number of parts of a batch that the network sees one after another.
       axis_name: of the devices that share a batch, or None.
+      selects: whether validation decides anything, see `Selection`.
       masking: how frames are hidden for the model to tell them, or None: it is shown all.
     """
 
@@ -93,6 +115,7 @@ class Learner:
     accumulate: int
     axis_name: str | None
     masking: Masking | None
+    selects: bool
 
     @property
     def num_parameters(self) -> int:
@@ -113,6 +136,7 @@ def make_learner(
     accumulate: int = 1,
     axis_name: str | None = None,
     masking: Masking | None = None,
+    selects: bool = False,
 ) -> Learner:
     """Builds a Learner; `optimizer` is the group `config.optimizer`, see `optimizers.make_optimizer`."""
     if axis_name and hasattr(model, "axis_name"):  # its batch normalisation is synchronised
@@ -130,6 +154,7 @@ def make_learner(
         accumulate=accumulate,
         axis_name=axis_name,
         masking=masking,
+        selects=selects,
     )
 
 
@@ -146,12 +171,24 @@ def initialise(learner: Learner, key: Key[Array, ""], feature_statistics: Statis
         ema_parameters=jax.tree.map(jnp.array, parameters),
         ema_batch_stats=jax.tree.map(jnp.array, batch_stats),
         feature_statistics=feature_statistics,
+        selection=_no_selection(parameters, batch_stats) if learner.selects else None,
+    )
+
+
+def _no_selection(parameters: dict, batch_stats: dict) -> Selection:
+    return Selection(
+        ua=jnp.full((), -1, jnp.float32),
+        step=jnp.zeros((), jnp.int32),
+        waited=jnp.zeros((), jnp.int32),
+        stopped_at=jnp.full((), -1, jnp.int32),
+        parameters=jax.tree.map(jnp.array, parameters),
+        batch_stats=jax.tree.map(jnp.array, batch_stats),
     )
 
 
 def for_evaluation(state: State) -> State:
     """Returns the part of a state that evaluation uses; the others are None."""
-    return state.replace(parameters=None, batch_stats=None, optimizer=None)
+    return state.replace(parameters=None, batch_stats=None, optimizer=None, selection=None)
 
 
 def variables(state: State) -> dict:

@@ -280,7 +280,7 @@ def _update(
     """Updates the parameters, see `optimizers`, then the moving averages; or freezes a run that diverges.
 
     A run diverges where the loss, the gradient, or what they make of parameters and statistics is not finite. From that
-    step on nothing of it changes but the number of steps, and its metrics are zero.
+    step on nothing of it changes but the number of steps, and its metrics are zero. So it is with one that was stopped.
     """
     optimizer = learner.optimizer
     gradient = jax.tree.map(lambda leaf, rate: leaf if rate else jnp.zeros_like(leaf), gradient, optimizer.rates)
@@ -305,9 +305,11 @@ def _update(
         ema_batch_stats=optax.incremental_update(batch_stats, state.ema_batch_stats, 1.0 - decay),
     )
     finite = jnp.isfinite(metrics["loss"] + norm + optax.tree.norm((parameters, batch_stats)))
-    well = finite & (state.diverged_at < 0)
-    step = state.step + 1
+    active = state.diverged_at < 0
+    if state.selection is not None:
+        active &= state.selection.stopped_at < 0
+    well, step = finite & active, state.step + 1
     state = jax.tree.map(lambda new, old: jnp.where(well, new, old), after, state)
-    state = state.replace(step=step, diverged_at=jnp.where(well | (state.diverged_at >= 0), state.diverged_at, step))
+    state = state.replace(step=step, diverged_at=jnp.where(active & ~finite, step, state.diverged_at))
     metrics = {**metrics, "gradient_norm": norm, "learning_rate": learning_rate, "steps": jnp.ones(())}
     return state, jax.tree.map(lambda value: jnp.where(well, value, 0.0), metrics)
