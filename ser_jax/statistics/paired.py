@@ -275,6 +275,11 @@ def paired(
         which = "one of the two variants has" if len(variants) == 2 else "some of the variants have"
         notes.append(f"{unshared} predictions left out, since only {which} them")
     rows = [(table if len(table) == len(common) else table.loc[common]).reset_index() for table in indexed]
+    lost = sorted(
+        {speaker for table in tables for speaker in table["speaker"].unique()} - {*rows[0]["speaker"].unique()}
+    )
+    if lost:
+        notes.append(f"speakers that not all variants were tested on, left out: {', '.join(map(str, lost))}")
     return rows, fold_sizes, tuple(notes)
 
 

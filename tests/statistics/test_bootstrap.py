@@ -8,6 +8,7 @@ from sklearn.metrics import balanced_accuracy_score
 from ser_jax import predictions
 from ser_jax.statistics import bootstrap, metrics
 from tests.statistics.made_tables import EMOTIONS, make_table
+from tests.statistics.simulated_studies import coverage
 
 
 def random_counts(speakers=8, seeds=2, classes=4, seed=0):
@@ -115,6 +116,19 @@ def test_recall_of_a_class_heard_from_one_speaker_has_no_interval():
     np.testing.assert_array_equal(np.isnan(estimate.low), [False, False, True, False])
 
 
+def test_recall_of_a_class_has_the_degrees_of_freedom_of_the_speakers_that_it_was_heard_from():
+    counts = random_counts(speakers=6)
+    counts[:, 2:, 2] = 0  # heard from two; predicted for all
+
+    def recall(confusion):
+        return metrics.recall(confusion).mean(axis=1)
+
+    drawn = bootstrap.bootstrap(counts, recall, replicates=500, seed=0)
+    found = bootstrap.bootstrap_interval(counts, metrics.recall, replicates=500, seed=0)
+    speakers = np.array([6, 6, 2, 6])
+    np.testing.assert_allclose(found.standard_error, drawn.std(axis=0) * np.sqrt(speakers / (speakers - 1)))
+
+
 def test_difference_draws_the_same_speakers_for_both_variants():
     baseline = random_counts(speakers=10)
     variant = baseline.copy()
@@ -141,3 +155,15 @@ def test_contrasts_are_weighted_sums_of_the_variants_figures_of_the_same_speaker
     assert recalls.low.shape == (2, 4)
     alone = bootstrap.bootstrap_difference(counts[0], counts[1], metrics.recall, replicates=300)
     np.testing.assert_allclose(recalls.high[0], alone.high)
+
+
+@pytest.fixture(scope="module")
+def rates():
+    return coverage(speakers=6, studies=100, replicates=100)
+
+
+@pytest.mark.parametrize("figure", ["ua", "difference", "main effect", "interaction"])
+def test_intervals_cover_the_truth_in_95_percent_of_simulated_studies_where_percentiles_do_not(rates, figure):
+    # Three Monte Carlo standard errors of 100 studies are 7 points.
+    assert 0.88 <= rates[figure] <= 1
+    assert rates[f"{figure}, percentiles"] < rates[figure] - 0.02

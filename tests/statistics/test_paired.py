@@ -68,6 +68,17 @@ def test_comparison_uses_only_what_both_variants_were_tested_on_and_says_so():
     assert found.notes == ("12 predictions left out, since only one of the two variants has them",)
 
 
+def test_speakers_that_one_variant_was_not_tested_on_are_left_out_and_named():
+    table = make_table(utterances=8)
+    less = table[(table["variant"] == "eca") | ~table["speaker"].isin(["s1", "s4"])]
+    found = paired.compare(less, "eca", "none", sizes(table), replicates=100)
+    assert found.speakers == 4
+    assert found.notes[-1] == "speakers that not all variants were tested on, left out: s1, s4"
+    strangers = table.assign(speaker=np.where(table["variant"] == "eca", "x" + table["speaker"], table["speaker"]))
+    with pytest.raises(UserError, match="an utterance's speaker differs between runs"):
+        predictions.validate(strangers)
+
+
 def test_a_variant_compared_with_its_own_copy_gives_zero_and_no_test():
     table = make_table(variants=("none",), utterances=8)
     both = predictions.merge([table, table.assign(variant="copy")])
