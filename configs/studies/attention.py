@@ -3,12 +3,14 @@
 python launch.py study configs/studies/attention.py
 python launch.py study configs/studies/attention.py:emodb
 python launch.py study configs/studies/attention.py:emodb,eca
+python launch.py study configs/studies/attention.py:emodb,encoder_pooling
 
 The arguments are any prepared corpus that says who speaks and the name of one question: shufflenet, encoder or
-recurrent; or eca, the claim alone: with and without, in the recipe's network; or cnn, the claim in a plain CNN. Without
-arguments, the models are tiny and the corpus is the built-in one. Every variant is measured against its twin without
-that attention, with the same folds, seeds, batches and augmentation. What two corpora said with five seeds is in
-docs/answer.md; one H200 took seven and a half minutes for it (docs/scaling.md).
+recurrent; or eca, the claim alone: with and without, in the recipe's network; or cnn, the claim in a plain CNN; or
+encoder_pooling, inductive heads on the states that `prepare encoder CORPUS --encoder smart-turn-v3.2 --layers 1,2,3
+--average 4` keeps. Without arguments, the models are tiny and the corpus is the built-in one. Every variant is measured
+against its twin without that attention, with the same folds, seeds, batches and augmentation. What two corpora said
+with five seeds is in docs/answer.md; one H200 took seven and a half minutes for it (docs/scaling.md).
 """
 
 from configs import recipe
@@ -22,17 +24,33 @@ TINY = {  # the built-in voices, with an input and a schedule that two cores man
     "optimizer": {"learning_rate": 4e-3, "warmup_epochs": 1.0},
     "training": {"batch_size": 16, "crop_seconds": 1.2, "train_epochs": 20.0, "validate_epochs": 10.0},
 }
+ON_STATES = {  # heads learn fast; the encoder has heard the waveforms already, so that these cannot be changed
+    "frontend": {
+        "kind": "precomputed",
+        "features": "smart-turn-v3.2.frames",
+        "normalization": "train",
+        "trim_db": 0.0,
+        "hop_ms": 10.0,
+    },
+    "augmentation": {"speed": 0.0, "vocal_tract": 0.0, "spec_augment": 0.0, "mixup": 0.2},
+    "model": {"name": "encoder_head", "states": 3, "dropout": 0.3},
+    "optimizer": {"learning_rate": 1e-3, "warmup_epochs": 1.0},
+    "training": {"crop_seconds": 3.0, "train_epochs": 20.0, "validate_epochs": 10.0},
+    "evaluation": {"window_seconds": 9.0, "batch_statistics": "running"},
+}
 
 
 def get_config(corpus: str = "synthetic", question: str = "") -> dict:
     """Returns the study, whole or one question of it, on a corpus."""
     base = completed(TINY) if corpus == "synthetic" else recipe.get_config(corpus, use="transductive")
-    questions = {make.__name__: make for make in (shufflenet, encoder, recurrent, eca, cnn)}
+    questions = {make.__name__: make for make in (shufflenet, encoder, recurrent, eca, cnn, encoder_pooling)}
     chosen = (shufflenet, encoder, recurrent) if not question else (choose("question", question, questions),)
     study = {
         "title": f"Does attention help speech emotion recognition? {corpus}",
         "questions": [make(corpus == "synthetic") for make in chosen],
     }
+    if question == "encoder_pooling":
+        return merge(merge(base, ON_STATES), {"study": study})
     return merge(base, {"evaluation": {"robustness": CONDITIONS}, "study": study})
 
 
@@ -123,5 +141,33 @@ def recurrent(tiny: bool) -> dict:
             ("attentive pooling", "last frame"),
             ("decoder with additive attention", "decoder without attention"),
             ("decoder with multiplicative attention", "decoder without attention"),
+        ),
+    }
+
+
+def encoder_pooling(tiny: bool) -> dict:
+    """Attention on top of a pretrained encoder: in the pooling, between frames, and over channels."""
+    del tiny  # the built-in corpus has no states until `prepare encoder synthetic` has made them
+    head = {"name": "encoder_head", "states": 3, "dropout": 0.3}
+    block = {**head, "depth": 1}
+    return {
+        "name": "encoder_pooling",
+        "text": "Does attention help on top of a pretrained encoder?",
+        "variants": {
+            "mean": {"model": {**head, "pooling": "mean"}},
+            "mean and deviation": {"model": {**head, "pooling": "statistics"}},
+            "self-attentive": {"model": {**head, "pooling": "self_attentive"}},
+            "multi-head": {"model": {**head, "pooling": "multi_head"}},
+            "attentive statistics": {"model": {**head, "pooling": "attentive_statistics"}},
+            "mean, ECA": {"model": {**head, "pooling": "mean", "attention": "eca"}},
+            "block without attention": {"model": {**block, "mixing": "none"}},
+            "block with self-attention": {"model": {**block, "mixing": "self_attention"}},
+        },
+        "comparisons": (
+            ("self-attentive", "mean"),
+            ("multi-head", "mean"),
+            ("attentive statistics", "mean and deviation"),
+            ("mean, ECA", "mean"),
+            ("block with self-attention", "block without attention"),
         ),
     }

@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 
 from ser_jax.errors import UserError, brief, did_you_mean
-from ser_jax.models import attention_rnn, cnn, crnn, linear, reslstm, rnn, shufflenet_v2, tcn, transformer
+from ser_jax.models import attention_rnn, cnn, crnn, encoder_head, linear, reslstm, rnn, shufflenet_v2, tcn, transformer
 from ser_jax.models.family import Family, Range
 
 # A family that is listed here joins the configurations, the table of models and the contract tests.
@@ -15,6 +15,7 @@ FAMILIES: dict[str, Family] = {
     "attention_rnn": attention_rnn.FAMILY,
     "cnn": cnn.FAMILY,
     "crnn": crnn.FAMILY,
+    "encoder_head": encoder_head.FAMILY,
     "linear": linear.FAMILY,
     "reslstm": reslstm.FAMILY,
     "rnn": rnn.FAMILY,

@@ -24,6 +24,8 @@ MODELS = {
     "tcn": "a temporal convolutional network after {{ye2023temporal}}",
     "reslstm": "a residual bidirectional LSTM",
     "linear": "a linear classifier",
+    "encoder_head": "a head on the hidden states of a pretrained encoder",
+    "lda": "linear discriminant analysis with a shrunk covariance",
     "linear_svm": "a linear support vector machine {{pedregosa2011scikit}}",
     "logistic_regression": "logistic regression {{pedregosa2011scikit}}",
     "ridge": "a ridge classifier {{pedregosa2011scikit}}",
