@@ -5,13 +5,17 @@ python -m docs.answer_figure [OUTPUT.png]
 The numbers stand in the picture's metadata as well.
 """
 
-import json
+import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from ser_jax.report import summary
 from ser_jax.report.figures import Row, forest
+from ser_jax.report.sections.differences import forest_row
+from ser_jax.report.summary import Summary
 from ser_jax.report.vector_graphics import style
+from ser_jax.statistics.paired import Comparison
 
 DOCS = Path(__file__).parent
 CORPORA = {"emodb": "EMO-DB: ten speakers, seven emotions", "ravdess": "RAVDESS: 24 actors, eight emotions"}
@@ -51,19 +55,16 @@ def described(groups: dict[str, list[Row]]) -> str:
 def rows(corpus: str) -> Iterator[Row]:
     """The differences that were asked on a corpus."""
     for question, name, label in DIFFERENCES:
-        summary = DOCS / "results" / "five_seeds" / f"{corpus}_{question}" / "summary.json"
-        found = differences(json.loads(summary.read_text()))
+        found = differences(summary.read(DOCS / "results" / "five_seeds" / f"{corpus}_{question}"))
         if name in found:
-            value, (low, high) = found[name]["estimate"], found[name]["ci95"]
-            text = f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-            yield Row(label, value, (low, high), text, found[name]["detectable"])
+            row = forest_row(found[name], label)
+            yield dataclasses.replace(row, text=f"{row.text} {found[name].verdict}")
 
 
-def differences(summary: dict) -> dict[str, dict]:
+def differences(made: Summary) -> dict[str, Comparison]:
     """All differences of a study, of two variants or of a factor, by their names."""
-    pairs = {f"{pair['variant']} against {pair['baseline']}": pair for pair in summary["comparisons"]}
-    effects = {effect["name"]: effect for question in summary["questions"] for effect in question.get("effects", ())}
-    return pairs | effects
+    effects = [effect for question in made.questions for effect in question.effects]
+    return {one.name: one for one in (*made.comparisons, *effects)}
 
 
 if __name__ == "__main__":

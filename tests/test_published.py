@@ -47,7 +47,7 @@ def test_published_figures_of_variants_are_of_the_predictions_beside_them(folder
     for name, published in summary["variants"].items():
         shared = recomputed.Shared(table, [name])
         found = recomputed.figure(shared, np.ones(1))
-        assert found["estimate"] == pytest.approx(published["ua"], abs=1e-9)
+        assert found["estimate"] == pytest.approx(published["metrics"]["ua"]["value"], abs=1e-9)
         rows = table[table["variant"] == name]
         said = rows[[f"p_{e}" for e in summary["emotions"]]].to_numpy().argmax(axis=1)
         expected = pd.crosstab(rows["label"].to_numpy(), np.array(summary["emotions"])[said])
@@ -197,7 +197,8 @@ def _figures(part: Any) -> Iterator[tuple[tuple[float, float, float], dict]]:
             yield from _figures(item)
     elif isinstance(part, dict):
         for key, value in part.items():
-            ends = part.get("ci95" if key == "estimate" or "difference" in key else f"{key}_ci95")
+            beside = key in ("value", "estimate") or "difference" in key
+            ends = part.get("ci95" if beside else f"{key}_ci95")
             if isinstance(value, float) and ends:
                 yield tuple(_rounded(one) for one in (value, *ends)), part
                 yield tuple(_rounded(-one) for one in (value, *reversed(ends))), part

@@ -6,8 +6,8 @@ speaker, fold and seed where they are known. All figures are of the utterances t
 measured against the first one, or against --baseline. One variant alone has its figures computed again. A result on a
 merged corpus can stand beside one on a corpus that it was merged from, for the utterances of that one.
 
-With --across_corpora each argument is a workdir, and each of another corpus: the variants and comparisons that all of
-them have are ranked and pooled over corpora.
+With --across_corpora each argument is a workdir, and each of another corpus: the comparisons that all of them have are
+pooled over corpora.
 """
 
 import argparse
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
     from ser_jax.errors import UserError
+    from ser_jax.report.summary import to_json
     from ser_jax.report.terminal import results_table
     from ser_jax.studies import compare
 
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         compare.write(made, table, args.out)
     if args.json:
-        print(json.dumps(made, indent=1, ensure_ascii=False))
+        print(json.dumps(to_json(made), indent=1, ensure_ascii=False))
         return 0
     print(results_table(made))
     if remarks:
@@ -51,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def corpora_table(view: dict[str, Any]) -> str:
-    """The view across corpora as text: UA, then every effect on each corpus and pooled, then notes."""
-    from ser_jax.report.terminal import percent
+    """The view across corpora as text: UA, then every comparison on each corpus and pooled, then notes."""
+    from ser_jax.report.numbers import p_equals, percent, points_with
 
     corpora, width = view["corpora"], max(map(len, (*view["variants"], "variant")))
     lines = [f"{'variant':{width}}" + "".join(f"{name:>12}" for name in corpora)]
@@ -61,14 +62,10 @@ def corpora_table(view: dict[str, Any]) -> str:
     notes = list(view["notes"])
     for effect in view["effects"]:
         pair = f"{effect['variant']} against {effect['baseline']}"
-        parts = [f"{name} {_points(own)}" for name, own in effect["corpora"].items()]
+        parts = [f"{name} {points_with(own['estimate'], own['ci95'])}" for name, own in effect["corpora"].items()]
         lines.append(f"{pair}, UA points: {', '.join(parts)}")
-        if effect["pooled"]:
-            lines[-1] += f"; pooled {_points(effect['pooled'])}, p {effect['pooled']['p']:.3f}"
+        pooled = effect["pooled"]
+        if pooled:
+            lines[-1] += f"; pooled {points_with(pooled['estimate'], pooled['ci95'])}, {p_equals(pooled['p'])}"
         notes += effect["notes"]
     return "\n".join([*lines, *(f"Note: {note}" for note in dict.fromkeys(notes))])
-
-
-def _points(effect: dict[str, Any]) -> str:
-    text = f"{100 * effect['estimate']:+.1f}"
-    return text if effect["ci95"] is None else text + " [{:+.1f}, {:+.1f}]".format(*(100 * e for e in effect["ci95"]))

@@ -42,5 +42,5 @@ def run(args: argparse.Namespace) -> int:
     changes = {name: value for name, value in changes.items() if value is not None}
     summary, folder, remarks = evaluate_workdir(args.workdir, args.corpus, args.variant, args.data_dir, changes)
     print(results_table(summary))
-    print("", *remarks, f"{folder}: summary.json, predictions.parquet, confusion.png", sep="\n")
+    print("", *remarks, f"{folder}: summary.json, predictions.parquet", sep="\n")
     return 0

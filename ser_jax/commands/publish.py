@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
-    from ser_jax.studies.publish import CARD, publish
+    from ser_jax.report.card import CARD
+    from ser_jax.studies.publish import publish
 
     folder = publish(args.workdir, args.tested, args.to, args.data_dir)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

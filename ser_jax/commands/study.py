@@ -1,6 +1,6 @@
 """Trains every variant of a configuration over all folds and seeds, and compares them.
 
-Writes to the workdir: report.html and report.md, summary.json, predictions.parquet, pictures and tables, config.json,
+Writes to the workdir: report.html and report.md, summary.json, predictions.parquet, figures and tables, config.json,
 and in populations/ a folder for each variant with its checkpoints, log and predictions. Interrupted, the same command
 goes on where it was; given on several machines with the same folder, they share the work, and the last one to finish
 writes the results.
@@ -98,10 +98,11 @@ def run_shard(
     outcome = run_study(settings, workdir, data_dir=data_dir, store=store, shard=shard, profile_steps=profile_steps)
     if outcome.summary is not None:
         print(results_table(outcome.summary))
-        for name, lost in outcome.summary.get("diverged", {}).items():
-            runs = "; ".join(f"fold {run['fold']}, seed {run['seed']}, at step {run['step']}" for run in lost)
-            print(f"{name}: without the runs that diverged: {runs}", file=sys.stderr)
-        print(f"\n{workdir}: report.html, report.md, summary.json, predictions.parquet, confusion.png")
+        for name, variant in outcome.summary.variants.items():
+            runs = "; ".join(f"fold {run.fold}, seed {run.seed}, at step {run.step}" for run in variant.known.diverged)
+            if runs:
+                print(f"{name}: without the runs that diverged: {runs}", file=sys.stderr)
+        print(f"\n{workdir}: report.html, report.md, summary.json, predictions.parquet, figures, tables")
     elif outcome.missing:
         print(f"this share is done; still to come from others: {', '.join(outcome.missing)}")
     for name, message in outcome.failed.items():

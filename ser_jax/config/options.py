@@ -155,6 +155,7 @@ OPTIONS: dict[str, Any] = {
         "margin": Option(2.0, number(above=0, below=100), "points of UA: differences below it do not matter"),
         "variants": Option({}, groups(), "name: what differs from this tree, as a part of it"),
         "comparisons": Option((), pairs(), "(variant, the variant it is measured against)"),
+        "metrics": Option((), list_of(text(), "names"), "beside UA, WA and macro F1: package.module:NAME of a Metric"),
         "questions": Option((), dicts(), "with factors or variants of their own (ser_jax/studies/plan.py)"),
     },
 }

@@ -4,12 +4,15 @@ import math
 import os
 import re
 import textwrap
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ser_jax.files import atomic_file
 from ser_jax.inference.alignment import coverage, normalized_alignment_entropy
+from ser_jax.report.escape import one_line
+from ser_jax.report.vector_graphics import fonts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,6 +45,14 @@ def attention_figure(look: "Look", title: str, path: str | os.PathLike) -> None:
     Weights over frames are drawn on the spectrogram's time axis: one curve for each head, one row for each token of a
     decoder. Where frames look at frames, every head is an image. Gates of channels are a strip for each layer.
     """
+    import matplotlib
+
+    with matplotlib.rc_context({"text.parse_math": False, "font.family": fonts()}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        _draw(look, one_line(title), path)
+
+
+def _draw(look: "Look", title: str, path: str | os.PathLike) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

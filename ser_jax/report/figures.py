@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ser_jax.report.summary import Bin, Measure, Speaker
 from ser_jax.report.vector_graphics import (
     INK,
     ONE_COLUMN,
@@ -140,19 +141,18 @@ def confusion_panel(title: str, confusion: Sequence[Sequence[int]], emotions: Se
     return figure
 
 
-def cost_panel(points: Sequence[tuple[str, int | float, Mapping[str, Any]]], xlabel: str) -> "Figure":
-    """UA with its interval against a cost; `points` are (variant, cost, its summary).
+def cost_panel(points: Sequence[tuple[str, int | float, Measure]], xlabel: str) -> "Figure":
+    """UA with its interval against a cost; `points` are (variant, cost, its UA).
 
     The axis of costs is logarithmic where they span more than a factor of three.
     """
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
     figure, axis = new_figure(ONE_COLUMN, max(2.5, 0.15 * len(points) + 1.0))
-    for number, (_, cost, variant) in enumerate(points):
-        value, ends = 100 * variant["ua"], variant["ua_ci95"]
-        if ends is not None:
-            axis.plot([cost, cost], [100 * end for end in ends], color=colour(number), alpha=0.45, linewidth=1)
-        axis.plot(cost, value, marker(number), color=colour(number), markersize=5)
+    for number, (_, cost, ua) in enumerate(points):
+        if ua.ci95 is not None:
+            axis.plot([cost, cost], [100 * end for end in ua.ci95], color=colour(number), alpha=0.45, linewidth=1)
+        axis.plot(cost, 100 * ua.value, marker(number), color=colour(number), markersize=5)
     low, high = (end(cost for _, cost, _ in points) for end in (min, max))
     if high > 3 * low:
         axis.set_xscale("log")
@@ -166,7 +166,7 @@ def cost_panel(points: Sequence[tuple[str, int | float, Mapping[str, Any]]], xla
     axis.xaxis.set_major_formatter(EngFormatter(sep=" ") if low > 10 else "{x:g}")
     axis.set_xlabel(xlabel)
     axis.set_ylabel("UA (%)")
-    _label_at_the_right(axis, [(name, cost, 100 * variant["ua"]) for name, cost, variant in points])
+    _label_at_the_right(axis, [(name, cost, 100 * ua.value) for name, cost, ua in points])
     return figure
 
 
@@ -220,24 +220,24 @@ def curves_panel(curves: Mapping[str, Sequence[Mapping[str, Any]]], key: str, yl
     return figure
 
 
-def speakers_panel(title: str, speakers: Sequence[tuple[str, Mapping[str, Any]]], pooled: float) -> "Figure":
+def speakers_panel(title: str, speakers: Sequence[tuple[str, Speaker]], pooled: float) -> "Figure":
     """UA of every speaker of one variant with its interval, the pooled UA as a line.
 
-    `speakers` are (name, {"ua", "ci95", "gender"}), in the order in which they are drawn; the marker tells the gender.
+    `speakers` are in the order in which they are drawn; the marker shows the gender.
     """
     named = len(speakers) <= MANY_SPEAKERS
     figure, axis = _panel_with_legend(0.14 * len(speakers) + 0.55 if named else 3.2, ["female", "male"])
     rule(axis, 100 * pooled, linestyle="--")
     shapes = {"female": ("o", 1), "male": ("s", 0)}
     for place, (_, figures) in enumerate(speakers):
-        shape, number = shapes.get(figures.get("gender") or "", ("D", 2))
-        if figures.get("ci95") is not None:
-            ends = [100 * end for end in figures["ci95"]]
+        shape, number = shapes.get(figures.gender, ("D", 2))
+        if figures.ua_ci95 is not None:
+            ends = [100 * end for end in figures.ua_ci95]
             axis.plot(ends, [place, place], color=colour(number), linewidth=1, alpha=0.5)
-        label = figures.get("gender") or None
+        label = figures.gender or None
         drawn = axis.get_legend_handles_labels()[1]
         options = {"color": colour(number), "markersize": 4, "linestyle": "none"}
-        axis.plot(100 * figures["ua"], place, shape, label=None if label in drawn else label, **options)
+        axis.plot(100 * figures.ua, place, shape, label=None if label in drawn else label, **options)
     axis.set_ylim(len(speakers) - 0.4, -0.6)
     axis.set_yticks(range(len(speakers)) if named else [], [name for name, _ in speakers] if named else [])
     axis.set_ylabel("speaker" if named else f"{len(speakers)} speakers")
@@ -248,31 +248,31 @@ def speakers_panel(title: str, speakers: Sequence[tuple[str, Mapping[str, Any]]]
     return figure
 
 
-def reliability_panel(title: str, bins: Sequence[Mapping[str, Any]]) -> "Figure":
+def reliability_panel(title: str, bins: Sequence[Bin]) -> "Figure":
     """How often predictions of a confidence are right; the bars below are how many predictions each bin holds."""
     figure, (axis, below) = new_figure(ONE_COLUMN, 3.2, nrows=2, sharex=True, height_ratios=[4, 1])
-    filled = [one for one in bins if one["count"]]
+    filled = [one for one in bins if one.count]
     axis.plot([0, 100], [0, 100], color=INK, alpha=0.55, linewidth=0.7)
-    places = [100 * one["confidence"] for one in filled]
-    axis.vlines(places, places, [100 * one["accuracy"] for one in filled], color=colour(1), linewidth=1, alpha=0.6)
-    axis.plot(places, [100 * one["accuracy"] for one in filled], "o-", color=colour(0), markersize=4)
+    places = [100 * one.confidence for one in filled]
+    axis.vlines(places, places, [100 * one.accuracy for one in filled], color=colour(1), linewidth=1, alpha=0.6)
+    axis.plot(places, [100 * one.accuracy for one in filled], "o-", color=colour(0), markersize=4)
     axis.set_ylim(-2, 102)
     axis.set_ylabel("recognised (%)")
     axis.set_title(_wrapped(title), loc="left")
     for one in filled:
-        width = 100 * (one["high"] - one["low"])
+        width = 100 * (one.high - one.low)
         below.bar(
-            100 * one["low"], one["count"], width=width, align="edge", color=BLUE, alpha=0.5, edgecolor=INK, linewidth=0
+            100 * one.low, one.count, width=width, align="edge", color=BLUE, alpha=0.5, edgecolor=INK, linewidth=0
         )
     below.set_xlim(0, 100)
     below.set_ylabel("count")
-    below.set_yticks([0, max((one["count"] for one in filled), default=1)])
+    below.set_yticks([0, max((one.count for one in filled), default=1)])
     below.set_xlabel("confidence (%)")
     return figure
 
 
 def robustness_panel(
-    title: str, conditions: Sequence[str], variants: Mapping[str, Sequence[Mapping[str, Any] | None]], chance: float
+    title: str, conditions: Sequence[str], variants: Mapping[str, Sequence[Measure | None]], chance: float
 ) -> "Figure":
     """UA with its interval under each condition of one family, one line for each variant; None is a missing figure."""
     figure, axis = _panel_with_legend(2.3, list(variants))
@@ -282,10 +282,10 @@ def robustness_panel(
         aside = 0.4 * ((number + 0.5) / len(variants) - 0.5)
         there = [(place + aside, one) for place, one in enumerate(figures) if one is not None]
         for place, one in there:
-            if one.get("ua_ci95") is not None:
-                ends = [100 * end for end in one["ua_ci95"]]
+            if one.ci95 is not None:
+                ends = [100 * end for end in one.ci95]
                 axis.plot([place, place], ends, color=colour(number), linewidth=0.8, alpha=0.45)
-        values = [100 * one["ua"] for _, one in there]
+        values = [100 * one.value for _, one in there]
         shape = {"marker": marker(number), "markersize": 4, "linewidth": 1.1}
         axis.plot([place for place, _ in there], values, color=colour(number), label=name, **shape)
     turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, conditions)) > 6 else {}
@@ -296,19 +296,19 @@ def robustness_panel(
     return figure
 
 
-def interaction_panel(levels: Sequence[str], lines: Mapping[str, Sequence[Mapping[str, Any] | None]]) -> "Figure":
+def interaction_panel(levels: Sequence[str], lines: Mapping[str, Sequence[Measure | None]]) -> "Figure":
     """UA at each level of one factor, one line for each level of the other: parallel lines have no interaction."""
     figure, axis = _panel_with_legend(2.1, list(lines))
     for number, (name, figures) in enumerate(lines.items()):
         aside = 0.16 * ((number + 0.5) / len(lines) - 0.5)
         there = [(place + aside, one) for place, one in enumerate(figures) if one is not None]
         for place, one in there:
-            if one["ua_ci95"] is not None:
-                ends = [100 * end for end in one["ua_ci95"]]
+            if one.ci95 is not None:
+                ends = [100 * end for end in one.ci95]
                 axis.plot([place, place], ends, color=colour(number), linewidth=0.9, alpha=0.5)
         shape = {"marker": marker(number), "markersize": 4.5}
         axis.plot(
-            [p for p, _ in there], [100 * one["ua"] for _, one in there], color=colour(number), label=name, **shape
+            [p for p, _ in there], [100 * one.value for _, one in there], color=colour(number), label=name, **shape
         )
     axis.set_xticks(range(len(levels)), levels)
     axis.set_xlim(-0.4, len(levels) - 0.6)

@@ -1,209 +1,115 @@
-"""The methods paragraph of a study, written from what was run, and the references of what it used.
+"""The methods paragraph of a study, written from its configurations: all that decides its figures.
 
-A citation stands in the text as {{key}}; `plain` turns it into "(Ma et al., 2018)" and `latex` into \\cite{key}.
+A citation stands in the text as {{key}}; see `ser_jax.report.references`.
 """
 
-import functools
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ser_jax import config as configuration
 from ser_jax.baselines import is_baseline
+from ser_jax.report import numbers
+from ser_jax.report.method_terms import AUGMENTATIONS, FEATURES, MODELS, NORMALIZATIONS, SOURCES
+from ser_jax.report.numbers import count, join
+from ser_jax.report.references import parsed
+from ser_jax.report.summary import Provenance, Summary
 
-BIBLIOGRAPHY = Path(__file__).with_name("references.bib")
-
-# How a model is called in a text, with its source.
-MODELS = {
-    "shufflenet_v2": "ShuffleNet V2 {{ma2018shufflenet}}",
-    "transformer": "an encoder of Transformer blocks {{vaswani2017attention}}",
-    "attention_rnn": "a recurrent encoder and decoder",
-    "cnn": "a convolutional network",
-    "crnn": "a convolutional recurrent network after {{chen2018convolutional}}",
-    "rnn": "a recurrent network",
-    "tcn": "a temporal convolutional network after {{ye2023temporal}}",
-    "reslstm": "a residual bidirectional LSTM",
-    "linear": "a linear classifier",
-    "encoder_head": "a head on the hidden states of a pretrained encoder",
-    "lda": "linear discriminant analysis with a shrunk covariance",
-    "linear_svm": "a linear support vector machine {{pedregosa2011scikit}}",
-    "logistic_regression": "logistic regression {{pedregosa2011scikit}}",
-    "ridge": "a ridge classifier {{pedregosa2011scikit}}",
-}
-# Where the values of options come from, whatever model has them.
-SOURCES = {
-    ("attention", "eca"): "wang2020eca",
-    ("attention", "se"): "hu2018squeeze",
-    ("attention", "additive"): "bahdanau2015neural",
-    ("attention", "dot"): "luong2015effective",
-    ("attention", "general"): "luong2015effective",
-    ("attention", "multiplicative"): "luong2015effective",
-    ("attention", "location"): "chorowski2015attention",
-    ("attention", "self_attention"): "lin2017structured",
-    ("activation", "hard_swish"): "howard2019searching",
-    ("mixing", "conformer"): "gulati2020conformer",
-    ("mixing", "convolution"): "gulati2020conformer",
-    ("mixing", "both"): "gulati2020conformer",
-    ("pooling", "weighted"): "mirsamadi2017automatic",
-    ("pooling", "self_attentive"): "lin2017structured",
-    ("pooling", "attentive_statistics"): "okabe2018attentive",
-    ("pooling", "multi_head"): "india2019self",
-    ("functionals", "egemaps"): "eyben2016geneva",
-    ("functionals", "compare"): "schuller2016interspeech",
-    ("functionals", "emobase"): "eyben2010opensmile",
-}
-AUGMENTATIONS = {
-    "speed": "changes of speed by a factor of up to {:g} {{{{ko2015audio}}}}",
-    "time_shift": "cyclic shifts of up to {:g} s",
-    "gain": "changes of level of up to {:g} dB",
-    "noise": "added noise with probability {:g}",
-    "vocal_tract": "warps of the mel axis by a factor of up to {:g} {{{{jaitly2013vocal}}}}",
-    "spec_augment": "SpecAugment at strength {:g} {{{{park2019specaugment}}}}",
-    "mixup": "mixup at strength {:g} {{{{zhang2018mixup}}}}",
-}
-FEATURES = {
-    "mfcc": "{num_mfcc} mel-frequency cepstral coefficients of {num_mels} bands",
-    "log_mel": "log-mel spectrograms of {num_mels} bands",
-    "histogram": "histograms of the levels of {num_mels} log-mel bands ({histogram_bins} bins)",
-    "functionals": "functionals of {num_mels} log-mel bands and their deltas",
-}
-NORMALIZATIONS = {
-    "none": "not normalised",
-    "utterance": "normalised by each utterance's own mean and variance",
-    "train": "normalised by the mean and variance of the training fold",
-    "speaker": "normalised by the mean and variance of all that their speaker says, without a look at the labels",
+# Options whose sentences stand below; any other one that is not at its default is named as it is called.
+_GROUPS = (
+    "corpus",
+    "protocol",
+    "order",
+    "frontend",
+    "augmentation",
+    "objective",
+    "masking",
+    "optimizer",
+    "training",
+    "evaluation",
+)
+_STATED = {
+    "corpus": {"name"},
+    "protocol": {"name", "validation_speakers", "tested", "source"},
+    "frontend": {
+        *("kind", "num_mels", "window_ms", "hop_ms", "fmin", "fmax", "num_mfcc", "deltas", "histogram_bins"),
+        *("features", "normalization", "trim_db"),
+    },
+    "augmentation": set(AUGMENTATIONS),
+    "objective": {"frames"},
+    "masking": {"share", "span"},
+    "optimizer": {
+        *("name", "schedule", "learning_rate", "weight_decay", "warmup_epochs", "warmup_steps", "gradient_clip"),
+        *("ema_decay", "label_smoothing", "class_weights"),
+    },
+    "training": {
+        *("batch_size", "heads", "initial", "teacher", "teacher_share", "crop_seconds", "train_epochs", "train_steps"),
+        *("precision", "split", "checkpoint_seconds", "validate_epochs", "validate_steps"),
+    },
+    "evaluation": {"window_seconds", "batch_statistics", "batch_size", "latency", "robustness"},
 }
 
 
-def paragraph(summary: Mapping[str, Any], configs: Mapping[str, Mapping], corpus: Mapping[str, Any]) -> str:
+def paragraph(summary: Summary, configs: Mapping[str, Mapping]) -> str:
     """Returns the methods paragraph, with citations as {{key}}.
 
     `configs` are the variants' complete configurations; without them only corpus and evaluation are described.
-    `corpus` is a corpus's `info`: licence, citation, description.
     """
     networks = [config for config in configs.values() if not is_baseline(config["model"])]
-    sentences = [*_corpus(summary, corpus), *_models(summary, configs)]
+    sentences = [*_corpus(summary), *_models(summary, configs)]
     if networks:
-        sentences += [*_features(networks), *_training(networks)]
+        sentences += [*_features(networks[0]), *_training(networks[0]), *_testing(networks[0]), *_others(networks)]
     sentences += [*_runs(summary, networks), *_evaluation(summary), *_software(summary, networks)]
     return " ".join(sentences)
 
 
-def citations(text: str) -> list[str]:
-    """The keys that a text cites, each once, in its order."""
-    return list(dict.fromkeys(re.findall(r"\{\{(\w+)\}\}", text)))
-
-
-def plain(text: str, extra: str = "") -> str:
-    """The text with its citations as (author, year); `extra` is more BibTeX, such as the corpus's."""
-    entries = bibliography(extra)
-    text = re.sub(r"after \{\{(\w+)\}\}", lambda found: f"after {_author_year(entries, found[1], ' ({})')}", text)
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: f"({_author_year(entries, found[1], ', {}')})", text)
-
-
-def latex(text: str) -> str:
-    """The text as LaTeX source, with its citations as \\cite{key}."""
-    pieces = re.split(r" ?\{\{(\w+)\}\}", text)
-    source = [escape(piece) if i % 2 == 0 else rf"~\cite{{{piece}}}" for i, piece in enumerate(pieces)]
-    return "".join(source)
-
-
-def escape(text: str) -> str:
-    """Returns text as LaTeX source that prints it as it is."""
-    signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    signs |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
-    signs |= {"×": r"$\times$", "−": "$-$", "–": "--", "±": r"$\pm$", "<": "$<$", ">": "$>$", "\u202f": r"\,"}
-    return "".join(signs.get(character, character) for character in text)
-
-
-def bibtex(keys: Iterable[str], extra: str = "") -> str:
-    """The BibTeX entries of these keys; `extra` is more BibTeX, such as the corpus's."""
-    entries = bibliography(extra)
-    return "\n\n".join(entries[key] for key in keys if key in entries) + "\n"
-
-
-def bibliography(extra: str = "") -> dict[str, str]:
-    """All known BibTeX entries by key."""
-    return {**_own_bibliography(), **_entries(extra)}
-
-
-@functools.cache
-def _own_bibliography() -> dict[str, str]:
-    return _entries(BIBLIOGRAPHY.read_text(encoding="utf-8"))
-
-
-def _entries(source: str) -> dict[str, str]:
-    parts = re.split(r"^(?=@)", source, flags=re.MULTILINE)
-    return {found[1]: part.strip() for part in parts if (found := re.match(r"@\w+\{\s*([^,\s]+)\s*,", part))}
-
-
-def _author_year(entries: Mapping[str, str], key: str, year_as: str) -> str:
-    """The authors' family names and the year of an entry; its key where it does not tell them."""
-    entry = entries.get(key, "")
-    authors = re.search(r"author\s*=\s*\{(.*?)\},?\s*\n", entry, flags=re.DOTALL)
-    year = re.search(r"year\s*=\s*\{?(\d{4})", entry)
-    if not authors or not year:
-        return key
-    families = [name.split(",")[0].strip() for name in re.split(r"\s+and\s+", authors[1])]
-    families = [re.sub(r"\{?\\.\{?(\w)\}?\}?|[{}]", r"\1", name) for name in families]
-    shown = f"{families[0]} et al." if len(families) > 2 else " and ".join(families)
-    return shown + year_as.format(year[1])
-
-
-# The sentences ------------------------------------------------------------------------------------------------------
-
-
-def _corpus(summary: Mapping[str, Any], corpus: Mapping[str, Any]) -> list[str]:
-    variant = next(iter(summary["variants"].values()))
-    keys = list(_entries(corpus.get("citation") or ""))
+def _corpus(summary: Summary) -> list[str]:
+    variant = next(iter(summary.variants.values()))
+    keys = list(parsed(summary.study.corpus_info.get("citation", "")))
     source = f" {{{{{keys[0]}}}}}" if keys else ""
-    emotions = summary["emotions"]
-    sentence = (
-        f"We used the corpus {summary['corpus']}{source}: {variant['utterances']} utterances of "
-        f"{count(variant['speakers'], 'speaker')} were tested, in {len(emotions)} emotions ({', '.join(emotions)})."
-    )
-    description = summary.get("protocol_description")
-    protocol = summary.get("protocol")
-    if not protocol:
-        return [sentence]
-    text = f"The protocol was {str(protocol).replace('_', ' ')}"
-    if description:
-        return [sentence, f"{text}: {description.rstrip('.')}."]
-    return [
-        sentence,
-        f"{text}, {'speaker-independent' if summary.get('speaker_independent') else 'SPEAKER-DEPENDENT'}.",
+    emotions = ", ".join(summary.emotions)
+    sentences = [
+        f"We used the corpus {summary.corpus}{source}: {variant.utterances} utterances of "
+        f"{count(variant.speakers, 'speaker')} were tested, in {len(summary.emotions)} emotions ({emotions})."
     ]
+    for protocol in summary.study.protocols:
+        text = f"The protocol was {protocol.name.replace('_', ' ')}"
+        if protocol.description:
+            sentences.append(f"{text}: {protocol.description.rstrip('.')}.")
+        elif protocol.speaker_independent is not None:
+            sentences.append(
+                f"{text}, {'speaker-independent' if protocol.speaker_independent else 'SPEAKER-DEPENDENT'}."
+            )
+    if summary.study.left_out:
+        sentences.append(f"Left out: {'; '.join(summary.study.left_out)}.")
+    return sentences
 
 
-def _models(summary: Mapping[str, Any], configs: Mapping[str, Mapping]) -> list[str]:
+def _models(summary: Summary, configs: Mapping[str, Mapping]) -> list[str]:
     by_model: dict[str, list[str]] = {}
     for name, config in configs.items():
-        if name in summary["variants"]:
+        if name in summary.variants:
             by_model.setdefault(config["model"]["name"], []).append(name)
     sentences = []
     for model, names in by_model.items():
         options = [{k: v for k, v in configs[name]["model"].items() if k != "name"} for name in names]
         keys = list(dict.fromkeys(key for option in options for key in option))
         fixed = [key for key in keys if len({repr(option.get(key)) for option in options}) == 1]
-        text = MODELS.get(model, model.replace("_", " "))
-        text = text[0].upper() + text[1:]
+        text = numbers.sentence_case(MODELS.get(model, model.replace("_", " ")))
         if fixed:
             text += " with " + ", ".join(_option(key, [options[0][key]]) for key in fixed)
         varied = [key for key in keys if key not in fixed]
         if varied:
             levels = [list(dict.fromkeys(option.get(key, "default") for option in options)) for key in varied]
             text += ", varied in " + "; and in ".join(_option(k, of) for k, of in zip(varied, levels, strict=True))
-        sizes = [summary["variants"][name].get("parameters") for name in names]
-        sizes = sorted({size for size in sizes if size is not None})
+        sizes = sorted({size for name in names if (size := summary.variants[name].known.parameters) is not None})
         if sizes:
-            shown = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+            shown = numbers.whole(sizes[0])
+            shown += f" to {numbers.whole(sizes[-1])}" if len(sizes) > 1 else ""
             text += f"; {count(len(names), 'variant')} with {shown} parameters"
         sentences.append(f"{text}.")
     if by_model:
-        sentences[0] = (
-            f"We trained {sentences[0][0].lower() if sentences[0].startswith('A') else sentences[0][0]}"
-            + (sentences[0][1:])
-        )
+        first = sentences[0]
+        sentences[0] = f"We trained {first[0].lower() if first.startswith('A') else first[0]}{first[1:]}"
     return sentences
 
 
@@ -219,36 +125,43 @@ def _option(key: str, values: Sequence[Any]) -> str:
     return f"{key} {shown[0]}" if len(shown) == 1 else f"{key}: {join(shown, 'or')}"
 
 
-def _features(networks: Sequence[Mapping]) -> list[str]:
-    frontend = networks[0]["frontend"]
+def _features(config: Mapping) -> list[str]:
+    frontend = config["frontend"]
     if frontend["kind"] == "precomputed":
-        text = f"Inputs were the precomputed features {frontend['features']}"
+        text = f"Inputs were the pre-extracted features {frontend['features']}"
     else:
-        text = "Inputs were " + FEATURES[frontend["kind"]].format(**frontend)
+        text = "Inputs were " + FEATURES.get(frontend["kind"], frontend["kind"].replace("_", " ")).format(**frontend)
         text += f" between {frontend['fmin']:g} and {frontend['fmax']:g} Hz of audio at 16 kHz"
         text += f" (windows of {frontend['window_ms']:g} ms every {frontend['hop_ms']:g} ms)"
-        deltas = {1: ", with deltas", 2: ", with deltas and second deltas"}
-        text += deltas.get(frontend.get("deltas", 0), "")
-    text += f", {NORMALIZATIONS[frontend['normalization']]}."
-    strengths = networks[0]["augmentation"]
+        text += {1: ", with deltas", 2: ", with deltas and second deltas"}.get(frontend.get("deltas", 0), "")
+    text += f", {NORMALIZATIONS.get(frontend['normalization'], frontend['normalization'])}."
+    sentences = [text]
+    if frontend.get("trim_db"):
+        sentences.append(
+            f"Silence at both ends of a recording, {frontend['trim_db']:g} dB below its loudest part, was cut off."
+        )
+    strengths = config["augmentation"]
     used = [
         AUGMENTATIONS[name].format(_strength(name, s)) for name, s in strengths.items() if s and name in AUGMENTATIONS
     ]
-    return [text, f"Training data were augmented by {join(used)}." if used else "Training data were not augmented."]
+    sentences.append(f"Training data were augmented by {join(used)}." if used else "Training data were not augmented.")
+    return sentences
 
 
 def _strength(name: str, value: float) -> float:
     return 1 + value if name in ("speed", "vocal_tract") else value
 
 
-def _training(networks: Sequence[Mapping]) -> list[str]:
-    optimizer, training = networks[0]["optimizer"], networks[0]["training"]
-    lasted = _duration(training, "train")
+def _training(config: Mapping) -> list[str]:
+    optimizer, training = config["optimizer"], config["training"]
+    by = optimizer.get("name", "adamw")
+    by = "AdamW {{loshchilov2019decoupled}}" if by == "adamw" else str(by)
+    schedule = optimizer.get("schedule", "cosine")
+    fell = "fell to zero along a cosine" if schedule == "cosine" else f"followed the schedule {schedule}"
     text = (
-        f"Every network was trained for {lasted} in batches of {training['batch_size']} crops of "
-        f"{training['crop_seconds']:g} s, by AdamW {{{{loshchilov2019decoupled}}}} with a weight decay of "
-        f"{optimizer['weight_decay']:g} and a learning rate that rose to {optimizer['learning_rate']:g} over "
-        f"{_duration(optimizer, 'warmup')} and fell to zero along a cosine"
+        f"Every network was trained for {_duration(training, 'train')} in batches of {training['batch_size']} crops of "
+        f"{training['crop_seconds']:g} s, by {by} with a weight decay of {optimizer['weight_decay']:g} and a learning "
+        f"rate that rose to {optimizer['learning_rate']:g} over {_duration(optimizer, 'warmup')} and {fell}"
     )
     extras = []
     if optimizer["gradient_clip"]:
@@ -260,102 +173,173 @@ def _training(networks: Sequence[Mapping]) -> list[str]:
     if optimizer["ema_decay"]:
         extras.append(f"an exponential moving average of the parameters (decay {optimizer['ema_decay']:g}) for testing")
     sentences = [f"{text}{', with ' + join(extras) if extras else ''}."]
+    if training.get("precision"):
+        sentences.append(f"Activations and products had the precision {training['precision']}.")
+    initial = training.get("initial")
+    sentences.append(
+        f"Parameters were initialised from the training in {initial}."
+        if initial
+        else "Parameters were drawn at random."
+    )
+    if training.get("teacher"):
+        sentences.append(
+            f"Targets were a mixture of the label and the probabilities of a teacher, trained on the same folds "
+            f"({training['teacher']}), with a share of {training['teacher_share']:g} {{{{hinton2015distilling}}}}."
+        )
+    if config["objective"].get("frames"):
+        masking = config["masking"]
+        sentences.append(
+            f"The networks also reconstructed masked frames (weight {config['objective']['frames']:g}; "
+            f"{100 * masking['share']:g} % of the frames in spans of {masking['span']:g})."
+        )
     if training["heads"] == "source":
         sentences.append("Each of the corpora that this one was merged from had a classifier of its own.")
-    varied = _varied(networks)
+    return sentences
+
+
+def _testing(config: Mapping) -> list[str]:
+    """How a recording is tested: windows, and the statistics of batch normalisation."""
+    window = config["evaluation"]["window_seconds"] or config["training"]["crop_seconds"]
+    sentences = [
+        f"Recordings were tested in windows of {window:g} s, whose probabilities were averaged over a recording."
+    ]
+    if config["evaluation"]["batch_statistics"] == "speaker":
+        sentences.append(
+            "Batch normalisation used the statistics of the tested speaker's recordings, without their labels "
+            "{{li2017revisiting}} (transductive)."
+        )
+    else:
+        sentences.append("Batch normalisation, where a network has it, used the running averages of training.")
+    return sentences
+
+
+def _others(networks: Sequence[Mapping]) -> list[str]:
+    """What is not at its default and has no sentence of its own, and what the variants differ in beside the model."""
+    sentences, further = [], []
+    defaults = configuration.default()
+    for group in _GROUPS:
+        for key, value in networks[0].get(group, {}).items():
+            default = defaults.get(group, {}).get(key)
+            if key not in _STATED.get(group, ()) and _jsonable(value) != _jsonable(default):
+                further.append(f"{group} {key} {value}".replace("_", " "))
+    if further:
+        sentences.append(f"Further options: {', '.join(further)}.")
+    leaves: dict[str, list[Any]] = {}
+    for config in networks:
+        for group in _GROUPS:
+            for key, value in config.get(group, {}).items():
+                leaves.setdefault(f"{group} {key}".replace("_", " "), []).append(value)
+    varied = [
+        f"{name} ({', '.join(map(str, dict.fromkeys(map(str, values))))})"
+        for name, values in leaves.items()
+        if len(set(map(repr, values))) > 1
+    ]
     if varied:
         sentences.append(f"Variants also differed in {join(varied)}; the values above are those of the first.")
     return sentences
 
 
-def _varied(networks: Sequence[Mapping]) -> list[str]:
-    """What else the configurations differ in than the model: "the learning rate (0.001, 0.002)"."""
-    leaves: dict[str, list[Any]] = {}
-    for config in networks:
-        for group in ("frontend", "augmentation", "optimizer", "training", "protocol", "objective", "masking"):
-            for key, value in config.get(group, {}).items():
-                leaves.setdefault(f"{group} {key}".replace("_", " "), []).append(value)
-    return [
-        f"{name} ({', '.join(map(str, dict.fromkeys(values)))})"
-        for name, values in leaves.items()
-        if len(set(map(repr, values))) > 1
-    ]
+def _jsonable(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _duration(group: Mapping[str, Any], name: str) -> str:
-    steps = group.get(f"{name}_steps", -1)
-    return f"{steps:g} steps" if steps >= 0 else f"{group[f'{name}_epochs']:g} epochs"
+    steps, epochs = group.get(f"{name}_steps", -1), group.get(f"{name}_epochs", -1)
+    if steps >= 0:
+        return f"{steps:g} steps"
+    if epochs >= 0:
+        return f"{epochs:g} epochs"
+    return "a length that follows from the number of utterances" if name == "train" else "a tenth of the training"
 
 
-def _runs(summary: Mapping[str, Any], networks: Sequence[Mapping]) -> list[str]:
-    variants = summary["variants"].values()
-    runs = sum(variant["runs"] for variant in variants)
-    seeds = max(variant["seeds"] for variant in variants)
-    folds = max(variant["folds"] for variant in variants)
-    whole = all(variant["runs"] == folds * seeds for variant in variants)
+def _runs(summary: Summary, networks: Sequence[Mapping]) -> list[str]:
+    variants = summary.variants.values()
+    runs = sum(variant.runs for variant in variants)
+    seeds = max(variant.seeds for variant in variants)
+    folds = max(variant.folds for variant in variants)
+    whole = all(variant.runs == folds * seeds for variant in variants)
     who = "Every variant was run on" if whole else "Variants were run on up to"
     text = f"{who} {count(folds, 'fold')} with {count(seeds, 'seed')} ({count(runs, 'run')} in all)"
     if networks:
         text += "; runs of the same fold and seed saw the same batches in the same order, so that variants are paired"
-        validation = networks[0]["protocol"].get("validation_speakers", 0)
-        if not validation:
-            text += ". The schedule was fixed in advance and the last parameters were tested: nothing was selected"
-    return [f"{text}."]
+    diverged = sum(len(variant.known.diverged) for variant in variants)
+    sentences = [f"{text}."]
+    if diverged:
+        sentences.append(
+            f"{count(diverged, 'run').capitalize()} diverged and {'is' if diverged == 1 else 'are'} missing."
+        )
+    return sentences + ([_selection(networks[0])] if networks else [])
 
 
-def _evaluation(summary: Mapping[str, Any]) -> list[str]:
-    variants = list(summary["variants"].values())
-    text = (
-        "The figure of merit is unweighted accuracy (UA), the mean of the classes' recalls "
-        "{{schuller2009interspeech}}, pooled over folds for each seed and averaged over seeds."
-    )
-    sentences = [text]
-    if any(variant["ua_ci95"] is not None for variant in variants):
+def _selection(config: Mapping) -> str:
+    protocol = config["protocol"]
+    validation = protocol.get("validation_speakers", 0)
+    text = "The last parameters were tested; no epoch was selected"
+    if validation:
+        text += (
+            f", though {count(validation, 'validation speaker')} of each fold {'was' if validation == 1 else 'were'}"
+        )
+        text += " held out of its training"
+    text += ". How the recipe itself was chosen is not recorded here: one chosen on validation speakers who are test "
+    text += "speakers of other folds has used their labels."
+    if protocol.get("tested") == "validation":
+        text += " The validation speakers were tested, and the test speakers left out."
+    if protocol.get("source"):
+        text += f" Speakers of {protocol['source']} were tested, the other sources trained on."
+    return text
+
+
+def _evaluation(summary: Summary) -> list[str]:
+    variants = list(summary.variants.values())
+    sentences = [
+        "The main metric is unweighted accuracy (UA), the mean of the classes' recalls {{schuller2009interspeech}}, "
+        "pooled over folds for each seed and averaged over seeds."
+    ]
+    adapted = join(sorted({use for variant in variants for use in variant.known.uses_speaker}))
+    sentences.append(f"Some figures are transductive: they use {adapted}." if adapted else "All figures are inductive.")
+    if any(variant.ua.ci95 is not None for variant in variants):
         sentences.append(
             "Intervals are 95 % intervals by Student's t with one degree of freedom less than there are speakers, on "
             "the standard error of a bootstrap that draws speakers {{field2007bootstrapping}}; they hold for new "
-            "speakers of the same kind and do not include how seeds differ."
+            "speakers of the same kind."
         )
-    if summary["comparisons"]:
-        number = count(len(summary["comparisons"]), "comparison")
-        text = "Variants were compared by the paired difference of UA on the same utterances, folds and seeds"
-        if any(comparison["p"] is not None for comparison in summary["comparisons"]):
-            text += (
-                "; p values are those of the t-test that belongs to the interval, after Holm's correction "
-                f"{{{{holm1979simple}}}} for all that a question tests (here {number} in all)"
-            )
-        sentences.append(f"{text}.")
-        if any(comparison["detectable"] is not None for comparison in summary["comparisons"]):
-            sentences.append(
-                "The smallest detectable difference is the true difference that 80 % of such studies would find "
-                "significant after that correction {{bloom1995minimum}}."
-            )
-    known = [c for variant in variants if (c := variant.get("calibration")) and c.get("ece") is not None]
-    if known:
-        scaled = any(c.get("temperature") for c in known)
+    if summary.comparisons:
         sentences.append(
-            f"Calibration is told by the expected calibration error {{{{guo2017calibration}}}}"
-            f"{', before and after temperature scaling on validation speakers,' if scaled else ''} and by the Brier "
-            "score {{brier1950verification}}."
+            "Variants were compared by the paired difference of UA on the same utterances, folds and seeds. Interval, "
+            "p value and smallest detectable difference follow from one standard error; p values are corrected by "
+            f"Holm's method {{{{holm1979simple}}}} within a question ({count(len(summary.comparisons), 'comparison')} "
+            f"in all). Variants are called equivalent where two one-sided tests {{{{schuirmann1987comparison}}}} find "
+            f"the difference within {100 * summary.margin:g} points."
+        )
+        if any(one.detectable is not None for one in summary.comparisons):
+            sentences.append(
+                "The smallest detectable difference is the true difference that 80 % of such studies find "
+                "{{bloom1995minimum}}."
+            )
+        if any(one.nadeau_bengio for one in summary.comparisons):
+            sentences.append("The corrected resampled t-test {{nadeau2003inference}} is a sensitivity analysis.")
+    known = [c for variant in variants if (c := variant.calibration) and c.ece is not None]
+    if known:
+        scaled = (
+            ", before and after temperature scaling on validation speakers,"
+            if any(c.temperature for c in known)
+            else ""
+        )
+        sentences.append(
+            f"Calibration is measured by the expected calibration error {{{{guo2017calibration}}}}{scaled} and by the "
+            "Brier score {{brier1950verification}}."
         )
     return sentences
 
 
-def _software(summary: Mapping[str, Any], networks: Sequence[Mapping]) -> list[str]:
-    versions = summary.get("versions") or {}
-    if not versions:
-        return []
-    text = "Software: ser_jax"
-    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
-    source = " {{bradbury2018jax}}" if networks and "jax" in versions else ""
-    return [f"{text}, with {listed}{source}."]
+def _software(summary: Summary, networks: Sequence[Mapping]) -> list[str]:
+    places = dict.fromkeys(_place(of) for variant in summary.variants.values() for of in variant.known.trained)
+    source = " {{bradbury2018jax}}" if networks else ""
+    return [f"Trained with ser_jax{place}{source}." for place in places]
 
 
-def count(number: int, noun: str) -> str:
-    """A number of things: 1 fold, 10 folds."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def join(parts: Sequence[str], word: str = "and") -> str:
-    """Parts as a list in a sentence: a, b and c."""
-    return f" {word} ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+def _place(of: Provenance) -> str:
+    device = f" on {of.hardware['device']}" if of.hardware.get("device") else ""
+    code = f" (code {of.code[:12]})" if of.code else ""
+    versions = ", ".join(f"{name} {version}" for name, version in of.versions.items())
+    return f"{code}{device}{', with ' + versions if versions else ''}"

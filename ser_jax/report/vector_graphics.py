@@ -5,9 +5,11 @@ colour of its own text. Data are drawn in `COLOURS`; on a page they become the c
 it may set, as it may --page for what is drawn in `PAPER`. Text stays text. Widths are those of a paper's columns.
 """
 
+import functools
 import io
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +26,19 @@ WHITE = "#ffffff"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
+OWN_FONT = "DejaVu Sans"
+OTHER_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
+    *("Droid Sans Fallback", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei", "Arial Unicode MS"),
+    *("Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Thai", "Noto Color Emoji"),
+)
 SIZE, SMALL = 8, 7  # points
 
 RULE = {"color": INK, "linewidth": 0.7, "alpha": 0.55}  # a thin line, as for zero and for chance
 STYLE = {
     "svg.fonttype": "none",
     "pdf.fonttype": 42,  # TrueType: text of the PDF can be searched and edited
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same layout everywhere
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     "font.size": SIZE,
     "text.color": INK,
     "axes.edgecolor": INK,
@@ -69,7 +77,27 @@ def style() -> Any:
     """A context in which figures are drawn and written."""
     import matplotlib
 
-    return matplotlib.rc_context(STYLE)
+    return matplotlib.rc_context({**STYLE, "font.family": fonts()})
+
+
+@functools.cache
+def fonts() -> list[str]:
+    """The fonts of figures: DejaVu Sans, which comes with matplotlib, and for the signs that it lacks what is there."""
+    from matplotlib import font_manager
+
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return [OWN_FONT, *(name for name in OTHER_FONTS if name in installed)]
+
+
+def missing_signs(text: str) -> str:
+    """Returns the signs of a text that none of the fonts has: boxes in a PDF or PNG; a page and SVG keep the text."""
+    from matplotlib import font_manager
+
+    known: set[int] = set()
+    for name in fonts():
+        font = font_manager.get_font(font_manager.findfont(name))
+        known |= set(font.get_charmap())
+    return "".join(sorted({sign for sign in text if ord(sign) not in known and sign not in "\n\u200c\u200d"}))
 
 
 def colour(number: int) -> str:
@@ -92,7 +120,8 @@ def write_svg(figure: "Figure", path: str | os.PathLike, name: str) -> str:
     """Writes a figure as SVG, whole or not at all and the same every time; returns it."""
     import matplotlib
 
-    with style(), matplotlib.rc_context({"svg.hashsalt": name}):
+    with style(), matplotlib.rc_context({"svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # `missing_signs` are named in the report
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     figure.set_layout_engine("none")  # it has found the places, and takes its time
@@ -110,7 +139,13 @@ def write_pdf(figures: Sequence["Figure"], path: str | os.PathLike) -> None:
     from matplotlib.backends.backend_pdf import PdfPages
 
     nobody = {"CreationDate": None, "Creator": None, "Producer": None}
-    with style(), atomic_file(path) as temporary, PdfPages(temporary, metadata=nobody) as pages:
+    with (
+        style(),
+        atomic_file(path) as temporary,
+        PdfPages(temporary, metadata=nobody) as pages,
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         for figure in figures:
             pages.savefig(figure, transparent=True)
 

@@ -6,12 +6,15 @@ reference is left out of every mean, and its own recall is NaN.
 """
 
 import dataclasses
+import importlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Num
 from numpy.typing import ArrayLike
 
+from ser_jax.errors import UserError
 from ser_jax.predictions import emotions_of, labels_of, probabilities_of
 
 
@@ -60,6 +63,42 @@ def macro_f1(confusion: Num[np.ndarray, "*batch classes classes"]) -> Float[np.n
     reference, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
     f1 = divide(2 * _hits(confusion), reference + predicted)
     return mean_of_present(np.where(reference > 0, f1, np.nan), axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A metric that every table has: `function` maps confusion [..., classes, classes] to shares [...]."""
+
+    name: str
+    title: str
+    function: Callable[[Num[np.ndarray, "*batch classes classes"]], Float[np.ndarray, "*batch"]]
+
+
+METRICS = (
+    Metric("ua", "UA", unweighted_accuracy),
+    Metric("wa", "WA", weighted_accuracy),
+    Metric("macro_f1", "macro F1", macro_f1),
+)
+
+
+def with_others(names: Sequence[str], where: str = "config.study.metrics") -> tuple[Metric, ...]:
+    """Returns `METRICS` and those from outside, each named `package.module:NAME` of a `Metric`.
+
+    Raises UserError, which begins with `where`, for a name that is no metric, and for two metrics of one name.
+    """
+    found = list(METRICS)
+    for name in names:
+        module, _, attribute = name.partition(":")
+        try:
+            metric = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UserError(f"{where}: {name}: {error}; expected package.module:NAME of a Metric") from error
+        if not isinstance(metric, Metric):
+            raise UserError(f"{where}: {name}: found {type(metric).__name__}, expected a Metric")
+        if metric.name in [known.name for known in found]:
+            raise UserError(f"{where}: {name}: there is a metric {metric.name} already")
+        found.append(metric)
+    return tuple(found)
 
 
 def mean_of_present(values: Float[np.ndarray, "..."], axis: int) -> Float[np.ndarray, "..."]:

@@ -30,9 +30,6 @@ from ser_jax.training.runs import runs_of
 
 FOLDER = "baseline"  # of a variant's folder: where its fitted baselines are
 
-SPEAKER_SCALING = (
-    "standardised by each speaker's own utterances, without their labels: it uses the tested speaker's statistics"
-)
 INNER_BY_UTTERANCE = "C was chosen on utterances of the training speakers: speakers are unknown, or there is one"
 
 
@@ -102,7 +99,7 @@ def describe(all_runs: Baselines) -> dict:
     kind = all_runs.baseline.functionals
     packages = ["scikit-learn"] + (["opensmile"] if kind not in ("own", "precomputed") else [])
     metadata["versions"] = {name: importlib.metadata.version(name) for name in (*packages, "numpy")}
-    notes = [SPEAKER_SCALING] if all_runs.baseline.scaling == "speaker" else []
+    notes = []
     if any(_few_speakers(all_runs.corpus, fold) for fold in all_runs.folds):
         notes.append(INNER_BY_UTTERANCE)
     if kind == "precomputed":

@@ -5,7 +5,6 @@ The squared standard error of a difference has parts that fall with more speaker
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from ser_jax import predictions
 from ser_jax.errors import UserError
+from ser_jax.report import summary
 from ser_jax.statistics import bootstrap, components, paired
 from ser_jax.statistics.components import Components
 
@@ -61,8 +61,8 @@ def read_results(folder: str | os.PathLike) -> Results:
     for name in ("predictions.parquet", "summary.json"):
         if not (folder / name).is_file():
             raise UserError(f"{folder}: no {name} in it; expected a folder that `study` or `compare` made")
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    pairs = [(one["variant"], one["baseline"]) for one in summary["comparisons"]]
+    made = summary.read(folder)
+    pairs = [(one.variant, one.baseline) for one in made.comparisons]
     if not pairs:
         raise UserError(f"{folder}: its study compared nothing; expected results with comparisons of variants")
     table = predictions.read(folder / "predictions.parquet")
@@ -75,9 +75,9 @@ def read_results(folder: str | os.PathLike) -> Results:
     known = [one for one in found if not np.isnan(one.total)]
     if not known:
         raise UserError(f"{folder}: no comparison has an interval, so nothing is known of the next study's")
-    runs = sum(variant["runs"] for variant in summary["variants"].values())
-    spent = [summary.get("seconds", {}).get(phase) for phase in ("train", "evaluate")]
-    hardware = summary.get("hardware", {})
+    runs = sum(variant.runs for variant in made.variants.values())
+    spent = [made.study.seconds.get(phase) for phase in ("train", "evaluate")]
+    places = [place.hardware for variant in made.variants.values() for place in variant.known.trained]
     return Results(
         folder=str(folder),
         comparisons=len(known),
@@ -86,7 +86,7 @@ def read_results(folder: str | os.PathLike) -> Results:
         seeds=len(cells.seeds),
         folds=len(cells.folds),
         seconds=None if None in spent else sum(spent) / runs,
-        hardware=hardware.get("device", "") if isinstance(hardware, dict) else "",
+        hardware=", ".join(dict.fromkeys(str(place["device"]) for place in places if place.get("device"))),
     )
 
 

@@ -13,16 +13,19 @@ from ser_jax import predictions
 from ser_jax.corpora import load_corpus
 from ser_jax.errors import UserError
 from ser_jax.predictions import PREFIX
+from ser_jax.report import summary
+from ser_jax.report.summarise import summarise
+from ser_jax.report.summary import Protocol, Study, Summary
 from ser_jax.studies import restored, workdirs
-from ser_jax.studies.collect import notes_of, speakers_of, write_results
+from ser_jax.studies.collect import corpus_info, speakers_of, write_results
+from ser_jax.studies.knowledge import knowledge_of
 from ser_jax.studies.workdirs import Restored
-from ser_jax.training import checkpoints
 from ser_jax.training.initial import corpora_seen, in_common
 
 
 def evaluate_workdir(
     workdir: str, corpus_name: str | None, variant: str | None, data_dir: str | None, changes: Mapping[str, Any]
-) -> tuple[dict, Path, list[str]]:
+) -> tuple[Summary, Path, list[str]]:
     """Returns the summary, the folder that it was written to, and remarks for the reader.
 
     Without `corpus_name` every run is scored on its own test fold, else on all of that corpus. `changes` are what of
@@ -36,8 +39,8 @@ def evaluate_workdir(
         results = [restored.own_predictions(one, data_dir) for one in found]
         protocol, corpus = results[0][1].protocol, results[0][1].corpus
         table = predictions.merge([table for table, _ in results])
-        meta = {"protocol": protocol.name, "speaker_independent": protocol.speaker_independent}
-        meta["fingerprint"] = found[0].metadata["corpus"]["fingerprint"]
+        split = Protocol(protocol.name, protocol.description, protocol.speaker_independent)
+        left_out: tuple[str, ...] = ()
         fold_sizes = {fold.name: (len(fold.train), len(fold.test)) for fold in protocol.folds}
         remarks = [] if changes else [_compared_with_training(table, Path(workdir) / "predictions.parquet")]
     else:
@@ -52,34 +55,35 @@ def evaluate_workdir(
             )
         if unasked:
             remarks.append(f"{corpus_name} has no {', '.join(unasked)}: the model chose among the others")
-        meta = {
-            "protocol": f"trained on {training_corpus}, tested on all of {corpus_name}",
-            "fingerprint": corpus.fingerprint,
-            "dropped_emotions": dropped,
-        }
+        split = Protocol(f"trained on {training_corpus}, tested on all of {corpus_name}")
+        left_out = (f"emotions that the model does not have: {', '.join(dropped)}",) if dropped else ()
+        if unasked:
+            left_out += (f"emotions that {corpus_name} does not have, renormalised: {', '.join(unasked)}",)
         fold_sizes = {}
-    meta |= {"fold_sizes": fold_sizes, "versions": checkpoints.versions()}
-    parameters = {one.name: population.num_parameters for one, (_, population) in zip(found, results, strict=True)}
-    notes = {one.name: notes_of(one.metadata) for one in found}
-    summary = write_results(
-        folder,
-        table,
-        meta,
+    study = Study(
+        corpus_info=corpus_info(corpus),
+        fingerprint=corpus.fingerprint,
+        protocols=(split,),
         fold_sizes=fold_sizes,
-        parameters=parameters,
-        comparisons=_comparisons(Path(workdir), list(parameters)),
         speakers=speakers_of(corpus),
-        notes=notes,
+        left_out=left_out,
     )
-    return summary, folder, remarks
+    parameters = {one.name: population.num_parameters for one, (_, population) in zip(found, results, strict=True)}
+    made = summarise(
+        table,
+        study,
+        comparisons=_comparisons(Path(workdir), list(parameters)),
+        known={one.name: knowledge_of(one.metadata, parameters[one.name]) for one in found},
+    )
+    write_results(folder, table, made)
+    return made, folder, remarks
 
 
 def _comparisons(workdir: Path, names: Sequence[str]) -> list[tuple[str, str]]:
     """The comparisons that the training's own summary makes of these variants."""
     if not (workdir / "summary.json").is_file():
         return []
-    made = workdirs.read_summary(workdir)["comparisons"]
-    pairs = [(comparison["variant"], comparison["baseline"]) for comparison in made]
+    pairs = [(one.variant, one.baseline) for one in summary.read(workdir).comparisons]
     return [pair for pair in pairs if set(pair) <= set(names)]
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from ser_jax import config as configuration
 from ser_jax.errors import UserError, brief, did_you_mean
+from ser_jax.statistics.metrics import with_others
 
 _LIST = (list, tuple)
 _OPTIONS = {
@@ -60,13 +61,15 @@ class Question:
 class Plan:
     """A study: its variants by name, each a complete configuration without the study, and its questions.
 
-    `margin` is a share of UA: differences below it do not matter.
+    `margin` is a share of UA: differences below it do not matter. `metrics` are those from outside, as
+    `ser_jax.statistics.metrics.with_others` takes them.
     """
 
     title: str
     margin: float
     variants: dict[str, dict]
     questions: tuple[Question, ...]
+    metrics: tuple[str, ...] = ()
 
     @property
     def comparisons(self) -> list[tuple[str, str]]:
@@ -85,10 +88,11 @@ def make_plan(config: dict) -> Plan:
     """Returns what a configuration's study trains and asks.
 
     A configuration that names neither variants nor questions is one variant, called after its model.
-    Raises `UserError` for a factor, field, variant or option that does not exist, and for a name that stands twice.
+    Raises `UserError` for a factor, field, variant, metric or option that does not exist, and a name that stands twice.
     """
     base = {key: value for key, value in config.items() if key != "study"}
     study = config["study"]
+    with_others(study["metrics"])
     variants, questions = {}, []
     if study["variants"] or not study["questions"]:
         listed = {"variants": study["variants"] or {base["model"]["name"]: {}}, "comparisons": study["comparisons"]}
@@ -107,7 +111,7 @@ def make_plan(config: dict) -> Plan:
         variants |= found
         questions.append(question)
     checked = {name: _checked(name, own, config) for name, own in variants.items()}
-    return Plan(study["title"], study["margin"] / 100, checked, tuple(questions))
+    return Plan(study["title"], study["margin"] / 100, checked, tuple(questions), tuple(study["metrics"]))
 
 
 def one_variant(config: dict, name: str | None) -> dict:

@@ -1,7 +1,7 @@
 """Makes a folder to share out of a training: its models, ready for `predict` and `evaluate`, and a card about them."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ser_jax import config as configuration
@@ -9,6 +9,9 @@ from ser_jax.corpora import load_corpus
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.errors import UserError
 from ser_jax.files import atomic_folder
+from ser_jax.report import card
+from ser_jax.report import summary as tree
+from ser_jax.report.card import CARD
 from ser_jax.studies import workdirs
 from ser_jax.studies.collect import write_json
 from ser_jax.studies.store import STUDY
@@ -16,13 +19,6 @@ from ser_jax.studies.workdirs import Restored
 from ser_jax.training import checkpoints, devices, loop
 from ser_jax.training.initial import trainings_behind
 
-CARD = "MODEL_CARD.md"
-_NORMALISED = {
-    "none": "as they are",
-    "utterance": "normalised by the recording's own mean and deviation",
-    "train": "normalised by the mean and deviation of what was learnt",
-    "speaker": "normalised by the mean and deviation of the speaker's recordings",
-}
 _SPLITS = ("protocol", "folds", "seeds")  # in which a model and its tests may differ
 
 
@@ -42,13 +38,13 @@ def publish(
         )
     model, evidence = _network("--workdir", workdir), _network("--tested", tested)
     _check_alike(model, evidence)
-    summary = workdirs.read_summary(tested)
-    if not summary.get("speaker_independent"):
+    summary = tree.read(tested)
+    if not summary.study.speaker_independent:
         raise UserError(f"--tested {tested}: its folds share speakers; expected a speaker-independent protocol")
     others = {
         path.parent.name.removeprefix("on_"): path.parent for path in sorted(Path(tested).glob("on_*/summary.json"))
     }
-    elsewhere = {name: workdirs.read_summary(folder) for name, folder in others.items() if name != summary["corpus"]}
+    elsewhere = {name: tree.read(folder) for name, folder in others.items() if name != summary.corpus}
     corpora = _corpora(model.metadata, data_dir)
     population = workdirs.population_alone(model)
     state = devices.gather(loop.restore(population, model.folder), len(population.runs))
@@ -60,8 +56,8 @@ def publish(
             path.write_text("")
         write_json(folder / STUDY, [{"name": model.name, "folder": "model"}])
         write_json(folder / "config.json", model.metadata["config"])
-        card = _card(Path(to), model, population.num_parameters, corpora, evidence.name, summary, elsewhere)
-        (folder / CARD).write_text(card, encoding="utf-8")
+        described = _described(Path(to), model, evidence.name, population.num_parameters, corpora)
+        (folder / CARD).write_text(card.render(described, summary, elsewhere), encoding="utf-8")
     return Path(to)
 
 
@@ -99,104 +95,21 @@ def _corpora(metadata: dict, data_dir: str | None) -> list[Corpus]:
     return list(corpora.values())
 
 
-def _card(
-    to: Path,
-    model: Restored,
-    parameters: int,
-    corpora: Sequence[Corpus],
-    name: str,
-    summary: dict,
-    elsewhere: Mapping[str, dict],
-) -> str:
-    config, runs = model.metadata["config"], model.metadata["runs"]
-    options = [f"{key} {value}" for key, value in config["model"].items() if key != "name"]
-    what = f"{config['model']['name']} ({', '.join(options)})" if options else config["model"]["name"]
-    normalisation = config["frontend"]["normalization"]
-    trimmed = ", the silence before and after left out" if config["frontend"]["trim_db"] else ""
-    by_speaker = ["features are normalised"] * (normalisation == "speaker")
-    by_speaker += ["batch normalisation is done"] * (config["evaluation"]["batch_statistics"] == "speaker")
-    lines = [f"# {to.name}", "", f"Recognises {', '.join(model.emotions)} in speech."]
-    lines += ["", "## The model", ""]
-    lines += [
-        f"- {what}, {parameters:,} parameters; the mean of {len(runs)} run{'s' * (len(runs) > 1)}.",
-        f"- Input: recordings of any rate, as {config['frontend']['num_mels']} {config['frontend']['kind']} features "
-        f"every {config['frontend']['hop_ms']:g} ms, {_NORMALISED[normalisation]}{trimmed}; windows of "
-        f"{config['evaluation']['window_seconds'] or config['training']['crop_seconds']:g} s, averaged.",
-    ]
-    for head in model.metadata["targets"]["heads"]:
-        lines.append(f"- A classifier for {head['source']}: {', '.join(head['emotions'])}.")
-    if model.metadata["targets"]["heads"]:
-        lines.append(
-            "- A recording of another corpus is told by the mean of these classifiers' probabilities, in which an "
-            "emotion that only some of them know has less."
-        )
-    lines += ["", "## What it was trained on", ""]
-    for corpus in corpora:
-        speakers = corpus.utterances["speaker"].nunique()
-        about = " ".join(str(corpus.info.get("description", "")).split())
-        lines.append(f"- **{corpus.name}**: all {len(corpus.utterances)} utterances of {speakers} speakers. {about}")
-    lines += ["", "## How well it does", ""]
-    lines += [
-        f"The figures are of {summary['variants'][name]['runs']} models of the same configuration, none of which heard "
-        f"the speakers that it was tested on ({summary['protocol_description']}); this one heard all. Percent, with "
-        "95 % intervals over speakers.",
-        "",
-        "| tested on | UA | WA | " + " | ".join(summary["emotions"]) + " |",
-        "|---" * (3 + len(summary["emotions"])) + "|",
-        _row(f"{summary['corpus']}, speakers not heard", summary["variants"][name], summary["emotions"]),
-    ]
-    if summary["variants"][name].get("ensemble"):
-        together = summary["variants"][name]["ensemble"]
-        title = f"the same, the mean of {together['seeds']} such models"
-        lines.append(_row(title, together, summary["emotions"]))
-    for source, result in (summary["variants"][name].get("by_source") or {}).items():
-        lines.append(_row(f"{source}, speakers not heard", result, summary["emotions"]))
-    alone = summary.get("robustness", {}).get("variants", {}).get(name, {}).get("alone")
-    if alone and by_speaker:
-        lines.append(_row("the same, each recording alone", alone, summary["emotions"]))
-    for other, result in elsewhere.items():
-        lines.append(_row(f"{other}, all of it", result["variants"][name], summary["emotions"]))
-    for other, result in elsewhere.items():
-        dropped = result.get("dropped_emotions")
-        if dropped:
-            lines += ["", f"Left out of {other}, because the model does not know it: {', '.join(dropped)}."]
-    lines += ["", "## Use", "", "```", f"python launch.py predict --workdir {to} a.wav", "```"]
-    lines += ["", "## Limits", ""]
-    if by_speaker:
-        lines.append(
-            f"- It wants to know the voice: {' and '.join(by_speaker)} by all recordings of one call, which are taken "
-            "for one speaker's. The figures are of speakers with all their recordings, but for the row of single ones."
-        )
-    lines += [
-        "- The voices that it knows are those above, acted, close to the microphone and without noise. Of spontaneous "
-        "speech, other languages, other rooms and telephones nothing is known but what the table shows; expect little.",
-        "- Its probabilities are those of a classifier that knows the listed emotions and no others.",
-        "- It is for research. What a voice expresses is not what a person feels; not for decisions about people.",
-    ]
-    lines += ["", "## Licence", "", *(_licence(corpus) for corpus in corpora)]
-    versions = ", ".join(f"{package} {version}" for package, version in model.metadata["versions"].items())
-    lines += ["", f"Trained with {versions}. Corpus {summary['fingerprint'][:16]}.", ""]
-    return "\n".join(lines)
-
-
-def _row(title: str, result: dict, emotions: Sequence[str]) -> str:
-    cells = [_percent(result.get(name), result.get(f"{name}_ci95")) for name in ("ua", "wa")]
-    cells += [_percent(result.get("recall", {}).get(emotion)) for emotion in emotions]
-    return f"| {title} | {' | '.join(cells)} |"
-
-
-def _percent(value: float | None, interval: Sequence[float] | None = None) -> str:
-    if value is None:
-        return "–"
-    text = f"{100 * value:.1f}"
-    return text if interval is None else f"{text} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
-
-
-def _licence(corpus: Corpus) -> str:
-    licence = corpus.info.get("licence") or "not known"
-    text = f"- {corpus.name}: {licence}."
-    if "-NC" in licence.upper():
-        text += " Models trained on it are not for commercial use either."
-    if "-SA" in licence.upper():
-        text += " They are shared under the same licence."
-    return text + (f"\n\n```bibtex\n{corpus.info['citation']}\n```\n" if corpus.info.get("citation") else "")
+def _described(to: Path, model: Restored, variant: str, parameters: int, corpora: Sequence[Corpus]) -> card.Published:
+    """What the card says of a model."""
+    return card.Published(
+        folder=str(to),
+        variant=variant,
+        config=model.metadata["config"],
+        emotions=model.emotions,
+        parameters=parameters,
+        runs=len(model.metadata["runs"]),
+        heads={head["source"]: head["emotions"] for head in model.metadata["targets"]["heads"]},
+        corpora=[
+            card.TrainingCorpus(
+                corpus.name, len(corpus.utterances), corpus.utterances["speaker"].nunique(), corpus.info
+            )
+            for corpus in corpora
+        ],
+        versions=model.metadata["versions"],
+    )

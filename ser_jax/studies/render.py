@@ -1,26 +1,34 @@
 """Makes a study's report again from what its folder holds, on any machine: no device, no corpus, no checkpoint."""
 
+import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
 
+import pandas as pd
+
 from ser_jax import config as configuration
 from ser_jax import predictions
 from ser_jax.errors import UserError
-from ser_jax.report.summary import compare_again
+from ser_jax.report import summary as tree
+from ser_jax.report.summarise import How, summarise
+from ser_jax.report.summary import Summary, Variant
 from ser_jax.report.write import write_report
-from ser_jax.studies.plan import make_plan
+from ser_jax.statistics.metrics import with_others
+from ser_jax.studies.plan import Plan, Question, make_plan
 from ser_jax.training import log
 
 PICTURE, STUDY = "attention.png", "study.json"  # see `ser_jax.studies.store`, which imports JAX
 
 
 def render(workdir: str | os.PathLike, out: str | os.PathLike | None = None) -> Path:
-    """Writes the report of `workdir` to `out` (by default `workdir` itself) and returns that folder.
+    """Writes summary.json and the report of `workdir` to `out` (by default `workdir` itself) and returns that folder.
 
-    It is made from predictions.parquet, of which the comparisons are computed again, summary.json, config.json where
-    there is one, and the logs and attention pictures of the populations where they are still there. Raises `UserError`
-    for a folder without results.
+    Every figure is computed again from predictions.parquet; summary.json gives what predictions do not hold,
+    config.json the questions and the methods, and the populations their logs and pictures where they are still there.
+    Robustness, calibration by validation speakers and the costs of the networks stay as summary.json has them.
+    Raises `UserError` for a folder without results.
     """
     workdir, out = Path(workdir), Path(out or workdir)
     for name in ("predictions.parquet", "summary.json"):
@@ -30,22 +38,67 @@ def render(workdir: str | os.PathLike, out: str | os.PathLike | None = None) -> 
             )
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: a file; expected a folder")
-    table = predictions.read(workdir / "predictions.parquet")
-    summary = compare_again(json.loads((workdir / "summary.json").read_text(encoding="utf-8")), table)
-    config = workdir / "config.json"
-    plan = make_plan(configuration.completed(json.loads(config.read_text()))) if config.is_file() else None
-    configs = {name: of for name, of in plan.variants.items() if name in summary["variants"]} if plan else {}
+    earlier = tree.read(workdir)
+    plan = _plan(workdir / "config.json", earlier)
+    made = again(predictions.read(workdir / "predictions.parquet"), earlier, plan)
     folders = _populations(workdir)
+    tree.write(made, out / "summary.json")
     write_report(
         out,
-        summary,
-        table,
+        made,
         curves={name: log.means(log.read(folder / log.FILE)) for name, folder in folders.items()},
         pictures={name: folder / PICTURE for name, folder in folders.items() if (folder / PICTURE).is_file()},
-        configs=configs,
-        corpus={"licence": summary.get("licence", "")},
+        configs=plan.variants if plan else {},
     )
     return out
+
+
+def again(table: pd.DataFrame, earlier: Summary, plan: Plan | None) -> Summary:
+    """Returns the summary of a table of predictions with all that an earlier one knows beside them."""
+    questions = (
+        plan.questions
+        if plan and plan.comparisons
+        else tuple(map(functools.partial(_asked, earlier), earlier.questions))
+    )
+    pairs = [(one.variant, one.baseline) for one in earlier.comparisons]
+    made = summarise(
+        table,
+        earlier.study,
+        comparisons=[pair for pair in pairs if set(pair) <= set(table["variant"])],
+        questions=questions,
+        known={name: variant.known for name, variant in earlier.variants.items()},
+        how=How(margin=earlier.margin, metrics=with_others(plan.metrics if plan else ())),
+    )
+    variants = {name: _with_validation(one, earlier.variants.get(name)) for name, one in made.variants.items()}
+    return dataclasses.replace(made, variants=variants, robustness=earlier.robustness)
+
+
+def _with_validation(variant: Variant, earlier: Variant | None) -> Variant:
+    """The variant with what only predictions for validation speakers give."""
+    if earlier is None:
+        return variant
+    known, calibration = earlier.calibration, variant.calibration
+    if known is None:
+        calibration = None  # of predicted labels alone
+    elif calibration is not None:
+        kept = ("temperature", "ece_scaled", "brier_scaled", "notes")
+        calibration = dataclasses.replace(calibration, **{name: getattr(known, name) for name in kept})
+    return dataclasses.replace(variant, calibration=calibration, validation_ua=earlier.validation_ua)
+
+
+def _plan(path: Path, earlier: Summary) -> Plan | None:
+    """The study's plan, with the variants that have results; None where the folder has no configuration of theirs."""
+    if not path.is_file():
+        return None
+    plan = make_plan(configuration.completed(json.loads(path.read_text(encoding="utf-8"))))
+    there = {name: config for name, config in plan.variants.items() if name in earlier.variants}
+    return dataclasses.replace(plan, variants=there) if there else None
+
+
+def _asked(earlier: Summary, question: tree.Question) -> Question:
+    """A question of an earlier summary, to be asked again."""
+    pairs = tuple((earlier.comparisons[i].variant, earlier.comparisons[i].baseline) for i in question.comparisons)
+    return Question(question.name, question.text, question.factors, question.levels, pairs)
 
 
 def _populations(workdir: Path) -> dict[str, Path]:

@@ -123,14 +123,6 @@ def recordings(waveforms: dict[str, np.ndarray], emotions: Sequence[str]) -> Cor
     return make_corpus("files", table, list(waveforms.values()), emotions)
 
 
-def read_summary(folder: str | os.PathLike) -> dict:
-    """Returns the summary that a folder of results holds; raises `UserError` where it has none."""
-    path = Path(folder) / "summary.json"
-    if not path.is_file():
-        raise UserError(f"{folder}: no summary.json; expected a folder in which `train` or `study` has finished")
-    return json.loads(path.read_text())
-
-
 def find_network(workdir: str | os.PathLike, where: str) -> Restored:
     """Returns the one variant that a workdir holds; `where` is the key of the configuration that names it.
 

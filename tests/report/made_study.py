@@ -1,10 +1,23 @@
-"""A study that was never run: three questions, with every key that a summary can hold."""
+"""A study that was never run: three questions, with all that a summary can hold."""
+
+import dataclasses
 
 import numpy as np
 
 from ser_jax import config as configuration
 from ser_jax import predictions
-from ser_jax.report import summary
+from ser_jax.report.summarise import How, summarise
+from ser_jax.report.summary import (
+    Condition,
+    Cost,
+    Diverged,
+    Knowledge,
+    Protocol,
+    Provenance,
+    Robustness,
+    Study,
+)
+from ser_jax.studies.plan import Question
 
 EMOTIONS = ("anger", "boredom", "fear", "neutral")
 SPEAKERS = ("03", "08", "09", "10", "11", "12")
@@ -14,6 +27,7 @@ CITATION = """@inproceedings{doe2020speech,
   author = {Doe, Jane and R{\\"o}e, Richard},
   year = {2020}
 }"""
+HARDWARE = {"platform": "cpu", "device": "some processor", "devices": 2}
 CORPUS = {"description": "A corpus.", "licence": "CC BY-NC-SA 4.0", "citation": CITATION}
 
 # variant -> (what is changed in the configuration, how much the right class is favoured)
@@ -61,97 +75,56 @@ def make_configs(variants=VARIANTS):
 
 
 def make_summary(table, *, whole=True):
-    """The summary of a table as an older study has it, or with all that one can add (made up, of the right form)."""
-    variants = list(dict.fromkeys(table["variant"]))
-    comparisons = [pair for pair in COMPARISONS if set(pair) <= set(variants)]
-    meta = {"protocol": "leave_one_speaker_out", "speaker_independent": True, "fingerprint": "f" * 64}
-    meta |= {"versions": {"jax": "0.10.2"}, "seconds": {"train": 3723.4, "load": 0.1, "total": 3725.0}}
-    parameters = {name: 1000 * (i + 1) for i, name in enumerate(name for name in VARIANTS if name in variants)}
-    made = summary.summarise(
-        table, comparisons=comparisons, fold_sizes=SIZES, parameters=parameters, meta=meta, replicates=200
+    """The summary of a table, with all that a study can add or without; what is added is made up, of the right form."""
+    variants = [name for name in VARIANTS if name in set(table["variant"])]
+    pairs = [pair for pair in COMPARISONS if set(pair) <= set(variants)]
+    how = How(replicates=200)
+    protocol = Protocol("leave_one_speaker_out", "each speaker is tested by models that never heard that speaker", True)
+    if not whole:
+        study = Study(protocols=(Protocol("leave_one_speaker_out", "", True),), fold_sizes=SIZES)
+        return without_people(summarise(table, study, comparisons=pairs, how=how))
+    study = Study(
+        title="Does attention help?",
+        corpus_info=CORPUS,
+        fingerprint="f" * 64,
+        protocols=(dataclasses.replace(protocol, audit=_audit()),),
+        fold_sizes=SIZES,
+        seconds={"train": 3723.4, "load": 0.1, "total": 3725.0},
+        failed={"rnn location": "config.model.attention: out of memory"},
+        speakers={speaker: {"gender": "female" if int(speaker) % 2 else "male"} for speaker in SPEAKERS},
+        left_out=("1 recording of made left out when it was prepared: broken.wav",),
     )
-    if whole:
-        return _filled(made)
-    older = ("per_fold", "calibration", "fairness")
-    bare = {name: {k: v for k, v in one.items() if k not in older} for name, one in made["variants"].items()}
-    return {**{key: value for key, value in made.items() if key != "questions"}, "variants": bare}
+    known = {name: _known(name, number) for number, name in enumerate(variants)}
+    made = summarise(table, study, questions=_questions(variants, pairs), known=known, how=how)
+    return dataclasses.replace(made, robustness=_robustness(made))
 
 
-def _filled(made):
-    rng = np.random.default_rng(0)
-    for one in made["comparisons"]:
-        one["seed_differences"] = {"0": one["estimate"] - 0.02, "1": one["estimate"] + 0.02}
-        one["fold_differences"] = {fold: one["estimate"] for fold in SPEAKERS}
-    for number, variant in enumerate(made["variants"].values()):
-        ua = variant["ua"]
-        variant["per_fold"] = {"ua_mean": ua, "ua_sd": 0.08, "wa_mean": ua, "wa_sd": 0.08, "folds": 6}
-        variant["cost"] = {"multiply_adds": 10**6 * (number + 1), "seconds": 3.0}
-        variant["cost"]["latency"] = 1 + number / 10
-        bins = np.linspace(0, 1, 11)
-        reliability = [
-            {"low": low, "high": high, "confidence": (low + high) / 2, "accuracy": low, "count": int(100 * high)}
-            if high > 0.25
-            else {"low": low, "high": high, "confidence": None, "accuracy": None, "count": 0}
-            for low, high in zip(bins[:-1].tolist(), bins[1:].tolist(), strict=True)
-        ]
-        variant["calibration"] = {
-            **{"ece": 0.1, "ece_ci95": [0.05, 0.15], "ece_by_chance": 0.03, "brier": 0.6, "brier_ci95": [0.5, 0.7]},
-            "reliability": reliability,
-            "temperature": {"median": 1.2, "lowest": 0.9, "highest": 1.6, "runs": 12},
-            **{"ece_scaled": 0.04, "brier_scaled": 0.55, "notes": []},
-        }
-        gender = {speaker: "female" if int(speaker) % 2 else "male" for speaker in SPEAKERS}
-        of_speaker = {s: float(np.clip(ua + rng.normal() / 10, 0.1, 0.9)) for s in SPEAKERS}
-        variant["fairness"] = {
-            "genders": {
-                g: {"ua": ua, "ua_ci95": [ua - 0.1, ua + 0.1], "speakers": 3, "utterances": 24}
-                for g in ("female", "male")
-            },
-            "gender_gap": {"ua_difference": 0.01, "ci95": [-0.1, 0.12], "p": 0.8, "emotions": list(EMOTIONS)},
-            "speakers": {
-                s: {"ua": u, "ua_ci95": [u - 0.1, u + 0.1], "utterances": 8, "gender": gender[s], "missing": []}
-                for s, u in of_speaker.items()
-            },
-            "worst": min(of_speaker, key=of_speaker.get),
-            "best": max(of_speaker, key=of_speaker.get),
-            **{"spread": 0.1, "spread_by_chance": 0.08, "notes": []},
-        }
-    return made | {
-        "title": "Does attention help?",
-        "questions": _questions(made),
-        "robustness": _robustness(made),
-        "audit": _audit(),
-        "protocol_description": "each speaker is tested by models that never heard that speaker",
-        "failed": {"rnn location": "config.model.attention: out of memory"},
-        "hardware": {"platform": "cpu", "device": "some processor", "devices": 2},
-        "code": {name: "0123456789abcdef" for name in made["variants"]},
-    }
+def without_people(made):
+    """The summary without calibration and figures by speaker."""
+    variants = {name: dataclasses.replace(one, calibration=None, fairness=None) for name, one in made.variants.items()}
+    return dataclasses.replace(made, variants=variants)
 
 
-def _questions(made):
-    factors = {"activation": ["relu", "hard_swish"], "attention": ["none", "se", "eca"]}
-    levels = {
+def _known(name, number):
+    return Knowledge(
+        parameters=1000 * (number + 1),
+        cost=Cost(10**6 * (number + 1), 3.0, 1 + number / 10),
+        uses_speaker=("features normalised by speaker",) if name == "decoder: additive" else (),
+        trained=(
+            Provenance(
+                {"jax": "0.10.2"}, {"platform": "cpu", "device": "some processor", "devices": 2}, "0123456789ab"
+            ),
+        ),
+        diverged=(Diverged("03", 7, 40),) if name == "decoder: additive" else (),
+    )
+
+
+def _questions(variants, pairs):
+    factors = {"activation": ("relu", "hard_swish"), "attention": ("none", "se", "eca")}
+    crossed = {
         f"channel attention: {activation}, {attention}": {"activation": activation, "attention": attention}
         for activation in factors["activation"]
         for attention in factors["attention"]
-    }
-    pairs = [(one["variant"], one["baseline"]) for one in made["comparisons"]]
-    effect = {**{"estimate": 0.06, "ci95": [0.02, 0.1], "p": 0.01, "p_holm": 0.03}}
-    effect |= {
-        "p_equivalence": 0.9,
-        "verdict": "difference",
-        "margin": 0.02,
-        "family": 8,
-        "detectable": 0.05,
-        "folds": 6,
-        "seeds": 2,
-        "notes": [],
-    }
-    names = {
-        "activation hard_swish against relu": "main effect",
-        "attention se against none": "main effect",
-        "attention eca against none": "main effect",
-        "attention eca against none x activation hard_swish against relu": "interaction",
     }
     texts = {
         "channel attention": "Does channel attention help ShuffleNet V2, and does hard-swish?",
@@ -160,28 +133,31 @@ def _questions(made):
     }
     questions = []
     for name, text in texts.items():
-        indices = [i for i, (variant, _) in enumerate(pairs) if variant.startswith(f"{name}: ")]
-        if indices:
-            crossed = name == "channel attention"
-            of = levels if crossed else {v: {} for v in made["variants"] if v.startswith(f"{name}: ")}
-            question = {"name": name, "text": text, "factors": factors if crossed else {}, "levels": of}
-            question["effects"] = [{"name": n, "kind": kind, **effect} for n, kind in names.items()] if crossed else []
-            points = 100 * made["comparisons"][indices[-1]]["estimate"]
-            questions.append({**question, "comparisons": indices, "answer": f"It changed UA by {points:+.1f} points."})
+        own = [variant for variant in variants if variant.startswith(f"{name}: ")]
+        asked = tuple(pair for pair in pairs if set(pair) <= set(own))
+        if asked:
+            whole = set(crossed) <= set(own)
+            levels = {variant: crossed[variant] if whole else {} for variant in own}
+            questions.append(Question(name, text, factors if whole else {}, levels, asked))
     return questions
 
 
 def _robustness(made):
-    conditions = ["noise_30", "noise_0", "band_limit_2000", "telephone"]
-    of = {}
-    for name, variant in made["variants"].items():
-        losses = dict(zip(conditions, (0.01, 0.25, 0.1, 0.12), strict=True))
-        of[name] = {
-            c: {"ua": variant["ua"] - loss, "ua_ci95": [variant["ua"] - loss - 0.05, variant["ua"] - loss + 0.05]}
-            | {"difference": -loss, "difference_ci95": [-loss - 0.03, -loss + 0.03]}
+    conditions = ("noise_30", "noise_0", "band_limit_2000", "telephone")
+    losses = dict(zip(conditions, (0.01, 0.25, 0.1, 0.12), strict=True))
+    of = {
+        name: {
+            c: Condition(
+                one.ua.value - loss,
+                (one.ua.value - loss - 0.05, one.ua.value - loss + 0.05),
+                -loss,
+                (-loss - 0.03, -loss + 0.03),
+            )
             for c, loss in losses.items()
         }
-    return {"conditions": conditions, "variants": of}
+        for name, one in made.variants.items()
+    }
+    return Robustness(conditions, of)
 
 
 def _audit():

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -6,11 +7,13 @@ import pytest
 
 from ser_jax.report import figures, vector_graphics
 from ser_jax.report.figures import Row
+from ser_jax.report.summary import Bin, Measure, Speaker
 
 EMOTIONS = ["anger", "fear", "neutral"]
-VARIANT = {"ua": 0.6, "ua_ci95": [0.5, 0.7]}
-BIN = {"low": 0.5, "high": 0.6, "confidence": 0.55, "accuracy": 0.4, "count": 7}
-SPEAKER = {"ua": 0.5, "ci95": None, "gender": "female"}
+VARIANT = Measure(0.6, (0.5, 0.7))
+BIN = Bin(0.5, 0.6, 0.55, 0.4, 7)
+SPEAKER = Speaker(0.5, None, 8, "female", ())
+UNKNOWN = dataclasses.replace(SPEAKER, gender="")
 FIGURES = {
     "forest": lambda: figures.forest(
         {"": [Row("a", 0.1, None, "x")], "h": [Row("b", 0.1, [0.0, 0.2], "y", 0.1, (0.0, 0.2))]},
@@ -19,11 +22,13 @@ FIGURES = {
         narrow=False,
     ),
     "confusion": lambda: figures.confusion_panel("a", [[5, 1, 0], [0, 0, 0], [1, 1, 8]], EMOTIONS),
-    "cost": lambda: figures.cost_panel([("a", 1e5, VARIANT), ("b", 1e6, {**VARIANT, "ua_ci95": None})], "x"),
+    "cost": lambda: figures.cost_panel([("a", 1e5, VARIANT), ("b", 1e6, Measure(0.6))], "x"),
     "equal_cost": lambda: figures.cost_panel([("a", 5, VARIANT), ("b", 5, VARIANT)], "x"),
     "curves": lambda: figures.curves_panel({"a": [{"epoch": 1.0, "loss": 2.0}], "b": []}, "loss", "loss", 1.0),
-    "speakers": lambda: figures.speakers_panel("a", [("03", SPEAKER), ("08", {**SPEAKER, "gender": ""})], 0.5),
-    "reliability": lambda: figures.reliability_panel("a", [BIN, {**BIN, "count": 0, "confidence": None}]),
+    "speakers": lambda: figures.speakers_panel(
+        "a", [("03", SPEAKER), ("08", dataclasses.replace(SPEAKER, gender=""))], 0.5
+    ),
+    "reliability": lambda: figures.reliability_panel("a", [BIN, Bin(0.6, 0.7, None, None, 0)]),
     "robustness": lambda: figures.robustness_panel("a", ["clean", "0"], {"a": [VARIANT, None]}, 0.25),
     "combinations": lambda: figures.interaction_panel(["none", "eca"], {"relu": [VARIANT, None]}),
 }
@@ -82,7 +87,7 @@ def test_the_marker_is_filled_where_the_interval_excludes_the_reference(ends, fi
 
 def test_names_beside_close_points_do_not_overlap():
     with vector_graphics.style():
-        points = [(f"variant {i}", 1e5, {"ua": 0.6 + i / 1e4, "ua_ci95": None}) for i in range(12)]
+        points = [(f"variant {i}", 1e5, Measure(0.6 + i / 1e4)) for i in range(12)]
         figure = figures.cost_panel(points, "x")
         figure.draw_without_rendering()
         boxes = [text.get_window_extent() for text in figure.axes[0].texts if text.get_text()]
@@ -108,3 +113,24 @@ def test_many_speakers_are_drawn_without_their_names():
     assert [label.get_text() for label in few.axes[0].get_yticklabels()] == ["s0", "s1", "s2"]
     assert not many.axes[0].get_yticklabels()
     assert many.get_figheight() < 5
+
+
+NAMES = ["生气/angry", "$50%_sad|low$", "cost $\\x$", "a$_$b", "<unk>", "disappointment, disapproval", "{x} & #1"]
+
+
+def test_names_with_markup_and_other_scripts_are_drawn_as_they_are(tmp_path, recwarn):
+    with vector_graphics.style():
+        figure = figures.confusion_panel("cost $\\x$", np.eye(len(NAMES), dtype=int).tolist(), NAMES)
+    svg = vector_graphics.write_svg(figure, tmp_path / "a.svg", "a")
+    vector_graphics.write_pdf([figure], tmp_path / "a.pdf")
+    assert not recwarn.list
+    shown = [
+        "".join(element.itertext()) for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("text")
+    ]
+    assert all(shown.count(name) >= 2 for name in NAMES), shown
+    assert "cost $\\x$" in shown
+
+
+def test_signs_that_no_font_has_are_found():
+    assert vector_graphics.missing_signs("Röe −×±… a$b") == ""
+    assert vector_graphics.missing_signs("a\U0010ffff") == "\U0010ffff"

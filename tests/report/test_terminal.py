@@ -1,32 +1,35 @@
-import pytest
+import dataclasses
+import unicodedata
 
 from ser_jax.report import terminal
+from ser_jax.report.summary import Knowledge, Measure, Protocol, Study, Summary, Variant
+from tests.report.test_answers import comparison
 
 SEVEN = ("anger", "boredom", "disgust", "fear", "happiness", "neutral", "sadness")
 
 
 def make_summary(emotions=SEVEN, variants=("shufflenet_eca", "shufflenet_none"), ci95=(0.676, 0.768), comparison=None):
-    variant = {
-        **{key: 0.723 for key in ("ua", "wa", "macro_f1")},
-        **{f"{key}_ci95": ci95 for key in ("ua", "wa", "macro_f1")},
-        "recall": {emotion: 1.0 for emotion in emotions},
-        "recall_ci95": {emotion: ci95 and [0.9, 1.0] for emotion in emotions},
-        **{"runs": 20, "parameters": 348_535, "notes": ["a note"]},
-    }
-    comparisons = [comparison] if comparison else []
-    return {
-        **{"corpus": "emodb", "protocol": "leave_one_speaker_out", "emotions": list(emotions), "chance_ua": 1 / 7},
-        **{"variants": {name: variant for name in variants}, "comparisons": comparisons},
-    }
-
-
-def make_comparison(**changes):
-    return {
-        **{"variant": "eca", "baseline": "none", "estimate": 0.021, "ci95": [-0.004, 0.046]},
-        **{"p": 0.0312, "p_holm": 0.0624, "detectable": 0.036},
-        **{"folds": 10, "seeds": 1, "notes": []},
-        **changes,
-    }
+    ends = ci95 and (0.9, 1.0)
+    variant = Variant(
+        metrics={name: Measure(0.723, ci95) for name in ("ua", "wa", "macro_f1")},
+        recall={emotion: Measure(1.0, ends) for emotion in emotions},
+        known=Knowledge(parameters=348_535),
+        notes=("a note",),
+        **dict.fromkeys(("runs", "folds", "seeds", "speakers", "utterances"), 20),
+        **dict.fromkeys(("ua_seed_sd", "ensemble", "by_source", "calibration", "fairness", "validation_ua")),
+        **{"per_fold": {}, "ua_per_seed": {}, "confusion": ()},
+    )
+    return Summary(
+        form=2,
+        study=Study(protocols=(Protocol("leave_one_speaker_out"),)),
+        corpus="emodb",
+        emotions=tuple(emotions),
+        chance_ua=1 / 7,
+        margin=0.02,
+        metrics={"ua": "UA", "wa": "WA", "macro_f1": "macro F1"},
+        variants={name: variant for name in variants},
+        comparisons=(comparison,) if comparison else (),
+    )
 
 
 def test_seven_emotions_fit_one_block_of_120_columns():
@@ -50,35 +53,39 @@ def test_columns_that_do_not_fit_go_into_a_block_below():
 
 def test_what_cannot_be_estimated_is_left_blank():
     made = make_summary(ci95=None)
-    made["variants"]["shufflenet_eca"]["recall"]["fear"] = None
+    made.variants["shufflenet_eca"].recall["fear"] = Measure(None)
     lines = terminal.results_table(made).splitlines()
     row = next(i for i, line in enumerate(lines) if line.startswith("shufflenet_eca"))
-    assert lines[row].split()[4:] == ["100.0", "100.0", "100.0", "-", "100.0", "100.0", "100.0"]
+    assert lines[row].split()[4:] == ["100.0", "100.0", "100.0", "–", "100.0", "100.0", "100.0"]
     assert lines[row + 1].split() == ["20", "runs,", "0.35", "M"]
 
 
 def test_a_note_on_all_variants_is_printed_once():
-    made = make_summary(comparison=make_comparison(notes=["a note", "another"]))
+    one = comparison(2.1, [-0.4, 4.6], 0.3)
+    made = make_summary(comparison=dataclasses.replace(one, notes=("a note", "another")))
     text = terminal.results_table(made)
     assert text.count("Note: a note\n") == 1
     assert text.endswith("Note: eca against none: another")
+    assert "eca against none: UA +2.1 points [-0.4, +4.6], undecided" in text and "(10 folds x 3 seeds)." in text
 
 
-def test_a_comparison_says_effect_and_interval_first_then_p_then_what_could_have_been_shown():
-    assert terminal.describe_comparison(make_comparison()) == (
-        "eca against none: UA +2.1 points [-0.4, +4.6], p = 0.031 (after Holm's correction = 0.062); "
-        "the smallest difference this study could have shown is 3.6 points (10 folds x 1 seed)."
-    )
+def test_inductive_variants_come_first_and_every_row_says_which_it_is():
+    made = make_summary()
+    known = Knowledge(uses_speaker=("features normalised by speaker",))
+    first = dataclasses.replace(made.variants["shufflenet_eca"], known=known)
+    assert "72.3" in terminal.results_table(made) and "; inductive;" in terminal.results_table(made).splitlines()[0]
+    text = terminal.results_table(dataclasses.replace(made, variants={**made.variants, "shufflenet_eca": first}))
+    assert text.index("shufflenet_none") < text.index("shufflenet_eca")
+    rows = text[text.index("shufflenet_none") :].splitlines()
+    assert "inductive" in rows[1] and "transductive" in rows[3]
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"p": 0.0001, "p_holm": 0.0002}, "p < 0.001 (after Holm's correction < 0.001)"),
-        ({"p": None}, "points [-0.4, +4.6]; the smallest"),
-        ({"ci95": None, "detectable": None}, "UA +2.1 points, p = 0.031"),
-        ({"estimate": -0.1}, "UA -10.0 points"),
-    ],
-)
-def test_a_comparison_leaves_out_what_is_not_known(changes, expected):
-    assert expected in terminal.describe_comparison(make_comparison(**changes))
+def test_names_in_chinese_keep_the_columns_and_control_signs_are_shown():
+    made = make_summary(emotions=("生气/angry", "a\x1b[31mb"), variants=("网络", "plain"))
+    lines = terminal.results_table(made).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("variant"))
+    widths = {
+        sum(2 if unicodedata.east_asian_width(sign) == "W" else 1 for sign in line) for line in lines[start : start + 6]
+    }
+    assert len(widths) == 1
+    assert "\\x1b" in lines[start] and "\x1b" not in "".join(lines)

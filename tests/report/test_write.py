@@ -1,13 +1,19 @@
+import dataclasses
 import html.parser
-import json
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
 
+import markupsafe
 import pytest
 
-from ser_jax.report import content
 from ser_jax.report import summary as summaries
+from ser_jax.report import vector_graphics
+from ser_jax.report.blocks import Answer, Figure
+from ser_jax.report.sections import make_sections, subtitle
+from ser_jax.report.sources import Sources
+from ser_jax.report.summarise import How, summarise
+from ser_jax.report.summary import Study
 from ser_jax.report.write import write_report
 from tests.report import made_study
 
@@ -24,21 +30,22 @@ def study(tmp_path_factory):
     """A small study with everything in it, its summary and the folder of its report."""
     folder = tmp_path_factory.mktemp("study")
     made = made_study.make_summary(made_study.make_predictions(SOME))
-    made = json.loads(json.dumps(made))  # as it is read from summary.json
+    summaries.write(made, folder / "summary.json")
+    made = summaries.read(folder)
+    bare = made_study.without_people(made).variants
     for name in SOME[:2]:  # drawings take the time: two variants have all of them
-        del made["variants"][name]["calibration"], made["variants"][name]["fairness"]
-        del made["robustness"]["variants"][name]
+        made.variants[name] = bare[name]
+        del made.robustness.variants[name]
     curves, configs = made_study.make_curves(SOME[2:]), made_study.make_configs(SOME)
     picture = folder / "picture.png"
     picture.write_bytes(PIXEL)
     pictures = {"decoder: additive": picture}
-    write_report(folder, made, curves=curves, pictures=pictures, configs=configs, corpus=made_study.CORPUS)
+    write_report(folder, made, curves=curves, pictures=pictures, configs=configs)
     return made, folder
 
 
 def sources_of(made, **given):
-    given = {"curves": {}, "pictures": {}, "configs": {}, "corpus": {}, **given}
-    return content.Sources(made, **given)
+    return Sources(made, **{"curves": {}, "pictures": {}, "configs": {}, **given})
 
 
 def bare_study(variants=SOME, seeds=(0,)):
@@ -53,38 +60,39 @@ def test_every_number_of_the_table_of_variants_is_that_of_the_summary(study):
     made, folder = study
     rows = tables_of(folder / "report.html")["table-variants"]
     head, body = rows[0], rows[1:]
-    assert [row[0][0] for row in body] == SOME
+    assert [row[0][0] for row in body] == SOME  # the transductive one is the last of them
+    assert [row[1][0] for row in body] == ["inductive", "inductive", "inductive", "transductive"]
     for row in body:
-        variant, cells = made["variants"][row[0][0]], dict(zip([text for text, _ in head], row, strict=True))
+        variant, cells = made.variants[row[0][0]], dict(zip([text for text, _ in head], row, strict=True))
         for column, key in (("UA", "ua"), ("WA", "wa"), ("macro F1", "macro_f1")):
-            low, high = (f"{100 * end:.1f}" for end in variant[f"{key}_ci95"])
-            assert cells[column] == (f"{100 * variant[key]:.1f}{low}–{high}", str(variant[key]))
-        assert cells["SD over seeds, points"] == (f"{100 * variant['ua_seed_sd']:.1f}", str(variant["ua_seed_sd"]))
-        assert cells["parameters"][1] == str(variant["parameters"])
-        assert cells["multiply-adds, millions"][1] == str(variant["cost"]["multiply_adds"])
-        assert cells["latency, relative"][1] == str(variant["cost"]["latency"])
+            one = variant.metrics[key]
+            low, high = ("100" if end == 1 else f"{100 * end:.1f}" for end in one.ci95)
+            assert cells[column] == (f"{100 * one.value:.1f}{low}–{high}", str(one.value))
+        assert cells["SD over seeds, points"] == (f"{100 * variant.ua_seed_sd:.1f}", str(variant.ua_seed_sd))
+        assert cells["parameters"][1] == str(variant.known.parameters)
+        assert cells["multiply-adds, millions"][1] == str(variant.known.cost.multiply_adds)
+        assert cells["latency, relative"][1] == str(variant.known.cost.latency)
         assert cells["runs"][1] == "12"
 
 
 def test_every_comparison_stands_in_the_table_with_its_interval_and_p_values(study):
     made, folder = study
     rows = tables_of(folder / "report.html")["table-comparisons"][1:]
-    assert len(rows) == len(made["comparisons"]) == 2
-    for row, one in zip(rows, made["comparisons"], strict=True):
-        low, high = (f"{100 * end:+.1f}".replace("-", "−") for end in one["ci95"])
-        assert (row[0][0], row[1][0]) == (one["variant"], one["baseline"])
-        assert row[2] == (
-            f"{100 * one['estimate']:+.1f}[{low}, {high}]".replace("-", "−"),
-            str(one["estimate"]),
-        )
-        keys = ("p", "p_holm", "detectable", "folds", "seeds")
-        assert [value for _, value in row[3:]] == [str(one[key]) for key in keys]
+    assert len(rows) == len(made.comparisons) == 2
+    for row, one in zip(rows, made.comparisons, strict=True):
+        low, high = (f"{100 * end:+.1f}" for end in one.ci95)
+        assert (row[0][0], row[1][0]) == (one.variant, one.baseline)
+        assert row[2] == (f"{100 * one.estimate:+.1f}[{low}, {high}]", str(one.estimate))
+        assert (row[3][0], row[3][1]) == (f"{one.p_holm:.3f}{one.p:.3f}", str(one.p_holm))
+        assert row[4][0] == one.verdict
+        values = (one.detectable, one.seeds_share, one.with_twice_seeds, one.nadeau_bengio.p, one.folds * one.seeds)
+        assert [value for _, value in row[5:]] == [str(value) for value in values]
 
 
 def test_answers_come_first_and_every_question_has_its_own(study):
     made, folder = study
     page = (folder / "report.html").read_text()
-    places = [page.index(question["answer"]) for question in made["questions"]]
+    places = [page.index(markupsafe.escape(question.answer)) for question in made.questions]
     assert len(places) == 2 and places == sorted(places)
     assert places[-1] < page.index('id="differences"') < page.index('id="variants"') < page.index('id="conditions"')
 
@@ -94,13 +102,13 @@ def test_markdown_says_the_same_as_the_page(study):
     page, markdown = (folder / "report.html").read_text(), (folder / "report.md").read_text()
     headings = re.findall(r"<h2>(.*?)</h2>", page)
     assert headings == re.findall(r"^## (.*)$", markdown, flags=re.MULTILINE)
-    assert len(headings) == 14
+    assert len(headings) == 13
     for name, rows in tables_of(folder / "report.html").items():
         for row in rows[1:]:
             wanted = [re.sub(r"\W", "", text) for text, _ in row]
             assert wanted in markdown_rows(markdown), name
-    for question in made["questions"]:
-        assert question["answer"] in markdown
+    for question in made.questions:
+        assert re.sub(r"\W", "", question.answer) in re.sub(r"&\w+;|\W", "", markdown)
     for path in re.findall(r"\]\((figures/[^)]*)\)", markdown):
         assert (folder / path).is_file()
 
@@ -112,52 +120,100 @@ def test_latex_tables_hold_the_rows_and_escape_what_latex_would_read(study):
     assert len(rows) == 1 + len(SOME)
     assert len({line.count(" & ") for line in rows}) == 1
     assert "$<$b$>$none$<$/b$>$" in table
-    assert f"{100 * made['variants'][SOME[0]]['ua']:.1f}" in rows[1]
+    assert f"{100 * made.variants[SOME[0]].ua.value:.1f}" in rows[1]
     assert not re.search(r"(?<!\\)[%#_]", re.sub(r"^%.*$", "", table, flags=re.MULTILINE))
     assert not {character for character in table if ord(character) > 127} - {"ä"}
 
 
-def test_the_summary_of_an_older_study_gives_a_report_that_says_what_it_lacks(tmp_path):
-    table = made_study.make_predictions(SOME[2:3], (0,))
-    made = made_study.make_summary(table, whole=False)
-    write_report(tmp_path, made, table)
+def test_a_summary_without_what_a_study_adds_gives_a_report_that_says_what_it_lacks(tmp_path):
+    write_report(tmp_path, bare_study(SOME[2:3]))
     page = (tmp_path / "report.html").read_text()
     missing = page[page.index('id="missing"') : page.index('id="methods"')]
-    for what in ("audit", "latency", "learning curves", "calibration", "robustness", "attention pictures", "licence"):
+    for what in ("audit", "latency", "learning curves", "calibration", "robustness", "attention weights", "licence"):
         assert what in missing
-    assert "by speaker" not in missing  # they come from the predictions
-    assert 'id="speakers"' in page and 'id="calibration"' not in page and 'id="effects"' not in page
+    assert 'id="calibration"' not in page and 'id="effects"' not in page
 
 
 def test_without_comparisons_it_does_not_say_which_variant_is_better():
     made = bare_study(SOME[:1])
-    (answer,) = content.sections(sources_of(made))[0].blocks
-    assert answer.answer.startswith(f"The highest UA is {100 * made['variants'][SOME[0]]['ua']:.1f}")
+    (answer,) = make_sections(sources_of(made))[0].blocks
+    assert answer.answer.startswith(f"The highest UA is {100 * made.variants[SOME[0]].ua.value:.1f}")
     made = bare_study([SOME[0], SOME[3]])  # no comparison among these two
-    (answer,) = content.sections(sources_of(made))[0].blocks
-    assert "names no comparisons" in answer.answer
+    (answer,) = make_sections(sources_of(made))[0].blocks
+    assert "names no comparisons" in answer.answer and "does not test" in answer.answer
 
 
-def test_a_comparison_without_a_question_has_its_verdict_in_words():
-    made = bare_study()
-    for verdict, words in (("undecided", "undecided"), ("equivalent", "equivalent within"), (None, "no verdict")):
-        made["comparisons"][0]["verdict"] = verdict
-        assert words in content.sections(sources_of(made))[0].blocks[0].answer
+def test_the_verdict_stands_in_the_answer():
+    made = bare_study(seeds=(0, 1))
+    one = made.comparisons[0]
+    for verdict, words in (
+        ("difference", "a significant difference"),
+        ("equivalent", "equivalent within 2 points"),
+        ("undecided", "undecided"),
+        (None, "no verdict"),
+    ):
+        changed = dataclasses.replace(one, verdict=verdict, p=0.2, p_holm=0.2, p_equivalence=0.2)
+        answers = make_sections(sources_of(dataclasses.replace(made, comparisons=(changed,))))[0].blocks
+        assert words in answers[0].answer
+
+
+def test_what_failed_diverged_or_was_left_out_is_named(study):
+    page = (study[1] / "report.html").read_text()
+    missing = page[page.index('id="missing"') : page.index('id="methods"')]
+    for words in (
+        "rnn location failed: config.model.attention: out of memory",
+        "decoder: additive: fold 03, seed 7 diverged at step 40; its predictions are missing",
+        "1 recording of made left out when it was prepared: broken.wav",
+    ):
+        assert words in missing
+
+
+NAMES = {"anger": "生气/angry", "boredom": "disappointment, disapproval", "fear": "<unk>", "neutral": "$50%_sad|low$"}
+
+
+def test_names_with_markup_and_other_scripts_go_through_every_renderer(tmp_path, recwarn):
+    table = made_study.make_predictions(SOME[2:])
+    named = table.rename(columns={f"p_{old}": f"p_{new}" for old, new in NAMES.items()})
+    named = named.assign(
+        label=named["label"].map(NAMES),
+        variant=named["variant"].str.replace("decoder: additive", "cost $\\x$ a$_$b *c* \x1b[1m"),
+    )
+    made = summarise(named, Study(fold_sizes=made_study.SIZES), how=How(replicates=50))
+    write_report(tmp_path, made)
+    assert not recwarn.list
+    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    assert "生气/angry" in page and "&lt;unk&gt;" in page and "<unk>" not in page
+    assert "\x1b" not in page + text and "\\x1b" in page
+    assert r"\$50%\_sad\|low\$" in text and r"\<unk\>" in text and r"a\$\_\$b \*c\*" in text
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows if r"\<unk\>" in line} == {6}
+    tex = (tmp_path / "tables" / "recall.tex").read_text()
+    assert r"\$50\%\_sad$|$low\$" in tex and "$<$unk$>$" in tex and "生气/angry" in tex
+    for path in (tmp_path / "figures").glob("*.svg"):
+        ElementTree.parse(path)
+    missing = page[page.index('id="missing"') : page.index('id="methods"')]
+    assert ("boxes" in missing) == bool(vector_graphics.missing_signs("生气"))
 
 
 def test_one_seed_is_said_where_it_matters():
-    text = text_of(content.sections(sources_of(bare_study())))
+    text = text_of(make_sections(sources_of(bare_study())))
     assert "With one seed, how much UA varies between seeds is not known." in text
     assert "ticks under a line" not in text
 
 
 def test_a_leaking_split_is_named_in_capitals():
     made = made_study.make_summary(made_study.make_predictions(SOME[:2]))
-    assert "found no speaker and no recording on both sides" in text_of(content.sections(sources_of(made)))
-    made["audit"]["leaks_speakers"] = True
-    made["speaker_independent"] = False
-    assert "found SPEAKERS on both sides" in text_of(content.sections(sources_of(made)))
-    assert "SPEAKER-DEPENDENT" in content.subtitle(made)
+    assert "found no speaker and no recording on both sides" in text_of(make_sections(sources_of(made)))
+    (protocol,) = made.study.protocols
+    leaking = dataclasses.replace(
+        protocol, name="random", speaker_independent=False, audit={**protocol.audit, "leaks_speakers": True}
+    )
+    made = dataclasses.replace(made, study=dataclasses.replace(made.study, protocols=(protocol, leaking)))
+    text = text_of(make_sections(sources_of(made)))
+    assert "The audit of the split of leave one speaker out (1 fold) found no speaker" in text
+    assert "The audit of the split of random (1 fold) found SPEAKERS" in text
+    assert "found SPEAKERS on both sides" in text_of(make_sections(sources_of(made)))
+    assert "SPEAKER-DEPENDENT" in subtitle(made)
 
 
 @pytest.mark.parametrize(
@@ -168,21 +224,24 @@ def test_a_leaking_split_is_named_in_capitals():
     ],
 )
 def test_the_licence_of_the_corpus_says_what_it_asks(licence, words, absent):
-    text = text_of(content.sections(sources_of(bare_study(SOME[:1]), corpus={"licence": licence})))
+    made = dataclasses.replace(bare_study(SOME[:1]), study=Study(corpus_info={"licence": licence}))
+    text = text_of(make_sections(sources_of(made)))
     assert all(word in text for word in words) and not any(word in text for word in absent)
 
 
 def test_the_whole_study_has_its_three_questions_and_every_section():
     made = made_study.make_summary(made_study.make_predictions(seeds=(0,)))
-    sections = content.sections(sources_of(made))
-    assert len([block for block in sections[0].blocks if isinstance(block, content.Answer)]) == 3
+    sections = make_sections(sources_of(made))
+    assert len([block for block in sections[0].blocks if isinstance(block, Answer)]) == 3
     assert {"effects", "cost", "speakers", "calibration", "robustness"} <= {section.id for section in sections}
-    names = [panel.name for s in sections for b in s.blocks if isinstance(b, content.Figure) for panel in b.panels]
+    names = [panel.name for s in sections for b in s.blocks if isinstance(b, Figure) for panel in b.panels]
     assert len(names) == len({name.lower() for name in names})
 
 
 def test_variants_whose_names_differ_in_signs_alone_have_drawings_of_their_own():
-    sources = sources_of({"variants": {"a b": {}, "a_b": {}, "A B": {}}})
+    one = next(iter(bare_study(SOME[:1]).variants.values()))
+    made = dataclasses.replace(bare_study(SOME[:1]), variants={"a b": one, "a_b": one, "A B": one})
+    sources = sources_of(made)
     assert len({sources.file_name("confusion", name).lower() for name in sources.variants}) == 3
 
 
@@ -212,7 +271,7 @@ def test_figures_are_whole_svg_and_pdf_files(study):
 def test_the_same_study_gives_the_same_files_also_when_read_from_its_file(tmp_path):
     made = bare_study(SOME[:1])
     summaries.write(made, tmp_path / "summary.json")
-    for name, one in (("made", made), ("read", json.loads((tmp_path / "summary.json").read_text()))):
+    for name, one in (("made", made), ("read", summaries.read(tmp_path))):
         write_report(tmp_path / name, one)
     files = [path.relative_to(tmp_path / "made") for path in (tmp_path / "made").rglob("*.*")]
     assert len(files) > 6
@@ -292,7 +351,7 @@ def test_a_table_sorts_by_its_numbers_and_filters_by_words(study, browser):
     made, folder = study
     page = open_report(browser, folder, [])
     names = "[...document.querySelectorAll('#table-variants tbody tr:not([hidden]) th')].map(one => one.textContent)"
-    by_ua = sorted(SOME, key=lambda name: made["variants"][name]["ua"])
+    by_ua = sorted(SOME, key=lambda name: made.variants[name].ua.value)
     head = page.locator("#table-variants th", has_text="UA").first
     button = page.get_by_role("region", name="Table variants").get_by_role("button", name="UA", exact=True)
     button.click()

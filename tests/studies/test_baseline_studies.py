@@ -46,7 +46,7 @@ def test_a_study_compares_networks_with_baselines(mixed):
     summary = json.loads((workdir / "summary.json").read_text())
     assert list(summary["variants"]) == ["network", "SVM", "per speaker"]
     assert [variant["runs"] for variant in summary["variants"].values()] == [3, 6, 3]
-    assert summary["variants"]["SVM"]["parameters"] == 4 * (720 + 1)
+    assert summary["variants"]["SVM"]["known"]["parameters"] == 4 * (720 + 1)
     assert summary["variants"]["SVM"]["ua_seed_sd"] == 0
     assert summary["comparisons"][0]["baseline"] == "SVM"
     assert summary["seconds"]["functionals"] > 0
@@ -56,9 +56,10 @@ def test_a_study_compares_networks_with_baselines(mixed):
     assert set(result["C"]) == set(table["fold"])
     assert set(result["C"].values()) <= set(fits.GRID)
     assert result["trained"]["versions"].keys() == {"scikit-learn", "numpy"}
-    assert f"Note: {baselines.SPEAKER_SCALING} (per speaker)" in " ".join(printed.split())
-    assert baselines.SPEAKER_SCALING in summary["variants"]["per speaker"]["notes"]
-    assert baselines.SPEAKER_SCALING not in summary["variants"]["SVM"]["notes"]
+    assert summary["variants"]["per speaker"]["known"]["uses_speaker"] == ["functionals standardised by speaker"]
+    assert summary["variants"]["SVM"]["known"]["uses_speaker"] == []
+    rows = [line.split() for line in printed.splitlines() if "runs," in line]
+    assert ["inductive" in row for row in rows[:3]] == [True, True, False]
     assert baselines.INNER_BY_UTTERANCE in summary["variants"]["SVM"]["notes"]  # each fold has one training speaker
 
 
@@ -75,7 +76,7 @@ def test_evaluation_reproduces_baselines_and_networks(launch, mixed):
     status, output, errors = launch("evaluate", "--workdir", workdir)
     assert status == 0, errors
     assert "identical to the training's own predictions, all 96 of them" in output
-    assert baselines.SPEAKER_SCALING in " ".join(output.split())
+    assert "; transductive;" in " ".join(output.split())
 
 
 def test_a_baseline_is_scored_on_another_corpus(launch, mixed, tmp_path):

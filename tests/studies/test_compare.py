@@ -11,8 +11,11 @@ from sklearn.metrics import balanced_accuracy_score
 from ser_jax import predictions
 from ser_jax.commands import compare as command
 from ser_jax.errors import UserError
+from ser_jax.report import summary
+from ser_jax.report.summarise import How, summarise
+from ser_jax.report.summary import Knowledge, Protocol, Study
 from ser_jax.statistics import bootstrap, paired
-from ser_jax.studies import compare
+from ser_jax.studies import align, compare, results
 
 EMOTIONS = ("anger", "happiness", "sadness")
 SIZES = {fold: (20, 8) for fold in "abcd"}
@@ -44,11 +47,11 @@ def workdir(tmp_path):
     return save(tmp_path / "work", study())
 
 
-def save(folder, table, **about):
+def save(folder, table, protocol="leave_one_speaker_out", speaker_independent=True, fold_sizes=None):
+    study = Study(protocols=(Protocol(protocol, "", speaker_independent),), fold_sizes=fold_sizes or {})
+    known = {name: Knowledge(parameters=1000) for name in table["variant"].unique()}
     predictions.write(table, folder / "predictions.parquet")
-    about = {"protocol": "leave_one_speaker_out", "speaker_independent": True} | about
-    about["variants"] = {name: {"parameters": 1000} for name in table["variant"].unique()}
-    (folder / "summary.json").write_text(json.dumps(about))
+    summary.write(summarise(table, study, known=known, how=How(replicates=20)), folder / "summary.json")
     return folder
 
 
@@ -76,22 +79,22 @@ def test_an_outside_copy_of_a_variant_equals_it(workdir, tmp_path):
     path.write_text(path.read_text().replace("p_", "prob_", 3))
     made, merged, remarks = compare.compare([f"{workdir}:eca", str(path)])
     assert remarks == []
-    assert list(made["variants"]) == ["eca", "svm"]
-    assert made["variants"]["svm"]["ua"] == pytest.approx(balanced_accuracy(one))
-    assert made["variants"]["svm"]["ua_per_seed"]["0"] == made["variants"]["svm"]["ua_per_seed"]["1"]
-    assert compare.NO_SEEDS in made["variants"]["svm"]["notes"]
-    assert made["variants"]["svm"]["speakers"] == 4
+    assert list(made.variants) == ["eca", "svm"]
+    assert made.variants["svm"].ua.value == pytest.approx(balanced_accuracy(one))
+    assert made.variants["svm"].ua_per_seed["0"] == made.variants["svm"].ua_per_seed["1"]
+    assert align.NO_SEEDS in made.variants["svm"].notes
+    assert made.variants["svm"].speakers == 4
     # The same comparison, of a table made by hand.
     by_hand = pd.concat(
         [table[table["variant"] == "eca"]]
         + [table[(table["variant"] == "none") & (table["seed"] == 0)].assign(seed=seed) for seed in (0, 1)]
     )
     expected = paired.compare(by_hand, "none", "eca", SIZES)
-    found = made["comparisons"][0]
-    assert (found["variant"], found["baseline"]) == ("svm", "eca")
-    assert found["estimate"] == pytest.approx(expected.estimate)
-    assert found["ci95"] == pytest.approx(expected.ci95)
-    assert found["nadeau_bengio"] is None
+    found = made.comparisons[0]
+    assert (found.variant, found.baseline) == ("svm", "eca")
+    assert found.estimate == pytest.approx(expected.estimate)
+    assert found.ci95 == pytest.approx(expected.ci95)
+    assert found.nadeau_bengio is None
     predictions.validate(merged)
 
 
@@ -102,22 +105,22 @@ def test_variants_of_two_workdirs_are_paired_and_tested_where_the_folds_sizes_ar
     made, merged, _ = compare.compare([str(first), str(second)])
     pd.testing.assert_frame_equal(merged, table)
     expected = paired.correct([paired.compare(table, name, "eca", SIZES) for name in ("none", "se")])
-    for found, comparison in zip(made["comparisons"], expected, strict=True):
-        assert found["variant"] == comparison.variant
-        assert found["nadeau_bengio"]["p"] == pytest.approx(comparison.nadeau_bengio.p)
-        assert found["p_holm"] == pytest.approx(comparison.p_holm)
+    for found, comparison in zip(made.comparisons, expected, strict=True):
+        assert found.variant == comparison.variant
+        assert found.nadeau_bengio.p == pytest.approx(comparison.nadeau_bengio.p)
+        assert found.p_holm == pytest.approx(comparison.p_holm)
     made, _, _ = compare.compare([str(second), str(first)], baseline="eca")
-    assert {c["baseline"] for c in made["comparisons"]} == {"eca"}
-    assert made["comparisons"][0]["nadeau_bengio"] is not None
+    assert {c.baseline for c in made.comparisons} == {"eca"}
+    assert made.comparisons[0].nadeau_bengio is not None
     save(tmp_path / "first", table[table["variant"] == "eca"])
     made, _, _ = compare.compare([str(first), str(second)])
-    for found in made["comparisons"]:
-        assert found["nadeau_bengio"] is None
-        assert any("the sizes of the folds are not known" in note for note in found["notes"])
-        assert found["ci95"] is not None
-    assert made["questions"][0]["comparisons"] == [0, 1]
-    assert "none against eca: UA" in made["questions"][0]["answer"]
-    json.dumps(made, allow_nan=False)
+    for found in made.comparisons:
+        assert found.nadeau_bengio is None
+        assert any("the sizes of the folds are not known" in note for note in found.notes)
+        assert found.ci95 is not None
+    assert made.questions[0].comparisons == (0, 1)
+    assert "none against eca: UA" in made.questions[0].answer
+    json.dumps(summary.to_json(made), allow_nan=False)
 
 
 def test_only_common_utterances_count_and_the_others_are_named(workdir, tmp_path):
@@ -129,8 +132,8 @@ def test_only_common_utterances_count_and_the_others_are_named(workdir, tmp_path
     assert len(remarks) == 1
     assert "2 of 32 utterances left out, since not all results have them: a1, c7" in remarks[0]
     eca = table[(table["variant"] == "eca") & table["utterance"].isin(part["utterance"])]
-    assert made["variants"]["eca"]["ua"] == pytest.approx(balanced_accuracy(eca))
-    assert made["variants"]["part"]["ua"] == pytest.approx(balanced_accuracy(part))
+    assert made.variants["eca"].ua.value == pytest.approx(balanced_accuracy(eca))
+    assert made.variants["part"].ua.value == pytest.approx(balanced_accuracy(part))
 
 
 def test_folds_of_other_names_are_the_same_folds_and_other_folds_are_not(tmp_path):
@@ -139,12 +142,12 @@ def test_folds_of_other_names_are_the_same_folds_and_other_folds_are_not(tmp_pat
     renamed = table[table["variant"] == "none"].replace({"fold": dict(zip("abcd", "4321", strict=True))})
     made, merged, _ = compare.compare([str(first), str(outside(tmp_path / "renamed.csv", renamed))])
     assert set(merged["fold"]) == set("abcd")
-    assert made["comparisons"][0]["nadeau_bengio"] is not None
+    assert made.comparisons[0].nadeau_bengio is not None
     mixed = renamed.assign(fold=renamed["utterance"].str[1])  # by another rule
     made, merged, _ = compare.compare([str(first), str(outside(tmp_path / "mixed.csv", mixed))])
     assert set(merged["fold"]) == set("abcd")
-    assert made["comparisons"][0]["nadeau_bengio"] is None
-    assert any("its folds are not those of eca" in note for note in made["variants"]["mixed"]["notes"])
+    assert made.comparisons[0].nadeau_bengio is None
+    assert any("its folds are not those of eca" in note for note in made.variants["mixed"].notes)
 
 
 def test_a_class_that_a_result_does_not_know_is_said(workdir, tmp_path):
@@ -153,7 +156,7 @@ def test_a_class_that_a_result_does_not_know_is_said(workdir, tmp_path):
     columns = ["p_anger", "p_happiness"]
     part[columns] = part[columns].to_numpy() / part[columns].sum(axis=1).to_numpy()[:, None]
     made, merged, _ = compare.compare([f"{workdir}:eca", str(outside(tmp_path / "two.csv", part))])
-    assert "does not know sadness, which it can never predict" in made["variants"]["two"]["notes"]
+    assert "does not know sadness, which it can never predict" in made.variants["two"].notes
     assert predictions.emotions_of(merged) == EMOTIONS
 
 
@@ -164,11 +167,11 @@ def test_without_speakers_there_is_no_interval_and_the_reason_is_given(tmp_path)
         for name in ("eca", "none")
     ]
     made, merged, _ = compare.compare([str(path) for path in paths])
-    assert made["variants"]["eca"]["ua"] == pytest.approx(balanced_accuracy(table[table["variant"] == "eca"]))
-    assert made["comparisons"][0]["ci95"] is None
-    for part in (*made["variants"].values(), *made["comparisons"]):
-        assert compare.NO_SPEAKERS in part["notes"]
-        assert bootstrap.no_interval(1) not in part["notes"]
+    assert made.variants["eca"].ua.value == pytest.approx(balanced_accuracy(table[table["variant"] == "eca"]))
+    assert made.comparisons[0].ci95 is None
+    for part in (*made.variants.values(), *made.comparisons):
+        assert compare.NO_SPEAKERS in part.notes
+        assert bootstrap.no_interval(1) not in part.notes
     assert set(merged["fold"]) == {"all"}
 
 
@@ -179,25 +182,25 @@ def test_predicted_labels_alone_have_no_calibration(workdir, tmp_path):
     predicted = one.filter(like="p_").idxmax(axis=1).str.removeprefix("p_")
     one[["utterance", "label"]].assign(prediction=predicted).to_csv(path, index=False)
     made, _, _ = compare.compare([str(workdir), f"only labels={path}"])
-    assert made["variants"]["only labels"]["ua"] == pytest.approx(balanced_accuracy(one))
-    assert "calibration" not in made["variants"]["only labels"]
+    assert made.variants["only labels"].ua.value == pytest.approx(balanced_accuracy(one))
+    assert made.variants["only labels"].calibration is None
 
 
 def test_one_name_in_two_places_gets_the_place_before_it(workdir, tmp_path):
     other = save(tmp_path / "other", study(seed=1))
     made, _, _ = compare.compare([str(workdir), str(other)])
-    assert list(made["variants"]) == ["work eca", "work none", "other eca", "other none"]
+    assert list(made.variants) == ["work eca", "work none", "other eca", "other none"]
     made, _, _ = compare.compare([f"{workdir}:eca", f"old={other}:eca"])
-    assert list(made["variants"]) == ["eca", "old"]
-    assert made["variants"]["old"]["parameters"] == 1000
+    assert list(made.variants) == ["eca", "old"]
+    assert made.variants["old"].known.parameters == 1000
 
 
 def test_a_split_that_is_not_speaker_independent_is_labelled(workdir, tmp_path):
     leaking = save(tmp_path / "random", study(("random",)), protocol="random", speaker_independent=False)
     made, _, _ = compare.compare([str(workdir), str(leaking)])
-    assert compare.LEAKS in made["variants"]["random"]["notes"]
-    assert compare.LEAKS not in made["variants"]["eca"]["notes"]
-    assert "protocol" not in made
+    assert results.LEAKS in made.variants["random"].notes
+    assert results.LEAKS not in made.variants["eca"].notes
+    assert made.study.protocols == ()
 
 
 def refusals(tmp_path, workdir):
@@ -279,8 +282,8 @@ def test_a_variant_alone_has_its_figures_computed_again(workdir, capsys):
     made, merged, remarks = compare.compare([f"{workdir}:eca"])
     own = study().query("variant == 'eca'").reset_index(drop=True)
     pd.testing.assert_frame_equal(merged, own)
-    assert made["variants"]["eca"]["ua"] == pytest.approx(balanced_accuracy(own))
-    assert made["comparisons"] == remarks == []
+    assert made.variants["eca"].ua.value == pytest.approx(balanced_accuracy(own))
+    assert (made.comparisons, remarks) == ((), [])
     assert call(f"{workdir}:eca") == 0
     printed = capsys.readouterr().out
     assert f"{100 * balanced_accuracy(own):.1f}" in printed
@@ -307,32 +310,33 @@ def test_of_a_merged_corpus_the_part_that_the_others_are_of_is_compared(workdir,
         pd.testing.assert_frame_equal(
             merged[merged["variant"] == "joint"].reset_index(drop=True), own, check_column_type=False
         )
-        assert made["corpus"] == "speech"
-        assert made["variants"]["joint"]["ua"] == pytest.approx(balanced_accuracy(own))
-        assert "its corpus is merged: of it only what came from speech" in made["variants"]["joint"]["notes"]
+        assert made.corpus == "speech"
+        assert made.variants["joint"].ua.value == pytest.approx(balanced_accuracy(own))
+        assert "its corpus is merged: of it only what came from speech" in made.variants["joint"].notes
         assert remarks == []
         # The folds test the same utterances, but not all variants learnt the same ones.
-        assert [comparison["nadeau_bengio"] for comparison in made["comparisons"]] == [None, None]
+        assert [comparison.nadeau_bengio for comparison in made.comparisons] == [None, None]
         expected = paired.compare(predictions.merge([study(), own]), "eca", "joint", SIZES)
-        found = next(c for c in made["comparisons"] if {c["variant"], c["baseline"]} == {"eca", "joint"})
-        assert abs(found["estimate"]) == pytest.approx(abs(expected.estimate))
-        assert found["ci95"] is not None
+        found = next(c for c in made.comparisons if {c.variant, c.baseline} == {"eca", "joint"})
+        assert abs(found.estimate) == pytest.approx(abs(expected.estimate))
+        assert found.ci95 is not None
 
 
 def test_the_same_variants_on_two_corpora_are_set_side_by_side(tmp_path, capsys):
-    for corpus, gain in (("one", 0.1), ("two", 0.05)):
-        (tmp_path / corpus).mkdir()
-        compared = {"variant": "eca", "baseline": "none", "estimate": gain, "ci95": [gain - 0.04, gain + 0.04]}
-        about = {"corpus": corpus, "variants": {"none": {"ua": 0.5}, "eca": {"ua": 0.5 + gain}}}
-        about["comparisons"] = [{**compared, "standard_error": 0.02}]
-        (tmp_path / corpus / "summary.json").write_text(json.dumps(about))
+    for corpus, seed in (("one", 0), ("two", 1)):
+        table = study(corpus=corpus, seed=seed)
+        made = summarise(table, comparisons=[("none", "eca")], how=How(replicates=100))
+        predictions.write(table, tmp_path / corpus / "predictions.parquet")
+        summary.write(made, tmp_path / corpus / "summary.json")
     assert call(tmp_path / "one", tmp_path / "two", "--across_corpora") == 0
     printed = capsys.readouterr().out
+    made = [summary.read(tmp_path / corpus) for corpus in ("one", "two")]
     assert [line.split() for line in printed.splitlines()[:3]] == [
         ["variant", "one", "two"],
-        ["none", "50.0", "50.0"],
-        ["eca", "60.0", "55.0"],
+        *([name, *(f"{100 * one.variants[name].ua.value:.1f}" for one in made)] for name in ("eca", "none")),
     ]
-    assert "eca against none, UA points: one +10.0 [+6.0, +14.0], two +5.0 [+1.0, +9.0]; pooled +7.5" in printed
+    first, second = (one.comparisons[0].estimate for one in made)
+    assert f"none against eca, UA points: one {100 * first:+.1f} [" in printed
+    assert f", two {100 * second:+.1f} [" in printed and "; pooled " in printed
     with pytest.raises(UserError, match=r"three: no summary\.json in it"):
         call(tmp_path / "one", tmp_path / "three", "--across_corpora")

@@ -8,6 +8,8 @@ from ser_jax import predictions
 from ser_jax.commands import plan as command
 from ser_jax.errors import UserError
 from ser_jax.report import summary
+from ser_jax.report.summarise import How, summarise
+from ser_jax.report.summary import Knowledge, Provenance, Study
 from ser_jax.statistics import bootstrap, components, paired, tests
 from ser_jax.studies import design
 from tests.statistics.made_tables import make_table, sizes
@@ -28,8 +30,9 @@ def call(*arguments):
 
 
 def save(folder, table, comparisons=(("se", "none"), ("eca", "none"))):
-    meta = {"seconds": {"train": 60.0, "evaluate": 12.0, "compile": 9.0}, "hardware": {"device": "a card"}}
-    made = summary.summarise(table, comparisons=comparisons, fold_sizes=sizes(table), meta=meta, replicates=100)
+    study = Study(fold_sizes=sizes(table), seconds={"train": 60.0, "evaluate": 12.0, "compile": 9.0})
+    known = {name: Knowledge(trained=(Provenance(hardware={"device": "a card"}),)) for name in set(table["variant"])}
+    made = summarise(table, study, comparisons=comparisons, known=known, how=How(replicates=100))
     predictions.write(table, folder / "predictions.parquet")
     summary.write(made, folder / "summary.json")
     return folder

@@ -50,7 +50,7 @@ def test_what_one_study_has_trained_another_finds_under_any_name(trained, no_fon
     second = study_of(variants={"louder": noise, "smooth": {"optimizer": {"label_smoothing": 0.0}}})
     again = run.run_study(second, tmp_path / "two", data_dir=data, store=shared)
     assert trained[2:] == ["smooth (2 of 2)"]
-    assert again.summary["variants"]["louder"]["ua"] == outcome.summary["variants"]["noisy"]["ua"]
+    assert again.summary.variants["louder"].ua == outcome.summary.variants["noisy"].ua
     assert set(pd.read_parquet(tmp_path / "two" / "predictions.parquet")["variant"]) == {"louder", "smooth"}
 
 
@@ -94,7 +94,7 @@ def test_a_variant_that_fails_is_reported_and_the_others_finish(launch, tmp_path
     assert "Traceback" not in errors
     summary = json.loads((tmp_path / "work" / "summary.json").read_text())
     assert list(summary["variants"]) == ["good"]
-    assert list(summary["failed"]) == ["diverged"]
+    assert list(summary["study"]["failed"]) == ["diverged"]
     assert summary["comparisons"] == []
     assert "good" in output
     (folder,) = (tmp_path / "work" / "populations").glob("diverged-*")
@@ -161,10 +161,10 @@ def test_shards_leave_each_other_s_variants_alone_and_the_last_writes_the_result
     assert not (tmp_path / "work" / "summary.json").exists()
     second = run.run_study(config, tmp_path / "work", data_dir=str(tmp_path / "data"), shard=(0, 2))
     assert len(trained) == 4
-    assert list(second.summary["variants"]) == [
+    assert list(second.summary.variants) == [
         f"rate {rate}, decay {decay}" for rate in (0.001, 0.004) for decay in (0.0, 0.1)
     ]
-    assert second.summary["questions"][0]["factors"]["rate"] == ["rate 0.001", "rate 0.004"]
+    assert second.summary.questions[0].factors["rate"] == ("rate 0.001", "rate 0.004")
 
 
 def test_jobs_that_submitit_starts_share_a_study_in_one_folder(tmp_path):

@@ -1,0 +1,173 @@
+"""The card of a published model: what it is, what it was trained on, how well it does, and its limits."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ser_jax.report import numbers
+from ser_jax.report.escape import markdown as escaped
+from ser_jax.report.markdown import table
+from ser_jax.report.method_terms import NORMALIZATIONS
+from ser_jax.report.numbers import count, join
+from ser_jax.report.sections.provenance import describe_provenance, licence
+from ser_jax.report.summary import Measure, Provenance, Summary
+
+CARD = "MODEL_CARD.md"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingCorpus:
+    """A corpus that a model was trained on, and its `info`."""
+
+    name: str
+    utterances: int
+    speakers: int
+    info: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A model to be published.
+
+    Attributes:
+      folder: where it goes.
+      config: its complete configuration.
+      runs: how many networks it is the mean of.
+      heads: source corpus -> the emotions of its own classifier; empty for one classifier.
+      variant: what it is called in the summaries of its tests.
+    """
+
+    folder: str
+    variant: str
+    config: Mapping[str, Any]
+    emotions: Sequence[str]
+    parameters: int
+    runs: int
+    heads: Mapping[str, Sequence[str]]
+    corpora: Sequence[TrainingCorpus]
+    versions: Mapping[str, str]
+
+
+def render(model: Published, tested: Summary, elsewhere: Mapping[str, Summary]) -> str:
+    """Returns the card as Markdown.
+
+    `tested` is the summary of the same configuration, trained and tested on unseen speakers; `elsewhere` are those of
+    its tests on other corpora, by their names.
+    """
+    parts = [
+        f"# {escaped(model.folder.rstrip('/').split('/')[-1])}",
+        f"Recognises {escaped(', '.join(model.emotions))} in speech.",
+    ]
+    parts += ["## The model", "\n".join(f"- {line}" for line in _model(model))]
+    parts += ["## Training data", "\n".join(f"- {line}" for line in _corpora(model.corpora))]
+    parts += ["## Results", *_results(model, tested, elsewhere)]
+    parts += ["## Use", f"```\npython launch.py predict --workdir {model.folder} a.wav\n```"]
+    parts += ["## Limits", "\n".join(f"- {line}" for line in _limits(model, tested))]
+    parts += ["## Licence", *_licences(model.corpora)]
+    trained = describe_provenance(Provenance(dict(model.versions)))
+    parts.append(f"Trained with {escaped(trained)}. Corpus {tested.study.fingerprint[:16]}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _model(model: Published) -> list[str]:
+    config = model.config
+    options = [f"{key} {value}" for key, value in config["model"].items() if key != "name"]
+    what = f"{config['model']['name']} ({', '.join(options)})" if options else config["model"]["name"]
+    frontend = config["frontend"]
+    trimmed = ", silence at both ends cut off" if frontend["trim_db"] else ""
+    window = config["evaluation"]["window_seconds"] or config["training"]["crop_seconds"]
+    lines = [
+        f"{escaped(what)}, {numbers.whole(model.parameters)} parameters; the mean of {count(model.runs, 'run')}.",
+        f"Input: recordings of any rate, as {frontend['num_mels']} {escaped(frontend['kind'])} features every "
+        f"{frontend['hop_ms']:g} ms, {NORMALIZATIONS[frontend['normalization']]}{trimmed}; windows of {window:g} s, "
+        "averaged.",
+    ]
+    lines += [f"A classifier for {escaped(source)}: {escaped(', '.join(of))}." for source, of in model.heads.items()]
+    if model.heads:
+        lines.append(
+            "For a recording of another corpus the probabilities of these classifiers are averaged; an emotion that "
+            "only some of them have gets less."
+        )
+    return lines
+
+
+def _corpora(corpora: Sequence[TrainingCorpus]) -> list[str]:
+    return [
+        f"**{escaped(corpus.name)}**: all {corpus.utterances} utterances of {count(corpus.speakers, 'speaker')}. "
+        + escaped(" ".join(str(corpus.info.get("description", "")).split()))
+        for corpus in corpora
+    ]
+
+
+def _results(model: Published, tested: Summary, elsewhere: Mapping[str, Summary]) -> list[str]:
+    """The table of results, inductive ones first, and what it is of."""
+    variant = tested.variants[model.variant]
+    setting = variant.known.setting
+    protocol = "; ".join(one.description or one.name for one in tested.study.protocols)
+    rows = [(f"{tested.corpus}, unseen speakers", setting, variant.metrics, variant.recall)]
+    if variant.ensemble:
+        rows.append(
+            (f"the same, the mean of {variant.ensemble.seeds} such models", setting, variant.ensemble.metrics, {})
+        )
+    for source, part in (variant.by_source or {}).items():
+        rows.append((f"{source}, unseen speakers", setting, part.metrics, part.recall))
+    alone = tested.robustness and tested.robustness.variants.get(model.variant, {}).get("alone")
+    if alone and variant.known.uses_speaker:
+        rows.insert(
+            0, ("the same, each recording by itself", "inductive", {"ua": Measure(alone.ua, alone.ua_ci95)}, {})
+        )
+    for other, summary in elsewhere.items():
+        one = summary.variants[model.variant]
+        rows.append((f"{other}, all of it", one.known.setting, one.metrics, one.recall))
+    columns = ["tested on", "setting", *tested.metrics.values(), *tested.emotions]
+    cells = [
+        [
+            where,
+            how,
+            *(_measure(metrics.get(name)) for name in tested.metrics),
+            *(_value(recall.get(e)) for e in tested.emotions),
+        ]
+        for where, how, metrics, recall in rows
+    ]
+    parts = [
+        f"Results are of {count(variant.runs, 'model')} of the same configuration, tested on unseen speakers "
+        f"({escaped(protocol)}); this model was trained on all. Percent, with 95 % intervals over speakers.",
+        table(columns, cells, words=2),
+    ]
+    for other, summary in elsewhere.items():
+        parts += [f"{escaped(other)}: {escaped(text)}." for text in summary.study.left_out]
+    return parts
+
+
+def _measure(measure: Measure | None) -> str:
+    return numbers.MISSING if measure is None else numbers.percent_with(measure.value, measure.ci95)
+
+
+def _value(measure: Measure | None) -> str:
+    return numbers.percent(measure and measure.value)
+
+
+def _limits(model: Published, tested: Summary) -> list[str]:
+    uses = tested.variants[model.variant].known.uses_speaker
+    lines = []
+    if uses:
+        lines.append(
+            f"It is transductive, by {escaped(join(uses))}: all recordings of one call are taken for one speaker's. "
+            "Results are of speakers with all their recordings, except where a row says otherwise."
+        )
+    return [
+        *lines,
+        "It was trained on acted speech, close to the microphone and without noise. For spontaneous speech, other "
+        "languages, rooms and telephones, only the table's figures are known; expect little.",
+        "Its probabilities are those of a classifier that has the listed emotions and no others.",
+        "It is for research. What a voice expresses is not what a person feels; not for decisions about people.",
+    ]
+
+
+def _licences(corpora: Sequence[TrainingCorpus]) -> list[str]:
+    parts = []
+    for corpus in corpora:
+        parts.append(f"- {escaped(corpus.name)}: {escaped(licence(str(corpus.info.get('licence') or 'not known')))}")
+        if corpus.info.get("citation"):
+            parts.append(f"```bibtex\n{corpus.info['citation']}\n```")
+    return parts

@@ -1,0 +1,123 @@
+"""How numbers are written: every share, difference, interval, p value and size of a table, sentence or figure."""
+
+import math
+from collections.abc import Sequence
+
+MISSING = "–"
+
+Ends = Sequence[int | float] | None
+
+
+def percent(share: int | float | None) -> str:
+    """A share from 0 to 1 as percent with one decimal."""
+    return MISSING if share is None else f"{100 * share:.1f}"
+
+
+def points(share: int | float | None, *, sign: bool = True) -> str:
+    """A difference of shares as percentage points with one decimal: "+1.2", "-0.8"; "0.0" has no minus."""
+    if share is None:
+        return MISSING
+    value = round(100 * share, 1) + 0.0
+    return f"{value:+.1f}" if sign else f"{value:.1f}"
+
+
+def decimal(value: int | float | None, digits: int = 3) -> str:
+    """A number with so many decimals."""
+    return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def percent_ends(ends: Ends) -> str:
+    """An interval of shares, to stand under its figure: "83.1–87.9"; nothing for None."""
+    # "90.0–100.0" would widen every column of a table.
+    return "" if ends is None else "–".join("100" if end >= 1 else percent(end) for end in ends)
+
+
+def point_ends(ends: Ends) -> str:
+    """An interval of differences: "[-1.9, +1.4]"; nothing for None."""
+    return "" if ends is None else f"[{points(ends[0])}, {points(ends[1])}]"
+
+
+def decimal_ends(ends: Ends, digits: int = 3) -> str:
+    """An interval of numbers, to stand under its figure; nothing for None."""
+    return "" if ends is None else "–".join(decimal(end, digits) for end in ends)
+
+
+def percent_with(share: int | float | None, ends: Ends) -> str:
+    """A share with its interval: "85.5 [83.1, 87.9]"."""
+    return percent(share) + ("" if ends is None else f" [{percent(ends[0])}, {percent(ends[1])}]")
+
+
+def points_with(share: int | float, ends: Ends, unit: str = "") -> str:
+    """A difference with its interval: "-0.2 points [-1.9, +1.4]"."""
+    return f"{points(share)}{unit} {point_ends(ends)}".strip()
+
+
+def decimal_with(value: int | float, ends: Ends, digits: int = 3) -> str:
+    """A number with its interval: "0.261 [0.123, 0.398]"."""
+    inside = "" if ends is None else f" [{decimal(ends[0], digits)}, {decimal(ends[1], digits)}]"
+    return decimal(value, digits) + inside
+
+
+def span(shares: Sequence[int | float], *, sign: bool = True) -> str:
+    """The smallest and the largest of differences: "1.5 to 4.4", or one number where they read the same."""
+    low, high = points(min(shares), sign=sign), points(max(shares), sign=sign)
+    return low if low == high else f"{low} to {high}"
+
+
+def p_value(value: int | float | None) -> str:
+    """A p value with three decimals, as a table has it."""
+    return MISSING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def p_equals(value: int | float) -> str:
+    """A p value in a sentence: "p = 0.012" or "p < 0.001"."""
+    return f"p {p_value(value)}" if value < 0.001 else f"p = {p_value(value)}"
+
+
+def size(number: int) -> str:
+    """A number of parameters in three digits: "0.35 M" or "3.44 k"."""
+    return f"{number / 1e6:.2f} M" if number >= 1e5 else f"{number / 1e3:.3g} k"
+
+
+def whole(number: int) -> str:
+    """A whole number with its thousands apart: "86,345"."""
+    return f"{number:,}"
+
+
+def millions(number: int | float) -> str:
+    """A number in millions with one decimal."""
+    return f"{number / 1e6:,.1f}"
+
+
+def clock(seconds: int | float) -> str:
+    """A duration: "12 s", "3 min 20 s" or "1 h 5 min"."""
+    total = round(seconds)
+    hours, minutes = total // 3600, total // 60 % 60
+    if total < 60:
+        return f"{total} s"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {total % 60} s"
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things: "1 fold", "10 folds"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def join(parts: Sequence[str], word: str = "and") -> str:
+    """Parts as a list in a sentence: "a, b and c"."""
+    return f" {word} ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def some(names: Sequence[str], most: int = 6) -> str:
+    """The first of many names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def sentence_case(text: str) -> str:
+    """The text with a capital at its beginning."""
+    return text[:1].upper() + text[1:]
+
+
+def is_number(value: int | float | None) -> bool:
+    """Whether there is a finite number."""
+    return value is not None and math.isfinite(value)

@@ -1,0 +1,302 @@
+"""From the predictions table to a summary: every variant's figures with intervals, the comparisons and the answers."""
+
+import dataclasses
+import types
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ser_jax.errors import UserError
+from ser_jax.predictions import PREFIX, emotions_of, validate
+from ser_jax.report import summary as tree
+from ser_jax.report.answers import answer
+from ser_jax.report.summary import Knowledge, Measure, Question, Study, Summary, Variant, from_json
+from ser_jax.statistics import bootstrap, factorial, metrics, paired
+from ser_jax.statistics.calibration import calibration
+from ser_jax.statistics.fairness import fairness
+from ser_jax.statistics.metrics import METRICS, Metric
+from ser_jax.statistics.paired import Comparison
+
+Pair = tuple[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How figures are computed: the bootstrap's replicates, the margin of equivalence, and the metrics."""
+
+    margin: float = paired.MARGIN
+    replicates: int = bootstrap.REPLICATES
+    metrics: tuple[Metric, ...] = METRICS
+
+
+def summarise(
+    predictions: pd.DataFrame,
+    study: Study | None = None,
+    *,
+    comparisons: Sequence[Pair] = (),
+    questions: Sequence[Any] = (),
+    known: Mapping[str, Knowledge] = types.MappingProxyType({}),
+    validation: pd.DataFrame | None = None,
+    how: How | None = None,
+) -> Summary:
+    """Returns the summary of a table of predictions.
+
+    `study` is what the study says of itself. `comparisons` are (variant, baseline) pairs; `questions` are a study's
+    (name, text, factors, levels and comparisons, as in studies/plan.py), answered from the variants that did not fail.
+    `known` is what is known of each variant beside its predictions, in the order in which they shall appear.
+    `validation` has the runs' predictions for their validation speakers.
+    Raises UserError for an invalid table, one of several corpora, and a comparison that cannot be made.
+    """
+    study, how = study or Study(), how or How()
+    validate(predictions)
+    if validation is not None:
+        validate(validation, "validation predictions")
+    corpora = predictions["corpus"].unique()
+    if len(corpora) > 1:
+        raise UserError(f"one summary is of one corpus, found predictions on {', '.join(sorted(corpora))}")
+    tables = dict(list(predictions.groupby("variant")))
+    failed = set(study.failed) - set(tables)
+    wanted = dict.fromkeys([*comparisons, *(pair for question in questions for pair in question.comparisons)])
+    pairs = [pair for pair in wanted if not failed & set(pair)]
+    options = {"margin": how.margin, "replicates": how.replicates}
+    compared = {pair: paired.compare(predictions, *pair, study.fold_sizes, **options) for pair in pairs}
+    asked = [
+        _asked(question, compared, *_effects(predictions, question, study, failed, options)) for question in questions
+    ]
+    corrected = _corrected(compared, [family for _, family in asked])
+    order = [name for name in known if name in tables]
+    speakers = _speakers(study)
+    return Summary(
+        form=tree.FORM,
+        study=study,
+        corpus=corpora[0],
+        emotions=tuple(emotions_of(predictions)),
+        chance_ua=1 / predictions["label"].nunique(),
+        margin=how.margin,
+        metrics={metric.name: metric.title for metric in how.metrics},
+        variants={
+            name: _variant(tables[name], known.get(name, Knowledge()), speakers, _of(validation, name), how)
+            for name in dict.fromkeys([*order, *tables])
+        },
+        comparisons=tuple(corrected[pair] for pair in pairs),
+        questions=tuple(_answered(entry, own, pairs, corrected) for entry, own in asked),
+    )
+
+
+# Comparisons and questions ------------------------------------------------------------------------------------------
+
+
+def _asked(
+    question: Any, compared: Mapping[Pair, Comparison], effects: Sequence[Comparison], notes: Sequence[str]
+) -> tuple[Question, dict[Pair, Comparison]]:
+    """A question with its effects, and its comparisons; their p values are corrected together, as one family."""
+    own = [pair for pair in question.comparisons if pair in compared]
+    family = paired.correct([*(compared[pair] for pair in own), *effects])
+    left_out = len(question.comparisons) - len(own)
+    if left_out:
+        what = "comparison left out: a variant of it" if left_out == 1 else "comparisons left out: variants of them"
+        notes = [*notes, f"{left_out} {what} failed"]
+    entry = Question(
+        name=question.name,
+        text=question.text,
+        factors={factor: tuple(levels) for factor, levels in question.factors.items()},
+        levels=dict(question.levels),
+        comparisons=(),
+        effects=tuple(family[len(own) :]),
+        notes=tuple(notes),
+        answer="",
+    )
+    return entry, dict(zip(own, family[: len(own)], strict=True))
+
+
+def _corrected(
+    compared: Mapping[Pair, Comparison], families: Sequence[Mapping[Pair, Comparison]]
+) -> dict[Pair, Comparison]:
+    """Each comparison as its question corrects it; the strictest of several questions, and all others together."""
+    asked = {pair for family in families for pair in family}
+    others = [pair for pair in compared if pair not in asked]
+    corrected = dict(zip(others, paired.correct([compared[pair] for pair in others]), strict=True))
+    for family in families:
+        for pair, one in family.items():
+            known = corrected.get(pair)
+            if known is None or (one.p_holm or 0, one.family) > (known.p_holm or 0, known.family):
+                corrected[pair] = one
+    return corrected
+
+
+def _answered(
+    entry: Question, own: Mapping[Pair, Comparison], pairs: Sequence[Pair], corrected: Mapping[Pair, Comparison]
+) -> Question:
+    text = answer(entry, [corrected[pair] for pair in own])
+    return dataclasses.replace(entry, comparisons=tuple(pairs.index(pair) for pair in own), answer=text)
+
+
+def _effects(
+    predictions: pd.DataFrame, question: Any, study: Study, failed: Set[str], options: Mapping[str, Any]
+) -> tuple[list[Comparison], list[str]]:
+    """The effects of a question's factors, and notes; none where its variants do not cross two factors in full.
+
+    The effects of a single factor would be its comparisons once more.
+    """
+    if len(question.factors) < 2:
+        return [], []
+    levels = {variant: of for variant, of in question.levels.items() if variant not in failed}
+    missing = factorial.missing_combinations(question.factors, levels)
+    if missing:
+        more = f", nor {len(missing) - 1} other combinations of levels" if len(missing) > 1 else ""
+        return [], [f"no effects of {' and '.join(question.factors)}: no variant has {missing[0]}{more}"]
+    return factorial.effects(predictions, question.factors, levels, study.fold_sizes, **options), []
+
+
+# Variants -----------------------------------------------------------------------------------------------------------
+
+
+def _variant(
+    table: pd.DataFrame, known: Knowledge, speakers: pd.DataFrame, validation: pd.DataFrame | None, how: How
+) -> Variant:
+    confusion = metrics.confusion_counts(table, "speaker")
+    pooled = confusion.counts.sum(axis=1)
+    ua_per_seed = metrics.unweighted_accuracy(pooled)
+    measured = _measures(confusion, how)
+    found = {
+        "metrics": measured,
+        "recall": _recall(confusion, how),
+        "per_fold": per_fold(table, how),
+        "confusion": pooled.sum(axis=0),
+        "ua_per_seed": dict(zip(map(str, confusion.seeds), ua_per_seed, strict=True)),
+        "ua_seed_sd": ua_per_seed.std(ddof=1) if len(ua_per_seed) > 1 else None,
+        "ensemble": ensemble(table, how),
+        "by_source": by_source(table, speakers, how),
+        "calibration": calibration(table, validation, replicates=how.replicates),
+        "fairness": fairness(table, speakers[["speaker", "gender"]], replicates=how.replicates),
+        "validation_ua": _validation_ua(validation),
+        "runs": len(table[["fold", "seed"]].drop_duplicates()),
+        "folds": table["fold"].nunique(),
+        "seeds": len(confusion.seeds),
+        "speakers": len(confusion.groups),
+        "utterances": table["utterance"].nunique(),
+        "known": known,
+        "notes": [*_notes(table, confusion, known, has_interval=measured["ua"].ci95 is not None), *known.notes],
+    }
+    return from_json(Variant, {key: _json(value) for key, value in found.items()}, "summary")
+
+
+def _json(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return tree.to_json(value)
+    if isinstance(value, Mapping):
+        return {key: _json(item) for key, item in value.items()}
+    return value
+
+
+def _measures(confusion: metrics.ConfusionCounts, how: How) -> dict[str, Measure]:
+    """Each metric, pooled over folds and averaged over seeds, with its interval over speakers."""
+    measured = {}
+    for metric in how.metrics:
+        found = bootstrap.bootstrap_interval(confusion.counts, metric.function, replicates=how.replicates)
+        if np.ndim(found.value):
+            raise UserError(f"metric {metric.name}: gives {np.ndim(found.value)} dimensions beyond those of its batch")
+        measured[metric.name] = Measure(_number(found.value), _ends(found.low, found.high))
+    return measured
+
+
+def _recall(confusion: metrics.ConfusionCounts, how: How) -> dict[str, Measure]:
+    found = bootstrap.bootstrap_interval(confusion.counts, metrics.recall, replicates=how.replicates)
+    return {
+        emotion: Measure(_number(value), _ends(low, high))
+        for emotion, value, low, high in zip(confusion.emotions, found.value, found.low, found.high, strict=True)
+    }
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _ends(low: Any, high: Any) -> tuple[float, float] | None:
+    return None if np.isnan([low, high]).any() else (float(low), float(high))
+
+
+def ensemble(table: pd.DataFrame, how: How) -> tree.Ensemble | None:
+    """The metrics of all seeds together, as one model that gives the mean of their probabilities; None without one.
+
+    That is with one seed, where runs are missing, and where predictions are labels, which have no mean.
+    """
+    seeds, of = table["seed"].nunique(), [column for column in table.columns if column.startswith(PREFIX)]
+    groups = table.groupby(["corpus", "variant", "fold", "utterance", "speaker", "label"], sort=False, observed=True)
+    if seeds == 1 or not (groups.size() == seeds).all() or table[of].isin((0.0, 1.0)).all(axis=None):
+        return None
+    together = metrics.confusion_counts(groups[of].mean().reset_index().assign(seed=0), "speaker")
+    return tree.Ensemble(seeds, _measures(together, how))
+
+
+def by_source(table: pd.DataFrame, speakers: pd.DataFrame, how: How) -> dict[str, tree.Part] | None:
+    """The figures on each corpus that a merged one was merged from, over the emotions that are heard in it.
+
+    None where no sources are known, where one source alone was tested, and where a speaker is of several.
+    """
+    sources = table["speaker"].map(dict(zip(speakers["speaker"], speakers["source"], strict=True)))
+    if sources.isna().any() or (sources == "").all() or sources.nunique() < 2:
+        return None
+    found = {}
+    for source, rows in table.groupby(sources):
+        confusion = metrics.confusion_counts(rows, "speaker")
+        measured, recalls = _measures(confusion, how), _recall(confusion, how)
+        found[source] = tree.Part(measured, recalls, len(confusion.groups), rows["utterance"].nunique())
+    return found
+
+
+def per_fold(table: pd.DataFrame, how: How) -> dict[str, tree.Spread]:
+    """Mean and standard deviation over folds of each metric, which is averaged over seeds; no deviation with one fold.
+
+    A fold's figure is over the classes in its own test data, so the mean differs from the figure pooled over folds.
+    """
+    confusion = metrics.confusion_counts(table, "fold")
+    found = {}
+    for metric in how.metrics:
+        folds = metrics.mean_of_present(metric.function(confusion.counts), axis=0)
+        found[metric.name] = tree.Spread(_number(folds.mean()), _number(folds.std(ddof=1)) if len(folds) > 1 else None)
+    return found
+
+
+def _validation_ua(table: pd.DataFrame | None) -> float | None:
+    """UA on the validation speakers, pooled over folds and averaged over seeds: what a recipe may be chosen by."""
+    if table is None or table.empty:
+        return None
+    pooled = metrics.confusion_counts(table, "fold").counts.sum(axis=1)
+    return float(metrics.unweighted_accuracy(pooled).mean())
+
+
+def _speakers(study: Study) -> pd.DataFrame:
+    rows = [(name, of.get("gender", ""), of.get("source", "")) for name, of in study.speakers.items()]
+    return pd.DataFrame(rows, columns=["speaker", "gender", "source"])
+
+
+def _of(table: pd.DataFrame | None, variant: str) -> pd.DataFrame | None:
+    return None if table is None else table[table["variant"] == variant]
+
+
+def _notes(
+    table: pd.DataFrame, confusion: metrics.ConfusionCounts, known: Knowledge, *, has_interval: bool
+) -> list[str]:
+    """What a reader must know of the figures: what is missing, and what cannot be estimated."""
+    notes = []
+    heard_from = (confusion.counts.sum(axis=(0, -1)) > 0).sum(axis=0)  # speakers, for each emotion
+    absent = [emotion for emotion, speakers in zip(confusion.emotions, heard_from, strict=True) if speakers == 0]
+    single = [emotion for emotion, speakers in zip(confusion.emotions, heard_from, strict=True) if speakers == 1]
+    if absent:
+        notes.append(f"not in the test data and left out of UA and macro F1: {', '.join(absent)}")
+    if not has_interval:
+        notes.append(bootstrap.no_interval(len(confusion.groups)))
+    elif single:
+        notes.append(f"from one speaker only, so the intervals leave out how speakers differ in: {', '.join(single)}")
+    if len(confusion.seeds) == 1:
+        notes.append("one seed: how much UA varies between seeds is not known")
+    for run in known.diverged:
+        notes.append(f"fold {run.fold}, seed {run.seed} diverged at step {run.step} and is missing")
+    runs = len(table[["fold", "seed"]].drop_duplicates())
+    missing = table["fold"].nunique() * len(confusion.seeds) - runs - len(known.diverged)
+    if missing > 0:
+        notes.append(f"{runs} runs of {table['fold'].nunique()} folds x {len(confusion.seeds)} seeds: some are missing")
+    return notes

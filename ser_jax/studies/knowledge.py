@@ -1,0 +1,65 @@
+"""What is known of a variant beside its predictions: where it was trained, what it uses, what went wrong."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ser_jax.baselines import is_baseline
+from ser_jax.report.summary import Cost, Diverged, Knowledge, Measure, Provenance
+
+OWN_HEADS = (
+    "a classifier for each source corpus: each utterance is recognised by its own corpus's classifier, which has that "
+    "corpus's emotions alone and an easier task than one classifier for all; of any other corpus, by the mean of all"
+)
+
+
+def uses_speaker(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns what a configuration computes from the tested speaker's other unlabelled recordings.
+
+    Where there is something, its figures are transductive; else they are inductive.
+    """
+    if is_baseline(config["model"]):
+        return ("functionals standardised by speaker",) if config["model"].get("scaling") == "speaker" else ()
+    found = []
+    if config["frontend"]["normalization"] == "speaker":
+        found.append("features normalised by speaker")
+    if config["evaluation"]["batch_statistics"] == "speaker":
+        found.append("batch normalisation by speaker")
+    return tuple(found)
+
+
+def knowledge_of(
+    metadata: Mapping[str, Any],
+    parameters: int | None = None,
+    *,
+    result: Mapping[str, Any] | None = None,
+    cost: Cost | None = None,
+) -> Knowledge:
+    """Returns what is known of a variant from the metadata of its training and its result.json."""
+    config, result = metadata["config"], result or {}
+    notes = tuple(metadata.get("notes", ()))
+    if not is_baseline(config["model"]) and config["training"]["heads"] == "source":
+        notes += (OWN_HEADS,)
+    return Knowledge(
+        parameters=parameters,
+        cost=cost,
+        uses_speaker=uses_speaker(config),
+        trained=_trained(metadata, result),
+        diverged=tuple(Diverged(str(run["fold"]), run["seed"], run["step"]) for run in result.get("diverged", ())),
+        tracks={
+            name: Measure(one["ccc"], one["ci95"] and tuple(one["ci95"]))
+            for name, one in result.get("tracks", {}).items()
+        },
+        notes=notes,
+    )
+
+
+def _trained(metadata: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[Provenance, ...]:
+    """The processes that trained a variant's runs; several where seeds were joined."""
+    own = Provenance(dict(metadata.get("versions", {})), dict(result.get("hardware", {})), result.get("code", ""))
+    return (own,) if own != Provenance() else ()
+
+
+def with_notes(known: Knowledge, *notes: str) -> Knowledge:
+    """The same with more notes."""
+    return dataclasses.replace(known, notes=(*known.notes, *notes))
