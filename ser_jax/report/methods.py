@@ -29,7 +29,7 @@ _GROUPS = (
 )
 _STATED = {
     "corpus": {"name"},
-    "protocol": {"name", "validation_speakers", "tested", "source"},
+    "protocol": {"name", "validation_speakers", "selection_speakers", "tested", "source"},
     "frontend": {
         *("kind", "num_mels", "window_ms", "hop_ms", "fmin", "fmax", "num_mfcc", "deltas", "histogram_bins"),
         *("features", "normalization", "trim_db"),
@@ -280,8 +280,13 @@ def _selection(config: Mapping) -> str:
             f", though {count(validation, 'validation speaker')} of each fold {'was' if validation == 1 else 'were'}"
         )
         text += " held out of its training"
-    text += ". How the recipe itself was chosen is not recorded here: one chosen on validation speakers who are test "
-    text += "speakers of other folds has used their labels."
+    apart = protocol.get("selection_speakers", 0)
+    if apart:
+        text += f". {count(apart, 'speaker')} {'was' if apart == 1 else 'were'} set apart to choose the recipe by, and "
+        text += "never tested."
+    else:
+        text += ". How the recipe itself was chosen is not recorded here: one chosen on validation speakers who are test "
+        text += "speakers of other folds has used their labels."
     if protocol.get("tested") == "validation":
         text += " The validation speakers were tested, and the test speakers left out."
     if protocol.get("source"):
