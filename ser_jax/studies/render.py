@@ -91,8 +91,14 @@ def _plan(path: Path, earlier: Summary) -> Plan | None:
     if not path.is_file():
         return None
     plan = make_plan(configuration.completed(json.loads(path.read_text(encoding="utf-8"))))
-    there = {name: config for name, config in plan.variants.items() if name in earlier.variants}
-    return dataclasses.replace(plan, variants=there) if there else None
+    # A stored configuration has its keys in the order of the alphabet; the summary has the variants in the study's.
+    order = dict.fromkeys([*earlier.variants, *plan.variants])
+    there = {name: plan.variants[name] for name in order if name in plan.variants and name in earlier.variants}
+    questions = tuple(
+        dataclasses.replace(question, levels={name: question.levels[name] for name in order if name in question.levels})
+        for question in plan.questions
+    )
+    return dataclasses.replace(plan, variants=there, questions=questions) if there else None
 
 
 def _asked(earlier: Summary, question: tree.Question) -> Question:
