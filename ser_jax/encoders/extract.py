@@ -10,7 +10,8 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +34,7 @@ from ser_jax.corpora.features import (
 from ser_jax.corpora.silence import trimmed
 from ser_jax.encoders.architecture import SAMPLE_RATE, Architecture
 from ser_jax.encoders.layers import HiddenStates, real_frames, state_names
-from ser_jax.encoders.store import LoadedEncoder
+from ser_jax.encoders.store import LoadedEncoder, load
 from ser_jax.encoders.weights import Encoder, make_module, truncate
 from ser_jax.errors import UserError
 from ser_jax.files import atomic_file
@@ -140,6 +141,24 @@ def prepare_states(
     packed = pack_source(name, source, corpus, data_dir, _frame_ms(encoder, request), info=info)
     shutil.rmtree(scratch)
     return packed
+
+
+def states_of(info: Mapping[str, Any], corpus: Corpus, data_dir: str | os.PathLike | None = None) -> Packed:
+    """Returns the states of another corpus as `info`, which `prepare_states` kept with its features, says; keeps none.
+
+    Raises UserError where the encoder is not on this machine, or is another one than that of `info`.
+    """
+    encoder = load(info["encoder"]["name"], data_dir)
+    if encoder.sha256 != info["encoder"]["sha256"]:
+        raise UserError(
+            f"encoder {encoder.name}: sha256 {encoder.sha256[:12]}, but the model learnt from the states of "
+            f"{info['encoder']['sha256'][:12]} ({info['encoder']['source'] or 'source unknown'})"
+        )
+    options = {field.name: info[field.name] for field in dataclasses.fields(Request)}
+    request = Request(**options | {"states": tuple(info["states"])})
+    with tempfile.TemporaryDirectory() as folder:
+        packed = prepare_states(corpus, encoder, request, folder, name="states")
+        return dataclasses.replace(packed, values=np.array(packed.values))
 
 
 def _frame_ms(encoder: LoadedEncoder, request: Request) -> float:

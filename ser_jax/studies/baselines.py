@@ -20,7 +20,7 @@ from ser_jax import predictions
 from ser_jax.baselines import linear
 from ser_jax.baselines.functionals import compute, load_functionals, require
 from ser_jax.baselines.linear import Baseline, Fitted
-from ser_jax.corpora.corpus import Corpus
+from ser_jax.corpora.corpus import Corpus, make_corpus
 from ser_jax.corpora.features import Packed, load_features
 from ser_jax.corpora.protocols import Fold, Protocol, speakers_known
 from ser_jax.errors import UserError
@@ -197,9 +197,8 @@ def predict_waveforms(
             "use a variant with scaling=fold"
         )
     if baseline.functionals == "precomputed":
-        raise UserError(f"{folder}: learns from features made beforehand, which a recording does not have")
+        return _predict_by_states(metadata, folder, waveforms, chosen)
     require(baseline.functionals)
-    fitted = load_folds(folder)
     names, rows, errors = [], [], []
     for file, samples in waveforms.items():
         try:
@@ -209,8 +208,31 @@ def predict_waveforms(
             errors.append(error)
     if not rows:
         return [], np.zeros((0, len(metadata["corpus"]["emotions"]))), errors
+    return names, _mean_of_runs(metadata, folder, np.stack(rows), chosen), errors
+
+
+def _predict_by_states(
+    metadata: dict, folder: Path, waveforms: dict[str, np.ndarray], chosen: Sequence[int]
+) -> tuple[list[str], Float[np.ndarray, "files classes"], list[UserError]]:
+    """As `predict_waveforms`, of a baseline on pooled hidden states: the encoder hears the recordings now."""
+    from ser_jax.encoders import extract  # its layers take a second to import, which other baselines need not wait
+
+    info = metadata["features"]["info"]
+    if "encoder" not in info:
+        raise UserError(f"{folder}: learns from features made elsewhere, which a recording does not have")
+    emotions = metadata["corpus"]["emotions"]
+    table = pd.DataFrame({"id": list(waveforms), "emotion": emotions[0]})  # any stands in for what is asked for
+    corpus = make_corpus("files", table, list(waveforms.values()), emotions)
+    values = extract.states_of(info, corpus).values
+    return list(waveforms), _mean_of_runs(metadata, folder, values, chosen), []
+
+
+def _mean_of_runs(
+    metadata: dict, folder: Path, values: np.ndarray, chosen: Sequence[int]
+) -> Float[np.ndarray, "files classes"]:
+    fitted = load_folds(folder)
     runs = [fitted[metadata["runs"][run]["fold"]] for run in chosen]
-    return names, np.mean([linear.predict(one, np.stack(rows)) for one in runs], axis=0), errors
+    return np.mean([linear.predict(one, values) for one in runs], axis=0)
 
 
 def load_metadata(folder: Path) -> dict:

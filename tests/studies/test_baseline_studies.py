@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,9 +15,12 @@ from ser_jax import config as configuration
 from ser_jax.baselines import linear as fits
 from ser_jax.baselines.functionals import Functionals
 from ser_jax.corpora import load_corpus
-from ser_jax.corpora.corpus import SAMPLE_RATE, make_corpus
+from ser_jax.corpora.corpus import SAMPLE_RATE, make_corpus, waveform
 from ser_jax.corpora.features import pack_features
 from ser_jax.corpora.protocols import make_protocol
+from ser_jax.encoders import extract, weights
+from ser_jax.encoders.architecture import WhisperArchitecture
+from ser_jax.encoders.store import LoadedEncoder
 from ser_jax.errors import UserError
 from ser_jax.studies import baselines
 
@@ -239,3 +243,35 @@ def test_baselines_refuse_features_that_they_cannot_take(pooled):
     pack_features("frames", data / "frames.npz", corpus, data, frame_ms=20.0)
     with pytest.raises(UserError, match="has frames; a baseline takes `prepare encoder --pooled`"):
         make(configuration.merge(with_states(), {"frontend": {"features": "frames"}}))
+
+
+def test_recordings_are_predicted_by_the_encoder_that_the_baseline_learnt_from(tmp_path, monkeypatch):
+    architecture = WhisperArchitecture(width=8, depth=1, heads=2, hidden=8, mel_bands=10, positions=400)
+    rng = np.random.default_rng(0)
+    shapes = weights.parameter_shapes(architecture)
+    parameters = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 3, shapes)
+    encoder = LoadedEncoder("tiny", architecture, parameters, sha256="a" * 64, source="here")
+    corpus = load_corpus("synthetic", tmp_path, num_speakers=2, utterances_per_speaker=8)
+    request = extract.make_request(architecture, "pooled", ["0", "1"])
+    packed = extract.prepare_states(corpus, encoder, request, tmp_path)
+    protocol = make_protocol(corpus, "leave_one_speaker_out", validation_speakers=0)
+    config = configuration.merge(with_states(), {"frontend": {"features": "tiny.pooled"}})
+    all_runs = baselines.make_baselines(config, corpus, protocol, str(tmp_path))
+    folder = tmp_path / "variant"
+    baselines.run_variant("LDA", all_runs, folder)
+    metadata = baselines.load_metadata(folder)
+    waveforms = {"b.wav": waveform(corpus, 3), "a.wav": waveform(corpus, 0)}
+
+    monkeypatch.setattr(extract, "load", lambda name, data_dir: encoder)
+    names, found, errors = baselines.predict_waveforms(metadata, folder, waveforms, [1])
+    assert names == ["b.wav", "a.wav"] and not errors
+    own = baselines.load_folds(folder)[metadata["runs"][1]["fold"]]
+    np.testing.assert_allclose(found, fits.predict(own, packed.values[[3, 0]]), atol=1e-3)
+
+    monkeypatch.setattr(extract, "load", lambda name, data_dir: dataclasses.replace(encoder, sha256="b" * 64))
+    with pytest.raises(UserError, match=r"encoder tiny: sha256 bbbbbbbbbbbb, but the model learnt .* aaaaaaaaaaaa"):
+        baselines.predict_waveforms(metadata, folder, waveforms, [1])
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="encoder 'tiny': no such name or folder"):
+        baselines.predict_waveforms(metadata, folder, waveforms, [1])
