@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: quickstart test mutants bench lint format environment references clean
 
 quickstart: .venv/installed
-	$(BIN)/python launch.py study --config configs/quickstart.py --workdir runs/quickstart
+	$(BIN)/python launch.py study configs/quickstart.py --workdir runs/quickstart
 
 test: .venv/installed-test lint
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_FLAGS)

@@ -6,7 +6,7 @@
 # Checks the training step on the GPU against the CPU in float32; runs the benchmarks with the peers that are installed
 # there; and, where DIR holds a packed corpus `emodb` (made by `launch.py prepare emodb` anywhere, and copied), the study
 # of 100 models. Writes RESULTS/<device>.json. What fails is named at the end, and the rest is run. Needs neither
-# TensorFlow, TFDS nor ml_collections. --small is a rehearsal of it all in a few minutes, on a CPU too, whose figures
+# TensorFlow nor TFDS. --small is a rehearsal of it all in a few minutes, on a CPU too, whose figures
 # mean nothing and go to a folder of their own.
 set -u
 cd "$(dirname "$0")/.."

@@ -1,3 +1,5 @@
+import errno
+import json
 import os
 import subprocess
 import sys
@@ -6,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from ser_jax import __version__
+from ser_jax.commands.common import default_workdir
+from ser_jax.commands.list import KINDS
+from ser_jax.commands.main import COMMANDS, main
+
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("prepare", "audit", "study", "train", "evaluate", "compare", "predict", "publish", "models")
 
 
 @pytest.mark.parametrize(
@@ -41,10 +47,6 @@ def test_a_reader_that_has_enough_of_the_output_ends_a_command_quietly():
     assert (result.returncode, result.stderr) == (141, "")
 
 
-def test_the_entry_point_stays_under_60_lines():
-    assert len((ROOT / "launch.py").read_text().splitlines()) < 60
-
-
 def test_importing_the_package_imports_neither_jax_nor_tensorflow():
     code = "import sys, ser_jax, ser_jax.corpora; print({'jax', 'tensorflow'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -55,3 +57,133 @@ def test_training_on_the_resident_feed_imports_no_tensorflow():
     code = "import sys, ser_jax.studies.run; print('tensorflow' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
+
+
+def call(capsys, *arguments):
+    status = main([str(argument) for argument in arguments])
+    output = capsys.readouterr()
+    return status, output.out, output.err
+
+
+def test_without_a_command_the_help_is_printed(capsys):
+    status, output, _ = call(capsys)
+    assert status == 0 and output.startswith("usage:") and "study" in output
+
+
+def test_the_version_is_that_of_the_citation(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.strip() == f"ser_jax {__version__}"
+    assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trian"], "no command 'trian'; did you mean train?"),
+        (["study"], "study: found none, expected one configuration"),
+        (["study", "configs/quickstart.py", "--config", "configs/tracks.py"], "quickstart.py and configs/tracks.py"),
+        (["study", "configs/nothing.py"], "configs/nothing.py: no such file"),
+        (["study", "configs/quickstart.py", "--work_dir", "x"], "--work_dir is not an option of this command; did you"),
+        (["models", "--config.seeds=3"], "--config.seeds=3 is not an option of this command"),
+        (["train", "configs/quickstart.py", "--config.seeds"], "--config.seeds: found no value, expected"),
+        (["train", "--config.seeds", "0,0", "configs/quickstart.py"], "config.seeds: found [0, 0], expected"),
+        (["train", "configs/quickstart.py", "--config.optimizer.learning-rate=1"], "did you mean learning_rate?"),
+        (["--config.seeds=3"], "no command before --config.seeds=3"),
+        (["list", "modles"], "no 'modles'; did you mean models?"),
+        (["status", "nowhere"], "nowhere: no config.json"),
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_is_one_line_and_status_2(capsys, arguments, expected):
+    status, _, errors = call(capsys, *arguments)
+    assert status == 2 and expected in errors
+    assert errors.startswith("error: ") and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/x/log"),
+            "runs/x/log: No space left on device (errno 28)",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "a", None, "b"), "a, b: Permission denied (errno 13)"),
+        (MemoryError(), "not enough memory"),
+        (RecursionError(), "nested too deeply"),
+    ],
+    ids=repr,
+)
+def test_what_the_machine_refuses_is_one_line_and_status_2(capsys, monkeypatch, error, expected):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr("ser_jax.commands.models.run", fail)
+    status, _, errors = call(capsys, "models")
+    assert (status, errors.count("\n")) == (2, 1) and expected in errors
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    arguments = ["--workdir", tmp_path / "file" / "run", "--data_dir", tmp_path, "--config.folds=0"]
+    status, _, errors = call(capsys, "train", "configs/quickstart.py", *arguments)
+    assert status == 2 and errors.strip().splitlines()[-1].startswith(f"error: {tmp_path}/file")
+
+
+def test_a_platform_that_is_not_there_is_one_line():
+    code = (
+        "import os, sys; os.environ['JAX_PLATFORMS'] = 'cuda'\n"
+        "from ser_jax.commands.main import main; sys.exit(main(['study', 'configs/quickstart.py', '--dry_run']))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    if result.returncode == 0:
+        pytest.skip("there is a GPU")
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+    assert result.stderr.startswith("error: JAX_PLATFORMS=cuda: ")
+
+
+def test_an_interruption_while_modules_are_imported_is_one_line():
+    code = """
+import runpy, sys
+class Interrupted:
+    def find_spec(self, name, *others):
+        if name == "ser_jax.commands.main": raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+runpy.run_path("launch.py", run_name="__main__")
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "folder"),
+    [
+        ("configs/quickstart.py", "runs/quickstart"),
+        ("configs/recipe.py:emodb,cnn", "runs/recipe_emodb_cnn"),
+        ("runs/mine/config.json", "runs/mine"),
+        ("own/study.json", "runs/study"),
+    ],
+)
+def test_a_configuration_has_a_workdir_of_its_own(path, folder):
+    assert default_workdir(path) == folder
+
+
+def test_what_can_be_named_is_listed(capsys, tmp_path):
+    status, output, _ = call(capsys, "list", "--data_dir", tmp_path, "--json")
+    found = json.loads(output)
+    assert status == 0 and set(found) == set(KINDS)
+    assert {"synthetic", "emodb"} <= set(found["corpora"])
+    assert {"shufflenet_v2", "linear_svm"} <= set(found["models"])
+    assert "leave_one_speaker_out" in found["protocols"] and "noise_20" in found["conditions"]
+    assert found["configurations"]["configs/quickstart.py"].startswith("Does ECA help")
+    status, output, _ = call(capsys, "list", "protocols")
+    assert output.splitlines()[:2] == ["protocols:", "  leave_one_speaker_out"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_completes_commands_and_options(capsys, shell):
+    status, output, _ = call(capsys, "completion", shell)
+    assert status == 0 and "--dry_run" in output
+    for name in COMMANDS:
+        assert name in output

@@ -81,7 +81,13 @@ def compute(
     waveforms = [np.asarray(samples, np.float32) / 32768 for _, samples in utterances]
     rows = []
     with _opened(kind, len(utterances)) as (names, extract):
-        bar = tqdm(extract(waveforms), total=len(waveforms), desc=progress, unit="utterance", disable=progress is None)
+        bar = tqdm(
+            extract(waveforms),
+            total=len(waveforms),
+            desc=progress,
+            unit="utterance",
+            disable=progress is None or None,
+        )
         for (utterance, samples), row in zip(utterances, bar, strict=True):
             if not np.isfinite(row).all():
                 name, seconds = names[int(np.argmin(np.isfinite(row)))], len(samples) / SAMPLE_RATE

@@ -2,25 +2,48 @@
 
 import argparse
 import os
+import re
 from pathlib import Path
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds --config, --workdir and --data_dir."""
+    """Adds the configuration, --workdir and --data_dir."""
     parser.add_argument(
-        "--config",
-        required=True,
-        metavar="FILE",
-        help="a file of configs/ (FILE.py or FILE.py:ARGUMENT), or the config.json of a workdir; "
-        "any key is overridden by --config.KEY=VALUE, as in --config.model.width=1.0",
+        "config",
+        nargs="?",
+        metavar="CONFIG",
+        help="a file of configs/ (FILE.py or FILE.py:ARGUMENTS), or the config.json of a workdir; any option is "
+        "changed by --config.OPTION=VALUE, as in --config.model.width=1.0 --config.seeds=0,1,2",
     )
+    parser.add_argument("--config", dest="config_option", help=argparse.SUPPRESS)
     parser.add_argument(
         "--workdir",
-        required=True,
         metavar="DIR",
-        help="where results and checkpoints go; the same command on the same folder resumes an interrupted training",
+        help="where results and checkpoints go (default: a folder of runs/ that is named after CONFIG); the same "
+        "command on the same folder resumes an interrupted training",
     )
     add_data_argument(parser)
+
+
+def load_config(args: argparse.Namespace) -> dict:
+    """Returns the configuration that a command line names and changes; sets `args.workdir` where it is not given."""
+    from ser_jax import config
+    from ser_jax.errors import UserError
+
+    given = [path for path in (args.config, args.config_option) if path is not None]
+    if len(given) != 1:
+        found = " and ".join(given) or "none"
+        raise UserError(f"{args.command}: found {found}, expected one configuration, as configs/quickstart.py")
+    args.workdir = args.workdir or default_workdir(given[0])
+    return config.load(given[0], args.overrides)
+
+
+def default_workdir(path: str) -> str:
+    """Returns where a configuration's results go: runs/NAME_ARGUMENTS, or the workdir that its config.json is in."""
+    if path.endswith(".json"):
+        return str(Path(path).parent) if Path(path).name == "config.json" else f"runs/{Path(path).stem}"
+    file, _, argument = path.partition(":")
+    return "runs/" + re.sub(r"[^A-Za-z0-9.-]+", "_", f"{Path(file).stem}_{argument}").strip("_")
 
 
 def add_data_argument(parser: argparse.ArgumentParser) -> None:
@@ -78,12 +101,20 @@ def start_jax() -> None:
     """Makes each core a device where there is no accelerator, and keeps compiled programs on disk.
 
     Two runs on two cores, each by itself, measured 1.3 times faster than one after the other on both. What the
-    environment sets (JAX_NUM_CPU_DEVICES, JAX_COMPILATION_CACHE_DIR) stays.
+    environment sets (JAX_NUM_CPU_DEVICES, JAX_COMPILATION_CACHE_DIR) stays. Raises `UserError` where the platform that
+    JAX_PLATFORMS names is not there.
     """
     import jax
 
+    from ser_jax.errors import UserError
+
     if jax.config.jax_num_cpu_devices < 1:
-        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ser_jax" / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        said = str(error).strip().splitlines()[0]
+        raise UserError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {said}") from error

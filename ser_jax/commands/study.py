@@ -13,13 +13,15 @@ from ser_jax.commands.common import (
     add_process_arguments,
     add_profile_argument,
     join_processes,
+    load_config,
     start_jax,
 )
 
 EXAMPLES = """examples:
-  python launch.py study --config configs/studies/attention.py --workdir runs/attention
-  python launch.py study --config configs/studies/attention.py:emodb --workdir runs/emodb_attention --shard 0/4
-  python launch.py study --config configs/studies/attention.py:emodb --workdir runs/emodb_attention \\
+  python launch.py study configs/studies/attention.py
+  python launch.py study configs/studies/attention.py:emodb --dry_run
+  python launch.py study configs/studies/attention.py:emodb --shard 0/4
+  python launch.py study configs/studies/attention.py:emodb \\
       --slurm jobs=4,partition=gpu,gpus_per_node=1,timeout_min=240
 """
 
@@ -44,16 +46,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(partition, timeout_min, gpus_per_node ...); cluster=local runs the jobs on this machine",
     )
     add_profile_argument(parser)
+    add_dry_run_argument(parser)
     add_process_arguments(parser)
+
+
+def add_dry_run_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --dry_run."""
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="print what would be trained (runs, steps, parameters, memory) and what is there already; compile nothing",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
-    from ser_jax import config
     from ser_jax.errors import UserError
     from ser_jax.studies.plan import make_plan
 
-    settings = config.load(args.config, args.overrides)
+    settings = load_config(args)
+    if args.dry_run:
+        return print_dry_run(args, settings, args.store)
     if args.slurm and args.shard:
         raise UserError("--slurm makes its own shards: expected no --shard beside it")
     if args.slurm and (args.distributed or args.coordinator):
@@ -69,6 +82,15 @@ def run(args: argparse.Namespace) -> int:
         print("the last one to finish writes the results; the same command without --slurm shows them")
         return 0
     return run_together(args, settings, args.store, _shard(args.shard))
+
+
+def print_dry_run(args: argparse.Namespace, settings: dict, store: str | None) -> int:
+    """Prints what a study would train; returns the exit status."""
+    from ser_jax.studies.dry_run import dry_run
+
+    start_jax()
+    print(dry_run(settings, args.workdir, args.data_dir, store))
+    return 0
 
 
 def run_together(args: argparse.Namespace, settings: dict, store: str | None, shard: tuple[int, int]) -> int:

@@ -6,7 +6,7 @@ Writes to the workdir what `study` does. Interrupted, the same command goes on w
 import argparse
 
 from ser_jax.commands import study
-from ser_jax.commands.common import add_config_arguments, add_process_arguments, add_profile_argument
+from ser_jax.commands.common import add_config_arguments, add_process_arguments, add_profile_argument, load_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,13 +16,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--variant", metavar="NAME", help="train this variant of the study (default: the configuration itself)"
     )
     add_profile_argument(parser)
+    study.add_dry_run_argument(parser)
     add_process_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
-    from ser_jax import config
     from ser_jax.studies.plan import one_variant
 
-    settings = one_variant(config.load(args.config, args.overrides), args.variant)
+    settings = one_variant(load_config(args), args.variant)
+    if args.dry_run:
+        return study.print_dry_run(args, settings, None)
     return study.run_together(args, settings, None, (0, 1))

@@ -8,15 +8,6 @@ from typing import Any
 from ser_jax.config.options import OPTIONS, Option
 from ser_jax.errors import UserError, brief, did_you_mean
 
-# Groups whose keys are checked where they are used: they depend on the corpus, on the model, and on the study.
-_FREE = {
-    "config.corpus.options",
-    "config.model",
-    "config.optimizer.arguments",
-    "config.optimizer.rates",
-    "config.optimizer.schedule_arguments",
-    "config.study.variants",
-}
 _UNITS = (("_steps", "_epochs"), ("_epochs", "_steps"))
 # A training of no set length: so many epochs of so many utterances (the recipe of EMO-DB), and of n times as many the
 # square root of n times the steps. RAVDESS then gets 32 epochs, both corpora 25, where searches had found 30 and 20.
@@ -37,7 +28,7 @@ def merge(config: dict, changes: dict, where: str = "config") -> dict:
     """
     result = dict(config)
     for key, value in changes.items():
-        if where not in _FREE:
+        if not _is_free(where):
             _check_key(key, config, where)
         if isinstance(config.get(key), dict) and isinstance(value, dict) and not _another_model(key, config, value):
             value = merge(config[key], value, f"{where}.{key}")
@@ -195,6 +186,16 @@ def _check_key(key: Any, node: Any, where: str) -> None:
     names = list(node) if isinstance(node, dict) else []
     if key not in names:
         raise UserError(f"{where} has no {brief(key)}{did_you_mean(key, names)}")
+
+
+def _is_free(where: str) -> bool:
+    """Whether a group's keys are checked where they are used: they depend on the corpus, the model or the study."""
+    node: Any = OPTIONS
+    for key in where.split(".")[1:]:
+        if isinstance(node, Option) or key not in node:  # within such a group
+            return True
+        node = node[key]
+    return isinstance(node, Option)
 
 
 def _another_model(key: str, config: dict, changes: dict) -> bool:

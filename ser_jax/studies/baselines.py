@@ -156,7 +156,7 @@ def fit_folds(name: str, all_runs: Baselines, values: np.ndarray) -> dict[str, F
     if all_runs.baseline.columns == "chosen":
         sets = linear.state_columns(pooled_states(all_runs.config, corpus, all_runs.data_dir).names)
     folds = {fold.name: fold for fold in all_runs.folds}
-    for fold in tqdm(folds.values(), desc=name, unit="fold"):
+    for fold in tqdm(folds.values(), desc=name, unit="fold", disable=None):
         rows = fold.train
         held_out = linear.inner_folds(speakers[rows], genders[rows], labels[rows])
         fitted[fold.name], best = linear.fit_columns(

@@ -282,7 +282,12 @@ def hardware() -> dict[str, Any]:
 
 def _progress(title: str, population: Population) -> tqdm:
     return tqdm(
-        total=population.num_steps * len(population.runs), desc=title, unit="step", unit_scale=True, smoothing=0.1
+        total=population.num_steps * len(population.runs),
+        desc=title,
+        unit="step",
+        unit_scale=True,
+        smoothing=0.1,
+        disable=None,  # where there is no terminal
     )
 
 

@@ -27,12 +27,10 @@ def no_fonts():
 @pytest.fixture(scope="session")
 def launch(tmp_path_factory):
     """Calls `launch.py` in this process with corpora in a folder of its own; returns (status, output, error output)."""
-    import importlib.util
     import io
 
-    spec = importlib.util.spec_from_file_location("launch", ROOT / "launch.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    from ser_jax.commands.main import main
+
     data = tmp_path_factory.mktemp("data")
 
     def call(*arguments: object) -> tuple[int, str, str]:
@@ -42,7 +40,7 @@ def launch(tmp_path_factory):
             arguments += ["--data_dir", str(data)]
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors), without_fonts():
             try:
-                status = module.main(arguments)
+                status = main(arguments)
             except SystemExit as stop:  # argparse's own
                 status = stop.code
         return status, output.getvalue(), errors.getvalue()

@@ -21,8 +21,8 @@ def test_a_published_result_is_rendered_without_jax(tmp_path, no_fonts):
         "import sys; sys.path.insert(0, '.')\n"
         "from ser_jax.report import vector_graphics\n"
         "vector_graphics.write_pdf = lambda figures, path: path.write_bytes(b'')\n"
-        "import launch\n"
-        f"status = launch.main(['report', {str(PUBLISHED)!r}, '--out', {str(tmp_path)!r}])\n"
+        "from ser_jax.commands.main import main\n"
+        f"status = main(['report', {str(PUBLISHED)!r}, '--out', {str(tmp_path)!r}])\n"
         "assert not {'jax', 'tensorflow', 'torch'} & set(sys.modules), 'imported'\n"
         "sys.exit(status)"
     )

@@ -1,0 +1,119 @@
+"""The command line: `python launch.py COMMAND` or, where the package is installed, `ser-jax COMMAND`."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ser_jax import __version__
+from ser_jax.errors import UserError, did_you_mean
+
+COMMANDS = {
+    "prepare": "make a corpus ready: check every file, resample, pack",
+    "list": "print what can be named: corpora, models, protocols, conditions, configurations ...",
+    "audit": "say what a split of a corpus leaks between training and test",
+    "study": "train and compare all variants of a configuration, over all folds and seeds",
+    "train": "train one variant of a configuration, over all folds and seeds",
+    "status": "say what of a study is trained, running or failed",
+    "evaluate": "restore a workdir's checkpoints and score them, on their own corpus or another",
+    "compare": "compare results: workdirs, tables of predictions, and what other programs predicted",
+    "plan": "say which differences a study could detect, from the results of another",
+    "report": "make a report again from results, without a device",
+    "predict": "print the class probabilities of recordings",
+    "publish": "write a trained model and a card about it to a folder to share",
+    "encoders": "list pretrained speech encoders, or take one to this machine",
+    "models": "print what every model and its attention cost",
+    "completion": "print a script that completes commands and options in a shell",
+}
+_OVERRIDE = "--config."
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command and returns the exit status.
+
+    0 done, 1 a check failed, 2 a mistake or a machine that cannot do it, 130 interrupted, 141 who reads the output went
+    away.
+    """
+    # TensorFlow, where a command needs it, tells of its own start otherwise.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        return _failed(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # who reads the output has enough of it, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:  # a full disk, a folder that may not be written, a file that may not be read ...
+        where = ", ".join(str(path) for path in (error.filename, error.filename2) if path is not None)
+        return _failed(f"{where or 'the operating system'}: {error.strerror or error} (errno {error.errno})")
+    except MemoryError as error:
+        return _failed(f"not enough memory{f': {error}' if str(error) else ''}")
+    except RecursionError:
+        return _failed("something that was given is nested too deeply")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands; it imports neither JAX nor TensorFlow."""
+    name = Path(sys.argv[0]).name
+    parser = argparse.ArgumentParser(
+        prog=name if name == "ser-jax" else "launch.py", description="Speech emotion recognition in JAX."
+    )
+    parser.add_argument("--version", action="version", version=f"ser_jax {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        module = importlib.import_module(f"ser_jax.commands.{name}")
+        command = subparsers.add_parser(name, help=summary, description=module.__doc__, allow_abbrev=False)
+        command.formatter_class = argparse.RawDescriptionHelpFormatter
+        module.add_arguments(command)
+        command.set_defaults(run=module.run, options=tuple(command._option_string_actions))
+    return parser
+
+
+def _run(arguments: Sequence[str]) -> int:
+    arguments, overrides = _split(arguments)
+    parser = make_parser()
+    if not arguments and not overrides:
+        parser.print_help()
+        return 0
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        raise UserError(f"no command {arguments[0]!r}{did_you_mean(arguments[0], COMMANDS)}")
+    args, rest = parser.parse_known_args(arguments)
+    if args.command is None:
+        raise UserError(f"no command before {overrides[0] if overrides else rest[0]}; see {parser.prog} --help")
+    if overrides and "config" not in args:
+        rest = [overrides[0], *rest]
+    if rest:
+        hint = did_you_mean(rest[0].partition("=")[0], args.options) if rest[0].startswith("-") else ""
+        hint = hint if "did you mean" in hint else f"; see {parser.prog} {args.command} --help"
+        raise UserError(f"{args.command}: {rest[0]} is not an option of this command{hint}")
+    args.overrides = overrides
+    return args.run(args)
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the arguments without what changes the configuration, and that: `--config.x y` as `--config.x=y`."""
+    others, overrides = [], []
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        if not argument.startswith(_OVERRIDE):
+            others.append(argument)
+            continue
+        if "=" not in argument:
+            if not waiting or waiting[0].startswith("--"):
+                raise UserError(f"{argument}: found no value, expected {argument}=VALUE")
+            argument = f"{argument}={waiting.pop(0)}"
+        overrides.append(argument)
+    return others, overrides
+
+
+def _failed(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2

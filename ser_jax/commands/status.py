@@ -1,0 +1,32 @@
+"""Says what of a study is trained, running, interrupted or failed, from what its workdir holds.
+
+A variant that is running is one whose folder another process holds; what was interrupted goes on with the same command.
+"""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.add_argument("workdir", metavar="WORKDIR", help="a folder that `train` or `study` writes to")
+    parser.add_argument("--store", metavar="DIR", help="where its populations are kept, where `study` was told so")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns 1 where a variant failed, else 0."""
+    import dataclasses
+    import json
+
+    from ser_jax.studies.status import study_status
+
+    found = study_status(args.workdir, args.store)
+    if args.json:
+        print(json.dumps([dataclasses.asdict(one) for one in found], indent=1))
+    else:
+        width = max(len(one.name) for one in found)
+        for one in found:
+            share = f"step {one.step:,} of {one.steps:,} ({one.step / one.steps:.0%})" if one.steps else ""
+            ago = f", last written {one.seconds_ago:.0f} s ago" if one.seconds_ago is not None else ""
+            print(f"{one.name:{width}}  {one.state:12}{share}{ago}{one.message}".rstrip())
+    return int(any(one.state == "failed" for one in found))
