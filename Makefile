@@ -21,6 +21,7 @@ bench: .venv/installed-references
 lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 
 format: .venv/installed-test
 	$(BIN)/ruff format .

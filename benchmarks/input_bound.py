@@ -2,7 +2,7 @@
 
 python -m benchmarks.input_bound [--turns 20] [--steps 4] [--option model.width=1.0 ...]
 
-ShuffleNet V2 0.5x as in configs/recipe.py:emodb,shufflenet_v2,transductive, one run, batches of 32 crops of 3 s out of utterances of 2 to 5 s. The
+ShuffleNet V2 0.5x of configs/recipe.py, one run, batches of 32 crops of 3 s out of utterances of 2 to 5 s. The
 training loop's calls with the streaming feed, which reads the next piece while the steps are made, take turns with
 calls of the same program that are given one piece again and again, and with the feed alone. The share of the wall time
 is what the streaming turns took longer. It is hard to see on a machine that does other work, so there is also the share

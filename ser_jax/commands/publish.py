@@ -3,8 +3,8 @@
 The card's figures come from --tested, where the same configuration was trained and tested on speakers that it had not
 heard:
 
-  python launch.py train configs/recipe.py:emodb,shufflenet_v2,transductive --workdir runs/emodb
-  python launch.py train configs/recipe.py:emodb,shufflenet_v2,transductive --config.protocol.name=everything --workdir runs/emodb_all
+  python launch.py train configs/recipe.py:emodb,cnn --workdir runs/emodb
+  python launch.py train configs/recipe.py:emodb,cnn --config.protocol.name=everything --workdir runs/emodb_all
   python launch.py publish --workdir runs/emodb_all --tested runs/emodb --to pretrained/emodb
 """
 

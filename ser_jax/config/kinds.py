@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ser_jax.errors import brief, did_you_mean
+from ser_jax.plugins import is_outside
 
 LARGEST = 2**31 - 1  # of whole numbers: what a device counts in
 GREATEST = 1e30  # of other numbers: float32 holds it
@@ -103,16 +104,16 @@ def flag() -> Kind:
     return Kind("true or false", checked, lambda found: {"true": True, "false": False}.get(found.lower(), found))
 
 
-def one_of(*choices: str) -> Kind:
-    """One of a few texts."""
+def one_of(*choices: str, outside: bool = False) -> Kind:
+    """One of a few texts; with `outside`, `package.module:NAME` as well."""
 
     def checked(value: Any) -> str:
-        if value not in choices:
+        if value not in choices and not (outside and is_outside(value)):
             hint = did_you_mean(value, choices)
             raise ValueError(hint if "did you mean" in hint else "")
         return value
 
-    return Kind(f"one of {', '.join(choices)}", checked)
+    return Kind(f"one of {', '.join(choices)}{' or package.module:NAME' if outside else ''}", checked)
 
 
 def list_of(item: Kind, of: str) -> Kind:
@@ -139,6 +140,18 @@ def group(expected: str) -> Kind:
         return plain(value)
 
     return Kind(expected, checked, guess)
+
+
+def strengths() -> Kind:
+    """A dict of what is outside the package: `package.module:NAME`, and a number of at least 0 for each."""
+    of = number(zero="off")
+
+    def checked(value: Any) -> dict[str, float]:
+        if not isinstance(value, dict) or not all(is_outside(name) for name in value):
+            raise ValueError
+        return {name: _item(of, strength) for name, strength in value.items()}
+
+    return Kind("a dict of package.module:NAME: a number of at least 0", checked, guess)
 
 
 def groups() -> Kind:

@@ -3,7 +3,20 @@
 import dataclasses
 from typing import Any
 
-from ser_jax.config.kinds import Kind, dicts, flag, group, groups, list_of, number, one_of, pairs, text, whole
+from ser_jax.config.kinds import (
+    Kind,
+    dicts,
+    flag,
+    group,
+    groups,
+    list_of,
+    number,
+    one_of,
+    pairs,
+    strengths,
+    text,
+    whole,
+)
 
 _STRENGTH_OFF = "off"
 
@@ -29,7 +42,9 @@ _SECONDS = 3600.0  # the longest of crops and windows
 
 OPTIONS: dict[str, Any] = {
     "corpus": {
-        "name": Option("synthetic", text(), "a built-in corpus, or one that `prepare` made (`launch.py list corpora`)"),
+        "name": Option(
+            "synthetic", text(), "built in, or made by `prepare`, or package.module:NAME (`launch.py list corpora`)"
+        ),
         "options": Option({}, group("a dict"), "of a built-in corpus: num_speakers, utterances_per_speaker, seed, ..."),
         "tracks": Option("", text(), "name of the tracks that a time-continuous head learns beside the emotion"),
         "symbols": Option("", text(), "all symbols that a model may write; empty: those of the corpus's transcripts"),
@@ -57,8 +72,8 @@ OPTIONS: dict[str, Any] = {
     "frontend": {
         "kind": Option(
             "log_mel",
-            one_of("log_mel", "mfcc", "histogram", "functionals", "precomputed"),
-            "the features: precomputed ones were made by `prepare features`",
+            one_of("log_mel", "mfcc", "histogram", "functionals", "precomputed", outside=True),
+            "the features; precomputed ones were made by `prepare features`",
         ),
         "num_mels": Option(64, whole(1, 1024), "mel bands"),
         "window_ms": Option(25.0, number(0, 10_000, above=0), "of the short-time Fourier transform"),
@@ -86,6 +101,7 @@ OPTIONS: dict[str, Any] = {
         "vocal_tract": Option(0.0, number(0, 1, zero=_STRENGTH_OFF), "largest stretch of the mel axis, as a share"),
         "spec_augment": Option(0.0, number(0, 4, zero=_STRENGTH_OFF), "width of masks over bands and frames"),
         "mixup": Option(0.0, number(0, 1, zero=_STRENGTH_OFF), "share of another utterance that is mixed in"),
+        "custom": Option({}, strengths(), "package.module:NAME: strength, of augmentations from outside the package"),
     },
     "model": Option(
         {"name": "shufflenet_v2", "width": 0.5, "attention": "eca", "activation": "hard_swish"},
@@ -120,6 +136,7 @@ OPTIONS: dict[str, Any] = {
         "class_weights": Option(False, flag(), "weights that are inverse to the classes' frequency in training"),
     },
     "training": {
+        "loss": Option("cross_entropy", text(), "of the emotion (`launch.py list losses`), or package.module:NAME"),
         "batch_size": Option(32, whole(1, 2**20), "utterances in a step"),
         "accumulate": Option(1, whole(1), "parts of a batch that the network sees in turn, to save memory"),
         "split": Option("auto", one_of("auto", "runs", "batch"), "what devices share out; auto: a single run's batch"),

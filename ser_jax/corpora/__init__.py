@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ser_jax.errors import UserError, brief, did_you_mean
+from ser_jax.plugins import is_outside, resolve
 
 if TYPE_CHECKING:
     from ser_jax.corpora.corpus import Corpus
@@ -38,11 +40,22 @@ def available_corpora(data_dir: str | os.PathLike | None = None) -> list[str]:
 def load_corpus(name: str, data_dir: str | os.PathLike | None = None, **options: Any) -> Corpus:
     """Returns a corpus by name: a built-in one, generated on first use, or one that `prepare` has packed.
 
-    `options` are those of `make_synthetic`, and only for built-in corpora.
+    `options` are those of `make_synthetic`, and only for built-in corpora. `package.module:NAME` is a function outside
+    the package that is called with its own options and returns a `Corpus`.
     Raises UserError for a corpus that is unknown (naming the nearest) or not prepared (naming the command).
     """
     from ser_jax.corpora import corpus
 
+    if is_outside(name):
+        make = resolve(name, {}, "corpus")
+        try:
+            inspect.signature(make).bind(**options)
+        except TypeError as error:
+            raise UserError(f"corpus {name}: config.corpus.options: {error}") from None
+        made = make(**options)
+        if not isinstance(made, corpus.Corpus):
+            raise UserError(f"corpus {name}: returned a {type(made).__name__}, expected a Corpus")
+        return made
     folder = packed_folder(name, data_dir)
     if name and (folder / "corpus.json").is_file():
         if options:
@@ -66,7 +79,6 @@ def _load_built_in(name: str, data_dir: str | os.PathLike | None, options: dict[
     """Returns a built-in corpus, from the packed copy where the same one was generated before."""
     import contextlib
     import hashlib
-    import inspect
     import json
 
     from ser_jax.corpora import corpus, synthetic

@@ -5,7 +5,6 @@
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ from ser_jax.corpora import default_data_dir
 from ser_jax.encoders import smart_turn, weights
 from ser_jax.encoders.architecture import CONFIG, PREPROCESSOR, Architecture, read_architecture
 from ser_jax.encoders.catalogue import DEFAULT, KNOWN
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, brief, did_you_mean
 from ser_jax.files import atomic_folder
 
 WEIGHTS, CARD = "model.safetensors", "encoder.json"
@@ -228,5 +227,5 @@ def _unknown(encoder: str, data_dir: str | os.PathLike | None) -> str:
             f"encoder {encoder} is not in {encoder_folder('', data_dir)}: run `python launch.py encoders get {encoder}`"
         )
     names = [*available(data_dir), *KNOWN]
-    nearest = difflib.get_close_matches(encoder, names, n=1) or [DEFAULT]
-    return f"encoder {encoder!r}: no such name or folder; did you mean {nearest[0]}? (`python launch.py encoders`)"
+    hint = did_you_mean(encoder, names)
+    return f"encoder {brief(encoder)}: no such name or folder{hint} (`python launch.py encoders`)"

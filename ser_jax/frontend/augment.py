@@ -5,7 +5,9 @@ to an utterance does not depend on the batch beside it. Every augmentation has a
 on changes the draws of no other. Strengths may differ from run to run along a vmapped axis.
 """
 
+import dataclasses
 import functools
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +21,7 @@ from jaxtyping import Array, Float, Int, Int16, Key
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.errors import UserError
 from ser_jax.frontend.logmel import Frontend
+from ser_jax.plugins import resolve
 
 Scalar = Float[ArrayLike, ""]
 
@@ -51,6 +54,7 @@ class Strengths:
     vocal_tract: the mel axis is stretched by a factor log-uniform in [1 / (1 + s), 1 + s] (after Jaitly & Hinton 2013).
     spec_augment: the greatest width of two masks along each axis; at 1 a quarter of the bands, a fifth of the frames.
     mixup: the share of another utterance that is mixed in; at 1 the shares follow Beta(1/2, 1/2) (Zhang et al. 2018).
+    custom: `package.module:NAME` -> strength, of functions outside the package; see `augment_waveform`.
     """
 
     speed: Any = 0.0
@@ -60,17 +64,23 @@ class Strengths:
     vocal_tract: Any = 0.0
     spec_augment: Any = 0.0
     mixup: Any = 0.0
+    custom: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def check_augmentation(frontend: Frontend, strengths: Mapping[str, float]) -> None:
     """Raises `UserError` that names the first augmentation that is on and has no meaning for the frontend's kind."""
-    possible = _AUGMENTATIONS[frontend.kind]
-    for name, strength in strengths.items():
-        if strength and name not in possible:
+    possible = _augmentations(frontend.kind)
+    for name, strength in (strengths | strengths["custom"]).items():
+        allowed = name in possible or (name in strengths["custom"] and frontend.kind != "precomputed")
+        if name != "custom" and strength and not allowed:
             raise UserError(
                 f"config.augmentation.{name}: found {strength:g}, expected 0: it has no meaning for features of kind "
                 f"{frontend.kind}, for which there are {', '.join(possible)}"
             )
+
+
+def _augmentations(kind: str) -> tuple[str, ...]:
+    return _AUGMENTATIONS.get(kind, (*_OF_WAVEFORMS, "spec_augment", "mixup"))  # of kinds from outside the package
 
 
 def take_crop(
@@ -141,11 +151,19 @@ def _steps(crop_samples: int, rate_excess: Float[Array, ""]) -> tuple[Array, Arr
 def augment_waveform(
     key: Key[Array, ""], waveform: Float[Array, " samples"], num_samples: Int[Array, ""], strengths: Strengths
 ) -> Float[Array, " samples"]:
-    """Shifts one utterance in time, adds noise and changes its level; samples from `num_samples` on stay 0."""
+    """Shifts one utterance in time, adds noise and changes its level; samples from `num_samples` on stay 0.
+
+    Augmentations from outside the package follow: functions of a key, the waveform, the number of its samples and the
+    strength, which return the waveform, and at strength 0 exactly as it was.
+    """
     shift_key, noise_key, gain_key = (jax.random.fold_in(key, purpose) for purpose in range(3))
     waveform = time_shift(shift_key, waveform, num_samples, strengths.time_shift)
     waveform = additive_noise(noise_key, waveform, num_samples, strengths.noise)
-    return gain(gain_key, waveform, strengths.gain)
+    waveform = gain(gain_key, waveform, strengths.gain)
+    for name, strength in sorted(strengths.custom.items()):
+        own_key = jax.random.fold_in(key, zlib.crc32(name.encode()))  # whatever else is on, the draws are the same
+        waveform = resolve(name, {}, "config.augmentation.custom")(own_key, waveform, num_samples, strength)
+    return waveform
 
 
 def augment_features(
@@ -164,9 +182,9 @@ def augment_features(
     warp_key, mask_key = (jax.random.fold_in(key, purpose) for purpose in range(2))
     frames = features.shape[0]
     bands = features.reshape(frames, 1 + deltas, -1)
-    if "vocal_tract" in _AUGMENTATIONS[kind]:
+    if "vocal_tract" in _augmentations(kind):
         bands = vocal_tract_length(warp_key, bands, strengths.vocal_tract)
-    if "spec_augment" in _AUGMENTATIONS[kind]:
+    if "spec_augment" in _augmentations(kind):
         bands = spec_augment(mask_key, bands, num_frames, strengths.spec_augment)
     return bands.reshape(features.shape)
 

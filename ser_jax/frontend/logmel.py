@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from ser_jax.errors import UserError
 from ser_jax.frontend import summaries
+from ser_jax.plugins import is_outside, resolve
 
 Count = int | np.integer | Int[Array | np.ndarray, "..."]
 
@@ -160,6 +161,9 @@ def num_features(frontend: Frontend) -> int:
     """The size of the feature axis."""
     if frontend.kind == "precomputed":
         return frontend.dims
+    if is_outside(frontend.kind):
+        seen = jax.ShapeDtypeStruct((frontend.sample_rate,), jnp.float32)
+        return jax.eval_shape(functools.partial(_outside, frontend), seen).shape[-1] * (1 + frontend.deltas)
     bands = frontend.num_mfcc if frontend.kind == "mfcc" else frontend.num_mels
     each = len(summaries.FUNCTIONALS) if frontend.kind == "functionals" else 1
     return bands * (1 + frontend.deltas) * each
@@ -217,7 +221,7 @@ def _from_waveform(
 ) -> Float[Array, "*batch frames features"]:
     """Features before normalisation; what lies in the frames that are not valid is left as it comes."""
     valid = _num_windows(frontend, num_samples)
-    x = _log_mel(frontend, waveform)
+    x = (_outside if is_outside(frontend.kind) else _log_mel)(frontend, waveform)
     if frontend.kind == "histogram":
         soft = frontend.histogram_assignment == "soft"
         return summaries.level_histogram(x, valid, frontend.histogram_bins, frontend.histogram_range_db, soft)
@@ -226,6 +230,18 @@ def _from_waveform(
     x = jnp.concatenate([x, *(_delta(x, valid, order) for order in range(1, frontend.deltas + 1))], axis=-1)
     if frontend.kind == "functionals":
         return summaries.functionals(x, valid, frontend.hop / frontend.sample_rate)[..., None, :]
+    return x
+
+
+def _outside(frontend: Frontend, waveform: Float[Array, "*batch samples"]) -> Float[Array, "*batch frames features"]:
+    """The features of a function outside the package, which is given the frontend and waveforms.
+
+    Raises `UserError` where it does not return a row for each hop, the first at the first sample.
+    """
+    x = resolve(frontend.kind, {}, "config.frontend.kind")(frontend, waveform)
+    expected = (*waveform.shape[:-1], 1 + waveform.shape[-1] // frontend.hop)
+    if x.ndim != waveform.ndim + 1 or x.shape[:-1] != expected:
+        raise UserError(f"{frontend.kind}: returned the shape {x.shape}, expected {(*expected, 'features')}")
     return x
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from ser_jax import plugins
 from ser_jax.errors import UserError, brief, did_you_mean
 from ser_jax.models import attention_rnn, cnn, crnn, encoder_head, linear, reslstm, rnn, shufflenet_v2, tcn, transformer
 from ser_jax.models.family import Family, Range
@@ -29,7 +30,7 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
     """The model `name` for `num_classes` emotions.
 
     Args:
-        name: a key of `FAMILIES`.
+        name: a key of `FAMILIES`, or `package.module:NAME` of a `Family` outside the package.
         num_classes: at least 2.
         options: fields of the module; text is taken for the value that it spells ("0.5", "none").
 
@@ -39,8 +40,7 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
     """
     if num_classes < 2:
         raise UserError(f"model {name}: a classifier needs at least 2 emotions, found {num_classes}")
-    name = _nearest("model", name, list(FAMILIES))
-    family = FAMILIES[name]
+    family = family_of(name)
     defaults = options_of(family)
     checked = {}
     for option, value in options.items():
@@ -62,12 +62,17 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
     return model
 
 
+def family_of(name: str) -> Family:
+    """Returns the family of a model's name; raises `UserError` for one that there is not."""
+    return plugins.resolve(name, FAMILIES, "model", Family)
+
+
 def options_of(family: Family) -> dict[str, Any]:
     """The options of a family and their defaults."""
     return {
         field.name: field.default
         for field in dataclasses.fields(family.module)
-        if field.name not in ("num_classes", "parent", "name")
+        if field.name not in ("num_classes", "axis_name", "parent", "name")
     }
 
 
@@ -87,9 +92,9 @@ def _within(what: str, value: Any, allowed: Range) -> Any:
         try:
             value = int(value) if isinstance(allowed.low, int) else float(value)
         except ValueError:
-            raise UserError(f"{what}: {value!r}; expected {allowed}") from None
+            raise UserError(f"{what}: {brief(value)}; expected {allowed}") from None
     if value not in allowed:
-        raise UserError(f"{what}: {value}; expected {allowed}")
+        raise UserError(f"{what}: {brief(value)}; expected {allowed}")
     return value
 
 

@@ -12,7 +12,7 @@ class Range:
     """The numbers that an option takes: from `low` on, and up to but without `below`; whole ones where `low` is."""
 
     low: int | float
-    below: int | float = float("inf")
+    below: int | float = 1 << 20
 
     def __contains__(self, value: Any) -> bool:
         kind = int if isinstance(self.low, int) else (int, float)
@@ -20,7 +20,7 @@ class Range:
 
     def __str__(self) -> str:
         kind = "a whole number" if isinstance(self.low, int) else "a number"
-        return f"{kind} of at least {self.low:g}" + (f" and below {self.below:g}" if self.below < float("inf") else "")
+        return f"{kind} of at least {self.low:g}" + (f" and below {self.below:g}" if self.below < 1 << 20 else "")
 
 
 RATE = Range(0.0, 1.0)  # of dropout and its kin

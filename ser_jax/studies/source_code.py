@@ -5,12 +5,12 @@ import functools
 import hashlib
 import importlib
 import importlib.metadata
-import inspect
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import ser_jax
+from ser_jax import plugins
 from ser_jax.baselines import is_baseline
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "soxr")  # whose versions can change a result
@@ -51,12 +51,12 @@ def files_behind(config: dict, package: Path) -> dict[str, Path]:
     Of the families of models only the variant's own counts: they do not import one another.
     """
     if is_baseline(config["model"]):
-        roots, alone, others, outside = _BASELINE, (*_ALONE, *_BASELINE_ALONE), set(), {}
+        roots, alone, others = _BASELINE, (*_ALONE, *_BASELINE_ALONE), set()
     else:
         roots, alone = _NETWORK, _ALONE
-        others, outside = _other_families(config["model"]["name"])
+        others = _other_families(config["model"]["name"])
     found = reachable(roots, package, without=others)
-    return found | {name: _file_of(name, package) for name in alone} | outside
+    return found | {name: _file_of(name, package) for name in alone} | plugins.files_outside(config)
 
 
 def reachable(roots: Iterable[str], package: Path, without: Collection[str] = ()) -> dict[str, Path]:
@@ -99,15 +99,12 @@ def _file_of(name: str, package: Path) -> Path | None:
     return None
 
 
-def _other_families(own: str) -> tuple[set[str], dict[str, Path]]:
-    """The modules of the families that a model is not of, and the file of its own where that lies outside ser_jax."""
+def _other_families(own: str) -> set[str]:
+    """The modules of the families that a model is not of."""
     from ser_jax.models import FAMILIES
 
     modules = {name: family.module.__module__ for name, family in FAMILIES.items()}
-    if own in modules:
-        return set(modules.values()) - {modules[own]}, {}
-    outside = importlib.import_module(own.partition(":")[0])
-    return set(modules.values()), {outside.__name__: Path(inspect.getfile(outside))}
+    return set(modules.values()) - {modules.get(own)}
 
 
 @functools.cache

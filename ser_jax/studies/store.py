@@ -93,7 +93,7 @@ def _deciding(config: dict) -> dict:
     """What decides a variant's results; of a network's options, those left out too."""
     if is_baseline(config["model"]):
         return configuration.deciding(config)
-    from ser_jax.models import FAMILIES, options_of
+    from ser_jax.models import family_of, options_of
 
-    family = FAMILIES[config["model"]["name"]]
+    family = family_of(config["model"]["name"])
     return configuration.deciding(config) | {"model": options_of(family) | config["model"]}

@@ -1,5 +1,7 @@
 """What a training minimises."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -27,6 +29,10 @@ def cross_entropy(
         smoothed += jnp.where(possible, label_smoothing / jnp.sum(possible, axis=-1, keepdims=True), 0.0)
     losses = -jnp.sum(smoothed * jax.nn.log_softmax(logits), axis=-1)
     return jnp.sum(row_weight * losses), jnp.sum(row_weight)
+
+
+# The losses of the emotion by name; `config.training.loss` takes `package.module:NAME` of such a function as well.
+LOSSES: dict[str, Callable] = {"cross_entropy": cross_entropy}
 
 
 def target_weights(

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ser_jax import config as configuration
-from ser_jax import models
+from ser_jax import models, plugins
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.features import Packed, in_place_of_samples
 from ser_jax.corpora.protocols import Fold, Protocol, speakers_known
@@ -28,6 +28,7 @@ from ser_jax.frontend.statistics import fold_statistics
 from ser_jax.training import checkpoints, devices, heads
 from ser_jax.training.data import place_corpus, utterance_sums
 from ser_jax.training.initial import Initial, begin_with, check_initial
+from ser_jax.training.objectives import LOSSES
 from ser_jax.training.programs import Programs, make_programs
 from ser_jax.training.runs import BY_RUN, make_run, runs_of
 from ser_jax.training.setup import (
@@ -194,6 +195,7 @@ def make_population(
     if config["training"]["deterministic"]:
         devices.check_deterministic()
     accumulate = check_batch(config, targets, layout, feed)
+    loss = plugins.resolve(config["training"]["loss"], LOSSES, "config.training.loss")
     check_order(config, corpus, [protocol.folds[fold] for fold, _ in runs], feed)
 
     selects = config["training"]["keep"] == "best" or config["training"]["patience"] > 0
@@ -208,6 +210,7 @@ def make_population(
             heads=targets.heads,
             crop_samples=crop_samples,
             optimizer=config["optimizer"],
+            loss=loss,
             accumulate=accumulate,
             axis_name=devices.BATCH if layout.shares_batch else None,
             masking=masking,
@@ -223,6 +226,8 @@ def make_population(
     key += (
         *durations.values(),
         *optimizer,
+        loss,
+        *sorted(config["augmentation"]["custom"]),
         accumulate,
         layout,
         feed,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +14,7 @@ from jaxtyping import Array, Key
 from ser_jax.frontend import Frontend, Masking, Statistics, num_features
 from ser_jax.training.heads import Heads
 from ser_jax.training.optimizers import Optimizer, make_optimizer
+from ser_jax.training.objectives import cross_entropy
 
 # A run's random streams: fold_in(run key, purpose), then fold_in(step).
 INITIALISATION, CROP, AUGMENTATION, DROPOUT, MASKING = range(5)
@@ -98,6 +99,7 @@ class Learner:
       optimizer: what a gradient does to the parameters.
       parameters: shapes and dtypes of one run's parameters, a tree of `jax.ShapeDtypeStruct`.
       heads: the classifiers whose outputs the model has, or None: it has one.
+      loss: of the emotion, with the arguments and the result of `objectives.cross_entropy`.
       accumulate: the number of parts of a batch that the network sees one after another.
       axis_name: of the devices that share a batch, or None.
       selects: whether validation decides anything, see `Selection`.
@@ -112,6 +114,7 @@ class Learner:
     optimizer: Optimizer
     ema_decay: float
     parameters: Any
+    loss: Callable
     accumulate: int
     axis_name: str | None
     masking: Masking | None
@@ -133,6 +136,7 @@ def make_learner(
     warmup_steps: int,
     optimizer: Mapping[str, Any],
     heads: Heads | None = None,
+    loss: Callable = cross_entropy,
     accumulate: int = 1,
     axis_name: str | None = None,
     masking: Masking | None = None,
@@ -151,6 +155,7 @@ def make_learner(
         optimizer=make_optimizer(optimizer, shapes["params"], num_steps=num_steps, warmup_steps=warmup_steps),
         ema_decay=optimizer["ema_decay"],
         parameters=shapes["params"],
+        loss=loss,
         accumulate=accumulate,
         axis_name=axis_name,
         masking=masking,

@@ -21,7 +21,6 @@ from ser_jax.models.output import Output
 from ser_jax.training.heads import own_logits, probabilities
 from ser_jax.training.objectives import (
     concordance,
-    cross_entropy,
     hidden_frames_error,
     hidden_weights,
     target_weights,
@@ -156,7 +155,7 @@ def _losses(
     logits, possible = output.logits, None
     if learner.heads is not None:
         logits, possible = own_logits(learner.heads, logits, batch.source)
-    loss, weight = cross_entropy(logits, targets, batch.weight, run.class_weights, run.label_smoothing, possible)
+    loss, weight = learner.loss(logits, targets, batch.weight, run.class_weights, run.label_smoothing, possible)
     correct = jnp.sum((jnp.argmax(logits, -1) == batch.label) * batch.weight)
     metrics = {"loss": loss, "weight": weight, "correct": correct, "count": jnp.sum(batch.weight)}
     total = run.loss_weights["emotion"] * loss / totals["emotion"]

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from ser_jax.errors import UserError
-from ser_jax.models import build
+from ser_jax.models import FAMILIES, build, options_of
 from ser_jax.models.family import RATE, Range
 
 
@@ -57,3 +57,21 @@ def test_values_may_come_as_text_or_lists():
 )
 def test_a_range_holds_its_numbers_only(found, allowed, holds):
     assert (found in allowed) is holds
+
+
+STRANGE = (None, True, -1, 0, 3.5, "x", [1], {"a": 1}, [], float("nan"), 10**30, "", [["a"]], "1" * 500)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_any_value_of_any_option_is_taken_or_refused_in_one_short_line(name):
+    for option in options_of(FAMILIES[name]):
+        for value in STRANGE:
+            try:
+                build(name, num_classes=4, **{option: value})
+            except UserError as error:
+                assert "\n" not in str(error) and len(str(error)) <= 300
+
+
+def test_what_devices_decide_is_no_option():
+    with pytest.raises(UserError, match="unknown option of model cnn: 'axis_name'"):
+        build("cnn", num_classes=4, axis_name="x")

@@ -1,0 +1,70 @@
+"""What is named in a configuration: an entry of one of the package's tables, or `package.module:NAME` from outside.
+
+A module outside the package is found as Python finds any: installed, or below the folder in which the command runs.
+"""
+
+import functools
+import importlib
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ser_jax.errors import UserError, brief, did_you_mean
+
+Entry = TypeVar("Entry")
+
+_OUTSIDE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+def is_outside(name: Any) -> bool:
+    """Whether a name has the form `package.module:NAME`."""
+    return isinstance(name, str) and bool(_OUTSIDE.fullmatch(name))
+
+
+def resolve(name: str, table: Mapping[str, Entry], where: str, kind: type | tuple[type, ...] | None = None) -> Entry:
+    """Returns the entry of a table, or what a module outside the package has under `package.module:NAME`.
+
+    `where` is the option that names it. Raises `UserError` for a name that is not in the table (with the nearest), for
+    a module or attribute that is not there, and for what is no `kind` (where that is None: no function).
+    """
+    if name in table:
+        return table[name]
+    if not is_outside(name):
+        raise UserError(f"unknown {where}: {brief(name)}{did_you_mean(name, table)}")
+    found = _load(name, where)
+    if not (callable(found) if kind is None else isinstance(found, kind)):
+        expected = "a function" if kind is None else f"a {getattr(kind, '__name__', kind)}"
+        raise UserError(f"{where}: {name} is a {type(found).__name__}, expected {expected}")
+    return found
+
+
+def files_outside(config: Any) -> dict[str, Path]:
+    """Returns the files of the modules outside the package that a configuration names, by the names of the modules."""
+    modules = {name.partition(":")[0] for name in _names(config)}
+    return {module: Path(inspect.getfile(importlib.import_module(module))) for module in sorted(modules)}
+
+
+@functools.cache
+def _load(name: str, where: str) -> Any:
+    module, _, attribute = name.partition(":")
+    try:
+        return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+    except UserError:
+        raise
+    except Exception as error:  # whatever it is: it is of the user's module
+        said = (str(error).strip().splitlines() or [""])[-1]
+        raise UserError(f"{where}: {name} cannot be imported ({type(error).__name__}: {said})") from error
+
+
+def _names(value: Any) -> Iterator[str]:
+    """The names of that form among a configuration's keys and values."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from (*_names(key), *_names(entry))
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from _names(entry)
+    elif is_outside(value):
+        yield value

@@ -1,0 +1,175 @@
+"""One of everything from a folder outside the package: what a configuration names as `package.module:NAME`."""
+
+import sys
+import textwrap
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ser_jax
+from ser_jax import config as configuration
+from ser_jax import models, plugins
+from ser_jax.corpora import load_corpus
+from ser_jax.corpora.protocols import make_protocol
+from ser_jax.errors import UserError
+from ser_jax.frontend import Strengths, augment_waveform, num_features
+from ser_jax.studies.source_code import code_version, files_behind
+from ser_jax.studies.variants import load
+from ser_jax.training import loop
+from ser_jax.training.population import make_population
+
+MODULE = textwrap.dedent("""
+    import flax.linen as nn
+    import jax
+    import jax.numpy as jnp
+
+    from ser_jax.corpora.synthetic import make_synthetic
+    from ser_jax.models.family import COUNT, Family
+    from ser_jax.models.output import Output
+    from ser_jax.training.objectives import target_weights
+
+    LAST = "the last of the module"
+
+
+    class Mean(nn.Module):
+        num_classes: int
+        hidden: int = 4
+
+        @nn.compact
+        def __call__(self, inputs, num_frames, *, train):
+            pooled = jnp.sum(inputs, 1) / jnp.maximum(num_frames, 1)[:, None]
+            return Output(logits=nn.Dense(self.num_classes)(nn.relu(nn.Dense(self.hidden)(pooled))))
+
+
+    MODEL = Family(Mean, "a mean over time", {"hidden": COUNT}, {}, {})
+
+
+    def squared(logits, targets, weight, class_weights, label_smoothing, possible=None):
+        rows = target_weights(targets, weight, class_weights)
+        return jnp.sum(rows * jnp.sum(jnp.square(jax.nn.softmax(logits) - targets), -1)), jnp.sum(rows)
+
+
+    def energy(frontend, waveform):
+        frames = 1 + waveform.shape[-1] // frontend.hop
+        padded = jnp.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(0, frames * frontend.hop - waveform.shape[-1])])
+        blocks = padded.reshape(*waveform.shape[:-1], frames, frontend.hop)
+        return jnp.stack([jnp.mean(jnp.square(blocks), -1), jnp.mean(jnp.abs(blocks), -1)], -1)
+
+
+    def too_short(frontend, waveform):
+        return energy(frontend, waveform)[..., 1:, :]
+
+
+    def flip(key, waveform, num_samples, strength):
+        return jnp.where(strength > 0, -waveform, waveform)
+
+
+    def voices(speakers=3):
+        return make_synthetic("synthetic", num_speakers=speakers, utterances_per_speaker=6)
+""")
+NAME = "own_package_for_tests.parts"
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    folder = tmp_path / "own_package_for_tests"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "parts.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    for module in [name for name in sys.modules if name.startswith(folder.name)]:  # of the test before
+        del sys.modules[module]
+    plugins._load.cache_clear()
+    return folder / "parts.py"
+
+
+CHANGES = {
+    "corpus": {"name": f"{NAME}:voices", "options": {"speakers": 2}},
+    "protocol": {"validation_speakers": 0},
+    "frontend": {"kind": f"{NAME}:energy", "hop_ms": 20.0, "deltas": 1, "normalization": "train"},
+    "augmentation": {"custom": {f"{NAME}:flip": 1.0}},
+    "model": {"name": f"{NAME}:MODEL", "hidden": 3},
+    "training": {"loss": f"{NAME}:squared", "batch_size": 4, "crop_seconds": 0.5, "train_steps": 4},
+}
+
+
+def test_a_training_takes_everything_from_outside(outside, tmp_path):
+    config = configuration.check(configuration.merge(configuration.default(), CHANGES))
+    corpus, protocol = load(config, str(tmp_path))
+    assert len(set(corpus.utterances["speaker"])) == 2
+    population = make_population(config, corpus, protocol)
+    assert num_features(population.learner.frontend) == 4  # two features and their derivatives
+    assert type(population.learner.model).__name__ == "Mean" and population.learner.model.hidden == 3
+    assert population.learner.loss.__name__ == "squared"
+    state, _ = loop.train(population, tmp_path / "run")
+    assert int(np.max(np.asarray(state.step))) == 4
+
+
+def test_an_augmentation_from_outside_changes_the_waveform_and_is_off_at_zero(outside):
+    waveform = jnp.arange(8.0)
+    for strength, sign in ((1.0, -1), (0.0, 1)):
+        made = augment_waveform(jax.random.key(0), waveform, jnp.int32(8), Strengths(custom={f"{NAME}:flip": strength}))
+        np.testing.assert_array_equal(made, sign * waveform)
+
+
+def test_the_code_of_what_is_outside_decides_a_population_s_key(outside, monkeypatch):
+    config = configuration.merge(configuration.default(), CHANGES)
+    before = code_version(config)
+    assert NAME in files_behind(config, Path(ser_jax.__file__).parent)
+    outside.write_text(MODULE.replace("-waveform, waveform", "-2 * waveform, waveform"))
+    assert code_version(config) != before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"name": f"{NAME}:MODLE"}}, r"model: own_package_for_tests.parts:MODLE cannot be imported \(Attrib"),
+        ({"model": {"name": "no_such_package:MODEL"}}, r"no_such_package:MODEL cannot be imported .*No module named"),
+        ({"model": {"name": f"{NAME}:LAST"}}, "parts:LAST is a str, expected a Family"),
+        ({"training": {"loss": f"{NAME}:LAST"}}, r"config.training.loss: .*LAST is a str, expected a function"),
+        (
+            {"training": {"loss": "cross_entropi"}},
+            "unknown config.training.loss: 'cross_entropi'; did you mean cross_e",
+        ),
+        ({"frontend": {"kind": f"{NAME}:too_short"}}, r"too_short: returned the shape .*, expected \("),
+        (
+            {"frontend": {"kind": "log_mle"}},
+            r"kind: found 'log_mle', expected one of .*did you mean log_mel",
+        ),
+        (
+            {"augmentation": {"custom": {"flip": 1}}},
+            r"config.augmentation.custom: found .*, expected a dict of",
+        ),
+        ({"augmentation": {"custom": {f"{NAME}:flip": -1}}}, "-1 is not a number of at least 0"),
+        (
+            {"corpus": {"name": f"{NAME}:squared", "options": {}}},
+            "corpus.options: missing a required",
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_not_there_or_not_fit_is_refused_in_one_line(outside, tmp_path, changes, message):
+    base = configuration.merge(configuration.default(), CHANGES)
+    with pytest.raises(UserError, match=message) as error:
+        config = configuration.check(configuration.merge(base, changes))
+        make_population(config, *load(config, str(tmp_path)))
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_from_outside_is_built_like_any_other(outside):
+    assert models.build(f"{NAME}:MODEL", num_classes=3, hidden=5).hidden == 5
+    with pytest.raises(UserError, match=r"unknown option of model .*: 'hiden'; did you mean hidden"):
+        models.build(f"{NAME}:MODEL", num_classes=3, hiden=5)
+
+
+def test_a_corpus_from_outside_has_folds(outside):
+    corpus = load_corpus(f"{NAME}:voices", speakers=3)
+    assert len(make_protocol(corpus, "leave_one_speaker_out", validation_speakers=0).folds) == 3
+
+
+def test_names_outside_are_found_anywhere_in_a_configuration(outside):
+    assert list(plugins.files_outside(CHANGES)) == [NAME]
+    assert plugins.files_outside({"corpus": {"name": "synthetic"}, "study": ["a:b c"]}) == {}
