@@ -115,6 +115,6 @@ def start_jax() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     try:
         jax.devices()
-    except RuntimeError as error:
-        said = str(error).strip().splitlines()[0]
+    except (RuntimeError, AssertionError) as error:  # JAX asserts that a platform was found
+        said = (str(error).strip().splitlines() or ["no such device"])[0]
         raise UserError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {said}") from error
