@@ -6,7 +6,6 @@ weight decay are values of a run, so that a sweep of them is one population.
 """
 
 import dataclasses
-import importlib
 import inspect
 import math
 import re
@@ -16,6 +15,7 @@ from typing import Any
 import jax
 import optax
 
+from ser_jax import plugins
 from ser_jax.errors import UserError, did_you_mean
 
 # The parameters that decay: kernels of dense, convolution and recurrent layers, and embeddings. Biases, norms' gains,
@@ -95,13 +95,8 @@ def resolve(name: str, modules: tuple, where: str, suffix: str = "") -> Callable
 
     Raises `UserError`, naming the option `where`, for what is not there.
     """
-    if ":" in name:
-        module, _, attribute = name.partition(":")
-        try:
-            found = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise UserError(f"{where}: {name} cannot be had ({error}); expected package.module:NAME") from error
-        return found
+    if plugins.is_outside(name):
+        return plugins.resolve(name, {}, where)
     for module in modules:
         for attribute in (name + suffix, name):
             found = getattr(module, attribute, None)

@@ -13,8 +13,8 @@ from jaxtyping import Array, Key
 
 from ser_jax.frontend import Frontend, Masking, Statistics, num_features
 from ser_jax.training.heads import Heads
-from ser_jax.training.optimizers import Optimizer, make_optimizer
 from ser_jax.training.objectives import cross_entropy
+from ser_jax.training.optimizers import Optimizer, make_optimizer
 
 # A run's random streams: fold_in(run key, purpose), then fold_in(step).
 INITIALISATION, CROP, AUGMENTATION, DROPOUT, MASKING = range(5)
