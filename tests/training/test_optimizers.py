@@ -132,7 +132,7 @@ def test_a_schedule_warms_up_and_ends_with_the_training(changes, expected):
     ("changes", "message"),
     [
         ({"name": "admw"}, r"config\.optimizer\.name: optax has no 'admw'; did you mean adamw\?"),
-        ({"name": "nowhere:NAME"}, r"config\.optimizer\.name: nowhere:NAME cannot be had"),
+        ({"name": "nowhere:NAME"}, r"config\.optimizer\.name: nowhere:NAME cannot be imported"),
         ({"name": "tree_utils"}, r"config\.optimizer\.name: optax has no 'tree_utils'"),
         ({"name": "cosine_decay_schedule"}, r"config\.optimizer\.arguments: cosine_decay_schedule has no"),
         ({"arguments": {"beta1": 0.9}}, r"config\.optimizer\.arguments: adamw has no 'beta1'; did you mean b1"),
