@@ -95,7 +95,7 @@ def _within(what: str, value: Any, allowed: Range) -> Any:
             raise UserError(f"{what}: {brief(value)}; expected {allowed}") from None
     if value not in allowed:
         raise UserError(f"{what}: {brief(value)}; expected {allowed}")
-    return value
+    return float(value) if isinstance(allowed.low, float) else value
 
 
 def _nearest(what: str, found: Any, choices: Sequence[Any]) -> Any:
