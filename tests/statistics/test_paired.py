@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -133,6 +135,20 @@ def test_a_family_is_corrected_together_and_its_verdicts_follow():
         expected = tests.detectable_difference(before.standard_error, before.degrees, 2)
         assert after.detectable == expected > before.detectable
     assert paired.correct(found) == found
+
+
+def test_equivalence_is_corrected_for_the_family_too():
+    table = make_table(utterances=8)
+    one = paired.compare(table, "eca", "none", sizes(table), replicates=50)
+    alike = [dataclasses.replace(one, estimate=e, standard_error=0.008, degrees=9.0) for e in (0.002, -0.004, 0.006)]
+    alike = [dataclasses.replace(c, p=tests.t_test(c.estimate, 0.008, 9.0)) for c in alike]
+    alone = [tests.equivalence_test(c.estimate, 0.008, 9.0, 0.02) for c in alike]
+    assert max(alone[:2]) < 0.05 < alone[2]
+    found = paired.correct(alike)
+    assert [c.p_equivalence for c in found] == pytest.approx(tests.holm(alone))
+    assert found[0].p_equivalence == pytest.approx(3 * alone[0])
+    assert [c.verdict for c in paired.correct(alike[:1])] == ["equivalent"]
+    assert {c.verdict for c in found} == {"undecided"}
 
 
 def test_comparisons_without_an_interval_do_not_count_in_a_family():
