@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -237,17 +238,23 @@ def _evaluate(name: str, population: Population, state: State, folder: Path) -> 
 
 
 def _draw_attention(name: str, population: Population | Baselines, trained: Callable[[], Any], folder: Path) -> None:
-    """Draws what the first run looked at in the first utterance that it is tested on, where there is such a thing."""
+    """Draws what the first run that has not diverged looked at in the first utterance that it is tested on.
+
+    Nothing where there is no attention to draw.
+    """
     if isinstance(population, Baselines) or population.corpus.info.get("features") or (folder / PICTURE).exists():
         return
     if not looks.has_attention(population):
         return
-    row, (_, seed) = population.folds[0].test[0], population.runs[0]
-    seen = looks.look_into(population, trained(), 0, int(row))
+    state = trained()
+    run = int(np.argmin(devices.gather(state.diverged_at, len(population.runs)) >= 0))
+    fold, (_, seed) = population.folds[run], population.runs[run]
+    row = fold.test[0]
+    seen = looks.look_into(population, state, run, int(row))
     utterance = population.corpus.utterances.loc[row]
     emotion = max(seen.probabilities, key=seen.probabilities.get)
     title = f"{utterance['id']} ({utterance['emotion']}): {emotion} {seen.probabilities[emotion]:.2f}"
-    title += f"  ({name}, fold {population.folds[0].name}, seed {seed})"
+    title += f"  ({name}, fold {fold.name}, seed {seed})"
     attention_figure(seen, title, folder / PICTURE)
 
 
