@@ -78,6 +78,9 @@ def test_an_upper_end_belongs_to_its_bin_as_in_scikit_learn():
     table = pd.DataFrame({"speaker": ["a"] * 3, "seed": 0})
     sums = calibration.speaker_sums(table, np.array([[0.7, 0.3], [0.71, 0.29], [0.0, 1.0]]), np.zeros(3, int))
     assert [row["count"] for row in calibration.reliability(sums[0, 0])] == [0] * 6 + [1, 1, 0, 1]
+    # 0.5 is an edge that floats have exactly.
+    sums = calibration.speaker_sums(table, np.array([[0.5, 0.5], [0.51, 0.49], [0.0, 1.0]]), np.zeros(3, int))
+    assert [row["count"] for row in calibration.reliability(sums[0, 0])] == [0] * 4 + [1, 1, 0, 0, 0, 1]
 
 
 def test_standard_errors_are_near_the_cluster_jackknifes():

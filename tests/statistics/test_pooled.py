@@ -52,6 +52,9 @@ def test_pooled_effect_of_corpora_that_agree_is_weighted_by_their_precision():
     found = pooled.pool_effects(np.array([0.03, 0.031]), np.array([0.01, 0.03]))
     assert found["tau"] == 0
     assert found["estimate"] == pytest.approx((0.03 * 9 + 0.031) / 10)
+    # Corpora that agree by chance do not make the interval shorter than their own standard errors say.
+    half = stats.t.ppf(0.975, 1) / np.sqrt(1 / 0.01**2 + 1 / 0.03**2)
+    assert found["ci95"] == pytest.approx((found["estimate"] - half, found["estimate"] + half))
 
 
 def test_pooled_intervals_cover_the_true_mean_effect():
