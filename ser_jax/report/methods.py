@@ -43,7 +43,7 @@ _STATED = {
     },
     "training": {
         *("batch_size", "heads", "initial", "teacher", "teacher_share", "crop_seconds", "train_epochs", "train_steps"),
-        *("precision", "split", "checkpoint_seconds", "validate_epochs", "validate_steps"),
+        *("precision", "keep", "split", "checkpoint_seconds", "validate_epochs", "validate_steps"),
     },
     "evaluation": {"window_seconds", "batch_statistics", "batch_size", "latency", "robustness"},
 }
@@ -156,8 +156,8 @@ def _training(config: Mapping) -> list[str]:
     optimizer, training = config["optimizer"], config["training"]
     by = optimizer.get("name", "adamw")
     by = "AdamW {{loshchilov2019decoupled}}" if by == "adamw" else str(by)
-    schedule = optimizer.get("schedule", "cosine")
-    fell = "fell to zero along a cosine" if schedule == "cosine" else f"followed the schedule {schedule}"
+    schedule = optimizer.get("schedule", "cosine_decay")
+    fell = "fell to zero along a cosine" if schedule == "cosine_decay" else f"followed the schedule {schedule}"
     text = (
         f"Every network was trained for {_duration(training, 'train')} in batches of {training['batch_size']} crops of "
         f"{training['crop_seconds']:g} s, by {by} with a weight decay of {optimizer['weight_decay']:g} and a learning "
@@ -274,8 +274,13 @@ def _runs(summary: Summary, networks: Sequence[Mapping]) -> list[str]:
 def _selection(config: Mapping) -> str:
     protocol = config["protocol"]
     validation = protocol.get("validation_speakers", 0)
+    best = config["training"].get("keep", "last") == "best"
     text = "The last parameters were tested; no epoch was selected"
-    if validation:
+    if best:
+        text = (
+            f"Of each run the parameters with the best UA on its {count(validation, 'validation speaker')} were tested"
+        )
+    elif validation:
         text += (
             f", though {count(validation, 'validation speaker')} of each fold {'was' if validation == 1 else 'were'}"
         )

@@ -113,6 +113,13 @@ def test_every_option_that_decides_a_figure_changes_the_paragraph(made, path):
     assert methods.paragraph(made, changed) != methods.paragraph(made, configs)
 
 
+def test_the_parameters_that_were_tested_are_named(made):
+    last, best = (paragraph_of(made, training={"keep": keep}) for keep in ("last", "best"))
+    assert "The last parameters were tested; no epoch was selected" in last
+    assert "best UA on its 1 validation speaker were tested" in best and "no epoch was selected" not in best
+    assert "fell to zero along a cosine" in last
+
+
 def test_every_place_of_training_is_named(made):
     one = made.variants["pooling: mean"]
     gpu = Provenance({"jax": "0.11.2"}, {"device": "NVIDIA H200"}, "fedcba987654")
