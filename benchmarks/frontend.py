@@ -5,12 +5,11 @@ python -m benchmarks.frontend [--batch 32] [--seconds 3] [--torch_device cuda]
 Batches of waveforms; 64 bands, 25 ms windows every 10 ms, normalised per utterance, as in our default frontend. librosa
 takes one utterance at a time, PyTorch is `torch.stft` on the batch. Their log-mel is compared with ours before anything
 is timed. openSMILE's eGeMAPSv02 functionals are other features, and stand for what is used in their place. Then ours
-with all augmentation on, of waveforms and of features; and both ways to our spectrum, FFT and matrix product.
+with all augmentation on, of waveforms and of features.
 Prints a table, and a JSON line for each contestant to stderr.
 """
 
 import argparse
-import dataclasses
 import functools
 import importlib.util
 import os
@@ -43,8 +42,6 @@ def main() -> None:
     waveform = 0.1 * rng.standard_normal((args.batch, samples), np.float32)
 
     same = {"ser_jax": jax_features(frontend, waveform)}
-    for spectrum in ("fft", "matmul"):
-        same[f"ser_jax, {spectrum}"] = jax_features(dataclasses.replace(frontend, spectrum=spectrum), waveform)
     if importlib.util.find_spec("librosa"):
         same["librosa"] = librosa_features(frontend, waveform)
     if importlib.util.find_spec("torch"):

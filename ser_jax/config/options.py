@@ -138,6 +138,7 @@ OPTIONS: dict[str, Any] = {
     "training": {
         "loss": Option("cross_entropy", text(), "of the emotion (`launch.py list losses`), or package.module:NAME"),
         "batch_size": Option(32, whole(1, 2**20), "utterances in a step"),
+        "precision": Option("tf32", one_of("float32", "tf32", "bfloat16"), "of activations and products"),
         "accumulate": Option(1, whole(1), "parts of a batch that the network sees in turn, to save memory"),
         "split": Option("auto", one_of("auto", "runs", "batch"), "what devices share out; auto: a single run's batch"),
         "initial": Option("", text(), "a workdir, trained on another corpus, that parameters are initialised from"),

@@ -167,14 +167,14 @@ def crop_batch(
     rows: Int[Array, " batch"],
     keys: Key[Array, " batch"],
     crop_samples: int,
-    speed: Float[Array, ""],
+    speed: Float[Array, ""] | None,
     frontend: Frontend = _FROM_WAVEFORMS,
 ) -> Batch:
     """Cuts a random crop of `crop_samples` out of each utterance, or takes it whole where it is shorter.
 
     A row of -1 only fills the batch up: it has no samples and weight 0. `speed` is the strength of the speed
-    perturbation. Each row has its own key: a crop does not depend on the others. Tracks are read at every frame that
-    the frontend makes of the crop.
+    perturbation, None where no run has any. Each row has its own key: a crop does not depend on the others. Tracks are
+    read at every frame that the frontend makes of the crop.
     """
     weight, rows = (rows >= 0).astype(jnp.float32), jnp.maximum(rows, 0)
     num_samples = jnp.where(weight > 0, resident.num_samples[rows], 0)

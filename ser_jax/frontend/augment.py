@@ -32,6 +32,9 @@ _WIDEST_BAND_MASK, _WIDEST_TIME_MASK = 0.25, 0.2  # of the bands and of the vali
 _NUM_MASKS = 2  # along each axis
 
 
+OF_WAVEFORMS = frozenset({"time_shift", "gain", "noise"})  # speed is that of the crop
+OF_FEATURES = frozenset({"vocal_tract", "spec_augment"})
+AUGMENTATIONS = OF_WAVEFORMS | OF_FEATURES | {"speed", "mixup"}
 _OF_WAVEFORMS = ("speed", "time_shift", "gain", "noise")
 # What has a meaning for each kind of features: a warped mel axis needs one, masks need neighbours on both axes.
 _AUGMENTATIONS = {
@@ -89,15 +92,18 @@ def take_crop(
     num_samples: Int[Array, ""],
     crop_samples: int,
     key: Key[Array, ""],
-    speed: Scalar,
+    speed: Scalar | None,
 ) -> tuple[Float[Array, " {crop_samples}"], Int[Array, ""]]:
     """A random crop of one utterance of a resident corpus, played at a drawn speed, and its number of valid samples.
 
     The utterance is `samples[start : start + num_samples]`; nothing else is read, so `samples` needs no padding at its
     end. What is shorter than the crop at its drawn speed comes whole, with zeros after it; an utterance without samples
-    is all zeros. Speed resamples by linear interpolation. Indices are int32: `samples` has fewer than 2**31 elements.
+    is all zeros. Speed resamples by linear interpolation; None: the crop is what was
+    recorded. Indices are int32: `samples` has fewer than 2**31 elements.
     """
     offset, rate_excess = place_crop(num_samples, crop_samples, key, speed)
+    if speed is None:
+        return _take(samples, start, num_samples, offset, crop_samples)
     steps, fraction = _steps(crop_samples, rate_excess)
     positions = offset + steps
     valid = (positions < num_samples - 1) | ((positions == num_samples - 1) & (fraction == 0))
@@ -116,21 +122,38 @@ def take_frames(
     num_frames: Int[Array, ""],
     crop_frames: int,
     key: Key[Array, ""],
-    speed: Scalar,
+    speed: Scalar | None,
 ) -> tuple[Float[Array, "{crop_frames} dims"], Int[Array, ""]]:
-    """As `take_crop`, of features made elsewhere: frames in the place of samples, of which `speed` changes none."""
-    offset, _ = place_crop(num_frames, crop_frames, key, jnp.zeros_like(speed))
+    """As `take_crop`, of pre-extracted features: frames in the place of samples, of which `speed` changes none."""
+    del speed
+    offset, _ = place_crop(num_frames, crop_frames, key, None)
     positions = offset + jnp.arange(crop_frames, dtype=jnp.int32)
     valid = positions < num_frames
     crop = frames.at[start + jnp.minimum(positions, jnp.maximum(num_frames - 1, 0))].get(mode="clip")
     return jnp.where(valid[:, None], crop.astype(jnp.float32), 0.0), jnp.sum(valid, dtype=jnp.int32)
 
 
+def _take(
+    samples: Int16[Array, " total"],
+    start: Int[Array, ""],
+    num_samples: Int[Array, ""],
+    offset: Int[Array, ""],
+    crop_samples: int,
+) -> tuple[Float[Array, " {crop_samples}"], Int[Array, ""]]:
+    """The crop from `offset` on, as it was recorded."""
+    positions = offset + jnp.arange(crop_samples, dtype=jnp.int32)
+    valid = positions < num_samples
+    crop = samples.at[start + jnp.minimum(positions, jnp.maximum(num_samples - 1, 0))].get(mode="clip")
+    return jnp.where(valid, crop.astype(jnp.float32) / _FULL_SCALE, 0.0), jnp.sum(valid, dtype=jnp.int32)
+
+
 def place_crop(
-    num_samples: Int[Array, ""], crop_samples: int, key: Key[Array, ""], speed: Scalar
+    num_samples: Int[Array, ""], crop_samples: int, key: Key[Array, ""], speed: Scalar | None
 ) -> tuple[Int[Array, ""], Float[Array, ""]]:
     """Where `take_crop` with the same arguments begins, in samples of the utterance, and its speed's excess over 1."""
     speed_draw, crop_draw = _draws(key)[:2]
+    if speed is None:
+        return _integer_up_to(crop_draw, jnp.maximum(num_samples - crop_samples, 0)), jnp.zeros(())
     rate_excess = jnp.expm1(_symmetric(speed_draw) * jnp.log1p(speed))
     steps, fraction = _steps(crop_samples, rate_excess)
     spare = jnp.maximum(num_samples - 1 - (steps[-1] + (fraction[-1] > 0)), 0)
@@ -149,17 +172,25 @@ def _steps(crop_samples: int, rate_excess: Float[Array, ""]) -> tuple[Array, Arr
 
 
 def augment_waveform(
-    key: Key[Array, ""], waveform: Float[Array, " samples"], num_samples: Int[Array, ""], strengths: Strengths
+    key: Key[Array, ""],
+    waveform: Float[Array, " samples"],
+    num_samples: Int[Array, ""],
+    strengths: Strengths,
+    active: frozenset[str] = OF_WAVEFORMS,
 ) -> Float[Array, " samples"]:
     """Shifts one utterance in time, adds noise and changes its level; samples from `num_samples` on stay 0.
 
-    Augmentations from outside the package follow: functions of a key, the waveform, the number of its samples and the
-    strength, which return the waveform, and at strength 0 exactly as it was.
+    Those that are not `active` leave no trace in the program, whatever their strengths. Augmentations from outside the
+    package follow: functions of a key, the waveform, the number of its samples and the strength, which return the
+    waveform, and at strength 0 exactly as it was.
     """
     shift_key, noise_key, gain_key = (jax.random.fold_in(key, purpose) for purpose in range(3))
-    waveform = time_shift(shift_key, waveform, num_samples, strengths.time_shift)
-    waveform = additive_noise(noise_key, waveform, num_samples, strengths.noise)
-    waveform = gain(gain_key, waveform, strengths.gain)
+    if "time_shift" in active:
+        waveform = time_shift(shift_key, waveform, num_samples, strengths.time_shift)
+    if "noise" in active:
+        waveform = additive_noise(noise_key, waveform, num_samples, strengths.noise)
+    if "gain" in active:
+        waveform = gain(gain_key, waveform, strengths.gain)
     for name, strength in sorted(strengths.custom.items()):
         own_key = jax.random.fold_in(key, zlib.crc32(name.encode()))  # whatever else is on, the draws are the same
         waveform = resolve(name, {}, "config.augmentation.custom")(own_key, waveform, num_samples, strength)
@@ -173,18 +204,20 @@ def augment_features(
     strengths: Strengths,
     deltas: int = 0,
     kind: str = "log_mel",
+    active: frozenset[str] = OF_FEATURES,
 ) -> Float[Array, "frames features"]:
     """Warps one utterance's mel axis, then masks bands and frames; frames from `num_frames` on stay 0.
 
     `features` are normalised, with `deltas` derivatives beside them, which are warped and masked alike. What has no
-    meaning for their `kind` is left out.
+    meaning for their `kind`, or is not `active`, is left out.
     """
     warp_key, mask_key = (jax.random.fold_in(key, purpose) for purpose in range(2))
     frames = features.shape[0]
     bands = features.reshape(frames, 1 + deltas, -1)
-    if "vocal_tract" in _augmentations(kind):
+    possible = active.intersection(_augmentations(kind))
+    if "vocal_tract" in possible:
         bands = vocal_tract_length(warp_key, bands, strengths.vocal_tract)
-    if "spec_augment" in _augmentations(kind):
+    if "spec_augment" in possible:
         bands = spec_augment(mask_key, bands, num_frames, strengths.spec_augment)
     return bands.reshape(features.shape)
 
@@ -248,7 +281,7 @@ def vocal_tract_length(
     positions = jnp.minimum(numbers * factor, bands - 1)
     # Interpolation as a matrix product: far cheaper on an accelerator than a gather along the innermost axis.
     weights = jnp.maximum(0.0, 1 - jnp.abs(numbers[:, None] - positions[None, :]))
-    return jnp.matmul(features, weights[None], precision="highest")
+    return jnp.matmul(features, weights[None])
 
 
 def spec_augment(

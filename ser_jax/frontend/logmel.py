@@ -24,7 +24,6 @@ from ser_jax.plugins import is_outside, resolve
 Count = int | np.integer | Int[Array | np.ndarray, "..."]
 
 _VARIANCE_FLOOR = 1e-5  # keeps a constant feature (silence) finite; log-mel variances are of the order of 1 to 10
-_AT_ONCE = 4  # utterances on a CPU: their frames and spectra stay in its cache
 # From jaxlib 0.11 on a Fourier transform can wait for ever for the threads of a CPU that it runs on itself, as with two
 # devices of two cores. A product with sines and cosines takes twice as long, some 12 ms for 32 crops of 2 s.
 _FFT_ENDS = tuple(map(int, jaxlib.__version__.split(".")[:2])) < (0, 11)
@@ -49,8 +48,7 @@ class Frontend:
     least power before the logarithm. `deltas` is 0, 1 or 2: so many derivatives in time are put beside the features.
     `normalization` is "none", "utterance" (mean 0 and variance 1 over an utterance's own frames), "train" (by
     `Statistics` fitted on the training fold) or "speaker" (by those of all that its speaker says in the corpus, without
-    a look at the labels: who is tested has to have said more than one utterance). `spectrum` is "fft", "matmul" (a
-    discrete Fourier transform as a matrix product) or "auto" (what is faster on the platform).
+    a look at the labels: who is tested has to have said more than one utterance).
 
     Raises UserError for settings that no features can be computed with.
     """
@@ -75,10 +73,8 @@ class Frontend:
     dims: int = 0
     frame_ms: float = 0.0
     normalization: str = "utterance"
-    spectrum: str = "auto"
 
     def __post_init__(self) -> None:
-        _one_of("spectrum", self.spectrum, ("auto", "fft", "matmul"))
         _require("sample_rate", self.sample_rate, self.sample_rate > 0, "a positive rate in Hz")
         _require("hop_ms", self.hop_ms, self.hop >= 1, "at least one sample")
         _require("window_ms", self.window_ms, self.window >= 2, "at least two samples")
@@ -267,21 +263,29 @@ def _before(end: Int[Array, "*batch"], x: Array, axis: int) -> Array:
 
 
 def _log_mel(frontend: Frontend, waveform: Float[Array, "*batch samples"]) -> Float[Array, "*batch frames mels"]:
-    if waveform.ndim == 2 and len(waveform) > _AT_ONCE and jax.default_backend() == "cpu":
-        return jax.lax.map(functools.partial(_log_mel, frontend), waveform, batch_size=_AT_ONCE)
-    spectrum = frontend.spectrum
-    if spectrum == "auto":
-        spectrum = "fft" if jax.default_backend() == "cpu" and _FFT_ENDS else "matmul"
-    frames = _frames(frontend, waveform)
-    if spectrum == "fft":
-        transform = jnp.fft.rfft(frames * _like(frames, _hann(frontend.window)), n=frontend.fft)
-        power = jnp.square(transform.real) + jnp.square(transform.imag)
-    else:
-        # Float32 products throughout: the default precision of an accelerator keeps 8 to 11 bits of each factor.
-        transform = jnp.matmul(frames, _fourier(frontend.window, frontend.fft), precision="highest")
-        power = sum(jnp.square(part) for part in jnp.split(transform, 2, axis=-1))
-    mel = jnp.matmul(power, mel_filters(frontend), precision="highest")
+    power = _power_spectrum(frontend, _frames(frontend, waveform))
+    # Powers and filters are positive, so that no term cancels another: eleven bits of each, a thousandth of a neper.
+    mel = jnp.matmul(power, mel_filters(frontend), precision=jax.lax.Precision.HIGH)
     return jnp.log(jnp.maximum(mel, frontend.log_floor))
+
+
+def _power_spectrum(
+    frontend: Frontend, frames: Float[Array, "*batch frames window"]
+) -> Float[Array, "*batch frames bins"]:
+    """By a fast Fourier transform in float32; by a product on a CPU where the transform may wait for ever."""
+
+    def by_transform(frames: Array) -> Array:
+        transform = jnp.fft.rfft(frames * _like(frames, _hann(frontend.window)), n=frontend.fft)
+        return jnp.square(transform.real) + jnp.square(transform.imag)
+
+    def by_product(frames: Array) -> Array:
+        # Loud bins leak into quiet ones with less than all bits of float32.
+        transform = jnp.matmul(frames, _fourier(frontend.window, frontend.fft), precision="highest")
+        return sum(jnp.square(part) for part in jnp.split(transform, 2, axis=-1))
+
+    if _FFT_ENDS:
+        return by_transform(frames)
+    return jax.lax.platform_dependent(frames, cpu=by_product, default=by_transform)
 
 
 def _frames(frontend: Frontend, waveform: Float[Array, "*batch samples"]) -> Float[Array, "*batch frames window"]:
@@ -290,11 +294,14 @@ def _frames(frontend: Frontend, waveform: Float[Array, "*batch samples"]) -> Flo
     window, hop = frontend.window, frontend.hop
     frames = 1 + samples // hop
     before = frontend.fft // 2 - (frontend.fft - window) // 2  # librosa's window lies in the middle of its transform
-    after = (frames - 1) * hop + window - samples - before  # negative where a coarse hop leaves a tail in no frame
-    waveform = jax.lax.pad(waveform, jnp.zeros((), waveform.dtype), [(0, 0, 0)] * len(batch) + [(before, after, 0)])
-    # One gather: on a CPU several times faster than slices set side by side, which XLA fuses into slow selections.
-    starts, offsets = (jax.lax.broadcasted_iota(jnp.int32, (frames, window), axis) for axis in (0, 1))
-    return waveform.at[..., starts * hop + offsets].get(mode="promise_in_bounds")
+    # In blocks of a hop, a window is its first block and the next ones: slices, where an index for each sample would
+    # be the slowest that a TPU can do.
+    reach = -(-window // hop)
+    after = (frames + reach - 1) * hop - before - samples  # negative where a coarse hop leaves a tail in no frame
+    padding = [(0, 0, 0)] * len(batch) + [(before, after, 0)]
+    blocks = jax.lax.pad(waveform, jnp.zeros((), waveform.dtype), padding).reshape(*batch, frames + reach - 1, hop)
+    side_by_side = jnp.concatenate([blocks[..., first : first + frames, :] for first in range(reach)], axis=-1)
+    return side_by_side[..., :window]
 
 
 def _normalize_utterance(x: Float[Array, "*batch frames features"], valid: Int[Array, "*batch"]) -> Array:

@@ -17,7 +17,7 @@ from ser_jax.models.decoding import decode_text
 from ser_jax.models.output import Attention, Output
 
 # How a recording is drawn, whatever the model hears it with.
-DRAWN = Frontend(num_mels=80, normalization="none", spectrum="fft")
+DRAWN = Frontend(num_mels=80, normalization="none")
 MOST_TOKENS = 100  # of a decoded text
 
 

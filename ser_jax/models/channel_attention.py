@@ -1,6 +1,8 @@
 """Attention over channels: a gate for each channel of an utterance."""
 
+import functools
 import math
+import operator
 
 import flax.linen as nn
 import jax
@@ -38,7 +40,9 @@ class EfficientChannelAttention(nn.Module):
         size = self.kernel_size or eca_kernel_size(channels)
         kernel = self.param("kernel", nn.initializers.lecun_normal(in_axis=0, out_axis=()), (size,))
         bordered = jnp.pad(means, ((0, 0), (size // 2, size // 2)))
-        return jax.nn.sigmoid(sum(bordered[:, i : i + channels] * kernel[i].astype(means.dtype) for i in range(size)))
+        taps = enumerate(jnp.split(kernel.astype(means.dtype)[None], size, axis=1))
+        terms = (jax.lax.slice_in_dim(bordered, i, i + channels, axis=1) * tap for i, tap in taps)
+        return jax.nn.sigmoid(functools.reduce(operator.add, terms))
 
 
 class SqueezeAndExcitation(nn.Module):

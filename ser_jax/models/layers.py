@@ -62,10 +62,10 @@ class NormalizedPointwise(nn.Module):
     def __call__(self, x: Map, mask: Mask, *, train: bool) -> Map:
         """The result for a map that is zero in its padding; it is not."""
         kernel = self.param("kernel", nn.initializers.he_normal(), (x.shape[-1], self.channels))
-        offset = jnp.zeros(self.channels)
+        offset = 0.0
         if self.norm_input:
             factor, shift = BatchNorm(self.axis_name, name="input_norm").affine(x, mask, train=train)
-            offset = jnp.matmul(shift, kernel, precision="highest")  # of statistics: float32 on every platform
+            offset = jnp.sum(shift[:, None] * kernel, 0)  # no product: float32 on every platform
             kernel = factor[:, None] * kernel
         x = product(x, kernel)
         return scaled(x, *BatchNorm(self.axis_name, name="norm").affine(x, mask, train=train, offset=offset))

@@ -26,7 +26,8 @@ class Linear(nn.Module):
         """See `ser_jax.models.output.Output`; `train` changes nothing."""
         del train
         real = jnp.arange(features.shape[1])[None, :, None] < num_frames[:, None, None]
-        count = jnp.maximum(num_frames, 1)[:, None].astype(features.dtype)
+        features = features.astype(jnp.float32)  # there are statistics alone
+        count = jnp.maximum(num_frames, 1)[:, None]
         mean = jnp.sum(jnp.where(real, features, 0), axis=1) / count
         variance = jnp.sum(jnp.where(real, jnp.square(features - mean[:, None]), 0), axis=1) / count
         # The square root's slope is infinite at zero, where an utterance of one frame is.

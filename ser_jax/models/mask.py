@@ -8,6 +8,7 @@ border, and a sum over the map is a sum over real cells.
 from typing import Any
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -36,11 +37,12 @@ class Mask:
     @property
     def real(self) -> Bool[Array, "batch time 1 1"]:
         """True where a time step is real."""
-        return jnp.arange(self.num_steps)[None, :, None, None] < self.lengths[:, None, None, None]
+        steps = jax.lax.broadcasted_iota(self.lengths.dtype, (1, self.num_steps, 1, 1), 1)
+        return steps < self.lengths.reshape(-1, 1, 1, 1)
 
     def apply(self, x: Map) -> Map:
         """The map with zeros in its padding."""
-        return jnp.where(self.real, x, 0)
+        return jax.lax.select(jnp.broadcast_to(self.real, x.shape), x, jnp.zeros_like(x))
 
     def count(self) -> Float[Array, ""]:
         """The number of real cells of the batch."""

@@ -44,7 +44,7 @@ class BatchNorm(nn.Module):
         if train:
             mean, var, count = moments(x, mask, self.axis_name)
             if not self.is_initializing():
-                unbiased = var * count / jnp.maximum(count - 1, 1)
+                unbiased = var * count / jax.lax.max(count - 1, 1.0)
                 new = jax.lax.stop_gradient((mean + offset, unbiased))
                 for running, value in zip((running_mean, running_var), new, strict=True):
                     running.value = self.momentum * running.value + (1 - self.momentum) * value
@@ -60,11 +60,12 @@ def moments(x: Map, mask: Mask, axis_name: str | None = None) -> tuple[PerChanne
     With an axis of devices, over the batches of all of them.
     """
     cells = mask.apply(x).astype(jnp.float32)
-    sums = sum_of_cells(cells), sum_of_cells(jnp.square(cells)), mask.count()
+    sums = sum_of_cells(cells), sum_of_cells(cells * cells), mask.count()
     total, squares, count = jax.lax.psum(sums, axis_name) if axis_name else sums
-    count = jnp.maximum(count, 1)
-    mean = total / count
-    return mean, jnp.maximum(squares / count - jnp.square(mean), 0), count
+    count = jax.lax.max(count, 1.0)
+    share = 1 / count
+    mean, square = total * share, squares * share
+    return mean, jax.nn.relu(square - mean * mean), count
 
 
 def scaled(x: Map, factor: PerChannel, shift: PerChannel) -> Map:

@@ -1,8 +1,11 @@
 """ShuffleNet V2 (Ma et al. 2018, arXiv 1807.11164) over features, with channel attention in the branch of its units."""
 
+import functools
+from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -90,20 +93,22 @@ class ShuffleNetV2(nn.Module):
         for stage, channels, units in zip((2, 3, 4), stage_channels, UNITS[self.width], strict=True):
             strides = (2 if 2 * time_stride <= self.time_stride else 1, 2)
             time_stride *= strides[0]
-            halves = (x, x)
-            for unit in range(1, units + 1):
-                name = f"stage{stage}_unit{unit}"
-                halves, mask, gates = Unit(
-                    channels=channels,
-                    strides=strides if unit == 1 else None,
-                    activation=self.activation,
-                    attention=self.attention if stage in self.attention_stages else "none",
-                    attention_position=self.attention_position,
-                    eca_kernel=self.eca_kernel,
-                    axis_name=self.axis_name,
-                    name=name,
-                )(*halves, mask, train=train)
-                if gates is not None:
+            unit = functools.partial(
+                Unit,
+                channels=channels,
+                activation=self.activation,
+                attention=self.attention if stage in self.attention_stages else "none",
+                attention_position=self.attention_position,
+                eca_kernel=self.eca_kernel,
+                axis_name=self.axis_name,
+            )
+            names = [f"stage{stage}_unit{number}" for number in range(1, units + 1)]
+            halves, mask, first_gates = unit(strides=strides, name=names[0])(x, x, mask, train=train)
+            halves, other_gates = self._equal_units(
+                functools.partial(unit, strides=None), names[1:], halves, mask, train
+            )
+            if first_gates is not None:
+                for name, gates in zip(names, [first_gates, *other_gates], strict=True):
                     attention[name] = Attention(gates, ("batch", "channels"))
             x = jnp.concatenate(halves, -1)
 
@@ -121,6 +126,34 @@ class ShuffleNetV2(nn.Module):
             x = layers.dropout(x, self.dropout, self.make_rng("dropout"))
         logits = nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32))
         return Output(logits, attention, frames=frames)
+
+    def _equal_units(
+        self, unit: Callable[..., "Unit"], names: list[str], halves: tuple[Map, Map], mask: Mask, train: bool
+    ) -> tuple[tuple[Map, Map], list[Array | None]]:
+        """The halves after units of one shape that follow one another, and the gates of each.
+
+        One loop over their variables: a program with each of them written out takes several times as long to trace and
+        to compile.
+        """
+        if self.is_initializing():
+            gates = []
+            for name in names:
+                halves, mask, found = unit(name=name)(*halves, mask, train=train)
+                gates.append(found)
+            return halves, gates
+        of_units = [{kind: self.variables[kind][name] for kind in ("params", "batch_stats")} for name in names]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *of_units)
+        alone = unit(parent=None)
+
+        def one(halves: tuple[Map, Map], variables: dict) -> tuple[tuple[Map, Map], tuple]:
+            (halves, _, gates), updates = alone.apply(variables, *halves, mask, train=train, mutable=["batch_stats"])
+            return halves, (gates, updates["batch_stats"])
+
+        halves, (gates, statistics) = jax.lax.scan(one, halves, stacked)
+        if self.is_mutable_collection("batch_stats"):
+            for i, name in enumerate(names):
+                self.put_variable("batch_stats", name, jax.tree.map(lambda leaf, i=i: leaf[i], statistics))
+        return halves, [None if gates is None else gates[i] for i in range(len(names))]
 
 
 class Unit(nn.Module):

@@ -201,6 +201,8 @@ def make_population(
     selects = config["training"]["keep"] == "best" or config["training"]["patience"] > 0
     if selects and training:
         check_selection(config, [protocol.folds[fold] for fold, _ in runs], steps_per_epoch, num_steps)
+    precision = config["training"]["precision"]
+    augmentations = frozenset(name for name, strength in config["augmentation"].items() if strength)
 
     def compiled_later() -> Programs:
         learner = make_learner(
@@ -215,6 +217,8 @@ def make_population(
             axis_name=devices.BATCH if layout.shares_batch else None,
             masking=masking,
             selects=selects,
+            precision=precision,
+            augmentations=augmentations,
             **durations,
         )
         return make_programs(
@@ -234,6 +238,8 @@ def make_population(
         targets.heads,
         config["training"]["deterministic"],
         selects,
+        precision,
+        augmentations,
     )
     programs = cached(cache, key, compiled_later)
     if initial is not None:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from ser_jax.feeds.resident import Resident
 from ser_jax.training import devices
+from ser_jax.training.precision import products_in
 from ser_jax.training.state import Learner, Run, State, initialise
 from ser_jax.training.step import evaluate_batch, metric_names, train_step
 
@@ -79,7 +80,8 @@ def _train_steps(
         return state, jax.tree.map(jnp.add, sums, metrics)
 
     zeros = {name: jnp.zeros(()) for name in metric_names(learner, resident)}
-    return jax.lax.fori_loop(0, count, one, (state, zeros))
+    with products_in(learner.precision):
+        return jax.lax.fori_loop(0, count, one, (state, zeros))
 
 
 def _evaluate_windows(
@@ -102,4 +104,5 @@ def _evaluate_windows(
 
     shapes = jax.eval_shape(batch, jnp.int32(0))
     zeros = jax.tree.map(lambda part: jnp.zeros((len(starts), *part.shape), part.dtype), shapes)
-    return jax.lax.fori_loop(0, count, one, zeros)
+    with products_in(learner.precision):
+        return jax.lax.fori_loop(0, count, one, zeros)

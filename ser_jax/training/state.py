@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from ser_jax.frontend import Frontend, Masking, Statistics, num_features
+from ser_jax.frontend.augment import AUGMENTATIONS
 from ser_jax.training.heads import Heads
 from ser_jax.training.objectives import cross_entropy
 from ser_jax.training.optimizers import Optimizer, make_optimizer
@@ -104,6 +105,8 @@ class Learner:
       axis_name: of the devices that share a batch, or None.
       selects: whether validation decides anything, see `Selection`.
       masking: how frames are hidden for the model to tell them, or None: it is shown all.
+      precision: a key of `ser_jax.training.precision.PRECISIONS`.
+      augmentations: those that any run may use; the others leave no trace in the program.
     """
 
     model: nn.Module
@@ -119,6 +122,8 @@ class Learner:
     axis_name: str | None
     masking: Masking | None
     selects: bool
+    precision: str
+    augmentations: frozenset[str]
 
     @property
     def num_parameters(self) -> int:
@@ -141,6 +146,8 @@ def make_learner(
     axis_name: str | None = None,
     masking: Masking | None = None,
     selects: bool = False,
+    precision: str = "tf32",
+    augmentations: frozenset[str] = AUGMENTATIONS,
 ) -> Learner:
     """Builds a Learner; `optimizer` is the group `config.optimizer`, see `optimizers.make_optimizer`."""
     if axis_name and hasattr(model, "axis_name"):  # its batch normalisation is synchronised
@@ -160,6 +167,8 @@ def make_learner(
         axis_name=axis_name,
         masking=masking,
         selects=selects,
+        precision=precision,
+        augmentations=augmentations,
     )
 
 

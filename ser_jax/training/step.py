@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from ser_jax.feeds.batch import Batch
 from ser_jax.feeds.resident import Resident, crop_batch, window_batch
 from ser_jax.frontend import Statistics, augment_features, augment_waveform, features, hide_spans, mixup
+from ser_jax.frontend.augment import OF_FEATURES
 from ser_jax.models.output import Output
 from ser_jax.training.heads import own_logits, probabilities
 from ser_jax.training.objectives import (
@@ -27,6 +28,7 @@ from ser_jax.training.objectives import (
     token_cross_entropy,
     token_weights,
 )
+from ser_jax.training.precision import activations_dtype
 from ser_jax.training.state import AUGMENTATION, CROP, DROPOUT, MASKING, Learner, Run, State, variables
 
 
@@ -43,8 +45,9 @@ def train_step(
         for purpose in (CROP, AUGMENTATION, DROPOUT)
     )
     crop_keys = _row_keys(learner, crop_key, len(rows))
+    speed = run.strengths.speed if "speed" in learner.augmentations else None
     with jax.named_scope("crop"):
-        batch = crop_batch(resident, rows, crop_keys, learner.crop_samples, run.strengths.speed, learner.frontend)
+        batch = crop_batch(resident, rows, crop_keys, learner.crop_samples, speed, learner.frontend)
     targets = _targets(learner, run, resident, rows, batch)
     inputs, num_frames, targets = _training_input(learner, state, run, batch, targets, augment_key)
     # The network's kernels look at the input so often that it must not be computed in each of them.
@@ -85,9 +88,10 @@ def _objective(
 ) -> tuple[Float[Array, ""], tuple]:
     """This part's share of the loss of the whole batch, its metrics, and the new statistics of batch normalisation."""
     batch, inputs, num_frames, targets = example
+    dtype = activations_dtype(learner.precision)
     output, updates = learner.model.apply(
         {"params": parameters, "batch_stats": batch_stats},
-        inputs if batch.hidden is None else jnp.where(batch.hidden[..., None], 0.0, inputs),
+        (inputs if batch.hidden is None else jnp.where(batch.hidden[..., None], 0.0, inputs)).astype(dtype),
         num_frames,
         train=True,
         **({} if batch.tokens is None else {"tokens": batch.tokens, "label": targets}),
@@ -193,6 +197,7 @@ def evaluate_batch(
     """
     batch = window_batch(resident, start, num_samples, window_samples, utterance)
     inputs, num_frames = features(learner.frontend, batch.waveform, batch.num_samples, _statistics(state, batch))
+    inputs = inputs.astype(activations_dtype(learner.precision))
     if batch_statistics == "running":
         output = learner.model.apply(variables(state), inputs, num_frames, train=False)
     else:  # every device has batches of its own, and nothing is dropped
@@ -224,16 +229,21 @@ def _training_input(
     # Every utterance has its own key: what happens to it does not depend on the batch beside it.
     keys = functools.partial(_row_keys, learner, num_rows=batch.label.shape[0])
     frontend, waveform = learner.frontend, batch.waveform
+    active = learner.augmentations
     with jax.named_scope("augmentation"):
-        if frontend.kind != "precomputed":
-            waveform = jax.vmap(augment_waveform, in_axes=(0, 0, 0, None))(
+        if frontend.kind != "precomputed" and active - OF_FEATURES - {"speed", "mixup"}:
+            augment = functools.partial(augment_waveform, active=active)
+            waveform = jax.vmap(augment, in_axes=(0, 0, 0, None))(
                 keys(waveform_key), waveform, batch.num_samples, run.strengths
             )
     with jax.named_scope("frontend"):
         inputs, num_frames = features(frontend, waveform, batch.num_samples, _statistics(state, batch))
     with jax.named_scope("augmentation"):
-        augment = functools.partial(augment_features, deltas=frontend.deltas, kind=frontend.kind)
-        inputs = jax.vmap(augment, in_axes=(0, 0, 0, None))(keys(features_key), inputs, num_frames, run.strengths)
+        if active & OF_FEATURES:
+            augment = functools.partial(augment_features, deltas=frontend.deltas, kind=frontend.kind, active=active)
+            inputs = jax.vmap(augment, in_axes=(0, 0, 0, None))(keys(features_key), inputs, num_frames, run.strengths)
+    if "mixup" not in active:
+        return inputs, num_frames, targets
     rows = inputs, num_frames, targets, batch.weight
     if not learner.axis_name:
         return mixup(mixup_key, *rows, run.strengths.mixup)

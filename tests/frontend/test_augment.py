@@ -22,6 +22,7 @@ from ser_jax.frontend import (
     take_crop,
     take_frames,
 )
+from ser_jax.frontend.augment import OF_FEATURES, OF_WAVEFORMS
 
 DRAWS = 2000
 FULL = {"time_shift": 0.02, "gain": 6.0, "noise": 1.0, "vocal_tract": 0.2, "spec_augment": 1.0, "mixup": 1.0}
@@ -418,3 +419,42 @@ def test_crops_of_frames_are_exact_start_anywhere_with_equal_chance_and_end_with
             assert set(crops[:, 0, 0]) == set(range(7, 48))
         elif length == 3:
             assert set(crops[:, 0, 0]) == {20.0}
+
+
+# What no run uses -----------------------------------------------------------------------------------------------------
+
+
+def equations(function, *arguments):
+    return len(jax.make_jaxpr(function)(*arguments).eqns)
+
+
+def test_augmentations_that_no_run_uses_leave_no_trace_and_change_nothing_of_the_others():
+    key, waveform, length = jax.random.key(0), jnp.linspace(-0.5, 0.5, 3200), jnp.int32(3000)
+    waveform = jnp.where(jnp.arange(3200) < length, waveform, 0.0)
+    bands, frames = jax.random.normal(jax.random.key(1), (20, 16)), jnp.int32(18)
+    only_gain, only_masks = traced(gain=6.0), traced(spec_augment=0.9)
+
+    def of_waveform(active, strengths=only_gain):
+        return augment_waveform(key, waveform, length, strengths, active)
+
+    def of_features(active, strengths=only_masks):
+        return augment_features(key, bands, frames, strengths, active=active)
+
+    np.testing.assert_allclose(of_waveform(frozenset({"gain"})), of_waveform(OF_WAVEFORMS), atol=1e-7)
+    masked = of_features(frozenset({"spec_augment"}))
+    np.testing.assert_allclose(masked, of_features(OF_FEATURES), atol=1e-6)
+    assert (masked == 0).sum() > 10
+    np.testing.assert_array_equal(of_waveform(frozenset(), traced(gain=6.0, noise=1.0, time_shift=0.1)), waveform)
+    assert equations(lambda x: augment_waveform(key, x, length, only_gain, frozenset({"noise"})), waveform) > 10
+    draws_of_keys = equations(lambda x: [x, *(jax.random.fold_in(key, purpose) for purpose in range(3))], waveform)
+    nothing = equations(lambda x: augment_waveform(key, x, length, only_gain, frozenset({"speed", "mixup"})), waveform)
+    assert nothing <= draws_of_keys
+
+
+@pytest.mark.parametrize("num_samples", [0, 700, 1000, 2500])
+def test_a_crop_without_speed_is_the_crop_at_strength_zero(num_samples):
+    samples = jnp.asarray(np.random.default_rng(0).integers(-32768, 32767, 4000), jnp.int16)
+    for seed in range(3):
+        arguments = samples, jnp.int32(500), jnp.int32(num_samples), 1000, jax.random.key(seed)
+        for found, expected in zip(take_crop(*arguments, None), take_crop(*arguments, jnp.float32(0)), strict=True):
+            np.testing.assert_array_equal(found, expected)

@@ -102,13 +102,20 @@ def sizes(text):
                 "slow": {"optimizer": {"learning_rate": 1e-4}},
                 "fast": {"optimizer": {"learning_rate": 1e-2, "label_smoothing": 0.0}},
                 "decayed": {"optimizer": {"weight_decay": 0.5, "class_weights": True}},
-                "augmented": {"augmentation": {"gain": 6.0, "noise": 0.5, "vocal_tract": 0.1}},
             },
             1,
         ),
+        (  # what is off in all runs of a variant is not in its program; how strong the others are does not matter
+            {
+                "weak": {"augmentation": {"gain": 1.0, "noise": 0.1}},
+                "strong": {"augmentation": {"gain": 6.0, "noise": 0.5}},
+                "other": {"augmentation": {"vocal_tract": 0.1}},
+            },
+            2,
+        ),
         ({"coarse": {}, "fine": {"frontend": {"hop_ms": 20.0}}, "again": {"optimizer": {"learning_rate": 1e-4}}}, 2),
     ],
-    ids=["sweep", "two frontends"],
+    ids=["sweep", "augmented", "two frontends"],
 )
 def test_a_study_compiles_a_training_program_for_each_distinct_variant(tmp_path, variants, programs):
     plan = make_plan(configuration.merge(CONFIG, {"study": {"variants": variants}}))

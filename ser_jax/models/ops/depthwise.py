@@ -5,6 +5,7 @@ for each channel, of each run, is many times slower on CPUs.
 """
 
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,10 @@ def depthwise(x: Map, kernel: Float[Array, "taps_in_time taps_in_frequency chann
     Its size is that of x over `strides`.
     """
     shape = tuple(-(-size // stride) for size, stride in zip(x.shape[1:3], strides, strict=True))
-    bordered, kernel = padded(x, kernel.shape[:2], (1, 1)), kernel.astype(x.dtype)
-    return sum(seen(bordered, tap, shape, strides) * kernel[tap][None, None, None] for tap in taps_of(kernel.shape[:2]))
+    taps, bordered = taps_of(kernel.shape[:2]), padded(x, kernel.shape[:2], (1, 1))
+    weights = jnp.split(kernel.astype(x.dtype).reshape(len(taps), 1, 1, -1), len(taps))
+    terms = (seen(bordered, tap, shape, strides) * weight for tap, weight in zip(taps, weights, strict=True))
+    return functools.reduce(operator.add, terms)
 
 
 def _forward(x: Map, kernel: Array, strides: Size) -> tuple[Map, tuple[Map, Array]]:
