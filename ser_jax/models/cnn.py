@@ -8,9 +8,9 @@ from jaxtyping import Array, Float, Int
 
 from ser_jax.models import channel_attention, layers, ops, pooling
 from ser_jax.models.family import COUNT, RATE, Family, Range
-from ser_jax.models.hidden_frames import tell_frames
 from ser_jax.models.mask import Mask
 from ser_jax.models.output import Attention, Output
+from ser_jax.models.reconstruction import reconstructed
 
 CHANNELS = (1, 1, 2, 3, 4, 4)  # of the layers, in widths
 
@@ -29,7 +29,7 @@ class CNN(nn.Module):
         attention: "none", "eca" (Wang et al. 2020) or "se" (Hu et al. 2018), after the pooling of each layer.
         pooling: over time, one of `ser_jax.models.pooling.KINDS` but "last".
         heads: of the poolings that have heads.
-        frames: features to tell of every frame of the input in training; 0: none.
+        reconstruction: features of every frame of the input to reconstruct in training; 0: none.
         dropout: rate before the classifier; may be a traced scalar (`model.clone(dropout=rate)`).
         axis_name: axis of devices along which batch normalisation is synchronised.
     """
@@ -42,7 +42,7 @@ class CNN(nn.Module):
     attention: Literal["none", "eca", "se"] = "none"
     pooling: str = "mean"
     heads: int = 4
-    frames: int = 0
+    reconstruction: int = 0
     dropout: float | Float[Array, ""] = 0.0
     axis_name: str | None = None
 
@@ -78,7 +78,7 @@ class CNN(nn.Module):
                 attention[name] = Attention(gates, ("batch", "channels"))
                 x = x * gates[:, None, None]
 
-        frames = tell_frames(self, x, features.shape[1], stride=self.time_stride, train=train)
+        reconstruction = reconstructed(self, x, features.shape[1], stride=self.time_stride, train=train)
         pool = pooling.Pooling(self.pooling, self.heads, name="pool")
         x, weights = pool(jnp.mean(x, 2), mask.lengths)
         if weights is not None:
@@ -86,7 +86,7 @@ class CNN(nn.Module):
         if train and layers.is_on(self.dropout):
             x = layers.dropout(x, self.dropout, self.make_rng("dropout"))
         logits = nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32))
-        return Output(logits, attention, frames=frames)
+        return Output(logits, attention, reconstruction=reconstruction)
 
 
 FAMILY = Family(
@@ -100,7 +100,7 @@ FAMILY = Family(
         "attention": ("none", "eca", "se"),
         "pooling": pooling.OVER_TIME,
         "heads": COUNT,
-        "frames": Range(0),
+        "reconstruction": Range(0),
         "dropout": RATE,
     },
     switches={"attention": ("none", "eca", "se"), "pooling": pooling.OVER_TIME},

@@ -11,10 +11,10 @@ from jaxtyping import Array, Float, Int
 from ser_jax.errors import UserError
 from ser_jax.models import layers, ops, pooling
 from ser_jax.models.family import COUNT, RATE, Family, Range
-from ser_jax.models.hidden_frames import tell_frames
 from ser_jax.models.mask import Map, Mask
 from ser_jax.models.normalisation import BatchNorm
 from ser_jax.models.output import Output
+from ser_jax.models.reconstruction import reconstructed
 from ser_jax.models.recurrent import Recurrent
 
 
@@ -61,7 +61,7 @@ class CRNN(nn.Module):
         pooling: over time, one of `ser_jax.models.pooling.KINDS`; "weighted" is the paper's attention, and "last" the
             state of either direction after its own last frame.
         heads: of the poolings that have heads.
-        frames: features to tell of every frame of the input in training; 0: none.
+        reconstruction: features of every frame of the input to reconstruct in training; 0: none.
         dropout: rate before the classifier; may be a traced scalar (`model.clone(dropout=rate)`).
         axis_name: axis of devices along which batch normalisation is synchronised.
     """
@@ -71,7 +71,7 @@ class CRNN(nn.Module):
     channels: Literal[1, 3] = 1
     pooling: str = "mean"
     heads: int = 4
-    frames: int = 0
+    reconstruction: int = 0
     dropout: float | Float[Array, ""] = 0.0
     axis_name: str | None = None
 
@@ -113,7 +113,7 @@ class CRNN(nn.Module):
         x = activate(BatchNorm(self.axis_name, name="linear_norm")(ops.product(x, kernel), mask, train=train))
 
         x, (final, _) = Recurrent(size.hidden, name="lstm")(x[:, :, 0], mask.lengths)
-        frames = tell_frames(self, x, features.shape[1], stride=STRIDES[0], train=train)
+        reconstruction = reconstructed(self, x, features.shape[1], stride=STRIDES[0], train=train)
         attention = {}
         if self.pooling == "last":
             x = final.astype(x.dtype)
@@ -125,7 +125,7 @@ class CRNN(nn.Module):
         if train and layers.is_on(self.dropout):
             x = layers.dropout(x, self.dropout, self.make_rng("dropout"))
         logits = nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32))
-        return Output(logits, attention, frames=frames)
+        return Output(logits, attention, reconstruction=reconstruction)
 
 
 def activate(x: Array) -> Array:
@@ -156,7 +156,7 @@ FAMILY = Family(
         "channels": (1, 3),
         "pooling": pooling.KINDS,
         "heads": COUNT,
-        "frames": Range(0),
+        "reconstruction": Range(0),
         "dropout": RATE,
     },
     switches={"pooling": pooling.OVER_TIME},

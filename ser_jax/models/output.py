@@ -34,12 +34,12 @@ class Output:
         tokens: unnormalised log-probabilities of a text that follows the emotion, Float[Array, "batch tokens symbols"],
             or None.
         tracks: a value for every frame of the input and every track, Float[Array, "batch frames tracks"], or None.
-        frames: the features that the model takes every frame of the input for, whether it was shown or not, of which
-            those of padding mean nothing, Float[Array, "batch frames features"]; None unless trained to tell them.
+        reconstruction: the features of every frame of the input, masked or not, as the model reconstructs them,
+            Float[Array, "batch frames features"]; those of padding mean nothing. None unless it is trained to.
     """
 
     logits: Any
     attention: dict[str, Attention] = flax.struct.field(default_factory=dict)
     tokens: Any = None
     tracks: Any = None
-    frames: Any = None
+    reconstruction: Any = None

@@ -8,9 +8,9 @@ from jaxtyping import Array, Float, Int
 
 from ser_jax.models import layers
 from ser_jax.models.family import COUNT, RATE, Family, Range
-from ser_jax.models.hidden_frames import tell_frames
 from ser_jax.models.output import Output
 from ser_jax.models.pooling import Pooling, masked_softmax, of_frames
+from ser_jax.models.reconstruction import reconstructed
 from ser_jax.models.recurrent import Recurrent
 
 
@@ -28,7 +28,7 @@ class ResLSTM(nn.Module):
         residual: whether there is a path around each layer; it is a projection where the layer changes the width.
         hidden: size of the state of each direction of a layer.
         depth: number of layers.
-        frames: features to tell of every frame of the input in training; 0: none.
+        reconstruction: features of every frame of the input to reconstruct in training; 0: none.
         dropout: rate between layers and before the classifier; may be a traced scalar.
     """
 
@@ -38,7 +38,7 @@ class ResLSTM(nn.Module):
     residual: bool = True
     hidden: int = 32
     depth: int = 2
-    frames: int = 0
+    reconstruction: int = 0
     dropout: float | Float[Array, ""] = 0.0
 
     @nn.compact
@@ -75,9 +75,9 @@ class ResLSTM(nn.Module):
             weights = masked_softmax(scores.swapaxes(1, 2), real[:, None])
             pooled = jnp.einsum("bvt,btc->bvc", weights.astype(x.dtype), x).reshape(len(x), -1)
             attention = {"pooling": of_frames(weights)}
-        frames = tell_frames(self, x, features.shape[1], train=train)
+        reconstruction = reconstructed(self, x, features.shape[1], train=train)
         logits = nn.Dense(self.num_classes, name="classifier")(dropped(pooled).astype(jnp.float32))
-        return Output(logits, attention, frames=frames)
+        return Output(logits, attention, reconstruction=reconstruction)
 
 
 FAMILY = Family(
@@ -89,7 +89,7 @@ FAMILY = Family(
         "residual": (True, False),
         "hidden": COUNT,
         "depth": COUNT,
-        "frames": Range(0),
+        "reconstruction": Range(0),
         "dropout": RATE,
     },
     switches={"attention": ("none", "self_attention")},

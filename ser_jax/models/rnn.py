@@ -8,9 +8,9 @@ from jaxtyping import Array, Float, Int
 
 from ser_jax.models import layers
 from ser_jax.models.family import COUNT, RATE, Family, Range
-from ser_jax.models.hidden_frames import tell_frames
 from ser_jax.models.output import Output
 from ser_jax.models.pooling import KINDS, Pooling, check_heads, of_frames
+from ser_jax.models.reconstruction import reconstructed
 from ser_jax.models.recurrent import GATES, Recurrent
 
 
@@ -28,7 +28,7 @@ class RNN(nn.Module):
             state after its own last frame.
         heads: of the poolings that have some; divides 2 * hidden.
         tracks: number of values to tell for every frame, such as arousal and valence.
-        frames: features to tell of every frame of the input in training; 0: none.
+        reconstruction: features of every frame of the input to reconstruct in training; 0: none.
         dropout: rate between layers and before the classifier; may be a traced scalar.
     """
 
@@ -39,7 +39,7 @@ class RNN(nn.Module):
     pooling: str = "mean"
     heads: int = 4
     tracks: int = 0
-    frames: int = 0
+    reconstruction: int = 0
     dropout: float | Float[Array, ""] = 0.0
 
     @nn.compact
@@ -73,8 +73,8 @@ class RNN(nn.Module):
             tracks = nn.Dense(self.tracks, name="tracks_of_frame")(dropped(x).astype(jnp.float32))
             tracks = jnp.where(real, tracks, 0)
         logits = nn.Dense(self.num_classes, name="classifier")(dropped(pooled).astype(jnp.float32))
-        frames = tell_frames(self, x, features.shape[1], train=train)
-        return Output(logits, attention, tracks=tracks, frames=frames)
+        reconstruction = reconstructed(self, x, features.shape[1], train=train)
+        return Output(logits, attention, tracks=tracks, reconstruction=reconstruction)
 
 
 FAMILY = Family(
@@ -87,7 +87,7 @@ FAMILY = Family(
         "pooling": KINDS,
         "heads": COUNT,
         "tracks": Range(0),
-        "frames": Range(0),
+        "reconstruction": Range(0),
         "dropout": RATE,
     },
     switches={"pooling": ("mean", *(kind for kind in KINDS if kind != "mean"))},

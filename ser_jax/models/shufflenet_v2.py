@@ -12,10 +12,10 @@ from jaxtyping import Array, Float, Int
 from ser_jax.models import layers, ops, pooling
 from ser_jax.models.channel_attention import channel_attention
 from ser_jax.models.family import COUNT, RATE, Family, Range
-from ser_jax.models.hidden_frames import tell_frames
 from ser_jax.models.layers import Depthwise, NormalizedConvolution, NormalizedPointwise
 from ser_jax.models.mask import Map, Mask
 from ser_jax.models.output import Attention, Output
+from ser_jax.models.reconstruction import reconstructed
 
 # Channels of the stem, stages 2, 3 and 4, and the last convolution (table 5 of the paper), and units of each stage.
 CHANNELS = {
@@ -45,7 +45,7 @@ class ShuffleNetV2(nn.Module):
         stem_stride: stride of the first convolution, 2 (the paper's) or 1.
         pooling: over time, one of `ser_jax.models.pooling.KINDS` but "last".
         heads: of the poolings that have heads.
-        frames: features to tell of every frame of the input in training; 0: none.
+        reconstruction: features of every frame of the input to reconstruct in training; 0: none.
         dropout: rate before the classifier; may be a traced scalar (`model.clone(dropout=rate)`).
         axis_name: axis of devices along which batch normalisation is synchronised.
     """
@@ -61,7 +61,7 @@ class ShuffleNetV2(nn.Module):
     stem_stride: Literal[2, 1] = 2
     pooling: str = "mean"
     heads: int = 4
-    frames: int = 0
+    reconstruction: int = 0
     dropout: float | Float[Array, ""] = 0.0
     axis_name: str | None = None
 
@@ -114,7 +114,7 @@ class ShuffleNetV2(nn.Module):
 
         last = NormalizedPointwise(last_channels, axis_name=self.axis_name, name="last")
         x = mask.apply(act(last(x, mask, train=train)))
-        frames = tell_frames(self, x, features.shape[1], stride=time_stride, train=train)
+        reconstruction = reconstructed(self, x, features.shape[1], stride=time_stride, train=train)
         if self.pooling == "mean":
             x = mask.mean(x)
         else:
@@ -125,7 +125,7 @@ class ShuffleNetV2(nn.Module):
         if train and layers.is_on(self.dropout):
             x = layers.dropout(x, self.dropout, self.make_rng("dropout"))
         logits = nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32))
-        return Output(logits, attention, frames=frames)
+        return Output(logits, attention, reconstruction=reconstruction)
 
     def _equal_units(
         self, unit: Callable[..., "Unit"], names: list[str], halves: tuple[Map, Map], mask: Mask, train: bool
@@ -232,7 +232,7 @@ FAMILY = Family(
         "stem_stride": (2, 1),
         "pooling": pooling.OVER_TIME,
         "heads": COUNT,
-        "frames": Range(0),
+        "reconstruction": Range(0),
         "dropout": RATE,
     },
     switches={"attention": ("none", "eca", "se"), "pooling": pooling.OVER_TIME},

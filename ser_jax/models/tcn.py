@@ -9,10 +9,10 @@ from jaxtyping import Array, Float, Int
 
 from ser_jax.models import layers, ops, pooling
 from ser_jax.models.family import COUNT, RATE, Family, Range
-from ser_jax.models.hidden_frames import tell_frames
 from ser_jax.models.mask import Map, Mask
 from ser_jax.models.normalisation import BatchNorm
 from ser_jax.models.output import Output
+from ser_jax.models.reconstruction import reconstructed
 
 Frames = Float[Array, "batch frames 1 _channels"]  # a map of one band
 
@@ -27,7 +27,7 @@ class TCN(nn.Module):
         fusion: weights of the levels' sum: "uniform", or "dynamic" (the paper's: learned, one for each level).
         pooling: over time, one of `ser_jax.models.pooling.KINDS` but "last"; "mean" is the paper's.
         heads: of the poolings that have heads.
-        frames: features to tell of every frame of the input in training; 0: none.
+        reconstruction: features of every frame of the input to reconstruct in training; 0: none.
         dropout: rate before the classifier; may be a traced scalar (`model.clone(dropout=rate)`).
         axis_name: axis of devices along which batch normalisation is synchronised.
     """
@@ -38,7 +38,7 @@ class TCN(nn.Module):
     fusion: Literal["uniform", "dynamic"] = "dynamic"
     pooling: str = "mean"
     heads: int = 4
-    frames: int = 0
+    reconstruction: int = 0
     dropout: float | Float[Array, ""] = 0.0
     axis_name: str | None = None
 
@@ -62,7 +62,7 @@ class TCN(nn.Module):
         # The paper pools each level, then weighs them; as long as the pooling is a mean, that is the same.
         x = sum((f + b) * w for f, b, w in zip(forward, backward, weights.astype(x.dtype), strict=True))
 
-        frames = tell_frames(self, x[:, :, 0], features.shape[1], train=train)
+        reconstruction = reconstructed(self, x[:, :, 0], features.shape[1], train=train)
         attention = {}
         x, frame_weights = pooling.Pooling(self.pooling, self.heads, name="pool")(x[:, :, 0], num_frames)
         if frame_weights is not None:
@@ -70,7 +70,7 @@ class TCN(nn.Module):
         if train and layers.is_on(self.dropout):
             x = layers.dropout(x, self.dropout, self.make_rng("dropout"))
         logits = nn.Dense(self.num_classes, name="classifier")(x.astype(jnp.float32))
-        return Output(logits, attention, frames=frames)
+        return Output(logits, attention, reconstruction=reconstruction)
 
 
 class Stream(nn.Module):
@@ -135,7 +135,7 @@ FAMILY = Family(
         "fusion": ("uniform", "dynamic"),
         "pooling": pooling.OVER_TIME,
         "heads": COUNT,
-        "frames": Range(0),
+        "reconstruction": Range(0),
         "dropout": RATE,
     },
     switches={"fusion": ("uniform", "dynamic"), "pooling": pooling.OVER_TIME},

@@ -15,10 +15,10 @@ from jaxtyping import Array, Float, Int
 from ser_jax.errors import UserError
 from ser_jax.models import layers, ops
 from ser_jax.models.family import RATE, Family, Range
-from ser_jax.models.hidden_frames import tell_frames
 from ser_jax.models.normalisation import LayerNorm
 from ser_jax.models.output import Attention, Output
 from ser_jax.models.pooling import Pooling, check_heads, masked_softmax, of_frames
+from ser_jax.models.reconstruction import reconstructed
 
 Frames = Float[Array, "batch _frames channels"]  # a leading underscore: sizes differ within a function
 Rate = float | Float[Array, ""]
@@ -59,7 +59,7 @@ class Transformer(nn.Module):
         subsampling: frames of the input per frame of the blocks, 2 or 4: one or two convolutions over 3 frames.
         width, depth, heads: instead of the size's own; 0: the size's own.
         kernel_size: frames that the depthwise convolution sees, odd.
-        frames: features to tell of every frame of the input in training; 0: none.
+        reconstruction: features of every frame of the input to reconstruct in training; 0: none.
         dropout: rate after each layer of a block and before the classifier; may be a traced scalar.
         stochastic_depth: rate at which the last block's layers are skipped, for each utterance; falls linearly towards
             the first block (Huang et al. 2016); may be a traced scalar.
@@ -75,7 +75,7 @@ class Transformer(nn.Module):
     depth: int = 0
     heads: int = 0
     kernel_size: int = 15
-    frames: int = 0
+    reconstruction: int = 0
     dropout: Rate = 0.0
     stochastic_depth: Rate = 0.0
 
@@ -126,7 +126,7 @@ class Transformer(nn.Module):
                 attention[f"block{i}"] = Attention(weights, ("batch", "heads", "queries", "frames"), self.subsampling)
 
         x = LayerNorm(name="norm")(x)
-        frames = tell_frames(self, x[:, first:], features.shape[1], stride=self.subsampling, train=train)
+        reconstruction = reconstructed(self, x[:, first:], features.shape[1], stride=self.subsampling, train=train)
         if self.pooling == "class_token":
             pooled = x[:, 0]
             weights = None if scores is None else masked_softmax(scores[:, :, 0, 1:], real[:, None])
@@ -137,7 +137,7 @@ class Transformer(nn.Module):
         if train and layers.is_on(self.dropout):
             pooled = layers.dropout(pooled, self.dropout, self.make_rng("dropout"))
         logits = nn.Dense(self.num_classes, name="classifier")(pooled.astype(jnp.float32))
-        return Output(logits, attention, frames=frames)
+        return Output(logits, attention, reconstruction=reconstruction)
 
     def _subsampled(
         self, x: Float[Array, "batch frames features"], lengths: Int[Array, " batch"]
@@ -383,7 +383,7 @@ FAMILY = Family(
         "depth": Range(0),
         "heads": Range(0),
         "kernel_size": tuple(range(3, 33, 2)),
-        "frames": Range(0),
+        "reconstruction": Range(0),
         "dropout": RATE,
         "stochastic_depth": RATE,
     },

@@ -45,7 +45,7 @@ class Targets:
         """The options of a model that learns them."""
         options = {} if self.vocabulary is None else {"num_symbols": self.vocabulary.num_symbols}
         options |= {"tracks": len(self.track_names)} if self.track_names else {}
-        return options | ({"frames": self.frames} if self.frames else {})
+        return options | ({"reconstruction": self.frames} if self.frames else {})
 
 
 def make_frontend(config: dict, features: Packed | None = None) -> Frontend:
@@ -79,7 +79,11 @@ def make_masking(config: dict, frontend: Frontend) -> Masking | None:
 
 def targets_of(config: dict, corpus: Corpus, tracks: Packed | None) -> Targets:
     """What a variant learns beside the emotion, and its heads; raises `UserError` where the corpus has none."""
-    for option, by in (("num_symbols", "the corpus"), ("tracks", "the corpus"), ("frames", "config.objective.frames")):
+    for option, by in (
+        ("num_symbols", "the corpus"),
+        ("tracks", "the corpus"),
+        ("reconstruction", "config.objective.frames"),
+    ):
         if option in config["model"]:
             raise UserError(f"config.model.{option}: {by} decides it; expected it not to be set")
     kind = config["model"].get("text", "none")

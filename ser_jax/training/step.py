@@ -174,7 +174,7 @@ def _losses(
         metrics["concordance"] = share * jnp.mean(agreement)
         total += run.loss_weights["tracks"] * (share - metrics["concordance"])
     if batch.hidden is not None:
-        frames_loss, frames_weight = hidden_frames_error(output.frames, inputs, batch.hidden, batch.weight)
+        frames_loss, frames_weight = hidden_frames_error(output.reconstruction, inputs, batch.hidden, batch.weight)
         metrics |= {"frames_loss": frames_loss, "frames_weight": frames_weight}
         total += run.loss_weights["frames"] * frames_loss / jnp.maximum(totals["frames"], 1)
     return total, metrics

@@ -6,7 +6,7 @@ import pytest
 
 from ser_jax.models import layers
 from ser_jax.models.mask import Mask
-from ser_jax.models.normalisation import BatchNorm
+from ser_jax.models.normalisation import BatchNorm, moments
 
 
 def random(*shape, seed=0):
@@ -93,3 +93,13 @@ def test_a_map_is_normalised_by_the_statistics_of_its_real_cells_on_all_devices(
     halves = x.reshape(2, 2, *x.shape[1:]), lengths.reshape(2, 2)
     on_devices = jax.vmap(lambda *half: Ours("devices").init_with_output(jax.random.key(0), *half), axis_name="devices")
     np.testing.assert_allclose(jit(on_devices)(*halves)[0].reshape(x.shape), found, atol=1e-4)
+
+
+def test_statistics_of_a_bfloat16_map_are_summed_in_float32():
+    """A sum of 20,000 ones in bfloat16 would stop at 256."""
+    mask = Mask(jnp.full(20, 100), 100, 10)
+    mean, variance, count = moments(jnp.full((20, 100, 10, 2), 1.5, jnp.bfloat16), mask)
+    assert {part.dtype for part in (mean, variance, count)} == {jnp.dtype(jnp.float32)}
+    np.testing.assert_allclose(mean, 1.5, rtol=1e-5)
+    np.testing.assert_allclose(variance, 0, atol=1e-4)
+    assert count == 20_000

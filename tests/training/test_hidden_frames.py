@@ -157,8 +157,14 @@ def test_other_runs_begin_with_all_but_the_layer(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": {"name": "linear"}}, "model linear has no option frames, which is one of cnn, crnn, reslstm, rnn"),
-        ({"model": {"name": "rnn", "frames": 3}}, r"config\.model\.frames: config\.objective\.frames decides it"),
+        (
+            {"model": {"name": "linear"}},
+            "model linear has no option reconstruction, which is one of cnn, crnn, reslstm, rnn",
+        ),
+        (
+            {"model": {"name": "rnn", "reconstruction": 3}},
+            r"config\.model\.reconstruction: config\.objective\.frames decides it",
+        ),
         ({"frontend": {"normalization": "none"}}, r"config\.frontend\.normalization: found none, expected utterance"),
         ({"frontend": {"kind": "functionals"}}, "kind functionals have no frames in time to hide"),
         ({"frontend": {"kind": "histogram"}}, "kind histogram have no frames in time to hide"),
