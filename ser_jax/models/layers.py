@@ -38,7 +38,8 @@ class NormalizedConvolution(nn.Module):
     def __call__(self, x: Map, mask: Mask, *, train: bool) -> Map:
         """The result for a map that is zero in its padding; it is not. `mask` is that of the result."""
         kernel = self.param("kernel", nn.initializers.he_normal(), (*self.size, x.shape[-1], self.channels))
-        return BatchNorm(self.axis_name, name="norm")(convolution(x, kernel, self.strides), mask, train=train)
+        x = mask.apply(convolution(x, kernel, self.strides))
+        return BatchNorm(self.axis_name, name="norm")(x, mask, train=train)
 
 
 class NormalizedPointwise(nn.Module):

@@ -25,14 +25,17 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
 
     def __call__(self, x: Map, mask: Mask, *, train: bool) -> Map:
-        """The map, by the batch's statistics in training and else by running ones; not zero in its padding."""
+        """A map that is zero in its padding, by the batch's statistics in training and else by running ones.
+
+        The result is not zero in its padding.
+        """
         return scaled(x, *self.affine(x, mask, train=train))
 
     @nn.compact
     def affine(
         self, x: Map, mask: Mask, *, train: bool, offset: PerChannel | float = 0.0
     ) -> tuple[PerChannel, PerChannel]:
-        """The factor and the shift that normalise a map.
+        """The factor and the shift that normalise a map that is zero in its padding.
 
         An `offset`, a constant for each channel, may be left out of the map: the shift makes up for it.
         """
@@ -55,11 +58,11 @@ class BatchNorm(nn.Module):
 
 
 def moments(x: Map, mask: Mask, axis_name: str | None = None) -> tuple[PerChannel, PerChannel, Float[Array, ""]]:
-    """Mean and biased variance of each channel over the real cells, and their number, in float32.
+    """Mean and biased variance of each channel over the real cells of a map that is zero in its padding.
 
-    With an axis of devices, over the batches of all of them.
+    Returned with the number of these cells, in float32; with an axis of devices, over the batches of all of them.
     """
-    cells = mask.apply(x).astype(jnp.float32)
+    cells = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
     sums = sum_of_cells(cells), sum_of_cells(cells * cells), mask.count()
     total, squares, count = jax.lax.psum(sums, axis_name) if axis_name else sums
     count = jax.lax.max(count, 1.0)

@@ -115,7 +115,8 @@ class DilatedConvolution(nn.Module):
         """The result for frames that are zero in the padding; it is not."""
         channels = x.shape[-1]
         kernel = self.param("kernel", nn.initializers.he_normal(), (2 * channels, channels))
-        x = ops.product(jnp.concatenate([shifted(x, self.dilation, self.reverse), x], -1), kernel)
+        seen = jnp.concatenate([shifted(x, self.dilation, self.reverse), x], -1)
+        x = mask.apply(ops.product(seen, kernel))
         return BatchNorm(self.axis_name, name="norm")(x, mask, train=train)
 
 

@@ -79,7 +79,8 @@ def test_a_map_is_normalised_by_the_statistics_of_its_real_cells_on_all_devices(
 
         @nn.compact
         def __call__(self, x, lengths):
-            return BatchNorm(self.axis_name, name="norm")(x, Mask(lengths, 5, 3), train=True)
+            mask = Mask(lengths, 5, 3)
+            return BatchNorm(self.axis_name, name="norm")(mask.apply(x), mask, train=True)
 
     cells = np.asarray(x)[np.asarray(real)[..., 0]]
     expected = (x - cells.mean(0)[None, None, None]) / np.sqrt(cells.var(0) + 1e-5)[None, None, None]
