@@ -23,6 +23,7 @@ EQUATIONS = {
     "attention_rnn": 800,
     "cnn": 2200,
     "crnn": 1600,
+    "encoder_head": 200,
     "linear": 100,
     "reslstm": 750,
     "rnn": 550,
