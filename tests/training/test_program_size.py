@@ -43,8 +43,7 @@ def step():
         crop_samples=FRAMES,
         num_steps=4,
         warmup_steps=1,
-        gradient_clip=1.0,
-        ema_decay=0.9,
+        optimizer=configuration.default()["optimizer"],
     )
     zero, key = np.float32(0), jax.random.key(0)
     run = Run(
