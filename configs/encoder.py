@@ -5,15 +5,16 @@ python launch.py prepare encoder emodb --encoder smart-turn-v3.2 --pooled --laye
 python launch.py study --config configs/encoder.py:emodb --workdir runs/encoder_emodb
 
 The arguments are a prepared corpus and an encoder, by default smart-turn-v3.2. Means and deviations of hidden states
-over an utterance are classified by linear discriminant analysis and a linear SVM. Which states they look at, and how
-strongly they are regularised, is chosen inside each training fold, by speakers. "per speaker" is standardised by each
+over an utterance are classified by linear discriminant analysis and a linear SVM: one for each state, each three states
+in a row, with and without deviations, and the mean of their scores is what counts. How strongly each is regularised is
+chosen inside each training fold, by speakers. "per speaker" is standardised by each
 speaker's own utterances: it looks at the tested speaker's other recordings (not at their labels), so its figures are
 not to be compared with the others.
 """
 
 from configs import recipe
 
-STATES = {"functionals": "precomputed", "columns": "chosen", "class_weights": True}
+STATES = {"functionals": "precomputed", "columns": "combined", "class_weights": True}
 
 
 def get_config(corpus: str = "emodb", encoder: str = "smart-turn-v3.2") -> dict:

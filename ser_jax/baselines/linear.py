@@ -41,7 +41,7 @@ MOST_LEFT_OUT = 10  # of so many training speakers each is an inner fold; more a
 INNER_GROUPS = 5
 SMALL = 2000  # utterances; systems of fewer take longer with several threads of BLAS
 
-COLUMNS = ("all", "chosen")
+COLUMNS = ("all", "chosen", "combined")
 
 _CHOICES = {
     "name": NAMES,
@@ -64,7 +64,8 @@ class Baseline:
       functionals: one of `functionals.KINDS`, or "precomputed": the pooled hidden states `config.frontend.features`.
       scaling: "fold", standardised by the training fold, or "speaker", by each speaker's own utterances.
       class_weights: whether errors weigh inversely to the class's frequency in the training fold.
-      columns: of pooled hidden states, "all", or "chosen": those of `state_columns` that do best on the inner folds.
+      columns: of pooled hidden states, "all"; "chosen", those of `state_columns` that do best on the inner folds; or
+        "combined", the mean of the scores by each of them.
     """
 
     name: str
@@ -106,7 +107,7 @@ def state_columns(names: Sequence[str]) -> dict[str, Int[np.ndarray, " columns"]
     """
     parts = [name.split("/") for name in names]
     if any(len(part) != 3 or part[1] not in ("mean", "deviation") for part in parts):
-        raise UserError("config.model.columns=chosen: expected pooled hidden states (`prepare encoder --pooled`)")
+        raise UserError("config.model.columns: expected pooled hidden states (`prepare encoder --pooled`)")
     states = list(dict.fromkeys(part[0] for part in parts))
     kinds = ("mean", "deviation")
     of: dict[tuple[str, str], list[int]] = {(state, kind): [] for state in states for kind in kinds}
@@ -130,20 +131,23 @@ def fit_columns(
     held_out: Sequence[Bool[np.ndarray, " utterances"]],
     num_classes: int,
 ) -> tuple[Fitted, int]:
-    """Fits a baseline to each of some sets of columns, and returns the best one and its number.
+    """Fits a baseline to each of some sets of columns, and returns the best fit, or all in one, and the best's number.
 
-    The best has the highest UA on the inner folds, the first of equals. Its coefficients are zero in other columns.
+    The best has the highest UA on the inner folds, the first of equals. With columns "combined" the scores are the mean
+    of those of all fits, of which each has its own C; then C and `inner_ua` are means too.
     """
     fits = [fit(baseline, values[:, columns], labels, held_out, num_classes) for columns in sets]
     best = int(np.argmax([one.inner_ua.max() for one in fits]))
-    whole = {
-        "mean": np.zeros(values.shape[1]),
-        "scale": np.ones(values.shape[1]),
-        "coefficients": np.zeros((num_classes, values.shape[1]), np.float32),
-    }
-    for name, array in whole.items():
-        array[..., sets[best]] = getattr(fits[best], name)
-    return dataclasses.replace(fits[best], **whole), best
+    kept = range(len(sets)) if baseline.columns == "combined" else [best]
+    mean, scale = np.zeros(values.shape[1]), np.ones(values.shape[1])
+    coefficients = np.zeros((num_classes, values.shape[1]), np.float32)
+    for i in kept:
+        mean[sets[i]], scale[sets[i]] = fits[i].mean, fits[i].scale  # a column's own, whatever set it is in
+        coefficients[:, sets[i]] += fits[i].coefficients / len(kept)
+    intercept, C, inner_ua = (
+        np.mean([getattr(fits[i], name) for i in kept], axis=0) for name in ("intercept", "C", "inner_ua")
+    )
+    return Fitted(mean, scale, coefficients, intercept, float(C), inner_ua), best
 
 
 def make_baseline(options: dict[str, Any]) -> Baseline:

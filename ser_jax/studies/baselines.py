@@ -57,12 +57,12 @@ def make_baselines(config: dict, corpus: Corpus, protocol: Protocol, data_dir: s
     if baseline.functionals == "precomputed":
         names = pooled_states(config, corpus, data_dir).names
         dims = len(names)
-        if baseline.columns == "chosen":
+        if baseline.columns != "all":
             linear.state_columns(names)
     else:
         dims = require(baseline.functionals)
         if baseline.columns != "all":
-            raise UserError("config.model.columns=chosen: expected config.model.functionals=precomputed")
+            raise UserError(f"config.model.columns={baseline.columns}: expected config.model.functionals=precomputed")
     if baseline.scaling == "speaker" and not speakers_known(corpus):
         raise UserError(
             f"config.model.scaling=speaker: the speakers of corpus {corpus.name} are not known; expected fold"
@@ -153,7 +153,7 @@ def fit_folds(name: str, all_runs: Baselines, values: np.ndarray) -> dict[str, F
     if not speakers_known(corpus):
         speakers = np.full(len(speakers), "")
     sets = {"all": np.arange(values.shape[1])}
-    if all_runs.baseline.columns == "chosen":
+    if all_runs.baseline.columns != "all":
         sets = linear.state_columns(pooled_states(all_runs.config, corpus, all_runs.data_dir).names)
     folds = {fold.name: fold for fold in all_runs.folds}
     for fold in tqdm(folds.values(), desc=name, unit="fold", disable=None):
@@ -162,7 +162,7 @@ def fit_folds(name: str, all_runs: Baselines, values: np.ndarray) -> dict[str, F
         fitted[fold.name], best = linear.fit_columns(
             all_runs.baseline, values[rows], list(sets.values()), labels[rows], held_out, len(corpus.emotions)
         )
-        if len(sets) > 1:
+        if all_runs.baseline.columns == "chosen":
             tqdm.write(f"{name}, fold {fold.name}: {list(sets)[best]}")
     return fitted
 

@@ -233,6 +233,23 @@ def test_columns_are_chosen_on_the_inner_folds_alone(name):
     np.testing.assert_allclose(predict(fitted, values), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["lda", "linear_svm"])
+def test_combined_columns_give_the_mean_of_the_scores_by_each_set(name):
+    values, labels, speakers, genders = speech(dims=24)
+    held_out = inner_folds(speakers, genders, labels)
+    sets = list(linear.state_columns(STATES).values())
+    fitted, _ = linear.fit_columns(Baseline(name, columns="combined"), values, sets, labels, held_out, EMOTIONS)
+    alone = [fit(Baseline(name), values[:, columns], labels, held_out, EMOTIONS) for columns in sets]
+    scores = np.mean(
+        [
+            (values[:, columns] - one.mean) / one.scale @ one.coefficients.T.astype(float) + one.intercept
+            for one, columns in zip(alone, sets, strict=True)
+        ],
+        axis=0,
+    )
+    np.testing.assert_allclose(predict(fitted, values), softmax(scores, axis=1), atol=1e-6)
+
+
 def test_one_class_cannot_be_learnt():
     values, labels, *_ = speech()
     with pytest.raises(UserError, match="holds 1 emotion"):
