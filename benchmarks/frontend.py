@@ -12,7 +12,6 @@ Prints a table, and a JSON line for each contestant to stderr.
 import argparse
 import functools
 import importlib.util
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,7 @@ import jax
 import numpy as np
 
 from benchmarks.common import agree, done, emit, take_turns
+from ser_jax import machine
 from ser_jax.frontend import Frontend, Strengths, augment_features, augment_waveform, features
 from ser_jax.frontend.logmel import mel_filters
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=3.0, help="of an utterance")
     parser.add_argument("--turns", type=int, default=10, help="timed turns of each")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch")
+    parser.add_argument("--threads", type=int, default=machine.cores(), help="of PyTorch")
     parser.add_argument("--torch_device", default="cpu")
     args = parser.parse_args()
     frontend = Frontend()

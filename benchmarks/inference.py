@@ -15,7 +15,6 @@ import contextlib
 import copy
 import importlib
 import io
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -38,6 +37,7 @@ from benchmarks.common import (
     timed,
 )
 from benchmarks.models import TWINS
+from ser_jax import machine
 from ser_jax.frontend import Frontend, features
 from ser_jax.models import build
 
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=20, help="turns of one utterance at a time")
     parser.add_argument("--turns", type=int, default=3, help="turns of all utterances")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch and ONNX Runtime")
+    parser.add_argument("--threads", type=int, default=machine.cores(), help="of PyTorch and ONNX Runtime")
     parser.add_argument("--torch_device", default="cpu", help="of PyTorch; ONNX Runtime takes what it has")
     args = parser.parse_args()
     chosen = chosen_models(parser, args, ["shufflenet_v2", "transformer", "crnn", "rnn"])

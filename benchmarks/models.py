@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import functools
 import importlib
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -37,6 +36,7 @@ from benchmarks.common import (
     emit,
     take_turns,
 )
+from ser_jax import machine
 from ser_jax.models import build
 
 sys.path.insert(0, str(REFERENCES))
@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_arguments(parser, TWINS)
     add_step_arguments(parser)
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch; use taskset for both")
+    parser.add_argument("--threads", type=int, default=machine.cores(), help="of PyTorch; use taskset for both")
     parser.add_argument("--torch_device", default="cpu")
     parser.add_argument("--compiled", action="store_true", help="PyTorch's compiler as well")
     args = parser.parse_args()

@@ -12,7 +12,6 @@ import ast
 import datetime
 import importlib.metadata
 import json
-import os
 import re
 import subprocess
 import sys
@@ -20,6 +19,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from ser_jax import machine
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
@@ -181,7 +182,7 @@ def keep(results: Path, name: str, entry: dict[str, Any]) -> Path:
     results.mkdir(parents=True, exist_ok=True)
     path = results / f"{re.sub(r'[^a-z0-9]+', '-', device().lower()).strip('-')}.json"
     found = json.loads(path.read_text()) if path.exists() else {"benchmarks": {}}
-    found |= {"device": device(), "cores": os.cpu_count()}
+    found |= {"device": device(), "cores": machine.cores()}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     entry |= {"date": datetime.date.today().isoformat(), "commit": commit.stdout.strip(), "versions": versions()}
     found["benchmarks"][name] = entry

@@ -7,7 +7,6 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ser_jax import machine
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.errors import UserError
 
@@ -51,7 +51,7 @@ def opened(kind: str, num_utterances: int) -> Iterator[tuple[tuple[str, ...], Ex
     and where it crashes.
     """
     require(kind)
-    workers = min(os.cpu_count() or 1, 1 + num_utterances // _PER_PROCESS)
+    workers = min(machine.cores(), 1 + num_utterances // _PER_PROCESS)
     spawned = multiprocessing.get_context("spawn")  # a fork would inherit TensorFlow
     try:
         with ProcessPoolExecutor(workers, mp_context=spawned, initializer=_set_up, initargs=(kind,)) as processes:

@@ -5,6 +5,8 @@ import os
 import re
 from pathlib import Path
 
+from ser_jax import machine
+
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the configuration, --workdir and --data_dir."""
@@ -109,7 +111,7 @@ def start_jax() -> None:
     from ser_jax.errors import UserError
 
     if jax.config.jax_num_cpu_devices < 1:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        jax.config.update("jax_num_cpu_devices", machine.cores())
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ser_jax" / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

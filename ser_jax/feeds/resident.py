@@ -73,20 +73,18 @@ def make_resident(
     longest_read: int,
     tokens: Int[np.ndarray, "utterances tokens"] | None = None,
     tracks: Tracks | None = None,
-    source: Int[np.ndarray, " utterances"] | None = None,
 ) -> Resident:
     """Returns a corpus for the device, with zeros behind it so that `longest_read` samples can be read from any place.
 
-    `tokens`, `tracks` and `source` are as in `Resident`, one row or stretch for each utterance. The sizes are rounded
-    up, so that corpora of similar size share compiled programs. Raises `UserError` for a corpus whose samples 32-bit
+    `tokens` and `tracks` are as in `Resident`, one row or stretch for each utterance. The sizes are rounded up, so that
+    corpora of similar size share compiled programs. Raises `UserError` for a corpus whose samples 32-bit
     integers cannot address.
     """
     table = corpus.utterances
     size = padded_size(corpus, longest_read)
     if size >= ADDRESSED:
         raise UserError(
-            f"corpus {corpus.name}: {len(corpus.samples)} samples; the resident feed addresses fewer than 2^31, "
-            "--config.feed=streaming any number"
+            f"corpus {corpus.name}: {len(corpus.samples)} samples; the resident feed addresses fewer than 2^31"
         )
     samples = np.zeros((size, *corpus.samples.shape[1:]), corpus.samples.dtype)
     samples[: len(corpus.samples)] = corpus.samples
@@ -100,7 +98,6 @@ def make_resident(
         *(padded(table[name].to_numpy()) for name in ("start", "num_samples", "label")),
         tokens=None if tokens is None else np.asarray(tokens, np.int32),
         tracks=None if tracks is None else jax.tree.map(np.asarray, tracks),
-        source=None if source is None else padded(source),
     )
 
 

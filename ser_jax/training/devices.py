@@ -6,7 +6,6 @@ batches, `pmap` gives each its part under the axis name `BATCH`, and the trainin
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ser_jax import machine
 from ser_jax.errors import UserError
 
 BATCH = "batch"  # the axis of devices that share a batch
@@ -31,7 +31,7 @@ class Layout:
     """How a population lies on the devices.
 
     Attributes:
-      devices: those of every process.
+      devices: those of every process, one process after another.
       shares_batch: each device has all runs and a part of every batch; else some of the runs, and whole batches.
     """
 
@@ -65,7 +65,8 @@ def make_layout(num_runs: int, split: str, batch_size: int) -> Layout:
 
     Raises `UserError` for a batch that cannot be cut into as many equal parts as there are devices.
     """
-    devices = jax.devices()
+    # A process's own parts of a batch follow one another, however the machine numbers its devices.
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     if jax.process_count() > 1:
         if split == "runs":
             raise UserError(
@@ -96,7 +97,8 @@ class Program:
 
     function: Callable
     kinds: tuple[Kind, ...]
-    memory: int
+    devices: tuple[jax.Device, ...]
+    memory: int | None
     deterministic: bool
     compiled: dict[Any, tuple[Callable, int]]
 
@@ -107,12 +109,13 @@ class Program:
         shapes = str(jax.tree.map(jnp.shape, arguments))
         if shapes not in self.compiled:
             at_once = self._runs(arguments)
+            memory = free_memory(self.devices, arguments) if self.memory is None else self.memory
             while True:
                 lowered = self.function.lower(*self._piece(arguments, 0, at_once))
                 program = lowered.compile(compiler_options=compiler_options(at_once, self.deterministic))
-                if at_once == 1 or _bytes_needed(program) <= self.memory:
+                if at_once == 1 or _bytes_needed(program) <= memory:
                     break
-                at_once = max(min(at_once - 1, int(at_once * self.memory / _bytes_needed(program))), 1)
+                at_once = max(min(at_once - 1, int(at_once * memory / _bytes_needed(program))), 1)
             self.compiled[shapes] = program, at_once
         return self.compiled[shapes]
 
@@ -157,8 +160,8 @@ def on_devices(
     On an accelerator the runs of a device are one batched computation, since one small network leaves it idle; on a CPU
     they follow one another inside the program, which measured no slower and needs less memory. The first `donate`
     arguments give their memory to the results. `memory` is what the program may take of each device, in bytes; None:
-    nearly all that the device has. `deterministic` is for `compiler_options`. A result of kind "run" must be the same
-    on all devices that share a batch.
+    nearly all that the device has free. `deterministic` is for `compiler_options`. A result of kind "run" must be the
+    same on all devices that share a batch.
     """
     kinds = tuple(kinds)
     shared = [i for i, kind in enumerate(kinds) if kind == "shared"]
@@ -187,7 +190,7 @@ def on_devices(
         devices=layout.devices,
         donate_argnums=tuple(range(donate)),
     )
-    return Program(mapped, kinds, device_memory(layout.local.devices) if memory is None else memory, deterministic, {})
+    return Program(mapped, kinds, layout.local.devices, memory, deterministic, {})
 
 
 def compiler_options(at_once: int = 2, deterministic: bool = False) -> dict[str, bool] | None:
@@ -228,8 +231,25 @@ def device_memory(devices: Sequence[jax.Device]) -> int:
     """Returns the bytes that programs may take of each of these devices of this process."""
     limit = (devices[0].memory_stats() or {}).get("bytes_limit")
     if limit is None:  # a CPU, whose devices share the machine's memory
-        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(devices)
+        limit = machine.memory() // len(devices)
     return int(_SHARE * limit)
+
+
+def free_memory(devices: Sequence[jax.Device], arguments: Any = ()) -> int:
+    """Returns the bytes of `device_memory` that nothing else holds: what is there is subtracted, but for `arguments`.
+
+    A program's own arguments are counted with what it needs. CPUs do not tell what is in use.
+    """
+    device = devices[0]
+    in_use = (device.memory_stats() or {}).get("bytes_in_use", 0)
+    own = sum(
+        shard.data.nbytes
+        for leaf in jax.tree.leaves(arguments)
+        if isinstance(leaf, jax.Array) and not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        for shard in leaf.addressable_shards
+        if shard.device == device
+    )
+    return device_memory(devices) - max(in_use - own, 0)
 
 
 def _bytes_needed(program: Callable) -> int:

@@ -26,7 +26,7 @@ from ser_jax.feeds.streaming import StreamingFeed
 from ser_jax.frontend import Statistics, check_augmentation, num_features
 from ser_jax.frontend.statistics import fold_statistics
 from ser_jax.training import checkpoints, devices, heads
-from ser_jax.training.data import place_corpus, utterance_sums
+from ser_jax.training.data import latest, longest_read, place_corpus, source_of, utterance_sums
 from ser_jax.training.initial import Initial, begin_with, check_initial
 from ser_jax.training.objectives import LOSSES
 from ser_jax.training.programs import Programs, make_programs
@@ -104,21 +104,15 @@ class Population:
     @functools.cached_property
     def resident(self) -> Resident:
         """The corpus on every device of this process, brought there when it is first asked for."""
-        corpus, targets = self.corpus, self.targets
-        features = corpus.info.get("features")
-        frontend, folds, local = self.learner.frontend, _distinct(self.folds), self.layout.local
-        source = (corpus.fingerprint, features and features["fingerprint"], self.window_samples, len(local.devices))
-        source += (frontend.trim_db,)
-        if frontend.normalization == "speaker":
-            source += (frontend,)
-        looked_up = (targets.vocabulary, self.config["corpus"]["tracks"] if targets.tracks is not None else "")
-        looked_up += (targets.heads,)
-        if self.teacher is not None:
-            looked_up += (self.teacher.parameters, [fold.name for fold in folds])
-        return cached(
+        return place_corpus(
+            self.corpus,
+            self.learner.frontend,
+            self.targets,
+            self.teacher,
+            _distinct(self.folds),
+            self.window_samples,
+            self.layout.local,
             self.cache,
-            ("resident", *source, *looked_up),
-            lambda: place_corpus(corpus, frontend, targets, self.teacher, folds, self.window_samples, local),
         )
 
 
@@ -188,7 +182,7 @@ def make_population(
     feed, reason = choose_feed(
         config["feed"],
         corpus,
-        longest_read=window_samples,
+        longest_read=longest_read(corpus, frontend, window_samples),
         memory=devices.device_memory(layout.local.devices),
         only_resident=only_resident(frontend, targets, teacher),
     )
@@ -310,13 +304,10 @@ def initial_state(population: Population) -> State:
     """Returns every run's state before its first step, [groups, runs per group, ...]."""
     statistics = None
     if population.learner.frontend.normalization == "train":
-        corpus, frontend, window_samples = population.corpus, population.learner.frontend, population.window_samples
+        corpus, frontend = population.corpus, population.learner.frontend
         resident = population.resident if population.feed == "resident" else None
-        sums = cached(
-            population.cache,
-            ("sums", corpus.fingerprint, frontend, window_samples),
-            lambda: utterance_sums(corpus, frontend, window_samples, resident),
-        )
+        key = *source_of(corpus), frontend
+        sums = latest(population.cache, "sums", key, lambda: utterance_sums(corpus, frontend, resident))
         statistics = devices.stack_runs(
             [fold_statistics(sums, fold.train) for fold in population.folds], population.layout.groups
         )

@@ -1,7 +1,6 @@
 """A configuration, checked against its corpus and folds: the frontend, what is learnt, and every refusal."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -9,6 +8,7 @@ import jax
 import numpy as np
 
 from ser_jax import config as configuration
+from ser_jax import machine
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.features import Packed
 from ser_jax.corpora.protocols import Fold, speakers_known
@@ -172,7 +172,7 @@ def check_order(config: dict, corpus: Corpus, folds: Sequence[Fold], feed: str) 
                 f"utterances that fold {fold.name} trains on"
             )
         waiting += sum(min(size, window) for size in sizes)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * jax.process_count()
+    memory = machine.memory() * jax.process_count()
     size = 2 * waiting * corpus.samples.nbytes / len(corpus.utterances)  # a window is read while another is used
     if feed == "streaming" and size > memory / 2:
         raise UserError(

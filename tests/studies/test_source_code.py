@@ -34,7 +34,7 @@ def version_after(copied, file, model):
 
 # Every room in which a change can change what is learnt or predicted.
 OF_A_NETWORK = [
-    "config.py",
+    "config/tree.py",
     "corpora/features.py",
     "corpora/perturbations.py",
     "corpora/silence.py",

@@ -1,3 +1,5 @@
+import dataclasses
+
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -5,6 +7,58 @@ import numpy as np
 from hypothesis import given, settings
 
 from ser_jax.training import devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Fake:
+    """A device of one of several processes, of which nothing is computed."""
+
+    process_index: int
+    id: int
+    used: int = 0
+
+    def memory_stats(self):
+        return {"bytes_limit": 1000, "bytes_in_use": self.used}
+
+
+def test_the_parts_of_each_process_follow_one_another_however_the_devices_are_numbered(monkeypatch):
+    """Four hosts of 2 x 2 on a torus of 4 x 4 whose devices are numbered row by row."""
+    torus = [Fake(2 * (row // 2) + column // 2, 4 * row + column) for row in range(4) for column in range(4)]
+    assert [device.process_index for device in torus[:4]] == [0, 0, 1, 1]
+    monkeypatch.setattr(jax, "devices", lambda: torus)
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    own = []
+    for process in range(4):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        layout = devices.make_layout(3, "auto", 32)
+        assert layout.parts == 16
+        own.append(layout.own_parts)
+        assert [layout.devices[part].process_index for part in layout.own_parts] == [process] * 4
+        assert [layout.devices[part] for part in layout.own_parts] == list(layout.local.devices)
+    assert sorted(part for parts in own for part in parts) == list(range(16))
+
+
+def test_what_others_hold_of_a_device_is_not_free():
+    assert devices.free_memory([Fake(0, 0)]) == 900
+    assert devices.free_memory([Fake(0, 0, used=300)]) == 600
+    assert devices.device_memory([Fake(0, 0, used=300)]) == 900
+
+
+def test_a_program_s_own_arguments_are_not_counted_twice():
+    device = jax.devices()[0]
+    held = jax.device_put(np.zeros(50, np.float32), device)
+
+    class Counting:
+        def memory_stats(self):
+            return {"bytes_limit": 1000, "bytes_in_use": 300}
+
+        def __eq__(self, other):
+            return other == device
+
+        __hash__ = None
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    assert devices.free_memory([Counting()], (held, np.zeros(9), keys)) == 900 - (300 - 200)
 
 
 @given(st.integers(1, 20), st.integers(1, 8))

@@ -124,6 +124,28 @@ def test_batches_after_restarts_are_those_that_would_have_been(data, cuts):
         assert hashes(population_of(data, feed), sorted([0, *cuts]), 30) == expected
 
 
+@pytest.mark.parametrize(
+    ("asked", "limits", "only_resident", "message"),
+    [
+        (
+            "auto",
+            {"memory": 1},
+            "tracks",
+            r"takes .* on each device, and tracks cannot be streamed; expected a smaller",
+        ),
+        ("resident", {"memory": 1}, "tracks", "and tracks cannot be streamed; expected a smaller corpus"),
+        ("auto", {"longest_read": 2**31}, "tracks", r"fewer than 2\^31 can be numbered, and tracks cannot be streamed"),
+        ("resident", {"memory": 1}, "", "config.feed=resident: corpus synthetic takes .*; expected auto or streaming"),
+        ("resident", {"longest_read": 2**31}, "", r"config.feed=resident: .* 2\^31 .*; expected auto or streaming"),
+    ],
+)
+def test_what_no_feed_can_bring_is_refused_and_nobody_is_sent_in_a_circle(data, asked, limits, only_resident, message):
+    corpus, *_ = data
+    with pytest.raises(UserError, match=message) as refused:
+        choose_feed(asked, corpus, **{"longest_read": 100, "memory": 2**60} | limits, only_resident=only_resident)
+    assert not (only_resident and "config.feed" in str(refused.value))
+
+
 def test_the_feed_is_chosen_by_what_fits(data):
     corpus, *_ = data
     size = corpus.samples.nbytes
@@ -135,6 +157,6 @@ def test_the_feed_is_chosen_by_what_fits(data):
     assert feed == "streaming"
     assert "2^31" in reason
     assert choose_feed("streaming", corpus, longest_read=100, memory=3 * size)[0] == "streaming"
-    assert choose_feed("auto", corpus, longest_read=100, memory=1, only_resident="tracks")[0] == "resident"
+    assert choose_feed("auto", corpus, longest_read=100, memory=2 * size, only_resident="tracks")[0] == "resident"
     with pytest.raises(UserError, match="tracks cannot be streamed"):
         choose_feed("streaming", corpus, longest_read=100, memory=1, only_resident="tracks")

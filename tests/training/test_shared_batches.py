@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ser_jax import config as configuration
+from ser_jax import machine
 from ser_jax.errors import UserError
 from ser_jax.inference import tables
 from ser_jax.training import devices, loop, programs
@@ -189,7 +190,7 @@ def test_a_lane_without_an_utterance_to_train_on_is_refused(data):
 
 def test_windows_that_memory_cannot_hold_are_refused(data, monkeypatch):
     corpus, protocol = data
-    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 100}[name])
+    monkeypatch.setattr(machine, "memory", lambda: 409_600)
     with pytest.raises(UserError, match=r"window: 8192 utterances for each of 3 runs and 1 lanes take 0\.0 GiB"):
         tiny_population(corpus, protocol, feed="streaming")
 

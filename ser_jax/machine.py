@@ -1,0 +1,47 @@
+"""The cores and the memory that this process may use: the container's or the job's, often less than the host's."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN = Path("/proc/self/cgroup")
+
+
+def cores() -> int:
+    """Returns the number of cores: those that the process may run on, and no more than its cgroup's share of time."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        count = os.cpu_count() or 1
+    quotas = [int(quota) / int(period) for quota, period in _limits("cpu.max") if quota != "max"]
+    return max(min([count, *map(round, quotas)]), 1)
+
+
+def memory() -> int:
+    """Returns the bytes of memory: the machine's, or the smallest limit of the process's cgroups."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for name in ("memory.max", "memory.limit_in_bytes"):  # of cgroups version 2 and 1
+        found += [int(limit) for (limit,) in _limits(name) if limit != "max"]
+    return min(found)
+
+
+def _limits(name: str) -> Iterator[list[str]]:
+    """The values of a limit in the process's cgroup and in all that hold it; none where there are no cgroups."""
+    try:
+        lines = _OWN.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        own = _CGROUPS / controllers.removeprefix("name=") / path.lstrip("/")
+        # In a container the path may be the host's, which is not there; the limit is then in the root.
+        for folder in (own, *own.parents):
+            if not folder.is_relative_to(_CGROUPS):
+                break
+            try:
+                values = (folder / name).read_text().split()
+            except OSError:
+                continue
+            if values:
+                yield values
