@@ -28,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", help="of a merged corpus: the one whose speakers are tested")
     parser.add_argument("--validation_speakers", type=int, default=1, help="taken from training (default: %(default)s)")
     add_data_argument(parser)
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="hash the whole corpus again, and refuse it if it is damaged",
+    )
     parser.add_argument("--json", action="store_true", help="print the audit as JSON")
 
 
@@ -35,9 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints the audit; returns 1 where a speaker stands on both sides of a fold, else 0."""
     from ser_jax.corpora import load_corpus
     from ser_jax.corpora.audit import audit
+    from ser_jax.corpora.corpus import verify
     from ser_jax.corpora.protocols import make_protocol
 
     corpus = load_corpus(arguments.corpus, arguments.data_dir)
+    if arguments.verify:
+        verify(corpus, again=True)
     protocol = make_protocol(
         corpus,
         arguments.protocol,

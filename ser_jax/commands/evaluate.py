@@ -4,6 +4,8 @@ On their own corpus every run is scored on its own test fold, which reproduces t
 digit. With --corpus every run is scored on all of another corpus: emotions that the model does not know are dropped,
 and named. The results go to WORKDIR/on_CORPUS. With --window_seconds or --batch_statistics the runs are tested
 otherwise than their configuration says, and the folder's name tells how.
+
+The exit status is 1 where runs on their own corpus do not predict what they did after their training.
 """
 
 import argparse
@@ -40,7 +42,9 @@ def run(args: argparse.Namespace) -> int:
     start_jax()
     changes = {name: getattr(args, name) for name in ("window_seconds", "batch_statistics")}
     changes = {name: value for name, value in changes.items() if value is not None}
-    summary, folder, remarks = evaluate_workdir(args.workdir, args.corpus, args.variant, args.data_dir, changes)
+    summary, folder, remarks, reproduced = evaluate_workdir(
+        args.workdir, args.corpus, args.variant, args.data_dir, changes
+    )
     print(results_table(summary))
     print("", *remarks, f"{folder}: summary.json, predictions.parquet", sep="\n")
-    return 0
+    return 0 if reproduced else 1

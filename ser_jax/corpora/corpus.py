@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int16
 
+from ser_jax.corpora import integrity
 from ser_jax.errors import UserError
 from ser_jax.files import atomic_folder
 
@@ -194,10 +195,12 @@ def _link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def load(folder: str | os.PathLike) -> Corpus:
+def load(folder: str | os.PathLike, *, again: bool = False) -> Corpus:
     """Returns the packed corpus in `folder`, its samples memory-mapped.
 
-    Raises UserError where a file is missing, cut short, of another format version, or does not belong to the others.
+    Raises UserError where a file is missing, cut short, of another format version, or does not belong to the others,
+    and where the content is not that of the fingerprint. With `again` it is hashed even if it was found right before;
+    see `ser_jax.corpora.integrity`.
     """
     folder = Path(folder)
     description = _read_description(folder)
@@ -218,6 +221,14 @@ def load(folder: str | os.PathLike) -> Corpus:
         raise _damaged(folder, f"{_UTTERANCES} has {found} rows, expected {expected}")
     if utterances["num_samples"].sum() != len(samples):
         raise _damaged(folder, f"{_UTTERANCES} and {_SAMPLES} do not belong together")
+    emotions, files = description["emotions"], (_SAMPLES, _UTTERANCES, _DESCRIPTION)
+    try:
+        content = integrity.content(folder, files, lambda: fingerprint(utterances, emotions, samples), again=again)
+    except (TypeError, ValueError) as error:
+        raise _damaged(folder, " ".join(str(error).split())[:200]) from error
+    if content != description["fingerprint"]:
+        expected = str(description["fingerprint"])[:12]
+        raise _damaged(folder, f"its samples and labels are those of {content[:12]}, its fingerprint says {expected}")
     return Corpus(
         name=description["name"],
         utterances=utterances,
@@ -226,6 +237,22 @@ def load(folder: str | os.PathLike) -> Corpus:
         fingerprint=description["fingerprint"],
         info=description["info"],
     )
+
+
+def verify(corpus: Corpus, *, again: bool = False) -> None:
+    """Raises UserError where the packed files of a loaded corpus are not those any more that it was loaded from.
+
+    A corpus that is in memory alone has none. `again` is as in `load`.
+    """
+    if not isinstance(corpus.samples, np.memmap):
+        return
+    folder = Path(corpus.samples.filename).parent
+    found = load(folder, again=again).fingerprint
+    if found != corpus.fingerprint:
+        raise UserError(
+            f"{folder}: the corpus was packed anew while it was in use (its fingerprint was {corpus.fingerprint[:12]}, "
+            f"now it is {found[:12]}); start again"
+        )
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

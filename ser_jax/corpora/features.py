@@ -17,11 +17,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from ser_jax.corpora import packed_folder
+from ser_jax.corpora import integrity, packed_folder
 from ser_jax.corpora.corpus import Corpus, refuse_full_disk
 from ser_jax.corpora.feature_source import FeatureSource, read_features
 from ser_jax.errors import UserError, brief, did_you_mean
 from ser_jax.files import atomic_folder
+
+_BLOCK = 1 << 16  # frames that are hashed together
 
 FORMAT_VERSION = 1  # of the folder; a folder of another version is refused
 
@@ -131,12 +133,24 @@ def pack_source(
         index = pd.DataFrame({"id": corpus.utterances["id"], "num_frames": found.num_frames})
         index.insert(1, "start", np.cumsum(found.num_frames) - found.num_frames)
         index.to_parquet(temporary / _INDEX, index=False)
-        digest = hashlib.sha256(json.dumps([found.names, frame_ms, index.to_dict("list")]).encode())
+        digest = _digest(found.names, frame_ms, index)
         _write_values(temporary / _VALUES, found, digest)
         description["fingerprint"] = digest.hexdigest()
         text = json.dumps(description, indent=1, ensure_ascii=False)
         (temporary / _DESCRIPTION).write_text(text, encoding="utf-8")
     return load_features(corpus, name, data_dir)
+
+
+def _digest(names: Sequence[str], frame_ms: float, index: pd.DataFrame) -> Any:
+    """The beginning of a fingerprint, which the values follow."""
+    return hashlib.sha256(json.dumps([names, float(frame_ms), index.to_dict("list")]).encode())
+
+
+def _content(description: dict[str, Any], index: pd.DataFrame, values: np.ndarray) -> str:
+    digest = _digest(description["names"], description["frame_ms"], index)
+    for start in range(0, len(values), _BLOCK):
+        digest.update(np.ascontiguousarray(values[start : start + _BLOCK]))
+    return digest.hexdigest()
 
 
 def _write_values(path: Path, found: FeatureSource, digest: Any) -> None:
@@ -177,7 +191,8 @@ def load_features(corpus: Corpus, name: str, data_dir: str | os.PathLike | None 
                 "prepare them again"
             )
         values = np.load(folder / _VALUES, mmap_mode="r")
-        index = pd.read_parquet(folder / _INDEX).set_index("id")
+        table = pd.read_parquet(folder / _INDEX)
+        index = table.set_index("id")
         shape = (description["num_frames"], description["dims"])
         if values.shape != shape or index["num_frames"].sum() != len(values):
             raise ValueError(f"{_VALUES} is {values.shape}, expected {shape}")
@@ -186,6 +201,11 @@ def load_features(corpus: Corpus, name: str, data_dir: str | os.PathLike | None 
                 f"{folder}: made for the corpus {corpus.name} of fingerprint {description['corpus_fingerprint'][:12]}, "
                 f"but this one's is {corpus.fingerprint[:12]}; prepare the features again"
             )
+        files = (_VALUES, _INDEX, _DESCRIPTION)
+        content = integrity.content(folder, files, lambda: _content(description, table, values))
+        if content != description["fingerprint"]:
+            expected = description["fingerprint"][:12]
+            raise ValueError(f"its values are those of {content[:12]}, its fingerprint says {expected}")
         index = index.loc[corpus.utterances["id"]]
         return Packed(
             values=values,

@@ -22,11 +22,13 @@ from ser_jax.studies.knowledge import knowledge_of
 from ser_jax.studies.workdirs import Restored
 from ser_jax.training.initial import corpora_seen, in_common
 
+_ROUNDING = 0.01  # by which a probability may differ when another device, with shorter numbers, computes it
+
 
 def evaluate_workdir(
     workdir: str, corpus_name: str | None, variant: str | None, data_dir: str | None, changes: Mapping[str, Any]
-) -> tuple[Summary, Path, list[str]]:
-    """Returns the summary, the folder that it was written to, and remarks for the reader.
+) -> tuple[Summary, Path, list[str], bool]:
+    """Returns the summary, its folder, remarks for the reader, and whether its own training's predictions are the same.
 
     Without `corpus_name` every run is scored on its own test fold, else on all of that corpus. `changes` are what of
     `config.evaluation` is to differ from the training's. Raises `UserError` for a workdir without checkpoints, a corpus
@@ -42,9 +44,12 @@ def evaluate_workdir(
         split = Protocol(protocol.name, protocol.description, protocol.speaker_independent)
         left_out: tuple[str, ...] = ()
         fold_sizes = {fold.name: (len(fold.train), len(fold.test)) for fold in protocol.folds}
-        remarks = [] if changes else [_compared_with_training(table, Path(workdir) / "predictions.parquet")]
+        remarks, reproduced = [], True
+        if not changes:
+            remark, reproduced = _compared_with_training(table, Path(workdir) / "predictions.parquet")
+            remarks.append(remark)
     else:
-        folder = Path(workdir) / _folder(corpus_name, changes)
+        folder, reproduced = Path(workdir) / _folder(corpus_name, changes), True
         corpus, dropped = restored.relabel(load_corpus(corpus_name, data_dir), found[0].emotions)
         results = [restored.predictions_on(one, corpus, data_dir) for one in found]
         table, unasked = _among_those_present(predictions.merge([table for table, _ in results]))
@@ -76,7 +81,7 @@ def evaluate_workdir(
         known={one.name: knowledge_of(one.metadata, parameters[one.name]) for one in found},
     )
     write_results(folder, table, made)
-    return made, folder, remarks
+    return made, folder, remarks, reproduced
 
 
 def _comparisons(workdir: Path, names: Sequence[str]) -> list[tuple[str, str]]:
@@ -111,15 +116,20 @@ def _among_those_present(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return table.assign(**dict(zip(columns, (kept / kept.sum(axis=1, keepdims=True)).T, strict=True))), unasked
 
 
-def _compared_with_training(table: pd.DataFrame, path: Path) -> str:
-    """Says how far the restored models' predictions are from those that the training wrote."""
+def _compared_with_training(table: pd.DataFrame, path: Path) -> tuple[str, bool]:
+    """Says how far the restored models' predictions are from those that the training wrote.
+
+    They are the same where all are there and differ by no more than rounding on another device does.
+    """
     if not path.is_file():
-        return "the training wrote no predictions to compare with"
+        return "the training wrote no predictions to compare with", True
     stored = predictions.read(path)
     both = table.merge(stored, on=predictions.KEY, suffixes=("", "_stored"))
     columns = [column for column in table.columns if column.startswith(PREFIX)]
-    difference = max(float(np.max(np.abs(both[name] - both[f"{name}_stored"]))) for name in columns)
+    difference = max(float(np.max(np.abs(both[name] - both[f"{name}_stored"]), initial=0)) for name in columns)
     if len(both) == len(table) and difference == 0:
-        return f"identical to the training's own predictions, all {len(both)} of them"
+        return f"identical to the training's own predictions, all {len(both)} of them", True
     known = f"{len(both)} of {len(table)} predictions stand in the training's own table"
-    return f"{known}; they differ by at most {difference:.2g}"
+    same = len(both) == len(table) and difference <= _ROUNDING
+    verdict = "" if same else f", expected all and at most {_ROUNDING:g}: the model or the corpus is not the training's"
+    return f"{known}; they differ by at most {difference:.2g}{verdict}", same

@@ -6,6 +6,7 @@ from typing import Any
 
 from ser_jax.baselines import is_baseline
 from ser_jax.report.summary import Cost, Diverged, Knowledge, Measure, Provenance
+from ser_jax.studies import provenance
 
 OWN_HEADS = (
     "a classifier for each source corpus: each utterance is recognised by its own corpus's classifier, which has that "
@@ -56,8 +57,16 @@ def knowledge_of(
 
 def _trained(metadata: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[Provenance, ...]:
     """The processes that trained a variant's runs; several where seeds were joined."""
-    own = Provenance(dict(metadata.get("versions", {})), dict(result.get("hardware", {})), result.get("code", ""))
-    return (own,) if own != Provenance() else ()
+    entries = provenance.of_result({"trained": metadata, **result})
+    found = (
+        Provenance(dict(entry["versions"]), dict(entry["hardware"] or {}), entry["commit"] or result.get("code", ""))
+        for entry in entries
+    )
+    distinct: list[Provenance] = []
+    for own in found:
+        if own != Provenance() and own not in distinct:
+            distinct.append(own)
+    return tuple(distinct)
 
 
 def with_notes(known: Knowledge, *notes: str) -> Knowledge:

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from ser_jax.studies.provenance import of_result
 from ser_jax.studies.store import RESULT, has_checkpoint
 from ser_jax.studies.variants import Variant
 from ser_jax.training import checkpoints, devices, loop
@@ -28,12 +29,14 @@ class Part:
       seeds: all that it has, in its own order.
       wanted: those that are taken.
       seconds: what it took by phase of the training, by the share of its seeds that are taken.
+      provenance: who trained its seeds; see `ser_jax.studies.provenance`.
     """
 
     folder: Path
     seeds: tuple[int, ...]
     wanted: tuple[int, ...]
     seconds: dict[str, float]
+    provenance: list[dict]
 
 
 def find_parts(variant: Variant, store: Path) -> list[Part]:
@@ -45,13 +48,14 @@ def find_parts(variant: Variant, store: Path) -> list[Part]:
     for path in sorted(store.glob(f"*/{RESULT}")):
         result = json.loads(path.read_text())
         if result.get("family") == variant.family and has_checkpoint(path.parent):
-            found.append((path.parent, tuple(result["seeds"]), result["seconds"]))
+            found.append((path.parent, tuple(result["seeds"]), result["seconds"], of_result(result)))
     parts = []
-    for folder, seeds, seconds in sorted(found, key=lambda one: -len(lacking.intersection(one[1]))):
+    for folder, seeds, seconds, entries in sorted(found, key=lambda one: -len(lacking.intersection(one[1]))):
         wanted = tuple(seed for seed in seeds if seed in lacking)
         if wanted:
             share = len(wanted) / len(seeds)
-            parts.append(Part(folder, seeds, wanted, {phase: share * spent for phase, spent in seconds.items()}))
+            spent = {phase: share * whole for phase, whole in seconds.items()}
+            parts.append(Part(folder, seeds, wanted, spent, entries))
         lacking -= set(wanted)
     return parts
 

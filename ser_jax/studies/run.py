@@ -1,10 +1,8 @@
 """Runs a study: every variant a population, then its results."""
 
-import contextlib
 import functools
 import json
 import os
-import platform
 import sys
 import time
 import traceback
@@ -12,13 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from ser_jax import config as configuration
 from ser_jax import predictions
+from ser_jax.corpora.corpus import verify
 from ser_jax.errors import UserError
 from ser_jax.files import atomic_file
 from ser_jax.inference.tables import test_predictions, test_tracks, validation_predictions
@@ -29,12 +27,16 @@ from ser_jax.studies.baselines import Baselines
 from ser_jax.studies.collect import Outcome, collect, write_json
 from ser_jax.studies.more_seeds import Part, find_parts, join, lacking_seeds
 from ser_jax.studies.plan import make_plan
+from ser_jax.studies.provenance import differences, of_seeds, provenance
 from ser_jax.studies.source_code import code_version
 from ser_jax.studies.store import (
     CONDITIONS,
     FAILURE,
     PICTURE,
+    PREDICTIONS,
     RESULT,
+    check_predictions,
+    content_of,
     has_checkpoint,
     locked,
     population_folder,
@@ -127,6 +129,8 @@ def _finish(title: str, variant: Variant, store: Path, profile_steps: tuple[int,
             return False
         try:
             (folder / FAILURE).unlink(missing_ok=True)
+            verify(variant.corpus)
+            check_predictions(folder)
             population = variant.population()
             if trains:
                 _train(title, variant, population, folder, store, profile_steps)
@@ -166,13 +170,14 @@ def _train(
     profile_steps: tuple[int, int] | None,
 ) -> None:
     """Trains one variant, writes its predictions and last of all its result."""
+    trained_by = [provenance(variant.config)]
     if isinstance(population, Baselines):
         result = baselines.run_variant(variant.name, population, folder)
     else:
         # Processes that train together share the runs out among them, and train all; a training begun is gone on with.
         parts = [] if processes.several() or has_checkpoint(folder) else find_parts(variant, store)
         if parts:
-            state, seconds = _join(title, variant, population, parts, folder, store, profile_steps)
+            state, seconds, trained_by = _join(title, variant, population, parts, folder, store, profile_steps)
         else:
             _say_once(f"feed: {population.feed} ({population.feed_reason})")
             print(
@@ -194,8 +199,9 @@ def _train(
         ]
         result["diverged"] = lost
         result["seconds"] = {**seconds, "evaluate": time.monotonic() - begun}
-    result |= {"parameters": population.num_parameters, "code": code_version(variant.config), "hardware": hardware()}
+    result |= {"parameters": population.num_parameters, "code": code_version(variant.config), "provenance": trained_by}
     result |= {"family": variant.family, "seeds": list(variant.config["seeds"])}
+    result["predictions"] = content_of(folder / PREDICTIONS)
     write_json(folder / RESULT, result)
 
 
@@ -207,8 +213,11 @@ def _join(
     folder: Path,
     store: Path,
     profile_steps: tuple[int, int] | None,
-) -> tuple[State, dict[str, float]]:
-    """Trains the seeds that no part has, by themselves; returns the state of all, and the seconds spent by phase."""
+) -> tuple[State, dict[str, float], list[dict]]:
+    """Trains the seeds that no part has, by themselves.
+
+    Returns the state of all, the seconds spent by phase, and who trained which seeds.
+    """
     lacking = lacking_seeds(variant, parts)
     had = ", ".join(str(seed) for part in parts for seed in part.wanted)
     print(f"{title}: seeds {had} are trained already", file=sys.stderr, flush=True)
@@ -221,12 +230,15 @@ def _join(
         parts = find_parts(variant, store)
     phases = [phase for phase in parts[0].seconds if phase != "evaluate"]
     seconds = {phase: sum(part.seconds[phase] for part in parts) for phase in phases}
-    return join(variant, population, parts, folder), seconds
+    trained_by = [entry for part in parts for entry in of_seeds(part.provenance, part.wanted)]
+    if said := differences(trained_by):
+        print(f"{title}: what is joined was not trained alike: {said}", file=sys.stderr, flush=True)
+    return join(variant, population, parts, folder), seconds, trained_by
 
 
 def _evaluate(name: str, population: Population, state: State, folder: Path) -> dict:
     """Writes what every run predicts for its test fold and its validation speakers; returns its tracks' figures."""
-    predictions.write(test_predictions(population, state, name), folder / "predictions.parquet")
+    predictions.write(test_predictions(population, state, name), folder / PREDICTIONS)
     if all(len(fold.validation) for fold in population.folds):
         predictions.write(validation_predictions(population, state, name), folder / "validation.parquet")
     if not population.targets.track_names:
@@ -273,18 +285,6 @@ def _test_under_conditions(
 @functools.cache
 def _say_once(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def hardware() -> dict[str, Any]:
-    """Returns what a training ran on."""
-    devices = jax.devices()
-    name = devices[0].device_kind
-    if devices[0].platform == "cpu":
-        name = platform.processor() or platform.machine()
-        with contextlib.suppress(OSError, StopIteration):
-            lines = Path("/proc/cpuinfo").read_text().splitlines()
-            name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return {"platform": devices[0].platform, "device": name, "devices": len(devices)}
 
 
 def _progress(title: str, population: Population) -> tqdm:

@@ -20,10 +20,12 @@ from ser_jax import config as configuration
 from ser_jax.baselines import is_baseline
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.protocols import Protocol
+from ser_jax.errors import UserError
 from ser_jax.studies.source_code import code_version, package_versions
 
 # What a population's folder holds beside its predictions, checkpoints and log.
 RESULT, FAILURE, PICTURE, CONDITIONS = "result.json", "failure.json", "attention.png", "conditions.parquet"
+PREDICTIONS = "predictions.parquet"
 STUDY = "study.json"  # of a workdir: its variants in their order, and the folder of each one's population
 _KEY = 12  # hexadecimal digits of a key
 _NAME = 48  # letters of a folder's name before the key
@@ -68,6 +70,26 @@ def population_folder(store: Path, name: str, key: str) -> Path:
 def has_checkpoint(folder: Path) -> bool:
     """Whether a population's training has left a checkpoint, of its end or of where it was interrupted."""
     return any(folder.glob("checkpoints/*"))
+
+
+def content_of(file: Path) -> str:
+    """Returns the SHA-256 (hex) of a file."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def check_predictions(folder: Path) -> None:
+    """Raises `UserError` where a finished population's predictions are not those any more that its training wrote."""
+    result, file = folder / RESULT, folder / PREDICTIONS
+    if not result.exists():
+        return
+    expected = json.loads(result.read_text()).get("predictions")  # of an older population it is not known
+    found = content_of(file) if file.exists() else "nothing"
+    if expected not in (None, found):
+        raise UserError(
+            f"{file}: its SHA-256 is {found[:12]}, but the training wrote {expected[:12]}; delete {folder} to train "
+            "the variant again"
+        )
 
 
 @contextmanager

@@ -6,6 +6,7 @@ batches, `pmap` gives each its part under the axis name `BATCH`, and the trainin
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 

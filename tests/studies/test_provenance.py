@@ -1,0 +1,104 @@
+"""Who trained what: kept for each process and seed, named where it differs."""
+
+import json
+import platform
+import subprocess
+
+import pytest
+
+from ser_jax.errors import UserError
+from ser_jax.studies import provenance, store
+from ser_jax.studies.knowledge import knowledge_of
+from tests.training.tiny import CONFIG
+
+H200 = {"platform": "gpu", "device": "NVIDIA H200", "devices": 1}
+CPU = {"platform": "cpu", "device": "EPYC", "devices": 2}
+
+
+def entry(seeds, jax="0.10.2", hardware=CPU, commit="a" * 40):
+    return {
+        "seeds": seeds,
+        "versions": {"jax": jax, "numpy": "2.4"},
+        "commit": commit,
+        "hardware": hardware,
+        "host": "h",
+    }
+
+
+def test_a_process_describes_itself():
+    found = provenance.provenance({"seeds": (0, 1), "model": {"name": "cnn"}})
+    assert found["seeds"] == [0, 1]
+    assert {"jax", "jaxlib", "flax", "optax", "numpy", "scipy", "soxr", "python"} <= set(found["versions"])
+    assert found["host"] == platform.node()
+    assert found["hardware"]["platform"] == "cpu" and found["hardware"]["devices"] == 8
+
+
+def test_the_commit_is_that_of_the_package_and_says_when_its_files_were_changed(tmp_path):
+    def git(*arguments):
+        command = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", "-C", str(tmp_path), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    assert provenance.commit.__wrapped__(package) is None
+    git("init")
+    assert provenance.commit.__wrapped__(package) is None  # it lies in a repository that does not know it
+    git("add", "."), git("commit", "-m", "first")
+    head = git("rev-parse", "HEAD")
+    assert provenance.commit.__wrapped__(package) == head
+    (package / "more.py").write_text("")
+    assert provenance.commit.__wrapped__(package) == f"{head}+"
+    (package / "more.py").unlink()
+    (tmp_path / "elsewhere").write_text("")
+    assert provenance.commit.__wrapped__(package) == head
+
+
+def test_seeds_that_were_not_trained_alike_are_named():
+    assert provenance.differences([entry([0, 1]), entry([2])]) == ""
+    said = provenance.differences([entry([0, 1], "0.10.2"), entry([2], "0.11.2", H200)])
+    assert said == "seeds 0, 1: jax 0.10.2, 2 x EPYC; seeds 2: jax 0.11.2, 1 x NVIDIA H200"
+    said = provenance.differences([entry([0]), entry([1], commit="b" * 40)])
+    assert said == f"seeds 0: commit {'a' * 12}; seeds 1: commit {'b' * 12}"
+
+
+def test_a_report_knows_every_process_that_trained_a_variant():
+    metadata = {"config": CONFIG, "versions": {"jax": "0.11.2"}}
+    result = {"provenance": [entry([0]), entry([2]), entry([1], "0.11.2", H200)]}
+    trained = knowledge_of(metadata, result=result).trained
+    assert [(one.versions["jax"], one.hardware["device"]) for one in trained] == [
+        ("0.10.2", "EPYC"),
+        ("0.11.2", "NVIDIA H200"),
+    ]
+    assert [one.code for one in trained] == ["a" * 40] * 2
+    (older,) = knowledge_of(metadata, result={"hardware": H200, "code": "c"}).trained
+    assert (older.versions, older.hardware, older.code) == ({"jax": "0.11.2"}, H200, "c")
+
+
+def test_of_some_seeds_only_their_trainers_count():
+    entries = [entry([0, 1]), entry([2], hardware=H200)]
+    assert provenance.of_seeds(entries, (1,)) == [entry([1])]
+    assert provenance.of_seeds(entries, (2, 1)) == [entry([1]), entry([2], hardware=H200)]
+
+
+def test_an_older_result_says_what_it_knows():
+    result = {"seeds": [0], "hardware": H200, "trained": {"versions": {"jax": "0.9"}}}
+    (found,) = provenance.of_result(result)
+    assert (found["seeds"], found["versions"], found["hardware"]) == ([0], {"jax": "0.9"}, H200)
+    assert provenance.of_result({"provenance": [entry([1])]}) == [entry([1])]
+
+
+def test_predictions_that_are_not_what_the_training_wrote_are_refused(tmp_path):
+    file = tmp_path / store.PREDICTIONS
+    store.check_predictions(tmp_path)  # nothing there yet
+    file.write_bytes(b"as they were")
+    (tmp_path / store.RESULT).write_text(json.dumps({"predictions": store.content_of(file)}))
+    store.check_predictions(tmp_path)
+    file.write_bytes(b"as they werE")
+    with pytest.raises(UserError, match=r"predictions.parquet: its SHA-256 is .*, but the training wrote .*; delete"):
+        store.check_predictions(tmp_path)
+    file.unlink()
+    with pytest.raises(UserError, match="its SHA-256 is nothing"):
+        store.check_predictions(tmp_path)
+    (tmp_path / store.RESULT).write_text("{}")
+    store.check_predictions(tmp_path)
