@@ -70,6 +70,10 @@ def audit(corpus: Corpus, protocol: Protocol) -> Audit:
     return dataclasses.replace(report, findings=_findings(corpus, report))
 
 
+_KEY = 16  # hexadecimal digits that tell recordings apart
+_KNOWN: dict[str, dict[str, str]] = {}  # of a corpus, by its fingerprint
+
+
 def duplicate_recordings(corpus: Corpus) -> list[list[int]]:
     """Returns groups of row numbers whose recordings are the same, up to silence at the ends, gain and polarity.
 
@@ -79,6 +83,20 @@ def duplicate_recordings(corpus: Corpus) -> list[list[int]]:
     for i in range(len(corpus.utterances)):
         groups[_recording_hash(waveform(corpus, i))].append(i)
     return [rows for rows in groups.values() if len(rows) > 1]
+
+
+def recordings(corpus: Corpus) -> dict[str, str]:
+    """Returns utterances by what tells their recordings from all others, in whichever corpus they are packed.
+
+    Recordings that `duplicate_recordings` finds the same have the same key, of which one utterance is named; those
+    without a sound are left out.
+    """
+    if corpus.fingerprint not in _KNOWN:
+        hashes = (_recording_hash(waveform(corpus, i)) for i in range(len(corpus.utterances)))
+        found = zip(hashes, corpus.utterances["id"], strict=True)
+        _KNOWN.clear()  # the last corpus is asked for again and again
+        _KNOWN[corpus.fingerprint] = {key[:_KEY]: name for key, name in found if not key.startswith("silence")}
+    return _KNOWN[corpus.fingerprint]
 
 
 def _recording_hash(samples: Int16[np.ndarray, " samples"]) -> str:

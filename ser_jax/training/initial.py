@@ -8,6 +8,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ser_jax import config as configuration
+from ser_jax.corpora.audit import recordings
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.merge import parts_of
 from ser_jax.errors import UserError
@@ -33,6 +34,7 @@ class Initial:
     def describe(self) -> dict:
         """Returns what a checkpoint keeps of it: the corpus, and a hash that changes with any parameter."""
         earlier = {what: self.metadata[what] for what in ("corpus", "initial", "teacher")}
+        earlier["recordings"] = self.metadata.get("recordings", [])
         return {
             **earlier,
             "options": self.metadata["config"]["corpus"]["options"],
@@ -54,18 +56,30 @@ def trainings_behind(metadata: dict) -> list[dict]:
 
 
 def corpora_seen(metadata: dict) -> list[dict]:
-    """Returns the corpora that a checkpoint's parameters have seen, as it describes them, the last one first."""
-    return [described["corpus"] for described in trainings_behind(metadata)]
+    """Returns the corpora that a checkpoint's parameters have seen, as it describes them, the last one first.
+
+    `recordings` are what tells their recordings apart; a checkpoint of an earlier version does not know them.
+    """
+    return [
+        described["corpus"] | {"recordings": described.get("recordings", [])}
+        for described in trainings_behind(metadata)
+    ]
 
 
 def in_common(seen: dict, corpus: Corpus) -> list[str]:
-    """Returns the names of what a corpus has in common with one that a checkpoint describes: itself, or its parts.
+    """Returns the names of what a corpus has in common with one that `corpora_seen` describes.
 
-    A checkpoint of an earlier version does not say what its corpus was merged from.
+    That is itself, its parts, or where it was packed otherwise, the utterances whose recordings are the same up to
+    silence at their ends, gain and polarity. A checkpoint of an earlier version does not say what its corpus was merged
+    from, or what recordings it had.
     """
     known = {seen["fingerprint"], *seen.get("parts", {}).values()}
     own = {corpus.name: corpus.fingerprint, **parts_of(corpus)}
-    return [name for name, content in own.items() if content in known]
+    whole = [name for name, content in own.items() if content in known]
+    if whole or not seen.get("recordings"):
+        return whole
+    heard = set(seen["recordings"])
+    return [f"utterance {name}" for key, name in recordings(corpus).items() if key in heard]
 
 
 def check_initial(initial: Initial, config: dict, corpus: Corpus, learner: Learner) -> None:
@@ -78,8 +92,8 @@ def check_initial(initial: Initial, config: dict, corpus: Corpus, learner: Learn
             )
         if common := in_common(seen, corpus):
             raise UserError(
-                f"{_WHERE}: trained on {seen['name']}, in which {common[0]} is too: it has heard its test speakers; "
-                f"expected a workdir of a corpus that has nothing of {corpus.name}"
+                f"{_WHERE}: trained on {seen['name']}, in which {common[0]} is too{_more(common)}: it has heard its "
+                f"test speakers; expected a workdir of a corpus that has nothing of {corpus.name}"
             )
     for group in ("frontend", "model"):
         different = list(configuration.differences(initial.metadata["config"][group], config[group], f"config.{group}"))
@@ -91,6 +105,10 @@ def check_initial(initial: Initial, config: dict, corpus: Corpus, learner: Learn
         kept = [path for path, leaf in fresh.items() if path in found and found[path].shape == leaf.shape]
         if not kept:
             raise UserError(f"{_WHERE}: none of its parameters has the shape of one of this model")
+
+
+def _more(common: list[str]) -> str:
+    return f" (and {len(common) - 1} more)" if len(common) > 1 else ""
 
 
 def begin_with(initial: Initial, learner: Learner, state: State, seeds: list[int], emotions: tuple[str, ...]) -> State:

@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from ser_jax import config as configuration
 from ser_jax import models, plugins
+from ser_jax.corpora.audit import recordings
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.features import Packed, in_place_of_samples
 from ser_jax.corpora.protocols import Fold, Protocol, speakers_known
@@ -55,6 +56,8 @@ class Population:
     """All that a population's programs work with; made by `make_population`.
 
     Attributes:
+      corpus: what is trained on: utterances trimmed, or features in the place of samples.
+      packed: the corpus as it is packed.
       runs: which fold and seed each entry of the run axis is.
       run_values: what distinguishes them in the programs, [groups, runs per group, ...] on the devices.
       layout: how the runs lie on the devices.
@@ -70,6 +73,7 @@ class Population:
 
     config: dict
     corpus: Corpus
+    packed: Corpus
     protocol: Protocol
     runs: tuple[tuple[int, int], ...]
     run_values: Run
@@ -138,7 +142,7 @@ def make_population(
     strengths ...), the corpus on the devices, sums of features.
     """
     cache = {} if cache is None else cache
-    training = trained_targets is None
+    packed, training = corpus, trained_targets is None
     runs = runs_of(config, protocol)
     frontend = make_frontend(config, features)
     check_augmentation(frontend, config["augmentation"])
@@ -248,6 +252,7 @@ def make_population(
     return Population(
         config=config,
         corpus=corpus,
+        packed=packed,
         protocol=protocol,
         runs=runs,
         run_values=run.replace(key=jax.random.wrap_key_data(jnp.asarray(keys))),
@@ -349,9 +354,10 @@ def describe(population: Population) -> dict:
     targets["heads"] = heads.to_json(population.targets.heads, population.corpus.emotions)
     initial = population.initial and population.initial.describe()
     teacher = population.teacher and population.teacher.describe()
-    return checkpoints.describe(
+    metadata = checkpoints.describe(
         population.config, population.corpus, population.protocol, names, targets, initial, teacher
     )
+    return metadata | {"recordings": list(recordings(population.packed))}
 
 
 def _distinct(folds: Sequence[Fold]) -> list[Fold]:

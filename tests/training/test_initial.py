@@ -7,14 +7,14 @@ from jax.flatten_util import ravel_pytree
 
 from ser_jax import config as configuration
 from ser_jax.corpora import load_corpus, packed_folder
-from ser_jax.corpora.corpus import save
+from ser_jax.corpora.corpus import make_corpus, save, waveform
 from ser_jax.corpora.merge import merge_corpora, parts_of
 from ser_jax.corpora.protocols import make_protocol
 from ser_jax.errors import UserError
 from ser_jax.studies.run import run_study
 from ser_jax.studies.variants import population_of
 from ser_jax.studies.workdirs import load_initial
-from ser_jax.training.initial import check_initial, corpora_seen
+from ser_jax.training.initial import check_initial, corpora_seen, in_common
 from ser_jax.training.population import describe, initial_state
 from tests.training.tiny import CONFIG, PARTS, tiny_merged, vectors
 
@@ -91,6 +91,23 @@ def test_corpora_are_remembered_through_several_trainings(workdir, data_dir):
     population = later(workdir, data_dir)
     seen = [corpus["fingerprint"] for corpus in corpora_seen(describe(population))]
     assert seen == [population.corpus.fingerprint, population.initial.metadata["corpus"]["fingerprint"]]
+
+
+def test_a_corpus_that_was_packed_otherwise_is_known_by_its_recordings(workdir, data_dir):
+    heard = load_corpus("synthetic", data_dir, **EARLIER["corpus"]["options"])
+    other = load_corpus("synthetic", data_dir, **CONFIG["corpus"]["options"])
+    (seen,) = corpora_seen(load_initial(workdir).metadata)
+    assert in_common(seen, heard) == ["synthetic"]
+    assert in_common(seen, other) == []
+    table = other.utterances[["id", "speaker", "emotion"]].iloc[:4].assign(id=list("abcd"))
+    # With silence at the ends, and two of them not from there.
+    sources = (heard, other, heard, other)
+    waveforms = [np.pad(waveform(source, row), (800, 9)) for row, source in enumerate(sources)]
+    exact = make_corpus("exact", table, waveforms, other.emotions)
+    assert in_common(seen, exact) == ["utterance a", "utterance c"]
+    config = configuration.merge(configuration.merge(CONFIG, LATER), {"training": {"initial": workdir}})
+    with pytest.raises(UserError, match=r"in which utterance a is too \(and 1 more\): it has heard its"):
+        check_initial(load_initial(workdir), config, exact, later(workdir, data_dir).learner)
 
 
 @pytest.mark.parametrize(
