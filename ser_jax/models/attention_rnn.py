@@ -376,4 +376,5 @@ FAMILY = Family(
     switches={"attention": ATTENTION},
     tiny={"hidden": 8, "decoder_hidden": 16, "attention": "location", "location_filters": 2, "location_width": 5},
     check=_check,
+    min_frames=lambda model: model.min_frames,
 )

@@ -106,4 +106,6 @@ FAMILY = Family(
     switches={"attention": ("none", "eca", "se"), "pooling": pooling.OVER_TIME},
     tiny={"width": 4, "attention": "eca", "pooling": "multi_head", "heads": 2},
     check=lambda model: pooling.check_heads(model.pooling, model.heads, CHANNELS[-1] * model.width),
+    batch_normalisation=True,
+    min_frames=lambda model: model.min_frames,
 )

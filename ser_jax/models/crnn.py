@@ -162,4 +162,7 @@ FAMILY = Family(
     switches={"pooling": pooling.OVER_TIME},
     tiny={"size": "tiny", "pooling": "weighted"},
     check=lambda model: pooling.check_heads(model.pooling, model.heads, 2 * SIZES[model.size].hidden),
+    batch_normalisation=True,
+    min_frames=lambda model: model.min_frames,
+    deltas=lambda model: model.deltas,
 )

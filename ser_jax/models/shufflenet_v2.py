@@ -238,4 +238,5 @@ FAMILY = Family(
     switches={"attention": ("none", "eca", "se"), "pooling": pooling.OVER_TIME},
     tiny={"width": "tiny", "attention": "eca"},
     check=lambda model: pooling.check_heads(model.pooling, model.heads, CHANNELS[model.width][-1]),
+    batch_normalisation=True,
 )

@@ -142,4 +142,5 @@ FAMILY = Family(
     switches={"fusion": ("uniform", "dynamic"), "pooling": pooling.OVER_TIME},
     tiny={"width": 8, "levels": 3, "pooling": "weighted"},
     check=lambda model: pooling.check_heads(model.pooling, model.heads, model.width),
+    batch_normalisation=True,
 )

@@ -390,4 +390,5 @@ FAMILY = Family(
     switches={"mixing": MIXINGS, "pooling": POOLINGS},
     tiny={"size": "tiny", "mixing": "conformer", "positions": "rotary", "pooling": "attentive_statistics"},
     check=_check,
+    min_frames=lambda model: model.min_frames,
 )

@@ -179,9 +179,9 @@ def make_population(
         raise UserError(f"config.frontend.normalization=speaker: corpus {corpus.name} does not say who speaks")
     num_outputs = len(corpus.emotions) if targets.heads is None else targets.heads.num_outputs
     model = models.build(num_classes=num_outputs, **config["model"], **targets.options)
-    check_features(model, frontend, corpus)
+    check_features(config, model, frontend, corpus)
     durations = {"num_steps": max(num_steps, warmup_steps + 1), "warmup_steps": warmup_steps}
-    check_batch_statistics(config, corpus, model, training=training)
+    check_batch_statistics(config, corpus, training=training)
     layout = devices.make_layout(len(runs), config["training"]["split"], config["training"]["batch_size"])
     feed, reason = choose_feed(
         config["feed"],

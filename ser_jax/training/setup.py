@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ser_jax import config as configuration
-from ser_jax import machine
+from ser_jax import machine, models
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.features import Packed
 from ser_jax.corpora.protocols import Fold, speakers_known
@@ -110,14 +110,15 @@ def restored_targets(metadata: dict, corpus: Corpus) -> Targets:
     return Targets(vocabulary, track_names=tuple(metadata["tracks"]), heads=own_heads)
 
 
-def check_features(model: nn.Module, frontend: Frontend, corpus: Corpus) -> None:
+def check_features(config: dict, model: nn.Module, frontend: Frontend, corpus: Corpus) -> None:
     """Refuses features without the deltas that a model takes apart, and an utterance too short for its subsampling."""
-    deltas = getattr(model, "deltas", 0)
+    family = models.family_of(config["model"]["name"])
+    deltas = family.deltas(model)
     if frontend.kind != "precomputed" and frontend.deltas < deltas:
         raise UserError(
             f"config.frontend.deltas: found {frontend.deltas}; the model takes {deltas} orders of them apart"
         )
-    fewest = getattr(model, "min_frames", 1)
+    fewest = family.min_frames(model)
     shortest = corpus.utterances.loc[corpus.utterances["num_samples"].idxmin()]
     frames = int(num_frames(frontend, shortest["num_samples"]))
     if frames < fewest:
@@ -148,12 +149,12 @@ def check_batch(config: dict, targets: Targets, layout: Layout, feed: str) -> in
     return accumulate
 
 
-def check_batch_statistics(config: dict, corpus: Corpus, model: nn.Module, *, training: bool) -> None:
+def check_batch_statistics(config: dict, corpus: Corpus, *, training: bool) -> None:
     """Refuses statistics by speaker for a model or a corpus that has none."""
     if config["evaluation"]["batch_statistics"] == "running":
         return
     where = "config.evaluation.batch_statistics"
-    if not hasattr(model, "axis_name"):  # which every model with batch normalisation has
+    if not models.family_of(config["model"]["name"]).batch_normalisation:
         raise UserError(f"{where}=speaker: model {config['model']['name']} has no batch normalisation")
     if training and not speakers_known(corpus):
         raise UserError(f"{where}=speaker: corpus {corpus.name} does not say who speaks")

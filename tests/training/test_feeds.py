@@ -48,17 +48,17 @@ def leaves(state, runs):
     ids=["runs over devices", "lanes and windows", "a shared batch with lanes", "a shared batch of one lane"],
 )
 def test_a_training_by_either_feed_is_the_same(data, tmp_path, changes):
-    states, tables, logs = [], [], []
+    states, predicted, logs = [], [], []
     for feed in ("resident", "streaming"):
         population = population_of(data, feed, **changes)
         assert population.feed == feed
         state, _ = loop.train(population, tmp_path / feed)
         states.append(leaves(state, len(population.runs)))
-        tables.append(tables.test_predictions(population, state, "tiny"))
+        predicted.append(tables.test_predictions(population, state, "tiny"))
         logs.append((tmp_path / feed / "log.jsonl").read_text().count("\n"))
     for resident, streamed in zip(*states, strict=True):
         np.testing.assert_allclose(streamed, resident, rtol=1e-6, atol=1e-7)
-    probabilities = [table.filter(like="p_").to_numpy() for table in tables]
+    probabilities = [table.filter(like="p_").to_numpy() for table in predicted]
     np.testing.assert_allclose(probabilities[1], probabilities[0], atol=1e-6)
     assert min(logs) > 2
 
