@@ -15,6 +15,7 @@ from ser_jax import config as configuration
 from ser_jax.errors import UserError
 from ser_jax.feeds.choice import choose_feed
 from ser_jax.feeds.resident import crop_batch
+from ser_jax.inference import tables
 from ser_jax.training import devices, loop
 from ser_jax.training import population as populations
 from ser_jax.training.population import make_population
