@@ -9,6 +9,7 @@ from ser_jax.corpora import load_corpus
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.errors import UserError
 from ser_jax.files import atomic_folder
+from ser_jax.inference.restore import restore_network
 from ser_jax.report import card
 from ser_jax.report import summary as tree
 from ser_jax.report.card import CARD
@@ -16,7 +17,7 @@ from ser_jax.studies import workdirs
 from ser_jax.studies.collect import write_json
 from ser_jax.studies.store import STUDY
 from ser_jax.studies.workdirs import Restored
-from ser_jax.training import checkpoints, devices, loop
+from ser_jax.training import checkpoints
 from ser_jax.training.initial import trainings_behind
 
 _SPLITS = ("protocol", "folds", "seeds")  # in which a model and its tests may differ
@@ -46,8 +47,7 @@ def publish(
     }
     elsewhere = {name: tree.read(folder) for name, folder in others.items() if name != summary.corpus}
     corpora = _corpora(model.metadata, data_dir)
-    population = workdirs.population_alone(model)
-    state = devices.gather(loop.restore(population, model.folder), len(population.runs))
+    network, state = restore_network(model.metadata, model.folder)
     with atomic_folder(to) as folder:
         store = checkpoints.Checkpoints(folder / "model" / "checkpoints")
         store.save(state, model.metadata)
@@ -56,7 +56,7 @@ def publish(
             path.write_text("")
         write_json(folder / STUDY, [{"name": model.name, "folder": "model"}])
         write_json(folder / "config.json", model.metadata["config"])
-        described = _described(Path(to), model, evidence.name, population.num_parameters, corpora)
+        described = _described(Path(to), model, evidence.name, network.num_parameters, corpora)
         (folder / CARD).write_text(card.render(described, summary, elsewhere), encoding="utf-8")
     return Path(to)
 

@@ -18,14 +18,15 @@ from ser_jax.errors import UserError
 from ser_jax.frontend import num_frames
 from ser_jax.inference.attention import Look
 from ser_jax.inference.predict import evaluate
+from ser_jax.inference.restore import Network, network_of
 from ser_jax.inference.tables import predictions_table, test_predictions
 from ser_jax.studies import baselines, looks
 from ser_jax.studies.baselines import Baselines
 from ser_jax.studies.variants import load, population_of
-from ser_jax.studies.workdirs import Restored, for_use, population_alone, population_on, recordings
+from ser_jax.studies.workdirs import Restored, for_use, population_on, recordings
 from ser_jax.training import devices, loop
 from ser_jax.training.population import Population
-from ser_jax.training.state import Learner, State
+from ser_jax.training.state import State
 
 
 def own_predictions(restored: Restored, data_dir: str | None) -> tuple[pd.DataFrame, Population | Baselines]:
@@ -156,14 +157,14 @@ def _refuse_recordings(restored: Restored) -> None:
 
 def _read(restored: Restored, files: Sequence[str]) -> tuple[dict[str, np.ndarray], list[UserError]]:
     """The samples of every file that can be read and is long enough, and an error for each other one."""
-    learner = None if restored.is_baseline else population_alone(restored).learner
+    network = None if restored.is_baseline else network_of(restored.metadata)
     waveforms, errors = {}, []
     for file in dict.fromkeys(files):
         try:
             recording = read_recording(file)
             waveform = to_int16(recording.samples)
-            if learner is not None:
-                _check_length(file, waveform, learner)
+            if network is not None:
+                _check_length(file, waveform, network)
             waveforms[file] = waveform
             for note in recording.notes.values():
                 print(f"note: {file}: {note}", file=sys.stderr)
@@ -172,9 +173,9 @@ def _read(restored: Restored, files: Sequence[str]) -> tuple[dict[str, np.ndarra
     return waveforms, errors
 
 
-def _check_length(file: str, waveform: Int16[np.ndarray, " samples"], learner: Learner) -> None:
+def _check_length(file: str, waveform: Int16[np.ndarray, " samples"], network: Network) -> None:
     """Refuses a recording of fewer frames than the model's subsampling needs, silence before and after left out."""
-    frontend, fewest = learner.frontend, getattr(learner.model, "min_frames", 1)
+    frontend, fewest = network.frontend, network.min_frames
     begin, end = speech_bounds(waveform, frontend.trim_db) if frontend.trim_db else (0, len(waveform))
     frames = int(num_frames(frontend, end - begin))
     if frames < fewest:

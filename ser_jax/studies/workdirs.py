@@ -12,13 +12,14 @@ import pandas as pd
 
 from ser_jax import config as configuration
 from ser_jax.baselines import is_baseline
-from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus, make_corpus
+from ser_jax.corpora.corpus import Corpus, make_corpus
 from ser_jax.corpora.features import Packed
 from ser_jax.corpora.protocols import Fold, Protocol
 from ser_jax.errors import UserError
+from ser_jax.inference.restore import restore_network
 from ser_jax.studies import baselines
 from ser_jax.studies.store import STUDY
-from ser_jax.training import checkpoints, devices, loop
+from ser_jax.training import checkpoints
 from ser_jax.training.initial import Initial
 from ser_jax.training.population import Population, make_population
 from ser_jax.training.state import variables
@@ -101,11 +102,6 @@ def population_on(
     )
 
 
-def population_alone(restored: Restored) -> Population:
-    """Returns the runs of a checkpoint on a minute of silence: to read their parameters, of whatever subsampling."""
-    return population_on(restored, recordings({"silence": np.zeros(60 * SAMPLE_RATE, np.int16)}, restored.emotions))
-
-
 def for_use(restored: Restored) -> dict:
     """Returns the configuration of a training, without what only its own start, feed and devices had to do with."""
     if is_baseline(restored.metadata["config"]["model"]):
@@ -141,8 +137,7 @@ def find_network(workdir: str | os.PathLike, where: str) -> Restored:
 def load_initial(workdir: str | os.PathLike) -> Initial:
     """Returns the parameters of a workdir's one variant, for other runs to begin with; see `find_network`."""
     restored = find_network(workdir, "config.training.initial")
-    population = population_alone(restored)
-    state = devices.gather(loop.restore(population, restored.folder), len(population.runs))
+    _, state = restore_network(restored.metadata, restored.folder)
     by_seed = {}
     for number, run in enumerate(restored.metadata["runs"]):
         if state.diverged_at[number] >= 0:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ser_jax import config as configuration
-from ser_jax import models, plugins
+from ser_jax import plugins
 from ser_jax.corpora.audit import recordings
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.features import Packed, in_place_of_samples
@@ -41,6 +41,7 @@ from ser_jax.training.setup import (
     check_selection,
     make_frontend,
     make_masking,
+    make_model,
     only_resident,
     restored_targets,
     targets_of,
@@ -168,17 +169,14 @@ def make_population(
         )
     if tracks is not None and (frontend.kind in ("histogram", "functionals") or not frontend.rate):
         raise UserError(f"config.corpus.tracks: features of kind {frontend.kind} have no frames in time to follow them")
-    targets = targets_of(config, corpus, tracks) if training else restored_targets(trained_targets, corpus)
+    targets = targets_of(config, corpus, tracks) if training else restored_targets(trained_targets, corpus.emotions)
     if targets.heads is not None and training:
         heads.check_folds(targets.heads, corpus, [protocol.folds[fold] for fold, _ in runs])
     masking = make_masking(config, frontend)
-    if masking is not None:
-        targets = dataclasses.replace(targets, frames=num_features(frontend))
     batch_statistics = config["evaluation"]["batch_statistics"]
     if frontend.normalization == "speaker" and training and not speakers_known(corpus):
         raise UserError(f"config.frontend.normalization=speaker: corpus {corpus.name} does not say who speaks")
-    num_outputs = len(corpus.emotions) if targets.heads is None else targets.heads.num_outputs
-    model = models.build(num_classes=num_outputs, **config["model"], **targets.options)
+    model = make_model(config, frontend, targets, len(corpus.emotions))
     check_features(config, model, frontend, corpus)
     durations = {"num_steps": max(num_steps, warmup_steps + 1), "warmup_steps": warmup_steps}
     check_batch_statistics(config, corpus, training=training)

@@ -15,7 +15,7 @@ from ser_jax.corpora.protocols import Fold, speakers_known
 from ser_jax.corpora.vocabulary import Vocabulary, encode_all, from_json, make_vocabulary
 from ser_jax.errors import UserError
 from ser_jax.feeds.order import file_layout, lane_size
-from ser_jax.frontend import Frontend, Masking, num_frames
+from ser_jax.frontend import Frontend, Masking, num_features, num_frames
 from ser_jax.training import heads
 from ser_jax.training.devices import Layout
 from ser_jax.training.heads import Heads
@@ -30,7 +30,6 @@ class Targets:
       vocabulary, tokens: of the transcripts, and those of every utterance, [utterances, tokens]; see `encode_all`.
       tracks, track_names: values for every utterance's frames, and what they are.
       heads: classifiers of the source corpora, or None: one for all.
-      frames: features of a frame, where the model tells those of hidden frames; else 0.
     """
 
     vocabulary: Vocabulary | None = None
@@ -38,14 +37,12 @@ class Targets:
     tracks: Packed | None = None
     track_names: tuple[str, ...] = ()
     heads: Heads | None = None
-    frames: int = 0
 
     @property
     def options(self) -> dict[str, int]:
         """The options of a model that learns them."""
         options = {} if self.vocabulary is None else {"num_symbols": self.vocabulary.num_symbols}
-        options |= {"tracks": len(self.track_names)} if self.track_names else {}
-        return options | ({"reconstruction": self.frames} if self.frames else {})
+        return options | ({"tracks": len(self.track_names)} if self.track_names else {})
 
 
 def make_frontend(config: dict, features: Packed | None = None) -> Frontend:
@@ -103,11 +100,20 @@ def targets_of(config: dict, corpus: Corpus, tracks: Packed | None) -> Targets:
     return Targets(vocabulary, tokens, tracks, names, heads.make_heads(config, corpus))
 
 
-def restored_targets(metadata: dict, corpus: Corpus) -> Targets:
+def restored_targets(metadata: dict, emotions: Sequence[str]) -> Targets:
     """Returns the targets that `describe` wrote, without the values that only a training needs."""
     vocabulary = None if metadata["vocabulary"] is None else from_json(metadata["vocabulary"])
-    own_heads = heads.from_json(metadata["heads"], corpus.emotions)
+    own_heads = heads.from_json(metadata["heads"], tuple(emotions))
     return Targets(vocabulary, track_names=tuple(metadata["tracks"]), heads=own_heads)
+
+
+def make_model(config: dict, frontend: Frontend, targets: Targets, num_classes: int) -> nn.Module:
+    """Returns the model of a configuration, with an output for each class, or for each class of each head."""
+    options = targets.options
+    if config["objective"]["frames"]:
+        options = options | {"reconstruction": num_features(frontend)}
+    num_outputs = num_classes if targets.heads is None else targets.heads.num_outputs
+    return models.build(num_classes=num_outputs, **config["model"], **options)
 
 
 def check_features(config: dict, model: nn.Module, frontend: Frontend, corpus: Corpus) -> None:
