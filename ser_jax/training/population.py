@@ -245,7 +245,7 @@ def make_population(
         own_heads = heads.to_json(targets.heads, corpus.emotions)
         check_teacher(teacher, corpus, [protocol.folds[fold] for fold in numbers], own_heads)
     own = [make_run(config, corpus, protocol.folds[fold], fold, seed, numbers.index(fold)) for fold, seed in runs]
-    keys = devices.spread(np.stack([jax.random.key_data(run.key) for run in own]), layout.groups)
+    order = devices.spread(np.arange(len(own)), layout.groups)
     run = devices.stack_runs([run.replace(key=0) for run in own], layout.groups)
     return Population(
         config=config,
@@ -253,7 +253,7 @@ def make_population(
         packed=packed,
         protocol=protocol,
         runs=runs,
-        run_values=run.replace(key=jax.random.wrap_key_data(jnp.asarray(keys))),
+        run_values=run.replace(key=jnp.stack([run.key for run in own])[order]),
         targets=targets,
         initial=initial,
         teacher=teacher,
@@ -314,10 +314,10 @@ def initial_state(population: Population) -> State:
         statistics = devices.stack_runs(
             [fold_statistics(sums, fold.train) for fold in population.folds], population.layout.groups
         )
-    keys = np.asarray(jax.random.key_data(population.run_values.key))
     # A hundred small draws take a minute and more to compile for a GPU, and two seconds for the processor beside it.
     with jax.default_device(devices.host()):
-        drawn = population.programs.initialise(jax.random.wrap_key_data(jnp.asarray(keys)), statistics)
+        keys = jax.device_put(population.run_values.key, devices.host())
+        drawn = population.programs.initialise(keys, statistics)
         state = jax.tree.map(np.asarray, drawn)
     if population.initial is None:
         return state
