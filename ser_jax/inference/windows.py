@@ -38,22 +38,22 @@ def evaluation_windows(
     its end. With `of_one_speaker` the windows of a batch are one speaker's, who has as few batches as hold them all,
     each with about as many; utterances of unknown speakers count as one speaker's.
     """
-    starts, lengths, utterances = [], [], []
-    for row in rows:
-        start, length = (int(corpus.utterances[name].iloc[row]) for name in ("start", "num_samples"))
-        pieces = num_windows(length, window_samples)
-        offsets = np.linspace(0, max(length - window_samples, 0), pieces).round().astype(int)
-        starts += [start + offset for offset in offsets]
-        lengths += [min(length, window_samples)] * pieces
-        utterances += [row] * pieces
-    order = np.arange(len(starts))
+    rows = np.asarray(rows, int)
+    start, length = (corpus.utterances[name].to_numpy()[rows] for name in ("start", "num_samples"))
+    count = num_windows(length, window_samples)
+    which = np.repeat(np.arange(len(rows)), count)
+    number = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
+    distance = np.maximum(length - window_samples, 0) / np.maximum(count - 1, 1)
+    starts = start[which] + np.rint(number * distance[which]).astype(int)
+    lengths, utterances = np.minimum(length, window_samples)[which], rows[which]
+    order = np.arange(len(which))
     if of_one_speaker:
         order = _by_speaker(corpus.utterances["speaker"].to_numpy()[utterances], batch_size)
     block = batch_size * num_batches
     for first in range(0, len(order), block):
         chosen = np.pad(order[first : first + block], (0, max(first + block - len(order), 0)), constant_values=-1)
         table = [
-            np.append(np.asarray(column, int), fill)[chosen].reshape(num_batches, batch_size)
+            np.append(column, fill)[chosen].reshape(num_batches, batch_size)
             for column, fill in ((starts, 0), (lengths, 0), (utterances, -1))
         ]
         yield Windows(*table)
