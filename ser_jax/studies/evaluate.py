@@ -126,7 +126,9 @@ def _compared_with_training(table: pd.DataFrame, path: Path) -> tuple[str, bool]
     stored = predictions.read(path)
     both = table.merge(stored, on=predictions.KEY, suffixes=("", "_stored"))
     columns = [column for column in table.columns if column.startswith(PREFIX)]
-    difference = max(float(np.max(np.abs(both[name] - both[f"{name}_stored"]), initial=0)) for name in columns)
+    difference = max(
+        float(np.max(np.abs(both[name].to_numpy() - both[f"{name}_stored"].to_numpy()), initial=0)) for name in columns
+    )
     if len(both) == len(table) and difference == 0:
         return f"identical to the training's own predictions, all {len(both)} of them", True
     known = f"{len(both)} of {len(table)} predictions stand in the training's own table"
