@@ -51,9 +51,8 @@ def launch(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_config(tmp_path_factory):
     """The path of a study of two variants of the tiny training."""
-    from tiny import CONFIG
-
     from ser_jax import config
+    from tests.training.tiny import CONFIG
 
     study = {
         "variants": {"plain": {}, "augmented": {"augmentation": {"noise": 0.5}}},

@@ -28,7 +28,7 @@ from ser_jax.studies import baselines
 @pytest.fixture(scope="session")
 def mixed(launch, tmp_path_factory):
     """A finished study of a network and two baselines, the path of its configuration, and what it printed."""
-    from tiny import CONFIG
+    from tests.training.tiny import CONFIG
 
     study = {
         "variants": {
@@ -128,7 +128,7 @@ def test_a_baseline_predicts_recordings(launch, mixed, tmp_path):
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_computed(launch, tmp_path, override, expected):
-    from tiny import CONFIG
+    from tests.training.tiny import CONFIG
 
     path = tmp_path / "config.json"
     path.write_text(json.dumps(configuration.merge(CONFIG, {"model": {"name": "ridge"}})))

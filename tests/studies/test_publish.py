@@ -16,9 +16,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    from tiny import CONFIG
-
     from ser_jax import config
+    from tests.training.tiny import CONFIG
 
     path = tmp_path_factory.mktemp("config") / "tiny.json"
     changes = {"frontend": {"normalization": "speaker"}, "evaluation": {"robustness": ["alone"], "latency": False}}
