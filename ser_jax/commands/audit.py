@@ -1,32 +1,41 @@
 """Say which speakers, texts and recordings a protocol puts on both sides of train and test.
 
-The exit status is 1 where a speaker stands on both sides of a fold, and 0 otherwise.
+The verdict is "independent", "leaks" or "cannot be told", and the exit status 0 for the first alone: speakers and
+recordings (near copies among them) have to be apart under every protocol, sessions and texts where it promises so.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ser_jax.commands.common import add_data_argument
+
+if TYPE_CHECKING:
+    from ser_jax.corpora.corpus import Corpus
+    from ser_jax.corpora.protocols import Protocol
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `audit`."""
-    parser.add_argument("corpus", help="a prepared corpus, or synthetic, localized, uniform, null")
+    parser.add_argument("corpus", nargs="?", help="a prepared corpus, or synthetic, localized, uniform, null")
     parser.add_argument(
         "--protocol",
-        default="leave_one_speaker_out",
         help="leave_one_speaker_out, grouped_k_fold, leave_one_session_out, speaker_and_text_independent, official, "
-        "random or everything (default: %(default)s)",
+        "random or everything (default: leave_one_speaker_out)",
     )
     parser.add_argument("--folds", type=int, help="number of folds, or of groups of speakers")
-    parser.add_argument("--seed", type=int, default=0, help="for protocols that draw folds (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="for protocols that draw folds (default: 0)")
     parser.add_argument(
         "--file",
         help="a list of folds, for the protocol official: .jsonl, .json or .csv, or a folder in EmoBox's layout",
     )
     parser.add_argument("--source", help="of a merged corpus: the one whose speakers are tested")
-    parser.add_argument("--validation_speakers", type=int, default=1, help="taken from training (default: %(default)s)")
+    parser.add_argument("--validation_speakers", type=int, help="taken from training (default: 1)")
+    parser.add_argument(
+        "--config", metavar="FILE", help="audit the split that this configuration trains; --config.KEY=VALUE changes it"
+    )
     add_data_argument(parser)
     parser.add_argument(
         "--verify",
@@ -37,27 +46,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the audit; returns 1 where a speaker stands on both sides of a fold, else 0."""
-    from ser_jax.corpora import load_corpus
+    """Prints the audit; returns 0 where all that has to be apart is apart, else 1."""
     from ser_jax.corpora.audit import audit
+
+    corpus, protocol = _of_config(arguments) if arguments.config else _of_options(arguments)
+    report = audit(corpus, protocol)
+    print(json.dumps(report.as_dict(), indent=1) if arguments.json else table(report.as_dict()))
+    return int(report.verdict != "independent")
+
+
+def _of_options(arguments: argparse.Namespace) -> tuple[Corpus, Protocol]:
+    from ser_jax.corpora import load_corpus
     from ser_jax.corpora.corpus import verify
     from ser_jax.corpora.protocols import make_protocol
+    from ser_jax.errors import UserError
 
+    if not arguments.corpus:
+        raise UserError("audit: expected the name of a corpus, or --config")
     corpus = load_corpus(arguments.corpus, arguments.data_dir)
     if arguments.verify:
         verify(corpus, again=True)
     protocol = make_protocol(
         corpus,
-        arguments.protocol,
-        validation_speakers=arguments.validation_speakers,
+        arguments.protocol or "leave_one_speaker_out",
+        validation_speakers=1 if arguments.validation_speakers is None else arguments.validation_speakers,
         num_folds=arguments.folds,
-        seed=arguments.seed,
+        seed=arguments.seed or 0,
         file=arguments.file,
         source=arguments.source,
     )
-    report = audit(corpus, protocol)
-    print(json.dumps(report.as_dict(), indent=1) if arguments.json else table(report.as_dict()))
-    return int(report.leaks_speakers)
+    return corpus, protocol
+
+
+def _of_config(arguments: argparse.Namespace) -> tuple[Corpus, Protocol]:
+    """The corpus and the folds that a configuration trains."""
+    from ser_jax.config import read
+    from ser_jax.errors import UserError
+    from ser_jax.studies.variants import load
+
+    for name in ("corpus", "protocol", "folds", "seed", "file", "source", "validation_speakers"):
+        if getattr(arguments, name) is not None:
+            raise UserError(f"audit --config: --{name} is the configuration's, as --config.KEY=VALUE")
+    return load(read.load(arguments.config, arguments.overrides), arguments.data_dir)
 
 
 def table(report: dict[str, Any]) -> str:
@@ -76,5 +106,5 @@ def table(report: dict[str, Any]) -> str:
         numbers += [len(fold[name]) for name in ("speakers", "texts", "sessions", "recordings")]
         cells = (f"{number:>{max(5, len(name))}}" for name, number in zip(columns, numbers, strict=True))
         lines.append("  ".join((f"{fold['name']:{width}}", *cells)))
-    verdict = "speakers stand on both sides" if report["leaks_speakers"] else "no speaker stands on both sides"
-    return "\n".join([*lines, "", *(f"- {finding}" for finding in report["findings"]), f"verdict: {verdict}"])
+    verdict = f"verdict: {report['verdict']}: {report['reason']}"
+    return "\n".join([*lines, "", *(f"- {finding}" for finding in report["findings"]), verdict])

@@ -1,9 +1,15 @@
 """What several commands share: their common options, and JAX made ready."""
 
+from __future__ import annotations
+
 import argparse
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ser_jax.corpora.labels import Changes
 
 from ser_jax import machine
 
@@ -74,6 +80,25 @@ def _steps(text: str) -> tuple[int, int]:
     if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected two numbers of steps FROM:TO, FROM below TO")
     return int(first), int(last)
+
+
+def add_label_arguments(group: argparse._ActionsContainer) -> None:
+    """Adds --map, --synonyms and --drop."""
+    group.add_argument(
+        "--map", metavar="OLD=NEW,...", help="other names for emotions, as angry=anger,excited=happiness"
+    )
+    group.add_argument(
+        "--synonyms", action="store_true", help="take angry, ang, ... for anger, and so on (docs/your_corpus.md)"
+    )
+    group.add_argument("--drop", metavar="A,B", help="leave out these emotions")
+
+
+def label_changes(args: argparse.Namespace, *, unify: bool = False) -> Changes:
+    """Returns what `add_label_arguments` were given."""
+    from ser_jax.corpora.labels import Changes, parse_map
+
+    dropped = [name.strip() for name in args.drop.split(",")] if args.drop else []
+    return Changes(parse_map(args.map) if args.map else {}, dropped, args.synonyms, unify)
 
 
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:

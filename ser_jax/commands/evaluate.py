@@ -10,7 +10,7 @@ The exit status is 1 where runs on their own corpus do not predict what they did
 
 import argparse
 
-from ser_jax.commands.common import add_data_argument, start_jax
+from ser_jax.commands.common import add_data_argument, add_label_arguments, label_changes, start_jax
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,19 +31,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("running", "speaker"),
         help="have batch normalisation take running averages, or the statistics of each tested speaker, instead",
     )
+    add_label_arguments(parser.add_argument_group("other names for the emotions of --corpus"))
     add_data_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
+    from ser_jax.errors import UserError
     from ser_jax.report.terminal import results_table
     from ser_jax.studies.evaluate import evaluate_workdir
 
+    labels = label_changes(args)
+    if labels and not args.corpus:
+        raise UserError("evaluate: --map, --synonyms and --drop are for another corpus, expected --corpus beside them")
     start_jax()
     changes = {name: getattr(args, name) for name in ("window_seconds", "batch_statistics")}
     changes = {name: value for name, value in changes.items() if value is not None}
     summary, folder, remarks, reproduced = evaluate_workdir(
-        args.workdir, args.corpus, args.variant, args.data_dir, changes
+        args.workdir, args.corpus, args.variant, args.data_dir, changes, labels
     )
     print(results_table(summary))
     print("", *remarks, f"{folder}: summary.json, predictions.parquet", sep="\n")

@@ -11,8 +11,10 @@ from ser_jax import __version__
 from ser_jax.errors import UserError, did_you_mean
 
 COMMANDS = {
+    "corpora": "list the corpora that can be named, and what is prepared here",
     "prepare": "make a corpus ready: check every file, resample, pack",
     "list": "print what can be named: corpora, models, protocols, conditions, configurations ...",
+    "inspect": "say what is in a corpus: speakers, emotions, lengths, levels, copies",
     "audit": "say what a split of a corpus leaks between training and test",
     "study": "train and compare all variants of a configuration, over all folds and seeds",
     "train": "train one variant of a configuration, over all folds and seeds",

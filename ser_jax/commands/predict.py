@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
         for row in table.to_dict("records"):
             print(json.dumps(row, ensure_ascii=False))
     elif len(table):
-        emotions = list(table.columns[1:])
-        table.insert(1, "emotion", table[emotions].idxmax(axis=1))
+        most_probable = table.iloc[:, 1:].to_numpy().argmax(axis=1)
+        table.insert(1, "emotion", [found[0].emotions[label] for label in most_probable])
         print(table.to_string(index=False, float_format="{:.3f}".format))
     for error in errors:
         print(f"error: {error}", file=sys.stderr)

@@ -11,6 +11,8 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from ser_jax.commands.common import add_label_arguments, label_changes
+
 if TYPE_CHECKING:
     from ser_jax.corpora.corpus import Corpus
     from ser_jax.corpora.features import Packed
@@ -20,15 +22,18 @@ EXAMPLES = """examples:
   python launch.py prepare ravdess --source FOLDER_WITH_THE_WAVS
   python launch.py prepare folder --name calls --source RECORDINGS --table calls.csv
   python launch.py prepare folder --name calls --source FOLDER_WITH_A_FOLDER_PER_EMOTION
+  python launch.py prepare folder --name calls --source RECORDINGS --table calls.csv --map angry=anger --skip bad
   python launch.py prepare merge --name both --corpora emodb,ravdess
   python launch.py prepare features --corpus emodb --name wavlm --source FILE_OR_FOLDER --frame_ms 20
   python launch.py prepare encoder emodb --encoder smart-turn-v3.2
   python launch.py prepare encoder emodb --encoder smart-turn-v3.2 --pooled
 
-The table is a CSV with the columns path (below --source), emotion and speaker, and optionally id, gender, text,
-language, session, intensity; any further column is kept. Built-in corpora (synthetic, localized, uniform, null) need no
-preparing. Features become the input of a model by --config.frontend.kind=precomputed --config.frontend.features=wavlm;
-a .parquet table of them has a column id and either lists, or a column per dim and, with several frames, a column frame.
+The table (CSV, TSV, JSON lines, Parquet) has the columns path (below --source), emotion and speaker, and optionally id,
+gender, text, transcript, language, session, intensity, and start and end, for segments of long recordings; any further
+column is kept (docs/your_corpus.md). A metadata.csv or .jsonl in --source is taken without --table. Built-in corpora
+(synthetic, localized, uniform, null) need no preparing. Features become
+the input of a model by --config.frontend.kind=precomputed --config.frontend.features=wavlm; a .parquet table of them
+has a column id and either lists, or a column per dim and, with several frames, a column frame.
 """
 
 
@@ -37,8 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.add_argument(
         "what",
-        help="emodb, ravdess, folder: your own recordings, merge: several corpora as one, features: made elsewhere, "
-        "or encoder: hidden states of a prepared corpus",
+        help="emodb, ravdess or another published corpus (`launch.py corpora` lists them), folder: your own "
+        "recordings, merge: several corpora as one, features: made elsewhere, or encoder: hidden states, for a "
+        "prepared corpus",
     )
     parser.add_argument("corpus_of_states", nargs="?", metavar="CORPUS", help="of encoder: the prepared corpus")
     parser.add_argument("--source", help="the owner's archive (zip) or a folder; without it, the archive is downloaded")
@@ -56,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     named = parser.add_argument_group("folder, merge and features")
     named.add_argument("--name", help="the name of your corpus, or of the features, for the other commands")
     own = parser.add_argument_group("folder")
-    own.add_argument("--table", help="CSV of the utterances; without it, --source has a folder per emotion")
+    own.add_argument("--table", help="the utterances; without it, --source has a folder per emotion")
     own.add_argument(
         "--emotions", help="the allowed emotions in the order of the classes, as a,b,c (default: all, sorted)"
     )
@@ -65,6 +71,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the table has no speakers; speaker-independent protocols will refuse the corpus",
     )
+    own.add_argument(
+        "--skip", choices=("bad",), help="leave out what cannot be used, and name it in the corpus, audit and reports"
+    )
+    own.add_argument("--min_seconds", type=float, metavar="S", help="what is shorter cannot be used (default: 0.1)")
+    own.add_argument(
+        "--unify",
+        action="store_true",
+        help="take names that differ by case, zeros or spaces alone for one, in their most frequent spelling",
+    )
+    labels = parser.add_argument_group("names of emotions (folder and merge)")
+    add_label_arguments(labels)
     merge = parser.add_argument_group("merge")
     merge.add_argument("--corpora", help="the prepared corpora to learn from together, as a,b,c")
     features = parser.add_argument_group("features")
@@ -109,8 +126,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare_corpus(args: argparse.Namespace, data_dir: str | os.PathLike) -> Corpus:
+    from ser_jax.corpora import layouts
     from ser_jax.corpora.merge import merge_corpora
-    from ser_jax.corpora.prepare import check_name, prepare_corpus, prepare_folder
+    from ser_jax.corpora.prepare import Options, check_name, prepare_corpus, prepare_folder, prepare_layout
     from ser_jax.errors import UserError
 
     if args.what == "merge":
@@ -119,20 +137,25 @@ def _prepare_corpus(args: argparse.Namespace, data_dir: str | os.PathLike) -> Co
         if args.source:
             raise UserError("prepare merge: --source has no meaning here, see prepare --help")
         check_name(args.name)
-        return merge_corpora(args.name, _split(args.corpora), data_dir)
-    if args.what != "folder":
+        return merge_corpora(args.name, _split(args.corpora), data_dir, label_changes(args))
+    if args.what not in ("folder", *layouts.names()):
         return prepare_corpus(args.what, args.source, data_dir, allow_mismatch=args.allow_mismatch, force=args.force)
-    if not args.name or not args.source:
+    if args.what == "folder" and not (args.name and args.source):
         raise UserError("prepare folder: expected --name NAME and --source FOLDER")
-    return prepare_folder(
-        args.name,
-        args.source,
-        data_dir,
+    if not args.source:
+        raise UserError(f"prepare {args.what}: expected --source FOLDER, from {layouts.load(args.what).homepage}")
+    options = Options(
         table=args.table,
         emotions=_split(args.emotions),
         speakers=not args.no_speakers,
+        labels=label_changes(args, unify=args.unify),
+        skip_bad=args.skip == "bad",
         force=args.force,
+        **({} if args.min_seconds is None else {"min_seconds": args.min_seconds}),
     )
+    if args.what != "folder":
+        return prepare_layout(args.what, args.source, data_dir, options)
+    return prepare_folder(args.name, args.source, data_dir, options)
 
 
 def _prepare_features(args: argparse.Namespace, data_dir: str | os.PathLike) -> int:
@@ -185,8 +208,10 @@ def _split(names: str | None) -> list[str] | None:
 
 
 _FLAGS = {  # that only some of what can be prepared has
-    "folder": ("name", "table", "emotions", "no_speakers"),
-    "merge": ("name", "corpora"),
+    "folder": (
+        *("name", "table", "emotions", "no_speakers", "skip", "min_seconds", "unify", "map", "synonyms", "drop"),
+    ),
+    "merge": ("name", "corpora", "map", "synonyms", "drop"),
     "features": ("name", "corpus", "frame_ms", "dims", "licence"),
     "encoder": (
         "name",
@@ -200,15 +225,17 @@ _FLAGS = {  # that only some of what can be prepared has
         "average",
     ),
     "published": ("allow_mismatch",),
+    "layout": ("emotions", "skip", "min_seconds", "map", "synonyms", "drop"),
 }
 
 
 def _refuse_foreign_flags(args: argparse.Namespace) -> None:
+    from ser_jax.corpora import layouts
     from ser_jax.errors import UserError
 
-    own = _FLAGS.get(args.what, _FLAGS["published"])
+    own = _FLAGS.get(args.what, _FLAGS["layout" if args.what in layouts.names() else "published"])
     for flag in dict.fromkeys(flag for flags in _FLAGS.values() for flag in flags):
-        if getattr(args, flag) and flag not in own:
+        if getattr(args, flag) not in (None, False) and flag not in own:
             spelled = args.corpus_of_states if flag == "corpus_of_states" else f"--{flag}"
             raise UserError(f"prepare {args.what}: {spelled} has no meaning here, see prepare --help")
 
@@ -231,7 +258,9 @@ def _features_summary(packed: Packed, corpus: Corpus) -> str:
 
 
 def _summary(corpus: Corpus) -> str:
+    from ser_jax.corpora.audio import NOTES
     from ser_jax.corpora.corpus import SAMPLE_RATE
+    from ser_jax.corpora.labels import look_alike
 
     counts = corpus.utterances["emotion"].value_counts()
     speakers = corpus.utterances["speaker"].nunique() if corpus.info["speakers_known"] else "unknown"
@@ -248,6 +277,23 @@ def _summary(corpus: Corpus) -> str:
     outcome = "MISMATCH" if differences else "verified"
     lines.append(f"{outcome:<14}{check['files']} files against {check['verified_against']}")
     for kind in differences:
-        names = ", ".join(check[kind][:5]) + (", ..." if len(check[kind]) > 5 else "")
-        lines.append(f"{kind:<14}{len(check[kind])} files: {names}")
+        lines.append(f"{kind:<14}{len(check[kind])} files: {_some(check[kind])}")
+    lines += [f"labels        {said}" for said in corpus.info.get("labels", [])]
+    lines += [f"left out      {left['where']}: {left['what']}" for left in corpus.info.get("left_out", [])[:20]]
+    if len(corpus.info.get("left_out", [])) > 20:
+        lines.append(f"left out      {len(corpus.info['left_out']) - 20} more, all in corpus.json")
+    for kind, ids in corpus.info.get("notes", {}).items():
+        lines.append(f"{NOTES[kind]}: {len(ids)} recordings: {_some(ids)}")
+    empty = [emotion for emotion in corpus.emotions if emotion not in counts]
+    if corpus.info.get("left_out") and empty:
+        lines.append(
+            f"note: there is no utterance of {', '.join(empty)}; --drop {','.join(empty)} leaves the class out"
+        )
+    alike = look_alike(corpus.emotions)
+    if alike:
+        lines.append(f"note: {', '.join(alike)} look alike; --map makes one of them, if they are")
     return "\n".join(lines)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -44,7 +44,7 @@ def load_corpus(name: str, data_dir: str | os.PathLike | None = None, **options:
     the package that is called with its own options and returns a `Corpus`.
     Raises UserError for a corpus that is unknown (naming the nearest) or not prepared (naming the command).
     """
-    from ser_jax.corpora import corpus
+    from ser_jax.corpora import corpus, layouts
 
     if is_outside(name):
         make = resolve(name, {}, "corpus")
@@ -61,15 +61,15 @@ def load_corpus(name: str, data_dir: str | os.PathLike | None = None, **options:
         if options:
             raise UserError(f"corpus {name}: unknown option {min(options)!r}, only built-in corpora have options")
         return corpus.load(folder)
-    if name in BUILDERS:
-        command = f"python launch.py prepare {name} --source FOLDER_OR_ZIP"
+    if name in (*BUILDERS, *layouts.names()):
+        command = f"python launch.py prepare {name} --source FOLDER" + ("_OR_ZIP" if name in BUILDERS else "")
         raise UserError(f"corpus {name} is not prepared in {folder}: run `{command}`")
 
     from ser_jax.corpora.synthetic import BUILT_IN
 
     if name in BUILT_IN:
         return _load_built_in(name, data_dir, options)
-    known = list(dict.fromkeys([*available_corpora(data_dir), *BUILDERS]))
+    known = list(dict.fromkeys([*available_corpora(data_dir), *BUILDERS, *layouts.names()]))
     command = "python launch.py prepare folder --name NAME --source FOLDER"
     hint = did_you_mean(name, known)
     raise UserError(f"unknown corpus {brief(name)} in {folder.parent}{hint} (your own recordings: `{command}`)")

@@ -31,6 +31,16 @@ FOREIGN_SUFFIXES = (
 )
 AUDIO_SUFFIXES = LIBSNDFILE_SUFFIXES + FOREIGN_SUFFIXES
 
+NOTES = {  # the kinds of `Recording.notes`, in words
+    "silent": "silent",
+    "clipped": "clipped",
+    "zeros": "with long stretches of nothing but zeros",
+    "scaled_down": "above full scale, scaled down",
+    "scaled_up": "too soft for 16 bits, scaled up",
+    "cancelling_channels": "with channels that cancel, the loudest one taken",
+    "structure": "with an odd structure, read all the same",
+}
+
 RATES = (1_000, 768_000)  # Hz, of what may be audio; a header that says 1 Hz would fill the memory when resampled
 
 _BLOCK_FRAMES = 1 << 18  # read at a time, so that a long recording of many channels needs little memory
@@ -52,8 +62,7 @@ class Recording:
         channels: of the file.
         level_db: RMS of `samples` before they were scaled, dB below full scale; -inf for silence.
         clipped: share of the file's samples that stand at full scale, three or more in a row.
-        notes: what a user should know, by kind: silent, clipped, zeros, scaled_down, scaled_up, cancelling_channels,
-            structure.
+        notes: what a user should know, by kind, one of NOTES.
     """
 
     samples: Float32[np.ndarray, " samples"]
@@ -175,7 +184,8 @@ class _Decoder:
 
 def _decoder(path: str | os.PathLike, name: str, data: containers.Bytes, checked: containers.Checked) -> _Decoder:
     def opened() -> soundfile.SoundFile:
-        if checked.mended is None and isinstance(data, mmap.mmap):
+        # By its name .raw soundfile would take a file for samples without a header, whatever is in it.
+        if checked.mended is None and isinstance(data, mmap.mmap) and not name.lower().endswith(".raw"):
             return soundfile.SoundFile(os.fsencode(path))
         return soundfile.SoundFile(_InMemory(data[:] if checked.mended is None else checked.mended))
 

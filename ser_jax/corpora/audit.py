@@ -1,15 +1,23 @@
-"""The audit of a split: which speakers, texts, sessions and recordings stand on both sides of train and test."""
+"""The audit of a split: which speakers, texts, sessions and recordings stand on both sides of train and test.
 
-import collections
+Its verdict is "independent" where all that has to be apart is apart, "leaks" where something is not, and "cannot be
+told" where the corpus does not say whose or what its recordings are. Speakers and recordings have to be apart under
+every protocol; sessions and texts where the protocol promises it.
+"""
+
 import dataclasses
-import hashlib
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int16
 
-from ser_jax.corpora.corpus import Corpus, waveform
+from ser_jax.corpora.corpus import Corpus
+from ser_jax.corpora.duplicates import near_copies
 from ser_jax.corpora.protocols import Fold, Protocol, shared, speakers_known
+
+Verdict = Literal["independent", "leaks", "cannot be told"]
+
+# What protocols promise to keep apart beside speakers and recordings: columns of the corpus.
+_PROMISED = {"leave_one_session_out": ("session",), "speaker_and_text_independent": ("text",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +46,13 @@ class Audit:
     description: str
     num_utterances: int
     num_speakers: int
-    duplicates: list[list[str]]  # ids of one and the same recording, anywhere in the corpus
+    duplicates: list[list[str]]  # ids of one and the same recording, or of near copies of it, anywhere in the corpus
+    left_out: int  # utterances that were bad when the corpus was prepared
     not_tested: int  # utterances in no test set
     folds: list[FoldAudit]
     leaks_speakers: bool
+    verdict: Verdict
+    reason: str  # of the verdict, in words
     findings: list[str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -51,9 +62,10 @@ class Audit:
 
 def audit(corpus: Corpus, protocol: Protocol) -> Audit:
     """Returns what the folds of `protocol` leak between their two sides."""
-    duplicates = duplicate_recordings(corpus)
+    duplicates = near_copies(corpus)
     folds = [_audit_fold(corpus, fold, duplicates) for fold in protocol.folds]
     tested = np.unique(np.concatenate([fold.test for fold in protocol.folds]))
+    verdict, reason = _verdict(corpus, protocol, folds)
     report = Audit(
         corpus=corpus.name,
         fingerprint=corpus.fingerprint,
@@ -62,51 +74,35 @@ def audit(corpus: Corpus, protocol: Protocol) -> Audit:
         num_utterances=len(corpus.utterances),
         num_speakers=corpus.utterances["speaker"].nunique() if speakers_known(corpus) else 0,
         duplicates=[_ids(corpus, rows) for rows in duplicates],
+        left_out=len(corpus.info.get("left_out", [])),
         not_tested=len(corpus.utterances) - len(tested),
         folds=folds,
         leaks_speakers=any(fold.speakers for fold in folds),
+        verdict=verdict,
+        reason=reason,
         findings=[],
     )
     return dataclasses.replace(report, findings=_findings(corpus, report))
 
 
-_KEY = 16  # hexadecimal digits that tell recordings apart
-_KNOWN: dict[str, dict[str, str]] = {}  # of a corpus, by its fingerprint
+def _verdict(corpus: Corpus, protocol: Protocol, folds: list[FoldAudit]) -> tuple[Verdict, str]:
+    promised = ("speaker", *_PROMISED.get(protocol.name, ()))
+    on_both = [f"{column}s" for column in promised if any(getattr(fold, f"{column}s") for fold in folds)]
+    if any(fold.recordings for fold in folds):
+        on_both.append("recordings")
+    if on_both:
+        return "leaks", f"{' and '.join(on_both)} stand on both sides of train and test"
+    unknown = [f"{column}s" for column in promised if _unknown(corpus, column)]
+    if unknown:
+        return "cannot be told", f"the {' and '.join(unknown)} of some utterances are not known"
+    apart = [*(f"{column}s" for column in promised), "recordings"]
+    return "independent", f"{', '.join(apart[:-1])} and {apart[-1]} on the two sides are apart"
 
 
-def duplicate_recordings(corpus: Corpus) -> list[list[int]]:
-    """Returns groups of row numbers whose recordings are the same, up to silence at the ends, gain and polarity.
-
-    Silence is digital zero. A gain that rounds samples differently is not seen through: this finds copies, not takes.
-    """
-    groups: dict[str, list[int]] = collections.defaultdict(list)
-    for i in range(len(corpus.utterances)):
-        groups[_recording_hash(waveform(corpus, i))].append(i)
-    return [rows for rows in groups.values() if len(rows) > 1]
-
-
-def recordings(corpus: Corpus) -> dict[str, str]:
-    """Returns utterances by what tells their recordings from all others, in whichever corpus they are packed.
-
-    Recordings that `duplicate_recordings` finds the same have the same key, of which one utterance is named; those
-    without a sound are left out.
-    """
-    if corpus.fingerprint not in _KNOWN:
-        hashes = (_recording_hash(waveform(corpus, i)) for i in range(len(corpus.utterances)))
-        found = zip(hashes, corpus.utterances["id"], strict=True)
-        _KNOWN.clear()  # the last corpus is asked for again and again
-        _KNOWN[corpus.fingerprint] = {key[:_KEY]: name for key, name in found if not key.startswith("silence")}
-    return _KNOWN[corpus.fingerprint]
-
-
-def _recording_hash(samples: Int16[np.ndarray, " samples"]) -> str:
-    sounding = np.flatnonzero(samples)
-    if not len(sounding):
-        return f"silence of {len(samples)} samples"
-    trimmed = samples[sounding[0] : sounding[-1] + 1].astype(np.int32)
-    # Divided by their greatest common divisor, copies with a whole-number gain between them are equal.
-    trimmed = trimmed // np.gcd.reduce(trimmed) * np.sign(trimmed[0])
-    return hashlib.sha256(trimmed).hexdigest()
+def _unknown(corpus: Corpus, column: str) -> bool:
+    if column == "speaker":
+        return not speakers_known(corpus)
+    return column not in corpus.utterances or bool((corpus.utterances[column].astype(str) == "").any())
 
 
 def _audit_fold(corpus: Corpus, fold: Fold, duplicates: list[list[int]]) -> FoldAudit:
@@ -134,7 +130,7 @@ def _findings(corpus: Corpus, report: Audit) -> list[str]:
     """Says in words what was found: leaks, then what limits the figures, then what is merely so."""
     folds, findings = report.folds, []
     if not speakers_known(corpus):
-        findings.append("SPEAKERS UNKNOWN: whether training and test share any can not be said")
+        findings.append("SPEAKERS UNKNOWN: whether training and test share any cannot be told")
     leaking = [fold for fold in folds if fold.speakers]
     if leaking:
         names = {name for fold in leaking for name in fold.speakers}
@@ -155,6 +151,8 @@ def _findings(corpus: Corpus, report: Audit) -> list[str]:
         lacking = [fold.name for fold in folds if split in fold.missing]
         if lacking:
             findings.append(f"classes missing from {split} in {len(lacking)} of {len(folds)} folds: {_listed(lacking)}")
+    if report.left_out:
+        findings.append(f"{report.left_out} bad utterances were left out when the corpus was prepared (--skip bad)")
     if report.not_tested:
         findings.append(f"{report.not_tested} of {report.num_utterances} utterances are in no test set")
     return findings
@@ -164,7 +162,7 @@ def _finding_on_texts(corpus: Corpus, report: Audit) -> str:
     shared_texts = {text for fold in report.folds for text in fold.texts}
     finding = f"{len(shared_texts)} of {corpus.utterances['text'].nunique()} texts stand on both sides"
     if report.protocol == "leave_one_speaker_out":
-        finding += ", which this protocol can not avoid where speakers read the same texts"
+        finding += ", which this protocol cannot avoid where speakers read the same texts"
     return f"{finding}; speaker_and_text_independent keeps them apart"
 
 

@@ -278,15 +278,18 @@ def _damaged(folder: Path, what: str) -> UserError:
 
 
 # NumPy, TensorFlow and TFDS report a full disk in their own words, and keep no error number.
+_UNWRITABLE = (errno.EACCES, errno.ENOENT, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _FULL_DISK = (os.strerror(errno.ENOSPC), "Not enough free space", "Not enough disk space")
 
 
 @contextlib.contextmanager
 def refuse_full_disk(folder: str | os.PathLike) -> Iterator[None]:
-    """Turns "no space left on device" inside the block into a UserError that names `folder`."""
+    """Turns a full disk, or a refusal to write, inside the block into a UserError that names `folder`."""
     try:
         yield
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+            raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
         if getattr(error, "errno", None) != errno.ENOSPC and not any(words in str(error) for words in _FULL_DISK):
             raise
         raise UserError(f"{folder}: the disk is full; free some space and try again") from error

@@ -1,4 +1,4 @@
-"""The user's own recordings: a table of files, or a folder per emotion.
+"""The user's own recordings: a table of files or of segments of files, or a folder per emotion.
 
 They are packed directly, without a TFDS builder: which columns there are is known only once the table is read, nothing
 is downloaded, and a second copy of the recordings would serve nobody.
@@ -6,69 +6,98 @@ is downloaded, and a second copy of the recordings would serve nobody.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from urllib.parse import unquote, urlparse
 
-import numpy as np
 import pandas as pd
-from jaxtyping import Int16
-from tqdm import tqdm
 
-from ser_jax.corpora.audio import find_audio, read_audio, to_int16
+from ser_jax.corpora import labels, tables
+from ser_jax.corpora.audio import AUDIO_SUFFIXES, find_audio, printable
+from ser_jax.corpora.problems import Problems
 from ser_jax.errors import UserError
 
-_GENDERS = {"f": "female", "female": "female", "m": "male", "male": "male", "": ""}
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # a Hugging Face audio folder's table
+
+_GENDERS = {
+    **dict.fromkeys(("f", "female", "w", "woman", "weiblich"), "female"),
+    **dict.fromkeys(("m", "male", "man", "männlich"), "male"),
+    **dict.fromkeys(("", "unknown", "n/a", "na", "nan", "none", "-", "?"), ""),
+}
+_MISSING = ("nan", "n/a", "#n/a", "<na>")  # a spreadsheet's or a program's word for nothing
+_NO_SPEAKER = (*_MISSING, "none", "null")
+_COMPUTED = ("label", "num_samples", "corpus", "recording", "segment_start", "segment_end")
+
+
+def find_table(source: str | os.PathLike) -> Path | None:
+    """Returns the table that a Hugging Face audio folder holds, or None."""
+    return next((path for name in METADATA if (path := Path(source) / name).is_file()), None)
 
 
 def read_table(
     table: str | os.PathLike,
     source: str | os.PathLike,
+    problems: Problems,
     *,
-    emotions: Sequence[str] | None = None,
     speakers: bool = True,
-) -> pd.DataFrame:
-    """Returns the utterances that a CSV lists, all columns as text, `path` resolved below the folder `source`.
+    unify: bool = False,
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Returns the utterances that a table lists, all columns as text, and the speakers that were unified, new by old.
 
-    The CSV has the columns path, emotion and, unless `speakers` is False, speaker. Known optional columns: id (else the
-    path without suffix), gender, text, language, session, intensity; any further column is kept.
-    Raises UserError that names the row for whatever is missing, empty, a duplicate, or an emotion not in `emotions`.
+    `path` is resolved below the folder `source`. The table has the columns path, emotion and, unless `speakers` is
+    False, speaker; any further column is kept. With start or end, in seconds or as timedeltas, a row is that segment of
+    its file, and has `segment_start` and `segment_end` in seconds (NaN: the file's end), and `recording`, the file.
+    Bad rows are added to `problems` and left out. Raises UserError for a table that cannot be used at all.
     """
-    utterances = _read_csv(Path(table))
+    table = Path(table)
+    rows = tables.read_table(table)
     for column in ("path", "emotion"):
-        if column not in utterances:
-            found = ", ".join(utterances.columns)
-            raise UserError(f"{table}: no column `{column}`, found {found}; expected path, emotion, speaker")
-    if speakers and "speaker" not in utterances:
+        if column not in rows:
+            found = ", ".join(rows.columns)
+            raise UserError(
+                f"{table}: no column `{column}`, found {found}; expected path, emotion, speaker in the first line"
+            )
+    if speakers and "speaker" not in rows:
         raise UserError(
             f"{table}: no column `speaker`, which speaker-independent protocols need; add it, or pass --no_speakers"
         )
+    computed = [column for column in _COMPUTED if column in rows]
+    if computed:
+        raise UserError(f"{table}: the column `{computed[0]}` is computed, rename or remove it")
     if not speakers:
-        utterances["speaker"] = ""
-    if "id" not in utterances:
-        utterances["id"] = [Path(path).with_suffix("").as_posix() for path in utterances["path"]]
-    if "gender" in utterances:
-        _check_column(table, utterances, "gender", list(_GENDERS), utterances["gender"].str.lower())
-        utterances["gender"] = utterances["gender"].str.lower().map(_GENDERS)
-    for column in ("id", "path", "emotion", *(("speaker",) if speakers else ())):
-        _refuse_rows(table, utterances[utterances[column] == ""], lambda row, column=column: f"has no {column}")
-    _refuse_rows(table, utterances[utterances["id"].duplicated()], lambda row: f"repeats the id {row['id']!r}")
-    if emotions is not None:
-        _check_column(table, utterances, "emotion", emotions, utterances["emotion"])
-    utterances["path"] = [str(Path(source) / path) for path in utterances["path"]]
-    absent = utterances[[not Path(path).is_file() for path in utterances["path"]]]
-    _refuse_rows(table, absent, lambda row: f"names the file {row['path']}, which is not there")
-    return utterances
+        rows["speaker"] = ""
+    rows = _with_segments(table, rows, problems)
+    rows = _with_ids(rows)
+    for column in ("path", "emotion", *(("speaker",) if speakers else ()), "id"):
+        words = _NO_SPEAKER if column == "speaker" else _MISSING if column == "emotion" else ()
+        missing = (rows[column] == "") | rows[column].str.lower().isin(words)
+        rows = problems.rows(table, rows, missing, lambda row, column=column: f"has no {column}")
+        odd = rows[column].map(lambda text: not text.isprintable())
+        rows = problems.rows(
+            table, rows, odd, lambda row, column=column: f"has a control character in its {column} {row[column]!r}"
+        )
+    rows = problems.rows(table, rows, rows["id"].duplicated(), lambda row: f"repeats the id {row['id']!r}")
+    changed: dict[str, str] = {}
+    if speakers:
+        rows["speaker"], changed = labels.unified(rows["speaker"], str(table), "speaker", unify)
+    if "gender" in rows:
+        rows["gender"] = rows["gender"].str.lower().map(lambda word: _GENDERS.get(word, word))
+        if speakers:
+            rows = _with_genders_of_speakers(table, rows, problems)
+    return _with_paths(table, rows, Path(source), problems), changed
 
 
-def list_emotion_folders(source: str | os.PathLike, *, emotions: Sequence[str] | None = None) -> pd.DataFrame:
+def list_emotion_folders(source: str | os.PathLike, problems: Problems) -> pd.DataFrame:
     """Returns the utterances of a folder per emotion, `source`/EMOTION/.../file, whose speakers are unknown.
 
-    Raises UserError where there are none, for a file outside such a folder, and for an emotion not in `emotions`.
+    Files whose name is not UTF-8 are added to `problems` and left out. Raises UserError where there are none, and for a
+    file outside such a folder.
     """
     source = Path(source)
-    if not source.is_dir():
-        raise UserError(f"{source}: no such folder")
-    relative = [path.relative_to(source) for path in find_audio(source)]
+    paths = find_audio(source)
+    for path in paths:
+        if printable(path) != os.fspath(path):
+            problems.add(printable(path), "its name is not UTF-8; rename it")
+    relative = [path.relative_to(source) for path in paths if printable(path) == os.fspath(path)]
     if not relative:
         raise UserError(f"{source}: no audio file anywhere below it, expected {source}/EMOTION/FILE.wav, or --table")
     for path in relative:
@@ -82,62 +111,95 @@ def list_emotion_folders(source: str | os.PathLike, *, emotions: Sequence[str] |
             "speaker": "",
         }
     )
-    _refuse_rows(source, utterances[utterances["id"].duplicated()], lambda row: f"repeats the id {row['id']!r}")
-    if emotions is not None:
-        _check_column(source, utterances, "emotion", emotions, utterances["emotion"])
-    return utterances
+    return problems.rows(source, utterances, utterances["id"].duplicated(), lambda row: f"repeats the id {row['id']!r}")
 
 
 def content_of(utterances: pd.DataFrame) -> str:
-    """Returns a SHA-256 (hex) over the table and the bytes of every file that it names."""
+    """Returns a SHA-256 (hex) over the table and the bytes of every file that it names, if it can be read."""
     digest = hashlib.sha256(utterances.drop(columns="path").to_csv(index=False).encode())
-    for path in utterances["path"]:
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+    for path in dict.fromkeys(utterances["path"]):
+        try:
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError:
+            digest.update(b"unreadable")
     return digest.hexdigest()
 
 
-def read_utterances(name: str, utterances: pd.DataFrame) -> Iterator[tuple[dict[str, str], Int16[np.ndarray, " _"]]]:
-    """Yields the rows of a table from `read_table` or `list_emotion_folders` and their waveforms, resampled.
+def _with_segments(table: Path, rows: pd.DataFrame, problems: Problems) -> pd.DataFrame:
+    given = [column for column in ("start", "end") if column in rows]
+    if not given:
+        return rows
+    seconds = {}
+    for column in ("start", "end"):
+        values = rows[column] if column in given else pd.Series("", index=rows.index)
+        seconds[column] = values.map(_seconds_or_text)
+        bad = seconds[column].map(lambda value: isinstance(value, str) or (value is not None and value < 0))
+        rows = problems.rows(
+            table,
+            rows,
+            bad,
+            lambda row, c=column: f"has the {c} {row[c]!r}, expected seconds, or hours:minutes:seconds",
+        )
+    start = pd.Series([seconds["start"][at] or 0.0 for at in rows.index], rows.index, float)
+    end = pd.Series([seconds["end"][at] for at in rows.index], rows.index, float)
+    rows = rows.drop(columns=given).assign(segment_start=start, segment_end=end, recording=rows["path"])
+    backward = rows["segment_end"] <= rows["segment_start"]
+    return problems.rows(table, rows, backward, lambda row: f"ends at {row['segment_end']:g} s, before it begins")
 
-    Raises UserError that names the file that cannot be read.
-    """
-    paths = tqdm(utterances["path"], desc=name, unit="file", disable=None)
-    for row, path in zip(utterances.drop(columns="path").to_dict("records"), paths, strict=True):
-        yield row, to_int16(read_audio(path))
 
-
-def _read_csv(table: Path) -> pd.DataFrame:
-    if not table.is_file():
-        raise UserError(f"{table}: no such table, expected a CSV file")
+def _seconds_or_text(text: str) -> float | str | None:
     try:
-        # Everything is text: the speaker 01 is not the number 1, and the emotion "null" is no missing value.
-        utterances = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{table}: not a CSV file in UTF-8 with a line of column names ({reason})") from error
-    if utterances.empty:
-        raise UserError(f"{table}: no rows below the line of column names")
-    utterances.columns = [column.strip() for column in utterances.columns]
-    computed = {"label", "start", "num_samples", "corpus"} & set(utterances.columns)
-    if computed:
-        raise UserError(f"{table}: the column `{min(computed)}` is computed, rename or remove it")
-    return utterances.apply(lambda column: column.str.strip())
+        return tables.to_seconds(text)
+    except ValueError:
+        return text
 
 
-def _check_column(
-    where: str | os.PathLike, utterances: pd.DataFrame, column: str, allowed: Sequence[str], values: pd.Series
-) -> None:
-    expected = ", ".join(value for value in allowed if value)
-    bad = utterances[~values.isin(allowed)]
-    _refuse_rows(where, bad, lambda row: f"has the {column} {row[column]!r}, expected one of {expected}")
+def _with_ids(rows: pd.DataFrame) -> pd.DataFrame:
+    if "id" in rows:
+        return rows
+    names = [os.path.splitext(path.replace("\\", "/"))[0].removeprefix("./") for path in rows["path"]]
+    if "segment_start" in rows:
+        names = [f"{name}_{round(1000 * start):07d}" for name, start in zip(names, rows["segment_start"], strict=True)]
+    return rows.assign(id=names)
 
 
-def _refuse_rows(where: str | os.PathLike, bad: pd.DataFrame, what: Callable[[pd.Series], str]) -> None:
-    """Raises UserError that names the first bad row; in a CSV, line 1 holds the column names."""
-    if len(bad) == 0:
-        return
-    row = bad.iloc[0]
-    place = f"line {bad.index[0] + 2}" if Path(where).is_file() else f"file {row['path']}"
-    more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-    raise UserError(f"{where}: {place} {what(row)}{more}")
+def _with_genders_of_speakers(table: Path, rows: pd.DataFrame, problems: Problems) -> pd.DataFrame:
+    """Fills a gender that some rows of a speaker lack; a speaker of two genders is a problem."""
+    of = {name: sorted(set(group) - {""}) for name, group in rows.groupby("speaker")["gender"]}
+    several = rows["speaker"].map(lambda name: len(of[name]) > 1)
+    rows = problems.rows(
+        table,
+        rows,
+        several,
+        lambda row: f"is of speaker {row['speaker']}, who has the genders {', '.join(of[row['speaker']])}",
+    )
+    return rows.assign(gender=[(of[name] or [""])[0] for name in rows["speaker"]])
+
+
+def _with_paths(table: Path, rows: pd.DataFrame, source: Path, problems: Problems) -> pd.DataFrame:
+    resolved = {path: _resolve(path, source) for path in dict.fromkeys(rows["path"])}
+    absent = rows["path"].map(lambda path: resolved[path] is None)
+    by_name: dict[str, list[Path]] = {}
+    if absent.any():
+        for path in find_audio(source):
+            by_name.setdefault(path.name, []).append(path)
+
+    def where(row: pd.Series) -> str:
+        name = os.path.basename(row["path"].replace("\\", "/"))
+        there = [path for suffix in ("", *AUDIO_SUFFIXES) for path in by_name.get(name + suffix, [])]
+        hint = f"; {there[0].relative_to(source)} is: write that, or pass the --source that fits" if there else ""
+        return f"names the file {source / row['path']}, which is not there{hint}"
+
+    rows = problems.rows(table, rows, absent, where)
+    return rows.assign(path=[resolved[path] for path in rows["path"]])
+
+
+def _resolve(path: str, source: Path) -> str | None:
+    """Where the file that a table names is: below `source`, whatever slashes or URL it is written with."""
+    if path.startswith("file://"):
+        path = unquote(urlparse(path).path)
+    for one in (path, path.replace("\\", "/")):
+        if os.path.isfile(source / one):
+            return str(source / one)
+    return None

@@ -1,5 +1,6 @@
 """One corpus out of several: for models that learn from all of them."""
 
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,8 +9,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int16
 
-from ser_jax.corpora import load_corpus, packed_folder
+from ser_jax.corpora import labels, load_corpus, packed_folder
 from ser_jax.corpora.corpus import Corpus, pack, waveform
+from ser_jax.corpora.labels import Changes
 from ser_jax.corpora.protocols import speakers_known
 from ser_jax.errors import UserError
 
@@ -17,10 +19,13 @@ _NAMED = ("id", "speaker", "text")  # columns whose values two corpora may share
 _COMPUTED = ("corpus", "start", "num_samples", "label")  # when a corpus is packed
 
 
-def merge_corpora(name: str, corpora: Sequence[str], data_dir: str | os.PathLike | None = None) -> Corpus:
+def merge_corpora(
+    name: str, corpora: Sequence[str], data_dir: str | os.PathLike | None = None, changes: Changes | None = None
+) -> Corpus:
     """Packs all utterances of several corpora as the corpus `name`, one corpus after another.
 
     Its emotions are those of the first, then what each other one adds: an emotion of the same name is the same class.
+    `changes` gives emotions other names first, in whichever corpora have them.
     Ids, speakers and texts get their corpus's name in front ("emodb-03"); the column `source` says which that is.
     Raises UserError for fewer than two corpora, one named twice or like the new one, and one that is not prepared.
     """
@@ -29,8 +34,23 @@ def merge_corpora(name: str, corpora: Sequence[str], data_dir: str | os.PathLike
     if len(corpora) < 2 or len(set(corpora)) < len(corpora):
         raise UserError(f"--corpora {','.join(corpora)}: expected at least two corpora, each once")
     parts = [load_corpus(one, data_dir) for one in corpora]
+    if changes:
+        parts = [labels.relabelled(part, one)[0] for part, one in zip(parts, _of_each(parts, changes), strict=True)]
     emotions = list(dict.fromkeys(emotion for part in parts for emotion in part.emotions))
     return pack(packed_folder(name, data_dir), name, _examples(parts), emotions, _info(parts))
+
+
+def _of_each(parts: Sequence[Corpus], changes: Changes) -> list[Changes]:
+    """What is to be changed in each corpus: that of which it has something."""
+    labels.rename([emotion for part in parts for emotion in part.emotions], changes)  # refuses what none of them has
+    made = []
+    for part in parts:
+        there = {emotion.casefold() for emotion in part.emotions}
+        renamed = {old: new for old, new in changes.renamed.items() if old.casefold() in there}
+        kept = dataclasses.replace(changes, renamed=renamed, dropped=())
+        names, _ = labels.rename(part.emotions, kept)
+        made.append(dataclasses.replace(kept, dropped=[name for name in changes.dropped if name in names]))
+    return made
 
 
 def parts_of(corpus: Corpus) -> dict[str, str]:
@@ -67,6 +87,8 @@ def _info(parts: Sequence[Corpus]) -> dict[str, Any]:
         "citation": joined("citation", "\n\n"),
         "licence": joined("licence", " and "),
         "language": joined("language", ", "),
+        "labels": [f"{part.name}: {said}" for part in parts for said in part.info.get("labels", [])],
+        "left_out": [left for part in parts for left in part.info.get("left_out", [])],
         "speakers_known": all(speakers_known(part) for part in parts),
         "source_check": {
             "files": sum(len(part.utterances) for part in parts),

@@ -1,22 +1,28 @@
 """From recordings, as their owner gives them, to a packed corpus."""
 
 import contextlib
+import dataclasses
 import importlib
 import io
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Int16
 from tqdm import tqdm
 
-from ser_jax.corpora import BUILDERS, default_data_dir, packed_folder
+from ser_jax.corpora import BUILDERS, default_data_dir, labels, layouts, packed_folder
 from ser_jax.corpora.builders.source import Release, Source, open_source
 from ser_jax.corpora.corpus import Corpus, load, pack, refuse_full_disk
-from ser_jax.corpora.folder import content_of, list_emotion_folders, read_table, read_utterances
+from ser_jax.corpora.decode import read_utterances
+from ser_jax.corpora.folder import content_of, find_table, list_emotion_folders, read_table
+from ser_jax.corpora.labels import Changes
+from ser_jax.corpora.problems import Problems
 from ser_jax.errors import UserError
 
 
@@ -35,7 +41,8 @@ def prepare_corpus(
     """
     if name not in BUILDERS:
         raise UserError(
-            f"no builder for corpus {name!r}, expected {', '.join(BUILDERS)} or folder (built-in corpora need none)"
+            f"no builder for corpus {name!r}, expected {', '.join((*BUILDERS, *layouts.names()))} or folder (built-in "
+            "corpora need none)"
         )
     data_dir = Path(data_dir or default_data_dir())
     release = importlib.import_module(f"ser_jax.corpora.builders.{name}").RELEASE
@@ -50,56 +57,185 @@ def prepare_corpus(
         return _pack(_build(name, release, opened, data_dir), packed_folder(name, data_dir))
 
 
-def prepare_folder(
-    name: str,
-    source: str | os.PathLike,
-    data_dir: str | os.PathLike | None = None,
-    *,
-    table: str | os.PathLike | None = None,
-    emotions: Sequence[str] | None = None,
-    speakers: bool = True,
-    force: bool = False,
-) -> Corpus:
-    """Packs the user's own recordings as corpus `name`: those that the CSV `table` lists, else a folder per emotion.
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How the user's own recordings are taken.
 
-    `info["speakers_known"]` says whether speaker-independent protocols are possible. A corpus that is already prepared
-    from the same files is returned as it is, unless `force`. Raises UserError for any bad row or file, naming it.
+    Attributes:
+        table: the table of the utterances; None: the one that the folder holds, else a folder per emotion.
+        emotions: the allowed emotions, in the order of the classes; None: all, sorted.
+        speakers: whether the table has speakers.
+        labels: what is done with the names of emotions and speakers.
+        skip_bad: whether bad utterances are left out, and named in the corpus; else the corpus is refused.
+        min_seconds: what is shorter is bad.
+        force: whether what is already prepared is prepared again.
+    """
+
+    table: str | os.PathLike | None = None
+    emotions: Sequence[str] | None = None
+    speakers: bool = True
+    labels: Changes = dataclasses.field(default_factory=Changes)
+    skip_bad: bool = False
+    min_seconds: float = 0.1
+    force: bool = False
+
+
+def prepare_folder(
+    name: str, source: str | os.PathLike, data_dir: str | os.PathLike | None = None, options: Options | None = None
+) -> Corpus:
+    """Packs the user's own recordings as corpus `name`: those that a table lists, else a folder per emotion.
+
+    What is in the corpus's `info` beside its description: `speakers_known`, whether speaker-independent protocols are
+    possible; `labels`, what was done with names, in words; `left_out`, the bad utterances that were left out (where,
+    what, id); `notes`, the ids of recordings that are silent, clipped, scaled, ... by kind; `rates` and `channels`, how
+    many recordings have which. A corpus that is already prepared from the same files is returned as it is, unless
+    forced. Raises UserError for bad rows and files; all of them are listed in DATA_DIR/problems/NAME.csv.
     """
     check_name(name)
-    if emotions is not None and (len(set(emotions)) < len(emotions) or "" in emotions):
-        raise UserError(f"--emotions {','.join(emotions)}: expected names, each once")
+    options = options or Options()
     if not Path(source).is_dir():
         raise UserError(f"{source}: no such folder")
-    data_dir = Path(data_dir or default_data_dir())
+    problems = Problems()
+    table = options.table or find_table(source)
     if table is not None:
-        utterances = read_table(table, source, emotions=emotions, speakers=speakers)
+        utterances, unified = read_table(table, source, problems, speakers=options.speakers, unify=options.labels.unify)
     else:
-        utterances = list_emotion_folders(source, emotions=emotions)
-    check = {
-        "files": len(utterances),
-        "verified_against": "nothing: your own recordings",
-        "content": content_of(utterances),
-    }
+        utterances, unified = list_emotion_folders(source, problems), {}
     info = {
         "description": f"{len(utterances)} recordings from {Path(source).name}",
-        "speakers_known": table is not None and speakers,
-        "source_check": check,
+        "speakers_known": table is not None and options.speakers,
+        "labels": [f"speakers unified: {', '.join(f'{old} as {new}' for old, new in unified.items())}"]
+        if unified
+        else [],
     }
+    return _pack_recordings(name, str(table or source), utterances, problems, info, data_dir, options)
+
+
+def prepare_layout(
+    name: str, source: str | os.PathLike, data_dir: str | os.PathLike | None = None, options: Options | None = None
+) -> Corpus:
+    """Packs a published corpus that is told by its layout, from the folder of its recordings; see `layouts`.
+
+    `info` is as `prepare_folder` makes it, and says how many of the recordings that the owner describes are there.
+    """
+    layout, problems, options = layouts.load(name), Problems(), options or Options()
+    if not Path(source).is_dir():
+        raise UserError(f"{source}: no such folder, expected that with the recordings of {layout.title}")
+    utterances = layouts.list_recordings(layout, source, problems)
+    info = {
+        "description": f"{layout.title}: {len(utterances)} of the {layout.utterances} utterances that are described",
+        "citation": layout.citation,
+        "licence": layout.licence,
+        "homepage": layout.homepage,
+        "language": layout.language,
+        "speakers_known": True,
+        "labels": [],
+    }
+    against = f"the names of {layout.title}, {layout.utterances} recordings by its description"
+    if options.emotions is None and not options.labels:
+        options = dataclasses.replace(options, emotions=layout.emotions)
+    return _pack_recordings(name, str(source), utterances, problems, info, data_dir, options, against)
+
+
+def _pack_recordings(
+    name: str,
+    where: str,
+    utterances: pd.DataFrame,
+    problems: Problems,
+    info: dict[str, Any],
+    data_dir: str | os.PathLike | None,
+    options: Options,
+    verified_against: str = "nothing: your own recordings",
+) -> Corpus:
+    """Packs the recordings of a table, or refuses it for what is bad; a corpus of the same recordings stays."""
+    emotions = options.emotions
+    if emotions is not None and (len(set(emotions)) < len(emotions) or "" in emotions):
+        raise UserError(f"--emotions {','.join(emotions)}: expected names, each once")
+    data_dir = Path(data_dir or default_data_dir())
+    total = len(utterances) + len(problems.found)
+    utterances, said = _with_labels(utterances, where, options, problems)
+    check = {"files": len(utterances), "verified_against": verified_against, "content": content_of(utterances)}
     classes = list(emotions or sorted(set(utterances["emotion"])))
-    prepared = None if force else _prepared(name, data_dir)
+    info |= {"source_check": check, "labels": said + info["labels"]}
+    prepared = None if options.force else _prepared(name, data_dir)
     if prepared and prepared.info["source_check"] == check and list(prepared.emotions) == classes:
-        print(f"{name} is already prepared (--force prepares it again)")
-        return prepared
-    folder = packed_folder(name, data_dir)
-    with _removed_if_empty(folder.parent, data_dir):
-        return pack(folder, name, read_utterances(name, utterances), classes, info)
+        bad_before = [*map(_as_text, prepared.info.get("left_out", []))]
+        if bad_before == [str(problem) for problem in problems.found] or (options.skip_bad and bad_before):
+            print(f"{name} is already prepared (--force prepares it again)")
+            return prepared
+    folder, listed = packed_folder(name, data_dir), data_dir / "problems" / f"{name}.csv"
+    with _removed_if_made(folder.parent, data_dir):
+        examples = read_utterances(name, utterances, problems, info, options.min_seconds)
+        return pack(folder, name, _unless_bad(examples, name, total, problems, listed, info, options), classes, info)
+
+
+def _as_text(left_out: dict[str, str]) -> str:
+    return f"{left_out['where']}: {left_out['what']}"
+
+
+def _with_labels(
+    utterances: pd.DataFrame, where: str, options: Options, problems: Problems
+) -> tuple[pd.DataFrame, list[str]]:
+    """The utterances under the names of emotions that are meant, and what was done, in words."""
+    if utterances.empty:
+        return utterances, []
+    emotions = utterances["emotion"].map(lambda name: unicodedata.normalize("NFC", name))
+    renamed_names, renamed = labels.rename(emotions.tolist(), options.labels)
+    utterances = utterances.assign(emotion=renamed_names)
+    dropped = utterances["emotion"].isin(options.labels.dropped)
+    said = labels.describe(renamed, options.labels.dropped, int(dropped.sum()))
+    utterances = utterances[~dropped]
+    utterances["emotion"], unified = labels.unified(utterances["emotion"], where, "emotion", options.labels.unify)
+    said += [f"unified: {', '.join(f'{old} as {new}' for old, new in unified.items())}"] if unified else []
+    names = set(utterances["emotion"])
+    several = utterances["emotion"].map(lambda name: any(part.strip() in names for part in re.split(r"[;|]", name)[1:]))
+    utterances = problems.rows(
+        where,
+        utterances,
+        several,
+        lambda row: f"has several emotions at once, {row['emotion']!r}, expected one; --map may name one for them",
+    )
+    if options.emotions is not None:
+        expected = ", ".join(options.emotions)
+        utterances = problems.rows(
+            where,
+            utterances,
+            ~utterances["emotion"].isin(options.emotions),
+            lambda row: f"has the emotion {row['emotion']!r}, expected one of {expected}",
+        )
+    return utterances, said
+
+
+def _unless_bad(
+    examples: Iterator, name: str, total: int, problems: Problems, listed: Path, info: dict[str, Any], options: Options
+) -> Iterator:
+    """Passes the examples on; then refuses the corpus if anything was bad, or notes in `info` what is left out."""
+    some = False
+    for example in examples:
+        some = True
+        yield example
+    if problems.found:
+        with refuse_full_disk(listed.parent):
+            problems.write(listed)
+        if not options.skip_bad:
+            raise problems.refusal(name, total, listed)
+        if not some:
+            raise UserError(f"{name}: all of its {total} utterances are bad, listed in {listed}; none is left")
+    else:
+        listed.unlink(missing_ok=True)
+    info["left_out"] = [dataclasses.asdict(problem) for problem in problems.found]
 
 
 def check_name(name: str) -> None:
     """Raises UserError for what cannot be the name of the user's own corpus."""
     from ser_jax.corpora.synthetic import BUILT_IN
 
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in (*BUILT_IN, *BUILDERS, "folder"):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in (
+        *BUILT_IN,
+        *BUILDERS,
+        *layouts.names(),
+        "folder",
+    ):
         raise UserError(f"--name {name!r}: expected letters, digits, _ and -, and no name that ser_jax uses itself")
 
 
@@ -125,7 +261,7 @@ def _build(name: str, release: Release, source: Source | None, data_dir: Path) -
         mode = tfds.GenerateMode.REUSE_CACHE_IF_EXISTS
     quiet = contextlib.redirect_stdout(io.StringIO())  # TFDS announces sizes that it does not know
     downloads = data_dir / "downloads"
-    leftovers = _removed_if_empty(data_dir / name, downloads / "extracted", downloads)
+    leftovers = _removed_if_made(data_dir / name, downloads / "extracted", downloads)
     with leftovers, refuse_full_disk(data_dir), quiet:
         builder = module.Builder(source=source, data_dir=os.fspath(data_dir))
         builder.download_and_prepare(
@@ -135,12 +271,13 @@ def _build(name: str, release: Release, source: Source | None, data_dir: Path) -
 
 
 @contextlib.contextmanager
-def _removed_if_empty(*folders: Path) -> Iterator[None]:
-    """Folders are made before there is anything to put there: where nothing came, they are not left behind."""
+def _removed_if_made(*folders: Path) -> Iterator[None]:
+    """Folders are made before there is anything to put there: where nothing came, those made here are removed again."""
+    made = [folder for folder in folders if not folder.exists()]
     try:
         yield
     finally:
-        for folder in folders:
+        for folder in made:
             with contextlib.suppress(OSError):  # not empty, or not there
                 folder.rmdir()
 

@@ -5,7 +5,6 @@ every speaker of the test side out of training and validation; `random` does not
 looked at, not believed. `everything` makes models to be used elsewhere: its figures are of what was learnt.
 """
 
-import csv
 import dataclasses
 import json
 import re
@@ -17,6 +16,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int64
 
+from ser_jax.corpora import tables
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.errors import UserError, brief, did_you_mean
 
@@ -98,6 +98,7 @@ def make_protocol(
         raise UserError(f"unknown protocol {brief(name)}{did_you_mean(name, PROTOCOLS)}")
     if (file is None) == (name == "official"):
         raise UserError(f"protocol {name}: a file of folds goes with the protocol official, which needs one")
+    _refuse_idle_options(name, num_folds, num_text_groups, seed)
     if validation_speakers < 0:
         raise UserError(f"protocol {name}: validation_speakers={validation_speakers}, expected 0 or more")
     if name == "official":
@@ -143,6 +144,21 @@ def make_protocol(
         kind = "SPEAKERS UNKNOWN: test speakers may be heard in training"
     without = " and no validation" if any(not len(fold.validation) for fold in folds) else ""
     return Protocol(name, independent, tuple(folds), f"{rule} ({kind}; {len(folds)} folds{without})")
+
+
+def _refuse_idle_options(name: str, num_folds: int | None, num_text_groups: int, seed: int) -> None:
+    """Refuses what would do nothing: who asks for five folds must not get one for each speaker without a word."""
+    folds_of = ("grouped_k_fold", "random", "speaker_and_text_independent")
+    draws = name in folds_of and (name != "speaker_and_text_independent" or num_folds is not None)
+    for option, given, means in (
+        ("num_folds", num_folds is not None, name in folds_of),
+        ("num_text_groups", num_text_groups != 2, name == "speaker_and_text_independent"),
+        ("seed", seed != 0, draws),
+    ):
+        if given and not means:
+            value = {"num_folds": num_folds, "num_text_groups": num_text_groups, "seed": seed}[option]
+            hint = "; grouped_k_fold has that many" if option == "num_folds" else ""
+            raise UserError(f"protocol {name}: {option}={value} does nothing there, expected none{hint}")
 
 
 def _of_source(corpus: Corpus, source: str, make: Callable[[Corpus], Protocol]) -> Protocol:
@@ -424,9 +440,9 @@ def read_fold_list(file: Path) -> pd.DataFrame:
     file = Path(file)
     if file.is_dir():
         rows = _read_emobox(file)
-    elif file.suffix in (".jsonl", ".json", ".csv"):
+    elif file.suffix in (".jsonl", ".json", ".csv", ".tsv"):
         rows = [
-            (str(record["fold"]), _split(record["split"], file), (str(record["utterance"]),))
+            (str(record["fold"]), _split(str(record["split"]), file), (str(record["utterance"]),))
             for record in _records(file, ("fold", "split", "utterance"))
         ]
     else:
@@ -466,13 +482,13 @@ def _row(row_of: dict[str, int], names: tuple[str, ...]) -> int | None:
 def _records(file: Path, fields: tuple[str, ...]) -> list[dict]:
     """Returns the records of a .jsonl, .json or .csv file, each of which must have all `fields`."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
-        if file.suffix == ".csv":
-            records = list(csv.DictReader(text.splitlines()))
+        if file.suffix in (".csv", ".tsv") and file.is_file():
+            records = tables.read_table(file, wanted=fields, columns=()).to_dict("records")
         elif file.suffix == ".json":
-            records = json.loads(text)
+            records = json.loads(file.read_text(encoding="utf-8-sig"))
         else:
-            records = [json.loads(line) for line in text.splitlines() if line.strip()]
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+            records = [json.loads(line) for line in lines if line.strip()]
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
     except ValueError as error:

@@ -11,6 +11,7 @@ import pandas as pd
 from ser_jax import config as configuration
 from ser_jax import predictions
 from ser_jax.corpora import load_corpus
+from ser_jax.corpora.labels import Changes, relabelled
 from ser_jax.errors import UserError
 from ser_jax.predictions import PREFIX
 from ser_jax.report import summary
@@ -26,17 +27,27 @@ _ROUNDING = 0.01  # by which a probability may differ when another device, with 
 
 
 def evaluate_workdir(
-    workdir: str, corpus_name: str | None, variant: str | None, data_dir: str | None, changes: Mapping[str, Any]
+    workdir: str,
+    corpus_name: str | None,
+    variant: str | None,
+    data_dir: str | None,
+    changes: Mapping[str, Any],
+    labels: Changes | None = None,
 ) -> tuple[Summary, Path, list[str], bool]:
     """Returns the summary, its folder, remarks for the reader, and whether its own training's predictions are the same.
 
     Without `corpus_name` every run is scored on its own test fold, else on all of that corpus. `changes` are what of
-    `config.evaluation` is to differ from the training's. Raises `UserError` for a workdir without checkpoints, a corpus
-    that is not the training's, and one that shares no emotion with it.
+    `config.evaluation` is to differ from the training's; `labels` gives the other corpus's emotions other names.
+    Raises `UserError` for a workdir without checkpoints, a corpus that is not the training's, and one that shares no
+    emotion with it.
     """
     found = [_changed(one, changes) for one in workdirs.find(workdir, variant)]
     training_corpus = found[0].metadata["corpus"]["name"]
     if corpus_name in (None, training_corpus):
+        if labels:
+            raise UserError(
+                f"evaluate: {training_corpus} was learnt under its own names of emotions; expected no others"
+            )
         folder = Path(workdir) / _folder(training_corpus, changes)
         results = [restored.own_predictions(one, data_dir) for one in found]
         protocol, corpus = results[0][1].protocol, results[0][1].corpus
@@ -50,7 +61,11 @@ def evaluate_workdir(
             remarks.append(remark)
     else:
         folder, reproduced = Path(workdir) / _folder(corpus_name, changes), True
-        corpus, dropped = restored.relabel(load_corpus(corpus_name, data_dir), found[0].emotions)
+        corpus, said = load_corpus(corpus_name, data_dir), []
+        if labels:
+            corpus, done = relabelled(corpus, labels)
+            said = done["said"]
+        corpus, dropped = restored.relabel(corpus, found[0].emotions)
         results = [restored.predictions_on(one, corpus, data_dir) for one in found]
         table, unasked = _among_those_present(predictions.merge([table for table, _ in results]))
         remarks = [f"{corpus_name}: dropped {', '.join(dropped)}, which the model does not know"] if dropped else []
@@ -58,12 +73,14 @@ def evaluate_workdir(
             remarks.append(
                 f"the model has learnt from {corpus_name}: it may have heard the speakers that it is tested on"
             )
+        remarks += [f"{corpus_name}: {one}" for one in said]
         if unasked:
             remarks.append(f"{corpus_name} has no {', '.join(unasked)}: the model chose among the others")
         split = Protocol(f"trained on {training_corpus}, tested on all of {corpus_name}")
         left_out = (f"emotions that the model does not have: {', '.join(dropped)}",) if dropped else ()
         if unasked:
             left_out += (f"emotions that {corpus_name} does not have, renormalised: {', '.join(unasked)}",)
+        left_out += tuple(f"{corpus_name}: {one}" for one in said)
         fold_sizes = {}
     study = Study(
         corpus_info=corpus_info(corpus),

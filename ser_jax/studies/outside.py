@@ -13,7 +13,6 @@ nkululeko's own table of predictions is read as it is (`print_probabilities` of 
 network are scores, not probabilities; their softmax is taken. Further columns are passed over.
 """
 
-import csv
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
@@ -23,6 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
+from ser_jax.corpora import tables
 from ser_jax.errors import UserError
 from ser_jax.predictions import PREFIX, SUM_TOLERANCE, probabilities_of
 
@@ -81,19 +81,12 @@ def _read(path: Path) -> pd.DataFrame:
         if path.suffix == ".parquet":
             raw = pd.read_parquet(path)
         else:
-            raw = pd.read_csv(path, sep=_delimiter(path), dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError, csv.Error) as error:  # pandas's and pyarrow's own errors are ValueErrors
+            raw = tables.read_table(path, wanted=("utterance", "label"), columns=()).reset_index(drop=True)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
         raise UserError(f"{path}: not a readable table ({str(error).strip().splitlines()[0]})") from error
     if raw.empty:
         raise UserError(f"{path}: no predictions in it")
     return raw.reset_index() if raw.index.names != [None] else raw
-
-
-def _delimiter(path: Path) -> str:
-    """What stands between the names of the columns: a comma, a semicolon (as spreadsheets may write), or a tab."""
-    with path.open(encoding="utf-8-sig") as file:
-        header = file.readline()
-    return max(",;\t", key=header.count)
 
 
 def _columns(raw: pd.DataFrame, path: Path) -> dict[str, str]:
@@ -185,6 +178,7 @@ def _are_probabilities(values: np.ndarray) -> np.ndarray:
 
 
 def _numbers(values: pd.Series, column: str, utterances: pd.Series, path: Path, *, whole: bool = False) -> np.ndarray:
+    values = values.map(lambda value: value.replace(",", ".") if isinstance(value, str) else value)  # decimal commas
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
     wrong = ~np.isfinite(numbers) | (whole & (numbers != np.round(numbers)))
     if wrong.any():

@@ -183,7 +183,9 @@ def _check_length(file: str, waveform: Int16[np.ndarray, " samples"], network: N
 
 
 def _table(files: Sequence[str], emotions: Sequence[str], probabilities: np.ndarray) -> pd.DataFrame:
-    return pd.DataFrame({"file": list(files), **dict(zip(emotions, probabilities.T, strict=True))})
+    # A class may be called like a column of this table, or like the one that `predict` adds.
+    columns = [f"p_{emotion}" if emotion in ("file", "emotion") else emotion for emotion in emotions]
+    return pd.DataFrame({"file": list(files), **dict(zip(columns, probabilities.T, strict=True))})
 
 
 def _choose(restored: Restored, fold: str | None, seed: int | None) -> list[int]:

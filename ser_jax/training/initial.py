@@ -8,8 +8,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ser_jax import config as configuration
-from ser_jax.corpora.audit import recordings
 from ser_jax.corpora.corpus import Corpus
+from ser_jax.corpora.duplicates import recordings
 from ser_jax.corpora.merge import parts_of
 from ser_jax.errors import UserError
 from ser_jax.training import heads

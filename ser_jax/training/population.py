@@ -12,8 +12,8 @@ from jaxtyping import Array
 
 from ser_jax import config as configuration
 from ser_jax import plugins
-from ser_jax.corpora.audit import recordings
 from ser_jax.corpora.corpus import Corpus
+from ser_jax.corpora.duplicates import recordings
 from ser_jax.corpora.features import Packed, in_place_of_samples
 from ser_jax.corpora.protocols import Fold, Protocol, speakers_known
 from ser_jax.corpora.silence import trimmed

@@ -257,6 +257,7 @@ BROWSER = (
         ("a.amr", b"#!AMR\n" + bytes(300), "AMR, which"),
         ("a.raw", bytes(range(256)) * 40, "samples without a header"),
     ],
+    ids=["m4a", "renamed", "webm", "amr", "raw"],
 )
 def test_a_container_that_cannot_be_read_is_named(tmp_path, monkeypatch, has_pyav, name, content, message):
     if has_pyav:

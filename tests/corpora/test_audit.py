@@ -12,9 +12,11 @@ import soundfile
 
 from ser_jax.commands import audit as command
 from ser_jax.corpora import corpus as corpora
-from ser_jax.corpora.audit import audit, duplicate_recordings
+from ser_jax.corpora.audit import audit
 from ser_jax.corpora.corpus import make_corpus
+from ser_jax.corpora.duplicates import exact_copies, near_copies
 from ser_jax.corpora.protocols import Fold, Protocol, make_protocol
+from ser_jax.errors import UserError
 
 
 def made(waveforms=None, per_speaker=2, **columns):
@@ -32,16 +34,6 @@ def protocol_of(train, validation, test):
     return Protocol(
         "official", False, (Fold("1", *(np.array(rows, np.int64) for rows in (train, validation, test))),), "as given"
     )
-
-
-def test_copies_are_found_through_silence_gain_and_polarity_and_takes_are_not():
-    rng = np.random.default_rng(1)
-    takes = [rng.integers(-3000, 3000, 400).astype(np.int16) for _ in range(3)]
-    takes[0][[0, -1]] = 7
-    silence = np.zeros(50, np.int16)
-    copies = [takes[0], np.concatenate([silence, takes[0], silence, silence]), -2 * takes[0], takes[0] + np.int16(1)]
-    corpus = made([*copies, takes[1], takes[2], silence, silence.copy()])
-    assert duplicate_recordings(corpus) == [[0, 1, 2], [6, 7]]
 
 
 def test_a_recording_on_both_sides_is_named_and_one_within_a_side_is_not():
@@ -78,26 +70,85 @@ def test_random_folds_leak_all_speakers_and_leave_one_speaker_out_leaks_texts_al
     assert leaky.leaks_speakers and {s for fold in leaky.folds for s in fold.speakers} == {"s0", "s1", "s2", "s3"}
     clean = audit(corpus, make_protocol(corpus, "leave_one_speaker_out"))
     assert not clean.leaks_speakers and not any("LEAK" in finding for finding in clean.findings)
-    assert any("can not avoid" in finding for finding in clean.findings)
+    assert any("cannot avoid" in finding for finding in clean.findings)
     apart = audit(corpus, make_protocol(corpus, "speaker_and_text_independent"))
     assert not any(fold.texts or fold.speakers for fold in apart.folds) and apart.findings == []
 
 
-def run(*arguments):
+def run(*arguments, overrides=()):
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    return command.run(parser.parse_args([str(argument) for argument in arguments]))
+    parsed = parser.parse_args([str(argument) for argument in arguments])
+    parsed.overrides = list(overrides)
+    return command.run(parsed)
 
 
-def test_the_command_exits_1_on_speakers_on_both_sides_and_0_otherwise(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("changes", "protocol", "verdict", "reason"),
+    [
+        ({}, ("leave_one_speaker_out",), "independent", "speakers and recordings on the two sides are apart"),
+        ({}, ("random", 3), "leaks", "speakers stand on both sides"),
+        ({}, ("everything",), "leaks", "speakers stand on both sides"),
+        ({"copy": True}, ("leave_one_speaker_out",), "leaks", "recordings stand on both sides"),
+        ({"speaker": ""}, ("random", 3), "cannot be told", "the speakers of some utterances are not known"),
+        ({"speaker": "", "copy": True}, ("random", 3), "leaks", "recordings stand on both sides"),
+        ({}, ("speaker_and_text_independent",), "independent", "speakers, texts and recordings"),
+        ({"session": "12"}, ("leave_one_session_out",), "independent", "speakers, sessions and recordings"),
+    ],
+)
+def test_the_verdict_is_of_what_has_to_be_apart(changes, protocol, verdict, reason):
+    rng = np.random.default_rng(0)
+    waveforms = [rng.integers(-3000, 3000, 400).astype(np.int16) for _ in range(40)]
+    if changes.get("copy"):
+        waveforms[10:20] = waveforms[:10]  # another speaker's, and of another random fold
+        waveforms[20:30] = [-wave for wave in waveforms[:10]]
+    columns = {"speaker": ""} if changes.get("speaker") == "" else {}
+    columns |= {"session": ["1"] * 20 + ["2"] * 20} if "session" in changes else {}
+    corpus = made(waveforms, per_speaker=10, **columns)
+    corpus.info["speakers_known"] = "speaker" not in columns
+    name, folds = (*protocol, None)[:2]
+    options = {"validation_speakers": 0} if name == "leave_one_session_out" else {}
+    report = audit(corpus, make_protocol(corpus, name, num_folds=folds, **options))
+    assert (report.verdict, reason in report.reason) == (verdict, True), report.reason
+
+
+def test_what_was_left_out_is_a_finding():
+    corpus = made(per_speaker=10)
+    corpus.info["left_out"] = [{"where": "a.wav", "what": "an empty file", "id": "a"}]
+    report = audit(corpus, make_protocol(corpus, "leave_one_speaker_out"))
+    assert report.left_out == 1 and any("1 bad utterances were left out" in finding for finding in report.findings)
+
+
+def test_the_command_exits_0_for_independent_alone(tmp_path, capsys):
     corpora.save(made(per_speaker=10), tmp_path / "packed" / "made")
     assert run("made", "--data_dir", tmp_path) == 0
-    assert "verdict: no speaker stands on both sides" in capsys.readouterr().out
+    assert "verdict: independent: speakers and recordings" in capsys.readouterr().out
     assert run("made", "--data_dir", tmp_path, "--protocol", "random", "--folds", 3) == 1
     assert "LEAK of speakers: 4 of 4" in capsys.readouterr().out
     assert run("made", "--data_dir", tmp_path, "--protocol", "random", "--folds", 3, "--json") == 1
     report = json.loads(capsys.readouterr().out)
-    assert report["leaks_speakers"] and len(report["folds"]) == 3
+    assert report["leaks_speakers"] and len(report["folds"]) == 3 and report["verdict"] == "leaks"
+    unknown = made(per_speaker=10, speaker="")
+    unknown.info["speakers_known"] = False
+    corpora.save(unknown, tmp_path / "packed" / "unknown")
+    assert run("unknown", "--data_dir", tmp_path, "--protocol", "random", "--folds", 3) == 1
+    assert "verdict: cannot be told" in capsys.readouterr().out
+    with pytest.raises(UserError, match="num_folds=3 does nothing there"):
+        run("made", "--data_dir", tmp_path, "--folds", 3)
+
+
+def test_the_split_of_a_configuration_is_audited(tmp_path, capsys):
+    corpora.save(made(per_speaker=10), tmp_path / "packed" / "made")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"corpus": {"name": "made"}, "protocol": {"name": "random", "num_folds": 4}}))
+    assert run("--config", config, "--data_dir", tmp_path) == 1
+    assert "random: 4 random folds" in capsys.readouterr().out
+    assert run("--config", config, "--data_dir", tmp_path, overrides=["--config.protocol.num_folds=5"]) == 1
+    assert "random: 5 random folds" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--folds is the configuration's"):
+        run("--config", config, "--data_dir", tmp_path, "--folds", 3)
+    with pytest.raises(UserError, match="expected the name of a corpus, or --config"):
+        run("--data_dir", tmp_path)
 
 
 def test_the_command_imports_neither_jax_nor_numpy_before_it_runs():
@@ -112,5 +163,6 @@ def test_the_recording_that_ravdess_has_twice_is_found(real_corpora):
     table = pd.DataFrame({"id": [file.stem for file in files], "emotion": "any", "speaker": "07"})
     waveforms = [soundfile.read(file, dtype="int16")[0] for file in files]
     corpus = make_corpus("ravdess", table, waveforms, ("any",))
-    found = [[corpus.utterances["id"][i] for i in rows] for rows in duplicate_recordings(corpus)]
+    found = [[corpus.utterances["id"][i] for i in rows] for rows in exact_copies(corpus)]
     assert found == [["03-01-03-01-02-01-07", "03-01-03-01-02-02-07"]]
+    assert near_copies(corpus) == exact_copies(corpus), "takes of one sentence by one actor are no copies"

@@ -29,7 +29,7 @@ def write_corpus(folder, names, *, suffix="wav", rate=16000, channels=1):
 
 def release_of(folder, title="Toy", url="http://nowhere.invalid/toy.zip"):
     hashes = {path.stem: sha256(path) for path in sorted(folder.rglob("*.*")) if path.suffix in (".wav", ".flac")}
-    return Release(title=title, version="1.0.0", url=url, hashes=hashes)
+    return Release(title=title, version="1.1.0", url=url, hashes=hashes)
 
 
 def write_sums(folder):
@@ -188,12 +188,55 @@ def test_a_source_that_is_no_folder_and_no_whole_zip_is_refused(toy, tmp_path):
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+def zip_of(path, name, content, **options):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    data = bytearray(path.read_bytes())
+    for signature, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the flags, then the method, in both headers
+        place = data.find(signature) + at
+        data[place] |= options.get("flags", 0)
+        data[place + 2 : place + 4] = options.get("method", zipfile.ZIP_DEFLATED).to_bytes(2, "little")
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"flags": 1}, "encrypted, expected the owner's archive"), ({"method": 77}, "method that Python does not know")],
+)
+def test_a_zip_that_cannot_be_unpacked_is_refused_in_one_line(toy, tmp_path, options, message):
+    path = zip_of(tmp_path / "odd.zip", "03a01Fa.wav", b"x" * 1000, **options)
+    with pytest.raises(UserError, match=f"odd.zip: .*{message}") as error:
+        open_toy(path, toy[1], tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_zip_is_looked_at_before_it_takes_room(toy, tmp_path, monkeypatch):
+    folder, release = toy
+    unpacked = []
+    extract = zipfile.ZipFile.extract
+    monkeypatch.setattr(
+        zipfile.ZipFile, "extract", lambda self, m, to: unpacked.append(m.filename) or extract(self, m, to)
+    )
+    bomb = zip_of(tmp_path / "bomb.zip", "03a01Fa.wav", bytes(100_000_001))
+    with pytest.raises(UserError, match=r"03a01Fa.wav would take 100 MB, expected a recording of at most 100"):
+        open_toy(bomb, release, tmp_path)
+    path = write_zip(folder, tmp_path / "toy.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("zeros.bin", bytes(1000))
+        archive.writestr("toy/wav/other.wav", bytes(1000))
+    unpacked.clear()
+    with pytest.raises(UserError, match=r"1 extra \(other\)"):
+        open_toy(path, release, tmp_path)
+    assert sorted(unpacked) == sorted(f"toy/wav/{name}.wav" for name in EMODB_NAMES)
+
+
 def build(module, source, data_dir):
     """Runs a TFDS builder on a verified source (None: downloads) and returns its examples by id, and its info."""
     builder = module.Builder(source=source, data_dir=str(data_dir))
     builder.download_and_prepare()
     examples = {}
-    for example in builder.as_dataset(split="utterances").as_numpy_iterator():
+    for example in builder.as_dataset(split="train").as_numpy_iterator():
         decoded = {key: value.decode() if isinstance(value, bytes) else value for key, value in example.items()}
         examples[decoded["id"]] = decoded
     return examples, builder.info
@@ -271,7 +314,7 @@ def test_without_network_the_error_says_what_to_download_and_how_to_go_on(tmp_pa
     from ser_jax.corpora.builders.emodb import emodb_dataset_builder as module
 
     url = "http://127.0.0.1:9/toy.zip"  # the discard port: nobody answers
-    monkeypatch.setattr(module.Builder, "RELEASE", Release("Toy", "1.0.0", url, {"a": "0" * 64}))
+    monkeypatch.setattr(module.Builder, "RELEASE", Release("Toy", "1.1.0", url, {"a": "0" * 64}))
     with pytest.raises(UserError, match=f"Toy could not be downloaded .*: download {url} yourself and pass --source"):
         build(module, None, tmp_path / "data")
 

@@ -9,6 +9,7 @@ import pytest
 from ser_jax.commands import prepare as command
 from ser_jax.corpora import load_corpus, packed_folder
 from ser_jax.corpora.corpus import make_corpus, save, waveform
+from ser_jax.corpora.labels import Changes, relabelled
 from ser_jax.corpora.merge import merge_corpora
 from ser_jax.corpora.protocols import make_protocol
 from ser_jax.errors import UserError
@@ -93,3 +94,31 @@ def test_a_source_that_is_not_there_is_refused_in_one_line(data_dir):
         make_protocol(merged, "leave_one_speaker_out", source="third")
     with pytest.raises(UserError, match="protocol source=first: corpus second was not made of several"):
         make_protocol(alone, "leave_one_speaker_out", source="first")
+
+
+def test_emotions_get_other_names_before_corpora_are_merged(data_dir):
+    changes = Changes({"joy": "happiness", "calm": "neutral"}, dropped=("fear",))
+    merged = merge_corpora("both", ["first", "second"], data_dir, changes)
+    assert merged.emotions == ("neutral", "anger", "happiness")
+    assert merged.utterances["emotion"].value_counts().to_dict() == {"anger": 4, "happiness": 4, "neutral": 2}
+    second = load_corpus("second", data_dir)
+    row = merged.utterances["id"].tolist().index("second-02joy")
+    np.testing.assert_array_equal(waveform(merged, row), waveform(second, 5))
+    said = [
+        "first: calm as neutral, joy as happiness",
+        "second: joy as happiness",
+        "second: without fear (2 utterances)",
+    ]
+    assert merged.info["labels"] == said
+    with pytest.raises(UserError, match="--map rage=anger: no emotion of this name"):
+        merge_corpora("both", ["first", "second"], data_dir, Changes({"rage": "anger"}))
+
+
+def test_a_corpus_under_other_names_shares_its_samples(data_dir):
+    second = load_corpus("second", data_dir)
+    made, done = relabelled(second, Changes({"fear": "anger"}, dropped=("joy",)))
+    assert made.emotions == ("anger",) and set(made.utterances["label"]) == {0} and made.samples is second.samples
+    assert done["said"] == ["fear as anger", "without joy (2 utterances)"]
+    np.testing.assert_array_equal(waveform(made, 3), waveform(second, 4))
+    with pytest.raises(UserError, match="no utterance is left"):
+        relabelled(second, Changes({"fear": "anger", "joy": "anger"}, dropped=("anger",)))

@@ -9,15 +9,19 @@ import pytest
 import soundfile
 
 from ser_jax.commands import prepare as command
-from ser_jax.corpora import corpus, load_corpus
+from ser_jax.corpora import corpus, load_corpus, prepare
 from ser_jax.corpora.builders import emodb
 from ser_jax.corpora.builders.source import Release, sha256
 from ser_jax.corpora.corpus import waveform
-from ser_jax.corpora.prepare import prepare_corpus, prepare_folder
+from ser_jax.corpora.prepare import Options, prepare_corpus
 from ser_jax.errors import UserError
 
 # Few utterances of EMO-DB's names, for what does not need the real recordings.
 NAMES = ("03a01Fa", "03a01Wb", "08b02Tc", "16b10Na")
+
+
+def prepare_folder(name, source, data_dir, **options):
+    return prepare.prepare_folder(name, source, data_dir, Options(**options))
 
 
 def write_noise(path, seed=0, rate=16000):
@@ -36,7 +40,7 @@ def toy(tmp_path, monkeypatch):
     for seed, name in enumerate(NAMES):
         write_noise(folder / "wav" / f"{name}.wav", seed)
     hashes = {path.stem: sha256(path) for path in (folder / "wav").iterdir()}
-    monkeypatch.setattr(emodb, "RELEASE", Release("Toy", "1.0.0", "http://127.0.0.1:9/toy.zip", hashes))
+    monkeypatch.setattr(emodb, "RELEASE", Release("Toy", "1.1.0", "http://127.0.0.1:9/toy.zip", hashes))
     return folder
 
 
@@ -48,7 +52,7 @@ def test_a_prepared_corpus_is_built_packed_and_loaded_by_name(toy, tmp_path):
         expected, _ = soundfile.read(toy / "wav" / f"{name}.wav", dtype="int16")
         np.testing.assert_array_equal(waveform(corpus, i), expected)
     assert load_corpus("emodb", tmp_path / "data").fingerprint == corpus.fingerprint
-    assert (tmp_path / "data" / "emodb" / "1.0.0" / "dataset_info.json").is_file()
+    assert (tmp_path / "data" / "emodb" / "1.1.0" / "dataset_info.json").is_file()
     assert corpus.info["source_check"]["same_as_released"] == 4
     assert corpus.info["licence"] == "CC BY 4.0"
 
@@ -110,7 +114,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing_half_written_and_a_second_tr
 
 
 def test_an_unknown_corpus_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no builder for corpus 'emo', expected emodb, ravdess or folder"):
+    with pytest.raises(UserError, match=r"no builder for corpus 'emo', expected emodb, ravdess, cafe.* or folder"):
         prepare_corpus("emo", None, tmp_path)
 
 
@@ -189,7 +193,7 @@ def test_a_table_without_speakers_is_refused_unless_told_so(recordings, tmp_path
         ({"id": ["x", "y", "x"]}, "line 4 repeats the id 'x'"),
         ({"path": ["a.wav", "a.wav", "b.flac"]}, "line 3 repeats the id 'a'"),
         ({"path": ["a.wav", "gone.wav", "b.flac"]}, "line 3 names the file .*gone.wav, which is not there"),
-        ({"gender": ["f", "m", "x"]}, "line 4 has the gender 'x', expected one of f, female, m, male"),
+        ({"gender": ["f", "m", "x"]}, r"line 2 is of speaker 01, who has the genders female, male \(and 1 more\)"),
         ({"label": ["1", "2", "3"]}, "the column `label` is computed"),
         ({"path": [], "emotion": [], "speaker": []}, "no rows"),
     ],
@@ -199,15 +203,15 @@ def test_a_bad_table_is_refused_by_row_and_leaves_nothing(recordings, tmp_path, 
     with pytest.raises(UserError, match=f"table.csv: {message}") as error:
         prepare_folder("own", recordings, tmp_path / "data", table=table, emotions=["anger", "joy"])
     assert "\n" not in str(error.value)
-    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "data" / "packed").exists()
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "not a CSV file"),
-        (b"path,emotion\na,b,c,d\ne,f,g\n", "no column|not a CSV"),
-        (b"\xff\xfe\x00\x01", "not a CSV"),
+        (b"path,emotion\na,b,c,d\ne,f,g\n", "line 2 has 4 cells, expected 2"),
+        (b"\xff\xfe\x00\x01", "no rows|not a CSV"),
     ],
 )
 def test_what_is_no_table_is_refused(recordings, tmp_path, content, message):
@@ -223,7 +227,7 @@ def test_a_bad_recording_is_named_and_a_second_try_works(recordings, tmp_path):
     (recordings / "b.flac").write_bytes(b"no audio")
     with pytest.raises(UserError, match=r"b.flac: cannot be read as audio"):
         prepare_folder("own", recordings, tmp_path / "data", table=write_table(tmp_path))
-    assert not (tmp_path / "data").exists()
+    assert files_in(tmp_path / "data") == ["problems/own.csv"]
     (recordings / "b.flac").write_bytes(good)
     assert len(prepare_folder("own", recordings, tmp_path / "data", table=write_table(tmp_path)).utterances) == 3
 

@@ -53,7 +53,8 @@ def corpus_of_pairs(pairs):
 @given(pairs=utterances(), validation_speakers=st.integers(0, 1), seed=st.integers(0, 3))
 def test_every_utterance_is_tested_once_and_no_test_speaker_is_heard(name, pairs, validation_speakers, seed):
     corpus = corpus_of_pairs(pairs)
-    num_folds = 3 if name in ("grouped_k_fold", "random") else None
+    draws = name in ("grouped_k_fold", "random")
+    num_folds, seed = (3, seed) if draws else (None, 0)
     protocol = make_protocol(corpus, name, validation_speakers=validation_speakers, num_folds=num_folds, seed=seed)
     tested = np.concatenate([fold.test for fold in protocol.folds])
     assert sorted(tested) == list(range(len(corpus.utterances)))
@@ -203,6 +204,12 @@ def test_texts_are_dealt_into_as_many_groups_as_asked():
         (grid(), "random", {"file": "folds.json"}, "file of folds"),
         (grid(), "official", {"file": "nowhere.json"}, "nowhere.json.*No such file"),
         (grid(), "official", {"file": "folds.txt"}, "folds.txt"),
+        (grid(), "leave_one_speaker_out", {"num_folds": 5}, "num_folds=5 does nothing there.*grouped_k_fold"),
+        (grid(), "leave_one_speaker_out", {"num_folds": -3}, "num_folds=-3 does nothing"),
+        (grid(), "leave_one_speaker_out", {"seed": 1}, "seed=1 does nothing"),
+        (grid(), "everything", {"num_folds": 2}, "num_folds=2 does nothing"),
+        (grid(), "grouped_k_fold", {"num_text_groups": 3}, "num_text_groups=3 does nothing"),
+        (grid(), "speaker_and_text_independent", {"seed": 2}, "seed=2 does nothing"),
     ],
 )
 def test_what_the_corpus_does_not_allow_is_refused_in_one_line(corpus, name, options, message):
@@ -321,8 +328,9 @@ def test_folds_of_a_source_choose_among_its_own_speakers_alone(name, tested):
     merged = dataclasses.replace(whole, utterances=whole.utterances.assign(source=sources))
     own_rows = np.flatnonzero(sources == "b")
     table = whole.utterances.iloc[own_rows].reset_index(drop=True)
-    alone = make_protocol(dataclasses.replace(whole, utterances=table), name, num_folds=3, tested=tested)
-    found = make_protocol(merged, name, num_folds=3, tested=tested, source="b")
+    options = {"num_folds": 3 if name in ("grouped_k_fold", "random") else None, "tested": tested}
+    alone = make_protocol(dataclasses.replace(whole, utterances=table), name, **options)
+    found = make_protocol(merged, name, **options, source="b")
     assert len(found.folds) == len(alone.folds)
     for fold, expected in zip(found.folds, alone.folds, strict=True):
         np.testing.assert_array_equal(fold.test, own_rows[expected.test])

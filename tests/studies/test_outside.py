@@ -92,7 +92,7 @@ HEADER = "utterance,label,p_anger,p_happiness\n"
         ("utterance,p_anger,p_happiness\na,1,0\n", "no column label (or emotion, truth)"),
         ("utterance,label,score\na,anger,1\n", "neither probabilities"),
         ("utterance,emotion,truth,pred\na,anger,anger,anger\n", "columns emotion and truth may both be the label"),
-        (HEADER, "no predictions in it"),
+        (HEADER, "no rows below the line of column names"),
         (HEADER + "a,anger,0.9,0.3\n", "utterance a: p_anger, p_happiness are no probabilities, their sum is 1.2"),
         (HEADER + "a,anger,90,10\n", "their sum is 100"),
         (HEADER + "a,anger,1.5,-0.5\n", "none negative"),
@@ -102,7 +102,7 @@ HEADER = "utterance,label,p_anger,p_happiness\n"
         (HEADER + ",anger,1,0\n", "row 1 has no utterance"),
         (HEADER + "a,anger,1,0\na,anger,1,0\n", "utterance a stands there more than once; where runs differ, add"),
         ("utterance,label,pred,seed\na,anger,anger,1.5\n", "seed is '1.5', expected a whole number"),
-        ('utterance,label\n"a,b,c\n', "not a readable table"),
+        ('utterance,label\n"a,b,c\n', "not a CSV file"),
         ("utterance,label,pred\na,anger,\n", "row 1 has no prediction"),
     ],
 )

@@ -6,13 +6,17 @@ import hashlib
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ser_jax.corpora.audio import find_audio
+from ser_jax.corpora.audio import AUDIO_SUFFIXES, find_audio
 from ser_jax.corpora.corpus import refuse_full_disk
 from ser_jax.errors import UserError
+
+_BESIDE = ("SHA256SUMS", "erkennung.txt")  # what may stand beside the recordings and is read
+_MOST_BYTES = 100_000_000  # of one file of a release: a zip that was made to fill the disk promises more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +60,10 @@ def open_source(
     Raises UserError that names what is missing, extra or changed, unless `allow_mismatch`; then what is missing is left
     out, what is extra is passed over, what is changed is used, and `check` lists all three.
     """
-    with _unpacked(Path(path), Path(scratch)) as folder:
+    with _unpacked(Path(path), release, Path(scratch)) as (folder, extra):
         recordings = _find_recordings(path, folder)
         hashes = {name: sha256(recording) for name, recording in recordings.items()}
+        hashes |= dict.fromkeys(extra, "not unpacked")
         check = _compare(hashes, release, _own_sums(folder))
         differences = [
             f"{len(check[kind])} {kind} ({', '.join(check[kind][:3])}{', ...' if len(check[kind]) > 3 else ''})"
@@ -83,9 +88,10 @@ def sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _unpacked(path: Path, scratch: Path) -> Iterator[Path]:
+def _unpacked(path: Path, release: Release, scratch: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yields the folder with the recordings, and the names of those that a zip has beside the release's."""
     if path.is_dir():
-        yield path
+        yield path, []
         return
     if not path.exists():
         raise UserError(f"{path}: no such folder or zip")
@@ -97,10 +103,40 @@ def _unpacked(path: Path, scratch: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=".unpacked.", dir=scratch) as folder:
         try:
             with refuse_full_disk(scratch), zipfile.ZipFile(path) as archive:
-                archive.extractall(folder)
-        except (zipfile.BadZipFile, EOFError) as error:
+                extra = _unpack(path, archive, release, folder)
+        except (zipfile.BadZipFile, EOFError, zlib.error, OSError, ValueError) as error:
             raise UserError(f"{path}: damaged zip ({error}), download it again") from error
-        yield Path(folder)
+        yield Path(folder), extra
+
+
+def _unpack(path: Path, archive: zipfile.ZipFile, release: Release, folder: str) -> list[str]:
+    """Unpacks the release's own files, looked at before they take any room; returns the names of other recordings."""
+    extra = []
+    for member in archive.infolist():
+        name = Path(member.filename)
+        is_audio = name.suffix.lower() in AUDIO_SUFFIXES and not name.name.startswith(".")
+        if member.is_dir() or "__MACOSX" in name.parts or not (is_audio or name.name in _BESIDE):
+            continue
+        if is_audio and name.stem not in release.hashes:
+            extra.append(name.stem)
+            continue
+        if member.flag_bits & 1:
+            raise UserError(
+                f"{path}: encrypted, expected the owner's archive without a password, or what it unpacks to"
+            )
+        if member.file_size > _MOST_BYTES:
+            raise UserError(
+                f"{path}: {member.filename} would take {member.file_size / 1e6:.0f} MB, expected a recording of at "
+                f"most {_MOST_BYTES / 1e6:.0f}"
+            )
+        try:
+            archive.extract(member, folder)
+        except NotImplementedError as error:
+            raise UserError(
+                f"{path}: {member.filename} is compressed by a method that Python does not know ({error}); unpack it "
+                "yourself and pass the folder"
+            ) from error
+    return extra
 
 
 def _find_recordings(path: str | os.PathLike, folder: Path) -> dict[str, Path]:

@@ -6,7 +6,10 @@ from ser_jax.corpora.builders.source import Release, read_sums
 
 RELEASE = Release(
     title="EMO-DB",
-    version="1.0.0",
+    version="1.1.0",
     url="http://emodb.bilderbar.info/download/download.zip",
     hashes=read_sums(Path(__file__).with_name("SHA256SUMS")),
 )
+LANGUAGE = "de"  # ISO 639-1
+LICENCE = "CC BY 4.0"
+SPEAKERS = 10

@@ -43,8 +43,8 @@ class Builder(SpeechBuilder):
     RELEASE = emodb.RELEASE
     VERSION = tfds.core.Version(emodb.RELEASE.version)
     EMOTIONS = tuple(EMOTIONS.values())
-    LANGUAGE = "de"
-    LICENCE = "CC BY 4.0"
+    LANGUAGE = emodb.LANGUAGE
+    LICENCE = emodb.LICENCE
     HOMEPAGE = "http://emodb.bilderbar.info"
     NUMBERS = ("recognition", "naturalness")
 

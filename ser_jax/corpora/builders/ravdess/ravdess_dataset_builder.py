@@ -29,8 +29,8 @@ class Builder(SpeechBuilder):
     RELEASE = ravdess.RELEASE
     VERSION = tfds.core.Version(ravdess.RELEASE.version)
     EMOTIONS = tuple(EMOTIONS.values())
-    LANGUAGE = "en"
-    LICENCE = "CC BY-NC-SA 4.0"
+    LANGUAGE = ravdess.LANGUAGE
+    LICENCE = ravdess.LICENCE
     HOMEPAGE = "https://zenodo.org/records/1188976"
 
     def describe(self, source: Source) -> Mapping[str, Mapping[str, Any]]:

@@ -1,0 +1,95 @@
+"""The recordings of a table, decoded on all cores: samples for the corpus, problems and notes for its user."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby, islice
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int16
+from tqdm import tqdm
+
+from ser_jax import machine
+from ser_jax.corpora.audio import Recording, read_recording, to_int16
+from ser_jax.corpora.corpus import SAMPLE_RATE
+from ser_jax.corpora.problems import Problems
+from ser_jax.errors import UserError
+
+_TOLERATED_SECONDS = 0.05  # by which a segment may end behind its file's end: times are rounded
+
+
+def read_utterances(
+    name: str, utterances: pd.DataFrame, problems: Problems, info: dict[str, Any], min_seconds: float
+) -> Iterator[tuple[dict[str, Any], Int16[np.ndarray, " _"]]]:
+    """Yields the rows of a table from `folder.read_table` and their waveforms, in the table's order.
+
+    A file is decoded once for segments of it that follow one another. Files that cannot be read and utterances shorter
+    than `min_seconds` are added to `problems` and left out. At the end `info` gets `notes`, `rates` and `channels`.
+    """
+    notes: dict[str, list[str]] = {}
+    rates, channels = Counter(), Counter()
+    rows = utterances.to_dict("records")
+    of_file = [(path, list(group)) for path, group in groupby(rows, key=lambda row: row["path"])]
+    with tqdm(total=len(rows), desc=name, unit="file", disable=None) as bar:
+        for (_, group), recording in zip(of_file, _decoded(path for path, _ in of_file), strict=True):
+            bar.update(len(group))
+            if isinstance(recording, UserError):
+                where, _, what = str(recording).partition(": ")
+                for row in group:
+                    problems.add(where, what, row["id"])
+                continue
+            rates[recording.rate] += 1
+            channels[recording.channels] += 1
+            for row in group:
+                samples = _segment(row, recording, problems, min_seconds)
+                if samples is None:
+                    continue
+                for kind in recording.notes:
+                    notes.setdefault(kind, []).append(row["id"])
+                yield {key: value for key, value in row.items() if key != "path"}, to_int16(samples)
+    info["notes"] = notes
+    info["rates"] = {str(rate): number for rate, number in sorted(rates.items())}
+    info["channels"] = {str(number): count for number, count in sorted(channels.items())}
+
+
+def _segment(row: dict[str, Any], recording: Recording, problems: Problems, min_seconds: float) -> np.ndarray | None:
+    samples = recording.samples
+    where = row["path"]
+    if "segment_start" in row:
+        seconds = len(samples) / SAMPLE_RATE
+        start, end = row["segment_start"], row["segment_end"]
+        end = seconds if np.isnan(end) else end
+        where = f"{where}, {start:g} to {end:g} s"
+        if start >= seconds or end > seconds + _TOLERATED_SECONDS:
+            problems.add(where, f"the file has {seconds:.2f} s", row["id"])
+            return None
+        samples = samples[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
+    if len(samples) < min_seconds * SAMPLE_RATE:
+        found = f"{len(samples) / SAMPLE_RATE:.3f} s long, expected at least {min_seconds:g} (--min_seconds)"
+        problems.add(where, found, row["id"])
+        return None
+    return samples
+
+
+def _decoded(paths: Iterable[str]) -> Iterator[Recording | UserError]:
+    """Yields the recordings of files in their order, some of them decoded ahead on every core."""
+
+    def one(path: str) -> Recording | UserError:
+        try:
+            return read_recording(path)
+        except UserError as error:
+            return error
+
+    cores = machine.cores()
+    paths, waiting = iter(paths), []
+    with ThreadPoolExecutor(cores) as pool:  # decoders and resampler work outside Python's lock
+
+        def submit(number: int) -> list[Future]:
+            return [pool.submit(one, path) for path in islice(paths, number)]
+
+        waiting = submit(4 * cores)
+        while waiting:
+            yield waiting.pop(0).result()
+            waiting += submit(1)

@@ -1,0 +1,164 @@
+"""Names of emotions and speakers: spelt alike, mapped to the classes that are meant, never merged without a word."""
+
+import dataclasses
+import difflib
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ser_jax.corpora.corpus import Corpus
+from ser_jax.errors import UserError
+
+# Other corpora's words for the names that this project's corpora have; used when asked for, and named then.
+SYNONYMS = {
+    "anger": ("ang", "angry", "mad", "rage", "wut", "ärger", "rabbia", "colère", "ira", "enojo"),
+    "boredom": ("bor", "bored", "langeweile"),
+    "calm": ("relaxed",),
+    "contempt": ("con",),
+    "disgust": ("dis", "disgusted", "ekel", "disgusto", "dégoût", "asco"),
+    "fear": ("fea", "fearful", "afraid", "scared", "angst", "paura", "peur", "miedo"),
+    "frustration": ("fru", "frustrated"),
+    "happiness": ("hap", "happy", "joy", "joyful", "freude", "gioia", "joie", "felicidad", "happyness"),
+    "neutral": ("neu", "neutrality", "normal", "neutre", "neutrale"),
+    "sadness": ("sad", "trauer", "tristezza", "tristesse", "tristeza"),
+    "surprise": ("sur", "surprised", "pleasant_surprise", "ps", "überraschung", "sorpresa"),
+}
+_OF_WORD = {word: emotion for emotion, words in SYNONYMS.items() for word in words}
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """What is done with the labels of a corpus.
+
+    Attributes:
+        renamed: new name by old name; several old names may get one new name.
+        dropped: classes (by their new names) whose utterances are left out.
+        synonyms: whether the words of SYNONYMS become this project's names.
+        unify: whether names that differ only by case, zeros or spaces become the most frequent of them.
+    """
+
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    dropped: Sequence[str] = ()
+    synonyms: bool = False
+    unify: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.renamed or self.dropped or self.synonyms or self.unify)
+
+
+def parse_map(text: str) -> dict[str, str]:
+    """Returns the names of "angry=anger,joy=happiness", new by old.
+
+    Raises UserError for what is no such list, and for a name that is given two new ones.
+    """
+    renamed: dict[str, str] = {}
+    for pair in text.split(","):
+        old, equals, new = (part.strip() for part in pair.partition("="))
+        if not (old and equals and new):
+            raise UserError(f"--map {text}: {pair.strip()!r} is no OLD=NEW, expected as in angry=anger,joy=happiness")
+        if renamed.setdefault(old, new) != new:
+            raise UserError(f"--map {text}: {old!r} becomes both {renamed[old]!r} and {new!r}")
+    return renamed
+
+
+def rename(names: Sequence[str], changes: Changes, known: Iterable[str] = ()) -> tuple[list[str], dict[str, str]]:
+    """Returns emotions under their new names, and those that were changed, new by old.
+
+    `known` are names that may be given in `changes` though no emotion has them.
+    Raises UserError for a name of `changes` that there is not.
+    """
+    of = {old.casefold(): new for old, new in changes.renamed.items()}
+    there = {name.casefold() for name in [*names, *known]}
+    for old in changes.renamed:
+        if old.casefold() not in there:
+            raise UserError(f"--map {old}={changes.renamed[old]}: {_there_is_not(old, names)}")
+    made = []
+    for name in names:
+        new = of.get(name.casefold(), name)
+        if changes.synonyms and name.casefold() not in of:
+            new = _OF_WORD.get(name.casefold(), name.casefold() if name.casefold() in SYNONYMS else name)
+        made.append(new)
+    for dropped in changes.dropped:
+        if dropped not in made:
+            raise UserError(f"--drop {dropped}: {_there_is_not(dropped, made)}")
+    return made, {old: new for old, new in dict(zip(names, made, strict=True)).items() if old != new}
+
+
+def _there_is_not(name: str, names: Iterable[str]) -> str:
+    names = sorted(set(names))
+    near = difflib.get_close_matches(name, names, n=1)
+    return "no emotion of this name, " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}")
+
+
+def unified(values: pd.Series, where: str, column: str, unify: bool) -> tuple[pd.Series, dict[str, str]]:
+    """Returns names of which none differ by case, zeros, ".0" or spaces alone, and those that were changed, new by old.
+
+    Names are in Unicode's composed form (NFC) in any case. Raises UserError that lists what differs so, unless `unify`:
+    then all get the most frequent spelling.
+    """
+    values = values.map(lambda name: unicodedata.normalize("NFC", name))
+    counts, groups = Counter(values), defaultdict(list)
+    for name in counts:
+        groups[_key(name)].append(name)
+    alike = [
+        sorted(names, key=lambda name: (-counts[name], name != name.lower(), name))
+        for names in groups.values()
+        if len(names) > 1
+    ]
+    if alike and not unify:
+        listed = "; ".join(" = ".join(f"{name!r} ({counts[name]})" for name in names) for names in alike[:8])
+        more = f"; and {len(alike) - 8} more" if len(alike) > 8 else ""
+        raise UserError(
+            f"{where}: {column}s that differ by case, zeros or spaces alone: {listed}{more}; spell them alike, or "
+            "--unify takes the most frequent spelling of each"
+        )
+    changed = {name: names[0] for names in alike for name in names[1:]}
+    return values.replace(changed) if changed else values, changed
+
+
+def _key(name: str) -> str:
+    """What two spellings of one name have in common: "S04", "s4" and " S4"; "3", "03" and "3.0"."""
+    name = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    name = re.sub(r"^(\d+)[.,]0+$", r"\1", name)
+    return re.sub(r"(?<!\d)0+(?=\d)", "", name)
+
+
+def look_alike(names: Iterable[str]) -> list[str]:
+    """Returns "happiness and happyness" for every pair of names that may be one misspelt."""
+    names = sorted(set(names))
+    return [
+        f"{one} and {other}"
+        for i, one in enumerate(names)
+        for other in names[i + 1 :]
+        if min(len(one), len(other)) > 4 and difflib.SequenceMatcher(None, one, other).ratio() > 0.85
+    ]
+
+
+def relabelled(corpus: Corpus, changes: Changes) -> tuple[Corpus, dict[str, Any]]:
+    """Returns a corpus under the new names of its emotions, without those dropped, and what was changed.
+
+    The samples are shared, and the fingerprint remains. Raises UserError as `rename` does, and where nothing is left.
+    """
+    emotions, renamed = rename(list(corpus.emotions), changes)
+    new = dict(zip(corpus.emotions, emotions, strict=True))
+    kept = [emotion for emotion in dict.fromkeys(emotions) if emotion not in changes.dropped]
+    table = corpus.utterances.assign(emotion=corpus.utterances["emotion"].map(new))
+    left_out = int((~table["emotion"].isin(kept)).sum())
+    table = table[table["emotion"].isin(kept)].reset_index(drop=True)
+    if table.empty:
+        raise UserError(f"corpus {corpus.name}: no utterance is left of the emotions {', '.join(corpus.emotions)}")
+    table["label"] = [kept.index(emotion) for emotion in table["emotion"]]
+    said = describe(renamed, list(changes.dropped), left_out)
+    info = corpus.info | {"labels": [*corpus.info.get("labels", []), *said]}
+    made = dataclasses.replace(corpus, utterances=table, emotions=tuple(kept), info=info)
+    return made, {"renamed": renamed, "dropped": list(changes.dropped), "said": said}
+
+
+def describe(renamed: Mapping[str, str], dropped: Sequence[str], left_out: int) -> list[str]:
+    """Returns what was done with the labels, in words."""
+    said = [f"{', '.join(f'{old} as {new}' for old, new in sorted(renamed.items()))}"] if renamed else []
+    return [*said, *([f"without {', '.join(dropped)} ({left_out} utterances)"] if dropped else [])]

@@ -1,0 +1,216 @@
+"""Tables as people have them: one reader for every table that the project takes.
+
+Comma, semicolon, tab or bar; UTF-8 with or without a mark, UTF-16; JSON lines; Parquet. All values are text.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ser_jax.errors import UserError
+
+# What other programs call the columns; a name is looked for as it stands, then in lower case, then here.
+SYNONYMS = {
+    "path": ("file", "filename", "file_name", "filepath", "file_path", "wav", "wav_path", "audio", "audio_path"),
+    "emotion": ("label", "emo", "emotions", "emotion_label", "class", "category"),
+    "speaker": ("speaker_id", "speakerid", "spk", "spk_id", "actor", "actor_id", "subject", "subject_id"),
+    "gender": ("sex",),
+    "text": ("text_id", "sentence", "sentence_id", "statement"),
+    "transcript": ("transcription",),
+    "language": ("lang",),
+    "session": ("session_id",),
+    "id": ("utterance", "utterance_id", "utt", "utt_id"),
+    "start": ("begin", "onset", "start_time", "begin_time", "segment_start"),
+    "end": ("stop", "end_time", "segment_end"),
+}
+_SEPARATORS = ",;\t|"
+_SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
+
+
+def read_table(
+    path: Path, *, wanted: Sequence[str] = ("path", "emotion", "speaker"), columns: Sequence[str] = tuple(SYNONYMS)
+) -> pd.DataFrame:
+    """Returns a table as text, stripped, without empty rows; its index is the line of each row in the file.
+
+    `wanted` are the columns that tell a line of names from other lines, and the separator; `columns` are those of
+    SYNONYMS that are looked for under other names as well. Further columns are kept under their own name.
+    Raises UserError that names the line for whatever cannot be read without a doubt.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such table, expected a CSV file")
+    if path.suffix.lower() in _SPREADSHEETS:
+        raise UserError(f"{path}: a spreadsheet, expected a table as text: save it as CSV (UTF-8)")
+    try:
+        if path.suffix.lower() in (".parquet", ".pq"):
+            table = _read_parquet(path)
+        elif path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
+            table = _read_json(path, _decoded(path))
+        else:
+            table = _read_text(path, _decoded(path), wanted, columns)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if table.empty:
+        raise UserError(f"{path}: no rows below the line of column names")
+    table.columns = _named(path, list(table.columns), columns)
+    return table
+
+
+def _decoded(path: Path) -> str:
+    data = path.read_bytes()
+    encoding = "utf-8-sig"
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        encoding = "utf-16"
+    elif b"\0" in data[:200]:
+        encoding = "utf-16-le" if data[1:2] == b"\0" else "utf-16-be"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}: not a CSV file in UTF-8, line {line} holds the byte 0x{data[error.start]:02x}; save it in UTF-8 "
+            "(of Excel: CSV UTF-8), since other encodings cannot be told apart"
+        ) from error
+    if "\0" in text:
+        raise UserError(f"{path}: not a CSV file, it holds zero bytes")
+    return text
+
+
+def _read_text(path: Path, text: str, wanted: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    lines = text.splitlines(keepends=True)
+    skipped, separator = 0, None
+    while lines and (not lines[0].strip(" \r\n,;\t") or lines[0].lower().startswith(("#", "sep="))):
+        if lines[0].lower().startswith("sep="):
+            separator = lines[0].rstrip("\r\n")[4:5] or None
+        skipped, lines = skipped + 1, lines[1:]
+    if not lines:
+        raise UserError(f"{path}: not a CSV file, no line of column names")
+    if not lines[0].strip().replace("\t", "").isprintable():
+        raise UserError(f"{path}: not a CSV file, its line of column names holds control characters")
+    separator = separator or _separator(lines[0], wanted, columns)
+    lines_of_rows = io.StringIO("".join(lines), newline="")
+    reader = csv.reader(lines_of_rows, delimiter=separator, skipinitialspace=True, strict=True)
+    rows, places = [], []
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                rows.append(cells)
+                places.append(skipped + reader.line_num)
+    except csv.Error as error:
+        raise UserError(f"{path}: not a CSV file, line {skipped + reader.line_num} ({error})") from error
+    names, rows, places = rows[0], rows[1:], places[1:]
+    filled = max((at + 1 for row in [names, *rows] for at, cell in enumerate(row) if cell), default=0)
+    for place, row in zip(places, rows, strict=True):
+        if len(row) > len(names) and any(row[len(names) :]):
+            raise UserError(
+                f"{path}: line {place} has {len(row)} cells, expected {len(names)} as in the line of column names; a "
+                f"value that holds {separator!r} must stand in quotes"
+            )
+        if len(row) < min(len(names), filled):
+            raise UserError(f"{path}: line {place} has {len(row)} cells, expected {len(names)}")
+    width = min(len(names), filled)
+    table = pd.DataFrame([row[:width] for row in rows], columns=range(width), index=places, dtype=str)
+    names = names[:width]
+    for at, name in enumerate(names):
+        if not name and at == 0 and table[at].str.isdigit().all():  # the index that pandas writes
+            table, names = table.drop(columns=0), names[1:]
+        elif not name and (table[at] != "").any():
+            raise UserError(f"{path}: column {at + 1} has no name")
+    table = table[[at for at, name in zip(table.columns, names, strict=True) if name]]
+    table.columns = [name for name in names if name]
+    return table
+
+
+def _separator(line: str, wanted: Sequence[str], columns: Sequence[str]) -> str:
+    """The separator that finds most of the wanted columns in the line of names, else most columns."""
+
+    def found(separator: str) -> tuple[int, int]:
+        names = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
+        known = {_canonical(name.strip(), columns) for name in names}
+        return len(known & set(wanted)), len(names)
+
+    return max(_SEPARATORS, key=found)
+
+
+def _read_json(path: Path, text: str) -> pd.DataFrame:
+    records, places = [], []
+    try:
+        if path.suffix.lower() == ".json":
+            records = json.loads(text)
+            places = range(1, len(records) + 1)
+        else:
+            for number, line in enumerate(text.splitlines(), start=1):
+                if line.strip():
+                    records.append(json.loads(line))
+                    places.append(number)
+    except (ValueError, RecursionError, TypeError) as error:
+        raise UserError(f"{path}: not {path.suffix[1:]} ({str(error)[:80]})") from error
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise UserError(f"{path}: expected an object with the columns' values for every row")
+    values = [{key: _as_text(value) for key, value in record.items()} for record in records]
+    return pd.DataFrame(values, index=list(places)).fillna("")
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_parquet(path)
+    except Exception as error:  # whatever a damaged file makes pyarrow raise
+        raise UserError(f"{path}: not a Parquet file ({' '.join(str(error).split())[:80]})") from error
+    if any(name is not None for name in table.index.names):  # audformat keeps file, start and end there
+        table = table.reset_index()
+    table.columns = [str(name) for name in table.columns]
+    table = pd.DataFrame({name: [_as_text(value) for value in table[name]] for name in table})
+    table.index = range(1, len(table) + 1)
+    return table
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value.strip()
+    if value is None or (not isinstance(value, list | dict) and pd.isna(value)):
+        return ""
+    return str(value)
+
+
+def _canonical(name: str, columns: Sequence[str]) -> str:
+    lower = name.lower().replace(" ", "_")
+    if lower in columns:
+        return lower
+    return next((column for column in columns if lower in SYNONYMS[column]), name)
+
+
+def _named(path: Path, names: list[str], columns: Sequence[str]) -> list[str]:
+    """The columns' names in the project's words; a synonym stays as it is beside the word itself."""
+    spelled = [name if name.lower() not in columns else name.lower() for name in names]
+    for name in spelled:
+        if spelled.count(name) > 1:
+            raise UserError(f"{path}: the column `{name}` stands there twice")
+    named = []
+    for name in spelled:
+        canonical = _canonical(name, columns)
+        named.append(name if canonical in spelled else canonical)
+    for name in named:
+        if named.count(name) > 1:
+            both = " and ".join(f"`{was}`" for was, now in zip(spelled, named, strict=True) if now == name)
+            raise UserError(f"{path}: the columns {both} may both be {name}; rename the one that is not")
+    return named
+
+
+def to_seconds(text: str) -> float | None:
+    """Returns seconds from "1.5", "1,5", "00:01.5", "0 days 00:00:01.500000"; None where there are none ("", "NaT").
+
+    Raises ValueError for anything else.
+    """
+    if text.lower() in ("", "nat", "nan"):
+        return None
+    if ":" not in text:
+        return float(text.lower().removesuffix("s").replace(",", "."))
+    if text.count(":") == 1:
+        text = "00:" + text
+    return pd.to_timedelta(text.replace(",", ".")).total_seconds()

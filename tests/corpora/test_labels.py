@@ -1,0 +1,66 @@
+"""Names that are spelt in several ways: refused with the list, or made one when asked."""
+
+import unicodedata
+
+import pandas as pd
+import pytest
+
+from ser_jax.corpora.labels import Changes, look_alike, parse_map, rename, unified
+from ser_jax.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("names", "one"),
+    [
+        (["anger", "Anger", "ANGER", "anger"], "anger"),
+        (["01", "1", "1"], "1"),
+        (["3.0", "03", "03"], "03"),
+        (["S4", "s4", "s4", "s04"], "s4"),
+        (["low  mood", "low mood", "low mood"], "low mood"),
+        (["ﬁne", "fine", "fine"], "fine"),
+    ],
+)
+def test_spellings_of_one_name_are_refused_or_unified(names, one):
+    values = pd.Series([*names, "other"])
+    with pytest.raises(UserError, match=r"t\.csv: emotions that differ by case, zeros or spaces alone: .*--unify"):
+        unified(values, "t.csv", "emotion", unify=False)
+    made, changed = unified(values, "t.csv", "emotion", unify=True)
+    assert set(made) == {one, "other"} and set(changed) == set(names) - {one} and set(changed.values()) == {one}
+
+
+def test_names_that_differ_otherwise_stay_apart():
+    names = pd.Series(["1", "10", "100", "s1", "s10", "1.5", "15", "a1b", "a01c", "0"])
+    made, changed = unified(names, "t.csv", "speaker", unify=True)
+    assert made.tolist() == names.tolist() and changed == {}
+
+
+def test_composed_and_decomposed_letters_are_one_name_in_any_case():
+    made, _ = unified(pd.Series(["Ärger", unicodedata.normalize("NFD", "Ärger")]), "t.csv", "emotion", unify=False)
+    assert set(made) == {"Ärger"}
+
+
+def test_a_map_renames_and_merges_and_names_what_there_is_not():
+    assert parse_map("angry=anger, excited=happiness") == {"angry": "anger", "excited": "happiness"}
+    changes = Changes(parse_map("angry=anger,excited=happiness"))
+    names = ["Angry", "excited", "happiness", "sad"]
+    assert rename(names, changes)[0] == ["anger", "happiness", "happiness", "sad"]
+    assert rename(names, changes)[1] == {"Angry": "anger", "excited": "happiness"}
+    with pytest.raises(UserError, match=r"--map sadd=sadness: no emotion of this name, did you mean sad\?"):
+        rename(names, Changes({"sadd": "sadness"}))
+    with pytest.raises(UserError, match="--drop fear: no emotion of this name, "):
+        rename(names, Changes(dropped=("fear",)))
+    for text in ("angry", "=a", "a=", "a=b,a=c"):
+        with pytest.raises(UserError, match="--map"):
+            parse_map(text)
+
+
+def test_synonyms_are_taken_when_asked_for_and_told():
+    names = ["Angry", "hap", "Neutral", "pleasant_surprise", "banana"]
+    assert rename(names, Changes())[0] == names
+    made, renamed = rename(names, Changes(synonyms=True))
+    assert made == ["anger", "happiness", "neutral", "surprise", "banana"]
+    assert renamed == dict(zip(names[:4], made[:4], strict=True))
+
+
+def test_names_that_look_alike_are_pointed_out():
+    assert look_alike(["happiness", "happyness", "anger", "fear", "sad", "mad"]) == ["happiness and happyness"]

@@ -1,0 +1,236 @@
+"""What people bring: every bad file at once, segments, several spellings, phones' recordings, odd names of emotions."""
+
+import csv
+import os
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from ser_jax.commands import prepare as command
+from ser_jax.corpora import load_corpus
+from ser_jax.corpora.corpus import waveform
+from ser_jax.corpora.labels import Changes
+from ser_jax.corpora.prepare import Options, prepare_folder
+from ser_jax.errors import UserError
+
+RATE = 16000
+
+
+def voice(seconds=0.8, seed=0):
+    rng, time = np.random.default_rng(seed), np.arange(int(seconds * RATE)) / RATE
+    pitch = 100 + 20 * seed
+    return 0.2 * np.sin(2 * np.pi * pitch * time) * (1 + 0.5 * np.sin(9 * time)) + 0.003 * rng.normal(size=len(time))
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A folder `in` of twelve recordings and their table."""
+    folder, rows = tmp_path / "in", []
+    folder.mkdir()
+    for speaker in range(3):
+        for seed, emotion in enumerate(("anger", "joy", "neutral", "sadness")):
+            name = f"s{speaker}_{emotion}.wav"
+            soundfile.write(folder / name, voice(seed=4 * speaker + seed), RATE)
+            rows.append((name, emotion, f"s{speaker}"))
+    write_table(tmp_path / "table.csv", rows)
+    return rows
+
+
+def write_table(path, rows, head=("path", "emotion", "speaker")):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([head, *rows])
+
+
+def prepare(tmp_path, **options):
+    return prepare_folder("own", tmp_path / "in", tmp_path / "data", Options(table=tmp_path / "table.csv", **options))
+
+
+def listed(tmp_path):
+    with (tmp_path / "data" / "problems" / "own.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def spoil(folder):
+    (folder / "s0_joy.wav").write_bytes(b"")
+    (folder / "s1_anger.wav").write_bytes((folder / "s1_anger.wav").read_bytes()[:5000])
+    (folder / "s1_sadness.wav").write_text("no audio")
+    soundfile.write(folder / "s2_joy.wav", np.zeros(0), RATE)
+    soundfile.write(folder / "s2_anger.wav", voice(0.05), RATE)
+
+
+def test_all_bad_files_are_named_at_once_and_can_be_left_out(own, tmp_path):
+    spoil(tmp_path / "in")
+    own[-1] = ("gone.wav", *own[-1][1:])
+    write_table(tmp_path / "table.csv", own)
+    with pytest.raises(
+        UserError, match=r"\(and 5 more\): 6 of 12 utterances of own are bad.*own.csv; --skip bad"
+    ) as error:
+        prepare(tmp_path)
+    assert "\n" not in str(error.value)
+    whats = [row["what"] for row in listed(tmp_path)]
+    expected = ("not there", "an empty file", "cut short", "cannot be read as audio", "0.050 s long", "without samples")
+    for words in expected:
+        assert sum(words in what for what in whats) == 1, words
+    assert len(whats) == 6 and not (tmp_path / "data" / "packed").exists()
+
+    corpus = prepare(tmp_path, skip_bad=True)
+    bad = {"s0_joy", "s1_anger", "s1_sadness", "s2_anger", "s2_joy", "gone"}
+    assert {left["id"] for left in corpus.info["left_out"]} == bad
+    assert corpus.utterances["id"].tolist() == [name[:-4] for name, *_ in own if name[:-4] not in bad]
+    assert load_corpus("own", tmp_path / "data").info["left_out"] == corpus.info["left_out"]
+    for i, name in enumerate(corpus.utterances["id"]):
+        expected, _ = soundfile.read(tmp_path / "in" / f"{name}.wav", dtype="int16")
+        np.testing.assert_array_equal(waveform(corpus, i), expected)
+    with pytest.raises(UserError, match="6 of 12"):
+        prepare(tmp_path)
+
+
+def test_a_folder_that_was_there_before_stays_and_one_made_for_nothing_goes(own, tmp_path):
+    (tmp_path / "data").mkdir(mode=0o750)
+    (tmp_path / "table.csv").write_text("path,emotion,speaker\n")
+    with pytest.raises(UserError, match="no rows"):
+        prepare(tmp_path)
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o750
+    write_table(tmp_path / "table.csv", own)
+    (tmp_path / "in" / "s0_joy.wav").write_bytes(b"")
+    with pytest.raises(UserError, match="an empty file"):
+        prepare(tmp_path)
+    assert (tmp_path / "data").is_dir() and not (tmp_path / "data" / "packed").exists()
+
+
+def test_segments_of_dialogs_are_cut_out_of_them(tmp_path):
+    plan = [("anger", 2.0), ("neutral", 1.5), ("sadness", 2.0), ("joy", 1.0)]
+    (tmp_path / "in").mkdir()
+    dialogs, rows = {}, []
+    for speaker in ("a", "b"):
+        parts = [voice(seconds, seed=i + ord(speaker)) for i, (_, seconds) in enumerate(plan)]
+        soundfile.write(tmp_path / "in" / f"{speaker}.wav", np.concatenate(parts), RATE)
+        at = 0.0
+        for (emotion, seconds), part in zip(plan, parts, strict=True):
+            begin, end = (f"0 days 00:00:{time:09.6f}" for time in (at, at + seconds))
+            rows.append((f"{speaker}.wav", begin, "" if emotion == "joy" else end, emotion, speaker))
+            dialogs[speaker, emotion] = part
+            at += seconds
+    write_table(tmp_path / "table.csv", rows, ("file", "start", "end", "emotion", "speaker"))
+    corpus = prepare(tmp_path)
+    assert len(corpus.utterances) == 8 and len(corpus.samples) == 2 * 6.5 * RATE
+    for i, row in corpus.utterances.iterrows():
+        np.testing.assert_allclose(waveform(corpus, i), dialogs[row["speaker"], row["emotion"]] * 32768, atol=1)
+    assert corpus.utterances["recording"].tolist() == ["a.wav"] * 4 + ["b.wav"] * 4
+    assert corpus.utterances["id"].tolist()[:2] == ["a_0000000", "a_0002000"]
+
+    rows[0], rows[3], rows[5] = (
+        ("a.wav", "1", "0.5", "anger", "a"),
+        ("a.wav", "5", "9", "joy", "a"),
+        ("b.wav", "x", "2", *rows[5][3:]),
+    )
+    write_table(tmp_path / "table.csv", rows, ("file", "start", "end", "emotion", "speaker"))
+    with pytest.raises(UserError, match="3 of 8"):
+        prepare(tmp_path)
+    whats = " | ".join(row["what"] for row in listed(tmp_path))
+    assert "before it begins" in whats and "the file has 6.50 s" in whats and "has the start 'x'" in whats
+
+
+def test_labels_are_mapped_merged_dropped_and_it_is_told(own, tmp_path):
+    corpus = prepare(tmp_path, labels=Changes({"joy": "happiness", "neutral": "happiness"}, dropped=("sadness",)))
+    assert corpus.emotions == ("anger", "happiness")
+    assert corpus.utterances["emotion"].value_counts().to_dict() == {"happiness": 6, "anger": 3}
+    assert corpus.info["labels"] == ["joy as happiness, neutral as happiness", "without sadness (3 utterances)"]
+
+
+def test_spellings_of_one_emotion_or_speaker_are_refused_or_unified(own, tmp_path):
+    rows = [
+        (path, emotion.upper() if i % 5 == 0 else emotion, speaker.replace("s", "s0") if i % 7 == 0 else speaker)
+        for i, (path, emotion, speaker) in enumerate(own)
+    ]
+    write_table(tmp_path / "table.csv", rows)
+    with pytest.raises(UserError, match="speakers that differ by case, zeros or spaces alone: 's0'"):
+        prepare(tmp_path)
+    corpus = prepare(tmp_path, labels=Changes(unify=True))
+    assert corpus.emotions == ("anger", "joy", "neutral", "sadness")
+    assert set(corpus.utterances["speaker"]) == {"s0", "s1", "s2"}
+    assert len(corpus.info["labels"]) == 2
+
+
+def test_several_emotions_at_once_are_refused_and_names_with_signs_are_not(own, tmp_path):
+    write_table(tmp_path / "table.csv", [(p, "anger;joy" if i == 5 else e, s) for i, (p, e, s) in enumerate(own)])
+    with pytest.raises(UserError, match="line 7 has several emotions at once, 'anger;joy'"):
+        prepare(tmp_path)
+    odd = {"anger": "生气/angry", "joy": "disappointment, disapproval", "neutral": "<unk>", "sadness": "$50%_sad|low$"}
+    write_table(tmp_path / "table.csv", [(p, odd[e], s) for p, e, s in own])
+    assert set(prepare(tmp_path).emotions) == set(odd.values())
+
+
+def test_a_hugging_face_audio_folder_is_taken_as_it_is(own, tmp_path):
+    write_table(tmp_path / "in" / "metadata.csv", own, ("file_name", "label", "speaker_id"))
+    corpus = prepare_folder("own", tmp_path / "in", tmp_path / "data")
+    assert corpus.info["speakers_known"] and corpus.utterances["speaker"].nunique() == 3
+
+
+def test_a_class_of_phone_recordings_never_vanishes(own, tmp_path):
+    for emotion, suffix in (("anger", "wav"), ("joy", "m4a"), ("sadness", "webm")):
+        (tmp_path / "folders" / emotion).mkdir(parents=True)
+        for k in range(3):
+            path = tmp_path / "folders" / emotion / f"{k}.{suffix}"
+            if suffix == "wav":
+                soundfile.write(path, voice(seed=k), RATE)
+            else:
+                path.write_bytes(b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom\0\0\0\0" + bytes(4000))
+    with pytest.raises(UserError, match=r"6 of 9 utterances of own are bad"):
+        prepare_folder("own", tmp_path / "folders", tmp_path / "data")
+
+
+def test_a_name_that_is_not_utf8_is_named_not_passed_over(tmp_path):
+    (tmp_path / "in" / "joy").mkdir(parents=True)
+    soundfile.write(tmp_path / "in" / "joy" / "good.wav", voice(), RATE)
+    good = (tmp_path / "in" / "joy" / "good.wav").read_bytes()
+    Path(os.fsdecode(os.fsencode(tmp_path / "in" / "joy") + b"/J\xfcrgen.wav")).write_bytes(good)
+    with pytest.raises(UserError, match=r"J\\xfcrgen.wav: its name is not UTF-8; rename it"):
+        prepare_folder("own", tmp_path / "in", tmp_path / "data")
+    corpus = prepare_folder("own", tmp_path / "in", tmp_path / "data", Options(skip_bad=True))
+    assert corpus.utterances["id"].tolist() == ["joy/good"] and len(corpus.info["left_out"]) == 1
+
+
+def test_what_recordings_are_like_is_counted_and_printed(own, tmp_path, capsys):
+    import argparse
+
+    soundfile.write(tmp_path / "in" / "s0_anger.wav", np.zeros(RATE), RATE)
+    soundfile.write(tmp_path / "in" / "s1_anger.wav", np.clip(voice() * 30, -1, 1), RATE)
+    soundfile.write(tmp_path / "in" / "s2_anger.wav", np.stack([voice(), -voice()], 1), RATE)
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    names = (
+        "--source",
+        str(tmp_path / "in"),
+        "--table",
+        str(tmp_path / "table.csv"),
+        "--data_dir",
+        str(tmp_path / "data"),
+    )
+    assert command.run(parser.parse_args(["folder", "--name", "own", *names])) == 0
+    out = capsys.readouterr().out
+    assert "silent: 1 recordings: s0_anger" in out and "clipped: 1 recordings: s1_anger" in out
+    assert "channels that cancel, the loudest one taken: 1 recordings: s2_anger" in out
+    info = load_corpus("own", tmp_path / "data").info
+    assert info["rates"] == {"16000": 12} and info["channels"] == {"1": 11, "2": 1}
+
+
+def test_decomposed_names_are_one_with_composed_ones(own, tmp_path):
+    names = ["Ärger", unicodedata.normalize("NFD", "Ärger")]
+    write_table(tmp_path / "table.csv", [(p, names[i % 2], s) for i, (p, _, s) in enumerate(own)])
+    assert prepare(tmp_path).emotions == ("Ärger",)
+
+
+def test_a_data_dir_that_cannot_be_written_is_refused_in_one_line(own, tmp_path):
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(
+        UserError, match=r"data/packed/own: cannot be written \(Not a directory\); choose another"
+    ) as error:
+        prepare(tmp_path)
+    assert "\n" not in str(error.value)
+    (tmp_path / "in" / "s0_joy.wav").write_bytes(b"")
+    with pytest.raises(UserError, match=r"cannot be written"):
+        prepare(tmp_path)

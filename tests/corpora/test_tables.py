@@ -1,0 +1,167 @@
+"""One table as spreadsheets, Windows and hasty scripts write it: read right, or refused in one line."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+from ser_jax.corpora.folder import read_table
+from ser_jax.corpora.problems import Problems
+from ser_jax.corpora.tables import to_seconds
+from ser_jax.errors import UserError
+
+HEAD = ("path", "emotion", "speaker")
+ROWS = [(f"wav/s{s:02}_{e}.wav", e, f"s{s:02}") for s in range(3) for e in ("anger", "joy", "neutral")]
+
+
+@pytest.fixture
+def source(tmp_path):
+    (tmp_path / "in" / "wav").mkdir(parents=True)
+    for name, *_ in ROWS:
+        soundfile.write(tmp_path / "in" / name, np.zeros(1600), 16000)
+    return tmp_path / "in"
+
+
+def text(rows=ROWS, head=HEAD, sep=",", end="\n", before=""):
+    return before + end.join(sep.join(row) for row in [head, *rows]) + end
+
+
+def read(tmp_path, source, content, name="table.csv", encoding="utf-8", **options):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode(encoding))
+    problems = Problems()
+    rows, changed = read_table(tmp_path / name, source, problems, **options)
+    return rows, [str(problem) for problem in problems.found], changed
+
+
+def pairs(rows):
+    return list(zip([path.split("/in/")[1] for path in rows["path"]], rows["emotion"], rows["speaker"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding"),
+    [
+        (text(), "utf-8"),
+        (text(end="\r\n"), "utf-8-sig"),
+        (text(sep=";"), "utf-8"),
+        (text(sep="\t"), "utf-8"),
+        (text(sep="|"), "utf-8"),
+        (text(sep=";", before="sep=;\n"), "utf-8"),
+        (text(sep="\t"), "utf-16"),
+        (text(sep="\t"), "utf-16-le"),
+        (text([(*row, "") for row in ROWS]), "utf-8"),
+        (text([(*row, "", "") for row in ROWS], head=(*HEAD, "", "")), "utf-8"),
+        (text([(path.replace("/", "\\"), *rest) for path, *rest in ROWS]), "utf-8"),
+        (text(head=("Path", "EMOTION", "Speaker")), "utf-8"),
+        (text(head=("file", "label", "actor")), "utf-8"),
+        (text([(s, p, e) for p, e, s in ROWS], head=("Speaker ID", "file_name", "Emotion")), "utf-8"),
+        (text([*ROWS, ("", "", ""), ("", "", "")]), "utf-8"),
+        (text(before="# made by hand\n\n"), "utf-8"),
+        (text([(f' "{p}"', f" {e} ", f"{s}\u00a0") for p, e, s in ROWS]), "utf-8"),
+        (text([(str(i), *row) for i, row in enumerate(ROWS)], head=("", *HEAD)), "utf-8"),
+    ],
+)
+def test_every_way_to_write_the_table_gives_the_same_rows(tmp_path, source, content, encoding):
+    rows, problems, _ = read(tmp_path, source, content, encoding=encoding)
+    assert pairs(rows) == ROWS and problems == []
+
+
+def test_absolute_paths_and_urls_are_found(tmp_path, source):
+    for made in (lambda path: str(source / path), lambda path: f"file://{source}/{path}"):
+        rows, problems, _ = read(tmp_path, source, text([(made(p), e, s) for p, e, s in ROWS]))
+        assert pairs(rows) == ROWS and problems == []
+
+
+def test_json_lines_and_parquet_are_tables_too(tmp_path, source):
+    records = [dict(zip(("file_name", "label", "speaker"), row, strict=True)) for row in ROWS]
+    rows, _, _ = read(tmp_path, source, "".join(json.dumps(one) + "\n" for one in records), "metadata.jsonl")
+    assert pairs(rows) == ROWS
+    index = pd.MultiIndex.from_tuples(
+        [(path, pd.Timedelta(0), pd.NaT) for path, *_ in ROWS], names=["file", "start", "end"]
+    )
+    frame = pd.DataFrame({"emotion": [row[1] for row in ROWS], "speaker": [row[2] for row in ROWS]}, index=index)
+    frame.to_parquet(tmp_path / "audformat.parquet")
+    rows, problems = read_table(tmp_path / "audformat.parquet", source, Problems()), Problems()
+    assert pairs(rows[0]) == ROWS and problems.found == []
+    assert rows[0]["segment_start"].tolist() == [0.0] * 9 and rows[0]["segment_end"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (text([(p, "Ärger", s) for p, e, s in ROWS]).encode("latin-1"), "line 2 holds the byte 0xc4; save it in UTF-8"),
+        (text([(*row, "Well, I see") for row in ROWS], head=(*HEAD, "transcript")), "line 2 has 5 cells, expected 4"),
+        (text([*ROWS[:4], ROWS[4][:2], *ROWS[5:]]), "line 6 has 2 cells, expected 3"),
+        (text(ROWS[1:], head=ROWS[0]), "no column `path`, found wav/s00_anger.wav"),
+        (text([(*row, row[1]) for row in ROWS], head=(*HEAD, "Emotion")), "the column `emotion` stands there twice"),
+        (
+            text([(p, "1", e, s) for p, e, s in ROWS], head=("path", "label", *HEAD[1:])),
+            "the column `label` is computed",
+        ),
+        (
+            text([(*row, "x") for row in ROWS], head=(*HEAD[:2], "spk", "actor")),
+            "`spk` and `actor` may both be speaker",
+        ),
+        (text([(p, e, s, "1") for p, e, s in ROWS], head=(*HEAD, "")), "column 4 has no name"),
+        ('path,emotion,speaker\n"a.wav,anger,1\n', "not a CSV file"),
+        (b"", "no line of column names"),
+        (b"\x00\x01\x02" * 100, "not a CSV file"),
+        (text([]), "no rows"),
+    ],
+)
+def test_a_table_that_cannot_be_read_without_a_doubt_is_refused(tmp_path, source, content, message):
+    with pytest.raises(UserError, match=f"table.csv: .*{message}") as error:
+        read(tmp_path, source, content)
+    assert "\n" not in str(error.value)
+
+
+def test_a_spreadsheet_is_refused_by_name(tmp_path, source):
+    with pytest.raises(UserError, match="a spreadsheet, expected a table as text"):
+        read(tmp_path, source, b"PK\x03\x04", "table.xlsx")
+
+
+def bad(row, changes):
+    return [*ROWS[:3], tuple(changes.get(column, cell) for column, cell in zip(HEAD, row, strict=True)), *ROWS[4:]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"path": ""}, "has no path"),
+        ({"emotion": "NaN"}, "has no emotion"),
+        ({"speaker": "None"}, "has no speaker"),
+        ({"emotion": "an\x07ger"}, "has a control character in its emotion"),
+        ({"path": "gone.wav"}, "names the file .*gone.wav, which is not there"),
+        ({"path": "s01_anger"}, "which is not there; wav/s01_anger.wav is"),
+        ({"path": "C:\\data\\s01_anger.wav"}, "which is not there; wav/s01_anger.wav is"),
+        ({"path": "x" * 300 + ".wav"}, "which is not there"),
+        ({"path": ROWS[0][0]}, "repeats the id 'wav/s00_anger'"),
+    ],
+)
+def test_a_bad_row_is_named_by_its_line_and_the_others_are_read(tmp_path, source, changes, message):
+    rows, problems, _ = read(tmp_path, source, text(bad(ROWS[3], changes)))
+    assert pairs(rows) == ROWS[:3] + ROWS[4:]
+    assert len(problems) == 1
+    with pytest.raises(AssertionError, match=f"table.csv: line 5 .*{message}"):
+        raise AssertionError(problems[0])
+
+
+def test_genders_in_any_words_are_those_of_speakers(tmp_path, source):
+    genders = ["Female", "", "w", "", "M", "m", "other", "", "other"]
+    rows, problems, _ = read(
+        tmp_path, source, text([(*r, g) for r, g in zip(ROWS, genders, strict=True)], (*HEAD, "sex"))
+    )
+    assert rows["gender"].tolist() == ["female"] * 3 + ["male"] * 3 + ["other"] * 3 and problems == []
+    genders[0] = "male"
+    _, problems, _ = read(tmp_path, source, text([(*r, g) for r, g in zip(ROWS, genders, strict=True)], (*HEAD, "sex")))
+    assert len(problems) == 3 and "speaker s00, who has the genders female, male" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [("1.5", 1.5), ("1,5", 1.5), ("0", 0.0), ("00:01.5", 1.5), ("0 days 00:00:01.500000", 1.5), ("01:00:00", 3600.0),
+     ("", None), ("NaT", None), ("2s", 2.0)],
+)  # fmt: skip
+def test_times_are_read_as_seconds_and_as_timedeltas(written, seconds):
+    assert to_seconds(written) == seconds
