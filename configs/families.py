@@ -2,8 +2,7 @@
 
 python launch.py study configs/families.py:emodb
 
-Two speakers and one seed tell no family from another: this shows that all of them train, and what they cost. The
-results, without crnn, are in docs/results/families.
+Two speakers and one seed tell no family from another: this shows that all of them train, and what they cost.
 """
 
 VARIANTS = {
