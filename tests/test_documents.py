@@ -12,6 +12,8 @@ from ser_jax import config
 from ser_jax.commands.common import load_config
 from ser_jax.commands.main import _split, make_parser
 from ser_jax.errors import UserError
+from ser_jax.frontend import Strengths
+from ser_jax.training import setup
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md"))]
@@ -86,7 +88,13 @@ def test_a_command_is_parsed_and_its_configuration_loads(path, words, parts_of_o
         if args.command == "audit":
             config.load(args.config, overrides)
         elif not _of_a_workdir(args.config or args.config_option):
-            load_config(args)
+            _check_input(load_config(args))
+
+
+def _check_input(tree: dict) -> None:
+    """Makes what refuses input that does not go together, as a training does before it begins."""
+    setup.make_masking(tree, setup.make_frontend(tree))
+    config.construct(Strengths, tree["augmentation"], "config.augmentation")
 
 
 def _of_a_workdir(name: str) -> bool:
