@@ -177,8 +177,13 @@ def test_what_can_be_named_is_listed(capsys, tmp_path):
     assert {"shufflenet_v2", "linear_svm"} <= set(found["models"])
     assert "leave_one_speaker_out" in found["protocols"] and "noise_20" in found["conditions"]
     assert found["configurations"]["configs/quickstart.py"].startswith("Does ECA help")
+    assert "whisper-tiny" in found["encoders"] and "cross_entropy" in found["losses"]
+    assert all(words for kind in ("protocols", "conditions", "losses", "encoders") for words in found[kind].values())
+    assert found["conditions"]["noise_20"] == "pink noise, 20 dB below the speech"
     status, output, _ = call(capsys, "list", "protocols")
-    assert output.splitlines()[:2] == ["protocols:", "  leave_one_speaker_out"]
+    assert output.splitlines()[0] == "protocols:"
+    words = output.splitlines()[1].split(maxsplit=1)
+    assert words == ["leave_one_speaker_out", "each speaker is tested by models that never heard that speaker"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

@@ -16,19 +16,28 @@ from ser_jax.corpora import load_corpus
 from ser_jax.corpora.protocols import make_protocol
 from ser_jax.errors import UserError
 from ser_jax.frontend import Strengths, augment_waveform, num_features
+from ser_jax.report.summarise import How, summarise
+from ser_jax.report.summary import Study
+from ser_jax.report.terminal import results_table
+from ser_jax.statistics.metrics import with_others
+from ser_jax.studies.plan import make_plan
 from ser_jax.studies.source_code import code_version, files_behind
 from ser_jax.studies.variants import load
-from ser_jax.training import loop
+from ser_jax.training import loop, optimizers
 from ser_jax.training.population import make_population
+from tests.report import made_study
 
 MODULE = textwrap.dedent("""
     import flax.linen as nn
     import jax
     import jax.numpy as jnp
+    import numpy as np
+    import optax
 
     from ser_jax.corpora.synthetic import make_synthetic
     from ser_jax.models.family import COUNT, Family
     from ser_jax.models.output import Output
+    from ser_jax.statistics.metrics import Metric, recall
     from ser_jax.training.objectives import target_weights
 
     LAST = "the last of the module"
@@ -65,6 +74,22 @@ MODULE = textwrap.dedent("""
 
     def flip(key, waveform, num_samples, strength):
         return jnp.where(strength > 0, -waveform, waveform)
+
+
+    def halved(learning_rate, share=0.5):
+        return optax.scale(-share * learning_rate)
+
+
+    def no_optimizer(learning_rate):
+        return learning_rate
+
+
+    def stairs(init_value, decay_steps):
+        return lambda step: init_value * jnp.where(step < decay_steps // 2, 1.0, 0.25)
+
+
+    WORST = Metric("worst", "worst recall", lambda confusion: np.nanmin(recall(confusion), axis=-1))
+    UA_AGAIN = Metric("ua", "UA", recall)
 
 
     def voices(speakers=3):
@@ -157,6 +182,57 @@ def test_what_is_not_there_or_not_fit_is_refused_in_one_line(outside, tmp_path, 
         config = configuration.check(configuration.merge(base, changes))
         make_population(config, *load(config, str(tmp_path)))
     assert "\n" not in str(error.value)
+
+
+def test_an_optimizer_from_outside_makes_its_own_step(outside):
+    options = configuration.default()["optimizer"] | {"gradient_clip": 0.0, "weight_decay": 0.0}
+    options |= {"name": f"{NAME}:halved", "arguments": {"share": 0.25}, "schedule": f"{NAME}:stairs"}
+    parameters = {"kernel": jnp.ones((2, 3))}
+    made = optimizers.make_optimizer(options, parameters, num_steps=8, warmup_steps=0)
+    updates, _ = made.transformation.update(parameters, made.transformation.init(parameters), parameters)
+    (one,) = set(np.unique(updates["kernel"]).tolist())
+    assert one == -0.25  # at a learning rate of 1
+    assert [float(made.schedule(step)) for step in (0, 3, 4, 7)] == [1.0, 1.0, 0.25, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": f"{NAME}:no_optimizer"}, "no_optimizer is no optimizer: it does not return an optax transformation"),
+        ({"name": f"{NAME}:LAST"}, r"config.optimizer.name: .*LAST is a str, expected a function"),
+        ({"schedule": f"{NAME}:stars"}, r"config.optimizer.schedule: .*stars cannot be imported"),
+        ({"name": f"{NAME}:halved", "arguments": {"shar": 1}}, "halved has no 'shar'; did you mean share"),
+    ],
+    ids=str,
+)
+def test_an_optimizer_or_schedule_that_is_none_is_refused(outside, changes, message):
+    options = configuration.default()["optimizer"] | changes
+    with pytest.raises(UserError, match=message):
+        optimizers.make_optimizer(options, {"kernel": jnp.ones((2, 3))}, num_steps=8, warmup_steps=0)
+
+
+def test_a_metric_from_outside_stands_in_the_tables(outside):
+    table = made_study.make_predictions(["pooling: mean"])
+    made = summarise(table, Study(), how=How(replicates=20, metrics=with_others([f"{NAME}:WORST"])))
+    assert made.metrics["worst"] == "worst recall"
+    one = made.variants["pooling: mean"]
+    assert 0 < one.metrics["worst"].value < one.ua.value
+    assert "worst recall" in results_table(made)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("worst", "config.study.metrics: found 'worst', expected package.module:NAME of a Metric"),
+        (f"{NAME}:halved", r"config.study.metrics: .*halved is a function, expected a Metric"),
+        (f"{NAME}:WORTS", r"config.study.metrics: .*WORTS cannot be imported \(AttributeError"),
+        (f"{NAME}:UA_AGAIN", "there is a metric ua already"),
+    ],
+)
+def test_a_metric_that_is_none_is_refused_before_anything_is_trained(outside, name, message):
+    config = configuration.merge(configuration.default(), {"study": {"metrics": [name]}})
+    with pytest.raises(UserError, match=message):
+        make_plan(config)
 
 
 def test_a_model_from_outside_is_built_like_any_other(outside):

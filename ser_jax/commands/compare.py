@@ -19,6 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.add_argument("results", nargs="+", metavar="[NAME=]PATH[:VARIANT]", help="what is compared")
     parser.add_argument("--baseline", metavar="NAME", help="the variant that all others are measured against")
+    parser.add_argument(
+        "--margin",
+        type=float,
+        metavar="POINTS",
+        help="points of UA: differences below it do not matter (default: 2, that of config.study.margin)",
+    )
     parser.add_argument("--out", metavar="DIR", help="write the report, summary.json and all predictions there")
     parser.add_argument("--across_corpora", action="store_true", help="the same variants on several corpora")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -26,18 +32,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
+    from ser_jax.config.options import OPTIONS
     from ser_jax.errors import UserError
     from ser_jax.report.summary import to_json
     from ser_jax.report.terminal import results_table
     from ser_jax.studies import compare
 
     if args.across_corpora:
-        if args.baseline or args.out:
-            raise UserError("--across_corpora: expected neither --baseline nor --out beside it")
+        if args.baseline or args.out or args.margin is not None:
+            raise UserError("--across_corpora: expected none of --baseline, --margin and --out beside it")
         view = compare.view_across_corpora(args.results)
         print(json.dumps(view, indent=1, ensure_ascii=False) if args.json else corpora_table(view))
         return 0
-    made, table, remarks = compare.compare(args.results, args.baseline)
+    margin = OPTIONS["study"]["margin"].default if args.margin is None else args.margin
+    if not 0 < margin < 100:
+        raise UserError(f"--margin {margin:g}: expected points of UA above 0 and below 100")
+    made, table, remarks = compare.compare(args.results, args.baseline, margin / 100)
     if args.out:
         compare.write(made, table, args.out)
     if args.json:

@@ -54,13 +54,52 @@ def _models(data_dir: str | None) -> Rows:
 def _protocols(data_dir: str | None) -> Rows:
     from ser_jax.corpora.protocols import PROTOCOLS
 
-    return [(name, "") for name in PROTOCOLS]
+    return list(PROTOCOLS.items())
 
 
 def _conditions(data_dir: str | None) -> Rows:
-    from ser_jax.corpora.perturbations import CONDITIONS
+    from ser_jax.corpora.perturbations import CONDITIONS, describe
 
-    return [(name, "") for name in CONDITIONS]
+    return [(name, describe(name)) for name in CONDITIONS]
+
+
+def _losses(data_dir: str | None) -> Rows:
+    from ser_jax.training.objectives import LOSSES
+
+    return [(name, _first_line(loss)) for name, loss in LOSSES.items()]
+
+
+def _optimizers(data_dir: str | None) -> Rows:
+    """Those of optax that a configuration can name: a learning rate is all that they need.
+
+    L-BFGS is not among them: it computes the loss itself, along a line.
+    """
+    import inspect
+
+    import optax
+
+    def is_optimizer(function: Callable) -> bool:
+        arguments = inspect.signature(function).parameters
+        needed = [name for name, one in arguments.items() if one.default is one.empty and one.kind < one.VAR_POSITIONAL]
+        return "learning_rate" in arguments and set(needed) <= {"learning_rate"}
+
+    found = {name: function for name, function in vars(optax).items() if inspect.isfunction(function)}
+    found = {name: function for name, function in found.items() if name != "lbfgs" and not name.startswith("scale_by")}
+    return [(name, _first_line(found[name])) for name in sorted(found) if is_optimizer(found[name])]
+
+
+def _schedules(data_dir: str | None) -> Rows:
+    import inspect
+
+    import optax
+
+    found = {name: function for name, function in vars(optax.schedules).items() if inspect.isfunction(function)}
+    names = sorted(name for name in found if name.endswith(("_schedule", "_decay")))
+    return [(name.removesuffix("_schedule"), _first_line(found[name])) for name in names]
+
+
+def _first_line(function: Callable) -> str:
+    return (function.__doc__ or "").strip().split("\n")[0]
 
 
 def _options(group: str) -> Callable[[str | None], Rows]:
@@ -88,7 +127,9 @@ def _choices(group: str, option: str) -> Callable[[str | None], Rows]:
 def _encoders(data_dir: str | None) -> Rows:
     from ser_jax.encoders.catalogue import KNOWN
 
-    return [(name, known.family) for name, known in KNOWN.items()]
+    return [
+        (name, f"{known.family}, {known.millions:g} M parameters, {known.licence}") for name, known in KNOWN.items()
+    ]
 
 
 def _configurations(data_dir: str | None) -> Rows:
@@ -124,8 +165,10 @@ KINDS: dict[str, Callable[[str | None], Rows]] = {
     "conditions": _conditions,
     "frontends": _choices("frontend", "kind"),
     "augmentations": _options("augmentation"),
-    "losses": _options("objective"),
-    "optimizers": _options("optimizer"),
+    "losses": _losses,
+    "objectives": _options("objective"),
+    "optimizers": _optimizers,
+    "schedules": _schedules,
     "configurations": _configurations,
     "options": _all_options,
 }

@@ -89,6 +89,10 @@ def _info(parts: Sequence[Corpus]) -> dict[str, Any]:
         "language": joined("language", ", "),
         "labels": [f"{part.name}: {said}" for part in parts for said in part.info.get("labels", [])],
         "left_out": [left for part in parts for left in part.info.get("left_out", [])],
+        "notes": {
+            kind: [f"{part.name}-{name}" for part in parts for name in part.info.get("notes", {}).get(kind, [])]
+            for kind in dict.fromkeys(kind for part in parts for kind in part.info.get("notes", {}))
+        },
         "speakers_known": all(speakers_known(part) for part in parts),
         "source_check": {
             "files": sum(len(part.utterances) for part in parts),

@@ -172,3 +172,17 @@ CONDITIONS: dict[str, Callable[[np.ndarray, str], np.ndarray]] = {
     "telephone": telephone,
     **dict.fromkeys(KNOWN, lambda waveform, utterance: waveform),
 }
+
+
+def describe(condition: str) -> str:
+    """Returns in a few words what a condition is."""
+    kind, _, level = condition.rpartition("_")
+    if condition in KNOWN:
+        known = f"only {KNOWN[condition]} recordings" if KNOWN[condition] > 1 else "no other recording"
+        return f"as it is, but {known} of the speaker {'are' if KNOWN[condition] > 1 else 'is'} known"
+    return {
+        "noise": f"pink noise, {level} dB below the speech",
+        "reverberation": f"a room with a T60 of {level} s",
+        "band_limit": f"nothing above {level} Hz",
+        "": "300 to 3400 Hz at 8 kHz in 8-bit mu-law",
+    }[kind]

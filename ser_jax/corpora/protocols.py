@@ -20,15 +20,15 @@ from ser_jax.corpora import tables
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.errors import UserError, brief, did_you_mean
 
-PROTOCOLS = (
-    "leave_one_speaker_out",
-    "grouped_k_fold",
-    "leave_one_session_out",
-    "speaker_and_text_independent",
-    "official",
-    "random",
-    "everything",
-)
+PROTOCOLS = {  # and the rule that makes their folds
+    "leave_one_speaker_out": "each speaker is tested by models that never heard that speaker",
+    "grouped_k_fold": "each group of speakers is tested by models that never heard any of them",
+    "leave_one_session_out": "each session is tested by models that never heard its speakers",
+    "speaker_and_text_independent": "each speaker and group of texts is tested by models that heard neither",
+    "official": "folds read from a file",
+    "random": "random folds with equal shares of each emotion",
+    "everything": "all utterances are learnt, and the same are tested",
+}
 SPLITS = ("train", "validation", "test")
 
 
@@ -101,29 +101,25 @@ def make_protocol(
     _refuse_idle_options(name, num_folds, num_text_groups, seed)
     if validation_speakers < 0:
         raise UserError(f"protocol {name}: validation_speakers={validation_speakers}, expected 0 or more")
+    rule = PROTOCOLS[name]
     if name == "official":
         folds = _official(corpus, Path(file), validation_speakers)
         rule = f"folds read from {Path(file).name}"
     elif name == "everything":
         folds = [_fold("protocol everything", "everything", _all(corpus), ~_all(corpus), _all(corpus))]
-        rule = "all utterances are learnt, and the same are tested"
     elif name == "random":
         folds = _random(corpus, 10 if num_folds is None else num_folds, validation_speakers > 0, seed)
-        rule = f"{len(folds)} random folds with equal shares of each emotion"
+        rule = f"{len(folds)} {rule}"
     else:
         _check_speakers(corpus, name)
         if name == "leave_one_speaker_out":
             tests = _each_speaker(corpus)
-            rule = "each speaker is tested by models that never heard that speaker"
         elif name == "grouped_k_fold":
             tests = _groups_of_speakers(corpus, name, 5 if num_folds is None else num_folds, seed)
-            rule = "each group of speakers is tested by models that never heard any of them"
         elif name == "leave_one_session_out":
             tests = _each_session(corpus)
-            rule = "each session is tested by models that never heard its speakers"
         else:
             tests = _speakers_and_texts(corpus, num_folds, num_text_groups, seed)
-            rule = "each speaker and group of texts is tested by models that heard neither"
         folds = _folds_without_test_speakers(corpus, name, tests, validation_speakers)
 
     if tested == "validation":

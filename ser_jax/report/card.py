@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ser_jax.report import numbers
+from ser_jax.report import numbers, preparation
 from ser_jax.report.escape import markdown as escaped
 from ser_jax.report.markdown import table
 from ser_jax.report.method_terms import NORMALIZATIONS
@@ -92,11 +92,14 @@ def _model(model: Published) -> list[str]:
 
 
 def _corpora(corpora: Sequence[TrainingCorpus]) -> list[str]:
-    return [
-        f"**{escaped(corpus.name)}**: all {corpus.utterances} utterances of {count(corpus.speakers, 'speaker')}. "
-        + escaped(" ".join(str(corpus.info.get("description", "")).split()))
-        for corpus in corpora
-    ]
+    lines = []
+    for corpus in corpora:
+        about = escaped(" ".join(str(corpus.info.get("description", "")).split()))
+        speakers = count(corpus.speakers, "speaker")
+        lines.append(f"**{escaped(corpus.name)}**: all {corpus.utterances} utterances of {speakers}. {about}")
+        said = [of(corpus.name, corpus.info) for of in (preparation.left_out, preparation.labels, preparation.notes)]
+        lines += [f"{escaped(numbers.sentence_case(text))}." for part in said for text in part]
+    return lines
 
 
 def _results(model: Published, tested: Summary, elsewhere: Mapping[str, Summary]) -> list[str]:
@@ -135,7 +138,8 @@ def _results(model: Published, tested: Summary, elsewhere: Mapping[str, Summary]
         table(columns, cells, words=2),
     ]
     for other, summary in elsewhere.items():
-        parts += [f"{escaped(other)}: {escaped(text)}." for text in summary.study.left_out]
+        said = (*summary.study.left_out, *summary.study.labels)
+        parts += [f"{escaped(other)}: {escaped(text)}." for text in said]
     return parts
 
 

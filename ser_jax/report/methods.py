@@ -81,6 +81,8 @@ def _corpus(summary: Summary) -> list[str]:
             )
     if summary.study.left_out:
         sentences.append(f"Left out: {'; '.join(summary.study.left_out)}.")
+    if summary.study.labels:
+        sentences.append(f"Labels that were changed: {'; '.join(summary.study.labels)}.")
     return sentences
 
 

@@ -149,11 +149,12 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """Where a variant was trained: the versions and hardware of that process, and the code's commit or hash."""
+    """Where seeds of a variant were trained: versions and hardware of that process, and the code's commit or hash."""
 
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     hardware: dict[str, Any] = dataclasses.field(default_factory=dict)
     code: str = ""
+    seeds: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,6 +266,11 @@ class Protocol:
     speaker_independent: bool | None = None
     audit: dict[str, Any] | None = None
 
+    @property
+    def verdict(self) -> str | None:
+        """That of its audit: "independent", "leaks" or "cannot be told"; None where there is none."""
+        return (self.audit or {}).get("verdict")
+
 
 @dataclasses.dataclass(frozen=True)
 class Study:
@@ -277,6 +283,8 @@ class Study:
       sources: variant -> the path that it was read from, of results that were made apart.
       speakers: speaker -> gender, and source where the corpus was merged.
       left_out: recordings or emotions that were left out, in words.
+      labels: what was changed of the names of emotions and speakers, in words.
+      notes: what was noted of recordings when the corpus was prepared, in words.
     """
 
     title: str = ""
@@ -289,6 +297,8 @@ class Study:
     sources: dict[str, str] = dataclasses.field(default_factory=dict)
     speakers: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def speaker_independent(self) -> bool | None:

@@ -124,5 +124,5 @@ def _notes(summary: Summary, variants: dict[str, Variant]) -> Iterator[str]:
     for note, names in pairs.items():
         whose = f"all {len(names)} comparisons" if 1 < len(names) == len(summary.comparisons) else "; ".join(names)
         yield f"Note: {whose}: {note}"
-    for text in summary.study.left_out:
+    for text in (*summary.study.left_out, *summary.study.labels, *summary.study.notes):
         yield f"Note: {text}"

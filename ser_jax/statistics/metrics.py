@@ -6,7 +6,6 @@ reference is left out of every mean, and its own recall is NaN.
 """
 
 import dataclasses
-import importlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,6 +13,7 @@ import pandas as pd
 from jaxtyping import Float, Int, Num
 from numpy.typing import ArrayLike
 
+from ser_jax import plugins
 from ser_jax.errors import UserError
 from ser_jax.predictions import emotions_of, labels_of, probabilities_of
 
@@ -88,13 +88,9 @@ def with_others(names: Sequence[str], where: str = "config.study.metrics") -> tu
     """
     found = list(METRICS)
     for name in names:
-        module, _, attribute = name.partition(":")
-        try:
-            metric = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise UserError(f"{where}: {name}: {error}; expected package.module:NAME of a Metric") from error
-        if not isinstance(metric, Metric):
-            raise UserError(f"{where}: {name}: found {type(metric).__name__}, expected a Metric")
+        if not plugins.is_outside(name):
+            raise UserError(f"{where}: found {name!r}, expected package.module:NAME of a Metric")
+        metric = plugins.resolve(name, {}, where, Metric)
         if metric.name in [known.name for known in found]:
             raise UserError(f"{where}: {name}: there is a metric {metric.name} already")
         found.append(metric)

@@ -15,12 +15,13 @@ from ser_jax import predictions
 from ser_jax.baselines import is_baseline
 from ser_jax.corpora.audit import audit
 from ser_jax.corpora.corpus import Corpus
+from ser_jax.corpora.protocols import speakers_known
 from ser_jax.errors import UserError
 from ser_jax.files import atomic_file
 from ser_jax.frontend import num_features, num_frames
 from ser_jax.inference.latency import SECONDS, one_utterance, relative_latency
 from ser_jax.models.cost import cost
-from ser_jax.report import numbers, summary
+from ser_jax.report import preparation, summary
 from ser_jax.report.summarise import How, summarise
 from ser_jax.report.summary import Cost, Study, Summary
 from ser_jax.report.write import write_report
@@ -218,24 +219,20 @@ def _describe(plan: Plan, variants: Sequence[Variant], results: dict[str, dict])
         fingerprint=corpus.fingerprint,
         protocols=tuple(
             summary.Protocol(
-                protocol.name, protocol.description, protocol.speaker_independent, audit(corpus, protocol).as_dict()
+                protocol.name,
+                protocol.description,
+                protocol.speaker_independent if speakers_known(corpus) else None,
+                audit(corpus, protocol).as_dict(),
             )
             for protocol in protocols.values()
         ),
         fold_sizes=_fold_sizes(variants),
         seconds=seconds,
         speakers=speakers_of(corpus),
-        left_out=left_out(corpus),
+        left_out=preparation.left_out(corpus.name, corpus.info),
+        labels=preparation.labels(corpus.name, corpus.info),
+        notes=preparation.notes(corpus.name, corpus.info),
     )
-
-
-def left_out(corpus: Corpus) -> tuple[str, ...]:
-    """Returns the recordings that were left out when a corpus was prepared, in words."""
-    found = corpus.info.get("skipped") or ()
-    if not found:
-        return ()
-    names = numbers.some([str(name) for name in found])
-    return (f"{numbers.count(len(found), 'recording')} of {corpus.name} left out when it was prepared: {names}",)
 
 
 def _fold_sizes(variants: Sequence[Variant]) -> dict[str, tuple[int, int]]:

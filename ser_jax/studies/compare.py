@@ -16,10 +16,10 @@ from ser_jax import predictions
 from ser_jax.errors import UserError
 from ser_jax.report import summary
 from ser_jax.report.numbers import some
-from ser_jax.report.summarise import summarise
+from ser_jax.report.summarise import How, summarise
 from ser_jax.report.summary import Study, Summary
 from ser_jax.report.write import write_report
-from ser_jax.statistics import bootstrap
+from ser_jax.statistics import bootstrap, paired
 from ser_jax.statistics.pooled import across_corpora
 from ser_jax.studies import align
 from ser_jax.studies.knowledge import with_notes
@@ -30,10 +30,13 @@ from ser_jax.studies.results import Result, find, named, read
 NO_SPEAKERS = "speakers are not known: no interval can be estimated"
 
 
-def compare(arguments: Sequence[str], baseline: str | None = None) -> tuple[Summary, pd.DataFrame, list[str]]:
+def compare(
+    arguments: Sequence[str], baseline: str | None = None, margin: float = paired.MARGIN
+) -> tuple[Summary, pd.DataFrame, list[str]]:
     """Returns the summary, the merged predictions and remarks of results given as `[NAME=]PATH[:VARIANT]`.
 
-    Every variant is measured against `baseline`, by default the first one. Of a result on a merged corpus that part is
+    Every variant is measured against `baseline`, by default the first one; differences of UA below `margin` (a share)
+    do not matter. Of a result on a merged corpus that part is
     taken which is the other results' corpus. Raises UserError for what cannot be read, another corpus, labels that do
     not agree, and no utterance in common.
     """
@@ -53,7 +56,7 @@ def compare(arguments: Sequence[str], baseline: str | None = None) -> tuple[Summ
         result.name: [*result.notes, *placed[result.name][2], *align.unknown_emotions(result, emotions)]
         for result in results
     }
-    made = _summarise(table, results, reference, tested, notes)
+    made = _summarise(table, results, reference, tested, notes, margin)
     return made if any(speakers.values()) else _without_speakers(made), table, remarks
 
 
@@ -91,7 +94,12 @@ def view_across_corpora(workdirs: Sequence[str]) -> dict[str, Any]:
 
 
 def _summarise(
-    table: pd.DataFrame, results: Sequence[Result], reference: str, tested: bool, notes: dict[str, list[str]]
+    table: pd.DataFrame,
+    results: Sequence[Result],
+    reference: str,
+    tested: bool,
+    notes: dict[str, list[str]],
+    margin: float,
 ) -> Summary:
     """The summary, with the test of Nadeau and Bengio where all variants were trained on the same folds."""
     of_reference = next(result for result in results if result.name == reference)
@@ -104,6 +112,7 @@ def _summarise(
         _study(results, reference, others, sizes if tested and set(table["fold"]) <= set(sizes) else {}),
         known={result.name: with_notes(result.of_variant, *notes[result.name]) for result in results},
         questions=questions,
+        how=How(margin=margin),
     )
     labels_alone = {result.name for result in results if LABELS_ALONE in result.notes}
     return dataclasses.replace(
@@ -137,7 +146,13 @@ def _study(
         fold_sizes=sizes,
         sources={result.name: result.source for result in results},
         speakers=speakers,
+        **{name: _all(studies, name) for name in ("left_out", "labels", "notes")},
     )
+
+
+def _all(studies: Sequence[Study], name: str) -> tuple[str, ...]:
+    """What any of the studies says, each sentence once."""
+    return tuple(dict.fromkeys(text for study in studies for text in getattr(study, name)))
 
 
 def _without_speakers(made: Summary) -> Summary:

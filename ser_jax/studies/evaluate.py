@@ -12,9 +12,10 @@ from ser_jax import config as configuration
 from ser_jax import predictions
 from ser_jax.corpora import load_corpus
 from ser_jax.corpora.labels import Changes, relabelled
+from ser_jax.corpora.protocols import speakers_known
 from ser_jax.errors import UserError
 from ser_jax.predictions import PREFIX
-from ser_jax.report import summary
+from ser_jax.report import preparation, summary
 from ser_jax.report.summarise import summarise
 from ser_jax.report.summary import Protocol, Study, Summary
 from ser_jax.studies import restored, workdirs
@@ -52,7 +53,8 @@ def evaluate_workdir(
         results = [restored.own_predictions(one, data_dir) for one in found]
         protocol, corpus = results[0][1].protocol, results[0][1].corpus
         table = predictions.merge([table for table, _ in results])
-        split = Protocol(protocol.name, protocol.description, protocol.speaker_independent)
+        independent = protocol.speaker_independent if speakers_known(corpus) else None
+        split = Protocol(protocol.name, protocol.description, independent)
         left_out: tuple[str, ...] = ()
         fold_sizes = {fold.name: (len(fold.train), len(fold.test)) for fold in protocol.folds}
         remarks, reproduced = [], True
@@ -80,7 +82,6 @@ def evaluate_workdir(
         left_out = (f"emotions that the model does not have: {', '.join(dropped)}",) if dropped else ()
         if unasked:
             left_out += (f"emotions that {corpus_name} does not have, renormalised: {', '.join(unasked)}",)
-        left_out += tuple(f"{corpus_name}: {one}" for one in said)
         fold_sizes = {}
     study = Study(
         corpus_info=corpus_info(corpus),
@@ -88,7 +89,9 @@ def evaluate_workdir(
         protocols=(split,),
         fold_sizes=fold_sizes,
         speakers=speakers_of(corpus),
-        left_out=left_out,
+        left_out=preparation.left_out(corpus.name, corpus.info) + left_out,
+        labels=preparation.labels(corpus.name, corpus.info),
+        notes=preparation.notes(corpus.name, corpus.info),
     )
     parameters = {one.name: population.num_parameters for one, (_, population) in zip(found, results, strict=True)}
     made = summarise(

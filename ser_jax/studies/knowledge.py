@@ -56,17 +56,18 @@ def knowledge_of(
 
 
 def _trained(metadata: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[Provenance, ...]:
-    """The processes that trained a variant's runs; several where seeds were joined."""
-    entries = provenance.of_result({"trained": metadata, **result})
-    found = (
-        Provenance(dict(entry["versions"]), dict(entry["hardware"] or {}), entry["commit"] or result.get("code", ""))
-        for entry in entries
-    )
-    distinct: list[Provenance] = []
-    for own in found:
-        if own != Provenance() and own not in distinct:
-            distinct.append(own)
-    return tuple(distinct)
+    """The processes that trained a variant's seeds, as one where nothing but the seeds differs."""
+    found: list[Provenance] = []
+    for entry in provenance.of_result({"trained": metadata, **result}):
+        code = entry["commit"] or result.get("code", "")
+        own = Provenance(dict(entry["versions"]), dict(entry["hardware"] or {}), code)
+        seeds = tuple(entry["seeds"])
+        alike = [i for i, other in enumerate(found) if dataclasses.replace(other, seeds=()) == own]
+        if alike:
+            found[alike[0]] = dataclasses.replace(own, seeds=tuple(sorted({*found[alike[0]].seeds, *seeds})))
+        elif own != Provenance():
+            found.append(dataclasses.replace(own, seeds=seeds))
+    return tuple(found)
 
 
 def with_notes(known: Knowledge, *notes: str) -> Knowledge:

@@ -41,7 +41,9 @@ def publish(
     _check_alike(model, evidence)
     summary = tree.read(tested)
     if not summary.study.speaker_independent:
-        raise UserError(f"--tested {tested}: its folds share speakers; expected a speaker-independent protocol")
+        raise UserError(
+            f"--tested {tested}: its folds share speakers, or do not know them; expected a speaker-independent protocol"
+        )
     others = {
         path.parent.name.removeprefix("on_"): path.parent for path in sorted(Path(tested).glob("on_*/summary.json"))
     }

@@ -56,7 +56,8 @@ def test_the_paragraph_is_written_from_the_configuration(made):
         "6 folds with 1 seed",
         "1 run diverged and is missing",
         "Some figures are transductive: they use features normalised by speaker",
-        "1 recording of made left out when it was prepared: broken.wav",
+        "1 utterance of made left out when it was prepared: broken (an empty file)",
+        "Labels that were changed: labels of made: joy as happiness.",
         "Trained with ser_jax (code 0123456789ab) on some processor, with jax 0.10.2",
     ):
         assert words in text, words
@@ -135,6 +136,28 @@ def test_variants_trained_at_several_places_are_named_in_the_report(made):
     other = dataclasses.replace(one, known=dataclasses.replace(one.known, trained=(gpu,)))
     sources = Sources(dataclasses.replace(made, variants={**made.variants, "pooling: mean": other}), {}, {}, {})
     assert "NVIDIA H200, gpu, 1 device, jax 0.11.2 (pooling: mean)" in trained(sources)
+
+
+def test_a_report_says_which_process_trained_which_seeds(made):
+    cpu = Provenance({"jax": "0.10.2"}, {"device": "EPYC", "platform": "cpu", "devices": 2}, "", (0, 2))
+    gpu = Provenance({"jax": "0.11.2"}, {"device": "NVIDIA H200", "platform": "gpu", "devices": 1}, "", (1,))
+
+    def said(**places):
+        variants = {
+            name: dataclasses.replace(one, known=dataclasses.replace(one.known, trained=places.get(name[-4:], (cpu,))))
+            for name, one in made.variants.items()
+            if name.startswith("pooling")
+        }
+        return trained(Sources(dataclasses.replace(made, variants=variants), {}, {}, {}))
+
+    assert said() == ["EPYC, cpu, 2 devices, jax 0.10.2 (seeds 0, 2)"]
+    assert said(mean=(cpu, gpu)) == [
+        "EPYC, cpu, 2 devices, jax 0.10.2 (pooling: mean, pooling: attentive, seeds 0, 2)",
+        "NVIDIA H200, gpu, 1 device, jax 0.11.2 (pooling: mean, seed 1)",
+    ]
+    assert said(mean=(dataclasses.replace(cpu, seeds=(0,)),)) == [
+        "EPYC, cpu, 2 devices, jax 0.10.2 (pooling: mean, seed 0; pooling: attentive, seeds 0, 2)"
+    ]
 
 
 def test_only_what_was_used_is_cited(made):

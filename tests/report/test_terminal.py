@@ -89,3 +89,10 @@ def test_names_in_chinese_keep_the_columns_and_control_signs_are_shown():
     }
     assert len(widths) == 1
     assert "\\x1b" in lines[start] and "\x1b" not in "".join(lines)
+
+
+def test_what_was_left_out_and_relabelled_is_noted():
+    said = {"left_out": ("one left out",), "labels": ("labels of emodb: joy as happiness",), "notes": ("two clipped",)}
+    made = make_summary()
+    text = terminal.results_table(dataclasses.replace(made, study=dataclasses.replace(made.study, **said)))
+    assert all(f"Note: {words}" in text for (words,) in said.values())

@@ -163,7 +163,9 @@ def test_what_failed_diverged_or_was_left_out_is_named(study):
     for words in (
         "rnn location failed: config.model.attention: out of memory",
         "decoder: additive: fold 03, seed 7 diverged at step 40; its predictions are missing",
-        "1 recording of made left out when it was prepared: broken.wav",
+        "1 utterance of made left out when it was prepared: broken (an empty file)",
+        "Labels of made: joy as happiness",
+        "2 recordings of made clipped: a, b",
     ):
         assert words in missing
 
@@ -201,19 +203,28 @@ def test_one_seed_is_said_where_it_matters():
     assert "ticks under a line" not in text
 
 
-def test_a_leaking_split_is_named_in_capitals():
+def test_the_verdict_on_each_protocol_is_stated():
     made = made_study.make_summary(made_study.make_predictions(SOME[:2]))
-    assert "found no speaker and no recording on both sides" in text_of(make_sections(sources_of(made)))
     (protocol,) = made.study.protocols
-    leaking = dataclasses.replace(
-        protocol, name="random", speaker_independent=False, audit={**protocol.audit, "leaks_speakers": True}
-    )
-    made = dataclasses.replace(made, study=dataclasses.replace(made.study, protocols=(protocol, leaking)))
-    text = text_of(make_sections(sources_of(made)))
-    assert "The audit of the split of leave one speaker out (1 fold) found no speaker" in text
-    assert "The audit of the split of random (1 fold) found SPEAKERS" in text
-    assert "found SPEAKERS on both sides" in text_of(make_sections(sources_of(made)))
-    assert "SPEAKER-DEPENDENT" in subtitle(made)
+    apart = "(1 fold): independent; speakers and recordings on the two sides are apart."
+    assert f"Audit of the split {apart}" in text_of(make_sections(sources_of(made)))
+
+    def with_second(independent, **changes):
+        second = dataclasses.replace(
+            protocol, name="random", speaker_independent=independent, audit={**protocol.audit, **changes}
+        )
+        return dataclasses.replace(made, study=dataclasses.replace(made.study, protocols=(protocol, second)))
+
+    leaking = with_second(False, verdict="leaks", reason="speakers stand on both sides of train and test")
+    text = text_of(make_sections(sources_of(leaking)))
+    assert f"Audit of the split of leave one speaker out {apart}" in text
+    assert "split of random (1 fold): LEAKS; speakers stand on both sides of train and test." in text
+    assert "SPEAKER-DEPENDENT" in subtitle(leaking)
+    assert "the split LEAKS" in subtitle(with_second(True, verdict="leaks", reason="texts stand on both sides"))
+    unknown = with_second(None, verdict="cannot be told", reason="the speakers of some utterances are not known")
+    text = text_of(make_sections(sources_of(unknown)))
+    assert "(1 fold): CANNOT BE TOLD; the speakers of some utterances are not known." in text
+    assert "independence CANNOT BE TOLD" in subtitle(unknown) and "SPEAKER-DEPENDENT" not in subtitle(unknown)
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,9 @@ def test_results_that_do_not_belong_together_are_refused_in_one_line(workdir, tm
         (["{work}", "{text}"], "expected a workdir or a table of predictions (.csv, .tsv, .parquet)"),
         (["{work}", "{other}"], "one comparison is of one corpus, or of one and what it was merged into, found speech"),
         (["{work}", "--baseline", "non"], "--baseline non: no such variant; did you mean none?"),
+        (["{work}", "--margin", "0"], "--margin 0: expected points of UA above 0 and below 100"),
+        (["{work}", "--margin", "nan"], "--margin nan: expected points"),
+        (["{work}", "--across_corpora", "--margin", "1"], "expected none of --baseline, --margin and --out beside it"),
         (["{work}", "--out", "{work}"], "the workdir of a study; expected another folder"),
     ],
     ids=str,
@@ -276,6 +279,29 @@ def test_the_command_prints_the_table_and_writes_what_it_printed(workdir, tmp_pa
     # What it writes can be compared in its turn.
     assert call(tmp_path / "out", f"again={workdir}:none") == 0
     assert "again against eca" in capsys.readouterr().out
+
+
+def test_the_margin_is_what_equivalence_is_tested_within(workdir, capsys):
+    def compared(*options):
+        assert call(workdir, "--json", *options) == 0
+        made = json.loads(capsys.readouterr().out)
+        (one,) = made["comparisons"]
+        return made["margin"], one["margin"], one["p_equivalence"]
+
+    assert compared()[:2] == (0.02, 0.02)
+    margin, own, p = compared("--margin", "90")
+    assert (margin, own) == (0.9, 0.9) and p < 0.05 < compared()[2]
+
+
+def test_what_the_studies_say_of_their_corpus_is_said_once(tmp_path):
+    folders = [save(tmp_path / name, study((name,))) for name in ("eca", "none")]
+    for folder, notes in zip(folders, (["a clipped"], ["a clipped", "b silent"]), strict=True):
+        written = json.loads((folder / "summary.json").read_text())
+        written["study"] |= {"left_out": ["one left out"], "labels": ["joy as happiness"], "notes": notes}
+        (folder / "summary.json").write_text(json.dumps(written))
+    said = compare.compare([str(folder) for folder in folders])[0].study
+    assert (said.left_out, said.labels) == (("one left out",), ("joy as happiness",))
+    assert said.notes == ("a clipped", "b silent")
 
 
 def test_a_variant_alone_has_its_figures_computed_again(workdir, capsys):

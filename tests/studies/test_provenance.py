@@ -71,6 +71,7 @@ def test_a_report_knows_every_process_that_trained_a_variant():
         ("0.11.2", "NVIDIA H200"),
     ]
     assert [one.code for one in trained] == ["a" * 40] * 2
+    assert [one.seeds for one in trained] == [(0, 2), (1,)]
     (older,) = knowledge_of(metadata, result={"hardware": H200, "code": "c"}).trained
     assert (older.versions, older.hardware, older.code) == ({"jax": "0.11.2"}, H200, "c")
 

@@ -5,10 +5,11 @@ import optax
 import pytest
 
 from ser_jax import config as configuration
+from ser_jax.commands.list import KINDS
 from ser_jax.errors import UserError
 from ser_jax.models import FAMILIES
 from ser_jax.training.checkpoints import named_arrays
-from ser_jax.training.optimizers import make_optimizer, make_schedule, overview
+from ser_jax.training.optimizers import make_optimizer, make_schedule, overview, resolve
 
 DEFAULT = configuration.default()["optimizer"]
 PARAMETERS = {
@@ -168,3 +169,19 @@ def test_the_overview_has_a_row_for_each_parameter():
         ["last/kernel", "3", "x", "2", "6", "yes", "1"],
         ["total", "15", "12"],
     ]
+
+
+def test_every_optimizer_and_schedule_that_is_listed_is_one():
+    found = {kind: dict(KINDS[kind](None)) for kind in ("optimizers", "schedules")}
+    assert {"adamw", "sgd", "lion"} <= set(found["optimizers"])
+    assert {"constant", "cosine_decay", "exponential_decay"} <= set(found["schedules"])
+    parameters = {"kernel": jnp.ones((2, 2))}
+    for name in found["optimizers"]:
+        made = resolve(name, (optax,), "optimizer")(learning_rate=0.1)
+        state, moved = made.init(parameters), []
+        for _ in range(3):
+            updates, state = made.update(parameters, state, parameters)
+            moved.append(float(jnp.max(jnp.abs(updates["kernel"]))))
+        assert max(moved) > 0 and np.isfinite(moved).all(), (name, moved)
+    for name in found["schedules"]:
+        assert callable(resolve(name, (optax.schedules, optax), "schedule", suffix="_schedule")), name

@@ -38,6 +38,8 @@ def subtitle(summary: Summary) -> str:
         parts.append(summary.study.protocol)
     if summary.study.speaker_independent is False:
         parts.append("SPEAKER-DEPENDENT")
+    elif (told := {protocol.verdict for protocol in summary.study.protocols}) & {"leaks", "cannot be told"}:
+        parts.append("the split LEAKS" if "leaks" in told else "independence CANNOT BE TOLD")
     parts.append(numbers.join(sorted({variant.known.setting for variant in of})))
     parts.append(numbers.count(len(of), "variant"))
     sizes = [("folds", "fold"), ("seeds", "seed"), ("speakers", "speaker"), ("utterances", "utterance")]

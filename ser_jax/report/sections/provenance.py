@@ -1,7 +1,6 @@
 """How it was measured: corpus, protocols, hardware, versions, what is missing, and the methods paragraph."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from ser_jax.report import methods, numbers, references
 from ser_jax.report.blocks import Block, Code, Facts, Items, Text
@@ -27,7 +26,7 @@ def conditions(sources: Sources) -> Iterator[Block]:
     for protocol in study.protocols:
         if protocol.audit:
             of = f" of {protocol.name.replace('_', ' ')}" if len(study.protocols) > 1 else ""
-            yield Text(_verdict(protocol.audit, of))
+            yield Text(_verdict(protocol, of))
             if protocol.audit.get("findings"):
                 yield Items(tuple(sentence_case(finding) for finding in protocol.audit["findings"]))
 
@@ -95,13 +94,25 @@ def _detectable(sources: Sources) -> str:
 
 
 def trained(sources: Sources) -> list[str]:
-    """Where the variants were trained: one sentence for each combination of hardware, versions and code."""
-    places: dict[str, list[str]] = {}
+    """Where the variants were trained: one sentence for each combination of hardware, versions and code.
+
+    Each names the seeds that were trained there, and the variants where there are several such places.
+    """
+    places: dict[str, dict[str, list[str]]] = {}  # place -> seeds -> variants
     for name, variant in sources.variants.items():
         for provenance in variant.known.trained:
-            places.setdefault(describe_provenance(provenance), []).append(name)
-    everywhere = len(places) == 1
-    return [text if everywhere else f"{text} ({numbers.some(names)})" for text, names in places.items() if text]
+            seeds = ", ".join(map(str, provenance.seeds))
+            seeds = f"{'seed' if len(provenance.seeds) == 1 else 'seeds'} {seeds}" if seeds else ""
+            places.setdefault(describe_provenance(provenance), {}).setdefault(seeds, []).append(name)
+    texts = []
+    for text, by_seeds in places.items():
+        alone = len(places) == len(by_seeds) == 1
+        parts = [
+            ", ".join(part for part in ("" if alone else numbers.some(names), seeds) if part)
+            for seeds, names in by_seeds.items()
+        ]
+        texts += [f"{text} ({'; '.join(parts)})" if any(parts) else text] if text else []
+    return texts
 
 
 def describe_provenance(provenance: Provenance) -> str:
@@ -121,24 +132,18 @@ def _time(seconds: Mapping[str, float]) -> str:
     return ". Of this: ".join(part for part in (total, ", ".join(phases)) if part) + "."
 
 
-def _verdict(audit: Mapping[str, Any], of: str) -> str:
+def _verdict(protocol: Protocol, of: str) -> str:
     """The verdict of a protocol's audit in a sentence."""
-    folds = audit.get("folds") or []
-    where = f"The audit of the split{of} ({count(len(folds), 'fold')})" if folds else f"The audit of the split{of}"
-    recordings = any(fold.get("recordings") for fold in folds)
-    if audit.get("leaks_speakers"):
-        return f"{where} found SPEAKERS on both sides of training and test: figures are speaker-dependent."
-    if recordings:
-        return f"{where} found RECORDINGS on both sides of training and test."
-    if any("SPEAKERS UNKNOWN" in finding for finding in audit.get("findings", ())):
-        return f"{where} cannot say whether training and test share speakers."
-    texts = any(fold.get("texts") for fold in folds)
-    also = "; texts are shared" if texts else ""
-    return f"{where} found no speaker and no recording on both sides of training and test{also}."
+    folds = protocol.audit.get("folds") or []
+    where = f"Audit of the split{of}" + (f" ({count(len(folds), 'fold')})" if folds else "")
+    if protocol.verdict is None:  # of a study before audits had verdicts
+        return f"{where}: no verdict was recorded."
+    verdict = protocol.verdict if protocol.verdict == "independent" else protocol.verdict.upper()
+    return f"{where}: {verdict}; {protocol.audit['reason']}."
 
 
 def missing(sources: Sources) -> Iterator[Block]:
-    """Failed variants, diverged runs, recordings that were left out, and what was not recorded."""
+    """Failed variants, diverged runs, recordings left out, labels changed, and what was not recorded."""
     study = sources.summary.study
     items = [f"{name} failed: {message}" for name, message in study.failed.items()]
     for name, variant in sources.variants.items():
@@ -146,7 +151,7 @@ def missing(sources: Sources) -> Iterator[Block]:
             f"{name}: fold {run.fold}, seed {run.seed} diverged at step {run.step}; its predictions are missing"
             for run in variant.known.diverged
         ]
-    items += [sentence_case(text) for text in study.left_out]
+    items += [sentence_case(text) for text in (*study.left_out, *study.labels, *study.notes)]
     variants = sources.variants.values()
     crossed = any(len(question.factors) > 1 for question in sources.questions)
     absent = {
