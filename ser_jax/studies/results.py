@@ -13,10 +13,11 @@ from ser_jax import predictions
 from ser_jax.errors import UserError, did_you_mean
 from ser_jax.predictions import COLUMNS
 from ser_jax.report import summary
-from ser_jax.report.summary import Knowledge, Summary
+from ser_jax.report.summary import Knowledge, Study, Summary
 from ser_jax.studies.outside import SUFFIXES, read_outside
 
 LEAKS = "the split is not speaker-independent: models were trained on speakers of the test utterances"
+UNKNOWN = "whether the split is independent cannot be told"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _read_own(file: Path) -> dict[str, Result]:
     results = {}
     for variant, rows in table.groupby("variant"):
         of_variant = variants[variant].known if variant in variants else Knowledge()
-        notes = (LEAKS,) if about and about.study.speaker_independent is False else ()
+        notes = _notes_on_split(about.study) if about else ()
         results[variant] = Result(
             variant, str(file), rows.drop(columns="variant").reset_index(drop=True), about, of_variant, notes
         )
@@ -103,6 +104,14 @@ def _read_own(file: Path) -> dict[str, Result]:
 
 def _read_summary(path: Path) -> Summary | None:
     return summary.read(path) if path.is_file() else None  # it only adds to what the predictions say
+
+
+def _notes_on_split(study: Study) -> tuple[str, ...]:
+    if study.speaker_independent is False:
+        return (LEAKS,)
+    told = [protocol for protocol in study.protocols if protocol.verdict in ("leaks", "cannot be told")]
+    leaking = [protocol.audit["reason"] for protocol in told if protocol.verdict == "leaks"]
+    return tuple(f"the split leaks: {reason}" for reason in leaking) or ((UNKNOWN,) if told else ())
 
 
 def _read_outside(file: Path) -> dict[str, Result]:

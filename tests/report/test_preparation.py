@@ -1,5 +1,7 @@
 """What a corpus's `info` says of its preparation, as `prepare` writes it, in a report and on a model card."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import soundfile
@@ -40,6 +42,15 @@ def test_a_study_names_what_was_left_out_relabelled_and_noted(prepared):
     assert study.notes == ("1 recording of mine silent: 0",)
     assert str(folder) not in str((study.left_out, study.labels, study.notes))
     assert study.protocols[0].verdict == "independent"
+
+
+def test_a_study_of_unknown_speakers_is_neither_independent_nor_dependent(prepared):
+    corpus = dataclasses.replace(prepared[0], utterances=prepared[0].utterances.assign(speaker=""))
+    protocol = make_protocol(corpus, "random", num_folds=2, validation_speakers=0)
+    variant = Variant("one", default(), corpus, protocol, "key", "family", *[lambda *_: None] * 3)
+    study = _describe(make_plan(default()), [variant], {"one": {"seconds": {"train": 1.0}}})
+    assert study.speaker_independent is None
+    assert study.protocols[0].verdict == "cannot be told"
 
 
 def test_a_card_names_them_too(prepared):

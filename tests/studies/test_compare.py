@@ -203,6 +203,24 @@ def test_a_split_that_is_not_speaker_independent_is_labelled(workdir, tmp_path):
     assert made.study.protocols == ()
 
 
+@pytest.mark.parametrize(
+    ("audit", "note"),
+    [
+        ({"verdict": "cannot be told", "reason": "speakers are not known"}, results.UNKNOWN),
+        ({"verdict": "leaks", "reason": "texts stand on both sides"}, "the split leaks: texts stand on both sides"),
+        ({"verdict": "independent", "reason": "all are apart"}, None),
+        (None, None),
+    ],
+)
+def test_the_verdict_of_the_audit_is_a_note(tmp_path, audit, note):
+    folder = save(tmp_path / "work", study(), speaker_independent=None)
+    written = json.loads((folder / "summary.json").read_text())
+    written["study"]["protocols"][0]["audit"] = audit
+    (folder / "summary.json").write_text(json.dumps(written))
+    notes = [one for one in compare.compare([str(folder)])[0].variants["eca"].notes if "split" in one]
+    assert notes == ([note] if note else [])
+
+
 def refusals(tmp_path, workdir):
     table = study()
     none = table[(table["variant"] == "none") & (table["seed"] == 0)]
