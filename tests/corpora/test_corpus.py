@@ -206,7 +206,7 @@ def test_another_failure_while_saving_is_not_taken_for_a_full_disk(tmp_path, mon
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(np, "save", raise_denied)
-    with pytest.raises(PermissionError):
+    with pytest.raises(UserError, match=r"small: cannot be written \(Permission denied\)"):
         save(small_corpus(), tmp_path / "small")
     assert list(tmp_path.iterdir()) == []
 

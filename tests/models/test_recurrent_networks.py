@@ -179,7 +179,7 @@ def test_dropout_may_be_traced_and_changes_logits_in_training_alone(family, jit)
     ("family", "options", "message"),
     [
         ("rnn", {"pooling": "multi_head", "hidden": 5, "heads": 4}, "4 heads do not divide 10 channels"),
-        ("rnn", {"cell": "lstn"}, "unknown cell of model rnn: lstn (did you mean lstm?)"),
+        ("rnn", {"cell": "lstn"}, "unknown cell of model rnn: 'lstn'; did you mean lstm?"),
         ("rnn", {"residual": True}, "model rnn has no option residual, which is one of reslstm"),
         ("rnn", {"tracks": -1}, "tracks of model rnn: -1; expected a whole number of at least 0"),
         ("reslstm", {"vectors": 0}, "vectors of model reslstm: 0; expected a whole number of at least 1"),

@@ -83,7 +83,7 @@ NOT_TOLD = {  # where it lies, and what needs another option to have an effect; 
     *(("optimizer", "warmup_epochs"), ("training", "train_epochs"), ("corpus", "name"), ("protocol", "name")),
 }
 OTHER = {("frontend", "kind"): "mfcc", ("training", "heads"): "source", ("evaluation", "batch_statistics"): "speaker"}
-OTHER |= {("frontend", "normalization"): "speaker", ("protocol", "tested"): "validation"}
+OTHER |= {("frontend", "normalization"): "speaker", ("protocol", "tested"): "validation", ("training", "keep"): "best"}
 
 
 @pytest.mark.parametrize(

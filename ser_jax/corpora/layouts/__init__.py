@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from ser_jax.corpora.audio import find_audio
 from ser_jax.corpora.problems import Problems
 from ser_jax.errors import UserError
 
@@ -63,6 +62,8 @@ def list_recordings(layout: Layout, source: str | os.PathLike, problems: Problem
 
     Raises UserError where none has a name of the corpus, and for one recording that is there twice.
     """
+    from ser_jax.corpora.audio import find_audio  # audio libraries: a packed corpus is loaded without them
+
     source, rows, places = Path(source), [], {}
     for path in find_audio(source):
         told = layout.describe(path.relative_to(source))
