@@ -27,7 +27,7 @@ def test_an_encoder_that_was_taken_is_listed_beside_the_known_ones(data, capsys)
 
 def test_states_are_prepared_and_said(data, capsys):
     corpus = load_corpus("synthetic", data, num_speakers=2, utterances_per_speaker=2)
-    folder = next((data / "packed" / "synthetic").iterdir())
+    folder = next(path for path in (data / "packed" / "synthetic").iterdir() if not path.name.startswith("."))
     folder.rename(data / "packed" / "few")
     arguments = ["prepare", "encoder", "few", "--encoder", "mine", "--pooled", "--layers", "1,final", "--data_dir"]
     assert main([*arguments, str(data), "--window_seconds", "0.5"]) == 0

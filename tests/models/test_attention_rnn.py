@@ -195,7 +195,7 @@ def test_a_text_adds_the_embeddings_and_one_head_and_tracks_another():
         ({"subsampling": 4}, "subsampling 4 with depth 2; expected at most 2"),
         ({"location_width": 4}, "location_width 4; expected an odd number"),
         ({"num_symbols": 4}, "num_symbols 4 without text; expected 0"),
-        ({"attention": "self_attention"}, "expected one of none, additive, dot, general, location"),
+        ({"attention": "self_attention"}, "unknown attention of model attention_rnn: 'self_attention'"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, message):

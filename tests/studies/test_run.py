@@ -59,22 +59,22 @@ def test_a_sweep_along_the_run_axis_compiles_once(tmp_path):
     made = {}
     for rate in (1e-3, 4e-3):
         changes = {"optimizer": {"learning_rate": rate}, "augmentation": {"noise": 100 * rate}, "folds": [0, 1]}
-        population = make_population(configuration.merge(CONFIG, changes), corpus, protocol, made=made)
+        population = make_population(configuration.merge(CONFIG, changes), corpus, protocol, cache=made)
         loop.train(population, tmp_path / str(rate))
     assert len(population.programs.train.compiled) == 1
     another = configuration.merge(CONFIG, {"training": {"crop_seconds": 0.6}})
-    assert make_population(another, corpus, protocol, made=made).train_program is not population.programs.train
+    assert make_population(another, corpus, protocol, cache=made).programs.train is not population.programs.train
 
 
 def test_programs_that_are_shared_change_no_result(tmp_path):
     corpus, protocol = tiny_corpus()
     made, states = {}, []
     other = make_population(
-        configuration.merge(CONFIG, {"optimizer": {"learning_rate": 0.1}}), corpus, protocol, made=made
+        configuration.merge(CONFIG, {"optimizer": {"learning_rate": 0.1}}), corpus, protocol, cache=made
     )
     loop.train(other, tmp_path / "other")
     for number, shared in enumerate((made, None)):
-        population = make_population(CONFIG, corpus, protocol, made=shared)
+        population = make_population(CONFIG, corpus, protocol, cache=shared)
         states.append(loop.train(population, tmp_path / str(number))[0])
     ours, theirs = (vectors(state.parameters, len(population.runs)) for state in states)
     np.testing.assert_array_equal(ours, theirs)

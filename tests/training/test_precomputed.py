@@ -157,7 +157,7 @@ def test_summaries_of_the_log_mel_train(data, tmp_path, kind):
     changes = {
         "frontend": {"kind": kind, "num_mels": 8, "histogram_bins": 8},
         "augmentation": {"spec_augment": 0.0},
-        "training": {"train_steps": 2, "validate_steps": 2},
+        "training": {"train_steps": 3, "validate_steps": 3},
     }
     population = make_population(configuration.merge(CONFIG, changes), *data)
     state, _ = loop.train(population, tmp_path)
@@ -166,7 +166,7 @@ def test_summaries_of_the_log_mel_train(data, tmp_path, kind):
 
 def test_a_study_restores_on_its_features_and_refuses_recordings_and_other_features(data, tmp_path):
     folder = str(tmp_path / "data")
-    settings = config(training={"train_steps": 2, "validate_steps": 2}, folds=[0], frontend={"features": "vector"})
+    settings = config(training={"train_steps": 3, "validate_steps": 3}, folds=[0], frontend={"features": "vector"})
     corpus, _ = load(settings, folder)
     with pytest.raises(UserError, match="corpus synthetic has no features 'vector'"):
         run_study(settings, tmp_path / "workdir", data_dir=folder)

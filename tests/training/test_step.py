@@ -119,7 +119,7 @@ def test_a_whole_utterance_without_augmentation_is_the_same_at_every_step(reside
 
 def test_other_frames_are_hidden_at_every_step(resident):
     frontend = Frontend(num_mels=4, window_ms=50.0, hop_ms=25.0, normalization="utterance")
-    learner = learner_of(build("rnn", 3, frames=4, hidden=4), LENGTH, frontend, Masking(share=0.5, span=2))
+    learner = learner_of(build("rnn", 3, reconstruction=4, hidden=4), LENGTH, frontend, Masking(share=0.5, span=2))
     step = jax.jit(functools.partial(train_step, learner))
     state = begun(learner)
     losses = [
