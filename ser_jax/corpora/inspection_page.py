@@ -24,7 +24,7 @@ def page(found: dict[str, Any], words: str) -> str:
     body = "".join(f"<h2>{title}</h2>\n{picture}\n" for title, picture in pictures)
     name = html.escape(found["corpus"])
     return (
-        f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{name}</title>'
+        f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"/><title>{name}</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n<h1>{name}</h1>\n{body}<h2>In words</h2>\n"
         f"<pre>{html.escape(words)}</pre>\n</body>\n</html>\n"
     )

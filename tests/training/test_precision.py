@@ -64,4 +64,4 @@ def test_one_option_decides_activations_and_products(data, precision, dtype, alg
 
 def test_an_unknown_precision_is_refused_in_one_line():
     with pytest.raises(UserError, match=r"config\.training\.precision: found .*float16.*expected .*bfloat16"):
-        configuration.merge(configuration.default(), {"training": {"precision": "float16"}})
+        configuration.check(configuration.merge(configuration.default(), {"training": {"precision": "float16"}}))
