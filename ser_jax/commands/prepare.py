@@ -1,6 +1,6 @@
 """Verify recordings, resample them to 16 kHz, and pack them as a corpus that every other command can use.
 
-`prepare features` does the same for features made elsewhere: one array [frames, dims] or [dims] per utterance of a
+`prepare features` does the same for pre-extracted features: one array [frames, dims] or [dims] per utterance of a
 corpus, in a folder of .npy or .npz files, or a .npz, .h5, .hdf5 or .parquet file. `prepare encoder CORPUS` computes
 such features: the hidden states of a pretrained encoder (see `encoders`).
 """
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
         help="emodb, ravdess or another published corpus (`launch.py corpora` lists them), folder: your own "
-        "recordings, merge: several corpora as one, features: made elsewhere, or encoder: hidden states, for a "
+        "recordings, merge: several corpora as one, features: pre-extracted ones, or encoder: hidden states, for a "
         "prepared corpus",
     )
     parser.add_argument("corpus_of_states", nargs="?", metavar="CORPUS", help="of encoder: the prepared corpus")

@@ -1,4 +1,4 @@
-"""Features made elsewhere, as other programs write them: one array [frames, dims] or [dims] per utterance.
+"""Pre-extracted features, as other programs write them: one array [frames, dims] or [dims] per utterance.
 
 Where they may lie:
 

@@ -1,4 +1,4 @@
-"""Features made elsewhere, packed: one array [frames, dims] per utterance, end to end in one memory-mapped array.
+"""Pre-extracted features, packed: one array [frames, dims] per utterance, end to end in one memory-mapped array.
 
 On disk they are the folder DATA/packed/CORPUS/features/NAME with `values.npy`, `index.parquet` and `features.json`.
 They belong to one corpus by its fingerprint. Nothing here needs TensorFlow or JAX.

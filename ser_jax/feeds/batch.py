@@ -13,7 +13,7 @@ class Batch:
 
     Attributes:
       waveform: float [batch, samples] in [-1, 1) at 16 kHz, zero past each row's end; or [batch, frames, dims] of
-        features made elsewhere.
+        pre-extracted features.
       num_samples: [batch], how many samples, or such frames, of each row are the utterance's own.
       label: [batch], the class of each row.
       weight: [batch], 1 for an utterance, 0 for a row that only fills the batch up.

@@ -47,7 +47,7 @@ class Resident:
     """A corpus on the device. The types are here alone: transformations put axes in the places of arrays.
 
     Attributes:
-      samples: int16 [samples], all utterances end to end; or float [frames, dims], features made elsewhere.
+      samples: int16 [samples], all utterances end to end; or float [frames, dims], pre-extracted features.
       start, num_samples, label: [utterances], where each lies (in samples or in frames) and its class.
       tokens: int32 [utterances, tokens] of the transcripts, -1 after their ends, or None.
       tracks: `Tracks` or None.

@@ -107,7 +107,7 @@ class Frontend:
 
     @property
     def hop(self) -> int:
-        """Samples from one frame to the next; features made elsewhere come in frames already."""
+        """Samples from one frame to the next; pre-extracted features come in frames already."""
         return 1 if self.kind == "precomputed" else round(self.hop_ms * self.sample_rate / 1000)
 
     @property
@@ -168,7 +168,7 @@ def num_features(frontend: Frontend) -> int:
 def num_frames(frontend: Frontend, num_samples: Count) -> Count:
     """The valid frames of utterances of `num_samples` samples; none for no sample, so padding rows count nowhere.
 
-    Of features made elsewhere, `num_samples` are frames already.
+    Of pre-extracted features, `num_samples` are frames already.
     """
     if frontend.kind == "precomputed":
         return num_samples
@@ -191,7 +191,7 @@ def features(
 ) -> tuple[Float[Array, "*batch frames features"], Int[Array, "*batch"]]:
     """Features of utterances, and how many of their frames are valid; the frames after those are exactly 0.
 
-    `waveform` is [*batch, samples], or for features made elsewhere [*batch, frames, dims], of which `num_samples` are
+    `waveform` is [*batch, samples], or for pre-extracted features [*batch, frames, dims], of which `num_samples` are
     frames. What lies from `num_samples` on is not looked at. `statistics` are needed for normalization "train", where
     they are [features], and "speaker", where they are [*batch, features], and for no other.
     """

@@ -48,7 +48,7 @@ def one_utterance(
 
     `variables` are those of one run (`ser_jax.training.state.variables`), and `statistics` its feature statistics,
     where the frontend normalises by them. The utterance is noise: no model here takes longer for one sound than for
-    another. Features made elsewhere are taken as they are, `seconds` of them, or the one frame that an utterance has.
+    another. Pre-extracted features are taken as they are, `seconds` of them, or the one frame that an utterance has.
     """
     frontend = learner.frontend
     if frontend.normalization == "speaker":

@@ -45,7 +45,7 @@ class Cells:
         return len(np.unique(self.speaker_of)) == len(self.speaker_of)
 
     def every_run_tests_all(self) -> bool:
-        """Whether every fold tests every speaker: models made elsewhere, tested on a whole corpus."""
+        """Whether every fold tests every speaker: models of other corpora, tested on a whole corpus."""
         return len(self.folds) > 1 and len(self.speaker_of) == len(self.speakers) * len(self.folds)
 
 

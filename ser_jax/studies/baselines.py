@@ -219,7 +219,7 @@ def _predict_by_states(
 
     info = metadata["features"]["info"]
     if "encoder" not in info:
-        raise UserError(f"{folder}: learns from features made elsewhere, which a recording does not have")
+        raise UserError(f"{folder}: learns from pre-extracted features, which a recording does not have")
     emotions = metadata["corpus"]["emotions"]
     table = pd.DataFrame({"id": list(waveforms), "emotion": emotions[0]})  # any stands in for what is asked for
     corpus = make_corpus("files", table, list(waveforms.values()), emotions)

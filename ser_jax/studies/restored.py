@@ -59,7 +59,7 @@ def predictions_on(
 ) -> tuple[pd.DataFrame, Population | Baselines]:
     """Returns the predictions of every run on the whole of another corpus, as `relabel` left it, and the population.
 
-    Raises `UserError` where the model takes features made elsewhere that the corpus lacks or has with other dims.
+    Raises `UserError` where the model takes pre-extracted features that the corpus lacks or has with other dims.
     """
     if restored.is_baseline:
         return baselines.predictions_on(restored.name, restored.metadata, restored.folder, corpus, data_dir)

@@ -47,7 +47,7 @@ def perturbed(corpus: Corpus, condition: str) -> Corpus:
     """
     require([condition])
     if "features" in corpus.info:
-        raise UserError(f"corpus {corpus.name}: features made elsewhere cannot be perturbed, expected recordings")
+        raise UserError(f"corpus {corpus.name}: pre-extracted features cannot be perturbed, expected recordings")
     table = corpus.utterances
     if condition in KNOWN:
         table = table.assign(speaker=known_together(list(table["id"]), list(table["speaker"]), KNOWN[condition]))

@@ -41,7 +41,7 @@ def population_key(
 ) -> str:
     """Returns the key of a variant's population.
 
-    `features` describes those made elsewhere that the variant takes, `initial` the parameters that it begins with,
+    `features` describes the pre-extracted ones that the variant takes, `initial` the parameters that it begins with,
     `teacher` the runs from which it learns.
     """
     folds = [protocol.folds[number] for number in config["folds"]] or protocol.folds

@@ -122,14 +122,14 @@ def recordings(waveforms: dict[str, np.ndarray], emotions: Sequence[str]) -> Cor
 def find_network(workdir: str | os.PathLike, where: str) -> Restored:
     """Returns the one variant that a workdir holds; `where` is the key of the configuration that names it.
 
-    Raises `UserError` where there are several variants, a baseline, or a model of features made elsewhere.
+    Raises `UserError` where there are several variants, a baseline, or a model of pre-extracted features.
     """
     found = find(workdir, option=where)
     if len(found) > 1:
         raise UserError(f"{where}: {workdir} has {len(found)} variants, expected one")
     (restored,) = found
     if restored.is_baseline or restored.metadata["corpus"].get("features"):
-        what = "a baseline" if restored.is_baseline else "a model of features made elsewhere"
+        what = "a baseline" if restored.is_baseline else "a model of pre-extracted features"
         raise UserError(f"{where}: {workdir} holds {what}, expected a network that takes recordings")
     return restored
 

@@ -201,7 +201,7 @@ def describe(
             "parts": parts_of(corpus),  # the fingerprints of those that it was merged from
             "emotions": list(corpus.emotions),
             "licence": corpus.info.get("licence", ""),
-            "features": corpus.info.get("features"),  # those made elsewhere that the model takes
+            "features": corpus.info.get("features"),  # the pre-extracted ones that the model takes
         },
         "protocol": {"name": protocol.name, "speaker_independent": protocol.speaker_independent},
         "targets": targets,

@@ -46,7 +46,7 @@ class Targets:
 
 
 def make_frontend(config: dict, features: Packed | None = None) -> Frontend:
-    """Builds the frontend of a configuration, and of the features made elsewhere that it names.
+    """Builds the frontend of a configuration, and of the pre-extracted features that it names.
 
     Raises `UserError` for an option that it does not have.
     """
@@ -204,7 +204,7 @@ def check_selection(config: dict, folds: Sequence[Fold], steps_per_epoch: float,
 def only_resident(frontend: Frontend, targets: Targets, teacher: Teacher | None) -> str:
     """What of a training the streaming feed cannot bring; empty: nothing."""
     if frontend.kind == "precomputed":
-        return "features made elsewhere"
+        return "pre-extracted features"
     if frontend.normalization == "speaker":
         return "normalization by speaker"
     if frontend.trim_db:

@@ -1,4 +1,4 @@
-"""Features made elsewhere: every format comes back as it was, and what does not fit the corpus is refused."""
+"""Pre-extracted features: every format comes back as it was, and what does not fit the corpus is refused."""
 
 import argparse
 import dataclasses

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -180,7 +181,8 @@ def test_what_has_heard_a_part_of_a_merged_corpus_is_not_begun_with(learnt, data
         on_corpus(now, learnt[earlier], data_dir)
     expected = f"config.training.initial: trained on {earlier}, in which {common} is too"
     message = str(error.value)
-    assert message.startswith(expected) and ": it has heard its test speakers" in message and "\n" not in message
+    assert re.match(re.escape(expected) + r"( \(and \d+ more\))?: it has heard its test speakers", message)
+    assert "\n" not in message
 
 
 def test_what_was_heard_long_ago_is_remembered_too(learnt, data_dir):

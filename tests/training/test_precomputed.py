@@ -1,4 +1,4 @@
-"""Trainings on features made elsewhere: as on waveforms, with frames in the place of samples."""
+"""Trainings on pre-extracted features: as on waveforms, with frames in the place of samples."""
 
 import jax
 import jax.numpy as jnp

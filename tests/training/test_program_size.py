@@ -33,7 +33,7 @@ FLOPS_PER_COUNTED_FLOP = 4.3  # against products and convolutions alone, of whic
 
 @pytest.fixture(scope="module")
 def step():
-    """The optimised training step of the tiny ShuffleNet V2 with ECA, on features made elsewhere, and its model."""
+    """The optimised training step of the tiny ShuffleNet V2 with ECA, on pre-extracted features, and its model."""
     frontend = Frontend(kind="precomputed", features="any", dims=FEATURES, frame_ms=20.0)
     model = build("shufflenet_v2", CLASSES, width="tiny", attention="eca", activation="hard_swish")
     learner = make_learner(
