@@ -69,12 +69,11 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
 @contextlib.contextmanager
 def _temporary(path: Path, folder: bool) -> Iterator[Path]:
     """Yields a new and locked temporary file or folder beside `path`, and removes what lies there afterwards."""
-    while True:
+    descriptor = None
+    while descriptor is None:  # else another process took it for left behind in the instant before it was locked
         make = tempfile.mkdtemp if folder else _new_file
         temporary = Path(make(prefix=f".{path.name}{_MARK}", dir=path.parent))
-        descriptor = _lock(temporary)
-        if descriptor is not None:
-            break
+        descriptor, _ = _lock(temporary)
     try:
         yield temporary
     finally:
@@ -88,22 +87,29 @@ def _new_file(prefix: str, dir: Path) -> str:
     return name
 
 
-def _lock(path: Path) -> int | None:
-    """Locks a file or folder for as long as this process lives; None where another holds it, or it is gone."""
+def _lock(path: Path) -> tuple[int | None, bool]:
+    """Locks a file or folder for as long as this process lives.
+
+    Returns an open descriptor, None where another process holds the lock or the path is gone; and whether the lock is
+    held. It is not on file systems that have no such locks.
+    """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError:
-        return None
+        # Network file systems lock files that are open for writing alone; folders cannot be opened for writing.
+        descriptor = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None, False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
-            return descriptor
-    except OSError as error:
-        # Some network file systems have no locks: then nothing counts as left behind, and what is new is used unlocked.
-        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            return descriptor
+        locked = True
+    except BlockingIOError:
+        os.close(descriptor)
+        return None, False
+    except OSError:
+        locked = False
+    if os.path.lexists(path) and os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+        return descriptor, locked
     os.close(descriptor)
-    return None
+    return None, False
 
 
 def _remove_litter(path: Path) -> None:
@@ -111,9 +117,10 @@ def _remove_litter(path: Path) -> None:
     pattern = re.compile(re.escape(f".{path.name}{_MARK}") + _RANDOM)
     with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
         for found in [Path(entry.path) for entry in entries if pattern.fullmatch(entry.name)]:
-            descriptor = _lock(found)
-            if descriptor is not None:
+            descriptor, locked = _lock(found)
+            if locked:  # without locks nobody knows whether its process lives: then it stays
                 _remove(found)
+            if descriptor is not None:
                 os.close(descriptor)
 
 

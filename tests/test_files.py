@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -93,6 +95,22 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
         for writer in writers:
             writer.kill()
             writer.wait()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EBADF, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("kind", [atomic_file, atomic_folder])
+def test_where_there_are_no_locks_results_are_written_and_nothing_of_others_is_removed(
+    tmp_path, monkeypatch, number, kind
+):
+    def no_locks(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with kind(tmp_path / "result") as first:
+        with kind(tmp_path / "result") as second:
+            assert first != second and first.exists()
+        assert first.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["result"]
 
 
 def test_content_is_on_the_disk_before_it_is_renamed(tmp_path, monkeypatch):

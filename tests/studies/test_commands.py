@@ -83,7 +83,9 @@ def test_a_training_can_be_tested_otherwise_than_it_was(launch, tiny_config, tmp
         status, output, errors = launch("evaluate", "--workdir", tmp_path / "plain", *options)
         assert status == 0, errors
         assert "transductive" in " ".join(output.split())
-        for path in (tmp_path / "plain").glob("on_*/summary.json"):
+        summaries = list((tmp_path / "plain").glob("on_*/summary.json"))
+        assert summaries
+        for path in summaries:
             (variant,) = json.loads(path.read_text())["variants"].values()
             assert variant["known"]["uses_speaker"] == ["batch normalisation by speaker"]
     folder = "on_synthetic{}_batch_statistics_speaker"
