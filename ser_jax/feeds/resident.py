@@ -68,17 +68,11 @@ class Resident:
     teacher_probabilities: Any = None
 
 
-def make_resident(
-    corpus: Corpus,
-    longest_read: int,
-    tokens: Int[np.ndarray, "utterances tokens"] | None = None,
-    tracks: Tracks | None = None,
-) -> Resident:
+def make_resident(corpus: Corpus, longest_read: int) -> Resident:
     """Returns a corpus for the device, with zeros behind it so that `longest_read` samples can be read from any place.
 
-    `tokens` and `tracks` are as in `Resident`, one row or stretch for each utterance. The sizes are rounded up, so that
-    corpora of similar size share compiled programs. Raises `UserError` for a corpus whose samples 32-bit
-    integers cannot address.
+    It has the utterances and their labels alone. The sizes are rounded up, so that corpora of similar size share
+    compiled programs. Raises `UserError` for a corpus whose samples 32-bit integers cannot address.
     """
     table = corpus.utterances
     size = padded_size(corpus, longest_read)
@@ -93,12 +87,7 @@ def make_resident(
     def padded(column: np.ndarray) -> np.ndarray:
         return np.pad(column.astype(np.int32), (0, rows - len(table)))
 
-    return Resident(
-        samples,
-        *(padded(table[name].to_numpy()) for name in ("start", "num_samples", "label")),
-        tokens=None if tokens is None else np.asarray(tokens, np.int32),
-        tracks=None if tracks is None else jax.tree.map(np.asarray, tracks),
-    )
+    return Resident(samples, *(padded(table[name].to_numpy()) for name in ("start", "num_samples", "label")))
 
 
 def padded_size(corpus: Corpus, longest_read: int) -> int:

@@ -123,11 +123,6 @@ class Frontend:
         return self.fft_size or 1 << (self.window - 1).bit_length()
 
 
-def _one_of(option: str, found: object, expected: tuple) -> None:
-    if found not in expected:
-        raise UserError(f"frontend.{option}: found {found!r}, expected one of {', '.join(map(str, expected))}")
-
-
 def _require(option: str, found: object, holds: bool, expected: str) -> None:
     if not holds:
         raise UserError(f"frontend.{option}: found {found!r}, expected {expected}")

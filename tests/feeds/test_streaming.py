@@ -160,7 +160,7 @@ def test_a_piece_gives_the_very_batches_of_the_resident_corpus(corpus, records, 
     layout = file_layout(SIZE, lanes, 12)
     tokens = np.arange(SIZE * 4, dtype=np.int32).reshape(SIZE, 4)
     feed = make_feed(records, corpus, layout, RUNS, first_step=3, parts=parts, tokens=tokens)
-    whole = jax.tree.map(jnp.asarray, make_resident(corpus, CROP, tokens))
+    whole = jax.tree.map(jnp.asarray, make_resident(corpus, CROP).replace(tokens=tokens))
     crop = jax.jit(crop_batch, static_argnums=3)
     pieces = [feed.take(5), feed.take(4)]
     feed.close()

@@ -93,7 +93,7 @@ def test_the_tracks_of_a_crop_are_those_of_its_frames(data, packed, tmp_path):
     corpus, _ = data
     tracks = load_tracks(corpus, tmp_path)
     columns = resident.Tracks(tracks.values, tracks.start, tracks.num_frames, np.float32(tracks.frame_ms))
-    device = jax.device_put(resident.make_resident(in_place_of_samples(corpus, packed), 64, tracks=columns))
+    device = jax.device_put(resident.make_resident(in_place_of_samples(corpus, packed), 64).replace(tracks=columns))
     frontend = setup.make_frontend(config(), packed)
     batch = resident.crop_batch(
         device, jnp.asarray([1, 5]), jax.random.split(jax.random.key(0)), 25, jnp.zeros(()), frontend
