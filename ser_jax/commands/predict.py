@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attention", metavar="OUT.png", help="draw what was attended to; of several recordings as OUT-NAME.png"
     )
+    parser.add_argument(
+        "--data_dir", metavar="DIR", help="where pretrained encoders lie, for a model that needs one (see `encoders`)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
 
 
@@ -57,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
         for file, title, look in restored.look_at(found[0], args.files, fold=args.fold, seed=args.seed):
             attention_figure(look, title, pictures[file])
-    table, errors = restored.predict_files(found[0], args.files, fold=args.fold, seed=args.seed)
+    table, errors = restored.predict_files(found[0], args.files, fold=args.fold, seed=args.seed, data_dir=args.data_dir)
     if found[0].by_speaker and len(table):
         taken = f"the {len(table)} recordings are taken for one speaker's"
         known = taken if len(table) > 1 else "with one recording of a speaker it is lost"

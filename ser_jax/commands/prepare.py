@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ser_jax.commands.common import add_label_arguments, label_changes
@@ -92,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     features.add_argument("--dims", help="the names of the dims, as a,b,c, where the source does not tell")
     features.add_argument("--licence", help="a note on the licence of the features, kept with them")
     encoder = parser.add_argument_group("encoder; the features are called ENCODER.frames or ENCODER.pooled, or --name")
-    encoder.add_argument("--encoder", help="its name on this machine (`encoders`), or a checkpoint folder")
+    encoder.add_argument("--encoder", help="its name on this machine (`encoders`)")
     encoder.add_argument("--pooled", action="store_true", help="mean and deviation of each state, instead of frames")
     encoder.add_argument("--layers", help="as 0,1,2,final: 0 is what the first layer is given (default: all)")
     encoder.add_argument(
@@ -187,7 +188,13 @@ def _prepare_states(args: argparse.Namespace, data_dir: str | os.PathLike) -> in
     from ser_jax.errors import UserError
 
     if not args.corpus_of_states or not args.encoder:
-        raise UserError("prepare encoder: expected a corpus and --encoder NAME_OR_FOLDER")
+        raise UserError("prepare encoder: expected a corpus and --encoder NAME")
+    if args.encoder not in store.available(data_dir) and Path(args.encoder).is_dir():
+        # By a name, so that whoever predicts with what is trained here finds the encoder again.
+        raise UserError(
+            f"--encoder {args.encoder}: found a folder, expected a name; take it first: "
+            f"python launch.py encoders get {args.encoder}"
+        )
     corpus = load_corpus(args.corpus_of_states, data_dir)
     encoder = store.load(args.encoder, data_dir)
     form = "pooled" if args.pooled else "frames"

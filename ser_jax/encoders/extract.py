@@ -89,8 +89,10 @@ def make_request(
         raise UserError(f"--layers {','.join(layers or ())}: a layer is named twice")
     reach = architecture.max_samples / SAMPLE_RATE if architecture.max_samples else float("inf")
     window = min(MOST_SECONDS, reach) if window_seconds is None else window_seconds
-    if not max(architecture.min_samples, 2 * architecture.hop) / SAMPLE_RATE <= window <= reach:
-        raise UserError(f"--window_seconds {window:g}: expected at most {reach:g} s, and a few frames")
+    # An utterance that is a little longer is heard in halves, of which the first ends at a whole frame.
+    fewest = 2 * (architecture.min_samples + architecture.hop) / SAMPLE_RATE
+    if not fewest <= window <= reach:
+        raise UserError(f"--window_seconds {window:g}: expected {fewest:g} to {reach:g} s")
     if not 0 <= trim_db < float("inf"):
         raise UserError(f"--trim_db {trim_db:g}: expected dB below the loudest frame, or 0 for none")
     if average < 1 or (average > 1 and form == "pooled"):
@@ -224,8 +226,7 @@ def _compute(
                 samples = slice(pieces.start[piece], pieces.start[piece] + pieces.num_samples[piece])
                 waveforms[i, : lengths[i]] = corpus.samples[samples]
             found = np.asarray(run(waveforms, lengths))
-            if not np.isfinite(found[: len(own)]).all():
-                raise UserError(f"encoder {encoder.name}: values beyond the range of {request.dtype}; --dtype float32")
+            _refuse_not_finite(found[: len(own)], encoder, request)
             for i, piece in enumerate(own):
                 if frames:
                     end = begin[piece] + pieces.num_frames[piece]
@@ -237,6 +238,11 @@ def _compute(
             done.flush()
             progress.update(round(pieces.num_samples[own].sum() / SAMPLE_RATE))
     return values
+
+
+def _refuse_not_finite(values: np.ndarray, encoder: LoadedEncoder, request: Request) -> None:
+    if not np.isfinite(values).all():
+        raise UserError(f"encoder {encoder.name}: values beyond the range of {request.dtype}; --dtype float32")
 
 
 def _scratch(
@@ -350,7 +356,9 @@ def _pooled(request: Request, encoder: LoadedEncoder, pieces: _Pieces, values: n
     variance = np.zeros_like(mean)
     np.add.at(variance, pieces.row, share[:, None] * (values[:, 1] + np.square(values[:, 0] - mean[pieces.row])))
     both = np.stack([mean, np.sqrt(variance)], 1).reshape(utterances, 2, -1, width)
-    table = both.swapaxes(1, 2).reshape(utterances, -1).astype(request.dtype)
+    with np.errstate(over="ignore"):
+        table = both.swapaxes(1, 2).reshape(utterances, -1).astype(request.dtype)
+    _refuse_not_finite(table, encoder, request)
     parts = ("mean", "deviation")
     names = tuple(f"{state}/{part}/{i}" for state in request.states for part in parts for i in range(width))
     ones = np.ones(utterances, np.int64)

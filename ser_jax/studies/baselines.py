@@ -7,6 +7,7 @@ predictions.
 
 import dataclasses
 import importlib.metadata
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -187,7 +188,11 @@ def predictions_on(
 
 
 def predict_waveforms(
-    metadata: dict, folder: Path, waveforms: dict[str, np.ndarray], chosen: Sequence[int]
+    metadata: dict,
+    folder: Path,
+    waveforms: dict[str, np.ndarray],
+    chosen: Sequence[int],
+    data_dir: str | os.PathLike | None = None,
 ) -> tuple[list[str], Float[np.ndarray, "files classes"], list[UserError]]:
     """Returns the recordings that have functionals, their mean probabilities over runs, and an error for each other."""
     baseline = linear.make_baseline(metadata["config"]["model"])
@@ -197,7 +202,7 @@ def predict_waveforms(
             "use a variant with scaling=fold"
         )
     if baseline.functionals == "precomputed":
-        return _predict_by_states(metadata, folder, waveforms, chosen)
+        return _predict_by_states(metadata, folder, waveforms, chosen, data_dir)
     require(baseline.functionals)
     names, rows, errors = [], [], []
     for file, samples in waveforms.items():
@@ -212,7 +217,11 @@ def predict_waveforms(
 
 
 def _predict_by_states(
-    metadata: dict, folder: Path, waveforms: dict[str, np.ndarray], chosen: Sequence[int]
+    metadata: dict,
+    folder: Path,
+    waveforms: dict[str, np.ndarray],
+    chosen: Sequence[int],
+    data_dir: str | os.PathLike | None,
 ) -> tuple[list[str], Float[np.ndarray, "files classes"], list[UserError]]:
     """As `predict_waveforms`, of a baseline on pooled hidden states: the encoder hears the recordings now."""
     from ser_jax.encoders import extract  # its layers take a second to import, which other baselines need not wait
@@ -223,7 +232,7 @@ def _predict_by_states(
     emotions = metadata["corpus"]["emotions"]
     table = pd.DataFrame({"id": list(waveforms), "emotion": emotions[0]})  # any stands in for what is asked for
     corpus = make_corpus("files", table, list(waveforms.values()), emotions)
-    values = extract.states_of(info, corpus).values
+    values = extract.states_of(info, corpus, data_dir).values
     return list(waveforms), _mean_of_runs(metadata, folder, values, chosen), []
 
 

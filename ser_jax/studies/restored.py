@@ -1,6 +1,7 @@
 """A trained population out of a workdir, put to work on its own corpus, on another corpus, or on recordings."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -95,12 +96,17 @@ def relabel(corpus: Corpus, emotions: Sequence[str]) -> tuple[Corpus, list[str]]
 
 
 def predict_files(
-    restored: Restored, files: Sequence[str], *, fold: str | None = None, seed: int | None = None
+    restored: Restored,
+    files: Sequence[str],
+    *,
+    fold: str | None = None,
+    seed: int | None = None,
+    data_dir: str | os.PathLike | None = None,
 ) -> tuple[pd.DataFrame, list[UserError]]:
     """Returns class probabilities of recordings, one row per readable file, and an error for each other one.
 
     The probabilities are the mean over all runs, or over those of one fold or seed. A file of any length, rate and
-    channel count that libsndfile reads is taken.
+    channel count that libsndfile reads is taken. `data_dir` holds the pretrained encoder, where the model needs one.
     """
     _refuse_recordings(restored)
     waveforms, errors = _read(restored, files)
@@ -109,7 +115,9 @@ def predict_files(
     if not waveforms:
         return pd.DataFrame(columns=["file", *emotions]), errors
     if restored.is_baseline:
-        names, probabilities, more = baselines.predict_waveforms(restored.metadata, restored.folder, waveforms, chosen)
+        names, probabilities, more = baselines.predict_waveforms(
+            restored.metadata, restored.folder, waveforms, chosen, data_dir
+        )
         return _table(names, emotions, probabilities), errors + more
     population = population_on(restored, recordings(waveforms, emotions), batch_size=4)
     state = _select(population, loop.restore(population, restored.folder), chosen)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ser_jax.corpora import load_corpus
+from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.corpora.features import frames, load_features
 from ser_jax.corpora.silence import speech_bounds
 from ser_jax.encoders import extract, store, weights
@@ -150,8 +151,8 @@ def test_states_belong_to_one_encoder_and_one_request(encoder, corpus, tmp_path,
     [
         (["3"], None, "--layers 3: the encoder has 0 to 2 and final"),
         (["1", "1"], None, "--layers 1,1: a layer is named twice"),
-        (None, 4.0, "--window_seconds 4: expected at most 3 s"),
-        (None, 0.001, "--window_seconds 0.001: expected at most 3 s, and a few frames"),
+        (None, 4.0, "--window_seconds 4: expected 0.065125 to 3 s"),
+        (None, 0.001, "--window_seconds 0.001: expected 0.065125 to 3 s"),
     ],
 )
 def test_what_the_encoder_does_not_have_is_refused(layers, window, message):
@@ -167,9 +168,26 @@ def test_utterances_that_are_too_short_are_named(encoder, corpus, tmp_path):
         extract.prepare_states(dataclasses.replace(corpus, utterances=table), encoder, request, tmp_path)
 
 
-def test_values_beyond_float16_are_refused(encoder, corpus, tmp_path):
+@pytest.mark.parametrize("architecture", [WHISPER, WAV2VEC2], ids=["whisper", "wav2vec2"])
+@pytest.mark.parametrize("excess", [0, 1, 319, 320, 321, 5000])
+def test_every_part_of_an_utterance_is_long_enough_for_a_frame(architecture, excess, corpus):
+    """With the shortest window that is taken, and utterances a little longer than it."""
+    window = 2 * (architecture.min_samples + architecture.hop)
+    with pytest.raises(UserError, match="--window_seconds"):
+        extract.make_request(architecture, "frames", window_seconds=(window - 1) / SAMPLE_RATE)
+    request = extract.make_request(architecture, "frames", window_seconds=window / SAMPLE_RATE)
+    lengths = np.full(len(corpus.utterances), window + excess)
+    cut = dataclasses.replace(corpus, utterances=corpus.utterances.assign(num_samples=lengths))
+    pieces = extract._pieces(cut, store.LoadedEncoder("any", architecture, {}, "0"), request)
+    assert pieces.num_samples.min() >= architecture.min_samples and pieces.num_frames.min() >= 1
+    assert pieces.num_samples.max() <= window
+    np.testing.assert_array_equal(np.bincount(pieces.row, pieces.num_samples), lengths)
+
+
+@pytest.mark.parametrize("form", ["frames", "pooled"])
+def test_values_beyond_float16_are_refused(form, encoder, corpus, tmp_path):
     large = jax.tree.map(lambda x: x, encoder.parameters) | {"positions": encoder.parameters["positions"] + 1e5}
-    request = extract.make_request(WHISPER, "frames", ["0"])
+    request = extract.make_request(WHISPER, form, ["0"], dtype="float16")
     with pytest.raises(UserError, match="values beyond the range of float16; --dtype float32"):
         extract.prepare_states(corpus, dataclasses.replace(encoder, parameters=large), request, tmp_path)
 
