@@ -67,7 +67,7 @@ def test_a_training_s_results_say_what_the_heads_are_told(trained):
     summary = json.loads((trained[1] / "summary.json").read_text())
     assert set(summary["emotions"]) == EMOTIONS
     (variant,) = summary["variants"].values()
-    assert any("it is told of which corpus an utterance is" in note for note in variant["notes"])
+    assert any("each utterance is recognised by its own corpus's classifier" in note for note in variant["notes"])
     assert variant["cost"]["latency"] == 1.0 and variant["cost"]["multiply_adds"] > 0
     assert "had a classifier of its own" in (trained[1] / "report.md").read_text()
     (picture,) = (trained[1] / "populations").glob("*/attention.png")
@@ -113,7 +113,7 @@ def test_a_published_model_has_its_heads_and_a_card_that_tells_them(launch, trai
     for part, emotions in PARTS.items():
         (line,) = [line for line in card.splitlines() if line.startswith(f"- A classifier for {part}: ")]
         assert set(line.removesuffix(".").split(": ")[1].split(", ")) == set(emotions)
-    assert "told by the mean of these classifiers' probabilities" in card
+    assert "the probabilities of these classifiers are averaged" in card
     recording = next(speech.glob("second-*.wav"))
     said = [launch("predict", "--workdir", folder, recording, "--json") for folder in (trained[0], to)]
     assert said[0] == said[1] and said[0][0] == 0
