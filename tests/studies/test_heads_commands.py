@@ -68,7 +68,8 @@ def test_a_training_s_results_say_what_the_heads_are_told(trained):
     assert set(summary["emotions"]) == EMOTIONS
     (variant,) = summary["variants"].values()
     assert any("each utterance is recognised by its own corpus's classifier" in note for note in variant["notes"])
-    assert variant["cost"]["latency"] == 1.0 and variant["cost"]["multiply_adds"] > 0
+    cost = variant["known"]["cost"]
+    assert cost["latency"] == 1.0 and cost["multiply_adds"] > 0
     assert "had a classifier of its own" in (trained[1] / "report.md").read_text()
     (picture,) = (trained[1] / "populations").glob("*/attention.png")
     assert picture.read_bytes().startswith(b"\x89PNG")
