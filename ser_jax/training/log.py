@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -46,16 +46,15 @@ class Log:
 class Events:
     """TensorBoard's events of each run, in a folder of its own; nothing where TensorBoard is not installed.
 
-    They are written without TensorFlow, which TensorBoard's own writer of summaries would import.
+    They are written without TensorFlow, which TensorBoard's own writer of summaries would import. No file stays open:
+    a population may have more runs than a process may have open files.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._files = folder, {}
+        self._folder, self._files = folder, {}  # of each run, by its name
 
     def replace(self, rows: Iterable[dict]) -> None:
         """Removes all events and writes those of `rows`."""
-        for file in self._files.values():
-            file.close()
         self._files = {}
         shutil.rmtree(self._folder, ignore_errors=True)
         self.append(rows)
@@ -68,19 +67,21 @@ class Events:
             from tensorboard.summary.writer.record_writer import RecordWriter
         except ImportError:
             return
+        by_run: dict[str, list[dict]] = {}
         for row in rows:
-            values = [Summary.Value(tag=name, simple_value=value) for name, value in _figures(row).items()]
-            event = Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values))
-            RecordWriter(self._file(f"{row['fold']}, seed {row['seed']}")).write(event.SerializeToString())
-        for file in self._files.values():
-            file.flush()
+            by_run.setdefault(f"{row['fold']}, seed {row['seed']}", []).append(row)
+        for run, own in by_run.items():
+            with self._file(run).open("ab") as file:
+                for row in own:
+                    values = [Summary.Value(tag=name, simple_value=value) for name, value in _figures(row).items()]
+                    event = Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values))
+                    RecordWriter(file).write(event.SerializeToString())
 
-    def _file(self, run: str) -> IO[bytes]:
+    def _file(self, run: str) -> Path:
         if run not in self._files:
             folder = self._folder / run.replace(os.sep, "_")
             folder.mkdir(parents=True, exist_ok=True)
-            name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
-            self._files[run] = (folder / name).open("ab")
+            self._files[run] = folder / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
         return self._files[run]
 
 

@@ -1,4 +1,6 @@
 import json
+import os
+import resource
 import struct
 
 import pytest
@@ -43,6 +45,23 @@ def test_a_restart_forgets_the_rows_and_events_that_it_makes_again(tmp_path):
     ]
     assert events(tmp_path / EVENTS / "a_b, seed 0") == [(1, 1.0), (2, 1.0), (3, 0.5)]
     assert events(tmp_path / EVENTS / "a_b, seed 1") == [(1, 1.0), (2, 1.0)]
+
+
+def test_the_events_of_many_runs_keep_no_file_open(tmp_path):
+    pytest.importorskip("tensorboard")
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    log = Log(tmp_path)
+    log.write([row(1)])  # imports, which open files of their own
+    before = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before + 20, limit[1]))
+    try:
+        for step in (2, 3):
+            log.write([row(step, seed=seed) for seed in range(50)])
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    assert [step for step, _ in events(tmp_path / EVENTS / "a_b, seed 0")] == [1, 2, 3]
+    assert [step for step, _ in events(tmp_path / EVENTS / "a_b, seed 49")] == [2, 3]
 
 
 def test_damaged_lines_are_passed_over_and_gone_after_a_restart(tmp_path):
