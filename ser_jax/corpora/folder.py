@@ -141,8 +141,9 @@ def _with_segments(table: Path, rows: pd.DataFrame, problems: Problems) -> pd.Da
             bad,
             lambda row, c=column: f"has the {c} {row[c]!r}, expected seconds, or hours:minutes:seconds",
         )
-    start = pd.Series([seconds["start"][at] or 0.0 for at in rows.index], rows.index, float)
-    end = pd.Series([seconds["end"][at] for at in rows.index], rows.index, float)
+    # Beside numbers, None is NaN by now.
+    start = seconds["start"].loc[rows.index].astype(float).fillna(0.0)
+    end = seconds["end"].loc[rows.index].astype(float)
     rows = rows.drop(columns=given).assign(segment_start=start, segment_end=end, recording=rows["path"])
     backward = rows["segment_end"] <= rows["segment_start"]
     return problems.rows(table, rows, backward, lambda row: f"ends at {row['segment_end']:g} s, before it begins")

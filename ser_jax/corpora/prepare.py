@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib
 import io
+import math
 import os
 import re
 import unicodedata
@@ -86,10 +87,11 @@ def prepare_folder(
     """Packs the user's own recordings as corpus `name`: those that a table lists, else a folder per emotion.
 
     What is in the corpus's `info` beside its description: `speakers_known`, whether speaker-independent protocols are
-    possible; `labels`, what was done with names, in words; `left_out`, the bad utterances that were left out (where,
-    what, id); `notes`, the ids of recordings that are silent, clipped, scaled, ... by kind; `rates` and `channels`, how
-    many recordings have which. A corpus that is already prepared from the same files is returned as it is, unless
-    forced. Raises UserError for bad rows and files; all of them are listed in DATA_DIR/problems/NAME.csv.
+    possible; `labels`, what was done with names, in words; `min_seconds`, that of the options; `left_out`, the bad
+    utterances that were left out (where, what, id); `notes`, the ids of recordings that are silent, clipped, scaled,
+    ... by kind; `rates` and `channels`, how many recordings have which. A corpus that is already prepared from the same
+    files, with the same `min_seconds`, is returned as it is, unless forced. Raises UserError for bad rows and files;
+    all of them are listed in DATA_DIR/problems/NAME.csv.
     """
     check_name(name)
     options = options or Options()
@@ -151,14 +153,17 @@ def _pack_recordings(
     emotions = options.emotions
     if emotions is not None and (len(set(emotions)) < len(emotions) or "" in emotions):
         raise UserError(f"--emotions {','.join(emotions)}: expected names, each once")
+    if not 0 <= options.min_seconds < math.inf:
+        raise UserError(f"--min_seconds {options.min_seconds:g}: expected 0 or more seconds")
     data_dir = Path(data_dir or default_data_dir())
     total = len(utterances) + len(problems.found)
     utterances, said = _with_labels(utterances, where, options, problems)
     check = {"files": len(utterances), "verified_against": verified_against, "content": content_of(utterances)}
     classes = list(emotions or sorted(set(utterances["emotion"])))
-    info |= {"source_check": check, "labels": said + info["labels"]}
+    info |= {"source_check": check, "labels": said + info["labels"], "min_seconds": options.min_seconds}
     prepared = None if options.force else _prepared(name, data_dir)
-    if prepared and prepared.info["source_check"] == check and list(prepared.emotions) == classes:
+    same = prepared and all(prepared.info.get(key) == info[key] for key in ("source_check", "min_seconds"))
+    if same and list(prepared.emotions) == classes:
         bad_before = [*map(_as_text, prepared.info.get("left_out", []))]
         if bad_before == [str(problem) for problem in problems.found] or (options.skip_bad and bad_before):
             print(f"{name} is already prepared (--force prepares it again)")

@@ -6,6 +6,7 @@ Comma, semicolon, tab or bar; UTF-8 with or without a mark, UTF-16; JSON lines; 
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -205,12 +206,15 @@ def _named(path: Path, names: list[str], columns: Sequence[str]) -> list[str]:
 def to_seconds(text: str) -> float | None:
     """Returns seconds from "1.5", "1,5", "00:01.5", "0 days 00:00:01.500000"; None where there are none ("", "NaT").
 
-    Raises ValueError for anything else.
+    Raises ValueError for anything else, infinity and any other spelling of NaN included.
     """
     if text.lower() in ("", "nat", "nan"):
         return None
     if ":" not in text:
-        return float(text.lower().removesuffix("s").replace(",", "."))
-    if text.count(":") == 1:
-        text = "00:" + text
-    return pd.to_timedelta(text.replace(",", ".")).total_seconds()
+        seconds = float(text.lower().removesuffix("s").replace(",", "."))
+    else:
+        text = "00:" + text if text.count(":") == 1 else text
+        seconds = pd.to_timedelta(text.replace(",", ".")).total_seconds()
+    if not math.isfinite(seconds):
+        raise ValueError(f"{text!r} is no finite number of seconds")
+    return seconds

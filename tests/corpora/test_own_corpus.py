@@ -134,6 +134,55 @@ def test_segments_of_dialogs_are_cut_out_of_them(tmp_path):
     assert "before it begins" in whats and "the file has 6.50 s" in whats and "has the start 'x'" in whats
 
 
+def test_a_start_may_be_blank_beside_others_and_times_that_are_not_finite_are_listed(tmp_path):
+    (tmp_path / "in").mkdir()
+    sound = voice(3.0)
+    for speaker in ("a", "b"):
+        soundfile.write(tmp_path / "in" / f"{speaker}.wav", sound, RATE)
+    head = ("file", "start", "end", "emotion", "speaker")
+    rows = [("a.wav", "", "1", "anger", "a"), ("a.wav", "1.5", "", "joy", "a"), ("b.wav", "NaT", "", "joy", "b")]
+    write_table(tmp_path / "table.csv", rows, head)
+    corpus = prepare(tmp_path)
+    for i, (begin, end) in enumerate(((0.0, 1.0), (1.5, 3.0), (0.0, 3.0))):
+        part = sound[round(begin * RATE) : round(end * RATE)]
+        np.testing.assert_allclose(waveform(corpus, i), part * 32768, atol=1)
+    assert corpus.utterances["segment_start"].tolist() == [0.0, 1.5, 0.0]
+
+    bad = [
+        ("b.wav", start, end, "anger", "b") for start, end in (("inf", ""), ("0", "inf"), ("-nan", "1"), ("1", "+nan"))
+    ]
+    write_table(tmp_path / "table.csv", rows + bad, head)
+    with pytest.raises(UserError, match="4 of 7"):
+        prepare(tmp_path)
+    whats = " | ".join(row["what"] for row in listed(tmp_path))
+    for what in ("the start 'inf'", "the end 'inf'", "the start '-nan'", "the end '+nan'"):
+        assert f"has {what}, expected seconds, or hours:minutes:seconds" in whats
+    assert len(prepare(tmp_path, skip_bad=True).utterances) == 3
+
+
+def test_another_shortest_length_counts_in_what_is_already_prepared(own, tmp_path, capsys):
+    soundfile.write(tmp_path / "in" / "s2_anger.wav", voice(0.3), RATE)
+
+    def again(**options):
+        number = len(prepare(tmp_path, **options).utterances)
+        return number, "already prepared" in capsys.readouterr().out
+
+    assert again(min_seconds=0.2) == (12, False) and again(min_seconds=0.2) == (12, True)
+    with pytest.raises(UserError, match=r"0\.300 s long, expected at least 0\.5"):
+        prepare(tmp_path, min_seconds=0.5)
+    assert again(min_seconds=0.2) == (12, True), "a refusal leaves what was there"
+    assert again(min_seconds=0.5, skip_bad=True) == (11, False)
+    assert again(min_seconds=0.5, skip_bad=True) == (11, True)
+    assert again(min_seconds=0.2, skip_bad=True) == (12, False)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
+def test_a_shortest_length_that_is_none_is_refused(own, tmp_path, seconds):
+    with pytest.raises(UserError, match=r"--min_seconds .*: expected 0 or more seconds"):
+        prepare(tmp_path, min_seconds=seconds)
+    assert not (tmp_path / "data").exists()
+
+
 def test_labels_are_mapped_merged_dropped_and_it_is_told(own, tmp_path):
     corpus = prepare(tmp_path, labels=Changes({"joy": "happiness", "neutral": "happiness"}, dropped=("sadness",)))
     assert corpus.emotions == ("anger", "happiness")
