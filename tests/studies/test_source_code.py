@@ -1,6 +1,7 @@
 """Which code decides a result: all that is imported to compute it, and nothing else."""
 
 import ast
+import inspect
 import shutil
 import subprocess
 import sys
@@ -101,10 +102,10 @@ def test_imports_inside_functions_and_of_packages_are_followed(tmp_path):
     }
     for name, source in sources.items():
         (package / name).write_text(source)
-    found = source_code.reachable(["ser_jax.first"], package)
+    found = source_code.reachable(["ser_jax.first"], {"ser_jax": package})
     assert set(found) == {"ser_jax", "ser_jax.first", "ser_jax.room", "ser_jax.room.second", "ser_jax.third"}
     assert found["ser_jax.room"] == package / "room/__init__.py"
-    assert "ser_jax.third" not in source_code.reachable(["ser_jax.first"], package, without={"ser_jax.third"})
+    assert "ser_jax.third" not in source_code.reachable(["ser_jax.first"], {"ser_jax": package}, {"ser_jax.third"})
 
 
 def test_all_that_python_loads_of_ser_jax_to_train_and_predict_is_among_the_files():
@@ -115,9 +116,78 @@ def test_all_that_python_loads_of_ser_jax_to_train_and_predict_is_among_the_file
     found = source_code.files_behind({"model": {"name": "cnn"}}, PACKAGE)
     others = {family.module.__module__ for name, family in FAMILIES.items() if name != "cnn"}
     missed = loaded - set(found)
-    assert missed <= set(source_code.reachable(others, PACKAGE))
+    assert missed <= set(source_code.reachable(others, {"ser_jax": PACKAGE}))
     assert all(name.startswith("ser_jax.models.") for name in missed)
     assert not others & set(found)
+
+
+def used_by(module):
+    """The modules of models that a module has something of, directly or not, as Python has loaded them."""
+    found, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found or not str(name).startswith("ser_jax.models."):
+            continue
+        found.add(name)
+        for value in vars(sys.modules[name]).values():
+            waiting.append(value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None))
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_modules_that_a_family_uses_are_in_its_key_and_no_other_family_is(family):
+    modules = {name: each.module.__module__ for name, each in FAMILIES.items()}
+    used = used_by(modules[family])
+    found = set(source_code.files_behind({"model": {"name": family}}, PACKAGE))
+    assert used <= found
+    assert found & set(modules.values()) == used & set(modules.values())
+    assert ("ser_jax.models.transformer" in used) == (family in ("encoder_head", "transformer"))
+
+
+@pytest.fixture
+def own_code(tmp_path, monkeypatch):
+    """A folder of a model's code outside the package: what it imports, and what it does not."""
+    sources = {
+        "own_code_for_tests/__init__.py": "",
+        "own_code_for_tests/parts.py": "from .deep import below\nimport beside_for_tests\nVALUE = below.VALUE\n",
+        "own_code_for_tests/deep/__init__.py": "from .. import last\n",
+        "own_code_for_tests/deep/below.py": "VALUE = 1\n\ndef later():\n    import ser_jax.models.transformer\n",
+        "own_code_for_tests/last.py": "",
+        "own_code_for_tests/unused.py": "",
+        "beside_for_tests.py": "import numpy\n",
+        "unused_for_tests.py": "",
+    }
+    for name, source in sources.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.split(".")[0] in ("own_code_for_tests", "beside_for_tests")]:
+        del sys.modules[name]
+
+
+def test_code_outside_the_package_counts_with_all_that_it_imports_there(own_code):
+    config = {"model": {"name": "own_code_for_tests.parts:VALUE"}}
+    before, imported = source_code.code_version(config), []
+    for path in sorted(own_code.rglob("*.py")):
+        source = path.read_text()
+        path.write_text(source + "MORE = 1\n")
+        imported += [path.name] if source_code.code_version(config) != before else []
+        path.write_text(source)
+    assert imported == ["beside_for_tests.py", "__init__.py", "__init__.py", "below.py", "last.py", "parts.py"]
+    found = source_code.files_behind(config, PACKAGE)
+    assert "ser_jax.models.transformer" in found and "ser_jax.models.cnn" not in found
+    assert not any(name.startswith("numpy") for name in found)
+
+
+def test_of_installed_code_its_own_package_alone_counts(own_code, monkeypatch):
+    installed = own_code / "lib" / "site-packages"
+    shutil.copytree(own_code / "own_code_for_tests", installed / "own_code_for_tests")
+    (own_code / "beside_for_tests.py").rename(installed / "beside_for_tests.py")
+    monkeypatch.syspath_prepend(installed)
+    found = source_code.files_behind({"model": {"name": "own_code_for_tests.parts:VALUE"}}, PACKAGE)
+    assert found["own_code_for_tests.last"] == installed / "own_code_for_tests" / "last.py"
+    assert "beside_for_tests" not in found
 
 
 def test_what_newer_pythons_add_to_a_syntax_tree_does_not_count(monkeypatch):
