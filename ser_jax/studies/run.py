@@ -187,7 +187,7 @@ def _train(
                 state, seconds = loop.train(
                     population,
                     folder,
-                    report=lambda entry: _show(bar, entry, population),
+                    report=lambda entry: _show(bar, entry, len(population.runs)),
                     profile_steps=profile_steps,
                 )
         begun = time.monotonic()
@@ -298,14 +298,12 @@ def _progress(title: str, population: Population) -> tqdm:
     )
 
 
-def _show(bar: tqdm, entry: dict, population: Population) -> None:
-    bar.n = entry["step"] * len(population.runs)
-    figures_shown = {"loss": f"{entry['loss']:.3f}"}
-    if "frames_loss" in entry:
-        figures_shown["frames loss"] = f"{entry['frames_loss']:.3f}"
+def _show(bar: tqdm, entry: dict, num_runs: int) -> None:
+    """Shows the figures that a step has: none where no run was trained, the last validation where it had none."""
+    bar.n = entry["step"] * num_runs
+    shown = {name.replace("_", " "): f"{entry[name]:.3f}" for name in ("loss", "frames_loss") if name in entry}
     if "validation_ua" in entry:
-        figures_shown["validation UA"] = f"{100 * entry['validation_ua']:.1f}%"
-        bar.validation = figures_shown["validation UA"]
-    elif hasattr(bar, "validation"):
-        figures_shown["validation UA"] = bar.validation
-    bar.set_postfix(figures_shown)
+        bar.validation = f"{100 * entry['validation_ua']:.1f}%"
+    if hasattr(bar, "validation"):
+        shown["validation UA"] = bar.validation
+    bar.set_postfix(shown)

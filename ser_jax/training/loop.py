@@ -134,9 +134,9 @@ def _train(
         late = time.monotonic() - saved_at > population.config["training"]["checkpoint_seconds"]
         elapsed, late, stop = processes.largest(time.monotonic() - begun, late, interrupted())
         seconds["train"] += elapsed
-        # 5. The validation speakers.
+        # 5. The validation speakers, if there is a run to predict with.
         validation = np.full(len(population.runs), np.nan)
-        if step % validate_every == 0 and processes.leads():
+        if step % validate_every == 0 and processes.leads() and (diverged_at < 0).any():
             with _timed(seconds, "validate"):
                 validation = validation_ua(population, state)
         with np.errstate(divide="ignore", invalid="ignore"):  # of a run that has diverged there is nothing to divide

@@ -1,6 +1,7 @@
 """The runner: what it never does twice, what it does when a variant fails, and how processes share its work."""
 
 import dataclasses
+import io
 import json
 import os
 import subprocess
@@ -11,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from tqdm import tqdm
 
 from ser_jax import config as configuration
 from ser_jax.errors import UserError
 from ser_jax.studies import more_seeds, run, store
 from ser_jax.studies.plan import make_plan, one_variant
 from ser_jax.studies.variants import prepare
-from ser_jax.training import loop
+from ser_jax.training import log, loop
 from ser_jax.training.population import make_population
 from tests.training.tiny import CONFIG, tiny_corpus, vectors
 
@@ -237,3 +239,15 @@ def test_a_workdir_from_before_a_key_existed_goes_on(tmp_path):
     run.claim(tmp_path, settings)
     with pytest.raises(UserError, match="initial"):
         run.claim(tmp_path, configuration.merge(settings, {"training": {"initial": "elsewhere"}}))
+
+
+def test_the_progress_shows_a_step_in_which_no_run_was_trained():
+    """One run has stopped, the other diverged at the first step of a call: neither has a loss."""
+    rows = [{"step": 3, "epoch": 0.5, "fold": "a", "seed": 0, "loss": 0.25, "validation_ua": 0.5}]
+    ended = {"step": 4, "epoch": 0.6, "fold": "a", "loss": None}
+    rows += [{**ended, "seed": 0}, {**ended, "seed": 1, "diverged_at": 4}]
+    bar, shown = tqdm(file=io.StringIO(), total=10), []
+    for entry in log.means(rows):
+        run._show(bar, entry, 2)
+        shown.append((bar.n, bar.postfix))
+    assert shown == [(6, "loss=0.250, validation UA=50.0%"), (8, "validation UA=50.0%")]

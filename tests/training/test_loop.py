@@ -7,7 +7,7 @@ import types
 import pytest
 
 from ser_jax.errors import UserError
-from ser_jax.training import devices, loop, processes
+from ser_jax.training import devices, log, loop, processes
 from tests.training.tiny import tiny_corpus, tiny_population
 
 
@@ -40,6 +40,14 @@ def test_a_process_that_follows_wants_checkpoints_as_often_as_one_that_leads(dat
     assert len(leader) == len(follower) > 8
     assert 0 < sum(leader) < len(leader) / 2
     assert sum(follower) == sum(leader)
+
+
+def test_where_every_run_diverges_the_learning_rate_is_named_at_a_validation_too(data, tmp_path):
+    training = {"train_steps": 6, "validate_steps": 1}
+    optimizer = {"learning_rate": 1e30, "gradient_clip": 0.0}
+    with pytest.raises(UserError, match=r"config\.optimizer\.learning_rate: found 1e\+30; every run diverged"):
+        loop.train(tiny_population(*data, folds=[0], training=training, optimizer=optimizer), tmp_path)
+    assert log.read(tmp_path / log.FILE)[-1]["diverged_at"] > 0
 
 
 TRAINING = """
