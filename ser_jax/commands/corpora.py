@@ -67,7 +67,7 @@ def table(data_dir: str | os.PathLike | None) -> list[dict[str, Any]]:
 def text(rows: list[dict[str, Any]]) -> str:
     """Returns the table as text."""
     columns = ("name", "language", "speakers", "utterances", "prepared", "hours", "protocol", "licence", "from")
-    cells = [[str(row.get(column, "")) for column in columns] for row in rows]
+    cells = [["" if row.get(column) is None else str(row[column]) for column in columns] for row in rows]
     widths = [max(len(line[at]) for line in [list(columns), *cells]) for at in range(len(columns))]
     lines = [list(columns), *cells]
     padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)

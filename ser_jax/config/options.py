@@ -55,7 +55,7 @@ OPTIONS: dict[str, Any] = {
         "num_folds": Option(0, whole(2, zero="the protocol's own number"), "where the protocol leaves it open"),
         "num_text_groups": Option(2, whole(2), "of speaker_and_text_independent"),
         "seed": Option(0, whole(), "of what the protocol draws at random"),
-        "file": Option("", text(), "the list of folds of the protocol official"),
+        "file": Option("", text(), "the list of folds of the protocol official; empty: the corpus's column split"),
         "source": Option("", text(), "of a merged corpus: the source whose speakers are tested; empty: all"),
         "tested": Option("test", one_of("test", "validation"), "validation: to choose by, test speakers left out"),
         "selection_speakers": Option(

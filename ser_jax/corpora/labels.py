@@ -27,6 +27,7 @@ SYNONYMS = {
     "sadness": ("sad", "trauer", "tristezza", "tristesse", "tristeza"),
     "surprise": ("sur", "surprised", "pleasant_surprise", "ps", "überraschung", "sorpresa"),
 }
+VOTE = "vote_"  # begins the columns that say how many raters heard an emotion, as vote_anger
 _OF_WORD = {word: emotion for emotion, words in SYNONYMS.items() for word in words}
 
 
@@ -125,6 +126,30 @@ def _key(name: str) -> str:
     name = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
     name = re.sub(r"^(\d+)[.,]0+$", r"\1", name)
     return re.sub(r"(?<!\d)0+(?=\d)", "", name)
+
+
+def with_renamed_votes(utterances: pd.DataFrame, changes: Changes) -> pd.DataFrame:
+    """Returns a table whose columns `vote_EMOTION` have the emotions' new names; votes for one emotion are summed.
+
+    Raises UserError for votes that are to be summed and are no numbers.
+    """
+    emotions = voted(utterances)
+    columns = [VOTE + emotion for emotion in emotions]
+    made, renamed = rename(emotions, dataclasses.replace(changes, dropped=()), known=changes.renamed)
+    if not renamed:
+        return utterances
+    votes = utterances[columns].apply(lambda column: pd.to_numeric(column.replace("", "0"), errors="coerce"))
+    for column in columns:
+        if votes[column].isna().any():
+            found = utterances[column][votes[column].isna()].iloc[0]
+            raise UserError(f"column {column}: {found!r}, expected how many raters heard the emotion")
+    votes = votes.T.groupby(made, sort=False).sum().T
+    return pd.concat([utterances.drop(columns=columns), votes.map("{:g}".format).add_prefix(VOTE)], axis=1)
+
+
+def voted(utterances: pd.DataFrame) -> list[str]:
+    """Returns the emotions that a table has a column `vote_EMOTION` of."""
+    return [column.removeprefix(VOTE) for column in utterances if column.startswith(VOTE)]
 
 
 def look_alike(names: Iterable[str]) -> list[str]:

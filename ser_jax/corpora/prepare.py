@@ -119,23 +119,28 @@ def prepare_layout(
     """Packs a published corpus that is told by its layout, from the folder of its recordings; see `layouts`.
 
     `info` is as `prepare_folder` makes it, and says how many of the recordings that the owner describes are there.
+    Its classes are those of its literature; with `emotions` or `labels` in `options`, the owner's that these leave.
     """
     layout, problems, options = layouts.load(name), Problems(), options or Options()
     if not Path(source).is_dir():
         raise UserError(f"{source}: no such folder, expected that with the recordings of {layout.title}")
     utterances = layouts.list_recordings(layout, source, problems)
+    described = layout.utterances or len(utterances) + len(problems.found)
     info = {
-        "description": f"{layout.title}: {len(utterances)} of the {layout.utterances} utterances that are described",
+        "description": f"{layout.title}: {len(utterances)} of the {described} utterances that are described",
         "citation": layout.citation,
         "licence": layout.licence,
         "homepage": layout.homepage,
         "language": layout.language,
-        "speakers_known": True,
+        "speakers_known": bool((utterances["speaker"] != "").all()),
         "labels": [],
     }
-    against = f"the names of {layout.title}, {layout.utterances} recordings by its description"
+    against = f"the names of {layout.title}, {described} recordings by its description"
     if options.emotions is None and not options.labels:
-        options = dataclasses.replace(options, emotions=layout.emotions)
+        there = {*utterances["emotion"], *labels.voted(utterances)}
+        renamed = {old: new for old, new in layout.renamed.items() if old in there}
+        dropped = [emotion for emotion in layout.dropped if emotion in set(utterances["emotion"])]
+        options = dataclasses.replace(options, emotions=layout.emotions, labels=Changes(renamed, dropped))
     return _pack_recordings(name, str(source), utterances, problems, info, data_dir, options, against)
 
 
@@ -185,8 +190,8 @@ def _with_labels(
     if utterances.empty:
         return utterances, []
     emotions = utterances["emotion"].map(lambda name: unicodedata.normalize("NFC", name))
-    renamed_names, renamed = labels.rename(emotions.tolist(), options.labels)
-    utterances = utterances.assign(emotion=renamed_names)
+    renamed_names, renamed = labels.rename(emotions.tolist(), options.labels, known=labels.voted(utterances))
+    utterances = labels.with_renamed_votes(utterances.assign(emotion=renamed_names), options.labels)
     dropped = utterances["emotion"].isin(options.labels.dropped)
     said = labels.describe(renamed, options.labels.dropped, int(dropped.sum()))
     utterances = utterances[~dropped]

@@ -1,8 +1,9 @@
 """Protocols: rules that turn a corpus into folds of train, validation and test utterances.
 
 A protocol is a pure function of the corpus's table, its options and a seed. `leave_one_speaker_out` and its kin keep
-every speaker of the test side out of training and validation; `random` does not, and says so; folds from a file are
-looked at, not believed. `everything` makes models to be used elsewhere: its figures are of what was learnt.
+every speaker of the test side out of training and validation; `random` does not, and says so; folds from a file,
+and those that a corpus names itself, are looked at, not believed. `everything` makes models to be used elsewhere: its
+figures are of what was learnt.
 """
 
 import dataclasses
@@ -25,11 +26,12 @@ PROTOCOLS = {  # and the rule that makes their folds
     "grouped_k_fold": "each group of speakers is tested by models that never heard any of them",
     "leave_one_session_out": "each session is tested by models that never heard its speakers",
     "speaker_and_text_independent": "each speaker and group of texts is tested by models that heard neither",
-    "official": "folds read from a file",
+    "official": "folds read from a file, or the split that the corpus names",
     "random": "random folds with equal shares of each emotion",
     "everything": "all utterances are learnt, and the same are tested",
 }
 SPLITS = ("train", "validation", "test")
+_SPLIT_WORDS = {"valid": "validation", "val": "validation", "dev": "validation", "development": "validation"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,15 +98,17 @@ def make_protocol(
         return _nested(corpus, name, selection_speakers, tested, lambda part: make_protocol(part, name, **options))
     if name not in PROTOCOLS:
         raise UserError(f"unknown protocol {brief(name)}{did_you_mean(name, PROTOCOLS)}")
-    if (file is None) == (name == "official"):
-        raise UserError(f"protocol {name}: a file of folds goes with the protocol official, which needs one")
+    if file is not None and name != "official":
+        raise UserError(f"protocol {name}: a file of folds goes with the protocol official")
     _refuse_idle_options(name, num_folds, num_text_groups, seed)
     if validation_speakers < 0:
         raise UserError(f"protocol {name}: validation_speakers={validation_speakers}, expected 0 or more")
     rule = PROTOCOLS[name]
     if name == "official":
-        folds = _official(corpus, Path(file), validation_speakers)
-        rule = f"folds read from {Path(file).name}"
+        entries = _own_split(corpus) if file is None else read_fold_list(Path(file))
+        where = f"corpus {corpus.name}: column split" if file is None else str(file)
+        folds = _official(corpus, entries, where, validation_speakers)
+        rule = "the split that the corpus names" if file is None else f"folds read from {Path(file).name}"
     elif name == "everything":
         folds = [_fold("protocol everything", "everything", _all(corpus), ~_all(corpus), _all(corpus))]
     elif name == "random":
@@ -386,11 +390,23 @@ def _random(corpus: Corpus, num_folds: int, validate: bool, seed: int) -> list[F
     return folds
 
 
-# --- Folds from a file. ---
+# --- Official folds: from a file, or the corpus's own. ---
 
 
-def _official(corpus: Corpus, file: Path, validation_speakers: int) -> list[Fold]:
-    entries = read_fold_list(file)
+def _own_split(corpus: Corpus) -> pd.DataFrame:
+    """The one fold that a corpus's column `split` makes, as `read_fold_list` returns it."""
+    table = corpus.utterances
+    if "split" not in table:
+        raise UserError(
+            f"protocol official: corpus {corpus.name} has no column split; expected one, with train, validation and "
+            "test, or a file of folds"
+        )
+    words = table["split"].astype(str)
+    splits = [_split(word.lower(), f"corpus {corpus.name}: column split") if word else "" for word in words]
+    return pd.DataFrame({"fold": "official", "split": splits, "utterance": [(name,) for name in table["id"]]})
+
+
+def _official(corpus: Corpus, entries: pd.DataFrame, where: str, validation_speakers: int) -> list[Fold]:
     row_of = {id: row for row, id in enumerate(corpus.utterances["id"])}
     speakers = corpus.utterances["speaker"].to_numpy()
     used: Counter[str] = Counter()
@@ -403,7 +419,7 @@ def _official(corpus: Corpus, file: Path, validation_speakers: int) -> list[Fold
             lacking = [names_of_one[0] for names_of_one, row in zip(names, rows, strict=True) if row is None]
             if lacking:
                 raise UserError(
-                    f"{file}: fold {name} lists {len(lacking)} {split} utterances that corpus {corpus.name} has not, "
+                    f"{where}: fold {name} lists {len(lacking)} {split} utterances that corpus {corpus.name} has not, "
                     f"the first is {lacking[0]!r}"
                 )
             sides[split] = _mask(corpus, rows)
@@ -411,7 +427,7 @@ def _official(corpus: Corpus, file: Path, validation_speakers: int) -> list[Fold
             both = np.flatnonzero(sides[one] & sides[other])
             if len(both):
                 raise UserError(
-                    f"{file}: fold {name} has {len(both)} utterances in both {one} and {other}, "
+                    f"{where}: fold {name} has {len(both)} utterances in both {one} and {other}, "
                     f"the first is {corpus.utterances['id'][both[0]]!r}"
                 )
         if not sides["validation"].any() and sides["train"].any() and sides["test"].any() and speakers_known(corpus):
@@ -419,7 +435,7 @@ def _official(corpus: Corpus, file: Path, validation_speakers: int) -> list[Fold
             chosen = _choose_validation(corpus, name, sides["train"], after, used, validation_speakers)
             sides["validation"] = sides["train"] & np.isin(speakers, chosen)
             sides["train"] = sides["train"] & ~sides["validation"]
-        folds.append(_fold(str(file), name, **sides))
+        folds.append(_fold(where, name, **sides))
     return folds
 
 
@@ -483,7 +499,7 @@ def _records(file: Path, fields: tuple[str, ...]) -> list[dict]:
         elif file.suffix == ".json":
             records = json.loads(file.read_text(encoding="utf-8-sig"))
         else:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
+            lines = file.read_text(encoding="utf-8-sig").split("\n")  # JSON may hold Unicode's other line ends
             records = [json.loads(line) for line in lines if line.strip()]
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
@@ -496,8 +512,8 @@ def _records(file: Path, fields: tuple[str, ...]) -> list[dict]:
     return records
 
 
-def _split(split: str, where: Path) -> str:
-    split = {"valid": "validation"}.get(split, split)
+def _split(split: str, where: Path | str) -> str:
+    split = _SPLIT_WORDS.get(split, split)
     if split not in SPLITS:
         raise UserError(f"{where}: split {split!r}, expected one of {', '.join(SPLITS)}")
     return split

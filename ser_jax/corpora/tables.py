@@ -25,6 +25,7 @@ SYNONYMS = {
     "transcript": ("transcription",),
     "language": ("lang",),
     "session": ("session_id",),
+    "split": ("split_set", "partition", "subset"),
     "id": ("utterance", "utterance_id", "utt", "utt_id"),
     "start": ("begin", "onset", "start_time", "begin_time", "segment_start"),
     "end": ("stop", "end_time", "segment_end"),
@@ -146,7 +147,7 @@ def _read_json(path: Path, text: str) -> pd.DataFrame:
             records = json.loads(text)
             places = range(1, len(records) + 1)
         else:
-            for number, line in enumerate(text.splitlines(), start=1):
+            for number, line in enumerate(text.split("\n"), start=1):  # JSON may hold Unicode's other line ends
                 if line.strip():
                     records.append(json.loads(line))
                     places.append(number)

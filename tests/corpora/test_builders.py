@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import soundfile
+import tensorflow_datasets as tfds
 
 from ser_jax.corpora.audio import to_int16
 from ser_jax.corpora.builders import emodb, ravdess
@@ -261,6 +262,7 @@ def test_emodb_carries_what_names_and_listeners_tell(tmp_path):
     assert (first["recognition"], first["naturalness"]) == (pytest.approx(0.9), pytest.approx(0.6667))
     assert math.isnan(last["recognition"]), "a recording that listeners did not rate"
     assert info.metadata["source_check"] == source.check
+    assert len(tfds.load("emodb", data_dir=str(tmp_path / "data"), split="train")) == 4, "as TFDS's users load it"
     np.testing.assert_array_equal(first["waveform"], soundfile.read(folder / "03a01Fa.wav", dtype="int16")[0])
     assert first["waveform"].dtype == np.int16
 

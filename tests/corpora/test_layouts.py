@@ -1,4 +1,4 @@
-"""Published corpora in their owners' layouts, as generated miniatures."""
+"""Published corpora in their owners' layouts, as generated miniatures; those with annotations have a module beside."""
 
 import argparse
 import json
@@ -48,6 +48,7 @@ MINIATURES = {  # corpus -> file -> what it is
         "0020/Surprise/0020_001750.wav": ("0020", "surprise", "en350"),
     },
 }
+ANNOTATED = ("iemocap", "iemocap_6", "meld", "msp_improv", "msp_podcast")
 
 
 def run(module, *arguments):
@@ -64,7 +65,7 @@ def write(folder, names):
 
 
 def test_every_layout_has_a_miniature_and_says_what_it_must():
-    assert set(layouts.names()) == set(MINIATURES)
+    assert set(layouts.names()) == {*MINIATURES, *ANNOTATED}
     for layout in map(layouts.load, layouts.names()):
         assert (
             layout.protocol in PROTOCOLS and layout.homepage.startswith("http") and layout.licence and layout.citation
@@ -110,7 +111,7 @@ def test_the_corpora_are_listed_with_what_is_here(tmp_path, capsys):
     capsys.readouterr()
     assert run(command, "--data_dir", tmp_path, "--json") == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert set(rows) == {"emodb", "ravdess", *MINIATURES}
+    assert set(rows) == {"emodb", "ravdess", *MINIATURES, *ANNOTATED}
     assert (rows["savee"]["prepared"], rows["tess"]["prepared"], rows["emodb"]["utterances"]) == (4, 0, 535)
     assert run(command, "--data_dir", tmp_path) == 0
     assert "leave_one_speaker_out" in capsys.readouterr().out

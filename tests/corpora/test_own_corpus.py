@@ -1,11 +1,13 @@
 """What people bring: every bad file at once, segments, several spellings, phones' recordings, odd names of emotions."""
 
 import csv
+import json
 import os
 import unicodedata
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 
@@ -14,6 +16,7 @@ from ser_jax.corpora import load_corpus
 from ser_jax.corpora.corpus import waveform
 from ser_jax.corpora.labels import Changes
 from ser_jax.corpora.prepare import Options, prepare_folder
+from ser_jax.corpora.protocols import make_protocol
 from ser_jax.errors import UserError
 
 RATE = 16000
@@ -217,6 +220,48 @@ def test_a_hugging_face_audio_folder_is_taken_as_it_is(own, tmp_path):
     write_table(tmp_path / "in" / "metadata.csv", own, ("file_name", "label", "speaker_id"))
     corpus = prepare_folder("own", tmp_path / "in", tmp_path / "data")
     assert corpus.info["speakers_known"] and corpus.utterances["speaker"].nunique() == 3
+
+
+def test_a_hugging_face_audio_folder_with_json_lines_is_taken_as_it_is(own, tmp_path):
+    splits = ("train", "validation", "test")
+    lines = [
+        {
+            "file_name": path,
+            "label": emotion,
+            "actor": speaker,
+            "transcription": "so\u2028it is",
+            "split": splits[i // 4],
+        }
+        for i, (path, emotion, speaker) in enumerate(own)
+    ]
+    text = "\r\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    (tmp_path / "in" / "metadata.jsonl").write_text(text, encoding="utf-8")
+    corpus = prepare_folder("own", tmp_path / "in", tmp_path / "data")
+    assert set(corpus.utterances["transcript"]) == {"so\u2028it is"} and len(corpus.utterances) == 12
+    (fold,) = make_protocol(corpus, "official").folds
+    assert [len(fold.train), len(fold.validation), len(fold.test)] == [4, 4, 4]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_an_audformat_table_is_taken_as_it_is(own, suffix, tmp_path):
+    index = pd.MultiIndex.from_arrays(
+        [
+            [path for path, *_ in own],
+            pd.to_timedelta([0.1] * len(own), unit="s"),
+            pd.to_timedelta([0.5] * (len(own) - 1) + [None], unit="s"),
+        ],
+        names=["file", "start", "end"],
+    )
+    columns = {"emotion": pd.Categorical([emotion for _, emotion, _ in own]), "speaker": [name for *_, name in own]}
+    table = pd.DataFrame({**columns, "arousal": [0.25, *[None] * (len(own) - 1)]}, index)
+    path = tmp_path / f"db.emotion.{suffix}"
+    if suffix == "csv":
+        table.to_csv(path)
+    else:
+        table.to_parquet(path)
+    corpus = prepare_folder("own", tmp_path / "in", tmp_path / "data", Options(table=path))
+    assert corpus.utterances["num_samples"].tolist() == [6400] * 11 + [11200]
+    assert corpus.utterances["speaker"].nunique() == 3 and corpus.utterances["arousal"].tolist() == ["0.25"] + [""] * 11
 
 
 def test_a_class_of_phone_recordings_never_vanishes(own, tmp_path):

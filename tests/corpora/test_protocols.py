@@ -200,7 +200,7 @@ def test_texts_are_dealt_into_as_many_groups_as_asked():
         (grid(), "random", {"num_folds": 2}, "from 3"),
         (grid(), "random", {"num_folds": 100}, "is 48"),
         (grid(), "random", {"validation_speakers": -1}, "0 or more"),
-        (grid(), "official", {}, "file of folds"),
+        (grid(), "official", {}, "no column split; expected one, with train, validation and test, or a file"),
         (grid(), "random", {"file": "folds.json"}, "file of folds"),
         (grid(), "official", {"file": "nowhere.json"}, "nowhere.json.*No such file"),
         (grid(), "official", {"file": "folds.txt"}, "folds.txt"),
@@ -233,6 +233,24 @@ def write(path, records):
     else:
         pd.DataFrame(records).to_csv(path, index=False)
     return path
+
+
+def with_splits(*words):
+    corpus = corpus_of([f"s{i}" for i in range(len(words))])
+    return dataclasses.replace(corpus, utterances=corpus.utterances.assign(split=words))
+
+
+def test_a_corpus_names_its_official_split_itself():
+    protocol = make_protocol(with_splits("train", "Train", "dev", "test", ""), "official")
+    (fold,) = protocol.folds
+    assert [rows.tolist() for rows in (fold.train, fold.validation, fold.test)] == [[0, 1], [2], [3]]
+    assert protocol.speaker_independent and protocol.description.startswith("the split that the corpus names")
+    (fold,) = make_protocol(with_splits("train", "train", "test"), "official").folds
+    assert [len(rows) for rows in (fold.train, fold.validation, fold.test)] == [1, 1, 1], "a speaker validates"
+    with pytest.raises(UserError, match=r"corpus made: column split: split 'exam', expected one of train"):
+        make_protocol(with_splits("train", "exam"), "official")
+    with pytest.raises(UserError, match=r"corpus made: column split: fold official has no test utterances"):
+        make_protocol(with_splits("train", "dev"), "official")
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
