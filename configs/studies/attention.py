@@ -8,7 +8,8 @@ python launch.py study configs/studies/attention.py:emodb,encoder_pooling
 The arguments are any prepared corpus that says who speaks and the name of one question: shufflenet, encoder or
 recurrent; or eca, the claim alone: with and without, in the recipe's network; or cnn, the claim in a plain CNN; or
 encoder_pooling, inductive heads on the states that `prepare encoder CORPUS --encoder smart-turn-v3.2 --layers 1,2,3
---average 4` keeps. Without arguments, the models are tiny and the corpus is the built-in one. Every variant is measured
+--average 4` keeps; the name of another encoder, whose states are those of three layers too, may follow. Without
+arguments, the models are tiny and the corpus is the built-in one. Every variant is measured
 against its twin without that attention, with the same folds, seeds, batches and augmentation. What two corpora said
 with five seeds is in docs/answer.md; one H200 took seven and a half minutes for it (docs/scaling.md).
 """
@@ -27,7 +28,6 @@ TINY = {  # the built-in voices, with an input and a schedule that two cores man
 ON_STATES = {  # heads learn fast; the encoder has heard the waveforms already, so that these cannot be changed
     "frontend": {
         "kind": "precomputed",
-        "features": "smart-turn-v3.2.frames",
         "normalization": "train",
         "trim_db": 0.0,
         "hop_ms": 10.0,
@@ -40,7 +40,7 @@ ON_STATES = {  # heads learn fast; the encoder has heard the waveforms already, 
 }
 
 
-def get_config(corpus: str = "synthetic", question: str = "") -> dict:
+def get_config(corpus: str = "synthetic", question: str = "", encoder_name: str = "smart-turn-v3.2") -> dict:
     """Returns the study, whole or one question of it, on a corpus."""
     base = completed(TINY) if corpus == "synthetic" else recipe.get_config(corpus, use="transductive")
     questions = {make.__name__: make for make in (shufflenet, encoder, recurrent, eca, cnn, encoder_pooling)}
@@ -50,7 +50,8 @@ def get_config(corpus: str = "synthetic", question: str = "") -> dict:
         "questions": [make(corpus == "synthetic") for make in chosen],
     }
     if question == "encoder_pooling":
-        return merge(merge(base, ON_STATES), {"study": study})
+        features = {"frontend": {"features": f"{encoder_name}.frames"}}
+        return merge(merge(merge(base, ON_STATES), features), {"study": study})
     return merge(base, {"evaluation": {"robustness": CONDITIONS}, "study": study})
 
 
@@ -146,28 +147,45 @@ def recurrent(tiny: bool) -> dict:
 
 
 def encoder_pooling(tiny: bool) -> dict:
-    """Attention on top of a pretrained encoder: in the pooling, between frames, and over channels."""
+    """Attention on top of a pretrained encoder: in the pooling, between frames, over channels, and in a decoder.
+
+    Attention in a pooling adds parameters. Each such head is measured against the plain pooling, and against one that
+    has as many parameters in a hidden layer after the plain pooling; so has a block without attention in a second
+    feed-forward layer, and a decoder without attention but for the attention's own keys and queries.
+    """
     del tiny  # the built-in corpus has no states until `prepare encoder synthetic` has made them
     head = {"name": "encoder_head", "states": 3, "dropout": 0.3}
     block = {**head, "depth": 1}
+    decoder = {"name": "attention_rnn", "hidden": 64, "depth": 1, "subsampling": 1}
     return {
         "name": "encoder_pooling",
         "text": "Does attention help on top of a pretrained encoder?",
         "variants": {
             "mean": {"model": {**head, "pooling": "mean"}},
-            "mean and deviation": {"model": {**head, "pooling": "statistics"}},
-            "self-attentive": {"model": {**head, "pooling": "self_attentive"}},
-            "multi-head": {"model": {**head, "pooling": "multi_head"}},
-            "attentive statistics": {"model": {**head, "pooling": "attentive_statistics"}},
             "mean, ECA": {"model": {**head, "pooling": "mean", "attention": "eca"}},
+            "mean, hidden layer of 67": {"model": {**head, "pooling": "mean", "hidden": 67}},
+            "self-attentive": {"model": {**head, "pooling": "self_attentive"}},
+            "mean, hidden layer of 22": {"model": {**head, "pooling": "mean", "hidden": 22}},
+            "multi-head": {"model": {**head, "pooling": "multi_head"}},
+            "mean and deviation": {"model": {**head, "pooling": "statistics"}},
+            "mean and deviation, hidden layer of 15": {"model": {**head, "pooling": "statistics", "hidden": 15}},
+            "attentive statistics": {"model": {**head, "pooling": "attentive_statistics"}},
             "block without attention": {"model": {**block, "mixing": "none"}},
+            "block with convolution": {"model": {**block, "mixing": "convolution"}},
             "block with self-attention": {"model": {**block, "mixing": "self_attention"}},
+            "decoder without attention": {"model": {**decoder, "attention": "none"}},
+            "decoder with additive attention": {"model": {**decoder, "attention": "additive"}},
         },
         "comparisons": (
-            ("self-attentive", "mean"),
-            ("multi-head", "mean"),
-            ("attentive statistics", "mean and deviation"),
             ("mean, ECA", "mean"),
+            ("self-attentive", "mean"),
+            ("self-attentive", "mean, hidden layer of 67"),
+            ("multi-head", "mean"),
+            ("multi-head", "mean, hidden layer of 22"),
+            ("attentive statistics", "mean and deviation"),
+            ("attentive statistics", "mean and deviation, hidden layer of 15"),
             ("block with self-attention", "block without attention"),
+            ("block with self-attention", "block with convolution"),
+            ("decoder with additive attention", "decoder without attention"),
         ),
     }

@@ -41,14 +41,13 @@ MOST_LEFT_OUT = 10  # of so many training speakers each is an inner fold; more a
 INNER_GROUPS = 5
 SMALL = 2000  # utterances; systems of fewer take longer with several threads of BLAS
 
-COLUMNS = ("all", "chosen", "combined")
+COLUMNS = ("all", "chosen", "combined")  # or one of the sets of `state_columns`, by its name
 
 _CHOICES = {
     "name": NAMES,
     "functionals": (*KINDS, "precomputed"),
     "scaling": SCALINGS,
     "class_weights": (True, False),
-    "columns": COLUMNS,
 }
 _TUBE = 0.1  # around its target, in which SVR has no loss
 _MOST_STEPS, _SHORTEST_STEP = 100, 1e-6  # of Newton's method; some five steps are enough
@@ -64,8 +63,8 @@ class Baseline:
       functionals: one of `functionals.KINDS`, or "precomputed": the pooled hidden states `config.frontend.features`.
       scaling: "fold", standardised by the training fold, or "speaker", by each speaker's own utterances.
       class_weights: whether errors weigh inversely to the class's frequency in the training fold.
-      columns: of pooled hidden states, "all"; "chosen", those of `state_columns` that do best on the inner folds; or
-        "combined", the mean of the scores by each of them.
+      columns: of pooled hidden states, "all"; "chosen", those of `state_columns` that do best on the inner folds;
+        "combined", the mean of the scores by each of them; or the name of one of them ("mean of layer 2").
     """
 
     name: str
@@ -123,6 +122,21 @@ def state_columns(names: Sequence[str]) -> dict[str, Int[np.ndarray, " columns"]
     return {what: np.array(columns) for what, columns in sets.items()}
 
 
+def column_sets(columns: str, names: Sequence[str]) -> dict[str, Int[np.ndarray, " columns"]]:
+    """Returns the sets of pooled hidden states that `Baseline.columns` asks for, by what they are.
+
+    Raises UserError for a name of a set that there is not, and where the columns are not those of pooled states.
+    """
+    if columns == "all":
+        return {"all": np.arange(len(names))}
+    sets = state_columns(names)
+    if columns in COLUMNS:
+        return sets
+    if columns not in sets:
+        raise UserError(f"config.model.columns: {brief(columns)}{did_you_mean(columns, [*COLUMNS, *sets])}")
+    return {columns: sets[columns]}
+
+
 def fit_columns(
     baseline: Baseline,
     values: Float[np.ndarray, "utterances dims"],
@@ -154,7 +168,10 @@ def make_baseline(options: dict[str, Any]) -> Baseline:
     """Returns the baseline that `config.model` describes; raises UserError, naming the nearest, for a wrong option."""
     checked = {}
     for option, value in options.items():
-        _require_one_of(f"option of model {options['name']}", option, list(_CHOICES))
+        _require_one_of(f"option of model {options['name']}", option, [*_CHOICES, "columns"])
+        if option == "columns":  # checked by `column_sets`, which knows the states
+            checked[option] = str(value)
+            continue
         matching = [choice for choice in _CHOICES[option] if str(choice).lower() == str(value).lower()]
         if not matching:
             _require_one_of(f"config.model.{option}", str(value), [str(choice) for choice in _CHOICES[option]])

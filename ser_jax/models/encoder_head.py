@@ -27,23 +27,28 @@ class EncoderHead(nn.Module):
     Attributes:
         num_classes: number of emotions.
         states: how many hidden states a frame has; divides its features.
+        state: 0: all of them, summed with learned weights; n: the n-th alone.
         width: channels of the projection after the sum; 0: none, and no blocks.
         depth: Transformer blocks after the projection.
         mixing: what mixes frames in the blocks; each has as many parameters as self-attention (see Transformer).
         attention: gates for channels after the pooling's mean: "none" or "eca".
         pooling: a kind of `ser_jax.models.pooling.Pooling`.
         heads: of the blocks and of the poolings that have some.
-        dropout: rate before the projection, in the blocks, and before the classifier; may be a traced scalar.
+        hidden: channels of a layer between pooling and classifier; 0: none.
+        dropout: rate before the projection, in the blocks, and before each layer after the pooling; may be a traced
+            scalar.
     """
 
     num_classes: int
     states: int = 1
+    state: int = 0
     width: int = 128
     depth: int = 0
     mixing: Literal["none", "convolution", "self_attention"] = "none"
     attention: Literal["none", "eca"] = "none"
     pooling: str = "mean"
     heads: int = 4
+    hidden: int = 0
     dropout: float | Float[Array, ""] = 0.0
 
     @nn.compact
@@ -78,23 +83,30 @@ class EncoderHead(nn.Module):
         pooled, weights = Pooling(self.pooling, self.heads, name="pool")(x, num_frames)
         if weights is not None:
             attention["pooling"] = of_frames(weights)
-        logits = nn.Dense(self.num_classes, name="classifier")(dropped(pooled).astype(jnp.float32))
+        pooled = pooled.astype(jnp.float32)
+        if self.hidden:
+            pooled = jax.nn.gelu(nn.Dense(self.hidden, name="hidden")(dropped(pooled)))
+        logits = nn.Dense(self.num_classes, name="classifier")(dropped(pooled))
         return Output(logits, attention)
 
     def _mixture(self, x: Float[Array, "batch frames features"]) -> Float[Array, "batch frames channels"]:
-        """The states of each frame, normalised, in one weighted sum."""
+        """The states of each frame, normalised, in one weighted sum; or one of them."""
         if x.shape[-1] % self.states:
             raise UserError(f"config.model.states: {self.states} does not divide the {x.shape[-1]} features of a frame")
         parts = x.reshape(*x.shape[:2], self.states, -1).astype(jnp.float32)
+        if self.state:
+            parts = parts[:, :, self.state - 1 : self.state]
         centred = parts - jnp.mean(parts, -1, keepdims=True)
         normal = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), -1, keepdims=True) + 1e-5)
-        if self.states == 1:
+        if parts.shape[2] == 1:
             return normal[:, :, 0].astype(x.dtype)
         weights = jax.nn.softmax(self.param("state_weights", nn.initializers.zeros, (self.states,)))
         return jnp.einsum("btsc,s->btc", normal, weights).astype(x.dtype)
 
 
 def _check(model: EncoderHead) -> None:
+    if model.state > model.states:
+        raise UserError(f"config.model.state: found {model.state}, expected at most the {model.states} of model.states")
     if model.depth and not model.width:
         raise UserError("config.model.depth: blocks need a projection; expected config.model.width of at least 1")
     if model.width:
@@ -108,12 +120,14 @@ FAMILY = Family(
     summary="a head on hidden states of a pretrained encoder",
     choices={
         "states": COUNT,
+        "state": Range(0),
         "width": Range(0),
         "depth": Range(0),
         "mixing": MIXINGS,
         "attention": ("none", "eca"),
         "pooling": OVER_TIME,
         "heads": COUNT,
+        "hidden": Range(0),
         "dropout": RATE,
     },
     switches={"pooling": OVER_TIME, "mixing": MIXINGS, "attention": ("none", "eca")},

@@ -57,9 +57,8 @@ def make_baselines(config: dict, corpus: Corpus, protocol: Protocol, data_dir: s
     baseline = linear.make_baseline(config["model"])
     if baseline.functionals == "precomputed":
         names = pooled_states(config, corpus, data_dir).names
-        dims = len(names)
-        if baseline.columns != "all":
-            linear.state_columns(names)
+        sets = linear.column_sets(baseline.columns, names).values()
+        dims = len(np.unique(np.concatenate(list(sets))))
     else:
         dims = require(baseline.functionals)
         if baseline.columns != "all":
@@ -154,8 +153,9 @@ def fit_folds(name: str, all_runs: Baselines, values: np.ndarray) -> dict[str, F
     if not speakers_known(corpus):
         speakers = np.full(len(speakers), "")
     sets = {"all": np.arange(values.shape[1])}
-    if all_runs.baseline.columns != "all":
-        sets = linear.state_columns(pooled_states(all_runs.config, corpus, all_runs.data_dir).names)
+    if all_runs.baseline.functionals == "precomputed":
+        names = pooled_states(all_runs.config, corpus, all_runs.data_dir).names
+        sets = linear.column_sets(all_runs.baseline.columns, names)
     folds = {fold.name: fold for fold in all_runs.folds}
     for fold in tqdm(folds.values(), desc=name, unit="fold", disable=None):
         rows = fold.train

@@ -217,6 +217,16 @@ def test_columns_of_pooled_states_are_told_apart_by_their_names():
         linear.state_columns(["a", "b"])
 
 
+def test_one_set_of_columns_is_taken_by_its_name():
+    assert linear.make_baseline({"name": "lda", "columns": "mean of layer 1"}).columns == "mean of layer 1"
+    (found,) = linear.column_sets("mean of layer 1", STATES).values()
+    assert found.tolist() == [6, 7, 8]
+    assert len(linear.column_sets("chosen", STATES)) == 12
+    assert linear.column_sets("all", ["a", "b"])["all"].tolist() == [0, 1]
+    with pytest.raises(UserError, match=r"config.model.columns: 'mean of layer 7'; did you mean"):
+        linear.column_sets("mean of layer 7", STATES)
+
+
 @pytest.mark.parametrize("name", ["lda", "linear_svm"])
 def test_columns_are_chosen_on_the_inner_folds_alone(name):
     values, labels, speakers, genders = speech(dims=24)

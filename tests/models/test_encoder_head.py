@@ -30,6 +30,26 @@ def test_a_plain_head_is_the_classifier_of_the_mean_of_the_weighted_normalised_s
     np.testing.assert_allclose(output.logits, expected, atol=1e-5)
 
 
+def test_one_state_alone_is_what_a_head_on_it_alone_makes():
+    chosen, parameters = run(build("encoder_head", 3, states=3, state=2, width=8))
+    alone = build("encoder_head", 3, states=1, width=8).apply(
+        {"params": parameters}, jnp.asarray(FEATURES[..., 4:8]), LENGTHS, train=False
+    )
+    assert "state_weights" not in parameters
+    np.testing.assert_array_equal(chosen.logits, alone.logits)
+
+
+def test_a_hidden_layer_follows_the_pooling():
+    output, parameters = run(build("encoder_head", 3, width=0, hidden=5))
+    normal = (FEATURES - FEATURES.mean(-1, keepdims=True)) / np.sqrt(FEATURES.var(-1, keepdims=True) + 1e-5)
+    pooled = np.stack([normal[i, :n].mean(0) for i, n in enumerate(LENGTHS)])
+    hidden, classifier = (jax.tree.map(np.asarray, parameters[name]) for name in ("hidden", "classifier"))
+    middle = np.asarray(jax.nn.gelu(pooled @ hidden["kernel"] + hidden["bias"]))
+    expected = middle @ classifier["kernel"] + classifier["bias"]
+    assert middle.shape == (2, 5)
+    np.testing.assert_allclose(output.logits, expected, atol=1e-5)
+
+
 def test_a_state_a_hundred_times_as_large_weighs_no_more():
     scaled = FEATURES.reshape(2, 7, 3, 4) * np.array([1, 100, 1], np.float32)[:, None]
     model = build("encoder_head", 3, states=3, width=8)
@@ -58,6 +78,7 @@ def test_channel_attention_gates_the_channels():
         ({"width": 0, "depth": 1}, "blocks need a projection"),
         ({"width": 6, "pooling": "multi_head"}, "4 heads do not divide 6 channels"),
         ({"width": 6, "depth": 1}, "4 heads do not divide a width of 6"),
+        ({"states": 2, "state": 3}, "config.model.state: found 3, expected at most the 2 of model.states"),
         ({"pooling": "last"}, "expected one of mean"),
     ],
 )
