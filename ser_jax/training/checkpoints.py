@@ -9,6 +9,7 @@ and a SHA-256 of themselves.
 import hashlib
 import importlib.metadata
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,10 +33,11 @@ _OF_TRAINING = (
     "optimizer",
     "selection",
 )  # the fields of `State` that evaluation does without
+_STATUS_OF_DAMAGE = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "NOT_FOUND", "OUT_OF_RANGE")
 
 
 class _Damaged(UserError):
-    """A checkpoint that cannot be read, or that is not what was written."""
+    """A checkpoint that is not what was written: changed, cut off, incomplete, or of another format."""
 
 
 class Checkpoints:
@@ -99,23 +101,30 @@ class Checkpoints:
                 return {name: value for name, value in found.items() if name not in ("arrays", "sha256")}
 
     def restore(self, like: State) -> State:
-        """Reads a state as NumPy arrays; `like` gives the structure, shapes and dtypes that are expected.
+        """Reads the newest checkpoint as NumPy arrays; `like` gives the structure, shapes and dtypes that are expected.
 
-        For evaluation (`like` without parameters, see `state.for_evaluation`) the newest checkpoint is read. For
-        training it is the newest whole one: a damaged one is named on standard error and deleted, because the training
-        makes it again. Raises `UserError` where the checkpoint's arrays differ from `like` in name, shape or dtype, and
-        where none is whole.
+        Where `like` has no parameters, see `state.for_evaluation`, what only a training needs is not read. Raises
+        `UserError` where the checkpoint cannot be read, is damaged, or has arrays that differ from `like` in name,
+        shape or dtype.
         """
-        steps, whole = self._steps(), like.parameters is not None
+        return self._restore(self._steps()[0], like)
+
+    def resume(self, like: State) -> State:
+        """Reads the newest whole checkpoint, for a training that goes on from it; see `restore`.
+
+        Damaged ones are named on standard error and deleted, because the training makes them again. One that cannot be
+        read for another reason (too many open files, no permission) stays, and raises `UserError`.
+        """
+        steps = self._steps()
         for step in steps:
             try:
                 restored = self._restore(step, like)
             except _Damaged as error:
-                if not whole or step == steps[-1]:
+                if step == steps[-1]:
                     raise
                 print(f"note: {error}; the training goes on from an earlier one", file=sys.stderr, flush=True)
             else:
-                if whole and jax.process_index() == 0:
+                if jax.process_index() == 0:
                     for damaged in self._manager.all_steps():
                         if damaged > step:
                             self._manager.delete(damaged)
@@ -165,10 +174,15 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in names])
 
     def _read(self, step: int, item: str, arguments: Any) -> Any:
+        where = self.folder / str(step)
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**{item: arguments}))[item]
-        except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
-            raise _Damaged(f"{self.folder / str(step)}: damaged checkpoint ({_first_line(error)})") from error
+        except (OSError, ValueError, KeyError) as error:
+            if _is_damage(error):
+                raise _Damaged(f"{where}: damaged checkpoint ({_first_line(error)})") from error
+            raise UserError(
+                f"{where}: the checkpoint cannot be read ({_first_line(error)}); it is left there"
+            ) from error
 
 
 def named_arrays(tree: Any) -> dict[str, Any]:
@@ -265,6 +279,14 @@ def _differences(saved: dict[str, dict], expected: dict[str, dict]) -> Iterator[
                 found, wanted = saved[name][what], expected[name][what]
                 if found != wanted:
                     yield f"{name} has {what} {found}, expected {wanted}"
+
+
+def _is_damage(error: OSError | ValueError | KeyError) -> bool:
+    """Whether Orbax and TensorStore failed for what a file holds, or lacks, and not for a reason that may pass."""
+    if isinstance(error, OSError):
+        return isinstance(error, FileNotFoundError | NotADirectoryError)
+    status = re.match(r"([A-Z_]+): ", str(error))  # TensorStore raises ValueError for most of its status codes
+    return status is None or status[1] in _STATUS_OF_DAMAGE
 
 
 def _first_line(error: Exception) -> str:

@@ -72,12 +72,13 @@ def train(
 def restore(population: Population, folder: Path, *, whole: bool = False) -> State:
     """Returns the newest checkpoint's state of a population, [groups, runs per group, ...].
 
-    It is what evaluation uses, or with `whole` what a training needs as well.
+    It is what evaluation uses, or with `whole` what a training needs as well. Raises `UserError` where it is damaged:
+    an earlier checkpoint does not take its place.
     """
     like = state_like(population)
     store = checkpoints.Checkpoints(folder / "checkpoints")
     try:
-        return _restore(population, store, like if whole else for_evaluation(like))
+        return _read(population, store.restore, like if whole else for_evaluation(like))
     finally:
         store.close()
 
@@ -101,7 +102,7 @@ def _train(
             state = initial_state(population)
         else:
             _check_same(store, metadata)
-            state = _restore(population, store, state_like(population))
+            state = _read(population, store.resume, state_like(population))
         step = int(np.max(np.asarray(state.step)))
         if processes.leads():
             log.forget_after(step)
@@ -226,8 +227,8 @@ def _check_same(store: checkpoints.Checkpoints, metadata: dict) -> None:
             )
 
 
-def _restore(population: Population, store: checkpoints.Checkpoints, like: State) -> State:
-    restored = store.restore(devices.gather(like, len(population.runs)))
+def _read(population: Population, read: Callable[[State], State], like: State) -> State:
+    restored = read(devices.gather(like, len(population.runs)))
     return jax.tree.map(lambda leaf: devices.spread(leaf, population.layout.groups), restored)
 
 

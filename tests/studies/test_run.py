@@ -19,8 +19,8 @@ from ser_jax.errors import UserError
 from ser_jax.studies import more_seeds, run, store
 from ser_jax.studies.plan import make_plan, one_variant
 from ser_jax.studies.variants import prepare
-from ser_jax.training import log, loop
-from ser_jax.training.population import make_population
+from ser_jax.training import checkpoints, devices, log, loop
+from ser_jax.training.population import describe, initial_state, make_population
 from tests.training.tiny import CONFIG, tiny_corpus, vectors
 
 ROOT = Path(__file__).parents[2]
@@ -152,6 +152,24 @@ def test_part_of_the_seeds_that_a_population_has_are_taken_from_it(tmp_path):
         ("two", (3,), 3.0),
     ]
     assert more_seeds.lacking_seeds(variant, parts) == [4]
+
+
+def test_seeds_are_never_taken_from_an_earlier_checkpoint_than_the_last(tmp_path):
+    (variant,) = prepare(make_plan(study_of(variants={"plain": {}})), str(tmp_path / "data"))
+    population = variant.population()
+    state = devices.gather(initial_state(population), len(population.runs))
+    written = checkpoints.Checkpoints(tmp_path / "part" / "checkpoints")
+    for step in (3, 6):
+        written.save(state.replace(step=np.full_like(state.step, step)), describe(population))
+    written.close()
+    files = (path for path in (tmp_path / "part" / "checkpoints" / "6" / "training").rglob("*") if path.is_file())
+    damaged = max(files, key=lambda path: path.stat().st_size)
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    part = more_seeds.Part(tmp_path / "part", tuple(variant.config["seeds"]), tuple(variant.config["seeds"]), {}, [])
+    with pytest.raises(UserError, match="6: damaged checkpoint"):
+        more_seeds.join(variant, population, [part], tmp_path / "whole")
+    assert {path.name for path in (tmp_path / "part" / "checkpoints").iterdir()} == {"3", "6"}
+    assert not (tmp_path / "whole").exists()
 
 
 def test_shards_leave_each_other_s_variants_alone_and_the_last_writes_the_results(trained, no_fonts, tmp_path):

@@ -1,5 +1,6 @@
 """Checkpoints of a made-up state of two runs: what is saved is restored, and nothing else is."""
 
+import errno
 import json
 
 import flax.linen as nn
@@ -136,7 +137,7 @@ def test_a_training_falls_back_to_the_newest_whole_checkpoint_and_makes_the_dama
     path = largest_file(folder / "6" / "training")
     path.write_bytes(path.read_bytes()[:40])
     store = Checkpoints(folder)
-    assert_same(store.restore(states[6]), states[3])
+    assert_same(store.resume(states[6]), states[3])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"note: {folder}/6: damaged checkpoint") and "goes on from an earlier one" in line
     store.save(state_of(6, seed=9), METADATA)
@@ -144,12 +145,59 @@ def test_a_training_falls_back_to_the_newest_whole_checkpoint_and_makes_the_dama
     assert_same(Checkpoints(folder).restore(states[6]), state_of(6, seed=9))
 
 
-def test_predictions_are_never_made_with_an_earlier_checkpoint(saved):
+@pytest.mark.parametrize(
+    ("item", "part"),
+    [("evaluation", for_evaluation), ("training", lambda state: state)],
+    ids=["evaluation", "training"],
+)
+def test_an_earlier_checkpoint_never_takes_the_place_of_the_newest_one(saved, item, part):
     folder, states = saved
-    path = largest_file(folder / "6" / "evaluation")
+    path = largest_file(folder / "6" / item)
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(UserError, match="6: damaged checkpoint"):
-        Checkpoints(folder).restore(for_evaluation(states[6]))
+        Checkpoints(folder).restore(part(states[6]))
+    assert steps_in(folder) == {"3", "6"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EMFILE, "Too many open files"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        ValueError('RESOURCE_EXHAUSTED: Error reading "parameters/first/kernel"'),
+        ValueError("PERMISSION_DENIED: Error opening the zarr driver"),
+    ],
+    ids=lambda error: f"{type(error).__name__}: {error}",
+)
+def test_a_checkpoint_that_cannot_be_read_for_now_is_neither_deleted_nor_passed_over(saved, monkeypatch, error):
+    folder, states = saved
+    store = Checkpoints(folder)
+    with monkeypatch.context() as now, pytest.raises(UserError, match="6: the checkpoint cannot be read") as refusal:
+        now.setattr(store._manager, "restore", fails_with(error))
+        store.resume(states[6])
+    assert "it is left there" in str(refusal.value) and "\n" not in str(refusal.value)
+    assert_same(store.resume(states[6]), states[6])
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("no event loop")], ids=repr)
+def test_other_faults_are_not_taken_for_damage(saved, monkeypatch, error):
+    folder, states = saved
+    store = Checkpoints(folder)
+    monkeypatch.setattr(store._manager, "restore", fails_with(error))
+    with pytest.raises(type(error)):
+        store.resume(states[6])
+    assert steps_in(folder) == {"3", "6"}
+
+
+def fails_with(error):
+    def restore(*_, **__):
+        raise error
+
+    return restore
+
+
+def steps_in(folder):
+    return {path.name for path in folder.iterdir()}
 
 
 def test_metadata_are_of_the_newest_checkpoint_that_has_them(saved):
