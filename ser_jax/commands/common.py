@@ -43,7 +43,18 @@ def load_config(args: argparse.Namespace) -> dict:
         found = " and ".join(given) or "none"
         raise UserError(f"{args.command}: found {found}, expected one configuration, as configs/quickstart.py")
     args.workdir = args.workdir or default_workdir(given[0])
-    return config.load(given[0], args.overrides)
+    settings = config.load(given[0], args.overrides)
+    refuse_published("--workdir", args.workdir)
+    refuse_published("--store", vars(args).get("store"))
+    return settings
+
+
+def refuse_published(option: str, folder: str | None) -> None:
+    """Raises `UserError` where a folder that is to be written to is a published model."""
+    from ser_jax.errors import UserError
+
+    if folder and (Path(folder) / "model.safetensors").exists():
+        raise UserError(f"{option} {folder}: holds a published model, which is never changed; expected another folder")
 
 
 def default_workdir(path: str) -> str:

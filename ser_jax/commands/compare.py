@@ -14,6 +14,8 @@ import argparse
 import json
 from typing import Any
 
+from ser_jax.commands.common import refuse_published
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
@@ -38,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from ser_jax.report.terminal import results_table
     from ser_jax.studies import compare
 
+    refuse_published("--out", args.out)
     if args.across_corpora:
         if args.baseline or args.out or args.margin is not None:
             raise UserError("--across_corpora: expected none of --baseline, --margin and --out beside it")

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     start_jax()
     workdir = args.workdir or PRETRAINED
     if not args.workdir:
-        print(f"model: {os.path.relpath(workdir)}; what it knows is in its MODEL_CARD.md", file=sys.stderr)
+        print(f"model: {os.path.relpath(workdir)}; what it knows is in its README.md", file=sys.stderr)
     found = workdirs.find(workdir, args.variant)
     if len(found) > 1:
         raise UserError(f"{workdir} has several variants; choose one of --variant {', '.join(r.name for r in found)}")

@@ -1,4 +1,7 @@
-"""Writes a trained model to a folder to share: for `predict` and `evaluate`, small, with a model card.
+"""Writes a trained model to a folder to share, as a model hub takes it: README.md, model.safetensors, config.json.
+
+`predict`, `evaluate` and config.training.initial read it as they read a workdir, and never change it. README.md is its
+card, config.json says how features are made and what the outputs are.
 
 The card's figures come from --tested, where the same configuration was trained and tested on speakers that it had not
 heard:
@@ -25,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
-    from ser_jax.report.card import CARD
     from ser_jax.studies.publish import publish
+    from ser_jax.training.published import CARD
 
     folder = publish(args.workdir, args.tested, args.to, args.data_dir)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -7,6 +7,8 @@ It needs no accelerator, no corpus and no checkpoint. Published results hold the
 
 import argparse
 
+from ser_jax.commands.common import refuse_published
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
@@ -20,6 +22,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
     from ser_jax.studies.render import render
 
+    refuse_published("--out", args.out)
     out = render(args.workdir, args.out)
     print(f"{out}: report.html, report.md, figures, tables")
     return 0

@@ -39,6 +39,8 @@ def _read_file(path: str) -> dict:
     if not Path(file).is_file():
         raise UserError(f"--config {path}: no such file; expected one of configs/*.py or a workdir's config.json")
     config = _read_json(file) if file.endswith(".json") else _call(_get_config(file), file, argument)
+    if isinstance(config, dict) and "library_name" in config:  # of a published model, which keeps its own in it
+        config = config.get("config")
     if not isinstance(config, dict):
         raise UserError(f"--config {path}: not a configuration: found {brief(config)}, expected a dict of options")
     return config

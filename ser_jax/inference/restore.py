@@ -52,14 +52,11 @@ def network_of(metadata: dict) -> Network:
 def restore_network(metadata: dict, folder: Path) -> tuple[Network, State]:
     """Returns a network, and of the newest checkpoint in a variant's folder what evaluation uses, [runs, ...].
 
-    `metadata` are those of that checkpoint. Raises `UserError` where its arrays are not those of the network.
+    The folder may be a published model. `metadata` are those of the checkpoint. Raises `UserError` where its arrays are
+    not those of the network.
     """
     network = network_of(metadata)
-    store = checkpoints.Checkpoints(folder / "checkpoints")
-    try:
-        return network, store.restore(_expected(network))
-    finally:
-        store.close()
+    return network, checkpoints.restore(folder, _expected(network))
 
 
 def _expected(network: Network) -> State:

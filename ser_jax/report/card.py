@@ -4,15 +4,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ser_jax.report import numbers, preparation
+from ser_jax.report import card_header, numbers, preparation
 from ser_jax.report.escape import markdown as escaped
 from ser_jax.report.markdown import table
 from ser_jax.report.method_terms import NORMALIZATIONS
 from ser_jax.report.numbers import count, join
 from ser_jax.report.sections.provenance import describe_provenance, licence
 from ser_jax.report.summary import Measure, Provenance, Summary
-
-CARD = "MODEL_CARD.md"
+from ser_jax.training.published import LIBRARY, METADATA, WEIGHTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +53,16 @@ def render(model: Published, tested: Summary, elsewhere: Mapping[str, Summary]) 
     `tested` is the summary of the same configuration, trained and tested on unseen speakers; `elsewhere` are those of
     its tests on other corpora, by their names.
     """
+    name = model.folder.rstrip("/").split("/")[-1]
+    rows = _tests(model, tested, elsewhere)
     parts = [
-        f"# {escaped(model.folder.rstrip('/').split('/')[-1])}",
+        _header(name, model, rows, tested.metrics),
+        f"# {escaped(name)}",
         f"Recognises {escaped(', '.join(model.emotions))} in speech.",
     ]
     parts += ["## The model", "\n".join(f"- {line}" for line in _model(model))]
     parts += ["## Training data", "\n".join(f"- {line}" for line in _corpora(model.corpora))]
-    parts += ["## Results", *_results(model, tested, elsewhere)]
+    parts += ["## Results", *_results(model, rows, tested, elsewhere)]
     parts += ["## Use", f"```\npython launch.py predict --workdir {model.folder} a.wav\n```"]
     parts += ["## Limits", "\n".join(f"- {line}" for line in _limits(model, tested))]
     parts += ["## Licence", *_licences(model.corpora)]
@@ -82,6 +84,10 @@ def _model(model: Published) -> list[str]:
         f"{frontend['hop_ms']:g} ms, {NORMALIZATIONS[frontend['normalization']]}{trimmed}; windows of {window:g} s, "
         "averaged.",
     ]
+    lines.append(
+        f"Files: `{WEIGHTS}` has the parameters under their linen paths, runs along the first axis; `{METADATA}` the "
+        "configuration, the emotions in the order of the outputs, and a SHA-256 of every array."
+    )
     lines += [f"A classifier for {escaped(source)}: {escaped(', '.join(of))}." for source, of in model.heads.items()]
     if model.heads:
         lines.append(
@@ -102,38 +108,74 @@ def _corpora(corpora: Sequence[TrainingCorpus]) -> list[str]:
     return lines
 
 
-def _results(model: Published, tested: Summary, elsewhere: Mapping[str, Summary]) -> list[str]:
-    """The table of results, inductive ones first, and what it is of."""
+@dataclasses.dataclass(frozen=True)
+class _Test:
+    """A row of the table of results; `corpus` is what was tested on, `what` what of it."""
+
+    corpus: str
+    what: str
+    setting: str
+    metrics: Mapping[str, Measure]
+    recall: Mapping[str, Measure]
+
+
+def _header(name: str, model: Published, tests: Sequence[_Test], titles: Mapping[str, str]) -> str:
+    results = [
+        (
+            test.corpus,
+            f"{test.what} ({test.setting})",
+            {key: (titles.get(key, key), 100 * measure.value) for key, measure in test.metrics.items() if measure},
+        )
+        for test in tests
+    ]
+    infos = [corpus.info for corpus in model.corpora]
+    return card_header.header(name, LIBRARY, model.config["model"]["name"], infos, results)
+
+
+def _tests(model: Published, tested: Summary, elsewhere: Mapping[str, Summary]) -> list[_Test]:
+    """The rows of the table of results, inductive ones first."""
     variant = tested.variants[model.variant]
     setting = variant.known.setting
-    protocol = "; ".join(one.description or one.name for one in tested.study.protocols)
-    rows = [(f"{tested.corpus}, unseen speakers", setting, variant.metrics, variant.recall)]
+    corpus = tested.corpus
+    rows = [_Test(corpus, f"{corpus}, unseen speakers", setting, variant.metrics, variant.recall)]
     if variant.ensemble:
         rows.append(
-            (f"the same, the mean of {variant.ensemble.seeds} such models", setting, variant.ensemble.metrics, {})
+            _Test(
+                corpus,
+                f"the same, the mean of {variant.ensemble.seeds} such models",
+                setting,
+                variant.ensemble.metrics,
+                {},
+            )
         )
     for source, part in (variant.by_source or {}).items():
-        rows.append((f"{source}, unseen speakers", setting, part.metrics, part.recall))
+        rows.append(_Test(source, f"{source}, unseen speakers", setting, part.metrics, part.recall))
     alone = tested.robustness and tested.robustness.variants.get(model.variant, {}).get("alone")
     if alone and variant.known.uses_speaker:
-        rows.insert(
-            0, ("the same, each recording by itself", "inductive", {"ua": Measure(alone.ua, alone.ua_ci95)}, {})
-        )
+        ua = {"ua": Measure(alone.ua, alone.ua_ci95)}
+        rows.insert(0, _Test(corpus, "the same, each recording by itself", "inductive", ua, {}))
     for other, summary in elsewhere.items():
         one = summary.variants[model.variant]
-        rows.append((f"{other}, all of it", one.known.setting, one.metrics, one.recall))
+        rows.append(_Test(other, f"{other}, all of it", one.known.setting, one.metrics, one.recall))
+    return rows
+
+
+def _results(model: Published, tests: Sequence[_Test], tested: Summary, elsewhere: Mapping[str, Summary]) -> list[str]:
+    """The table of results, and what it is of."""
+    runs = tested.variants[model.variant].runs
+    protocol = "; ".join(one.description or one.name for one in tested.study.protocols)
     columns = ["tested on", "setting", *tested.metrics.values(), *tested.emotions]
     cells = [
         [
-            where,
-            how,
-            *(_measure(metrics.get(name)) for name in tested.metrics),
-            *(_value(recall.get(e)) for e in tested.emotions),
+            test.what,
+            test.setting,
+            *(_measure(test.metrics.get(name)) for name in tested.metrics),
+            *(_value(test.recall.get(e)) for e in tested.emotions),
         ]
-        for where, how, metrics, recall in rows
+        for test in tests
     ]
     parts = [
-        f"Results are of {count(variant.runs, 'model')} of the same configuration, tested on unseen speakers "
+        f"Results are of {count(runs, 'model')} of the same configuration, tested on unseen speakers "
         f"({escaped(protocol)}); this model was trained on all. Percent, with 95 % intervals over speakers.",
         table(columns, cells, words=2),
     ]

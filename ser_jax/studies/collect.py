@@ -31,7 +31,7 @@ from ser_jax.studies.knowledge import knowledge_of
 from ser_jax.studies.plan import Plan
 from ser_jax.studies.store import CONDITIONS, FAILURE, PICTURE, RESULT, STUDY, population_folder
 from ser_jax.studies.variants import Variant
-from ser_jax.training import checkpoints, devices, log, loop
+from ser_jax.training import arrays, devices, log, loop
 from ser_jax.training.population import Population
 from ser_jax.training.state import variables
 
@@ -157,7 +157,7 @@ def read_json(path: Path) -> Any:
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON, whole or not at all."""
     with atomic_file(path) as temporary:
-        temporary.write_text(checkpoints.to_json(value))
+        temporary.write_text(arrays.to_json(value))
 
 
 def _costs(variants: dict[str, Variant], folders: dict[str, Path], workdir: Path) -> dict[str, Cost]:

@@ -23,6 +23,7 @@ from ser_jax.studies.collect import corpus_info, speakers_of, write_results
 from ser_jax.studies.knowledge import knowledge_of
 from ser_jax.studies.workdirs import Restored
 from ser_jax.training.initial import corpora_seen, in_common
+from ser_jax.training.published import is_published
 
 _ROUNDING = 0.01  # by which a probability may differ when another device, with shorter numbers, computes it
 
@@ -39,9 +40,13 @@ def evaluate_workdir(
 
     Without `corpus_name` every run is scored on its own test fold, else on all of that corpus. `changes` are what of
     `config.evaluation` is to differ from the training's; `labels` gives the other corpus's emotions other names.
-    Raises `UserError` for a workdir without checkpoints, a corpus that is not the training's, and one that shares no
-    emotion with it.
+    The folder is in the workdir, or for a published model, which is never changed, in runs/NAME_evaluated. Raises
+    `UserError` for a workdir without checkpoints, a corpus that is not the training's, and one that shares no emotion
+    with it.
     """
+    place = Path(workdir)
+    if is_published(place):
+        place = Path("runs", f"{place.resolve().name}_evaluated")
     found = [_changed(one, changes) for one in workdirs.find(workdir, variant)]
     training_corpus = found[0].metadata["corpus"]["name"]
     if corpus_name in (None, training_corpus):
@@ -49,7 +54,7 @@ def evaluate_workdir(
             raise UserError(
                 f"evaluate: {training_corpus} was learnt under its own names of emotions; expected no others"
             )
-        folder = Path(workdir) / _folder(training_corpus, changes)
+        folder = place / _folder(training_corpus, changes)
         results = [restored.own_predictions(one, data_dir) for one in found]
         protocol, corpus = results[0][1].protocol, results[0][1].corpus
         table = predictions.merge([table for table, _ in results])
@@ -62,7 +67,7 @@ def evaluate_workdir(
             remark, reproduced = _compared_with_training(table, Path(workdir) / "predictions.parquet")
             remarks.append(remark)
     else:
-        folder, reproduced = Path(workdir) / _folder(corpus_name, changes), True
+        folder, reproduced = place / _folder(corpus_name, changes), True
         corpus, said = load_corpus(corpus_name, data_dir), []
         if labels:
             corpus, done = relabelled(corpus, labels)

@@ -12,12 +12,9 @@ from ser_jax.files import atomic_folder
 from ser_jax.inference.restore import restore_network
 from ser_jax.report import card
 from ser_jax.report import summary as tree
-from ser_jax.report.card import CARD
 from ser_jax.studies import workdirs
-from ser_jax.studies.collect import write_json
-from ser_jax.studies.store import STUDY
 from ser_jax.studies.workdirs import Restored
-from ser_jax.training import checkpoints
+from ser_jax.training import published
 from ser_jax.training.initial import trainings_behind
 
 _SPLITS = ("protocol", "folds", "seeds")  # in which a model and its tests may differ
@@ -33,10 +30,7 @@ def publish(
     evaluated on other corpora. Raises `UserError` where one of them has no single network, where their configurations
     differ in more than the folds and seeds, and where the tests' folds share speakers.
     """
-    if Path(to).exists() and not (Path(to) / CARD).is_file():
-        raise UserError(
-            f"--to {to}: is there already and has no {CARD}; expected a new folder, or one published before"
-        )
+    _check_place(Path(to))
     model, evidence = _network("--workdir", workdir), _network("--tested", tested)
     _check_alike(model, evidence)
     summary = tree.read(tested)
@@ -51,16 +45,22 @@ def publish(
     corpora = _corpora(model.metadata, data_dir)
     network, state = restore_network(model.metadata, model.folder)
     with atomic_folder(to) as folder:
-        store = checkpoints.Checkpoints(folder / "model" / "checkpoints")
-        store.save(state, model.metadata)
-        store.close()
-        for path in (folder / "model").rglob("commit_success.txt"):  # Orbax's mark, which names the folder it wrote to
-            path.write_text("")
-        write_json(folder / STUDY, [{"name": model.name, "folder": "model"}])
-        write_json(folder / "config.json", model.metadata["config"])
+        published.write(folder, model.name, state, model.metadata)
         described = _described(Path(to), model, evidence.name, network.num_parameters, corpora)
-        (folder / CARD).write_text(card.render(described, summary, elsewhere), encoding="utf-8")
+        (folder / published.CARD).write_text(card.render(described, summary, elsewhere), encoding="utf-8")
     return Path(to)
+
+
+def _check_place(to: Path) -> None:
+    """Refuses a folder that holds anything but a published model."""
+    expected = f"--to {to}: is there already and %s; expected a new folder, or one published before"
+    if not to.exists() or (to.is_dir() and not any(to.iterdir())):
+        return
+    if not published.is_published(to):
+        raise UserError(expected % "is no published model")
+    others = {path.name for path in to.iterdir()} - {published.WEIGHTS, published.METADATA, published.CARD}
+    if others:
+        raise UserError(expected % f"has {min(others)} too")
 
 
 def _network(option: str, workdir: str | os.PathLike) -> Restored:

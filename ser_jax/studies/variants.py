@@ -22,7 +22,7 @@ from ser_jax.studies.plan import Plan
 from ser_jax.studies.store import population_key
 from ser_jax.studies.workdirs import find_network, for_use, load_initial
 from ser_jax.training import devices, loop
-from ser_jax.training.checkpoints import digest
+from ser_jax.training.arrays import digest
 from ser_jax.training.population import Population, make_population
 from ser_jax.training.teacher import Teacher
 

@@ -1,4 +1,4 @@
-"""The variants that a workdir holds trained, found and put on another corpus than their own."""
+"""The variants that a workdir or a published model holds trained, found and put on another corpus than their own."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from ser_jax.errors import UserError
 from ser_jax.inference.restore import restore_network
 from ser_jax.studies import baselines
 from ser_jax.studies.store import STUDY
-from ser_jax.training import checkpoints
+from ser_jax.training import checkpoints, published
 from ser_jax.training.initial import Initial
 from ser_jax.training.population import Population, make_population
 from ser_jax.training.state import variables
@@ -54,21 +54,28 @@ class Restored:
 def find(workdir: str | os.PathLike, variant: str | None = None, *, option: str = "--workdir") -> list[Restored]:
     """Returns the variants with a checkpoint in a workdir (or the one named), by name; `option` is where it was named.
 
+    A published model is a workdir of one variant.
+
     Raises `UserError` for a folder that is no workdir, a variant that is not there and a damaged checkpoint.
     """
     workdir = Path(workdir)
     if not workdir.is_dir():
-        raise UserError(f"{option} {workdir}: no such folder; expected one that `train` or `study` made")
+        raise UserError(f"{option} {workdir}: no such folder; expected one that `train`, `study` or `publish` made")
+    if published.is_published(workdir):
+        metadata = published.read_metadata(workdir)
+        _check_variant(variant, workdir, [metadata["name"]])
+        return [Restored(metadata["name"], workdir, metadata)]
     if not (workdir / STUDY).is_file():
-        raise UserError(f"{option} {workdir}: no {STUDY}; expected a folder in which `train` or `study` has finished")
+        raise UserError(
+            f"{option} {workdir}: no {STUDY}; expected a published model, or a folder in which `train` or `study` has "
+            "finished"
+        )
     folders = {entry["name"]: workdir / entry["folder"] for entry in json.loads((workdir / STUDY).read_text())}
     for name, folder in folders.items():
         if not folder.is_dir():
             raise UserError(f"{option} {workdir}: the population of {name} is not in {folder}")
-    if variant is not None:
-        if variant not in folders:
-            raise UserError(f"--variant {variant}: not in {workdir}; expected one of {', '.join(folders)}")
-        folders = {variant: folders[variant]}
+    _check_variant(variant, workdir, list(folders))
+    folders = folders if variant is None else {variant: folders[variant]}
     found = []
     for name, folder in folders.items():
         if (folder / baselines.FOLDER).is_dir():
@@ -80,6 +87,11 @@ def find(workdir: str | os.PathLike, variant: str | None = None, *, option: str 
         finally:
             store.close()
     return found
+
+
+def _check_variant(variant: str | None, workdir: Path, names: Sequence[str]) -> None:
+    if variant is not None and variant not in names:
+        raise UserError(f"--variant {variant}: not in {workdir}; expected one of {', '.join(names)}")
 
 
 def population_on(

@@ -6,12 +6,10 @@ that to go on, and `metadata` describes both. Arrays lie under their paths, such
 and a SHA-256 of themselves.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ser_jax import config as configuration
 from ser_jax.corpora.merge import parts_of
 from ser_jax.errors import UserError
+from ser_jax.training import published
+from ser_jax.training.arrays import describe_array, differences, named_arrays, sealed, sha256
 from ser_jax.training.state import State
 
 FORMAT_VERSION = 2
@@ -76,11 +76,11 @@ class Checkpoints:
         A state without parameters, see `state.for_evaluation`, can be evaluated later but not trained further.
         """
         arrays = named_arrays(state)
-        described = {name: _describe_array(array) | {"sha256": _sha256(array)} for name, array in arrays.items()}
+        described = {name: describe_array(array) | {"sha256": sha256(array)} for name, array in arrays.items()}
         runs = zip(metadata["runs"], np.asarray(state.diverged_at).tolist(), strict=True)
         diverged = [{**run, "step": step} for run, step in runs if step >= 0]
         metadata = {**metadata, "format": FORMAT_VERSION, "diverged": diverged, "arrays": described}
-        items = {_METADATA: ocp.args.JsonSave(_sealed(metadata))}
+        items = {_METADATA: ocp.args.JsonSave(sealed(metadata))}
         for item, part in _by_item(arrays).items():
             items[item] = ocp.args.StandardSave(part)
         self._manager.save(int(np.max(state.step)), args=ocp.args.Composite(**items))
@@ -149,16 +149,16 @@ class Checkpoints:
             raise _Damaged(f"{where}: damaged checkpoint (its metadata are no JSON object)")
         if metadata.get("format") == 1:
             raise _Damaged(f"{where}: checkpoint of format 1, of an earlier version; expected format {FORMAT_VERSION}")
-        if _sealed(metadata)["sha256"] != metadata.get("sha256"):
+        if sealed(metadata)["sha256"] != metadata.get("sha256"):
             raise _Damaged(f"{where}: damaged checkpoint (its metadata have another SHA-256)")
         return metadata | {"config": json.loads(json.dumps(configuration.completed(metadata["config"])))}
 
     def _restore(self, step: int, like: State) -> State:
         saved = self._metadata(step)["arrays"]
-        expected = {name: _describe_array(array) for name, array in named_arrays(like).items()}
+        expected = {name: describe_array(array) for name, array in named_arrays(like).items()}
         if like.parameters is None:
             saved = {name: array for name, array in saved.items() if _item_of(name) == _EVALUATION}
-        if different := list(_differences(saved, expected)):
+        if different := list(differences(saved, expected)):
             more = f" and {len(different) - 3} more" if len(different) > 3 else ""
             raise UserError(
                 f"{self.folder / str(step)}: its arrays are not those of the model: {'; '.join(different[:3])}{more}"
@@ -168,7 +168,7 @@ class Checkpoints:
             restored = self._read(step, item, ocp.args.StandardRestore(part))
             found |= {"/".join(path): np.asarray(leaf) for path, leaf in flatten_dict(restored).items()}
         for name, array in found.items():
-            if _sha256(array) != saved[name]["sha256"]:
+            if sha256(array) != saved[name]["sha256"]:
                 raise _Damaged(f"{self.folder / str(step)}: damaged checkpoint ({name} has another SHA-256)")
         names = named_arrays(like).keys()
         return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in names])
@@ -185,16 +185,15 @@ class Checkpoints:
             ) from error
 
 
-def named_arrays(tree: Any) -> dict[str, Any]:
-    """Returns the leaves of a tree by their paths, such as "parameters/classifier/kernel", in the order of the tree."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def digest(tree: Any) -> str:
-    """Returns a SHA-256 that changes with any name, shape, dtype or value of a tree of arrays."""
-    arrays = {name: _describe_array(array) | {"sha256": _sha256(array)} for name, array in named_arrays(tree).items()}
-    return hashlib.sha256(to_json(arrays).encode()).hexdigest()
+def restore(folder: Path, like: State) -> State:
+    """Reads the newest state of a population's folder, or of a published model; see `Checkpoints.restore`."""
+    if published.is_published(folder):
+        return published.restore(folder, like)
+    store = Checkpoints(folder / "checkpoints")
+    try:
+        return store.restore(like)
+    finally:
+        store.close()
 
 
 def describe(
@@ -236,11 +235,6 @@ def versions() -> dict[str, str]:
     }
 
 
-def to_json(value: Any) -> str:
-    """Serialises with sorted keys, so that equal values are equal text."""
-    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-
-
 def _item_of(name: str) -> str:
     return _TRAINING if name.split("/")[0] in _OF_TRAINING else _EVALUATION
 
@@ -251,34 +245,6 @@ def _by_item(arrays: dict[str, np.ndarray]) -> dict[str, dict]:
     for name, array in arrays.items():
         items.setdefault(_item_of(name), {})[tuple(name.split("/"))] = array
     return {item: unflatten_dict(part) for item, part in items.items()}
-
-
-def _describe_array(array: Any) -> dict[str, Any]:
-    return {"shape": list(array.shape), "dtype": str(array.dtype)}
-
-
-def _sha256(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
-
-
-def _sealed(metadata: dict) -> dict:
-    """The metadata with a SHA-256 of all else in them."""
-    rest = {name: value for name, value in metadata.items() if name != "sha256"}
-    return {**rest, "sha256": hashlib.sha256(to_json(rest).encode()).hexdigest()}
-
-
-def _differences(saved: dict[str, dict], expected: dict[str, dict]) -> Iterator[str]:
-    """Yields a line for each array that is missing, unexpected, or of another shape or dtype."""
-    for name in sorted({*saved, *expected}):
-        if name not in saved:
-            yield f"{name} is missing"
-        elif name not in expected:
-            yield f"{name} is unexpected"
-        else:
-            for what in ("shape", "dtype"):
-                found, wanted = saved[name][what], expected[name][what]
-                if found != wanted:
-                    yield f"{name} has {what} {found}, expected {wanted}"
 
 
 def _is_damage(error: OSError | ValueError | KeyError) -> bool:

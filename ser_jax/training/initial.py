@@ -13,7 +13,7 @@ from ser_jax.corpora.duplicates import recordings
 from ser_jax.corpora.merge import parts_of
 from ser_jax.errors import UserError
 from ser_jax.training import heads
-from ser_jax.training.checkpoints import digest
+from ser_jax.training.arrays import digest
 from ser_jax.training.state import Learner, State
 
 _WHERE = "config.training.initial"

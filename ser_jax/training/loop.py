@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import signal
 import sys
 import time
@@ -76,11 +77,7 @@ def restore(population: Population, folder: Path, *, whole: bool = False) -> Sta
     an earlier checkpoint does not take its place.
     """
     like = state_like(population)
-    store = checkpoints.Checkpoints(folder / "checkpoints")
-    try:
-        return _read(population, store.restore, like if whole else for_evaluation(like))
-    finally:
-        store.close()
+    return _read(population, functools.partial(checkpoints.restore, folder), like if whole else for_evaluation(like))
 
 
 def _train(

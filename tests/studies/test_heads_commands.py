@@ -110,7 +110,7 @@ def test_a_published_model_has_its_heads_and_a_card_that_tells_them(launch, trai
     to = tmp_path / "published"
     status, _, errors = launch("publish", "--workdir", trained[0], "--tested", trained[1], "--to", to)
     assert status == 0, errors
-    card = (to / "MODEL_CARD.md").read_text()
+    card = (to / "README.md").read_text()
     for part, emotions in PARTS.items():
         (line,) = [line for line in card.splitlines() if line.startswith(f"- A classifier for {part}: ")]
         assert set(line.removesuffix(".").split(": ")[1].split(", ")) == set(emotions)

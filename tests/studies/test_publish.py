@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import soundfile
+import yaml
+from flax.traverse_util import flatten_dict
 
 from ser_jax.corpora.corpus import SAMPLE_RATE
+from ser_jax.inference.restore import restore_network
 from ser_jax.studies import workdirs
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +46,7 @@ def published(launch, trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("published") / "small"
     status, output, errors = launch("publish", "--workdir", trained[0], "--tested", trained[1], "--to", folder)
     assert status == 0, errors
-    assert f"its card is {folder / 'MODEL_CARD.md'}" in output
+    assert f"its card is {folder / 'README.md'}" in output
     return folder
 
 
@@ -59,7 +63,7 @@ def test_a_published_model_predicts_what_the_trained_one_does_and_is_smaller(lau
 
 
 def test_a_card_tells_the_data_the_figures_and_the_limits(trained, published):
-    card = (published / "MODEL_CARD.md").read_text()
+    card = (published / "README.md").read_text()
     summary = json.loads((trained[1] / "summary.json").read_text())
     (tested,) = summary["variants"].values()
     (alone,) = [of["alone"] for of in summary["robustness"]["variants"].values()]
@@ -75,9 +79,63 @@ def test_a_card_tells_the_data_the_figures_and_the_limits(trained, published):
     assert all(f"{emotion}" in card for emotion in summary["emotions"])
 
 
-def test_a_published_checkpoint_does_not_tell_where_it_was_made(published):
-    for path in (published / "model").rglob("*"):
-        assert path.is_dir() or str(published.parent).encode() not in path.read_bytes(), path
+def test_a_published_model_is_what_a_hub_takes_and_does_not_tell_where_it_was_made(trained, published):
+    files = {path.name: path.read_bytes() for path in published.iterdir()}
+    assert files.keys() == {"README.md", "config.json", "model.safetensors"}
+    card = (published / "README.md").read_text().replace(str(published), "")
+    assert str(published.parent) not in card
+    assert all(str(published.parent).encode() not in files[name] for name in ("config.json", "model.safetensors"))
+    header = yaml.safe_load(card.split("---\n")[1])
+    assert header["license"] == "apache-2.0" and header["library_name"] == "ser_jax"
+    assert header["pipeline_tag"] == "audio-classification" and "language" not in header
+    summary = json.loads((trained[1] / "summary.json").read_text())
+    (tested,) = summary["variants"].values()
+    (alone,) = [of["alone"] for of in summary["robustness"]["variants"].values()]
+    shown = {
+        result["dataset"]["name"]: {metric["type"]: metric["value"] for metric in result["metrics"]}
+        for result in header["model-index"][0]["results"]
+    }
+    values = {name: round(100 * measure["value"], 1) for name, measure in tested["metrics"].items()}
+    assert shown["synthetic, unseen speakers (transductive)"] == {
+        "recall": values["ua"],
+        "accuracy": values["wa"],
+        "f1": values["macro_f1"],
+    }
+    assert shown["the same, each recording by itself (inductive)"] == {"recall": round(100 * alone["ua"], 1)}
+
+
+def test_a_published_model_is_never_changed(launch, config, published, tmp_path, monkeypatch):
+    def content():
+        return {path: path.read_bytes() for path in published.rglob("*")}
+
+    before = content()
+    monkeypatch.chdir(tmp_path)
+    status, output, errors = launch("evaluate", "--workdir", published)
+    assert status == 0, errors
+    folder = Path("runs") / "small_evaluated" / "on_synthetic"
+    assert str(folder) in output and (tmp_path / folder / "summary.json").is_file()
+    for arguments in (
+        ("train", config, "--workdir", published),
+        ("study", config, "--store", published),
+        ("train", published / "config.json"),
+        ("report", tmp_path / folder, "--out", published),
+    ):
+        status, _, errors = launch(*arguments)
+        assert status == 2 and errors.count("\n") == 1, errors
+        assert f"{published}: holds a published model, which is never changed" in errors
+    assert content() == before
+
+
+def test_runs_begin_with_a_published_model_and_train_its_configuration_again(launch, published, tmp_path):
+    from ser_jax import config
+    from ser_jax.studies.workdirs import load_initial
+
+    initial = load_initial(published)
+    (parameters,) = initial.variables.values()
+    found = safetensors.numpy.load_file(published / "model.safetensors")
+    for name, kernel in flatten_dict(parameters, sep="/").items():
+        np.testing.assert_array_equal(kernel, found[name][0])
+    assert config.load(str(published / "config.json")) == config.check(initial.metadata["config"])
 
 
 def test_what_cannot_be_published_is_refused_in_one_line_and_nothing_is_lost(launch, trained, published, tmp_path):
@@ -85,7 +143,7 @@ def test_what_cannot_be_published_is_refused_in_one_line_and_nothing_is_lost(lau
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
     model, tested = trained
     for workdir, evidence, to, message in (
-        (model, tested, tmp_path / "mine", "is there already and has no MODEL_CARD.md"),
+        (model, tested, tmp_path / "mine", "is there already and is no published model"),
         (model, model, tmp_path / "new", "its folds share speakers"),
         (tmp_path / "nowhere", tested, tmp_path / "new", "no such folder"),
         (model, tmp_path / "nowhere", tmp_path / "new", "--tested"),
@@ -93,6 +151,10 @@ def test_what_cannot_be_published_is_refused_in_one_line_and_nothing_is_lost(lau
         status, _, errors = launch("publish", "--workdir", workdir, "--tested", evidence, "--to", to)
         assert status == 2 and message in errors and errors.count("\n") == 1
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "all of it"
+    shutil.copytree(published, tmp_path / "cloned")
+    (tmp_path / "cloned" / ".git").mkdir()
+    status, _, errors = launch("publish", "--workdir", model, "--tested", tested, "--to", tmp_path / "cloned")
+    assert status == 2 and "is there already and has .git too" in errors and (tmp_path / "cloned" / ".git").is_dir()
     assert not (tmp_path / "new").exists()
 
 
@@ -109,7 +171,7 @@ def test_the_model_that_comes_with_ser_jax_predicts(launch, tmp_path):
     soundfile.write(recording, 0.1 * np.random.default_rng(0).standard_normal(2 * SAMPLE_RATE), SAMPLE_RATE)
     status, output, errors = launch("predict", recording, "--json")
     assert status == 0, errors
-    assert "MODEL_CARD.md" in errors
+    assert "README.md" in errors
     said = json.loads(output)
     assert said.pop("file") == str(recording)
     assert len(said) >= 7 and sum(said.values()) == pytest.approx(1, abs=1e-5)
@@ -118,8 +180,11 @@ def test_the_model_that_comes_with_ser_jax_predicts(launch, tmp_path):
 @pytest.mark.parametrize("folder", sorted((ROOT / "pretrained").iterdir()), ids=lambda folder: folder.name)
 def test_every_published_model_is_small_and_has_its_card(folder):
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 10e6
-    card = (folder / "MODEL_CARD.md").read_text()
+    card = (folder / "README.md").read_text()
     for heading in ("The model", "Training data", "Results", "Use", "Limits", "Licence"):
         assert f"## {heading}\n" in card
     (restored,) = workdirs.find(folder)
+    restore_network(restored.metadata, restored.folder)  # refuses what is not what was published
+    licence = {"emodb": "cc-by-4.0"}.get(folder.name, "cc-by-nc-sa-4.0")
+    assert yaml.safe_load(card.split("---\n")[1])["license"] == licence
     assert all(emotion in card for emotion in restored.emotions)

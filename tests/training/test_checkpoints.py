@@ -11,7 +11,8 @@ import pytest
 
 from ser_jax import config as configuration
 from ser_jax.errors import UserError
-from ser_jax.training.checkpoints import Checkpoints, digest, named_arrays
+from ser_jax.training.arrays import digest, named_arrays
+from ser_jax.training.checkpoints import Checkpoints
 from ser_jax.training.state import State, for_evaluation
 
 METADATA = {"config": configuration.default(), "runs": [{"fold": "a", "seed": 0}, {"fold": "a", "seed": 1}]}

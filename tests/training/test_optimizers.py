@@ -8,7 +8,7 @@ from ser_jax import config as configuration
 from ser_jax.commands.list import KINDS
 from ser_jax.errors import UserError
 from ser_jax.models import FAMILIES
-from ser_jax.training.checkpoints import named_arrays
+from ser_jax.training.arrays import named_arrays
 from ser_jax.training.optimizers import make_optimizer, make_schedule, overview, resolve
 
 DEFAULT = configuration.default()["optimizer"]

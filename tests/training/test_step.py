@@ -12,7 +12,7 @@ from ser_jax import config as configuration
 from ser_jax.feeds.resident import Resident
 from ser_jax.frontend import Frontend, Masking, Strengths
 from ser_jax.models import build
-from ser_jax.training.checkpoints import named_arrays
+from ser_jax.training.arrays import named_arrays
 from ser_jax.training.state import Run, initialise, make_learner
 from ser_jax.training.step import _update, train_step
 from tests.training.tiny import vectors

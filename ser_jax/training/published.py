@@ -1,0 +1,107 @@
+"""A published model: a folder that a model hub takes as it is. It holds what evaluation uses, and is never changed.
+
+`README.md` is its card. `model.safetensors` holds the arrays, the run axis first: linen variables under their paths,
+such as `params/classifier/kernel`; `feature_statistics` where the training's normalise features; `step` and
+`diverged_at`. `config.json` holds the metadata of a checkpoint, with the shape, dtype and SHA-256 of each array and a
+SHA-256 of themselves.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from ser_jax import config as configuration
+from ser_jax.errors import UserError
+from ser_jax.training.arrays import describe_array, differences, named_arrays, sealed, sha256, to_json
+from ser_jax.training.state import State
+
+WEIGHTS, METADATA, CARD = "model.safetensors", "config.json", "README.md"
+LIBRARY = "ser_jax"  # what a hub calls the program that reads a model
+FORMAT_VERSION = 1
+# Fields of `State` under linen's names of what they hold.
+_COLLECTIONS = {"ema_parameters": "params", "ema_batch_stats": "batch_stats"}
+
+
+def is_published(folder: Path) -> bool:
+    """Whether a folder is a published model, or one whose weights are lost."""
+    return (folder / WEIGHTS).is_file() or _is_description(_json(folder / METADATA))
+
+
+def write(folder: Path, name: str, state: State, metadata: dict) -> None:
+    """Writes `model.safetensors` and `config.json` to a folder.
+
+    Args:
+      name: of the variant.
+      state: for evaluation, see `state.for_evaluation`; NumPy arrays with a run axis.
+      metadata: of the checkpoint that the state was restored from.
+    """
+    arrays = {_public(path): np.ascontiguousarray(array) for path, array in named_arrays(state).items()}
+    described = {path: describe_array(array) | {"sha256": sha256(array)} for path, array in arrays.items()}
+    header = {"library_name": LIBRARY, "format": FORMAT_VERSION, "name": name}
+    (folder / WEIGHTS).write_bytes(safetensors.numpy.save(arrays, metadata={"format": "flax"}))
+    (folder / METADATA).write_text(to_json(sealed({**metadata, **header, "arrays": described})), encoding="utf-8")
+
+
+def read_metadata(folder: Path) -> dict:
+    """Reads the metadata: those of the checkpoint, and the variant's `name`. Raises `UserError` where it is damaged."""
+    found = _metadata(folder)
+    return {name: value for name, value in found.items() if name not in ("arrays", "sha256", "library_name")}
+
+
+def restore(folder: Path, like: State) -> State:
+    """Reads a state as NumPy arrays; `like` gives the structure, shapes and dtypes that are expected.
+
+    Raises `UserError` where an array is missing, unexpected, of another shape or dtype, or not what was published.
+    """
+    path = folder / WEIGHTS
+    try:
+        found = safetensors.numpy.load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file, expected the published model's arrays") from None
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path}: damaged, expected a safetensors file ({' '.join(str(error).split())})") from error
+    names = [_public(name) for name in named_arrays(like)]
+    expected = dict(zip(names, map(describe_array, named_arrays(like).values()), strict=True))
+    described = {name: describe_array(array) for name, array in found.items()}
+    if different := list(differences(described, expected)):
+        more = f" and {len(different) - 3} more" if len(different) > 3 else ""
+        raise UserError(f"{path}: its arrays are not those of the model: {'; '.join(different[:3])}{more}")
+    hashes = {name: array["sha256"] for name, array in _metadata(folder)["arrays"].items()}
+    for name in names:
+        if sha256(found[name]) != hashes.get(name):
+            raise UserError(f"{path}: damaged ({name} has another SHA-256 than {METADATA} says)")
+    return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in names])
+
+
+def _metadata(folder: Path) -> dict:
+    path = folder / METADATA
+    metadata = _json(path)
+    if not _is_description(metadata):
+        raise UserError(f"{path}: expected the description of a model that `publish` wrote")
+    if metadata.get("format") != FORMAT_VERSION:
+        raise UserError(f"{path}: format {metadata.get('format')}, expected {FORMAT_VERSION}")
+    if sealed(metadata)["sha256"] != metadata.get("sha256"):
+        raise UserError(f"{path}: damaged (it has another SHA-256 than it says)")
+    return metadata | {"config": json.loads(json.dumps(configuration.completed(metadata["config"])))}
+
+
+def _json(path: Path) -> object:
+    """What a JSON file holds; None where there is none, or it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _is_description(found: object) -> bool:
+    return isinstance(found, dict) and found.get("library_name") == LIBRARY
+
+
+def _public(path: str) -> str:
+    """The name in a published model of an array of `State`."""
+    first, slash, rest = path.partition("/")
+    return _COLLECTIONS.get(first, first) + slash + rest
