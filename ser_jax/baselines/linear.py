@@ -139,7 +139,7 @@ def column_sets(columns: str, names: Sequence[str]) -> dict[str, Int[np.ndarray,
 
 def fit_columns(
     baseline: Baseline,
-    values: Float[np.ndarray, "utterances dims"],
+    values: Float[np.ndarray, "utterances versions dims"],
     sets: Sequence[Int[np.ndarray, " _"]],
     labels: Int[np.ndarray, " utterances"],
     held_out: Sequence[Bool[np.ndarray, " utterances"]],
@@ -150,11 +150,11 @@ def fit_columns(
     The best has the highest UA on the inner folds, the first of equals. With columns "combined" the scores are the mean
     of those of all fits, of which each has its own C; then C and `inner_ua` are means too.
     """
-    fits = [fit(baseline, values[:, columns], labels, held_out, num_classes) for columns in sets]
+    fits = [fit(baseline, values[..., columns], labels, held_out, num_classes) for columns in sets]
     best = int(np.argmax([one.inner_ua.max() for one in fits]))
     kept = range(len(sets)) if baseline.columns == "combined" else [best]
-    mean, scale = np.zeros(values.shape[1]), np.ones(values.shape[1])
-    coefficients = np.zeros((num_classes, values.shape[1]), np.float32)
+    mean, scale = np.zeros(values.shape[-1]), np.ones(values.shape[-1])
+    coefficients = np.zeros((num_classes, values.shape[-1]), np.float32)
     for i in kept:
         mean[sets[i]], scale[sets[i]] = fits[i].mean, fits[i].scale  # a column's own, whatever set it is in
         coefficients[:, sets[i]] += fits[i].coefficients / len(kept)
@@ -180,14 +180,14 @@ def make_baseline(options: dict[str, Any]) -> Baseline:
 
 
 def scale_by_speaker(
-    values: Float[np.ndarray, "utterances dims"], speakers: Sequence[str] | np.ndarray
-) -> Float[np.ndarray, "utterances dims"]:
-    """Standardises the utterances of each speaker by their own mean and standard deviation."""
+    values: Float[np.ndarray, "utterances versions dims"], speakers: Sequence[str] | np.ndarray
+) -> Float[np.ndarray, "utterances versions dims"]:
+    """Standardises the utterances of each speaker by their own mean and standard deviation, version by version."""
     speakers = np.asarray(speakers)
-    scaled = np.empty(values.shape, np.float64)
+    flat = values.reshape(len(values), -1).astype(np.float64)
     for speaker in np.unique(speakers):
-        scaled[speakers == speaker] = StandardScaler().fit_transform(values[speakers == speaker].astype(np.float64))
-    return scaled
+        flat[speakers == speaker] = StandardScaler().fit_transform(flat[speakers == speaker])
+    return flat.reshape(values.shape)
 
 
 def inner_folds(
@@ -217,19 +217,20 @@ def inner_folds(
 
 def fit(
     baseline: Baseline,
-    values: Float[np.ndarray, "utterances dims"],
+    values: Float[np.ndarray, "utterances versions dims"],
     labels: Int[np.ndarray, " utterances"],
     held_out: Sequence[Bool[np.ndarray, " utterances"]],
     num_classes: int,
 ) -> Fitted:
     """Fits a baseline to a training fold, its C chosen by the inner folds `held_out`.
 
-    `values` are the functionals, already standardised with scaling "speaker". Raises UserError where the fold holds
-    fewer than two classes.
+    `values` are the functionals, already standardised with scaling "speaker". Each version of an utterance is learnt
+    as an utterance; an utterance is classified by the mean of its versions, whose scores are the mean of theirs.
+    Raises UserError where the fold holds fewer than two classes.
     """
     if len(np.unique(labels)) < 2:
         raise UserError(f"model {baseline.name}: a training fold holds {len(np.unique(labels))} emotion, expected two")
-    with threadpool_limits(1 if len(labels) <= SMALL else None):
+    with threadpool_limits(1 if values.shape[0] * values.shape[1] <= SMALL else None):
         return _fit(baseline, values, labels, held_out, num_classes)
 
 
@@ -241,29 +242,33 @@ def _fit(
     for out in held_out:
         if len(np.unique(labels[~out])) < 2:
             continue
-        scaler = _scaler(baseline, values[~out])
-        seen, unseen = scaler.transform(values[~out]), scaler.transform(values[out])
+        known, codes = _all_versions(values[~out], labels[~out])
+        scaler = _scaler(baseline, known)
+        seen, unseen = scaler.transform(known), scaler.transform(values[out].mean(1))
         train, axes = _coordinates(baseline, seen)
         test = unseen if axes is None else unseen @ seen.T @ axes.T
-        for i, (coefficients, intercept, classes) in enumerate(_solve(baseline, train, labels[~out], grid)):
+        for i, (coefficients, intercept, classes) in enumerate(_solve(baseline, train, codes, grid)):
             predicted = classes[np.argmax(test @ coefficients.T + intercept[None], axis=1)]
             np.add.at(confusion[i], (labels[out], predicted), 1)
     inner_ua = np.nan_to_num(metrics.unweighted_accuracy(confusion))
     C = grid[int(np.argmax(inner_ua))]  # the first of equals: the smallest C
-    scaler = _scaler(baseline, values)
-    seen = scaler.transform(values)
+    known, codes = _all_versions(values, labels)
+    scaler = _scaler(baseline, known)
+    seen = scaler.transform(known)
     train, axes = _coordinates(baseline, seen)
-    [(solved, intercept, classes)] = _solve(baseline, train, labels, [C])
-    coefficients = np.zeros((num_classes, values.shape[1]), np.float32)
+    [(solved, intercept, classes)] = _solve(baseline, train, codes, [C])
+    coefficients = np.zeros((num_classes, values.shape[2]), np.float32)
     coefficients[classes] = solved if axes is None else solved @ axes @ seen
     every_intercept = np.full(num_classes, -np.inf)
     every_intercept[classes] = intercept
     return Fitted(scaler.mean_, scaler.scale_, coefficients, every_intercept, C, inner_ua)
 
 
-def predict(fitted: Fitted, values: Float[np.ndarray, "utterances dims"]) -> Float[np.ndarray, "utterances classes"]:
+def predict(
+    fitted: Fitted, values: Float[np.ndarray, "utterances versions dims"]
+) -> Float[np.ndarray, "utterances classes"]:
     """Returns the class probabilities of functionals, which are already standardised with scaling "speaker"."""
-    scaled = (np.asarray(values, np.float64) - fitted.mean[None]) / fitted.scale[None]
+    scaled = (np.asarray(values, np.float64).mean(1) - fitted.mean[None]) / fitted.scale[None]
     return softmax(scaled @ fitted.coefficients.T.astype(np.float64) + fitted.intercept[None], axis=1)
 
 
@@ -305,6 +310,11 @@ def load(folder: str | os.PathLike) -> list[Fitted]:
 def _require_one_of(what: str, found: str, choices: Sequence[str]) -> None:
     if found not in choices:
         raise UserError(f"unknown {what}: {brief(found)}{did_you_mean(found, choices)}")
+
+
+def _all_versions(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each version as a row of its own, and its label."""
+    return values.reshape(-1, values.shape[2]), np.repeat(labels, values.shape[1])
 
 
 def _scaler(baseline: Baseline, values: np.ndarray) -> StandardScaler:

@@ -106,6 +106,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     encoder.add_argument("--average", type=int, help="keep the means of so many consecutive frames (default: 1, all)")
     encoder.add_argument(
+        "--speeds",
+        help="with --pooled: hear each utterance at these speeds, as a tape that runs slower or faster, and keep all "
+        "versions: --speeds 0.88,0.94,1,1.06,1.12 (default: 1)",
+    )
+    encoder.add_argument(
         "--dtype", choices=("float16", "float32"), help="of what is kept (default: float16, of --pooled float32)"
     )
 
@@ -200,7 +205,14 @@ def _prepare_states(args: argparse.Namespace, data_dir: str | os.PathLike) -> in
     form = "pooled" if args.pooled else "frames"
     layers, trim_db, average = _split(args.layers), args.trim_db or 0.0, 1 if args.average is None else args.average
     request = extract.make_request(
-        encoder.architecture, form, layers, args.window_seconds, args.dtype, trim_db, average
+        encoder.architecture,
+        form,
+        layers,
+        args.window_seconds,
+        args.dtype,
+        trim_db,
+        average,
+        _numbers("--speeds", args.speeds) or [1.0],
     )
     packed = extract.prepare_states(corpus, encoder, request, data_dir, name=args.name, force=args.force)
     print(_features_summary(packed, corpus))
@@ -212,6 +224,15 @@ def _prepare_states(args: argparse.Namespace, data_dir: str | os.PathLike) -> in
 
 def _split(names: str | None) -> list[str] | None:
     return [name.strip() for name in names.split(",")] if names else None
+
+
+def _numbers(flag: str, text: str | None) -> list[float]:
+    from ser_jax.errors import UserError
+
+    try:
+        return [float(number) for number in _split(text) or []]
+    except ValueError:
+        raise UserError(f"{flag} {text}: expected numbers, as 0.9,1,1.1") from None
 
 
 _FLAGS = {  # that only some of what can be prepared has
@@ -230,6 +251,7 @@ _FLAGS = {  # that only some of what can be prepared has
         "dtype",
         "trim_db",
         "average",
+        "speeds",
     ),
     "published": ("allow_mismatch",),
     "layout": ("emotions", "skip", "min_seconds", "map", "synonyms", "drop"),

@@ -3,6 +3,9 @@
 An utterance longer than a window is cut into equal parts of at most that length, each of which the encoder hears by
 itself; their frames stand one after the other. What is computed is kept as it comes: the same command goes on where an
 interrupted one ended.
+
+An utterance may also be heard at other speeds, as if a tape ran faster or slower: pitch and formants move with the
+tempo. Its pooled states at each speed are then kept side by side, as versions of one utterance (Ko et al. 2015).
 """
 
 import dataclasses
@@ -12,12 +15,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import soxr
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
@@ -40,6 +45,7 @@ from ser_jax.errors import UserError
 from ser_jax.files import atomic_file
 
 VERSION = 1  # of this computation; part of what a cache is recognised by
+SPEEDS = 0.5, 2.0  # the lowest and the highest
 MOST_SECONDS = 20.0  # of a window, where positions do not end earlier: attention's work grows with its square
 _BATCH_SECONDS = 64.0  # of audio that the encoder hears at once
 _LENGTHS_PER_OCTAVE = 4  # batches are padded to one of so many lengths: as many programs, at most 19 % of padding
@@ -56,6 +62,7 @@ class Request:
         dtype: of what is kept.
         trim_db: silence before and after is left out: softer by so much than the loudest; 0: nothing is.
         average: so many consecutive frames of a window become their mean; the last one may be of fewer.
+        speeds: of what is heard, each a version of the utterance; pooled states alone have several.
     """
 
     states: tuple[str, ...]
@@ -64,6 +71,7 @@ class Request:
     dtype: Literal["float16", "float32"]
     trim_db: float = 0.0
     average: int = 1
+    speeds: tuple[float, ...] = (1.0,)
 
 
 def make_request(
@@ -74,6 +82,7 @@ def make_request(
     dtype: str | None = None,
     trim_db: float = 0.0,
     average: int = 1,
+    speeds: Sequence[float] = (1.0,),
 ) -> Request:
     """Returns what is wanted, checked against the encoder.
 
@@ -87,10 +96,16 @@ def make_request(
             raise UserError(f"--layers {layer}: the encoder has 0 to {architecture.depth} and final")
     if len(set(chosen)) < len(chosen):
         raise UserError(f"--layers {','.join(layers or ())}: a layer is named twice")
+    low, high = SPEEDS
+    said = ",".join(f"{speed:g}" for speed in speeds)
+    if not speeds or len(set(speeds)) < len(speeds) or not all(low <= speed <= high for speed in speeds):
+        raise UserError(f"--speeds {said}: expected different speeds from {low:g} to {high:g}")
+    if form != "pooled" and tuple(speeds) != (1.0,):
+        raise UserError(f"--speeds {said}: expected --pooled, since frames are kept at speed 1 alone")
     reach = architecture.max_samples / SAMPLE_RATE if architecture.max_samples else float("inf")
     window = min(MOST_SECONDS, reach) if window_seconds is None else window_seconds
     # An utterance that is a little longer is heard in halves, of which the first ends at a whole frame.
-    fewest = 2 * (architecture.min_samples + architecture.hop) / SAMPLE_RATE
+    fewest = 2 * (architecture.min_samples + _room(architecture, speeds)) / SAMPLE_RATE
     if not fewest <= window <= reach:
         raise UserError(f"--window_seconds {window:g}: expected {fewest:g} to {reach:g} s")
     if not 0 <= trim_db < float("inf"):
@@ -98,7 +113,12 @@ def make_request(
     if average < 1 or (average > 1 and form == "pooled"):
         raise UserError(f"--average {average}: expected at least 1 frame, and 1 with --pooled")
     kept = dtype or ("float16" if form == "frames" else "float32")
-    return Request(chosen, form, float(window), kept, float(trim_db), average)
+    return Request(chosen, form, float(window), kept, float(trim_db), average, tuple(map(float, speeds)))
+
+
+def _room(architecture: Architecture, speeds: Sequence[float]) -> int:
+    """By so many samples, as they are heard, a part may be longer for beginning at a whole frame."""
+    return max(architecture.hop if speed == 1 else round(architecture.hop / speed) + 1 for speed in speeds)
 
 
 def prepare_states(
@@ -119,7 +139,7 @@ def prepare_states(
     info = {"encoder": encoder.describe(), "states": list(request.states), "form": request.form}
     info |= {"width": encoder.architecture.width, "window_seconds": request.window_seconds}
     info |= {"dtype": request.dtype, "trim_db": request.trim_db, "average": request.average}
-    info |= {"version": VERSION, "licence": encoder.licence}
+    info |= {"speeds": list(request.speeds), "version": VERSION, "licence": encoder.licence}
     if name in available_features(corpus.name, data_dir) and not force:
         packed = load_features(corpus, name, data_dir)
         if packed.info == info:
@@ -128,11 +148,12 @@ def prepare_states(
             f"corpus {corpus.name} has other features {name!r}: expected another --name, or --force to replace them"
         )
     corpus = trimmed(corpus, request.trim_db) if request.trim_db else corpus
-    too_short = corpus.utterances["num_samples"] < encoder.architecture.min_samples
+    shortest = encoder.architecture.min_samples * max(request.speeds)
+    too_short = corpus.utterances["num_samples"] < shortest
     if too_short.any():
         ids = corpus.utterances["id"][too_short].tolist()
         raise UserError(
-            f"corpus {corpus.name}: {len(ids)} utterances are shorter than {encoder.architecture.min_samples} samples, "
+            f"corpus {corpus.name}: {len(ids)} utterances are shorter than {shortest:g} samples, "
             f"the least that encoder {encoder.name} hears ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})"
         )
     scratch = features_folder(corpus.name, f".{name}.partial", data_dir)
@@ -156,8 +177,8 @@ def states_of(info: Mapping[str, Any], corpus: Corpus, data_dir: str | os.PathLi
             f"encoder {encoder.name}: sha256 {encoder.sha256[:12]}, but the model learnt from the states of "
             f"{info['encoder']['sha256'][:12]} ({info['encoder']['source'] or 'source unknown'})"
         )
-    options = {field.name: info[field.name] for field in dataclasses.fields(Request)}
-    request = Request(**options | {"states": tuple(info["states"])})
+    options = {field.name: info[field.name] for field in dataclasses.fields(Request) if field.name in info}
+    request = Request(**{name: tuple(one) if isinstance(one, list) else one for name, one in options.items()})
     with tempfile.TemporaryDirectory() as folder:
         packed = prepare_states(corpus, encoder, request, folder, name="states")
         return dataclasses.replace(packed, values=np.array(packed.values))
@@ -169,28 +190,43 @@ def _frame_ms(encoder: LoadedEncoder, request: Request) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class _Pieces:
-    """Parts of utterances that are heard by themselves, in the order of the corpus."""
+    """Parts of utterances that are heard by themselves, in the order of the corpus and of the versions."""
 
-    row: Int[np.ndarray, " pieces"]  # of the utterance
+    version: Int[np.ndarray, " pieces"]  # of all versions of all utterances
     start: Int[np.ndarray, " pieces"]  # in the corpus's samples
-    num_samples: Int[np.ndarray, " pieces"]
+    end: Int[np.ndarray, " pieces"]
+    speed: Float[np.ndarray, " pieces"]
+    num_samples: Int[np.ndarray, " pieces"]  # as they are heard
     num_frames: Int[np.ndarray, " pieces"]
 
 
 def _pieces(corpus: Corpus, encoder: LoadedEncoder, request: Request) -> _Pieces:
-    """Equal parts, as few as the window allows, that begin at whole frames."""
+    """Equal parts of each version, as few as the window allows; of speed 1, they begin at whole frames."""
     hop, longest = encoder.architecture.hop, int(request.window_seconds * SAMPLE_RATE)
-    rows, starts, lengths = [], [], []
+    room = _room(encoder.architecture, request.speeds)
+    found = []
     table = corpus.utterances[["start", "num_samples"]].to_numpy()
     for row, (start, samples) in enumerate(table):
-        number = 1 if samples <= longest else -(-samples // (longest - hop))
-        cuts = np.append(np.arange(number) * samples // number // hop * hop, samples)
-        rows += [row] * number
-        starts += (start + cuts[:-1]).tolist()
-        lengths += np.diff(cuts).tolist()
-    lengths = np.array(lengths)
-    num_frames = -(-make_module(encoder.architecture).num_frames(lengths) // request.average)
-    return _Pieces(np.array(rows), np.array(starts), lengths, num_frames)
+        for i, speed in enumerate(request.speeds):
+            heard = round(samples / speed)
+            number = 1 if heard <= longest else -(-heard // (longest - room))
+            cuts = np.append(np.arange(number) * samples // number // hop * hop, samples)
+            found += [(row * len(request.speeds) + i, start + a, start + b, speed) for a, b in pairwise(cuts)]
+    version, start, end, speed = map(np.array, zip(*found, strict=True))
+    num_samples = np.round((end - start) / speed).astype(np.int64)
+    num_frames = -(-make_module(encoder.architecture).num_frames(num_samples) // request.average)
+    return _Pieces(version, start, end, speed, num_samples, num_frames)
+
+
+def _heard(corpus: Corpus, pieces: _Pieces, piece: int | np.integer) -> Int[np.ndarray, " samples"]:
+    """The samples of a piece at its speed."""
+    samples = np.asarray(corpus.samples[pieces.start[piece] : pieces.end[piece]])
+    if pieces.speed[piece] == 1:
+        return samples
+    found = soxr.resample(samples.astype(np.float32), SAMPLE_RATE * pieces.speed[piece], SAMPLE_RATE)
+    number = pieces.num_samples[piece]
+    found = np.pad(found[:number], (0, max(number - len(found), 0)))
+    return np.clip(np.round(found), -32768, 32767).astype(np.int16)
 
 
 def _compute(
@@ -204,8 +240,8 @@ def _compute(
     """Returns what was computed of all pieces: their frames end to end, or means and squared deviations of each."""
     states, width = len(request.states), encoder.architecture.width
     frames = request.form == "frames"
-    shape = (int(pieces.num_frames.sum()), states * width) if frames else (len(pieces.row), 2, states * width)
-    values, done = _scratch(scratch, key, shape, request.dtype if frames else "float32", len(pieces.row))
+    shape = (int(pieces.num_frames.sum()), states * width) if frames else (len(pieces.version), 2, states * width)
+    values, done = _scratch(scratch, key, shape, request.dtype if frames else "float32", len(pieces.version))
     begin = np.cumsum(pieces.num_frames) - pieces.num_frames
     run = _program(encoder, request)
     waiting = np.flatnonzero(~done)
@@ -223,8 +259,7 @@ def _compute(
             lengths = np.full(len(batch), encoder.architecture.min_samples, np.int32)
             lengths[: len(own)] = pieces.num_samples[own]
             for i, piece in enumerate(own):
-                samples = slice(pieces.start[piece], pieces.start[piece] + pieces.num_samples[piece])
-                waveforms[i, : lengths[i]] = corpus.samples[samples]
+                waveforms[i, : lengths[i]] = _heard(corpus, pieces, piece)
             found = np.asarray(run(waveforms, lengths))
             _refuse_not_finite(found[: len(own)], encoder, request)
             for i, piece in enumerate(own):
@@ -336,7 +371,7 @@ def average_frames(
 
 
 def _frames(request: Request, encoder: LoadedEncoder, pieces: _Pieces, values: np.ndarray) -> FeatureSource:
-    num_frames = np.bincount(pieces.row, pieces.num_frames).astype(np.int64)
+    num_frames = np.bincount(pieces.version, pieces.num_frames).astype(np.int64)
     start = np.cumsum(num_frames) - num_frames
     width = encoder.architecture.width
     names = tuple(f"{state}/{i}" for state in request.states for i in range(width))
@@ -348,18 +383,20 @@ def _frames(request: Request, encoder: LoadedEncoder, pieces: _Pieces, values: n
 
 
 def _pooled(request: Request, encoder: LoadedEncoder, pieces: _Pieces, values: np.ndarray) -> FeatureSource:
-    """Means and deviations of utterances, from those of their pieces; of each state, means first."""
-    utterances, width = pieces.row[-1] + 1, encoder.architecture.width
-    share = pieces.num_frames / np.bincount(pieces.row, pieces.num_frames)[pieces.row]
-    mean = np.zeros((utterances, values.shape[2]))
-    np.add.at(mean, pieces.row, share[:, None] * values[:, 0])
+    """Means and deviations of each version, from those of its pieces; of each state, means first."""
+    versions, width = pieces.version[-1] + 1, encoder.architecture.width
+    share = pieces.num_frames / np.bincount(pieces.version, pieces.num_frames)[pieces.version]
+    mean = np.zeros((versions, values.shape[2]))
+    np.add.at(mean, pieces.version, share[:, None] * values[:, 0])
     variance = np.zeros_like(mean)
-    np.add.at(variance, pieces.row, share[:, None] * (values[:, 1] + np.square(values[:, 0] - mean[pieces.row])))
-    both = np.stack([mean, np.sqrt(variance)], 1).reshape(utterances, 2, -1, width)
+    offset = np.square(values[:, 0] - mean[pieces.version])
+    np.add.at(variance, pieces.version, share[:, None] * (values[:, 1] + offset))
+    both = np.stack([mean, np.sqrt(variance)], 1).reshape(versions, 2, -1, width)
     with np.errstate(over="ignore"):
-        table = both.swapaxes(1, 2).reshape(utterances, -1).astype(request.dtype)
+        table = both.swapaxes(1, 2).reshape(versions, -1).astype(request.dtype)
     _refuse_not_finite(table, encoder, request)
     parts = ("mean", "deviation")
     names = tuple(f"{state}/{part}/{i}" for state in request.states for part in parts for i in range(width))
-    ones = np.ones(utterances, np.int64)
-    return FeatureSource(names, table.shape[1], table.dtype, ones, lambda row: table[row : row + 1])
+    each = len(request.speeds)
+    number = np.full(versions // each, each, np.int64)
+    return FeatureSource(names, table.shape[1], table.dtype, number, lambda row: table[row * each : (row + 1) * each])

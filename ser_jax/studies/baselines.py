@@ -133,16 +133,24 @@ def run_variant(name: str, all_runs: Baselines, folder: Path) -> dict:
     }
 
 
-def standardised(all_runs: Baselines) -> Float[np.ndarray, "utterances dims"]:
-    """Returns the corpus's functionals, with scaling "speaker" standardised by each speaker's own utterances."""
+def standardised(all_runs: Baselines) -> Float[np.ndarray, "utterances versions dims"]:
+    """Returns the corpus's functionals, with scaling "speaker" standardised by each speaker's own utterances.
+
+    Pooled hidden states have as many versions of an utterance as it was heard at different speeds; others have one.
+    """
     if all_runs.baseline.functionals == "precomputed":
         packed = pooled_states(all_runs.config, all_runs.corpus, all_runs.data_dir)
-        values = np.asarray(packed.values[packed.start], np.float32)
+        values = _versions(packed)
     else:
-        values = load_functionals(all_runs.corpus, all_runs.baseline.functionals, all_runs.data_dir).values
+        values = load_functionals(all_runs.corpus, all_runs.baseline.functionals, all_runs.data_dir).values[:, None]
     if all_runs.baseline.scaling == "speaker":
         return linear.scale_by_speaker(values, all_runs.corpus.utterances["speaker"].to_numpy())
     return values
+
+
+def _versions(packed: Packed) -> Float[np.ndarray, "utterances versions dims"]:
+    rows = packed.start[:, None] + np.arange(packed.num_frames.max())[None]
+    return np.asarray(packed.values[rows], np.float32)
 
 
 def fit_folds(name: str, all_runs: Baselines, values: np.ndarray) -> dict[str, Fitted]:
@@ -152,7 +160,7 @@ def fit_folds(name: str, all_runs: Baselines, values: np.ndarray) -> dict[str, F
     speakers, genders = (corpus.utterances[column].to_numpy() for column in ("speaker", "gender"))
     if not speakers_known(corpus):
         speakers = np.full(len(speakers), "")
-    sets = {"all": np.arange(values.shape[1])}
+    sets = {"all": np.arange(values.shape[2])}
     if all_runs.baseline.functionals == "precomputed":
         names = pooled_states(all_runs.config, corpus, all_runs.data_dir).names
         sets = linear.column_sets(all_runs.baseline.columns, names)
@@ -213,7 +221,7 @@ def predict_waveforms(
             errors.append(error)
     if not rows:
         return [], np.zeros((0, len(metadata["corpus"]["emotions"]))), errors
-    return names, _mean_of_runs(metadata, folder, np.stack(rows), chosen), errors
+    return names, _mean_of_runs(metadata, folder, np.stack(rows)[:, None], chosen), errors
 
 
 def _predict_by_states(
@@ -232,7 +240,7 @@ def _predict_by_states(
     emotions = metadata["corpus"]["emotions"]
     table = pd.DataFrame({"id": list(waveforms), "emotion": emotions[0]})  # any stands in for what is asked for
     corpus = make_corpus("files", table, list(waveforms.values()), emotions)
-    values = extract.states_of(info, corpus, data_dir).values
+    values = _versions(extract.states_of(info, corpus, data_dir))
     return list(waveforms), _mean_of_runs(metadata, folder, values, chosen), []
 
 

@@ -53,6 +53,11 @@ def make_frontend(config: dict, features: Packed | None = None) -> Frontend:
     frontend = configuration.construct(Frontend, config["frontend"], "config.frontend")
     if features is None:
         return frontend
+    if not features.frame_ms and features.num_frames.max() > 1:
+        raise UserError(
+            f"config.frontend.features={features.name}: has {features.num_frames.max()} versions of an utterance "
+            "(--speeds), which linear baselines take; a network takes one"
+        )
     return dataclasses.replace(frontend, dims=features.values.shape[1], frame_ms=features.frame_ms)
 
 

@@ -13,10 +13,19 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC, LinearSVR
 
 from ser_jax.baselines import linear
-from ser_jax.baselines.linear import GRID, Baseline, fit, inner_folds, make_baseline, predict, scale_by_speaker
+from ser_jax.baselines.linear import GRID, Baseline, inner_folds, make_baseline, scale_by_speaker
 from ser_jax.errors import UserError
 
 EMOTIONS = 4
+
+
+def fit(baseline, values, *rest):
+    """`linear.fit` of one version of each utterance."""
+    return linear.fit(baseline, values[:, None], *rest)
+
+
+def predict(fitted, values):
+    return linear.predict(fitted, values[:, None])
 
 
 def speech(num_speakers: int = 4, per_speaker: int = 15, dims: int = 12, classes: int = EMOTIONS, seed: int = 0):
@@ -182,13 +191,13 @@ def test_functionals_are_standardised_by_what_is_learnt_from():
 def test_scaling_by_speaker_leaves_nothing_of_a_speaker_s_level():
     values, labels, speakers, genders = speech()
     values[:, 0] = 7.0
-    scaled = scale_by_speaker(values, speakers)
+    scaled = scale_by_speaker(values[:, None], speakers)[:, 0]
     for speaker in np.unique(speakers):
         own = scaled[speakers == speaker]
         np.testing.assert_allclose(own.mean(axis=0), 0, atol=1e-9)
         np.testing.assert_allclose(own.std(axis=0)[1:], 1)
     assert not scaled[:, 0].any()
-    np.testing.assert_allclose(scale_by_speaker(values * 3 + 5, speakers), scaled, atol=1e-3)
+    np.testing.assert_allclose(scale_by_speaker(values[:, None] * 3 + 5, speakers)[:, 0], scaled, atol=1e-3)
     fitted = fit(Baseline("ridge", scaling="speaker"), scaled, labels, inner_folds(speakers, genders, labels), EMOTIONS)
     assert not fitted.mean.any()
     assert (fitted.scale == 1).all()
@@ -234,7 +243,7 @@ def test_columns_are_chosen_on_the_inner_folds_alone(name):
     values[:, good] = np.eye(EMOTIONS, 3)[labels] * 3 + np.random.default_rng(1).normal(size=(len(labels), 3))
     held_out = inner_folds(speakers, genders, labels)
     sets = list(linear.state_columns(STATES).values())
-    fitted, best = linear.fit_columns(Baseline(name), values, sets, labels, held_out, EMOTIONS)
+    fitted, best = linear.fit_columns(Baseline(name), values[:, None], sets, labels, held_out, EMOTIONS)
     alone = [fit(Baseline(name), values[:, columns], labels, held_out, EMOTIONS).inner_ua.max() for columns in sets]
     assert best == int(np.argmax(alone)) and set(good) <= set(sets[best])
     other = np.setdiff1d(np.arange(24), sets[best])
@@ -248,7 +257,9 @@ def test_combined_columns_give_the_mean_of_the_scores_by_each_set(name):
     values, labels, speakers, genders = speech(dims=24)
     held_out = inner_folds(speakers, genders, labels)
     sets = list(linear.state_columns(STATES).values())
-    fitted, _ = linear.fit_columns(Baseline(name, columns="combined"), values, sets, labels, held_out, EMOTIONS)
+    fitted, _ = linear.fit_columns(
+        Baseline(name, columns="combined"), values[:, None], sets, labels, held_out, EMOTIONS
+    )
     alone = [fit(Baseline(name), values[:, columns], labels, held_out, EMOTIONS) for columns in sets]
     scores = np.mean(
         [
@@ -301,3 +312,31 @@ def test_options_are_checked_and_text_is_taken_for_what_it_spells():
 def test_a_wrong_option_is_refused_with_the_nearest(option, value, expected):
     with pytest.raises(UserError, match=expected):
         make_baseline({"name": "ridge", option: value})
+
+
+@pytest.mark.parametrize("name", ["ridge", "lda", "linear_svm"])
+@pytest.mark.parametrize("scaling", ["fold", "speaker"])
+def test_versions_are_learnt_as_utterances_and_classified_by_their_mean_score(name, scaling):
+    values, labels, speakers, genders = speech()
+    versions = np.stack([values, 1.1 * values + 3, values[:, ::-1]], 1)
+    if scaling == "speaker":
+        versions = scale_by_speaker(versions, speakers)
+        np.testing.assert_allclose(versions[speakers == speakers[0]].mean(0), 0, atol=1e-9)
+    held_out = inner_folds(speakers, genders, labels)
+    fitted = linear.fit(Baseline(name, scaling=scaling), versions, labels, held_out, EMOTIONS)
+    rows, repeated = versions.reshape(-1, versions.shape[2]), np.repeat(labels, 3)
+    fixed = dict(baseline=Baseline(name, scaling=scaling), values=rows[:, None], labels=repeated, held_out=[])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear, "grid_of", lambda _: (fitted.C,))
+        flat = linear.fit(**fixed, num_classes=EMOTIONS)
+    np.testing.assert_allclose(fitted.coefficients, flat.coefficients, rtol=1e-4, atol=1e-6)
+    scores = np.log(linear.predict(flat, rows[:, None])).reshape(len(labels), 3, EMOTIONS).mean(1)
+    np.testing.assert_allclose(linear.predict(fitted, versions), softmax(scores, axis=1), rtol=1e-3, atol=1e-5)
+
+    predicted = np.zeros_like(labels)
+    for out in held_out:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(linear, "grid_of", lambda _: (fitted.C,))
+            inner = linear.fit(Baseline(name, scaling=scaling), versions[~out], labels[~out], [], EMOTIONS)
+        predicted[out] = linear.predict(inner, versions[out]).argmax(1)
+    assert fitted.inner_ua.max() == pytest.approx(recall_score(labels, predicted, average="macro"))

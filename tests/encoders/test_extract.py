@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import soxr
 
 from ser_jax.corpora import load_corpus
 from ser_jax.corpora.corpus import SAMPLE_RATE
@@ -181,7 +182,7 @@ def test_every_part_of_an_utterance_is_long_enough_for_a_frame(architecture, exc
     pieces = extract._pieces(cut, store.LoadedEncoder("any", architecture, {}, "0"), request)
     assert pieces.num_samples.min() >= architecture.min_samples and pieces.num_frames.min() >= 1
     assert pieces.num_samples.max() <= window
-    np.testing.assert_array_equal(np.bincount(pieces.row, pieces.num_samples), lengths)
+    np.testing.assert_array_equal(np.bincount(pieces.version, pieces.num_samples), lengths)
 
 
 @pytest.mark.parametrize("form", ["frames", "pooled"])
@@ -204,3 +205,42 @@ def test_silence_is_left_out_and_frames_are_averaged(encoder, corpus, tmp_path):
     np.testing.assert_allclose(own, alone(encoder, samples_of(corpus, 0)[first:last]).layers[1, 0], atol=2e-4, rtol=0)
     expected = [own[i : i + 3].mean(0) for i in range(0, len(own), 3)]
     np.testing.assert_allclose(frames(averaged, 0), expected, atol=1e-5, rtol=0)
+
+
+def test_an_utterance_is_heard_at_several_speeds_and_each_is_a_version(encoder, corpus, tmp_path):
+    speeds = (0.8, 1.0, 1.25)
+    request = extract.make_request(WHISPER, "pooled", ["0", "1"], window_seconds=1.0, speeds=speeds)
+    packed = extract.prepare_states(corpus, encoder, request, tmp_path)
+    assert packed.num_frames.tolist() == [3] * len(corpus.utterances) and packed.frame_ms == 0
+    plain = extract.make_request(WHISPER, "pooled", ["0", "1"], window_seconds=1.0)
+    once = extract.prepare_states(corpus, encoder, plain, tmp_path, name="once")
+    np.testing.assert_array_equal(packed.values[1::3], once.values)
+    short = len(corpus.utterances) - 1  # in one part
+    for version, speed in ((0, 0.8), (2, 1.25)):
+        sound = soxr.resample(samples_of(corpus, short).astype(np.float64), SAMPLE_RATE * speed, SAMPLE_RATE)
+        assert abs(len(sound) - 8_000 / speed) <= 1
+        states = alone(encoder, np.round(sound))
+        own = np.stack([layer[0] for layer in states.layers[:2]])
+        expected = np.stack([own.mean(1), own.std(1)], 1).reshape(-1)
+        np.testing.assert_allclose(frames(packed, short)[version], expected, atol=2e-3, rtol=0)
+    pieces = extract._pieces(corpus, encoder, request)
+    assert pieces.num_samples.max() <= SAMPLE_RATE and pieces.num_samples.min() >= WHISPER.min_samples
+    for utterance, samples in enumerate(corpus.utterances["num_samples"]):
+        for i in range(3):
+            own = pieces.version == utterance * 3 + i
+            assert (pieces.end - pieces.start)[own].sum() == samples
+
+
+@pytest.mark.parametrize(
+    ("speeds", "form", "message"),
+    [
+        ((), "pooled", "different speeds from 0.5 to 2"),
+        ((1.0, 1.0), "pooled", "different speeds from 0.5 to 2"),
+        ((0.4,), "pooled", "--speeds 0.4: expected different speeds"),
+        ((float("nan"), 1.0), "pooled", "--speeds nan,1: expected different speeds"),
+        ((0.9, 1.0), "frames", "--speeds 0.9,1: expected --pooled"),
+    ],
+)
+def test_speeds_that_are_none_are_refused(speeds, form, message):
+    with pytest.raises(UserError, match=message):
+        extract.make_request(WHISPER, form, speeds=speeds)

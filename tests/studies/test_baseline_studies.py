@@ -16,7 +16,7 @@ from ser_jax.baselines import linear as fits
 from ser_jax.baselines.functionals import Functionals
 from ser_jax.corpora import load_corpus
 from ser_jax.corpora.corpus import SAMPLE_RATE, make_corpus, waveform
-from ser_jax.corpora.features import pack_features
+from ser_jax.corpora.features import frames, pack_features
 from ser_jax.corpora.protocols import make_protocol
 from ser_jax.encoders import extract, weights
 from ser_jax.encoders.architecture import WhisperArchitecture
@@ -245,14 +245,15 @@ def test_baselines_refuse_features_that_they_cannot_take(pooled):
         make(configuration.merge(with_states(), {"frontend": {"features": "frames"}}))
 
 
-def test_recordings_are_predicted_by_the_encoder_that_the_baseline_learnt_from(tmp_path, monkeypatch):
+@pytest.mark.parametrize("speeds", [(1.0,), (0.8, 1.0)])
+def test_recordings_are_predicted_by_the_encoder_that_the_baseline_learnt_from(tmp_path, monkeypatch, speeds):
     architecture = WhisperArchitecture(width=8, depth=1, heads=2, hidden=8, mel_bands=10, positions=400)
     rng = np.random.default_rng(0)
     shapes = weights.parameter_shapes(architecture)
     parameters = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 3, shapes)
     encoder = LoadedEncoder("tiny", architecture, parameters, sha256="a" * 64, source="here")
     corpus = load_corpus("synthetic", tmp_path, num_speakers=2, utterances_per_speaker=8)
-    request = extract.make_request(architecture, "pooled", ["0", "1"])
+    request = extract.make_request(architecture, "pooled", ["0", "1"], speeds=speeds)
     packed = extract.prepare_states(corpus, encoder, request, tmp_path)
     protocol = make_protocol(corpus, "leave_one_speaker_out", validation_speakers=0)
     config = configuration.merge(with_states(), {"frontend": {"features": "tiny.pooled"}})
@@ -266,7 +267,7 @@ def test_recordings_are_predicted_by_the_encoder_that_the_baseline_learnt_from(t
     names, found, errors = baselines.predict_waveforms(metadata, folder, waveforms, [1])
     assert names == ["b.wav", "a.wav"] and not errors
     own = baselines.load_folds(folder)[metadata["runs"][1]["fold"]]
-    np.testing.assert_allclose(found, fits.predict(own, packed.values[[3, 0]]), atol=1e-3)
+    np.testing.assert_allclose(found, fits.predict(own, np.stack([frames(packed, 3), frames(packed, 0)])), atol=1e-3)
 
     monkeypatch.setattr(extract, "load", lambda name, data_dir: dataclasses.replace(encoder, sha256="b" * 64))
     with pytest.raises(UserError, match=r"encoder tiny: sha256 bbbbbbbbbbbb, but the model learnt .* aaaaaaaaaaaa"):

@@ -103,7 +103,7 @@ def test_baselines_get_the_functionals_of_the_perturbed_recordings(corpus_and_pr
     for fold in protocol.folds:
         ids = corpus.utterances["id"][fold.test]
         heard = [(i, perturb(np.array(waveform(corpus, row)), i, "telephone")) for row, i in ids.items()]
-        expected = predict(fitted[fold.name], compute(heard, "own").values)
+        expected = predict(fitted[fold.name], compute(heard, "own").values[:, None])
         found = table[table["fold"] == fold.name].set_index("utterance").loc[ids].reset_index()
         np.testing.assert_allclose(predictions.probabilities_of(found), expected, rtol=1e-5)
 
