@@ -61,6 +61,19 @@ MODULE = textwrap.dedent("""
         return jnp.sum(rows * jnp.sum(jnp.square(jax.nn.softmax(logits) - targets), -1)), jnp.sum(rows)
 
 
+    def sure(logits, targets, weight, class_weights, label_smoothing, possible=None):
+        rows = weight * jax.lax.stop_gradient(jnp.max(jax.nn.softmax(logits), -1))
+        return jnp.sum(rows * jnp.sum(jnp.square(jax.nn.softmax(logits) - targets), -1)), jnp.sum(rows)
+
+
+    def of_rows(logits, targets, weight, class_weights, label_smoothing, possible=None):
+        return jnp.sum(jnp.square(jax.nn.softmax(logits) - targets), -1), weight
+
+
+    def of_three(logits, targets, weight):
+        return jnp.sum(weight), jnp.sum(weight)
+
+
     def energy(frontend, waveform):
         frames = 1 + waveform.shape[-1] // frontend.hop
         padded = jnp.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(0, frames * frontend.hop - waveform.shape[-1])])
@@ -155,6 +168,12 @@ def test_the_code_of_what_is_outside_decides_a_population_s_key(outside, monkeyp
         ({"model": {"name": "no_such_package:MODEL"}}, r"no_such_package:MODEL cannot be imported .*No module named"),
         ({"model": {"name": f"{NAME}:LAST"}}, "parts:LAST is a str, expected a Family"),
         ({"training": {"loss": f"{NAME}:LAST"}}, r"config.training.loss: .*LAST is a str, expected a function"),
+        (
+            {"training": {"loss": f"{NAME}:sure"}},
+            r"loss: .*:sure returned the weights .* expected one above 0, whatever",
+        ),
+        ({"training": {"loss": f"{NAME}:of_rows"}}, r"of_rows returned \[\(4,\), \(4,\)\], expected two scalars"),
+        ({"training": {"loss": f"{NAME}:of_three"}}, r"loss: .*:of_three failed \(TypeError: "),
         (
             {"training": {"loss": "cross_entropi"}},
             "unknown config.training.loss: 'cross_entropi'; did you mean cross_e",

@@ -118,7 +118,12 @@ def own_logits(
     """
     chosen = source[:, None, None]
     logits = jnp.take_along_axis(_all_logits(heads, outputs), chosen, axis=1)[:, 0]
-    return logits, jnp.asarray(heads.places >= 0)[source]
+    return logits, possible_classes(heads, source)
+
+
+def possible_classes(heads: Heads, source: Int[Array, " batch"]) -> Bool[Array, "batch classes"]:
+    """Returns which classes the source of each utterance has."""
+    return jnp.asarray(heads.places >= 0)[source]
 
 
 def probabilities(

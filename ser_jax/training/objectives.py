@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ser_jax.errors import UserError
+
 
 def cross_entropy(
     logits: Float[Array, "batch classes"],
@@ -33,6 +35,31 @@ def cross_entropy(
 
 # The losses of the emotion by name; `config.training.loss` takes `package.module:NAME` of such a function as well.
 LOSSES: dict[str, Callable] = {"cross_entropy": cross_entropy}
+
+
+def check_loss(name: str, loss: Callable, num_classes: int) -> None:
+    """Raises `UserError` unless a loss returns a sum and a sum of weights, which does not depend on the logits.
+
+    The weights of a whole batch have to be known before any part of it is seen.
+    """
+    targets = jnp.eye(num_classes, dtype=jnp.float32)
+    ones = jnp.ones(num_classes, jnp.float32)
+    weights = []
+    for logits in (jnp.zeros_like(targets), 3.0 * targets - jnp.roll(targets, 1)):
+        try:
+            found = loss(logits, targets, ones, ones, jnp.float32(0.1), None)
+        except Exception as error:  # whatever it is: it is of the user's function
+            said = (str(error).strip().splitlines() or [""])[0]
+            raise UserError(f"config.training.loss: {name} failed ({type(error).__name__}: {said})") from error
+        shapes = [getattr(value, "shape", None) for value in found] if isinstance(found, tuple) else type(found)
+        if shapes != [(), ()]:
+            raise UserError(f"config.training.loss: {name} returned {shapes}, expected two scalars: a sum, its weight")
+        weights.append(float(found[1]))
+    if weights[0] != weights[1] or not weights[0] > 0:
+        raise UserError(
+            f"config.training.loss: {name} returned the weights {weights[0]:g} and {weights[1]:g} of the same targets "
+            "with two logits; expected one above 0, whatever the logits are"
+        )
 
 
 def target_weights(

@@ -29,7 +29,7 @@ from ser_jax.frontend.statistics import fold_statistics
 from ser_jax.training import checkpoints, devices, heads
 from ser_jax.training.data import latest, longest_read, place_corpus, source_of, utterance_sums
 from ser_jax.training.initial import Initial, begin_with, check_initial
-from ser_jax.training.objectives import LOSSES
+from ser_jax.training.objectives import LOSSES, check_loss
 from ser_jax.training.programs import Programs, make_programs
 from ser_jax.training.runs import BY_RUN, make_run, runs_of
 from ser_jax.training.setup import (
@@ -192,6 +192,8 @@ def make_population(
         devices.check_deterministic()
     accumulate = check_batch(config, targets, layout, feed)
     loss = plugins.resolve(config["training"]["loss"], LOSSES, "config.training.loss")
+    if loss not in LOSSES.values():
+        check_loss(config["training"]["loss"], loss, len(corpus.emotions))
     check_order(config, corpus, [protocol.folds[fold] for fold, _ in runs], feed)
 
     selects = config["training"]["keep"] == "best" or config["training"]["patience"] > 0

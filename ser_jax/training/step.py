@@ -19,12 +19,11 @@ from ser_jax.feeds.resident import Resident, crop_batch, window_batch
 from ser_jax.frontend import Statistics, augment_features, augment_waveform, features, hide_spans, mixup
 from ser_jax.frontend.augment import OF_FEATURES
 from ser_jax.models.output import Output
-from ser_jax.training.heads import own_logits, probabilities
+from ser_jax.training.heads import own_logits, possible_classes, probabilities
 from ser_jax.training.objectives import (
     concordance,
     hidden_frames_error,
     hidden_weights,
-    target_weights,
     token_cross_entropy,
     token_weights,
 )
@@ -54,7 +53,7 @@ def train_step(
     inputs = jax.lax.optimization_barrier(inputs)
     batch = batch.replace(hidden=_hidden_frames(learner, state, run, inputs, num_frames))
     example = (batch, inputs, num_frames, targets)
-    totals = _over_devices(learner, _total_weights(run, batch, targets))
+    totals = _over_devices(learner, _total_weights(learner, run, batch, targets))
 
     def gradient_of(batch_stats: dict, example: tuple, dropout_key: Array) -> tuple[dict, tuple]:
         def objective(parameters: dict) -> tuple[Array, tuple]:
@@ -135,9 +134,11 @@ def metric_names(learner: Learner, resident: Resident) -> list[str]:
     return names + ([] if learner.masking is None else ["frames_loss", "frames_weight"])
 
 
-def _total_weights(run: Run, batch: Batch, targets: Array) -> dict[str, Float[Array, ""]]:
-    """What the losses of a batch are divided by."""
-    totals = {"emotion": jnp.sum(target_weights(targets, batch.weight, run.class_weights))}
+def _total_weights(learner: Learner, run: Run, batch: Batch, targets: Array) -> dict[str, Float[Array, ""]]:
+    """What the losses of a batch are divided by; that of the emotion says it itself, whatever the logits are."""
+    possible = None if learner.heads is None else possible_classes(learner.heads, batch.source)
+    rows = jnp.zeros_like(targets), targets, batch.weight
+    totals = {"emotion": learner.loss(*rows, run.class_weights, run.label_smoothing, possible)[1]}
     if batch.tokens is not None:  # no utterance may be whole
         totals["text"] = jnp.sum(token_weights(batch.tokens, batch.weight))
     if batch.hidden is not None:

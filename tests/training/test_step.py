@@ -1,5 +1,6 @@
 """Single steps of a model of a few parameters: what decays, what is drawn anew, and what a step that fails leaves."""
 
+import dataclasses
 import functools
 
 import jax
@@ -13,6 +14,7 @@ from ser_jax.feeds.resident import Resident
 from ser_jax.frontend import Frontend, Masking, Strengths
 from ser_jax.models import build
 from ser_jax.training.arrays import named_arrays
+from ser_jax.training.objectives import cross_entropy
 from ser_jax.training.state import Run, initialise, make_learner
 from ser_jax.training.step import _update, train_step
 from tests.training.tiny import vectors
@@ -72,6 +74,19 @@ LEARNERS = {name: learner_of(build("linear", 3), samples) for name, samples in (
 @functools.cache
 def stepper(name):
     return jax.jit(functools.partial(train_step, LEARNERS[name]))
+
+
+def weighed(times, logits, targets, weight, class_weights, label_smoothing, possible=None):
+    loss, sum_of_weights = cross_entropy(logits, targets, weight, class_weights, label_smoothing, possible)
+    return loss, times * sum_of_weights
+
+
+def test_the_gradient_is_divided_by_the_weight_that_the_loss_itself_returns(resident):
+    learner = dataclasses.replace(LEARNERS["crop"], loss=functools.partial(weighed, 4.0))
+    steps = stepper("crop"), jax.jit(functools.partial(train_step, learner))
+    norms = [float(step(begun(learner), run_of(), ROWS, resident)[1]["gradient_norm"]) for step in steps]
+    assert norms[0] > 0.01
+    np.testing.assert_allclose(norms[1], norms[0] / 4, rtol=1e-5)
 
 
 def test_weight_decay_pulls_at_kernels_and_at_nothing_else(resident):
