@@ -1,13 +1,14 @@
 """Recordings that a corpus holds more than once: exact copies, and copies cut, scaled, coded or noised anew."""
 
-import collections
 import contextlib
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse.csgraph
 from jaxtyping import Float32, Int16
 
 from ser_jax import machine
@@ -15,6 +16,7 @@ from ser_jax.corpora.corpus import Corpus, waveform
 from ser_jax.files import atomic_file
 
 CACHE = "duplicates.npz"  # beside the corpus: what is computed of every recording
+_VERSION = 2  # of what is kept there: one more with each change of `_signature` and all that it calls
 
 _FRAME, _HOP = 512, 160  # samples: 32 ms, every 10 ms
 _BANDS = 24
@@ -26,19 +28,18 @@ _SHIFTS = range(-4, 5)  # frames by which a copy may be moved
 # 0.977 or more; of takes of one sentence by one speaker 0.78 at most in EMO-DB, 0.92 in RAVDESS.
 _COARSE, _FINE = 0.7, 0.95
 _KEY = 16  # hexadecimal digits that tell recordings apart
-_KNOWN: dict[str, dict[str, str]] = {}  # recordings of a corpus, by its fingerprint
+_KNOWN: dict[str, dict[str, str]] = {}  # recordings of a corpus, by its content
 _WAVE, _WAVE_SAMPLES = 0.5, 480_000  # correlation of two waves that are one, and how much of them is looked at
 
 
 def exact_copies(corpus: Corpus) -> list[list[int]]:
     """Returns groups of row numbers whose recordings are the same, up to silence at the ends, gain and polarity.
 
-    Silence is digital zero. A gain that rounds samples differently is not seen through: `near_copies` does that.
+    Silence is digital zero; recordings of nothing else are no copies of one another. A gain that rounds samples
+    differently is not seen through: `near_copies` does that.
     """
-    groups: dict[str, list[int]] = collections.defaultdict(list)
-    for i, digest in enumerate(_signatures(corpus)[0]):
-        groups[str(digest)].append(i)
-    return [rows for rows in groups.values() if len(rows) > 1]
+    digests = _signatures(corpus)[0]
+    return _connected(_pairs_of_equals(digests), len(digests))
 
 
 def recordings(corpus: Corpus) -> dict[str, str]:
@@ -47,12 +48,13 @@ def recordings(corpus: Corpus) -> dict[str, str]:
     Recordings that `exact_copies` finds the same have the same key, of which one utterance is named; those without a
     sound are left out.
     """
-    if corpus.fingerprint not in _KNOWN:
+    known = _content(corpus)
+    if known not in _KNOWN:
         digests = (_digest(np.asarray(waveform(corpus, i))) for i in range(len(corpus.utterances)))
         found = zip(digests, corpus.utterances["id"], strict=True)
         _KNOWN.clear()  # the last corpus is asked for again and again
-        _KNOWN[corpus.fingerprint] = {key[:_KEY]: name for key, name in found if not key.startswith("silence")}
-    return _KNOWN[corpus.fingerprint]
+        _KNOWN[known] = {key[:_KEY]: name for key, name in found if key}
+    return _KNOWN[known]
 
 
 def near_copies(corpus: Corpus) -> list[list[int]]:
@@ -63,28 +65,33 @@ def near_copies(corpus: Corpus) -> list[list[int]]:
     where they fit best. Takes of one text by one speaker stay below that. Copies at another speed are not found.
     """
     digests, lengths, coarse = _signatures(corpus)
-    together = list(range(len(digests)))
-
-    def root(i: int) -> int:
-        while together[i] != i:
-            i = together[i]
-        return i
-
-    first: dict[str, int] = {}
-    for i, digest in enumerate(digests):
-        together[root(i)] = root(first.setdefault(str(digest), i))
+    pairs = _pairs_of_equals(digests)
     spectra: dict[int, np.ndarray] = {}
     for i, j in _candidates(lengths, coarse):
-        if root(i) == root(j):
+        if digests[i] == digests[j]:
             continue
         for k in (i, j):
             if k not in spectra:
                 spectra[k] = _spectrum(waveform(corpus, k))
         if _alike(spectra[i], spectra[j]) and _same_wave(waveform(corpus, i), waveform(corpus, j)):
-            together[root(j)] = root(i)
-    groups: dict[int, list[int]] = collections.defaultdict(list)
-    for i in range(len(digests)):
-        groups[root(i)].append(i)
+            pairs.append((i, j))
+    return _connected(pairs, len(digests))
+
+
+def _pairs_of_equals(digests: np.ndarray) -> list[tuple[int, int]]:
+    """Each recording with a sound beside the first one that has the same."""
+    first: dict[str, int] = {}
+    return [(first.setdefault(str(digest), i), i) for i, digest in enumerate(digests) if digest]
+
+
+def _connected(pairs: Sequence[tuple[int, int]], count: int) -> list[list[int]]:
+    """The groups of more than one of `count` rows that pairs connect, each and all in the order of the rows."""
+    one, other = np.array(pairs, np.int64).reshape(-1, 2).T
+    graph = scipy.sparse.coo_array((np.ones(len(pairs)), (one, other)), shape=(count, count))
+    _, labels = scipy.sparse.csgraph.connected_components(graph, directed=False)
+    groups: dict[int, list[int]] = {}
+    for row, label in enumerate(labels.tolist()):
+        groups.setdefault(label, []).append(row)
     return [rows for rows in groups.values() if len(rows) > 1]
 
 
@@ -104,8 +111,7 @@ def _candidates(lengths: np.ndarray, coarse: Float32[np.ndarray, "utterances val
 
 def _signatures(corpus: Corpus) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The digest, the number of sounding frames and the coarse picture of every recording; kept beside the corpus."""
-    places = corpus.utterances[["start", "num_samples"]].to_numpy(np.int64)
-    key = hashlib.sha256(corpus.fingerprint.encode() + places.tobytes()).hexdigest()
+    key = f"{_VERSION} {_content(corpus)}"
     name = getattr(corpus.samples, "filename", None)
     cache = Path(name).parent / CACHE if name else None
     if cache is not None:
@@ -113,7 +119,9 @@ def _signatures(corpus: Corpus) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             if str(kept["key"]) == key:
                 return kept["digests"], kept["lengths"], kept["coarse"]
     with ThreadPoolExecutor(machine.cores()) as pool:
-        signatures = list(pool.map(lambda i: _signature(np.asarray(waveform(corpus, i))), range(len(places))))
+        signatures = list(
+            pool.map(lambda i: _signature(np.asarray(waveform(corpus, i))), range(len(corpus.utterances)))
+        )
     digests, lengths, coarse = zip(*signatures, strict=True)
     made = np.array(digests), np.array(lengths), np.array(coarse, np.float32)
     if cache is not None:
@@ -122,15 +130,25 @@ def _signatures(corpus: Corpus) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return made
 
 
+def _content(corpus: Corpus) -> str:
+    """Tells a corpus from others, those that name or cut the same recordings in another way among them."""
+    table = corpus.utterances
+    digest = hashlib.sha256(corpus.fingerprint.encode())
+    digest.update(table[["start", "num_samples"]].to_numpy(np.int64).tobytes())
+    digest.update(json.dumps(table["id"].tolist()).encode())
+    return digest.hexdigest()
+
+
 def _signature(samples: Int16[np.ndarray, " samples"]) -> tuple[str, int, Float32[np.ndarray, " values"]]:
     spectrum = _spectrum(samples)
     return _digest(samples), len(spectrum), _coarse(spectrum)
 
 
 def _digest(samples: Int16[np.ndarray, " samples"]) -> str:
+    """A hash of what sounds, empty where nothing does."""
     sounding = np.flatnonzero(samples)
     if not len(sounding):
-        return f"silence of {len(samples)} samples"
+        return ""
     trimmed = samples[sounding[0] : sounding[-1] + 1].astype(np.int32)
     # Divided by their greatest common divisor, copies with a whole-number gain between them are equal.
     trimmed = trimmed // np.gcd.reduce(trimmed) * np.sign(trimmed[0])

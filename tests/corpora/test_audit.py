@@ -50,6 +50,14 @@ def test_a_recording_on_both_sides_is_named_and_one_within_a_side_is_not():
     assert audit(corpus, protocol_of([4, 5], [], [0, 1])).folds[0].recordings == []
 
 
+def test_silent_recordings_on_both_sides_are_no_leak():
+    waveforms = [np.random.default_rng(1).integers(-3000, 3000, 400).astype(np.int16)] * 8
+    waveforms[:7] = [np.zeros(400, np.int16)] * 7
+    report = audit(made(waveforms), protocol_of([0, 2, 4, 5], [3], [1, 6]))
+    assert report.folds[0].recordings == [] == report.duplicates
+    assert not any("recordings" in finding for finding in report.findings)
+
+
 def test_speakers_texts_and_sessions_on_both_sides_are_named():
     corpus = made(session=list("11112222"), text=list("xxyyzzxx"))
     report = audit(corpus, protocol_of([0, 2], [4], [1, 3, 6]))

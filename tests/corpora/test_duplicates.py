@@ -1,5 +1,6 @@
 """Copies are found however they were made; takes of one text by one speaker are none."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -11,7 +12,7 @@ import soxr
 from ser_jax.corpora import corpus as corpora
 from ser_jax.corpora import duplicates
 from ser_jax.corpora.corpus import make_corpus
-from ser_jax.corpora.duplicates import CACHE, exact_copies, near_copies
+from ser_jax.corpora.duplicates import CACHE, exact_copies, near_copies, recordings
 
 RATE = 16000
 
@@ -41,7 +42,7 @@ def test_exact_copies_are_found_through_silence_gain_and_polarity_and_takes_are_
     silence = np.zeros(50, np.int16)
     copies = [takes[0], np.concatenate([silence, takes[0], silence, silence]), -2 * takes[0], takes[0] + np.int16(1)]
     corpus = corpus_of([*copies, takes[1], takes[2], silence, silence.copy()])
-    assert exact_copies(corpus) == [[0, 1, 2], [6, 7]]
+    assert exact_copies(corpus) == [[0, 1, 2]]  # silence is no copy of silence
 
 
 def coded(samples, kind, subtype):
@@ -67,27 +68,51 @@ COPIES = {
 
 @pytest.mark.parametrize("kind", COPIES)
 def test_a_copy_is_found_however_it_was_made_and_other_recordings_are_not(kind):
-    recordings = [voice(seed) for seed in range(12)]
-    corpus = corpus_of([*recordings, COPIES[kind](recordings[3]), COPIES[kind](recordings[7])])
+    takes = [voice(seed) for seed in range(12)]
+    corpus = corpus_of([*takes, COPIES[kind](takes[3]), COPIES[kind](takes[7])])
     assert near_copies(corpus) == [[3, 12], [7, 13]]
 
 
 def test_what_was_computed_is_kept_beside_the_corpus_and_belongs_to_it(tmp_path, monkeypatch):
-    recordings = [voice(seed) for seed in range(4)]
-    corpora.save(corpus_of([*recordings, recordings[0]]), tmp_path / "made")
+    takes = [voice(seed) for seed in range(4)]
+    corpora.save(corpus_of([*takes, takes[0]]), tmp_path / "made")
     corpus = corpora.load(tmp_path / "made")
     assert near_copies(corpus) == [[0, 4]]
     assert (tmp_path / "made" / CACHE).is_file()
     with monkeypatch.context() as patch:
         patch.setattr(duplicates, "_signature", lambda samples: pytest.fail("computed again"))
         assert exact_copies(corpora.load(tmp_path / "made")) == [[0, 4]]
-    corpora.save(corpus_of([*recordings, recordings[1]]), tmp_path / "made")
+    corpora.save(corpus_of([*takes, takes[1]]), tmp_path / "made")
     assert near_copies(corpora.load(tmp_path / "made")) == [[1, 4]]
     (tmp_path / "made" / CACHE).write_bytes(b"damaged")
     assert near_copies(corpora.load(tmp_path / "made")) == [[1, 4]]
 
 
 def test_silence_is_like_nothing():
-    hum = np.rint(3 * np.sin(np.arange(RATE))).astype(np.int16)
-    corpus = corpus_of([np.zeros(RATE, np.int16), np.zeros(2 * RATE, np.int16), hum, voice(0)])
-    assert near_copies(corpus) == []
+    hum, silence = np.rint(3 * np.sin(np.arange(RATE))).astype(np.int16), np.zeros(RATE, np.int16)
+    corpus = corpus_of([silence, np.zeros(2 * RATE, np.int16), hum, voice(0), silence.copy()])
+    assert near_copies(corpus) == [] == exact_copies(corpus)
+    assert list(recordings(corpus).values()) == ["u2", "u3"]
+
+
+def test_what_is_kept_is_of_the_code_that_computed_it(tmp_path, monkeypatch):
+    corpora.save(corpus_of([voice(0), voice(1)]), tmp_path / "made")
+    assert near_copies(corpora.load(tmp_path / "made")) == []
+    monkeypatch.setattr(duplicates, "_VERSION", duplicates._VERSION + 1)
+    monkeypatch.setattr(duplicates, "_signature", lambda samples: ("one and all", 0, np.zeros(128, np.float32)))
+    assert near_copies(corpora.load(tmp_path / "made")) == [[0, 1]]
+
+
+def test_recordings_are_those_of_the_utterances_that_a_corpus_has_and_names():
+    whole = corpus_of([voice(0), voice(1), voice(2)])
+    keys = list(recordings(whole))
+    part = dataclasses.replace(whole, utterances=whole.utterances.iloc[1:].reset_index(drop=True))
+    assert recordings(part) == dict(zip(keys[1:], ("u1", "u2"), strict=True))
+    renamed = dataclasses.replace(part, utterances=part.utterances.assign(id=["a", "b"]))
+    assert recordings(renamed) == dict(zip(keys[1:], ("a", "b"), strict=True))
+
+
+def test_copies_of_copies_are_one_group():
+    first, last = voice(0), voice(1)
+    corpus = corpus_of([last, first, COPIES["noise"](first), COPIES["gain"](COPIES["noise"](first)), last.copy()])
+    assert near_copies(corpus) == [[0, 4], [1, 2, 3]]
