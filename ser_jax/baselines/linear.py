@@ -268,8 +268,15 @@ def predict(
     fitted: Fitted, values: Float[np.ndarray, "utterances versions dims"]
 ) -> Float[np.ndarray, "utterances classes"]:
     """Returns the class probabilities of functionals, which are already standardised with scaling "speaker"."""
-    scaled = (np.asarray(values, np.float64).mean(1) - fitted.mean[None]) / fitted.scale[None]
-    return softmax(scaled @ fitted.coefficients.T.astype(np.float64) + fitted.intercept[None], axis=1)
+    scores = standardise(fitted, values) @ fitted.coefficients.T.astype(np.float64) + fitted.intercept[None]
+    return softmax(scores, axis=1)
+
+
+def standardise(
+    fitted: Fitted, values: Float[np.ndarray, "utterances versions dims"]
+) -> Float[np.ndarray, "utterances dims"]:
+    """Returns functionals as the scores are linear in them; the mean of an utterance's versions."""
+    return (np.asarray(values, np.float64).mean(1) - fitted.mean[None]) / fitted.scale[None]
 
 
 def save(folder: str | os.PathLike, fitted: Sequence[Fitted], metadata: dict[str, Any]) -> None:

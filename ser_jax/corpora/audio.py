@@ -128,9 +128,31 @@ def read_recording(path: str | os.PathLike) -> Recording:
     return dataclasses.replace(recording, notes=notes | recording.notes)
 
 
+def heard(name: str, waveform: np.ndarray, rate: int) -> Recording:
+    """Returns the samples of an array at 16 kHz as `read_recording` does those of a file; `name` is for messages.
+
+    `waveform` is mono: floating point in [-1, 1], or int16. `rate` is in Hz.
+    Raises UserError for another dtype or more than one axis, no samples, NaN or infinity, and a rate outside RATES.
+    """
+    if waveform.ndim != 1 or (waveform.dtype != np.int16 and not np.issubdtype(waveform.dtype, np.floating)):
+        found = f"{waveform.dtype} {list(waveform.shape)}"
+        raise UserError(f"{name}: an array of {found}, expected int16 or floating point, [samples], one channel")
+    _refuse_rate(name, rate)
+    fine, scale = waveform.dtype != np.int16, np.float32(1 / 32768 if waveform.dtype == np.int16 else 1)
+
+    def blocks() -> Iterator[Float32[np.ndarray, "frames channels"]]:
+        for first in range(0, len(waveform), _BLOCK_FRAMES):
+            yield (waveform[first : first + _BLOCK_FRAMES] * scale).astype(np.float32)[:, None]
+
+    return _listen(name, _Decoder(blocks, rate, 1, fine))
+
+
 def to_int16(samples: Float32[np.ndarray, " samples"]) -> Int16[np.ndarray, " samples"]:
     """Returns samples in [-1, 1) as int16, rounded to the nearest step and clipped."""
-    return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
+    # A block at a time: an hour needs little more memory than its samples.
+    starts = range(0, len(samples), _BLOCK_FRAMES)
+    blocks = (np.rint(samples[start : start + _BLOCK_FRAMES] * 32768.0) for start in starts)
+    return np.concatenate([np.zeros(0, np.int16), *(np.clip(b, -32768, 32767).astype(np.int16) for b in blocks)])
 
 
 @contextlib.contextmanager
@@ -270,7 +292,8 @@ def _listen(name: str, decoder: _Decoder) -> Recording:
         notes["scaled_down"] = f"exceeds full scale, up to {max(heard.high, -heard.low):.6g}; scaled by {gain:.6g}"
     elif gain > 1:
         notes["scaled_up"] = f"too soft for 16 bits, {level:.0f} dB; scaled by {gain:.6g}"
-    samples = samples * np.float32(gain)
+    if gain != 1:
+        samples = samples * np.float32(gain)
     peak = float(np.abs(samples).max(initial=0.0))
     if peak > 1:  # a resampled wave swings over the samples that it was made of
         notes.setdefault("scaled_down", f"exceeds full scale at {SAMPLE_RATE} Hz; scaled by {1 / peak:.4f}")

@@ -57,11 +57,11 @@ def frames(packed: Packed, i: int | np.integer) -> Float[np.ndarray, "frames dim
 def in_place_of_samples(corpus: Corpus, packed: Packed) -> Corpus:
     """Returns the corpus with frames where its samples were: what a model that takes them is fed with.
 
-    `info["features"]` says which frames they are.
+    `info["features"]` says which frames they are, `info["features_info"]` how they were made.
     """
     table = corpus.utterances.assign(start=packed.start, num_samples=packed.num_frames)
     which = {"name": packed.name, "dims": len(packed.names), "frame_ms": packed.frame_ms}
-    info = corpus.info | {"features": which | {"fingerprint": packed.fingerprint}}
+    info = corpus.info | {"features": which | {"fingerprint": packed.fingerprint}, "features_info": packed.info}
     return dataclasses.replace(corpus, utterances=table, samples=packed.values, info=info)
 
 

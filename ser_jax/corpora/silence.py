@@ -3,11 +3,12 @@
 import dataclasses
 
 import numpy as np
-from jaxtyping import Int16
+from jaxtyping import Float, Int, Int16
 
 from ser_jax.corpora.corpus import Corpus, waveform
 
 _FRAME, _HOP = 512, 160  # samples, of which the mean power is compared: 32 ms, every 10 ms
+_BLOCK = 1 << 14  # frames whose power is computed at once, so that a long recording needs little memory
 
 
 def trimmed(corpus: Corpus, trim_db: float) -> Corpus:
@@ -28,11 +29,17 @@ def speech_bounds(samples: Int16[np.ndarray, " samples"], trim_db: float) -> tup
 
     As `librosa.effects.trim(top_db=trim_db, frame_length=512, hop_length=160)`, whose frames are centred.
     """
-    total = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
     centers = np.arange(0, len(samples) + 1, _HOP)
-    low, high = (np.clip(centers + shift, 0, len(samples)) for shift in (-_FRAME // 2, _FRAME // 2))
-    power = (total[high] - total[low]) / _FRAME
+    power = np.concatenate([_power(samples, part) for part in np.split(centers, range(_BLOCK, len(centers), _BLOCK))])
     if not power.max() > 0:
         return 0, len(samples)
     loud = np.flatnonzero(power > power.max() * 10 ** (-trim_db / 10))
     return int(centers[loud[0]]), min(int(centers[loud[-1]]) + _HOP, len(samples))
+
+
+def _power(samples: Int16[np.ndarray, " samples"], centers: Int[np.ndarray, " frames"]) -> Float[np.ndarray, " frames"]:
+    """The mean power of the frames around `centers`, which follow one another; beyond the ends there are zeros."""
+    low, high = (np.clip(centers + shift, 0, len(samples)) for shift in (-_FRAME // 2, _FRAME // 2))
+    squares = np.square(samples[low[0] : high[-1]], dtype=np.float64)
+    total = np.concatenate([[0.0], np.cumsum(squares)])  # exact: whole numbers below 2^53
+    return (total[high - low[0]] - total[low - low[0]]) / _FRAME

@@ -166,8 +166,8 @@ def prepare_states(
     return packed
 
 
-def states_of(info: Mapping[str, Any], corpus: Corpus, data_dir: str | os.PathLike | None = None) -> Packed:
-    """Returns the states of another corpus as `info`, which `prepare_states` kept with its features, says; keeps none.
+def encoder_of(info: Mapping[str, Any], data_dir: str | os.PathLike | None = None) -> LoadedEncoder:
+    """Returns the encoder of the features that `prepare_states` described by `info`.
 
     Raises UserError where the encoder is not on this machine, or is another one than that of `info`.
     """
@@ -177,6 +177,14 @@ def states_of(info: Mapping[str, Any], corpus: Corpus, data_dir: str | os.PathLi
             f"encoder {encoder.name}: sha256 {encoder.sha256[:12]}, but the model learnt from the states of "
             f"{info['encoder']['sha256'][:12]} ({info['encoder']['source'] or 'source unknown'})"
         )
+    return encoder
+
+
+def states_of(info: Mapping[str, Any], corpus: Corpus, encoder: LoadedEncoder) -> Packed:
+    """Returns the states of another corpus as `info` says, of the same encoder; keeps none.
+
+    Raises UserError as `prepare_states` does.
+    """
     options = {field.name: info[field.name] for field in dataclasses.fields(Request) if field.name in info}
     request = Request(**{name: tuple(one) if isinstance(one, list) else one for name, one in options.items()})
     with tempfile.TemporaryDirectory() as folder:

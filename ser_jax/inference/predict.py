@@ -29,7 +29,7 @@ def evaluate(
     """
     totals = [np.zeros((len(population.corpus.utterances), population.learner.num_classes)) for _ in rows]
     pieces = [np.zeros(len(population.corpus.utterances)) for _ in rows]
-    for r, table, probabilities, _ in _evaluated_windows(population, state, rows):
+    for r, table, probabilities, _ in _evaluated_windows(population, state, rows, population.programs.evaluate):
         np.add.at(totals[r], table.utterance, probabilities)
         np.add.at(pieces[r], table.utterance, 1)
     found = [totals[r][run_rows] / pieces[r][run_rows][:, None] for r, run_rows in enumerate(rows)]
@@ -44,6 +44,22 @@ def evaluate(
     return found
 
 
+def embed(
+    population: Population, state: State, rows: Sequence[Int[np.ndarray, " _"]]
+) -> list[Float[np.ndarray, "_ dims"]]:
+    """Returns what the classifier of run r is given of the utterances `rows[r]`; windows of one are averaged.
+
+    Raises `UserError` for a model without a layer of the name `classifier`.
+    """
+    totals: list[dict[int, np.ndarray]] = [{} for _ in rows]
+    pieces = np.zeros((len(rows), len(population.corpus.utterances)))
+    for r, table, vectors, _ in _evaluated_windows(population, state, rows, population.programs.embed):
+        for row, vector in zip(table.utterance.tolist(), vectors, strict=True):
+            totals[r][row] = totals[r].get(row, 0.0) + vector.astype(np.float64)
+            pieces[r, row] += 1
+    return [np.stack([totals[r][row] / pieces[r, row] for row in own]) for r, own in enumerate(rows)]
+
+
 def evaluate_tracks(
     population: Population, state: State, rows: Sequence[Int[np.ndarray, " _"]]
 ) -> list[list[Float[np.ndarray, "frames tracks"]]]:
@@ -53,7 +69,7 @@ def evaluate_tracks(
     shapes = [(num_frames(frontend, length), len(population.targets.track_names)) for length in lengths]
     totals = [{row: np.zeros(shapes[row]) for row in run_rows} for run_rows in rows]
     pieces = [{row: np.zeros((shapes[row][0], 1)) for row in run_rows} for run_rows in rows]
-    for r, windows, _, tracks in _evaluated_windows(population, state, rows):
+    for r, windows, _, tracks in _evaluated_windows(population, state, rows, population.programs.evaluate):
         for row, start, length, values in zip(
             windows.utterance, windows.start, windows.num_samples, tracks, strict=True
         ):
@@ -65,11 +81,12 @@ def evaluate_tracks(
 
 
 def _evaluated_windows(
-    population: Population, state: State, rows: Sequence[Int[np.ndarray, " _"]]
+    population: Population, state: State, rows: Sequence[Int[np.ndarray, " _"]], program: devices.Program
 ) -> Iterator[tuple[int, Windows, np.ndarray, np.ndarray | None]]:
     """Yields (run, its windows, their class probabilities, their tracks), some windows at a time, as flat arrays.
 
-    Where devices share the batches, each takes other windows of every run.
+    `program` is the population's `evaluate`, or its `embed`: then vectors come in the place of probabilities. Where
+    devices share the batches, each takes other windows of every run.
     """
     batch_size, layout = _evaluation_batch_size(population), population.layout.local
     batches = _EVALUATION_BATCHES if population.feed == "resident" else _STREAMED_BATCHES
@@ -93,7 +110,7 @@ def _evaluated_windows(
         # A run with fewer windows than its neighbours repeats its last ones; they are not counted again.
         tables = [[own[min(number + part, len(own) - 1)] for own in blocks] for part in range(layout.parts)]
         used = max(int(np.flatnonzero((table.utterance >= 0).any(1))[-1]) + 1 for part in tables for table in part)
-        output = population.programs.evaluate(state, *_window_arguments(population, layout, tables, used))
+        output = program(state, *_window_arguments(population, layout, tables, used))
         for part in range(layout.parts):
             own = jax.tree.map(lambda leaf, part=part: leaf[part : part + 1], output) if layout.shares_batch else output
             probabilities, tracks = devices.gather(own, len(rows))

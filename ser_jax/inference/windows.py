@@ -1,5 +1,6 @@
 """Which pieces of its utterances a model sees when it is evaluated."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,6 +58,20 @@ def evaluation_windows(
             for column, fill in ((starts, 0), (lengths, 0), (utterances, -1))
         ]
         yield Windows(*table)
+
+
+def timeline_windows(corpus: Corpus, window_samples: int, hop_samples: int) -> Corpus:
+    """Returns windows of a corpus's one recording as its utterances; the samples are shared.
+
+    They begin every `hop_samples`, and the last one ends with the recording, which is one window if it is shorter.
+    """
+    (length,) = corpus.utterances["num_samples"]
+    last = max(length - window_samples, 0)
+    start = np.append(np.arange(0, last, hop_samples), last)
+    columns = corpus.utterances.drop(columns=["id", "start", "num_samples"]).iloc[[0] * len(start)]
+    table = columns.assign(id=[str(i) for i in range(len(start))], start=start, num_samples=min(window_samples, length))
+    which = f"{corpus.fingerprint} in windows of {window_samples} every {hop_samples}"
+    return dataclasses.replace(corpus, utterances=table.reset_index(drop=True), fingerprint=which)
 
 
 def _by_speaker(speakers: np.ndarray, batch_size: int) -> Int[np.ndarray, " places"]:

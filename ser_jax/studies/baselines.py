@@ -7,7 +7,6 @@ predictions.
 
 import dataclasses
 import importlib.metadata
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from ser_jax import predictions
 from ser_jax.baselines import linear
 from ser_jax.baselines.functionals import compute, load_functionals, require
 from ser_jax.baselines.linear import Baseline, Fitted
-from ser_jax.corpora.corpus import Corpus, make_corpus
+from ser_jax.corpora.corpus import Corpus, waveform
 from ser_jax.corpora.features import Packed, load_features
 from ser_jax.corpora.protocols import Fold, Protocol, speakers_known
 from ser_jax.errors import UserError
@@ -30,6 +29,8 @@ from ser_jax.training import checkpoints
 from ser_jax.training.runs import runs_of
 
 FOLDER = "baseline"  # of a variant's folder: where its fitted baselines are
+
+_AT_ONCE = 256  # recordings whose functionals are computed together
 
 INNER_BY_UTTERANCE = "C was chosen on utterances of the training speakers: speakers are unknown, or there is one"
 
@@ -140,7 +141,7 @@ def standardised(all_runs: Baselines) -> Float[np.ndarray, "utterances versions 
     """
     if all_runs.baseline.functionals == "precomputed":
         packed = pooled_states(all_runs.config, all_runs.corpus, all_runs.data_dir)
-        values = _versions(packed)
+        values = versions(packed)
     else:
         values = load_functionals(all_runs.corpus, all_runs.baseline.functionals, all_runs.data_dir).values[:, None]
     if all_runs.baseline.scaling == "speaker":
@@ -148,7 +149,8 @@ def standardised(all_runs: Baselines) -> Float[np.ndarray, "utterances versions 
     return values
 
 
-def _versions(packed: Packed) -> Float[np.ndarray, "utterances versions dims"]:
+def versions(packed: Packed) -> Float[np.ndarray, "utterances versions dims"]:
+    """Returns the pooled states of every utterance, at each of the speeds that it was heard at."""
     rows = packed.start[:, None] + np.arange(packed.num_frames.max())[None]
     return np.asarray(packed.values[rows], np.float32)
 
@@ -195,61 +197,16 @@ def predictions_on(
     return _table(all_runs, fitted, values, name, [everything] * len(all_runs.runs)), all_runs
 
 
-def predict_waveforms(
-    metadata: dict,
-    folder: Path,
-    waveforms: dict[str, np.ndarray],
-    chosen: Sequence[int],
-    data_dir: str | os.PathLike | None = None,
-) -> tuple[list[str], Float[np.ndarray, "files classes"], list[UserError]]:
-    """Returns the recordings that have functionals, their mean probabilities over runs, and an error for each other."""
-    baseline = linear.make_baseline(metadata["config"]["model"])
-    if baseline.scaling == "speaker":
-        raise UserError(
-            f"{folder}: standardised by each speaker's own utterances, and a recording does not say who speaks; "
-            "use a variant with scaling=fold"
-        )
-    if baseline.functionals == "precomputed":
-        return _predict_by_states(metadata, folder, waveforms, chosen, data_dir)
-    require(baseline.functionals)
-    names, rows, errors = [], [], []
-    for file, samples in waveforms.items():
-        try:
-            rows.append(compute([(file, samples)], baseline.functionals).values[0])
-            names.append(file)
-        except UserError as error:
-            errors.append(error)
-    if not rows:
-        return [], np.zeros((0, len(metadata["corpus"]["emotions"]))), errors
-    return names, _mean_of_runs(metadata, folder, np.stack(rows)[:, None], chosen), errors
+def functionals_of(corpus: Corpus, kind: str) -> Float[np.ndarray, "utterances versions dims"]:
+    """Returns functionals of recordings, of which none are kept; a few hundred at a time, as they may overlap.
 
-
-def _predict_by_states(
-    metadata: dict,
-    folder: Path,
-    waveforms: dict[str, np.ndarray],
-    chosen: Sequence[int],
-    data_dir: str | os.PathLike | None,
-) -> tuple[list[str], Float[np.ndarray, "files classes"], list[UserError]]:
-    """As `predict_waveforms`, of a baseline on pooled hidden states: the encoder hears the recordings now."""
-    from ser_jax.encoders import extract  # its layers take a second to import, which other baselines need not wait
-
-    info = metadata["features"]["info"]
-    if "encoder" not in info:
-        raise UserError(f"{folder}: learns from pre-extracted features, which a recording does not have")
-    emotions = metadata["corpus"]["emotions"]
-    table = pd.DataFrame({"id": list(waveforms), "emotion": emotions[0]})  # any stands in for what is asked for
-    corpus = make_corpus("files", table, list(waveforms.values()), emotions)
-    values = _versions(extract.states_of(info, corpus, data_dir))
-    return list(waveforms), _mean_of_runs(metadata, folder, values, chosen), []
-
-
-def _mean_of_runs(
-    metadata: dict, folder: Path, values: np.ndarray, chosen: Sequence[int]
-) -> Float[np.ndarray, "files classes"]:
-    fitted = load_folds(folder)
-    runs = [fitted[metadata["runs"][run]["fold"]] for run in chosen]
-    return np.mean([linear.predict(one, values) for one in runs], axis=0)
+    Raises `UserError` where openSMILE is not installed, and for a recording that it has no finite value for.
+    """
+    require(kind)
+    ids, rows = corpus.utterances["id"].tolist(), range(len(corpus.utterances))
+    parts = [rows[first : first + _AT_ONCE] for first in range(0, len(rows), _AT_ONCE)]
+    values = [compute([(ids[i], waveform(corpus, i)) for i in part], kind).values for part in parts]
+    return np.concatenate(values)[:, None]
 
 
 def load_metadata(folder: Path) -> dict:

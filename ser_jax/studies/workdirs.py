@@ -95,14 +95,19 @@ def _check_variant(variant: str | None, workdir: Path, names: Sequence[str]) -> 
 
 
 def population_on(
-    restored: Restored, corpus: Corpus, *, batch_size: int | None = None, features: Packed | None = None
+    restored: Restored,
+    corpus: Corpus,
+    *,
+    batch_size: int | None = None,
+    features: Packed | None = None,
+    feed: str = "auto",
 ) -> Population:
     """Returns the runs of a checkpoint, on a corpus that has no part in their folds."""
     runs = restored.metadata["runs"]
     names = list(dict.fromkeys(run["fold"] for run in runs))
     everything = np.arange(len(corpus.utterances))
     folds = tuple(Fold(name, train=everything, validation=everything[:0], test=everything) for name in names)
-    config = configuration.merge(for_use(restored), {"folds": []})
+    config = configuration.merge(for_use(restored), {"folds": [], "feed": feed})
     if batch_size:
         config = configuration.merge(config, {"evaluation": {"batch_size": batch_size}})
     return make_population(

@@ -186,7 +186,7 @@ def make_population(
         corpus,
         longest_read=longest_read(corpus, frontend, window_samples),
         memory=devices.device_memory(layout.local.devices),
-        only_resident=only_resident(frontend, targets, teacher),
+        only_resident=only_resident(frontend, targets, teacher, training=training),
     )
     if config["training"]["deterministic"]:
         devices.check_deterministic()
@@ -357,6 +357,9 @@ def describe(population: Population) -> dict:
     metadata = checkpoints.describe(
         population.config, population.corpus, population.protocol, names, targets, initial, teacher
     )
+    features = population.corpus.info.get("features")
+    if features is not None:  # how they were made, for whoever has recordings alone
+        metadata["features"] = features | {"info": population.corpus.info["features_info"]}
     return metadata | {"recordings": list(recordings(population.packed))}
 
 

@@ -12,7 +12,7 @@ from ser_jax.feeds.resident import Resident
 from ser_jax.training import devices
 from ser_jax.training.precision import products_in
 from ser_jax.training.state import Learner, Run, State, initialise
-from ser_jax.training.step import evaluate_batch, metric_names, train_step
+from ser_jax.training.step import embed_batch, evaluate_batch, metric_names, train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +24,14 @@ class Programs:
       initialise: (keys, feature statistics) -> state, [groups, runs per group, ...].
       train: (state, run values, rows, number of steps, corpus) -> (state, metrics).
       evaluate: (state, starts, lengths, utterances, number of batches, corpus) -> (probabilities, tracks).
+      embed: takes what `evaluate` does -> (vectors before the classifier, None).
     """
 
     learner: Learner
     initialise: Callable
     train: devices.Program
     evaluate: devices.Program
+    embed: devices.Program
 
 
 def make_programs(
@@ -46,8 +48,17 @@ def make_programs(
     # With little optimisation: it runs once, and some hundred small random draws take long to optimise.
     options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     train = functools.partial(_train_steps, learner)
-    evaluate = functools.partial(_evaluate_windows, learner, window_samples, batch_statistics)
     corpus_lies = "shared" if feed == "resident" else "part"
+
+    def of_windows(of_batch: Callable) -> devices.Program:
+        return devices.on_devices(
+            functools.partial(_evaluate_windows, of_batch, learner, window_samples, batch_statistics),
+            layout.local,
+            ("run", "part", "part", "part", "shared", corpus_lies),
+            "part",
+            deterministic=deterministic,
+        )
+
     return Programs(
         learner,
         jax.jit(draw, compiler_options=options),
@@ -59,13 +70,8 @@ def make_programs(
             donate=1,
             deterministic=deterministic,
         ),
-        devices.on_devices(
-            evaluate,
-            layout.local,
-            ("run", "part", "part", "part", "shared", corpus_lies),
-            "part",
-            deterministic=deterministic,
-        ),
+        of_windows(evaluate_batch),
+        of_windows(embed_batch),
     )
 
 
@@ -85,6 +91,7 @@ def _train_steps(
 
 
 def _evaluate_windows(
+    of_batch: Callable,
     learner: Learner,
     window_samples: int,
     batch_statistics: str,
@@ -94,10 +101,12 @@ def _evaluate_windows(
     utterances: Int[Array, "batches batch"],
     count: Array,
     resident: Resident,
-) -> tuple[Float[Array, "batches batch classes"], Float[Array, "batches batch frames tracks"] | None]:
+) -> tuple[Float[Array, "batches batch values"], Float[Array, "batches batch frames tracks"] | None]:
+    """What `of_batch`, `evaluate_batch` or `embed_batch`, returns of the first `count` batches."""
+
     def batch(i: Array) -> tuple[Array, Array | None]:
         places = starts[i], lengths[i], utterances[i]
-        return evaluate_batch(learner, state, *places, resident, window_samples, batch_statistics)
+        return of_batch(learner, state, *places, resident, window_samples, batch_statistics)
 
     def one(i: Array, output: tuple[Array, Array | None]) -> tuple[Array, Array | None]:
         return jax.tree.map(lambda whole, part: whole.at[i].set(part), output, batch(i))

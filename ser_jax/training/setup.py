@@ -206,13 +206,13 @@ def check_selection(config: dict, folds: Sequence[Fold], steps_per_epoch: float,
     )
 
 
-def only_resident(frontend: Frontend, targets: Targets, teacher: Teacher | None) -> str:
-    """What of a training the streaming feed cannot bring; empty: nothing."""
-    if frontend.kind == "precomputed":
+def only_resident(frontend: Frontend, targets: Targets, teacher: Teacher | None, *, training: bool) -> str:
+    """What the streaming feed cannot bring, to a training or to an evaluation alone; empty: nothing."""
+    if training and frontend.kind == "precomputed":
         return "pre-extracted features"
     if frontend.normalization == "speaker":
         return "normalization by speaker"
-    if frontend.trim_db:
+    if training and frontend.trim_db:
         return "trimmed recordings"
     if targets.heads is not None:
         return "sources with heads of their own"

@@ -9,11 +9,13 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
+from ser_jax.errors import UserError
 from ser_jax.feeds.batch import Batch
 from ser_jax.feeds.resident import Resident, crop_batch, window_batch
 from ser_jax.frontend import Statistics, augment_features, augment_waveform, features, hide_spans, mixup
@@ -196,15 +198,60 @@ def evaluate_batch(
     Batch normalisation takes its running averages, or, where `batch_statistics` is "speaker", those of this very batch,
     whose windows are then one speaker's (Li et al. 2016, arXiv 1603.04779).
     """
+    places = start, num_samples, utterance
+    output, source = _windows_output(learner, state, *places, resident, window_samples, batch_statistics)
+    return probabilities(learner.heads, output.logits, source), output.tracks
+
+
+def embed_batch(
+    learner: Learner,
+    state: State,
+    start: Int[Array, " batch"],
+    num_samples: Int[Array, " batch"],
+    utterance: Int[Array, " batch"],
+    resident: Resident,
+    window_samples: int,
+    batch_statistics: str,
+) -> tuple[Float[Array, "batch dims"], None]:
+    """Returns the vectors that the classifier is given of the windows that `evaluate_batch` takes; and no tracks.
+
+    Raises `UserError` for a model without a layer of the name `classifier`.
+    """
+    vectors = []
+
+    def keep(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+        if context.module.name == "classifier" and context.method_name == "__call__":
+            vectors.append(args[0])
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(keep):
+        places = start, num_samples, utterance
+        _windows_output(learner, state, *places, resident, window_samples, batch_statistics)
+    if not vectors:
+        raise UserError(f"model {type(learner.model).__name__}: has no layer `classifier`, whose input would be taken")
+    return vectors[0].astype(jnp.float32), None
+
+
+def _windows_output(
+    learner: Learner,
+    state: State,
+    start: Int[Array, " batch"],
+    num_samples: Int[Array, " batch"],
+    utterance: Int[Array, " batch"],
+    resident: Resident,
+    window_samples: int,
+    batch_statistics: str,
+) -> tuple[Output, Int[Array, " batch"] | None]:
+    """What the model says of windows, and their sources."""
     batch = window_batch(resident, start, num_samples, window_samples, utterance)
     inputs, num_frames = features(learner.frontend, batch.waveform, batch.num_samples, _statistics(state, batch))
     inputs = inputs.astype(activations_dtype(learner.precision))
     if batch_statistics == "running":
-        output = learner.model.apply(variables(state), inputs, num_frames, train=False)
-    else:  # every device has batches of its own, and nothing is dropped
-        model = learner.model.clone(dropout=0.0, axis_name=None)
-        output, _ = model.apply(variables(state), inputs, num_frames, train=True, mutable=["batch_stats"])
-    return probabilities(learner.heads, output.logits, batch.source), output.tracks
+        return learner.model.apply(variables(state), inputs, num_frames, train=False), batch.source
+    # Every device has batches of its own, and nothing is dropped.
+    model = learner.model.clone(dropout=0.0, axis_name=None)
+    output, _ = model.apply(variables(state), inputs, num_frames, train=True, mutable=["batch_stats"])
+    return output, batch.source
 
 
 def _statistics(state: State, batch: Batch) -> Statistics | None:

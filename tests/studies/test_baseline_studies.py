@@ -22,7 +22,8 @@ from ser_jax.encoders import extract, weights
 from ser_jax.encoders.architecture import WhisperArchitecture
 from ser_jax.encoders.store import LoadedEncoder
 from ser_jax.errors import UserError
-from ser_jax.studies import baselines
+from ser_jax.studies import baselines, workdirs
+from ser_jax.studies.recognise import make_recogniser
 
 
 @pytest.fixture(scope="session")
@@ -111,6 +112,7 @@ def test_a_baseline_predicts_recordings(launch, mixed, tmp_path):
     assert status == 0, errors
     rows = [json.loads(line) for line in output.splitlines()]
     assert [row.pop("file") for row in rows] == [str(file) for file in files]
+    assert rows[0].pop("emotion") == rows[1].pop("emotion") and {row.pop("notes") for row in rows} == {""}
     assert sum(rows[0].values()) == pytest.approx(1)
     assert rows[0] == pytest.approx(rows[1], abs=1e-3)
     status, _, errors = launch("predict", "--workdir", workdir, "--variant", "per speaker", *files)
@@ -261,18 +263,23 @@ def test_recordings_are_predicted_by_the_encoder_that_the_baseline_learnt_from(t
     folder = tmp_path / "variant"
     baselines.run_variant("LDA", all_runs, folder)
     metadata = baselines.load_metadata(folder)
-    waveforms = {"b.wav": waveform(corpus, 3), "a.wav": waveform(corpus, 0)}
+    spoken = {"b.wav": waveform(corpus, 3), "a.wav": waveform(corpus, 0)}
+    heard = workdirs.recordings(spoken, corpus.emotions)
+    restored, run = workdirs.Restored("LDA", folder, metadata), metadata["runs"][1]
 
     monkeypatch.setattr(extract, "load", lambda name, data_dir: encoder)
-    names, found, errors = baselines.predict_waveforms(metadata, folder, waveforms, [1])
-    assert names == ["b.wav", "a.wav"] and not errors
-    own = baselines.load_folds(folder)[metadata["runs"][1]["fold"]]
-    np.testing.assert_allclose(found, fits.predict(own, np.stack([frames(packed, 3), frames(packed, 0)])), atol=1e-3)
+    recogniser = make_recogniser(restored, fold=run["fold"], seed=run["seed"])
+    own = baselines.load_folds(folder)[run["fold"]]
+    versions = np.stack([frames(packed, 3), frames(packed, 0)])
+    expected = fits.predict(own, versions)
+    np.testing.assert_allclose(recogniser.probabilities(heard), expected, atol=1e-3)
+    standardised = (versions.mean(1) - own.mean) / own.scale
+    np.testing.assert_allclose(recogniser.embeddings(heard), standardised, atol=1e-2)
 
     monkeypatch.setattr(extract, "load", lambda name, data_dir: dataclasses.replace(encoder, sha256="b" * 64))
     with pytest.raises(UserError, match=r"encoder tiny: sha256 bbbbbbbbbbbb, but the model learnt .* aaaaaaaaaaaa"):
-        baselines.predict_waveforms(metadata, folder, waveforms, [1])
+        make_recogniser(restored)
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="encoder 'tiny': no such name or folder"):
-        baselines.predict_waveforms(metadata, folder, waveforms, [1])
+        make_recogniser(restored)

@@ -121,7 +121,10 @@ def test_prediction_averages_the_folds_and_does_not_depend_on_the_container(laun
     assert status == 0, errors
     rows = [json.loads(line) for line in output.splitlines()]
     assert [row.pop("file") for row in rows] == [str(file) for file in files]
+    assert {row.pop("notes") for row in rows} == {""}
     for row in rows:
+        emotion = row.pop("emotion")
+        assert row[emotion] == max(row.values())
         assert sum(row.values()) == pytest.approx(1, abs=1e-5)
     assert rows[0] == pytest.approx(rows[1], abs=1e-4)
     folds = []

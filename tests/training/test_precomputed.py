@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import soundfile
 
 from ser_jax import config as configuration
 from ser_jax.corpora.features import frames, in_place_of_samples, pack_features
@@ -15,6 +14,7 @@ from ser_jax.frontend import features as compute_features
 from ser_jax.inference import tables
 from ser_jax.statistics import metrics
 from ser_jax.studies import restored, workdirs
+from ser_jax.studies.recognise import make_recogniser
 from ser_jax.studies.run import run_study
 from ser_jax.studies.variants import load
 from ser_jax.training import devices, loop, setup
@@ -180,9 +180,8 @@ def test_a_study_restores_on_its_features_and_refuses_recordings_and_other_featu
     assert population.window_samples == 1
     assert len(table) == len(population.folds[0].test)
 
-    soundfile.write(tmp_path / "voice.wav", np.zeros(16_000), 16_000)
     with pytest.raises(UserError, match="does not take recordings but the features 'vector', made elsewhere"):
-        restored.predict_files(found, [str(tmp_path / "voice.wav")])
+        make_recogniser(found)
 
     again, _ = restored.predictions_on(found, corpus, folder)
     assert len(again) == len(corpus.utterances)

@@ -1,0 +1,207 @@
+"""The Python interface: `ser_jax.load(MODEL)`, and what such a model does with recordings."""
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int16
+
+from ser_jax.corpora.audio import heard, to_int16
+from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus
+from ser_jax.errors import UserError, did_you_mean
+from ser_jax.inference.windows import timeline_windows
+from ser_jax.studies import workdirs
+from ser_jax.studies.recognise import Recogniser, make_recogniser
+from ser_jax.studies.workdirs import recordings
+
+PRETRAINED = Path(__file__).parents[1] / "pretrained"  # the models that come with the code
+DEFAULT = "emodb"
+TIMELINE_COLUMNS = ("start", "end", "emotion", "level_db")  # of a timeline, beside the probabilities
+BASELINE_WINDOW = 3.0  # seconds of a timeline's window, of a model that hears an utterance whole
+
+Waveforms = np.ndarray | Sequence[np.ndarray]  # [samples], [batch, samples] or a list of [samples]; see `Model`
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained model; made by `ser_jax.load`.
+
+    Everywhere `waveform` is one recording, an array [samples], mono, floating point in [-1, 1] or int16; or several: a
+    list of such arrays of any lengths, or an array [batch, samples]. `rate` is their sampling rate in Hz; they are
+    resampled to the model's. What exceeds full scale is scaled down, what int16 would lose is scaled up; that, and
+    recordings that are silent or clipped, is said by `warnings.warn`.
+    A model that adapts to the speaker (`adapts` is true) takes the recordings of one call for one speaker's, and needs
+    some twenty of them.
+
+    Raises:
+        ser_jax.errors.UserError: from every method, in one line that names the recording by its number: for another
+            dtype or number of axes, no samples, NaN or infinity, a rate outside 1 to 768 kHz, and fewer frames than
+            the model's subsampling needs.
+
+    Attributes:
+        name: of the variant.
+        folder: where it lies.
+        emotions: the classes, in the order of all columns.
+        rate: Hz, what the model hears; recordings of other rates are resampled to it.
+        window_seconds: what it hears at once. A longer recording is cut into windows of this length that overlap
+            evenly, and their probabilities are averaged. 0: it hears a recording whole.
+        adapts: whether what it says of one recording depends on the others of the call.
+        runs: the fold and seed of each run whose probabilities are averaged.
+        config: the complete configuration of its training.
+        recogniser: what computes; see `ser_jax.studies.recognise`.
+    """
+
+    name: str
+    folder: Path
+    emotions: tuple[str, ...]
+    rate: int
+    window_seconds: float
+    adapts: bool
+    runs: tuple[dict, ...]
+    config: dict = dataclasses.field(repr=False)
+    recogniser: Recogniser = dataclasses.field(repr=False)
+
+    def predict(self, waveform: Waveforms, rate: int) -> pd.Series | pd.DataFrame:
+        """Returns the probabilities of the emotions, which sum to one; the mean over the model's runs.
+
+        Of one waveform a Series whose index is `emotions`, of several a DataFrame with a row for each and a column for
+        each emotion.
+        """
+        table = pd.DataFrame(self.recogniser.probabilities(self._corpus(waveform, rate)), columns=list(self.emotions))
+        return table if _is_several(waveform) else table.iloc[0].rename("probability")
+
+    def embed(self, waveform: Waveforms, rate: int) -> Float[np.ndarray, " dims"] | Float[np.ndarray, "batch dims"]:
+        """Returns the vector that the classifier is given, float32: [dims] of one waveform, [batch, dims] of several.
+
+        It is that of the model's first run (`runs[0]`; different runs' vectors have nothing to do with one another),
+        averaged over windows. Of a linear model it is the standardised functionals or hidden states.
+        """
+        vectors = self.recogniser.embeddings(self._corpus(waveform, rate)).astype(np.float32)
+        return vectors if _is_several(waveform) else vectors[0]
+
+    def timeline(
+        self, waveform: np.ndarray, rate: int, hop: float | None = None, window: float | None = None
+    ) -> pd.DataFrame:
+        """Returns the emotions over time of one recording, a row for each window.
+
+        The columns are `start` and `end` (seconds), `level_db` (RMS in dB below full scale, -inf where all samples are
+        zero), and a probability for each emotion (named `p_start` and the like where an emotion is called like one of
+        the other columns). Windows begin every `hop` seconds; the last one ends with the recording. A recording
+        shorter than a window is one row. Silence has an emotion as well: look at the level.
+
+        Args:
+            waveform: one recording of any length. An hour is heard a few windows at a time.
+            rate: of the waveform, in Hz.
+            hop: seconds from one window to the next; by default half a window.
+            window: seconds; by default `window_seconds`, or 3 s for a model that hears a recording whole. Longer
+                windows are averages over windows of `window_seconds`.
+        """
+        if _is_several(waveform):
+            raise UserError("timeline: several recordings, expected one, an array [samples]")
+        check_timeline(self.recogniser, hop, window)
+        return timeline_of(self.recogniser, self._corpus(waveform, rate, trimmed=False), hop, window)
+
+    def _corpus(self, waveform: Waveforms, rate: int, *, trimmed: bool = True) -> Corpus:
+        """The recordings of a call, checked, at the model's rate; with `trimmed` silence at the ends does not count."""
+        waveforms = list(waveform) if _is_several(waveform) else [waveform]
+        if not waveforms:
+            raise UserError("no waveforms, expected at least one")
+        made = {}
+        for number, one in enumerate(waveforms):
+            name = f"waveform {number}" if _is_several(waveform) else "waveform"
+            recording = heard(name, np.asarray(one), rate)
+            for note in recording.notes.values():
+                warnings.warn(f"{name}: {note}", stacklevel=3)
+            made[name] = to_int16(recording.samples)
+            if reason := self.recogniser.refusal(made[name] if trimmed else np.ones_like(made[name])):
+                raise UserError(f"{name}: {reason}")
+        return recordings(made, self.emotions)
+
+
+def load(
+    model: str | os.PathLike = DEFAULT,
+    *,
+    variant: str | None = None,
+    fold: str | None = None,
+    seed: int | None = None,
+    data_dir: str | os.PathLike | None = None,
+) -> Model:
+    """See `ser_jax.load`."""
+    folder = find_folder(model)
+    found = workdirs.find(folder, variant, option="model")
+    if len(found) > 1:
+        names = ", ".join(restored.name for restored in found)
+        raise UserError(f"{folder} has several variants; choose one of --variant {names}")
+    (restored,) = found
+    recogniser = make_recogniser(restored, fold=fold, seed=seed, data_dir=data_dir)
+    return Model(
+        name=restored.name,
+        folder=folder,
+        emotions=restored.emotions,
+        rate=SAMPLE_RATE,
+        window_seconds=recogniser.window_seconds,
+        adapts=restored.by_speaker,
+        runs=tuple(restored.metadata["runs"][i] for i in recogniser.runs),
+        config=restored.metadata["config"],
+        recogniser=recogniser,
+    )
+
+
+def find_folder(model: str | os.PathLike) -> Path:
+    """Returns the folder of a model that comes with the code, by its name, or else the folder itself.
+
+    Raises `UserError` for a name that is neither.
+    """
+    known = sorted(path.name for path in PRETRAINED.glob("*/"))
+    if str(model) in known:
+        return PRETRAINED / str(model)
+    if not Path(model).is_dir():
+        raise UserError(
+            f"model {str(model)!r}: no such folder, nor a model of that name{did_you_mean(str(model), known)}"
+        )
+    return Path(model)
+
+
+def check_timeline(recogniser: Recogniser, hop: float | None, window: float | None) -> tuple[int, int]:
+    """Returns the samples from one window to the next and of a window; see `Model.timeline`.
+
+    Raises `UserError` for what is no duration, and windows that are too short for the model.
+    """
+    window = (recogniser.window_seconds or BASELINE_WINDOW) if window is None else window
+    hop = window / 2 if hop is None else hop
+    for name, seconds in (("window", window), ("hop", hop)):
+        if not 1 / SAMPLE_RATE <= seconds < float("inf"):
+            raise UserError(f"{name}: found {seconds:g}, expected seconds, more than 0")
+    samples = round(window * SAMPLE_RATE)
+    if reason := recogniser.refusal(np.ones(samples, np.int16)):
+        raise UserError(f"window: found {window:g} s, too short: {reason}")
+    return round(hop * SAMPLE_RATE), samples
+
+
+def timeline_of(
+    recogniser: Recogniser, recording: Corpus, hop: float | None = None, window: float | None = None
+) -> pd.DataFrame:
+    """Returns the table of `Model.timeline` of a corpus of one recording."""
+    hop_samples, window_samples = check_timeline(recogniser, hop, window)
+    cut = timeline_windows(recording, window_samples, hop_samples)
+    probabilities = recogniser.probabilities(cut)
+    starts, lengths = (cut.utterances[name].to_numpy() for name in ("start", "num_samples"))
+    levels = [level_db(cut.samples[start : start + length]) for start, length in zip(starts, lengths, strict=True)]
+    times = {"start": starts / SAMPLE_RATE, "end": (starts + lengths) / SAMPLE_RATE, "level_db": levels}
+    emotions = recogniser.restored.emotions
+    columns = [f"p_{emotion}" if emotion in TIMELINE_COLUMNS else emotion for emotion in emotions]
+    return pd.DataFrame({**times, **dict(zip(columns, probabilities.T, strict=True))})
+
+
+def level_db(samples: Int16[np.ndarray, " samples"]) -> float:
+    """Returns the RMS of samples in dB below full scale; -inf where all are zero."""
+    power = float(np.mean(np.square(samples, dtype=np.float64))) / 32768**2
+    return 10 * float(np.log10(power)) if power else -np.inf
+
+
+def _is_several(waveform: Waveforms) -> bool:
+    return not isinstance(waveform, np.ndarray) or waveform.ndim > 1

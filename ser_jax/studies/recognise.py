@@ -1,0 +1,209 @@
+"""Trained runs at work on recordings: what they predict of utterances, and the vectors that their classifiers see."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int16
+
+from ser_jax.baselines import linear
+from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus
+from ser_jax.corpora.features import Packed, in_place_of_samples
+from ser_jax.corpora.silence import speech_bounds, trimmed
+from ser_jax.errors import UserError
+from ser_jax.frontend import num_frames
+from ser_jax.inference.predict import embed, evaluate
+from ser_jax.inference.restore import Network, network_of
+from ser_jax.studies import baselines
+from ser_jax.studies.workdirs import Restored, population_on, recordings
+from ser_jax.training import devices, loop
+from ser_jax.training.population import Population
+from ser_jax.training.state import State
+
+_BATCH = 8  # windows that a network hears at once; few, because most recordings have few
+_EXAMPLE_SECONDS = 10  # of silence, in the place of recordings before there are any
+
+
+@dataclasses.dataclass(frozen=True)
+class Recogniser:
+    """Some runs of a variant, restored once and used on any number of recordings.
+
+    Attributes:
+        restored: the variant.
+        runs: numbers of the runs whose probabilities are averaged.
+        window_seconds: what is heard at once; a longer utterance is averaged over windows. 0: it is heard whole.
+        refusal: of a waveform (16 kHz), why the model cannot hear it, or "".
+        probabilities: of a corpus, [utterances, classes], the mean over the runs.
+        embeddings: of a corpus, [utterances, dims], what the classifier of the first run is given.
+    """
+
+    restored: Restored
+    runs: tuple[int, ...]
+    window_seconds: float
+    refusal: Callable[[Int16[np.ndarray, " samples"]], str]
+    probabilities: Callable[[Corpus], Float[np.ndarray, "utterances classes"]]
+    embeddings: Callable[[Corpus], Float[np.ndarray, "utterances dims"]]
+
+
+def make_recogniser(
+    restored: Restored,
+    *,
+    fold: str | None = None,
+    seed: int | None = None,
+    data_dir: str | os.PathLike | None = None,
+) -> Recogniser:
+    """Restores all runs of a variant, or those of one fold or seed; `data_dir` holds its encoder, if it needs one.
+
+    Raises `UserError` for runs that are not there or all diverged, for a model of features that recordings do not have,
+    and where its encoder is missing or another one.
+    """
+    chosen = choose_runs(restored, fold, seed)
+    make = _of_baseline if restored.is_baseline else _of_network
+    return make(restored, chosen, data_dir)
+
+
+def choose_runs(restored: Restored, fold: str | None = None, seed: int | None = None) -> tuple[int, ...]:
+    """Returns the numbers of the runs of a fold and a seed, or of all, without those that diverged.
+
+    Raises `UserError` where none is left.
+    """
+    runs = restored.metadata["runs"]
+    lost = [(run["fold"], run["seed"]) for run in restored.metadata.get("diverged", [])]  # a baseline has none
+    chosen = [i for i, run in enumerate(runs) if fold in (None, run["fold"]) and (seed is None or seed == run["seed"])]
+    if chosen and all((runs[i]["fold"], runs[i]["seed"]) in lost for i in chosen):
+        raise UserError(f"{restored.folder}: every run of --fold {fold} --seed {seed} diverged in training")
+    chosen = [i for i in chosen if (runs[i]["fold"], runs[i]["seed"]) not in lost]
+    if not chosen:
+        folds, seeds = ({str(run[what]): None for run in runs} for what in ("fold", "seed"))
+        raise UserError(
+            f"--fold {fold} --seed {seed}: no such run in {restored.folder}; it has the folds {', '.join(folds)} "
+            f"and the seeds {', '.join(seeds)}"
+        )
+    return tuple(chosen)
+
+
+# --- Networks. ---
+
+
+def _of_network(restored: Restored, chosen: tuple[int, ...], data_dir: str | os.PathLike | None) -> Recogniser:
+    network, emotions = network_of(restored.metadata), restored.emotions
+    features = restored.metadata.get("features") or restored.metadata["corpus"].get("features")
+    hear = _encoder(restored, features, data_dir)
+    example = recordings({"": np.zeros(_EXAMPLE_SECONDS * SAMPLE_RATE, np.int16)}, emotions)
+    population = population_on(
+        restored,
+        example,
+        batch_size=_BATCH,
+        features=_example_features(features) if hear else None,
+        # Windows are brought to the device a few at a time, so that recordings of any length share one program and
+        # little memory. What is looked up by utterance has to lie there: speakers' statistics, heads of sources.
+        feed="auto" if restored.by_speaker or restored.metadata["targets"]["heads"] else "streaming",
+    )
+    state = loop.restore(population, restored.folder)
+    own, first = (_select(population, state, runs) for runs in (chosen, chosen[:1]))
+
+    def on(corpus: Corpus) -> Population:
+        heard = in_place_of_samples(corpus, hear(corpus)) if hear else _trimmed(corpus, network)
+        return dataclasses.replace(population, corpus=heard)
+
+    def rows(corpus: Corpus, count: int) -> list[np.ndarray]:
+        return [np.arange(len(corpus.utterances))] * count
+
+    return Recogniser(
+        restored,
+        chosen,
+        population.window_samples / population.learner.frontend.rate,
+        functools.partial(_refusal, network) if hear is None else lambda waveform: "",
+        lambda corpus: np.mean(evaluate(on(corpus), own, rows(corpus, len(chosen))), axis=0),
+        lambda corpus: embed(on(corpus), first, rows(corpus, 1))[0],
+    )
+
+
+def _select(population: Population, state: State, chosen: Sequence[int]) -> State:
+    state = devices.gather(state, len(population.runs))
+    return jax.tree.map(lambda leaf: devices.spread(leaf[np.asarray(chosen)], population.layout.groups), state)
+
+
+def _trimmed(corpus: Corpus, network: Network) -> Corpus:
+    """The corpus without the silence that the model's frontend leaves out, but where too little would be left."""
+    trim_db, frontend = network.frontend.trim_db, network.frontend
+    if not trim_db:
+        return corpus
+    cut = trimmed(corpus, trim_db)
+    enough = num_frames(frontend, cut.utterances["num_samples"].to_numpy()) >= network.min_frames
+    own, whole = cut.utterances, corpus.utterances
+    columns = {name: np.where(enough, own[name], whole[name]) for name in ("start", "num_samples")}
+    return dataclasses.replace(cut, utterances=own.assign(**columns))
+
+
+def _refusal(network: Network, waveform: Int16[np.ndarray, " samples"]) -> str:
+    """Why a recording has fewer frames than the model's subsampling needs, silence before and after left out."""
+    frontend, fewest = network.frontend, network.min_frames
+    begin, end = speech_bounds(waveform, frontend.trim_db) if frontend.trim_db else (0, len(waveform))
+    frames = int(num_frames(frontend, end - begin))
+    if frames >= fewest:
+        return ""
+    return f"{frames} frames of {frontend.hop_ms:g} ms with sound; the model needs {fewest}"
+
+
+# --- Baselines. ---
+
+
+def _of_baseline(restored: Restored, chosen: tuple[int, ...], data_dir: str | os.PathLike | None) -> Recogniser:
+    metadata, folder = restored.metadata, restored.folder
+    baseline = linear.make_baseline(metadata["config"]["model"])
+    if baseline.scaling == "speaker":
+        raise UserError(
+            f"{folder}: standardised by each speaker's own utterances, and a recording does not say who speaks; "
+            "use a variant with scaling=fold"
+        )
+    hear = _encoder(restored, metadata.get("features"), data_dir)
+    folds = baselines.load_folds(folder)
+    fitted = [folds[metadata["runs"][i]["fold"]] for i in chosen]
+
+    def values(corpus: Corpus) -> np.ndarray:
+        return baselines.versions(hear(corpus)) if hear else baselines.functionals_of(corpus, baseline.functionals)
+
+    def probabilities(corpus: Corpus) -> np.ndarray:
+        own = values(corpus)
+        return np.mean([linear.predict(one, own) for one in fitted], axis=0)
+
+    return Recogniser(
+        restored,
+        chosen,
+        0.0,
+        lambda waveform: "",
+        probabilities,
+        lambda corpus: linear.standardise(fitted[0], values(corpus)),
+    )
+
+
+# --- Models of hidden states: their encoder hears the recordings. ---
+
+
+def _encoder(
+    restored: Restored, features: Mapping[str, Any] | None, data_dir: str | os.PathLike | None
+) -> Callable[[Corpus], Packed] | None:
+    """What makes the features that a model takes, or None: it takes recordings as they are."""
+    if features is None:
+        return None
+    if "encoder" not in features.get("info", {}):
+        raise UserError(
+            f"{restored.folder}: the model does not take recordings but the features {features['name']!r}, made "
+            "elsewhere; make them for the recordings as well, pack both with `prepare`, and use `evaluate --corpus`"
+        )
+    from ser_jax.encoders import extract  # its layers take a second to import, which other models need not wait
+
+    encoder = extract.encoder_of(features["info"], data_dir)
+    return lambda corpus: extract.states_of(features["info"], corpus, encoder)
+
+
+def _example_features(features: Mapping[str, Any]) -> Packed:
+    frames = np.zeros((64, features["dims"]), np.float32)
+    names = tuple(map(str, range(features["dims"])))
+    one = np.zeros(1, int), np.full(1, len(frames))
+    return Packed(frames, *one, names, features["frame_ms"], features["name"], features["fingerprint"])
