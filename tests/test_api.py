@@ -223,7 +223,7 @@ def test_what_is_odd_about_a_recording_is_a_warning(model):
     ("name", "message"),
     [
         ("emodp", "model 'emodp': no such folder, nor a model of that name; did you mean emodb?"),
-        (".", "no study.json; expected a folder in which `train` or `study` has finished"),
+        (".", "no study.json; expected a published model, or a folder in which `train` or `study` has finished"),
     ],
 )
 def test_a_model_that_is_not_there_is_refused(name, message, tmp_path, monkeypatch):
@@ -235,7 +235,7 @@ def test_a_model_that_is_not_there_is_refused(name, message, tmp_path, monkeypat
 def test_the_name_of_a_model_that_comes_with_the_code_is_enough(tmp_path, monkeypatch):
     (tmp_path / "emodb").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert (api.find_folder("emodb") / "MODEL_CARD.md").is_file()
+    assert (api.find_folder("emodb") / "README.md").is_file()
     assert api.find_folder("./emodb").absolute() == tmp_path / "emodb"
 
 
