@@ -23,6 +23,7 @@ _BASELINE = ("ser_jax.baselines.linear", "ser_jax.baselines.functionals", "ser_j
 _ALONE = ("ser_jax.studies.variants", "ser_jax.studies.more_seeds", "ser_jax.studies.robustness")
 _BASELINE_ALONE = ("ser_jax.studies.baselines",)
 _TABLE_OF_FAMILIES = "ser_jax.models"  # imports every family
+_INTERFACE = "ser_jax.api"  # `ser_jax.load` imports it, and with it everything; no training calls that
 
 _DIGITS = 12  # hexadecimal, of a version
 
@@ -62,8 +63,8 @@ def files_behind(config: dict, package: Path) -> dict[str, Path]:
     folders = _folders_outside(outside) | {"ser_jax": package}
     families = {name: family.module.__module__ for name, family in FAMILIES.items()}
     family = [families[name] for name in [config["model"]["name"]] if name in families]
-    own = reachable([*outside, *family], folders, without={_TABLE_OF_FAMILIES})
-    found = reachable([*roots, *outside], folders, without=set(families.values()) - set(own))
+    own = reachable([*outside, *family], folders, without={_TABLE_OF_FAMILIES, _INTERFACE})
+    found = reachable([*roots, *outside], folders, without={_INTERFACE, *families.values()} - set(own))
     return found | {name: _file_of(name, folders) for name in alone} | outside
 
 
