@@ -1,11 +1,13 @@
 """The one kind of error that a user's mistake raises, and the words that such errors share."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 _LONGEST = 80  # letters of a value that a message shows
 _MOST = 160  # letters of the names that a message lists
+_REASON = 120  # letters of what a library says
 
 
 class UserError(Exception):
@@ -13,6 +15,25 @@ class UserError(Exception):
 
     `launch.py` prints it without a traceback and exits with status 2.
     """
+
+
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turns whatever a library raises inside the block into a `UserError` that begins with `what`.
+
+    For the calls that decode a file and nothing else: of a damaged one, readers raise whatever they ran into.
+    """
+    try:
+        yield
+    except (UserError, PermissionError):
+        raise
+    except Exception as error:
+        raise UserError(f"{what} ({reason_of(error)})") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """Returns what an error says, in one line of at most 120 letters; the name of its kind where it says nothing."""
+    return _shortened(" ".join(str(error).split()), _REASON) or type(error).__name__
 
 
 def did_you_mean(found: Any, expected: Iterable[Any]) -> str:

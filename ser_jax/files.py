@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 _MARK = ".writing-"  # in the names of temporary files and folders
 _RANDOM = "[a-z0-9_]{8}"  # what tempfile appends to a prefix
@@ -64,6 +66,11 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
                 os.replace(path, old / path.name)
                 os.replace(temporary, path)
         _synchronise(path.parent)
+
+
+def to_json(value: Any) -> str:
+    """Serialises with sorted keys, so that equal values are equal text."""
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 @contextlib.contextmanager

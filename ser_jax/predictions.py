@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from ser_jax.errors import UserError
+from ser_jax import checksums
+from ser_jax.errors import UserError, reading
 from ser_jax.files import atomic_file
 
 RUN = ["variant", "fold", "seed"]
@@ -160,13 +161,15 @@ def write(predictions: pd.DataFrame, path: str | os.PathLike) -> None:
 
 
 def read(path: str | os.PathLike) -> pd.DataFrame:
-    """Reads a table and checks it. Raises UserError for a missing or damaged file, and where `validate` does."""
+    """Reads a table and checks it, with its folder's SHA256SUMS too where that has it.
+
+    Raises UserError for a missing or damaged file, and where `validate` does.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no predictions there (train or study writes them)")
-    try:
+    checksums.check(path)
+    with reading(f"{path}: not a readable Parquet file"):
         predictions = pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        raise UserError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
-    validate(predictions, path)
+        validate(predictions, path)
     return predictions

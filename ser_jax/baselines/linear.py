@@ -15,7 +15,6 @@ multiple of the identity (Friedman 1989), from `SHRINKAGES`. Nothing of a test s
 import dataclasses
 import json
 import os
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,10 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from ser_jax import checksums
 from ser_jax.baselines import NAMES
 from ser_jax.baselines.functionals import KINDS
-from ser_jax.errors import UserError, brief, did_you_mean
+from ser_jax.errors import UserError, brief, did_you_mean, reading
 from ser_jax.files import atomic_folder
 from ser_jax.statistics import metrics
 
@@ -288,11 +288,13 @@ def save(folder: str | os.PathLike, fitted: Sequence[Fitted], metadata: dict[str
     with atomic_folder(folder) as temporary:
         np.savez(temporary / _ARRAYS, **stacked)
         (temporary / _METADATA).write_text(text + "\n", encoding="utf-8")
+        checksums.write_all(temporary)
 
 
 def load_metadata(folder: str | os.PathLike) -> dict[str, Any]:
     """Returns what `save` was told; raises UserError where it cannot be read."""
     path = Path(folder) / _METADATA
+    checksums.check(path)
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
         found = metadata.pop("baseline_format")
@@ -306,11 +308,9 @@ def load_metadata(folder: str | os.PathLike) -> dict[str, Any]:
 def load(folder: str | os.PathLike) -> list[Fitted]:
     """Returns the baselines that `save` wrote; raises UserError where they cannot be read."""
     path = Path(folder) / _ARRAYS
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {field.name: file[field.name] for field in dataclasses.fields(Fitted)}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: damaged, train the baseline again ({' '.join(str(error).split())})") from error
+    checksums.check(path)
+    with reading(f"{path}: damaged, train the baseline again"), np.load(path, allow_pickle=False) as file:
+        arrays = {field.name: file[field.name] for field in dataclasses.fields(Fitted)}
     return [Fitted(**{name: array[i] for name, array in arrays.items()}) for i in range(len(arrays["C"]))]
 
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "restore a workdir's checkpoints and score them, on their own corpus or another",
     "compare": "compare results: workdirs, tables of predictions, and what other programs predicted",
     "plan": "say which differences a study could detect, from the results of another",
+    "verify": "say whether data and results are whole: every file against the hash that was kept of it",
     "report": "make a report again from results, without a device",
     "predict": "print the class probabilities of recordings",
     "publish": "write a trained model and a card about it to a folder to share",

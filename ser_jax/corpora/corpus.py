@@ -1,6 +1,7 @@
 """A corpus: a table of utterances, and their samples end to end in one flat array.
 
-On disk a corpus is a folder (the *packed* corpus) with `samples.npy`, `utterances.parquet` and `corpus.json`.
+On disk a corpus is a folder (the *packed* corpus) with `samples.npy`, `utterances.parquet` and `corpus.json`, and their
+SHA256SUMS.
 It is read memory-mapped, and needs neither TensorFlow nor JAX.
 """
 
@@ -19,8 +20,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int16
 
+from ser_jax import checksums
 from ser_jax.corpora import integrity
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, reading
 from ser_jax.files import atomic_folder
 
 SAMPLE_RATE = 16_000  # Hz, of every corpus
@@ -183,6 +185,7 @@ def _write_tables(corpus: Corpus, folder: Path, keep: Path) -> None:
     }
     corpus.utterances.to_parquet(folder / _UTTERANCES, index=False)
     (folder / _DESCRIPTION).write_text(json.dumps(description, indent=1, ensure_ascii=False), encoding="utf-8")
+    checksums.write(folder, (_SAMPLES, _UTTERANCES, _DESCRIPTION))
     features = keep / "features"  # packed for this corpus; what no longer belongs to it is refused on load
     if features.is_dir():
         shutil.copytree(features, folder / "features", copy_function=_link_or_copy)
@@ -204,31 +207,35 @@ def load(folder: str | os.PathLike, *, again: bool = False) -> Corpus:
     """
     folder = Path(folder)
     description = _read_description(folder)
-    try:
+    with reading(_damaged(folder)):
         samples = np.load(folder / _SAMPLES, mmap_mode="r")
         utterances = pd.read_parquet(folder / _UTTERANCES)
-    except (OSError, ValueError, EOFError) as error:  # pyarrow's errors are ValueErrors
-        raise _damaged(folder, " ".join(str(error).split())[:200]) from error
 
     missing = [column for column in COLUMNS if column not in utterances]
     if missing:
-        raise _damaged(folder, f"{_UTTERANCES} has no column {missing[0]}")
+        raise UserError(_damaged(folder, f"{_UTTERANCES} has no column {missing[0]}"))
     if samples.dtype != np.int16 or samples.shape != (description["num_samples"],):
         found = f"{samples.dtype} {samples.shape}"
-        raise _damaged(folder, f"{_SAMPLES} is {found}, expected int16 ({description['num_samples']},)")
+        raise UserError(_damaged(folder, f"{_SAMPLES} is {found}, expected int16 ({description['num_samples']},)"))
     if len(utterances) != description["num_utterances"]:
         found, expected = len(utterances), description["num_utterances"]
-        raise _damaged(folder, f"{_UTTERANCES} has {found} rows, expected {expected}")
-    if utterances["num_samples"].sum() != len(samples):
-        raise _damaged(folder, f"{_UTTERANCES} and {_SAMPLES} do not belong together")
+        raise UserError(_damaged(folder, f"{_UTTERANCES} has {found} rows, expected {expected}"))
     emotions, files = description["emotions"], (_SAMPLES, _UTTERANCES, _DESCRIPTION)
-    try:
-        content = integrity.content(folder, files, lambda: fingerprint(utterances, emotions, samples), again=again)
-    except (TypeError, ValueError) as error:
-        raise _damaged(folder, " ".join(str(error).split())[:200]) from error
+
+    def hashed() -> str:
+        if utterances["num_samples"].sum() != len(samples):
+            raise UserError(_damaged(folder, f"{_UTTERANCES} and {_SAMPLES} do not belong together"))
+        found = fingerprint(utterances, emotions, samples)
+        if found == description["fingerprint"]:  # which does not depend on all columns, nor on the rest of corpus.json
+            checksums.check(folder / _UTTERANCES), checksums.check(folder / _DESCRIPTION)
+        return found
+
+    with reading(_damaged(folder)):
+        content = integrity.content(folder, files, hashed, again=again)
     if content != description["fingerprint"]:
         expected = str(description["fingerprint"])[:12]
-        raise _damaged(folder, f"its samples and labels are those of {content[:12]}, its fingerprint says {expected}")
+        what = f"its samples and labels are those of {content[:12]}, its fingerprint says {expected}"
+        raise UserError(_damaged(folder, what))
     return Corpus(
         name=description["name"],
         utterances=utterances,
@@ -260,8 +267,8 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder}: not a packed corpus, it has no {_DESCRIPTION}")
     try:
         description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _damaged(folder, f"{_DESCRIPTION} is not JSON") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(_damaged(folder, f"{_DESCRIPTION} is not JSON")) from error
     version = description.get("format_version") if isinstance(description, dict) else None
     if version != FORMAT_VERSION:
         raise UserError(
@@ -269,12 +276,12 @@ def _read_description(folder: Path) -> dict[str, Any]:
         )
     missing = {"name", "emotions", "num_utterances", "num_samples", "fingerprint", "info"} - description.keys()
     if missing:
-        raise _damaged(folder, f"{_DESCRIPTION} has no {min(missing)}")
+        raise UserError(_damaged(folder, f"{_DESCRIPTION} has no {min(missing)}"))
     return description
 
 
-def _damaged(folder: Path, what: str) -> UserError:
-    return UserError(f"{folder}: damaged packed corpus, prepare it again ({what})")
+def _damaged(folder: Path, what: str = "") -> str:
+    return f"{folder}: damaged packed corpus, prepare it again{f' ({what})' if what else ''}"
 
 
 # NumPy, TensorFlow and TFDS report a full disk in their own words, and keep no error number.

@@ -1,7 +1,7 @@
 """Pre-extracted features, packed: one array [frames, dims] per utterance, end to end in one memory-mapped array.
 
-On disk they are the folder DATA/packed/CORPUS/features/NAME with `values.npy`, `index.parquet` and `features.json`.
-They belong to one corpus by its fingerprint. Nothing here needs TensorFlow or JAX.
+On disk they are the folder DATA/packed/CORPUS/features/NAME with `values.npy`, `index.parquet` and `features.json`, and
+their SHA256SUMS. They belong to one corpus by its fingerprint. Nothing here needs TensorFlow or JAX.
 """
 
 import dataclasses
@@ -17,10 +17,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from ser_jax import checksums
 from ser_jax.corpora import integrity, packed_folder
 from ser_jax.corpora.corpus import Corpus, refuse_full_disk
 from ser_jax.corpora.feature_source import FeatureSource, read_features
-from ser_jax.errors import UserError, brief, did_you_mean
+from ser_jax.errors import UserError, brief, did_you_mean, reading
 from ser_jax.files import atomic_folder
 
 _BLOCK = 1 << 16  # frames that are hashed together
@@ -138,6 +139,7 @@ def pack_source(
         description["fingerprint"] = digest.hexdigest()
         text = json.dumps(description, indent=1, ensure_ascii=False)
         (temporary / _DESCRIPTION).write_text(text, encoding="utf-8")
+        checksums.write_all(temporary)
     return load_features(corpus, name, data_dir)
 
 
@@ -148,8 +150,9 @@ def _digest(names: Sequence[str], frame_ms: float, index: pd.DataFrame) -> Any:
 
 def _content(description: dict[str, Any], index: pd.DataFrame, values: np.ndarray) -> str:
     digest = _digest(description["names"], description["frame_ms"], index)
+    stored = values.dtype.newbyteorder("<")  # a header that tells another order of bytes tells other values
     for start in range(0, len(values), _BLOCK):
-        digest.update(np.ascontiguousarray(values[start : start + _BLOCK]))
+        digest.update(np.ascontiguousarray(values[start : start + _BLOCK], stored))
     return digest.hexdigest()
 
 
@@ -183,7 +186,33 @@ def load_features(corpus: Corpus, name: str, data_dir: str | os.PathLike | None 
         command = f"python launch.py prepare features --corpus {corpus.name} --name NAME --source FILE_OR_FOLDER"
         hint = did_you_mean(name, available) or "; it has none"
         raise UserError(f"corpus {corpus.name} has no features {brief(name)} in {folder.parent}{hint} (`{command}`)")
-    try:
+    description, index, values = read_packed(folder)
+    if description["corpus_fingerprint"] != corpus.fingerprint:
+        raise UserError(
+            f"{folder}: made for the corpus {corpus.name} of fingerprint {description['corpus_fingerprint'][:12]}, "
+            f"but this one's is {corpus.fingerprint[:12]}; prepare the features again"
+        )
+    with reading(_damaged(folder)):
+        index = index.set_index("id").loc[corpus.utterances["id"]]
+    return Packed(
+        values=values,
+        start=index["start"].to_numpy(),
+        num_frames=index["num_frames"].to_numpy(),
+        names=tuple(description["names"]),
+        frame_ms=description["frame_ms"],
+        name=name,
+        fingerprint=description["fingerprint"],
+        info=description["info"],
+    )
+
+
+def read_packed(folder: Path, *, again: bool = False) -> tuple[dict[str, Any], pd.DataFrame, np.ndarray]:
+    """Returns what a folder of packed features holds: its description, where each utterance's frames are, all frames.
+
+    Raises UserError where they are damaged or of another format version. With `again` they are hashed even if they were
+    found right before; see `ser_jax.corpora.integrity`.
+    """
+    with reading(_damaged(folder)):
         description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
         if description["format_version"] != FORMAT_VERSION:
             raise UserError(
@@ -191,32 +220,25 @@ def load_features(corpus: Corpus, name: str, data_dir: str | os.PathLike | None 
                 "prepare them again"
             )
         values = np.load(folder / _VALUES, mmap_mode="r")
-        table = pd.read_parquet(folder / _INDEX)
-        index = table.set_index("id")
+        index = pd.read_parquet(folder / _INDEX)
         shape = (description["num_frames"], description["dims"])
         if values.shape != shape or index["num_frames"].sum() != len(values):
             raise ValueError(f"{_VALUES} is {values.shape}, expected {shape}")
-        if description["corpus_fingerprint"] != corpus.fingerprint:
-            raise UserError(
-                f"{folder}: made for the corpus {corpus.name} of fingerprint {description['corpus_fingerprint'][:12]}, "
-                f"but this one's is {corpus.fingerprint[:12]}; prepare the features again"
-            )
-        files = (_VALUES, _INDEX, _DESCRIPTION)
-        content = integrity.content(folder, files, lambda: _content(description, table, values))
+        if missing := {"corpus_fingerprint", "names", "frame_ms", "info"} - description.keys():
+            raise ValueError(f"{_DESCRIPTION} has no {min(missing)}")
+
+        def hashed() -> str:
+            found = _content(description, index, values)
+            if found == description["fingerprint"]:  # which does not depend on all of features.json
+                checksums.check(folder / _DESCRIPTION)
+            return found
+
+        content = integrity.content(folder, (_VALUES, _INDEX, _DESCRIPTION), hashed, again=again)
         if content != description["fingerprint"]:
             expected = description["fingerprint"][:12]
             raise ValueError(f"its values are those of {content[:12]}, its fingerprint says {expected}")
-        index = index.loc[corpus.utterances["id"]]
-        return Packed(
-            values=values,
-            start=index["start"].to_numpy(),
-            num_frames=index["num_frames"].to_numpy(),
-            names=tuple(description["names"]),
-            frame_ms=description["frame_ms"],
-            name=name,
-            fingerprint=description["fingerprint"],
-            info=description["info"],
-        )
-    except (OSError, ValueError, EOFError, KeyError, TypeError) as error:  # pyarrow's errors are ValueErrors
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{folder}: damaged features, prepare them again ({reason})") from error
+    return description, index, values
+
+
+def _damaged(folder: Path) -> str:
+    return f"{folder}: damaged features, prepare them again"

@@ -1,7 +1,7 @@
 """Encoders on this machine: taken from where they are published, kept with licence, source and hash, and loaded.
 
 `DATA/encoders/NAME` is a checkpoint folder like Hugging Face's (`config.json`, `preprocessor_config.json`,
-`model.safetensors`, of the encoder alone, in float32) with `encoder.json` beside them.
+`model.safetensors`, of the encoder alone, in float32) with `encoder.json` and SHA256SUMS beside them.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from ser_jax import checksums
 from ser_jax.corpora import default_data_dir
 from ser_jax.encoders import smart_turn, weights
 from ser_jax.encoders.architecture import CONFIG, PREPROCESSOR, Architecture, read_architecture
@@ -79,6 +80,8 @@ def load(encoder: str, data_dir: str | os.PathLike | None = None) -> LoadedEncod
         raise UserError(
             f"{folder}: sha256 {sha256[:12]}, but {CARD} says {str(card.get('sha256'))[:12]}; take the encoder again"
         )
+    for file in (CONFIG, PREPROCESSOR, CARD):
+        checksums.check(folder / file)
     parameters = weights.to_parameters(architecture, tensors, str(folder))
     known = {key: str(card.get(key, "")) for key in ("source", "licence")}
     return LoadedEncoder(folder.resolve().name, architecture, parameters, sha256, **known)
@@ -172,6 +175,7 @@ def _keep(
             "licence": licence,
         }
         (temporary / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        checksums.write_all(temporary)
     return folder
 
 
@@ -217,7 +221,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
         if not isinstance(card, dict):
             raise ValueError("not an object")
         return card
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{folder / CARD}: damaged, take the encoder again ({' '.join(str(error).split())})") from error
 
 

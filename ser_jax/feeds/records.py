@@ -15,6 +15,7 @@ import filelock
 import numpy as np
 from tqdm import tqdm
 
+from ser_jax import checksums
 from ser_jax.corpora import default_data_dir
 from ser_jax.corpora.corpus import Corpus, refuse_full_disk, waveform
 from ser_jax.errors import UserError
@@ -106,6 +107,7 @@ def write_records(corpus: Corpus, folder: str | os.PathLike) -> None:
             description=f"the corpus {corpus.name}",
             metadata=tfds.core.MetadataDict(format_version=FORMAT_VERSION, fingerprint=corpus.fingerprint, bytes=sizes),
         )
+        checksums.write_all(temporary)
 
 
 def import_tensorflow() -> ModuleType:

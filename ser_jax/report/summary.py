@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ser_jax.errors import UserError
+from ser_jax import checksums
+from ser_jax.errors import UserError, reason_of
 from ser_jax.files import atomic_file
 from ser_jax.statistics.paired import Comparison
 
@@ -341,12 +342,13 @@ def read(path: str | os.PathLike) -> Summary:
     """
     path = Path(path)
     path = path / "summary.json" if path.is_dir() else path
+    checksums.check(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: not readable ({error.strerror}); expected what `study` or `train` wrote") from error
-    except ValueError as error:
-        raise UserError(f"{path}: no JSON ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: no JSON ({reason_of(error)})") from error
     form = found.get("form") if isinstance(found, dict) else None
     if form != FORM:
         raise UserError(f"{path}: form {form}, expected {FORM}: a summary of another version of ser_jax")

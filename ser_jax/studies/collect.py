@@ -1,23 +1,20 @@
 """What a study came to: one table of predictions, one summary, one report."""
 
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import pandas as pd
 
-from ser_jax import predictions
+from ser_jax import checksums, predictions
 from ser_jax.baselines import is_baseline
 from ser_jax.corpora.audit import audit
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.protocols import speakers_known
 from ser_jax.errors import UserError
-from ser_jax.files import atomic_file
 from ser_jax.frontend import num_features, num_frames
 from ser_jax.inference.latency import SECONDS, one_utterance, relative_latency
 from ser_jax.models.cost import cost
@@ -29,9 +26,22 @@ from ser_jax.statistics.metrics import with_others
 from ser_jax.studies import robustness
 from ser_jax.studies.knowledge import knowledge_of
 from ser_jax.studies.plan import Plan
-from ser_jax.studies.store import CONDITIONS, FAILURE, PICTURE, RESULT, STUDY, population_folder
+from ser_jax.studies.store import (
+    CONDITIONS,
+    FAILURE,
+    LATENCY,
+    PICTURE,
+    PREDICTIONS,
+    RESULT,
+    STUDY,
+    SUMMARY,
+    VALIDATION,
+    population_folder,
+    read_json,
+    write_results,
+)
 from ser_jax.studies.variants import Variant
-from ser_jax.training import arrays, devices, log, loop
+from ser_jax.training import devices, log, loop
 from ser_jax.training.population import Population
 from ser_jax.training.state import variables
 
@@ -71,14 +81,10 @@ def collect(plan: Plan, variants: Sequence[Variant], workdir: Path, store: Path)
             f"{workdir}: its results have {', '.join(lost)}, which failed now; they stay as they are", file=sys.stderr
         )
         return Outcome(None, (), failed)
-    places = [{"name": name, "folder": os.path.relpath(folder, workdir)} for name, folder in trained.items()]
-    write_json(workdir / STUDY, places)
     by_name = {variant.name: variant for variant in variants if variant.name in trained}
-    table, validation, conditions = (
-        _gather(trained, file) for file in ("predictions.parquet", "validation.parquet", CONDITIONS)
-    )
+    table, validation, conditions = (_gather(trained, file) for file in (PREDICTIONS, VALIDATION, CONDITIONS))
     results = {name: results[name] for name in trained}
-    costs = _costs(by_name, trained, workdir)
+    costs, latency = _costs(by_name, trained, workdir)
     study = _describe(plan, list(by_name.values()), results)
     made = summarise(
         table,
@@ -97,7 +103,8 @@ def collect(plan: Plan, variants: Sequence[Variant], workdir: Path, store: Path)
         own = [pair in asked for pair in zip(conditions["variant"], conditions["condition"], strict=True)]
         found = robustness.summarise_robustness(table, conditions[own])
         made = dataclasses.replace(made, robustness=summary.from_json(summary.Robustness, found, "robustness"))
-    write_results(workdir, table, made)
+    places = [{"name": name, "folder": os.path.relpath(folder, workdir)} for name, folder in trained.items()]
+    write_results(workdir, table, made, {STUDY: places, **({LATENCY: latency} if latency else {})})
     pictures = {name: folder / PICTURE for name, folder in trained.items() if (folder / PICTURE).exists()}
     configs = {name: variant.config for name, variant in by_name.items()}
     try:
@@ -113,7 +120,7 @@ def collect(plan: Plan, variants: Sequence[Variant], workdir: Path, store: Path)
 
 def _lost(workdir: Path, failed: Mapping[str, str]) -> list[str]:
     """The variants that failed and that the results of an earlier run of the study have."""
-    path = workdir / "summary.json"
+    path = workdir / SUMMARY
     if not failed or not path.is_file():
         return []
     try:
@@ -140,38 +147,21 @@ def corpus_info(corpus: Corpus) -> dict[str, str]:
     return {name: str(corpus.info[name]) for name in ("description", "licence", "citation") if corpus.info.get(name)}
 
 
-def write_results(folder: Path, table: pd.DataFrame, made: Summary) -> None:
-    """Writes predictions.parquet and summary.json to a folder."""
-    predictions.write(table, folder / "predictions.parquet")
-    summary.write(made, folder / "summary.json")
-
-
-def read_json(path: Path) -> Any:
-    """Reads JSON that a training wrote; raises UserError where it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({error}); remove it, and its variant is trained again") from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON, whole or not at all."""
-    with atomic_file(path) as temporary:
-        temporary.write_text(arrays.to_json(value))
-
-
-def _costs(variants: dict[str, Variant], folders: dict[str, Path], workdir: Path) -> dict[str, Cost]:
+def _costs(
+    variants: dict[str, Variant], folders: dict[str, Path], workdir: Path
+) -> tuple[dict[str, Cost], dict[str, dict[str, float]]]:
     """What a recording of `latency.SECONDS` costs each network: multiply-adds, and the time it takes.
 
     The variants are timed by turns in one process, so that they can be compared, and once for a set of populations.
+    The second return value has these times by the populations' keys; {} where none is asked for.
     """
     networks = {name: variant for name, variant in variants.items() if not is_baseline(variant.config["model"])}
     populations = {name: variant.population() for name, variant in networks.items()}
     costs = {name: Cost(_multiply_adds(population), SECONDS) for name, population in populations.items()}
     timed = {name: v.key for name, v in networks.items() if v.config["evaluation"]["latency"]}
-    path = workdir / "latency.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    if timed and set(timed.values()) - set(known):
+    path = workdir / LATENCY
+    known = read_json(path) if checksums.is_whole(path) else {}
+    if set(timed.values()) - set(known):
         forwards = {}
         for name, key in timed.items():
             population = populations[name]
@@ -180,11 +170,9 @@ def _costs(variants: dict[str, Variant], folders: dict[str, Path], workdir: Path
             trained = variables(own)
             forwards[key] = one_utterance(population.learner, trained, own.feature_statistics)
         known = relative_latency(forwards)
-        write_json(path, known)
     for name, key in timed.items():
-        if key in known:
-            costs[name] = dataclasses.replace(costs[name], latency=known[key]["relative"])
-    return costs
+        costs[name] = dataclasses.replace(costs[name], latency=known[key]["relative"])
+    return costs, known if timed else {}
 
 
 def _multiply_adds(population: Population) -> int:
@@ -196,11 +184,8 @@ def _multiply_adds(population: Population) -> int:
 
 def _gather(folders: dict[str, Path], file: str) -> pd.DataFrame | None:
     """One table of all variants that have such a file, under the names that this study gives them."""
-    tables = [
-        pd.read_parquet(folder / file).assign(variant=name)
-        for name, folder in folders.items()
-        if (folder / file).exists()
-    ]
+    read = robustness.read if file == CONDITIONS else predictions.read
+    tables = [read(folder / file).assign(variant=name) for name, folder in folders.items() if (folder / file).exists()]
     return pd.concat(tables, ignore_index=True) if tables else None
 
 

@@ -26,6 +26,7 @@ from ser_jax.studies.knowledge import with_notes
 from ser_jax.studies.outside import LABELS_ALONE
 from ser_jax.studies.plan import Question
 from ser_jax.studies.results import Result, find, named, read
+from ser_jax.studies.store import write_results
 
 NO_SPEAKERS = "speakers are not known: no interval can be estimated"
 
@@ -67,8 +68,7 @@ def write(made: Summary, table: pd.DataFrame, folder: str | Path) -> None:
         raise UserError(f"--out {folder}: the workdir of a study; expected another folder")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder}: a file; expected a folder")
-    predictions.write(table, folder / "predictions.parquet")
-    summary.write(made, folder / "summary.json")
+    write_results(folder, table, made)
     write_report(folder, made)
 
 

@@ -19,8 +19,9 @@ from ser_jax.report import preparation, summary
 from ser_jax.report.summarise import summarise
 from ser_jax.report.summary import Protocol, Study, Summary
 from ser_jax.studies import restored, workdirs
-from ser_jax.studies.collect import corpus_info, speakers_of, write_results
+from ser_jax.studies.collect import corpus_info, speakers_of
 from ser_jax.studies.knowledge import knowledge_of
+from ser_jax.studies.store import write_results
 from ser_jax.studies.workdirs import Restored
 from ser_jax.training.initial import corpora_seen, in_common
 from ser_jax.training.published import is_published

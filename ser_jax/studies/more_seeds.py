@@ -5,7 +5,6 @@ their parameters put side by side. It is tested anew, as any population is after
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import jax
 import numpy as np
 
 from ser_jax.studies.provenance import of_result
-from ser_jax.studies.store import RESULT, has_checkpoint
+from ser_jax.studies.store import RESULT, has_checkpoint, read_json
 from ser_jax.studies.variants import Variant
 from ser_jax.training import checkpoints, devices, loop
 from ser_jax.training.population import Population, describe
@@ -46,7 +45,7 @@ def find_parts(variant: Variant, store: Path) -> list[Part]:
     """
     lacking, found = set(variant.config["seeds"]), []
     for path in sorted(store.glob(f"*/{RESULT}")):
-        result = json.loads(path.read_text())
+        result = read_json(path)
         if result.get("family") == variant.family and has_checkpoint(path.parent):
             found.append((path.parent, tuple(result["seeds"]), result["seconds"], of_result(result)))
     parts = []

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ser_jax import checksums
 from ser_jax import config as configuration
 from ser_jax.corpora import load_corpus
 from ser_jax.corpora.corpus import Corpus
@@ -48,6 +49,7 @@ def publish(
         published.write(folder, model.name, state, model.metadata)
         described = _described(Path(to), model, evidence.name, network.num_parameters, corpora)
         (folder / published.CARD).write_text(card.render(described, summary, elsewhere), encoding="utf-8")
+        checksums.write_all(folder)
     return Path(to)
 
 

@@ -2,14 +2,13 @@
 
 import dataclasses
 import functools
-import json
 import os
 from pathlib import Path
 
 import pandas as pd
 
+from ser_jax import checksums, predictions
 from ser_jax import config as configuration
-from ser_jax import predictions
 from ser_jax.errors import UserError
 from ser_jax.report import summary as tree
 from ser_jax.report.summarise import How, summarise
@@ -17,9 +16,8 @@ from ser_jax.report.summary import Summary, Variant
 from ser_jax.report.write import write_report
 from ser_jax.statistics.metrics import with_others
 from ser_jax.studies.plan import Plan, Question, make_plan
+from ser_jax.studies.store import PICTURE, STUDY, SUMMARY, read_json, read_places
 from ser_jax.training import log
-
-PICTURE, STUDY = "attention.png", "study.json"  # see `ser_jax.studies.store`, which imports JAX
 
 
 def render(workdir: str | os.PathLike, out: str | os.PathLike | None = None) -> Path:
@@ -42,7 +40,10 @@ def render(workdir: str | os.PathLike, out: str | os.PathLike | None = None) -> 
     plan = _plan(workdir / "config.json", earlier)
     made = again(predictions.read(workdir / "predictions.parquet"), earlier, plan)
     folders = _populations(workdir)
-    tree.write(made, out / "summary.json")
+    # What was read was found whole, and what is not read keeps its checksum.
+    names = [name for name in checksums.read(out) or {} if name != SUMMARY]
+    with checksums.renewed(out, (*names, SUMMARY)):
+        tree.write(made, out / SUMMARY)
     write_report(
         out,
         made,
@@ -90,7 +91,7 @@ def _plan(path: Path, earlier: Summary) -> Plan | None:
     """The study's plan, with the variants that have results; None where the folder has no configuration of theirs."""
     if not path.is_file():
         return None
-    plan = make_plan(configuration.completed(json.loads(path.read_text(encoding="utf-8"))))
+    plan = make_plan(configuration.completed(read_json(path)))
     # A stored configuration has its keys in the order of the alphabet; the summary has the variants in the study's.
     order = dict.fromkeys([*earlier.variants, *plan.variants])
     there = {name: plan.variants[name] for name in order if name in plan.variants and name in earlier.variants}
@@ -109,5 +110,4 @@ def _asked(earlier: Summary, question: tree.Question) -> Question:
 
 def _populations(workdir: Path) -> dict[str, Path]:
     """The folder of each variant's population; those of a folder that was shared without them are not there."""
-    path = workdir / STUDY
-    return {one["name"]: workdir / one["folder"] for one in json.loads(path.read_text())} if path.is_file() else {}
+    return read_places(workdir) if (workdir / STUDY).is_file() else {}

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ser_jax import predictions
+from ser_jax import checksums, predictions
 from ser_jax.baselines.linear import Fitted, predict
 from ser_jax.corpora.corpus import Corpus, fingerprint, waveform
 from ser_jax.corpora.perturbations import KNOWN, known_together, perturb, require
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, reading
 from ser_jax.files import atomic_file
 from ser_jax.inference.tables import tabulate, test_predictions
 from ser_jax.statistics import bootstrap, metrics
@@ -103,21 +103,21 @@ def _baseline_predictions(all_runs: Baselines, fitted: Mapping[str, Fitted], var
 
 
 def write(table: pd.DataFrame, path: str | os.PathLike) -> None:
-    """Writes a table of `test_predictions_under` as Parquet, whole or not at all."""
+    """Writes a table of `test_predictions_under` as Parquet, whole or not at all, and its checksum."""
     _validate(table, path)
     with atomic_file(path) as temporary:
         table.to_parquet(temporary, index=False)
+    checksums.record(Path(path))
 
 
 def read(path: str | os.PathLike) -> pd.DataFrame:
     """Reads what `write` wrote; raises UserError where it is missing or damaged."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no predictions under other conditions there")
-    try:
+    checksums.check(Path(path))
+    with reading(f"{path}: not a readable Parquet file"):
         table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
-    _validate(table, path)
+        _validate(table, path)
     return table
 
 

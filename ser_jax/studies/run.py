@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from ser_jax import checksums, predictions
 from ser_jax import config as configuration
-from ser_jax import predictions
 from ser_jax.corpora.corpus import verify
 from ser_jax.errors import UserError
 from ser_jax.files import atomic_file
@@ -24,22 +24,27 @@ from ser_jax.report.attention_figure import attention_figure
 from ser_jax.statistics.concordance import summarise_tracks
 from ser_jax.studies import baselines, looks, robustness
 from ser_jax.studies.baselines import Baselines
-from ser_jax.studies.collect import Outcome, collect, write_json
+from ser_jax.studies.collect import Outcome, collect
 from ser_jax.studies.more_seeds import Part, find_parts, join, lacking_seeds
 from ser_jax.studies.plan import make_plan
 from ser_jax.studies.provenance import differences, of_seeds, provenance
 from ser_jax.studies.source_code import code_version
 from ser_jax.studies.store import (
     CONDITIONS,
+    CONFIG,
     FAILURE,
     PICTURE,
     PREDICTIONS,
     RESULT,
-    check_predictions,
-    content_of,
+    TRACKS,
+    VALIDATION,
+    check_results,
+    finish,
     has_checkpoint,
     locked,
     population_folder,
+    read_json,
+    write_json,
 )
 from ser_jax.studies.variants import Variant, prepare
 from ser_jax.training import devices, loop, processes
@@ -97,10 +102,10 @@ def claim(workdir: Path, config: dict) -> None:
 
     The same study with more seeds takes the place of the one with fewer.
     """
-    path = workdir / "config.json"
+    path = workdir / CONFIG
     if path.exists():
         config = json.loads(json.dumps(config))  # as it will be read again: JSON knows no tuples
-        found = configuration.completed(json.loads(path.read_text()))
+        found = configuration.completed(read_json(path))
         found = json.loads(json.dumps(found))
         grown = set(found["seeds"]) < set(config["seeds"]) and found | {"seeds": config["seeds"]} == config
         different = [] if grown else list(configuration.differences(found, config))
@@ -111,6 +116,7 @@ def claim(workdir: Path, config: dict) -> None:
             )
         if not grown:
             return
+    (workdir / checksums.FILE).unlink(missing_ok=True)  # until there are results of this configuration
     write_json(path, config)
 
 
@@ -130,7 +136,7 @@ def _finish(title: str, variant: Variant, store: Path, profile_steps: tuple[int,
         try:
             (folder / FAILURE).unlink(missing_ok=True)
             verify(variant.corpus)
-            check_predictions(folder)
+            check_results(folder)
             population = variant.population()
             if trains:
                 _train(title, variant, population, folder, store, profile_steps)
@@ -201,8 +207,7 @@ def _train(
         result["seconds"] = {**seconds, "evaluate": time.monotonic() - begun}
     result |= {"parameters": population.num_parameters, "code": code_version(variant.config), "provenance": trained_by}
     result |= {"family": variant.family, "seeds": list(variant.config["seeds"])}
-    result["predictions"] = content_of(folder / PREDICTIONS)
-    write_json(folder / RESULT, result)
+    finish(folder, result)
 
 
 def _join(
@@ -240,11 +245,11 @@ def _evaluate(name: str, population: Population, state: State, folder: Path) -> 
     """Writes what every run predicts for its test fold and its validation speakers; returns its tracks' figures."""
     predictions.write(test_predictions(population, state, name), folder / PREDICTIONS)
     if all(len(fold.validation) for fold in population.folds):
-        predictions.write(validation_predictions(population, state, name), folder / "validation.parquet")
+        predictions.write(validation_predictions(population, state, name), folder / VALIDATION)
     if not population.targets.track_names:
         return {}
     table = test_tracks(population, state, name)
-    with atomic_file(folder / "tracks.parquet") as temporary:
+    with atomic_file(folder / TRACKS) as temporary:
         table.to_parquet(temporary, index=False)
     return summarise_tracks(table)
 
@@ -254,7 +259,9 @@ def _draw_attention(name: str, population: Population | Baselines, trained: Call
 
     Nothing where there is no attention to draw.
     """
-    if isinstance(population, Baselines) or population.corpus.info.get("features") or (folder / PICTURE).exists():
+    if isinstance(population, Baselines) or population.corpus.info.get("features"):
+        return
+    if checksums.is_whole(folder / PICTURE):
         return
     if not looks.has_attention(population):
         return
@@ -268,6 +275,7 @@ def _draw_attention(name: str, population: Population | Baselines, trained: Call
     title = f"{utterance['id']} ({utterance['emotion']}): {emotion} {seen.probabilities[emotion]:.2f}"
     title += f"  ({name}, fold {fold.name}, seed {seed})"
     attention_figure(seen, title, folder / PICTURE)
+    checksums.record(folder / PICTURE)
 
 
 def _test_under_conditions(
@@ -275,7 +283,7 @@ def _test_under_conditions(
 ) -> None:
     """Tests a trained variant under the conditions that its configuration names and its folder lacks."""
     path, conditions = folder / CONDITIONS, variant.config["evaluation"]["robustness"]
-    known = robustness.read(path) if path.exists() else None
+    known = robustness.read(path) if checksums.is_whole(path) else None
     lacking = [name for name in conditions if known is None or name not in set(known["condition"])]
     if lacking:
         table = robustness.test_predictions_under(population, trained(), variant.name, lacking, variant.perturbed)

@@ -10,23 +10,33 @@ docstrings and layout do not count as changes.
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import filelock
+import pandas as pd
 
+from ser_jax import checksums, predictions
 from ser_jax import config as configuration
 from ser_jax.baselines import is_baseline
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.protocols import Protocol
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, reading, reason_of
+from ser_jax.files import atomic_file, to_json
+from ser_jax.report import summary
+from ser_jax.report.summary import Summary
 from ser_jax.studies.source_code import code_version, package_versions
 
 # What a population's folder holds beside its predictions, checkpoints and log.
 RESULT, FAILURE, PICTURE, CONDITIONS = "result.json", "failure.json", "attention.png", "conditions.parquet"
-PREDICTIONS = "predictions.parquet"
+PREDICTIONS, VALIDATION, TRACKS = "predictions.parquet", "validation.parquet", "tracks.parquet"
+CONFIG, SUMMARY, LATENCY = "config.json", "summary.json", "latency.json"  # of a workdir
+OF_RESULTS = (CONFIG, PREDICTIONS, SUMMARY)  # what has checksums in a folder of results
 STUDY = "study.json"  # of a workdir: its variants in their order, and the folder of each one's population
+_RESULTS = (RESULT, PREDICTIONS, VALIDATION, TRACKS)  # what a finished training wrote last
+_MADE_AGAIN = ("tensorboard", "profile", FAILURE, PICTURE, CONDITIONS)  # what is of no result, or has its own checksum
 _KEY = 12  # hexadecimal digits of a key
 _NAME = 48  # letters of a folder's name before the key
 
@@ -72,24 +82,61 @@ def has_checkpoint(folder: Path) -> bool:
     return any(folder.glob("checkpoints/*"))
 
 
-def content_of(file: Path) -> str:
-    """Returns the SHA-256 (hex) of a file."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def finish(folder: Path, result: dict) -> None:
+    """Writes a population's checksums and, last of all, its result: from then on it counts as trained."""
+    text = to_json(result)
+    names = [name for name in checksums.files_below(folder) if name.split("/")[0] not in (RESULT, *_MADE_AGAIN)]
+    checksums.write(folder, names, known={RESULT: hashlib.sha256(text.encode()).hexdigest()})
+    with atomic_file(folder / RESULT) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
-def check_predictions(folder: Path) -> None:
-    """Raises `UserError` where a finished population's predictions are not those any more that its training wrote."""
-    result, file = folder / RESULT, folder / PREDICTIONS
-    if not result.exists():
+def check_results(folder: Path) -> None:
+    """Raises `UserError` where a finished population's results are not those any more that its training wrote."""
+    if not (folder / RESULT).exists():
         return
-    expected = json.loads(result.read_text()).get("predictions")  # of an older population it is not known
-    found = content_of(file) if file.exists() else "nothing"
-    if expected not in (None, found):
+    recorded = checksums.read(folder) or {}
+    for name in (name for name in _RESULTS if name in recorded):
+        found = checksums.sha256(folder / name) if (folder / name).exists() else "nothing"
+        if found != recorded[name]:
+            raise UserError(
+                f"{folder / name}: its SHA-256 is {found[:12]}, but the training wrote {recorded[name][:12]}; delete "
+                f"{folder / RESULT}, and the variant is tested again, or trained where its checkpoints are gone"
+            )
+
+
+def write_results(folder: Path, table: pd.DataFrame, made: Summary, others: Mapping[str, Any] | None = None) -> None:
+    """Writes predictions.parquet, summary.json and `others`, JSON by names, to a folder, and the checksums of all."""
+    others = others or {}
+    with checksums.renewed(folder, (*OF_RESULTS, *others)):
+        for name, value in others.items():
+            write_json(folder / name, value)
+        predictions.write(table, folder / PREDICTIONS)
+        summary.write(made, folder / SUMMARY)
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON of a workdir or a population; raises UserError where it is missing or damaged."""
+    checksums.check(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{file}: its SHA-256 is {found[:12]}, but the training wrote {expected[:12]}; delete {folder} to train "
-            "the variant again"
-        )
+            f"{path}: damaged ({reason_of(error)}); remove it, and the same command makes it again"
+        ) from error
+
+
+def read_places(workdir: Path) -> dict[str, Path]:
+    """Returns the folder of each variant's population, by study.json; raises UserError where that is damaged."""
+    path = workdir / STUDY
+    with reading(f"{path}: damaged; the study's own command makes it again"):
+        return {one["name"]: workdir / one["folder"] for one in read_json(path)}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON, whole or not at all."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(to_json(value), encoding="utf-8")
 
 
 @contextmanager

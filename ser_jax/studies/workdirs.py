@@ -1,7 +1,6 @@
 """The variants that a workdir or a published model holds trained, found and put on another corpus than their own."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from ser_jax.corpora.protocols import Fold, Protocol
 from ser_jax.errors import UserError
 from ser_jax.inference.restore import restore_network
 from ser_jax.studies import baselines
-from ser_jax.studies.store import STUDY
+from ser_jax.studies.store import STUDY, read_places
 from ser_jax.training import checkpoints, published
 from ser_jax.training.initial import Initial
 from ser_jax.training.population import Population, make_population
@@ -70,7 +69,7 @@ def find(workdir: str | os.PathLike, variant: str | None = None, *, option: str 
             f"{option} {workdir}: no {STUDY}; expected a published model, or a folder in which `train` or `study` has "
             "finished"
         )
-    folders = {entry["name"]: workdir / entry["folder"] for entry in json.loads((workdir / STUDY).read_text())}
+    folders = read_places(workdir)
     for name, folder in folders.items():
         if not folder.is_dir():
             raise UserError(f"{option} {workdir}: the population of {name} is not in {folder}")

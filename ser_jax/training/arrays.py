@@ -1,12 +1,13 @@
 """Arrays of a tree under their names: described, hashed, compared; and metadata that carry a hash of themselves."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+
+from ser_jax.files import to_json
 
 
 def named_arrays(tree: Any) -> dict[str, Any]:
@@ -19,11 +20,6 @@ def digest(tree: Any) -> str:
     """Returns a SHA-256 that changes with any name, shape, dtype or value of a tree of arrays."""
     arrays = {name: describe_array(array) | {"sha256": sha256(array)} for name, array in named_arrays(tree).items()}
     return hashlib.sha256(to_json(arrays).encode()).hexdigest()
-
-
-def to_json(value: Any) -> str:
-    """Serialises with sorted keys, so that equal values are equal text."""
-    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def describe_array(array: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ser_jax import config as configuration
 from ser_jax.corpora.merge import parts_of
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, reason_of
 from ser_jax.training import published
 from ser_jax.training.arrays import describe_array, differences, named_arrays, sealed, sha256
 from ser_jax.training.state import State
@@ -130,6 +130,21 @@ class Checkpoints:
                             self._manager.delete(damaged)
                 return restored
 
+    def verify(self) -> dict[int, str]:
+        """Reads every checkpoint and compares all that is in it with its hashes; returns what is wrong, by step.
+
+        "" stands for nothing. Raises `UserError` where there is no checkpoint.
+        """
+        found = {}
+        for step in self._steps():
+            try:
+                self._arrays(step, self._metadata(step)["arrays"])
+            except UserError as error:
+                found[step] = str(error)
+            else:
+                found[step] = ""
+        return found
+
     def close(self) -> None:
         """Waits until the last checkpoint is written."""
         self._manager.wait_until_finished()
@@ -163,15 +178,20 @@ class Checkpoints:
             raise UserError(
                 f"{self.folder / str(step)}: its arrays are not those of the model: {'; '.join(different[:3])}{more}"
             )
+        found = self._arrays(step, saved)
+        names = named_arrays(like).keys()
+        return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in names])
+
+    def _arrays(self, step: int, described: dict[str, dict]) -> dict[str, np.ndarray]:
+        """Reads arrays by their names, and compares each with its hash."""
         found = {}
-        for item, part in _by_item({name: np.zeros(a["shape"], a["dtype"]) for name, a in expected.items()}).items():
+        for item, part in _by_item({name: np.zeros(a["shape"], a["dtype"]) for name, a in described.items()}).items():
             restored = self._read(step, item, ocp.args.StandardRestore(part))
             found |= {"/".join(path): np.asarray(leaf) for path, leaf in flatten_dict(restored).items()}
         for name, array in found.items():
-            if sha256(array) != saved[name]["sha256"]:
+            if sha256(array) != described[name]["sha256"]:
                 raise _Damaged(f"{self.folder / str(step)}: damaged checkpoint ({name} has another SHA-256)")
-        names = named_arrays(like).keys()
-        return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in names])
+        return found
 
     def _read(self, step: int, item: str, arguments: Any) -> Any:
         where = self.folder / str(step)
@@ -179,10 +199,8 @@ class Checkpoints:
             return self._manager.restore(step, args=ocp.args.Composite(**{item: arguments}))[item]
         except (OSError, ValueError, KeyError) as error:
             if _is_damage(error):
-                raise _Damaged(f"{where}: damaged checkpoint ({_first_line(error)})") from error
-            raise UserError(
-                f"{where}: the checkpoint cannot be read ({_first_line(error)}); it is left there"
-            ) from error
+                raise _Damaged(f"{where}: damaged checkpoint ({reason_of(error)})") from error
+            raise UserError(f"{where}: the checkpoint cannot be read ({reason_of(error)}); it is left there") from error
 
 
 def restore(folder: Path, like: State) -> State:
@@ -253,7 +271,3 @@ def _is_damage(error: OSError | ValueError | KeyError) -> bool:
         return isinstance(error, FileNotFoundError | NotADirectoryError)
     status = re.match(r"([A-Z_]+): ", str(error))  # TensorStore raises ValueError for most of its status codes
     return status is None or status[1] in _STATUS_OF_DAMAGE
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

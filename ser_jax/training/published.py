@@ -16,7 +16,8 @@ import safetensors.numpy
 
 from ser_jax import config as configuration
 from ser_jax.errors import UserError
-from ser_jax.training.arrays import describe_array, differences, named_arrays, sealed, sha256, to_json
+from ser_jax.files import to_json
+from ser_jax.training.arrays import describe_array, differences, named_arrays, sealed, sha256
 from ser_jax.training.state import State
 
 WEIGHTS, METADATA, CARD = "model.safetensors", "config.json", "README.md"

@@ -217,6 +217,7 @@ def test_saving_again_replaces_the_whole_corpus(tmp_path):
     save(small_corpus(session=["1", "2", "3"]), tmp_path / "small")
     assert load(tmp_path / "small").utterances["session"].tolist() == ["1", "2", "3"]
     assert sorted(path.name for path in (tmp_path / "small").iterdir()) == [
+        "SHA256SUMS",
         "corpus.json",
         "samples.npy",
         "utterances.parquet",

@@ -112,6 +112,7 @@ def test_packed_features_are_memory_mapped_and_describe_themselves(tmp_path):
         "values.npy",
         "index.parquet",
         "features.json",
+        "SHA256SUMS",
     }
 
 

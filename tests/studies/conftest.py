@@ -36,7 +36,7 @@ def launch(tmp_path_factory):
     def call(*arguments: object) -> tuple[int, str, str]:
         output, errors = io.StringIO(), io.StringIO()
         arguments = [str(argument) for argument in arguments]
-        if arguments[0] not in ("predict", "report"):
+        if arguments[0] not in ("predict", "report", "verify"):
             arguments += ["--data_dir", str(data)]
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors), without_fonts():
             try:

@@ -11,6 +11,7 @@ import soundfile
 
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.training import checkpoints
+from tests.flips import unnoticed
 
 
 @pytest.fixture(scope="session")
@@ -50,14 +51,37 @@ def test_a_study_leaves_its_results(workdir):
     assert "UA" in (workdir / "printed.txt").read_text()
 
 
-def test_a_finished_study_is_not_run_again(launch, workdir, tiny_config):
-    before = (workdir / "summary.json").read_text()
+def figures_of(workdir):
+    """The summary's variants but for their latency, which is measured."""
+    variants = json.loads((workdir / "summary.json").read_text())["variants"]
+    for variant in variants.values():
+        assert variant["known"]["cost"].pop("latency") > 0
+    return variants
+
+
+def test_a_finished_study_is_not_run_again_and_what_is_damaged_of_its_results_is_made_again(
+    launch, workdir, tiny_config
+):
+    before, table = figures_of(workdir), (workdir / "predictions.parquet").read_bytes()
+    latency = json.loads((workdir / "latency.json").read_text())
+    # What is derived stops nothing: neither a log with bad lines, nor times, nor a report that is none any more.
+    log = folder_of(workdir, "plain") / "log.jsonl"
+    kept = log.read_bytes()
+    log.write_bytes(b"\xff" + kept[1:])
+    for name in ("predictions.parquet", "summary.json", "study.json", "latency.json", "report.md", "report.html"):
+        (workdir / name).write_bytes(b"damaged")
     begun = time.monotonic()
-    status, output, _ = launch("study", "--config", tiny_config, "--workdir", workdir)
-    assert status == 0
+    status, output, errors = launch("study", "--config", tiny_config, "--workdir", workdir)
+    assert status == 0, errors
     assert output == (workdir / "printed.txt").read_text()
-    assert json.loads(before)["variants"] == json.loads((workdir / "summary.json").read_text())["variants"]
+    assert figures_of(workdir) == before
     assert time.monotonic() - begun < 30
+    assert (workdir / "predictions.parquet").read_bytes() == table
+    assert set(json.loads((workdir / "latency.json").read_text())) == set(latency)
+    assert all((workdir / name).stat().st_size > 5000 for name in ("report.md", "report.html"))
+    status, output, _ = launch("verify", workdir)
+    assert status == 1 and output.count("damaged: ") == 1 and f"{log}: damaged or changed" in output
+    log.write_bytes(kept)
 
 
 def test_evaluation_reproduces_the_training_s_own_predictions_to_the_last_digit(launch, workdir):
@@ -238,3 +262,25 @@ def test_a_corpus_that_changed_since_the_training_is_refused(launch, workdir, tm
     status, _, errors = launch("evaluate", "--workdir", folder, "--variant", "augmented")
     assert status == 2
     assert "fingerprint" in errors
+
+
+def test_every_flipped_bit_of_a_workdir_is_noticed(launch, workdir, tmp_path):
+    shutil.copytree(workdir, tmp_path / "copy", ignore=shutil.ignore_patterns("on_*", "printed.txt"))
+    status, output, _ = launch("verify", tmp_path / "copy")
+    assert status == 0 and [line.split(":")[0] for line in output.splitlines()] == ["whole"] * 3
+    missed = unnoticed(tmp_path / "copy", per_file=1)
+    assert {"checkpoints", "*.parquet", "*.json", "*.jsonl", "SHA256SUMS"} <= set(missed)
+    assert not any(missed.values()), missed
+
+
+def test_damaged_results_are_refused_by_their_readers(launch, workdir, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    for name in ("predictions.parquet", "summary.json", "study.json"):
+        content = bytearray((copy / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (copy / name).write_bytes(content)
+        status, _, errors = launch("report", copy)
+        assert status == 2 and f"{copy / name}: damaged or changed, its SHA-256 is" in errors
+        assert errors.count("\n") == 1
+        shutil.copy(workdir / name, copy / name)

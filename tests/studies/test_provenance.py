@@ -1,6 +1,5 @@
 """Who trained what: kept for each process and seed, named where it differs."""
 
-import json
 import platform
 import subprocess
 
@@ -89,17 +88,21 @@ def test_an_older_result_says_what_it_knows():
     assert provenance.of_result({"provenance": [entry([1])]}) == [entry([1])]
 
 
-def test_predictions_that_are_not_what_the_training_wrote_are_refused(tmp_path):
-    file = tmp_path / store.PREDICTIONS
-    store.check_predictions(tmp_path)  # nothing there yet
-    file.write_bytes(b"as they were")
-    (tmp_path / store.RESULT).write_text(json.dumps({"predictions": store.content_of(file)}))
-    store.check_predictions(tmp_path)
-    file.write_bytes(b"as they werE")
-    with pytest.raises(UserError, match=r"predictions.parquet: its SHA-256 is .*, but the training wrote .*; delete"):
-        store.check_predictions(tmp_path)
-    file.unlink()
-    with pytest.raises(UserError, match="its SHA-256 is nothing"):
-        store.check_predictions(tmp_path)
-    (tmp_path / store.RESULT).write_text("{}")
-    store.check_predictions(tmp_path)
+@pytest.mark.parametrize("name", [store.PREDICTIONS, store.VALIDATION, store.TRACKS, store.RESULT])
+def test_results_that_are_not_what_the_training_wrote_are_refused(tmp_path, name):
+    file = tmp_path / name
+    store.check_results(tmp_path)  # nothing there yet
+    for table in (store.PREDICTIONS, store.VALIDATION, store.TRACKS):
+        (tmp_path / table).write_bytes(b"as they were")
+    store.finish(tmp_path, {"seeds": [0]})
+    store.check_results(tmp_path)
+    kept = file.read_bytes()
+    file.write_bytes(kept + b" ")
+    with pytest.raises(UserError, match=rf"{name}: its SHA-256 is .*, but the training wrote .*; delete"):
+        store.check_results(tmp_path)
+    if name != store.RESULT:
+        file.unlink()
+        with pytest.raises(UserError, match="its SHA-256 is nothing"):
+            store.check_results(tmp_path)
+    (tmp_path / store.RESULT).unlink()  # then it counts as not trained
+    store.check_results(tmp_path)

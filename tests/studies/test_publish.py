@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.inference.restore import restore_network
 from ser_jax.studies import workdirs
+from tests.flips import unnoticed
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,7 +82,7 @@ def test_a_card_tells_the_data_the_figures_and_the_limits(trained, published):
 
 def test_a_published_model_is_what_a_hub_takes_and_does_not_tell_where_it_was_made(trained, published):
     files = {path.name: path.read_bytes() for path in published.iterdir()}
-    assert files.keys() == {"README.md", "config.json", "model.safetensors"}
+    assert files.keys() == {"README.md", "config.json", "model.safetensors", "SHA256SUMS"}
     card = (published / "README.md").read_text().replace(str(published), "")
     assert str(published.parent) not in card
     assert all(str(published.parent).encode() not in files[name] for name in ("config.json", "model.safetensors"))
@@ -189,3 +190,11 @@ def test_every_published_model_is_small_and_has_its_card(folder):
     licence = {"emodb": "cc-by-4.0"}.get(folder.name, "cc-by-nc-sa-4.0")
     assert yaml.safe_load(card.split("---\n")[1])["license"] == licence
     assert all(emotion in card for emotion in restored.emotions)
+
+
+def test_every_flipped_bit_of_a_published_model_is_noticed(launch, published):
+    status, output, _ = launch("verify", published)
+    assert status == 0 and output.startswith(f"whole: {published}: published model")
+    missed = unnoticed(published, per_file=2)
+    assert {"model.safetensors", "README.md", "*.json", "SHA256SUMS"} == set(missed)
+    assert not any(missed.values()), missed

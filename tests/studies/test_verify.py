@@ -1,0 +1,127 @@
+"""`verify` notices every flipped bit of data; tests of commands and of publishing do the same with results."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ser_jax import checksums
+from ser_jax.commands.main import main
+from ser_jax.corpora import packed_folder
+from ser_jax.corpora.corpus import make_corpus, save
+from ser_jax.corpora.features import features_folder, pack_features
+from ser_jax.predictions import make_predictions, write
+from ser_jax.studies.verify import DAMAGED, UNKNOWN, WHOLE, verify
+from tests.flips import flipped, unnoticed
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data directory with a corpus of four utterances, and features of them."""
+    table = pd.DataFrame(
+        {"id": list("abcd"), "emotion": ["joy", "anger"] * 2, "gender": "female", "take": [1, 2, 3, 4]}
+    )
+    waveforms = [np.arange(400, dtype=np.int16) + i for i in range(4)]
+    corpus = make_corpus("own", table, waveforms, ("anger", "joy"), {"licence": "mine"})
+    save(corpus, packed_folder("own", tmp_path / "data"))
+    np.savez(tmp_path / "made.npz", **{name: np.full(3, i, np.float32) for i, name in enumerate("abcd")})
+    pack_features("vector", tmp_path / "made.npz", corpus, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def states(path):
+    return {finding.kind: finding.state for finding in verify(path)}
+
+
+def test_every_flipped_bit_of_a_corpus_and_its_features_is_noticed(data):
+    assert states(data) == {"corpus": WHOLE, "features": WHOLE}
+    missed = unnoticed(data, per_file=40)
+    assert set(missed) == {"*.json", "*.parquet", "samples.npy", "values.npy", checksums.FILE}
+    assert not any(missed.values()), missed
+
+
+def test_without_checksums_content_is_still_compared_with_its_fingerprint(data):
+    for path in data.rglob(checksums.FILE):
+        path.unlink()
+    assert states(data) == {"corpus": UNKNOWN, "features": UNKNOWN}
+    path = features_folder("own", "vector", data) / "values.npy"
+    path.write_bytes(path.read_bytes().replace(b"<f4", b">f4"))  # one bit
+    assert states(data) == {"corpus": UNKNOWN, "features": DAMAGED}
+    assert states(packed_folder("own", data)) == states(data)
+
+
+def test_each_thing_is_one_line_with_what_was_expected(data, capsys):
+    assert main(["verify", str(data)]) == 0
+    own = packed_folder("own", data)
+    expected = checksums.sha256(own / "samples.npy")[:12]
+    (own / "samples.npy").unlink()
+    assert main(["verify", str(data)]) == 1
+    output = capsys.readouterr().out.splitlines()
+    assert output == [
+        f"whole: {own}: corpus, 3 files",
+        f"whole: {own / 'features' / 'vector'}: features, 3 files",
+        f"damaged: {own}: {own / 'samples.npy'}: missing, expected SHA-256 {expected}",
+        f"whole: {own / 'features' / 'vector'}: features, 3 files",
+    ]
+
+
+def test_a_path_that_is_none_of_ours_is_refused_before_anything_is_read(data, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for path, what in (
+        ("empty", "none of the project's folders"),
+        ("absent", "no such folder"),
+        ("made.npz", "a file"),
+    ):
+        assert main(["verify", str(data), str(tmp_path / path)]) == 2
+        output = capsys.readouterr()
+        assert output.out == "" and output.err.startswith(
+            f"error: {tmp_path / path}: {what}; expected a data directory"
+        )
+
+
+def test_results_without_checksums_are_read_and_cannot_be_told(tmp_path):
+    table = make_predictions("c", "v", "f", 0, ["a", "b"], ["s", "s"], np.array([0, 1]), np.eye(2), ("anger", "joy"))
+    write(table, tmp_path / "predictions.parquet")
+    (finding,) = verify(tmp_path)
+    assert finding.state == UNKNOWN and finding.reasons == ("predictions.parquet: no hash was kept",)
+    content = (tmp_path / "predictions.parquet").read_bytes()
+    (tmp_path / "predictions.parquet").write_bytes(content[:-20])
+    (finding,) = verify(tmp_path)
+    assert finding.state == DAMAGED and "not a readable Parquet file" in finding.reasons[0]
+
+
+def test_published_models_are_whole():
+    from tests.test_documents import ROOT
+
+    for folder in sorted((ROOT / "pretrained").iterdir()):
+        assert states(folder) == {"published model": WHOLE}, folder
+
+
+def test_a_bit_of_a_shared_model_without_checksums_is_noticed(tmp_path):
+    from tests.test_documents import ROOT
+
+    shutil.copytree(ROOT / "pretrained" / "both", tmp_path / "both")
+    (tmp_path / "both" / checksums.FILE).unlink()
+    weights = tmp_path / "both" / "model.safetensors"
+    with flipped(weights, 4 * weights.stat().st_size):
+        (finding,) = verify(tmp_path / "both")
+    assert finding.state == DAMAGED and "has another SHA-256 than config.json says" in finding.reasons[0]
+    (finding,) = verify(tmp_path / "both")
+    assert finding.state == UNKNOWN and finding.reasons[0].endswith(": no hash was kept")
+
+
+def test_a_bit_of_a_checkpoint_of_a_training_that_goes_on_is_noticed(tmp_path):
+    from tests.training.test_checkpoints import METADATA, Checkpoints, state_of
+
+    store = Checkpoints(tmp_path / "checkpoints")
+    store.save(state_of(3), METADATA)
+    store.close()
+    assert states(tmp_path) == {"population": WHOLE}
+    largest = max(tmp_path.rglob("d/*"), key=lambda path: path.stat().st_size)
+    found = []
+    for at in range(0, largest.stat().st_size, 97):
+        with flipped(largest, 8 * at):
+            found += [finding.state for finding in verify(tmp_path)]
+    assert DAMAGED in found
+    assert states(tmp_path) == {"population": WHOLE}
