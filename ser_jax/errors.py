@@ -2,12 +2,15 @@
 
 import contextlib
 import difflib
+import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 _LONGEST = 80  # letters of a value that a message shows
 _MOST = 160  # letters of the names that a message lists
 _REASON = 120  # letters of what a library says
+_LINE, _BEGINNING = 300, 200  # letters of a message as it is printed, and those of its beginning where it is longer
+_JOINERS = "\u200c\u200d"  # which scripts and emoji need
 
 
 class UserError(Exception):
@@ -54,6 +57,24 @@ def brief(value: Any) -> str:
         return _shortened(repr(value), _LONGEST)
     except (RecursionError, ValueError):  # nested without end, or a whole number of thousands of digits
         return f"a {type(value).__name__}"
+
+
+def printed(message: object) -> str:
+    """Returns a message as a terminal shows it: `one_line` of at most 300 letters, without its middle where longer."""
+    text = one_line(str(message).strip())
+    return text if len(text) <= _LINE else f"{text[:_BEGINNING]} ... {text[len(text) - _LINE + _BEGINNING + 5 :]}"
+
+
+def one_line(text: str) -> str:
+    """The text in one line, control characters as visible escapes ("\\x1b"), so that no terminal obeys them."""
+    return "".join(" " if sign in "\n\r\t" else visible(sign) for sign in text)
+
+
+def visible(sign: str) -> str:
+    """Returns a character as it is, or as a visible escape where it is one that controls and does not print."""
+    if sign not in _JOINERS and unicodedata.category(sign) in ("Cc", "Cf", "Co", "Cs", "Zl", "Zp"):
+        return sign.encode("unicode_escape").decode("ascii")
+    return sign
 
 
 def _shortened(text: str, length: int) -> str:

@@ -12,6 +12,7 @@ from ser_jax import __version__
 from ser_jax.commands.common import default_workdir
 from ser_jax.commands.list import KINDS
 from ser_jax.commands.main import COMMANDS, main
+from ser_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
@@ -122,6 +123,21 @@ def test_what_the_machine_refuses_is_one_line_and_status_2(capsys, monkeypatch, 
     monkeypatch.setattr("ser_jax.commands.models.run", fail)
     status, _, errors = call(capsys, "models")
     assert (status, errors.count("\n")) == (2, 1) and expected in errors
+
+
+def test_no_terminal_obeys_a_name_and_no_message_is_long(capsys, monkeypatch):
+    def fail(args):
+        print("\x1b[2J\u009b\u202ename\x7f", '{"a": "\u009b"}', "\U0001f469\u200d\U0001f52c", sep="\t")
+        raise UserError("\x1b]0;title\x07\n" + 5000 * "long " + "; did you mean b?")
+
+    monkeypatch.setattr("ser_jax.commands.models.run", fail)
+    status, output, errors = call(capsys, "models")
+    assert output == '\\u001b[2J\\u009b\\u202ename\\u007f\t{"a": "\\u009b"}\t\U0001f469\u200d\U0001f52c\n'
+    assert json.loads(output.split("\t")[1]) == {"a": "\u009b"}
+    assert (
+        status == 2 and errors.startswith("error: \\x1b]0;title\\x07 long ") and len(errors) == len("error: \n") + 300
+    )
+    assert errors.endswith("; did you mean b?\n") and errors.count("\n") == 1
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(capsys, tmp_path):

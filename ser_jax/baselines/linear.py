@@ -267,9 +267,16 @@ def _fit(
 def predict(
     fitted: Fitted, values: Float[np.ndarray, "utterances versions dims"]
 ) -> Float[np.ndarray, "utterances classes"]:
-    """Returns the class probabilities of functionals, which are already standardised with scaling "speaker"."""
-    scores = standardise(fitted, values) @ fitted.coefficients.T.astype(np.float64) + fitted.intercept[None]
-    return softmax(scores, axis=1)
+    """Returns the class probabilities of functionals, which are already standardised with scaling "speaker".
+
+    Raises UserError where one is not finite.
+    """
+    with np.errstate(all="ignore"):  # what comes of it is refused
+        scores = standardise(fitted, values) @ fitted.coefficients.T.astype(np.float64) + fitted.intercept[None]
+        found = softmax(scores, axis=1)
+    if not (finite := np.isfinite(found).all(axis=1)).all():
+        raise UserError(f"a baseline predicts probabilities that are not finite for {(~finite).sum()} of {len(finite)}")
+    return found
 
 
 def standardise(

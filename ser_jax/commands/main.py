@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ser_jax import __version__
-from ser_jax.errors import UserError, did_you_mean
+from ser_jax.commands.terminal import visible_output
+from ser_jax.errors import UserError, did_you_mean, printed
 
 COMMANDS = {
     "corpora": "list the corpora that can be named, and what is prepared here",
@@ -42,7 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     # TensorFlow, where a command needs it, tells of its own start otherwise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        status = _run(arguments)
+        with visible_output():
+            status = _run(arguments)
         sys.stdout.flush()
         return status
     except UserError as error:
@@ -118,5 +120,5 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _failed(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printed(message)}", file=sys.stderr)
     return 2

@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     import sys
 
     from ser_jax.corpora.inputs import expand
+    from ser_jax.errors import printed
 
     files = expand(args.files)
     _check_file(args.out, "--out", _TABLES)
@@ -82,14 +83,14 @@ def run(args: argparse.Namespace) -> int:
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"file": [], "notes": []})
     for file, notes in zip(table["file"], table["notes"], strict=True):
         if notes:
-            print(f"note: {file}: {notes}", file=sys.stderr)
+            print(f"note: {printed(f'{file}: {notes}')}", file=sys.stderr)
     if model.adapts and len(table):
         taken = f"the {len(table)} recordings are taken for one speaker's"
         known = taken if len(table) > 1 else "with one recording of a speaker it is lost"
         print(f"note: this model is normalised by speaker; {known}", file=sys.stderr)
     _tell(table, args.out, args.json)
     for error in errors:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printed(error)}", file=sys.stderr)
     return 2 if errors else 0
 
 

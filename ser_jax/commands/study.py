@@ -113,6 +113,7 @@ def run_shard(
     """Runs a study's share and prints what came of it; returns the exit status, 1 where a variant failed."""
     import sys
 
+    from ser_jax.errors import printed
     from ser_jax.report.terminal import results_table
     from ser_jax.studies.run import run_study
 
@@ -128,7 +129,7 @@ def run_shard(
     elif outcome.missing:
         print(f"this share is done; still to come from others: {', '.join(outcome.missing)}")
     for name, message in outcome.failed.items():
-        print(f"error: variant {name} failed: {message}", file=sys.stderr)
+        print(f"error: variant {printed(name)} failed: {printed(message)}", file=sys.stderr)
     return int(bool(outcome.failed))
 
 

@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     import itertools
     import json
 
-    from ser_jax.report.escape import one_line
+    from ser_jax.errors import one_line
     from ser_jax.studies.verify import WHOLE, verify
 
     whole, found = True, []

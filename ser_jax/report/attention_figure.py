@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ser_jax.errors import one_line
 from ser_jax.files import atomic_file
 from ser_jax.inference.alignment import coverage, normalized_alignment_entropy
-from ser_jax.report.escape import one_line
 from ser_jax.report.vector_graphics import fonts
 
 if TYPE_CHECKING:

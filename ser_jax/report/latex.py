@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from ser_jax.errors import one_line as in_one_line
 from ser_jax.report.blocks import Table
 from ser_jax.report.escape import latex as escaped
-from ser_jax.report.escape import one_line as in_one_line
 from ser_jax.report.markdown import one_line
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ser_jax.report.escape import one_line
+from ser_jax.errors import one_line
 from ser_jax.report.numbers import sentence_case
 from ser_jax.report.summary import INDUCTIVE, TRANSDUCTIVE, Question, Summary, Variant, from_json, to_json
 

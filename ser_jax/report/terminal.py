@@ -5,9 +5,9 @@ import textwrap
 import unicodedata
 from collections.abc import Iterator, Sequence
 
+from ser_jax.errors import one_line
 from ser_jax.report import numbers
 from ser_jax.report.answers import sentence
-from ser_jax.report.escape import one_line
 from ser_jax.report.sections.variants import describe_ensemble, describe_sources, describe_tracks
 from ser_jax.report.sources import Sources
 from ser_jax.report.summary import Measure, Summary, Variant

@@ -340,3 +340,17 @@ def test_versions_are_learnt_as_utterances_and_classified_by_their_mean_score(na
             inner = linear.fit(Baseline(name, scaling=scaling), versions[~out], labels[~out], [], EMOTIONS)
         predicted[out] = linear.predict(inner, versions[out]).argmax(1)
     assert fitted.inner_ua.max() == pytest.approx(recall_score(labels, predicted, average="macro"))
+
+
+def test_probabilities_that_are_not_finite_are_refused():
+    fitted = linear.Fitted(
+        mean=np.zeros(2),
+        scale=np.ones(2),
+        coefficients=np.ones((3, 2)),
+        intercept=np.zeros(3),
+        C=1.0,
+        inner_ua=np.zeros(len(GRID)),
+    )
+    assert np.isfinite(linear.predict(fitted, np.ones((4, 1, 2)))).all()
+    with pytest.raises(UserError, match="probabilities that are not finite for 1 of 2"):
+        linear.predict(fitted, np.array([[[1.0, 1.0]], [[np.inf, 1.0]]]))
