@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test mutants bench lint format environment references clean
+.PHONY: quickstart test mutants fuzz soak bench lint format environment references clean
 
 quickstart: .venv/installed
 	$(BIN)/python launch.py study configs/quickstart.py --workdir runs/quickstart
@@ -13,6 +13,14 @@ test: .venv/installed-test lint
 # Tells the code small lies, one at a time, and counts those that the tests notice. Takes most of an hour on two cores.
 mutants: .venv/installed-test
 	$(BIN)/python -m tests.mutants $(MUTANTS_FLAGS)
+
+# Damages and makes up what strangers' files may hold, and reads it through every door.   make fuzz FUZZ_FLAGS="--cases 100000"
+fuzz: .venv/installed-test
+	$(BIN)/python -m tests.fuzz $(FUZZ_FLAGS)
+
+# Kills a small study at random instants and compares what it comes to with an undisturbed one.   make soak SOAK_FLAGS="--kills 20"
+soak: .venv/installed-test
+	$(BIN)/python -m tests.soak $(SOAK_FLAGS)
 
 # The short set of benchmarks, with the peers; refreshes docs/performance.md. Takes half an hour on two cores.
 bench: .venv/installed-references

@@ -19,6 +19,7 @@ from ser_jax.config.tree import check, completed, merge
 from ser_jax.errors import UserError, brief, did_you_mean
 
 PREFIX = "--config."
+_LONGEST = 50  # letters of an unknown option that a message shows
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> dict:
@@ -113,7 +114,8 @@ def _reader(keys: Sequence[str], name: str) -> Callable[[str], Any]:
                 raise UserError(f"{name}: {where} is no group of options")
             return guess
         if key not in node:
-            raise UserError(f"{name}: {where} has no {key!r}{did_you_mean(key, node)}")
+            shown = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
+            raise UserError(f"{shown}: {where} has no {brief(key)}{did_you_mean(key, node)}")
         node, where = node[key], f"{where}.{key}"
     if not isinstance(node, Option):
         raise UserError(f"{name}: a group of options; expected one of them, as {name}.{next(iter(node))}=VALUE")

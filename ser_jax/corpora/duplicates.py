@@ -115,7 +115,7 @@ def _signatures(corpus: Corpus) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     name = getattr(corpus.samples, "filename", None)
     cache = Path(name).parent / CACHE if name else None
     if cache is not None:
-        with contextlib.suppress(OSError, ValueError, KeyError, EOFError), np.load(cache) as kept:
+        with contextlib.suppress(Exception), np.load(cache) as kept:  # a damaged one, or none, is made again
             if str(kept["key"]) == key:
                 return kept["digests"], kept["lengths"], kept["coarse"]
     with ThreadPoolExecutor(machine.cores()) as pool:

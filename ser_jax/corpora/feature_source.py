@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from jaxtyping import Int
 from tqdm import tqdm
 
 from ser_jax.corpora.corpus import Corpus
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, reading
 
 _HDF5 = (".h5", ".hdf5")
 _EXPECTED = "expected a folder of .npy or .npz files, or a .npz, .h5, .hdf5 or .parquet file"
@@ -77,7 +76,9 @@ def _check(
     for name, reader in zip(tqdm(ids, "checking", unit="utterance", disable=None), readers, strict=True):
         try:
             array = np.asarray(reader())
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        except UserError:
+            raise
+        except Exception:  # of a damaged array, readers raise whatever they ran into
             unreadable.append(name)
             continue
         if array.dtype.kind not in "fiu":
@@ -128,7 +129,7 @@ def _open(path: Path, stack: contextlib.ExitStack) -> tuple[Readers, tuple[str, 
     """Returns what a source holds by id, and the names of its dims where it has them; `stack` closes its files."""
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; {_EXPECTED}")
-    try:
+    with reading(f"{path}: cannot be read"):
         if path.is_dir():
             return _open_folder(path), None
         if path.suffix == ".npz":
@@ -138,8 +139,6 @@ def _open(path: Path, stack: contextlib.ExitStack) -> tuple[Readers, tuple[str, 
             return _open_hdf5(path, stack), None
         if path.suffix == ".parquet":
             return _open_parquet(path)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:  # pyarrow's errors are ValueErrors
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())[:120]})") from error
     raise UserError(f"{path}: {_EXPECTED}")
 
 

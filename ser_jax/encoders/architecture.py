@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, brief, reason_of
 
 SAMPLE_RATE = 16_000  # of every encoder
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -118,13 +118,13 @@ def read_architecture(folder: str | Path) -> Architecture:
     family = config.get("model_type")
     if family not in _READERS:
         expected = ", ".join(_READERS)
-        raise UserError(f"{folder / CONFIG}: model_type {family!r}, expected one of {expected}")
+        raise UserError(f"{folder / CONFIG}: model_type {brief(family)}, expected one of {expected}")
     preprocessor = {}
     if family != "whisper" or (folder / PREPROCESSOR).is_file():
         preprocessor = _read_json(folder / PREPROCESSOR, "it says whether the waveform is normalised")
     rate = preprocessor.get("sampling_rate", SAMPLE_RATE)
     if rate != SAMPLE_RATE:
-        raise UserError(f"{folder / PREPROCESSOR}: sampling_rate {rate}, expected {SAMPLE_RATE}")
+        raise UserError(f"{folder / PREPROCESSOR}: sampling_rate {brief(rate)}, expected {SAMPLE_RATE}")
     return _READERS[family](_Switches(folder / CONFIG, config), _Switches(folder / PREPROCESSOR, preprocessor))
 
 
@@ -141,14 +141,16 @@ class _Switches:
         found = tuple(found) if isinstance(found, list) else found
         expected = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(found, expected) or (isinstance(found, bool) and not isinstance(default, bool)):
-            raise UserError(f"{self.path}: {key} {found!r}, expected {type(default).__name__}")
+            raise UserError(f"{self.path}: {key} {brief(found)}, expected {type(default).__name__}")
         return found
 
     def one_of(self, key: str, *expected: Any) -> Any:
         """Returns an entry that has to be one of `expected`, the first of which is the default."""
         found = self.values.get(key, expected[0])
         if found not in expected:
-            raise UserError(f"{self.path}: {key} {found!r} is not known, expected {' or '.join(map(repr, expected))}")
+            raise UserError(
+                f"{self.path}: {key} {brief(found)} is not known, expected {' or '.join(map(repr, expected))}"
+            )
         return found
 
 
@@ -235,8 +237,8 @@ def _read_json(path: Path, purpose: str) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file; {purpose}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())[:120]})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({reason_of(error)})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: {type(content).__name__}, expected a JSON object")
     return content

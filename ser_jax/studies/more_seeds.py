@@ -5,12 +5,14 @@ their parameters put side by side. It is tested anew, as any population is after
 """
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from ser_jax.errors import UserError, printed, reading
 from ser_jax.studies.provenance import of_result
 from ser_jax.studies.store import RESULT, has_checkpoint, read_json
 from ser_jax.studies.variants import Variant
@@ -41,13 +43,16 @@ class Part:
 def find_parts(variant: Variant, store: Path) -> list[Part]:
     """Returns finished populations of the variant with some of its seeds; each seed is taken from one, the largest.
 
-    One whose checkpoints were deleted has nothing to give.
+    One whose checkpoints were deleted, or whose result is damaged, has nothing to give.
     """
     lacking, found = set(variant.config["seeds"]), []
     for path in sorted(store.glob(f"*/{RESULT}")):
-        result = read_json(path)
-        if result.get("family") == variant.family and has_checkpoint(path.parent):
-            found.append((path.parent, tuple(result["seeds"]), result["seconds"], of_result(result)))
+        try:
+            part = _finished(path, variant.family)
+        except UserError as error:
+            print(f"note: {printed(error)}", file=sys.stderr, flush=True)
+        else:
+            found += [part] if part else []
     parts = []
     for folder, seeds, seconds, entries in sorted(found, key=lambda one: -len(lacking.intersection(one[1]))):
         wanted = tuple(seed for seed in seeds if seed in lacking)
@@ -57,6 +62,16 @@ def find_parts(variant: Variant, store: Path) -> list[Part]:
             parts.append(Part(folder, seeds, wanted, spent, entries))
         lacking -= set(wanted)
     return parts
+
+
+def _finished(path: Path, family: str) -> tuple[Path, tuple[int, ...], dict[str, float], list[dict]] | None:
+    """The folder, seeds, seconds and provenance of a population's result; None where it is of another family."""
+    result = read_json(path)
+    with reading(f"{path}: damaged; remove it, and its variant is tested again"):
+        if result.get("family") != family or not has_checkpoint(path.parent):
+            return None
+        seconds = {phase: float(spent) for phase, spent in result["seconds"].items()}
+        return path.parent, tuple(int(seed) for seed in result["seeds"]), seconds, of_result(result)
 
 
 def lacking_seeds(variant: Variant, parts: Sequence[Part]) -> list[int]:

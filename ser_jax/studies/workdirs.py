@@ -61,7 +61,7 @@ def find(workdir: str | os.PathLike, variant: str | None = None, *, option: str 
     if not workdir.is_dir():
         raise UserError(f"{option} {workdir}: no such folder; expected one that `train`, `study` or `publish` made")
     if published.is_published(workdir):
-        metadata = published.read_metadata(workdir)
+        metadata = checkpoints.check_metadata(published.read_metadata(workdir), str(workdir))
         _check_variant(variant, workdir, [metadata["name"]])
         return [Restored(metadata["name"], workdir, metadata)]
     if not (workdir / STUDY).is_file():
@@ -78,11 +78,12 @@ def find(workdir: str | os.PathLike, variant: str | None = None, *, option: str 
     found = []
     for name, folder in folders.items():
         if (folder / baselines.FOLDER).is_dir():
-            found.append(Restored(name, folder, baselines.load_metadata(folder)))
+            metadata = checkpoints.check_metadata(baselines.load_metadata(folder), str(folder))
+            found.append(Restored(name, folder, metadata))
             continue
         store = checkpoints.Checkpoints(folder / "checkpoints")
         try:
-            found.append(Restored(name, folder, store.metadata()))
+            found.append(Restored(name, folder, checkpoints.check_metadata(store.metadata(), str(folder))))
         finally:
             store.close()
     return found

@@ -8,6 +8,7 @@ and a SHA-256 of themselves.
 
 import importlib.metadata
 import json
+import operator
 import re
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ser_jax import config as configuration
 from ser_jax.corpora.merge import parts_of
-from ser_jax.errors import UserError, reason_of
+from ser_jax.errors import UserError, brief, reading, reason_of
 from ser_jax.training import published
 from ser_jax.training.arrays import describe_array, differences, named_arrays, sealed, sha256
 from ser_jax.training.state import State
@@ -55,16 +56,15 @@ class Checkpoints:
             primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
         )
         folder.mkdir(parents=True, exist_ok=True)
-        self._manager = ocp.CheckpointManager(
-            folder.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=2,
-                enable_async_checkpointing=True,
-                create=False,
-                multiprocessing_options=alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
-            ),
-            item_names=(_EVALUATION, _TRAINING, _METADATA),
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2,
+            enable_async_checkpointing=True,
+            create=False,
+            multiprocessing_options=alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
         )
+        items = (_EVALUATION, _TRAINING, _METADATA)
+        with reading(f"{folder}: its checkpoints cannot be read"):
+            self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_names=items)
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, or None."""
@@ -138,7 +138,7 @@ class Checkpoints:
         found = {}
         for step in self._steps():
             try:
-                self._arrays(step, self._metadata(step)["arrays"])
+                self._arrays(step, self._described(step))
             except UserError as error:
                 found[step] = str(error)
             else:
@@ -166,10 +166,11 @@ class Checkpoints:
             raise _Damaged(f"{where}: checkpoint of format 1, of an earlier version; expected format {FORMAT_VERSION}")
         if sealed(metadata)["sha256"] != metadata.get("sha256"):
             raise _Damaged(f"{where}: damaged checkpoint (its metadata have another SHA-256)")
-        return metadata | {"config": json.loads(json.dumps(configuration.completed(metadata["config"])))}
+        with reading(f"{where}: metadata of a checkpoint that no training wrote"):
+            return metadata | {"config": json.loads(json.dumps(configuration.completed(metadata["config"])))}
 
     def _restore(self, step: int, like: State) -> State:
-        saved = self._metadata(step)["arrays"]
+        saved = self._described(step)
         expected = {name: describe_array(array) for name, array in named_arrays(like).items()}
         if like.parameters is None:
             saved = {name: array for name, array in saved.items() if _item_of(name) == _EVALUATION}
@@ -182,10 +183,25 @@ class Checkpoints:
         names = named_arrays(like).keys()
         return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in names])
 
+    def _described(self, step: int) -> dict[str, dict]:
+        """Reads the shape, dtype and SHA-256 of each array."""
+        metadata = self._metadata(step)
+        with reading(f"{self.folder / str(step)}: metadata of a checkpoint that no training wrote"):
+            return {
+                name: {
+                    "shape": [operator.index(size) for size in array["shape"]],
+                    "dtype": np.dtype(str(array["dtype"])).name,
+                    "sha256": str(array["sha256"]),
+                }
+                for name, array in metadata["arrays"].items()
+            }
+
     def _arrays(self, step: int, described: dict[str, dict]) -> dict[str, np.ndarray]:
         """Reads arrays by their names, and compares each with its hash."""
+        with reading(f"{self.folder / str(step)}: metadata of a checkpoint that no training wrote"):
+            parts = _by_item({name: np.zeros(a["shape"], a["dtype"]) for name, a in described.items()})
         found = {}
-        for item, part in _by_item({name: np.zeros(a["shape"], a["dtype"]) for name, a in described.items()}).items():
+        for item, part in parts.items():
             restored = self._read(step, item, ocp.args.StandardRestore(part))
             found |= {"/".join(path): np.asarray(leaf) for path, leaf in flatten_dict(restored).items()}
         for name, array in found.items():
@@ -197,9 +213,15 @@ class Checkpoints:
         where = self.folder / str(step)
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**{item: arguments}))[item]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, RecursionError) as error:
             if _is_damage(error):
                 raise _Damaged(f"{where}: damaged checkpoint ({reason_of(error)})") from error
+            raise UserError(f"{where}: the checkpoint cannot be read ({reason_of(error)}); it is left there") from error
+        except (
+            TypeError,
+            AttributeError,
+            IndexError,
+        ) as error:  # of its own files in JSON, Orbax expects its own values
             raise UserError(f"{where}: the checkpoint cannot be read ({reason_of(error)}); it is left there") from error
 
 
@@ -253,6 +275,23 @@ def versions() -> dict[str, str]:
     }
 
 
+def check_metadata(metadata: dict, where: str) -> dict:
+    """Returns metadata; raises `UserError` where they are none that `describe` made, as a stranger's may be."""
+    with reading(f"{where}: not the metadata of a training"):
+        kinds = {"config": dict, "corpus": dict, "protocol": dict, "targets": dict, "runs": list, "versions": dict}
+        for name, kind in kinds.items():
+            if not isinstance(metadata[name], kind):
+                raise ValueError(f"{name} is {brief(metadata[name])}, expected {kind.__name__}")
+        corpus, runs = metadata["corpus"], [(run["fold"], run["seed"]) for run in metadata["runs"]]
+        texts = [corpus["name"], corpus["fingerprint"], *corpus["emotions"], *(fold for fold, _ in runs)]
+        if not all(isinstance(text, str) for text in texts) or not all(isinstance(seed, int) for _, seed in runs):
+            raise ValueError("expected texts for the corpus, its emotions and the folds, and numbers for the seeds")
+        if not corpus["emotions"] or not runs:
+            raise ValueError("expected emotions and runs, found none")
+        configuration.check({name: value for name, value in metadata["config"].items() if name != "study"})
+    return metadata
+
+
 def _item_of(name: str) -> str:
     return _TRAINING if name.split("/")[0] in _OF_TRAINING else _EVALUATION
 
@@ -265,7 +304,7 @@ def _by_item(arrays: dict[str, np.ndarray]) -> dict[str, dict]:
     return {item: unflatten_dict(part) for item, part in items.items()}
 
 
-def _is_damage(error: OSError | ValueError | KeyError) -> bool:
+def _is_damage(error: OSError | ValueError | KeyError | RecursionError) -> bool:
     """Whether Orbax and TensorStore failed for what a file holds, or lacks, and not for a reason that may pass."""
     if isinstance(error, OSError):
         return isinstance(error, FileNotFoundError | NotADirectoryError)

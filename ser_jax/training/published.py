@@ -11,11 +11,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from ser_jax import config as configuration
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, reading
 from ser_jax.files import to_json
 from ser_jax.training.arrays import describe_array, differences, named_arrays, sealed, sha256
 from ser_jax.training.state import State
@@ -59,19 +58,19 @@ def restore(folder: Path, like: State) -> State:
     Raises `UserError` where an array is missing, unexpected, of another shape or dtype, or not what was published.
     """
     path = folder / WEIGHTS
-    try:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file, expected the published model's arrays")
+    with reading(f"{path}: damaged, expected a safetensors file"):
         found = safetensors.numpy.load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file, expected the published model's arrays") from None
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path}: damaged, expected a safetensors file ({' '.join(str(error).split())})") from error
     names = [_public(name) for name in named_arrays(like)]
     expected = dict(zip(names, map(describe_array, named_arrays(like).values()), strict=True))
     described = {name: describe_array(array) for name, array in found.items()}
     if different := list(differences(described, expected)):
         more = f" and {len(different) - 3} more" if len(different) > 3 else ""
         raise UserError(f"{path}: its arrays are not those of the model: {'; '.join(different[:3])}{more}")
-    hashes = {name: array["sha256"] for name, array in _metadata(folder)["arrays"].items()}
+    metadata = _metadata(folder)
+    with reading(f"{folder / METADATA}: not the description of a training"):
+        hashes = {name: array["sha256"] for name, array in metadata["arrays"].items()}
     for name in names:
         if sha256(found[name]) != hashes.get(name):
             raise UserError(f"{path}: damaged ({name} has another SHA-256 than {METADATA} says)")
@@ -87,14 +86,15 @@ def _metadata(folder: Path) -> dict:
         raise UserError(f"{path}: format {metadata.get('format')}, expected {FORMAT_VERSION}")
     if sealed(metadata)["sha256"] != metadata.get("sha256"):
         raise UserError(f"{path}: damaged (it has another SHA-256 than it says)")
-    return metadata | {"config": json.loads(json.dumps(configuration.completed(metadata["config"])))}
+    with reading(f"{path}: not the description of a training"):
+        return metadata | {"config": json.loads(json.dumps(configuration.completed(metadata["config"])))}
 
 
 def _json(path: Path) -> object:
     """What a JSON file holds; None where there is none, or it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -13,7 +13,7 @@ from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.features import Packed
 from ser_jax.corpora.protocols import Fold, speakers_known
 from ser_jax.corpora.vocabulary import Vocabulary, encode_all, from_json, make_vocabulary
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, reading
 from ser_jax.feeds.order import file_layout, lane_size
 from ser_jax.frontend import Frontend, Masking, num_features, num_frames
 from ser_jax.training import heads
@@ -107,9 +107,10 @@ def targets_of(config: dict, corpus: Corpus, tracks: Packed | None) -> Targets:
 
 def restored_targets(metadata: dict, emotions: Sequence[str]) -> Targets:
     """Returns the targets that `describe` wrote, without the values that only a training needs."""
-    vocabulary = None if metadata["vocabulary"] is None else from_json(metadata["vocabulary"])
-    own_heads = heads.from_json(metadata["heads"], tuple(emotions))
-    return Targets(vocabulary, track_names=tuple(metadata["tracks"]), heads=own_heads)
+    with reading("the targets in a model's metadata are none that a training wrote"):
+        vocabulary = None if metadata["vocabulary"] is None else from_json(metadata["vocabulary"])
+        own_heads = heads.from_json(metadata["heads"], tuple(emotions))
+        return Targets(vocabulary, track_names=tuple(metadata["tracks"]), heads=own_heads)
 
 
 def make_model(config: dict, frontend: Frontend, targets: Targets, num_classes: int) -> nn.Module:
