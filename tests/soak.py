@@ -131,7 +131,7 @@ def soak(folder: Path, kills: int, each: int, number: signal.Signals, seed: int)
         for where in killed:
             counts[where][0] += 1
             counts[where][1] += not different
-        print(f"study {study}: {len(killed)} kills, {'the same' if not different else different}", file=sys.stderr)
+        print(f"study {study}: {len(killed)} kills, {different or 'the same'}", file=sys.stderr)
     return counts, wrong
 
 
