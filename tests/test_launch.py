@@ -1,14 +1,17 @@
+import contextlib
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from ser_jax import __version__
+from ser_jax import __version__, interruption
 from ser_jax.commands.common import default_workdir
 from ser_jax.commands.list import KINDS
 from ser_jax.commands.main import COMMANDS, main
@@ -157,6 +160,65 @@ def test_a_platform_that_is_not_there_is_one_line():
         pytest.skip("there is a GPU")
     assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
     assert result.stderr.startswith("error: JAX_PLATFORMS=cuda: ")
+
+
+DEAF = """
+import sys, time
+from ser_jax import interruption
+from ser_jax.commands import models
+from ser_jax.commands.main import main
+interruption.GRACE = 0.5
+def deaf(args):
+    print("begun", flush=True)
+    while True:
+        try: time.sleep(9)
+        except KeyboardInterrupt: pass
+models.run = deaf
+sys.exit(main(["models"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_in_a_library_that_hears_no_signal_ends_all_the_same(number):
+    process = subprocess.Popen(
+        [sys.executable, "-c", DEAF], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize(("number", "seconds"), [(signal.SIGINT, 0.4), (signal.SIGTERM, 0.3), (signal.SIGTERM, 1.2)])
+def test_a_signal_at_any_instant_is_one_line_and_leaves_nothing(tmp_path, number, seconds):
+    """In the imports of a study, which take seconds."""
+    arguments = ["study", "configs/quickstart.py", "--workdir", tmp_path / "work", "--data_dir", tmp_path / "data"]
+    process = subprocess.Popen(
+        [sys.executable, "launch.py", *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(seconds)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, "interrupted\n")
+    assert not (tmp_path / "work").exists()
+
+
+def test_who_has_something_to_save_is_waited_for(monkeypatch):
+    """A signal does not end a training that writes a checkpoint, and ends what comes after it."""
+    ended = threading.Event()
+    monkeypatch.setattr(interruption, "GRACE", 0.3)
+    monkeypatch.setattr(interruption.os, "_exit", lambda status: ended.set() or sys.exit())
+    with contextlib.suppress(KeyboardInterrupt), interruption.heard():
+        with interruption.saved():
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)
+            assert not ended.wait(1.0)
+        assert ended.wait(5.0)
 
 
 def test_an_interruption_while_modules_are_imported_is_one_line():

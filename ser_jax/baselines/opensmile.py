@@ -7,6 +7,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -62,6 +63,7 @@ def opened(kind: str, num_utterances: int) -> Iterator[tuple[tuple[str, ...], Ex
 
 def _set_up(kind: str) -> None:
     global _smile
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which ends its processes
     import opensmile
 
     _smile = opensmile.Smile(

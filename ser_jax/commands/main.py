@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ser_jax import __version__
+from ser_jax import __version__, interruption
 from ser_jax.commands.terminal import visible_output
 from ser_jax.errors import UserError, did_you_mean, printed
 
@@ -43,15 +43,15 @@ def main(arguments: Sequence[str]) -> int:
     # TensorFlow, where a command needs it, tells of its own start otherwise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        with visible_output():
+        with interruption.heard(), visible_output():
             status = _run(arguments)
         sys.stdout.flush()
         return status
     except UserError as error:
         return _failed(str(error))
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        interruption.say()
+        return interruption.STATUS
     except BrokenPipeError:  # who reads the output has enough of it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from ser_jax import config as configuration
+from ser_jax import interruption
 from ser_jax.errors import UserError
 from ser_jax.files import atomic_file
 from ser_jax.inference.tables import validation_ua
@@ -56,6 +57,8 @@ def train(
     store = checkpoints.Checkpoints(folder / "checkpoints")
     try:
         with _postponed_signals() as interrupted, contextlib.ExitStack() as stack:
+            if processes.several():  # all end together
+                stack.enter_context(interruption.saved())
             steps = _Profile(folder / "profile", profile_steps)
             if processes.leads():
                 table = optimizers.overview(population.learner.parameters, population.learner.optimizer)
@@ -115,6 +118,7 @@ def _train(
     piece = to_devices(population, feed.take(1))
     with _timed(seconds, "compile"):
         population.programs.train.compile(*training_arguments(population, state, piece))
+    stack.enter_context(interruption.saved())  # from here on there are steps to save; before, nothing is lost
     count, saved_at = 1, time.monotonic()
     known_diverged = devices.gather(state.diverged_at, len(population.runs))
     while True:
