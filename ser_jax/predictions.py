@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from ser_jax import checksums
+from ser_jax import bounded, checksums
 from ser_jax.errors import UserError, reading
 from ser_jax.files import atomic_file
 
@@ -170,6 +170,6 @@ def read(path: str | os.PathLike) -> pd.DataFrame:
         raise UserError(f"{path}: no predictions there (train or study writes them)")
     checksums.check(path)
     with reading(f"{path}: not a readable Parquet file"):
-        predictions = pd.read_parquet(path)
+        predictions = bounded.read_parquet(path)
         validate(predictions, path)
     return predictions

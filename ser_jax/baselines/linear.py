@@ -27,7 +27,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from ser_jax import checksums
+from ser_jax import bounded, checksums
 from ser_jax.baselines import NAMES
 from ser_jax.baselines.functionals import KINDS
 from ser_jax.errors import UserError, brief, did_you_mean, reading
@@ -316,7 +316,7 @@ def load(folder: str | os.PathLike) -> list[Fitted]:
     """Returns the baselines that `save` wrote; raises UserError where they cannot be read."""
     path = Path(folder) / _ARRAYS
     checksums.check(path)
-    with reading(f"{path}: damaged, train the baseline again"), np.load(path, allow_pickle=False) as file:
+    with reading(f"{path}: damaged, train the baseline again"), bounded.load_npz(path) as file:
         arrays = {field.name: file[field.name] for field in dataclasses.fields(Fitted)}
     return [Fitted(**{name: array[i] for name, array in arrays.items()}) for i in range(len(arrays["C"]))]
 

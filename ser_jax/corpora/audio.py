@@ -43,6 +43,8 @@ NOTES = {  # the kinds of `Recording.notes`, in words
 
 RATES = (1_000, 768_000)  # Hz, of what may be audio; a header that says 1 Hz would fill the memory when resampled
 
+MOST_HOURS = 12  # of one recording: an hour of silence packs to less than a megabyte, and takes 230 of memory
+
 _BLOCK_FRAMES = 1 << 18  # read at a time, so that a long recording of many channels needs little memory
 _SILENT = 2.0**-31  # what differs less than a step of 32 bits has no sound
 _FINE = ("PCM_24", "PCM_32", "FLOAT", "DOUBLE")  # soft sound may stand below the 16th bit
@@ -238,6 +240,8 @@ def _decoder(path: str | os.PathLike, name: str, data: containers.Bytes, checked
                 if not len(block):
                     break
                 decoded += len(block)
+                if decoded > MOST_HOURS * 3600 * rate:
+                    raise UserError(f"{name}: longer than {MOST_HOURS} hours, expected less; cut it into pieces")
                 yield block
         if decoded + late < promised < 1 << 60:  # a flac written to a pipe promises no length
             raise UserError(f"{name}: cut short or damaged, {decoded} frames can be decoded, expected {promised}")

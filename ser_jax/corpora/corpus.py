@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int16
 
-from ser_jax import checksums
+from ser_jax import bounded, checksums
 from ser_jax.corpora import integrity
 from ser_jax.errors import UserError, reading
 from ser_jax.files import atomic_folder
@@ -209,7 +209,7 @@ def load(folder: str | os.PathLike, *, again: bool = False) -> Corpus:
     description = _read_description(folder)
     with reading(_damaged(folder)):
         samples = np.load(folder / _SAMPLES, mmap_mode="r")
-        utterances = pd.read_parquet(folder / _UTTERANCES)
+        utterances = bounded.read_parquet(folder / _UTTERANCES)
 
     missing = [column for column in COLUMNS if column not in utterances]
     if missing:

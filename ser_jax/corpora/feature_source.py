@@ -21,6 +21,7 @@ import pandas as pd
 from jaxtyping import Int
 from tqdm import tqdm
 
+from ser_jax import bounded
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.errors import UserError, reading
 
@@ -133,7 +134,7 @@ def _open(path: Path, stack: contextlib.ExitStack) -> tuple[Readers, tuple[str, 
         if path.is_dir():
             return _open_folder(path), None
         if path.suffix == ".npz":
-            archive = stack.enter_context(np.load(path))
+            archive = stack.enter_context(bounded.load_npz(path))
             return {name: functools.partial(archive.__getitem__, name) for name in archive.files}, None
         if path.suffix in _HDF5:
             return _open_hdf5(path, stack), None
@@ -159,7 +160,7 @@ def _open_folder(folder: Path) -> Readers:
 def _read_file(path: Path) -> np.ndarray:
     if path.suffix == ".npy":
         return np.load(path)
-    with np.load(path) as archive:
+    with bounded.load_npz(path) as archive:
         if len(archive.files) != 1:
             raise UserError(f"{path}: holds {len(archive.files)} arrays, expected one")
         return archive[archive.files[0]]
@@ -175,6 +176,7 @@ def _open_hdf5(path: Path, stack: contextlib.ExitStack) -> Readers:
 
     def visit(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset):
+            bounded.refuse(f"{path}: {name[:80]}", item.size * item.dtype.itemsize, item.id.get_storage_size())
             readers[name] = functools.partial(item.__getitem__, ())
 
     file.visititems(visit)
@@ -182,7 +184,7 @@ def _open_hdf5(path: Path, stack: contextlib.ExitStack) -> Readers:
 
 
 def _open_parquet(path: Path) -> tuple[Readers, tuple[str, ...] | None]:
-    table = pd.read_parquet(path)
+    table = bounded.read_parquet(path)
     if "id" not in table:
         raise UserError(f"{path}: no column `id`, found {', '.join(map(str, table.columns[:5])) or 'none'}")
     table["id"] = table["id"].astype(str)

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from ser_jax import checksums
+from ser_jax import bounded, checksums
 from ser_jax.corpora import integrity, packed_folder
 from ser_jax.corpora.corpus import Corpus, refuse_full_disk
 from ser_jax.corpora.feature_source import FeatureSource, read_features
@@ -220,7 +220,7 @@ def read_packed(folder: Path, *, again: bool = False) -> tuple[dict[str, Any], p
                 "prepare them again"
             )
         values = np.load(folder / _VALUES, mmap_mode="r")
-        index = pd.read_parquet(folder / _INDEX)
+        index = bounded.read_parquet(folder / _INDEX)
         shape = (description["num_frames"], description["dims"])
         if values.shape != shape or index["num_frames"].sum() != len(values):
             raise ValueError(f"{_VALUES} is {values.shape}, expected {shape}")

@@ -14,7 +14,7 @@ import pandas as pd
 from ser_jax.corpora import labels, tables
 from ser_jax.corpora.audio import AUDIO_SUFFIXES, find_audio, printable
 from ser_jax.corpora.problems import Problems
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, one_line
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # a Hugging Face audio folder's table
 
@@ -93,11 +93,14 @@ def list_emotion_folders(source: str | os.PathLike, problems: Problems) -> pd.Da
     file outside such a folder.
     """
     source = Path(source)
-    paths = find_audio(source)
-    for path in paths:
+    relative = []
+    for path in find_audio(source):
         if printable(path) != os.fspath(path):
             problems.add(printable(path), "its name is not UTF-8; rename it")
-    relative = [path.relative_to(source) for path in paths if printable(path) == os.fspath(path)]
+        elif one_line(name := str(path.relative_to(source))) != name:
+            problems.add(one_line(name), "its name has control characters; rename it")
+        else:
+            relative.append(path.relative_to(source))
     if not relative:
         raise UserError(f"{source}: no audio file anywhere below it, expected {source}/EMOTION/FILE.wav, or --table")
     for path in relative:

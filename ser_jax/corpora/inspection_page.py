@@ -8,6 +8,8 @@ import matplotlib
 import matplotlib.figure
 import numpy as np
 
+from ser_jax.errors import one_line
+
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "svg{max-width:100%;height:auto}pre{overflow-x:auto;background:#f6f6f6;padding:1rem}"
@@ -22,7 +24,7 @@ def page(found: dict[str, Any], words: str) -> str:
         ("Utterances of each speaker and emotion", _cells(found)),
     ]
     body = "".join(f"<h2>{title}</h2>\n{picture}\n" for title, picture in pictures)
-    name = html.escape(found["corpus"])
+    name = html.escape(one_line(found["corpus"]))
     return (
         f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"/><title>{name}</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n<h1>{name}</h1>\n{body}<h2>In words</h2>\n"
@@ -56,8 +58,8 @@ def _cells(found: dict[str, Any]) -> str:
         figure = matplotlib.figure.Figure(figsize=(1.5 + 0.7 * len(emotions), 1.2 + 0.25 * len(rows)))
         axes = figure.subplots()
         axes.imshow(counts, cmap="Blues", vmin=0, aspect="auto")
-        axes.set_xticks(range(len(emotions)), emotions, rotation=45, ha="right")
-        axes.set_yticks(range(len(rows)), [name or "?" for name in rows])
+        axes.set_xticks(range(len(emotions)), map(one_line, emotions), rotation=45, ha="right")
+        axes.set_yticks(range(len(rows)), [one_line(name) or "?" for name in rows])
         if counts.size <= 2000:
             for (i, j), count in np.ndenumerate(counts):
                 colour = "white" if count > counts.max() / 2 else "black"

@@ -13,7 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from ser_jax.errors import UserError
+from ser_jax import bounded
+from ser_jax.errors import UserError, reading
 
 # What other programs call the columns; a name is looked for as it stands, then in lower case, then here.
 SYNONYMS = {
@@ -160,10 +161,8 @@ def _read_json(path: Path, text: str) -> pd.DataFrame:
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_parquet(path)
-    except Exception as error:  # whatever a damaged file makes pyarrow raise
-        raise UserError(f"{path}: not a Parquet file ({' '.join(str(error).split())[:80]})") from error
+    with reading(f"{path}: not a Parquet file"):
+        table = bounded.read_parquet(path)
     if any(name is not None for name in table.index.names):  # audformat keeps file, start and end there
         table = table.reset_index()
     table.columns = [str(name) for name in table.columns]

@@ -22,8 +22,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
+from ser_jax import bounded
 from ser_jax.corpora import tables
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, reading
 from ser_jax.predictions import PREFIX, SUM_TOLERANCE, probabilities_of
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -77,13 +78,11 @@ def _read(path: Path) -> pd.DataFrame:
     """The table as it stands; what a CSV holds stays text, since an utterance's name may be 03."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    try:
+    with reading(f"{path}: not a readable table"):
         if path.suffix == ".parquet":
-            raw = pd.read_parquet(path)
+            raw = bounded.read_parquet(path)
         else:
             raw = tables.read_table(path, wanted=("utterance", "label"), columns=()).reset_index(drop=True)
-    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
-        raise UserError(f"{path}: not a readable table ({str(error).strip().splitlines()[0]})") from error
     if raw.empty:
         raise UserError(f"{path}: no predictions in it")
     return raw.reset_index() if raw.index.names != [None] else raw

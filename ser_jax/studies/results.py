@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ser_jax import predictions
+from ser_jax import bounded, predictions
 from ser_jax.errors import UserError, did_you_mean
 from ser_jax.predictions import COLUMNS
 from ser_jax.report import summary
@@ -82,8 +82,8 @@ def _is_own(file: Path) -> bool:
     if file.suffix != ".parquet":
         return False
     try:
-        return set(COLUMNS) <= set(pd.read_parquet(file).columns)
-    except (OSError, ValueError):
+        return set(COLUMNS) <= set(bounded.read_parquet(file).columns)
+    except Exception:  # whatever a damaged file makes pyarrow raise
         return True  # `predictions.read` says what is wrong with it
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ser_jax import checksums, predictions
+from ser_jax import bounded, checksums, predictions
 from ser_jax.baselines.linear import Fitted, predict
 from ser_jax.corpora.corpus import Corpus, fingerprint, waveform
 from ser_jax.corpora.perturbations import KNOWN, known_together, perturb, require
@@ -116,7 +116,7 @@ def read(path: str | os.PathLike) -> pd.DataFrame:
         raise UserError(f"{path}: no predictions under other conditions there")
     checksums.check(Path(path))
     with reading(f"{path}: not a readable Parquet file"):
-        table = pd.read_parquet(path)
+        table = bounded.read_parquet(path)
         _validate(table, path)
     return table
 

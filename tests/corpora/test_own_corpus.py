@@ -288,6 +288,14 @@ def test_a_name_that_is_not_utf8_is_named_not_passed_over(tmp_path):
     assert corpus.utterances["id"].tolist() == ["joy/good"] and len(corpus.info["left_out"]) == 1
 
 
+def test_a_name_with_control_characters_is_bad_and_printed_with_escapes(tmp_path):
+    for emotion in ("joy", "\x1b[2Jjoy"):
+        (tmp_path / "in" / emotion).mkdir(parents=True)
+        soundfile.write(tmp_path / "in" / emotion / "a.wav", voice(), RATE)
+    with pytest.raises(UserError, match=r"^\\x1b\[2Jjoy/a.wav: its name has control characters; rename it; --skip bad"):
+        prepare_folder("own", tmp_path / "in", tmp_path / "data")
+
+
 def test_what_recordings_are_like_is_counted_and_printed(own, tmp_path, capsys):
     import argparse
 
