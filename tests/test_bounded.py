@@ -66,7 +66,7 @@ def test_a_rate_that_no_recording_has_is_refused(tmp_path, rate):
     content = bytearray((tmp_path / "a.wav").read_bytes())
     content[24:28] = struct.pack("<I", rate)
     (tmp_path / "a.wav").write_bytes(content)
-    with pytest.raises(UserError, match="Hz, expected 1000 to 768000|cannot be read as audio"):
+    with pytest.raises(UserError, match=r"Hz, expected 1000 to 768000|cannot be read as audio"):
         audio.read_recording(tmp_path / "a.wav")
 
 
@@ -74,7 +74,7 @@ def test_hours_of_silence_that_pack_to_nothing_are_refused(tmp_path, monkeypatch
     soundfile.write(tmp_path / "a.flac", np.zeros(1_500_000, np.int16), 16_000)
     assert (tmp_path / "a.flac").stat().st_size < 10_000
     monkeypatch.setattr(audio, "MOST_HOURS", 0.02)
-    with pytest.raises(UserError, match="longer than 0.02 hours, expected less"):
+    with pytest.raises(UserError, match=r"longer than 0\.02 hours, expected less"):
         audio.read_recording(tmp_path / "a.flac")
 
 
