@@ -19,24 +19,30 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STATUS = 130
 GRACE = 8.0  # seconds that a command has to end by itself
 
-_saving = threading.Event()
+_saving, _received = threading.Event(), threading.Event()
 
 
 @contextlib.contextmanager
 def heard() -> Iterator[None]:
-    """Inside the block SIGTERM raises `KeyboardInterrupt` as Ctrl-C does, and both end the process after `GRACE`."""
+    """Inside the block SIGTERM raises `KeyboardInterrupt` as Ctrl-C does, and both end the process after `GRACE`.
+
+    Where signals are ignored, as `nohup` has it, they stay so.
+    """
     if threading.current_thread() is not threading.main_thread():  # elsewhere its owner decides
         yield
         return
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
+    _received.clear()
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    ours = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, _interrupt) for number in ours}
     threading.Thread(target=_watch, args=(reader,), daemon=True).start()
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
         signal.set_wakeup_fd(before)
         os.close(writer)  # which ends the thread
 
@@ -51,20 +57,40 @@ def saved() -> Iterator[None]:
         _saving.clear()
 
 
+def received() -> bool:
+    """Whether a signal came since `heard` began. Libraries make other errors of a `KeyboardInterrupt` in an import."""
+    return _received.is_set()
+
+
 def say() -> None:
     """Says that a command was interrupted."""
     print("interrupted", file=sys.stderr, flush=True)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    _received.set()
+    where = {(one.f_code.co_filename, one.f_code.co_name) for one in _frames(frame)}
+    if any(file.startswith("<frozen importlib") for file, _ in where):
+        # In the middle of an import libraries make another error of the exception, or die of it; nothing is open yet.
+        say()
+        os._exit(STATUS)
+    if any(name == "_xla_gc_callback" for _, name in where):  # where JAX would lose it
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+        return
     raise KeyboardInterrupt
+
+
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def _watch(reader: int) -> None:
     """Waits for a signal, as the bytes of a pipe that Python writes when one comes, then for the command's end."""
     with open(reader, "rb", buffering=0) as pipe:
         while number := pipe.read(1):
-            if number[0] not in SIGNALS:
+            if number[0] not in SIGNALS or signal.getsignal(number[0]) == signal.SIG_IGN:
                 continue
             waited = 0.0
             while waited < GRACE:

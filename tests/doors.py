@@ -237,9 +237,9 @@ def workdirs(scratch: Path) -> Iterable[Door]:
     yield inside(scratch, work, "config.json", status.study_status)
     yield text(log.FILE, (population / log.FILE).read_text(), lambda path: log.means(log.read(path)))
     store.write_json(population / store.RESULT, result)
-    variant = type("Variant", (), {"config": {"seeds": [0, 1]}, "family": "f"})
-    yield inside(scratch, work / "populations", f"{population.name}/result.json",
-                 lambda folder: more_seeds.find_parts(variant, folder))  # fmt: skip
+    yield inside(
+        scratch, population, store.RESULT, lambda folder: more_seeds._finished(folder / store.RESULT, result["family"])
+    )
     yield text("SHA256SUMS", 64 * "0" + "  a\n" + 64 * "1" + "  b/c\n", lambda path: checksums.faults(path.parent))
     fitted = linear.Fitted(np.zeros(2), np.ones(2), np.ones((2, 2)), np.zeros(2), 1.0, np.zeros(8))
     linear.save(scratch / "baseline", [fitted], {"folds": ["p"], "config": {}})

@@ -155,15 +155,16 @@ def run(door: Door, folder: Path, cases: int, seed: int, kept: Path | None = Non
             count.refused += 1
             text = re.sub(rf"{re.escape(tempfile.gettempdir())}\S*/", "", str(error))
             if "\n" in text or len(text) > MOST_LETTERS:
-                finding = f"a message of {len(text)} letters, {text.count(chr(10)) + 1} lines: {text[:100]!r}"
-                finding = f"{_raised(error)}: {finding}"
+                finding = f"{_raised(error)}: a long message: {len(text)} letters, {text.count(chr(10)) + 1} lines: "
+                finding += repr(text[:100])
         except Exception as error:
             finding = f"{_raised(error)}: {type(error).__name__}: {str(error)[:120]!r}"
         count.cases += 1
         if time.monotonic() - begun > MOST_SECONDS:
             finding = f"took {time.monotonic() - begun:.0f} s"
-        if finding and finding.split(": ")[0] not in count.findings:
-            count.findings[finding.split(": ")[0]] = finding
+        kind = ":".join(finding.split(": ")[:2]) if finding else ""  # where, and what
+        if finding and kind not in count.findings:
+            count.findings[kind] = finding
             if kept:
                 kept.mkdir(parents=True, exist_ok=True)
                 (kept / f"{len(list(kept.iterdir()))}-{name}").write_bytes(content)

@@ -24,7 +24,7 @@ def test_a_door_that_breaks_is_found(tmp_path):
 
     count = fuzz.run(("a.csv", b"a,b\n1,2\n", read), tmp_path, cases=200, seed=0, kept=tmp_path / "kept")
     assert any("KeyError: \"'broken'\"" in finding for finding in count.findings.values())
-    assert any("a message of 500 letters" in finding for finding in count.findings.values())
+    assert any("a long message: 500 letters" in finding for finding in count.findings.values())
     assert len(list((tmp_path / "kept").iterdir())) == len(count.findings) == 2
 
 

@@ -47,11 +47,22 @@ def main(arguments: Sequence[str]) -> int:
             status = _run(arguments)
         sys.stdout.flush()
         return status
-    except UserError as error:
-        return _failed(str(error))
     except KeyboardInterrupt:
         interruption.say()
         return interruption.STATUS
+    except Exception as error:
+        if interruption.received():
+            interruption.say()
+            return interruption.STATUS
+        return _refused(error)
+
+
+def _refused(error: Exception) -> int:
+    """Says what a user or the machine did not allow, and returns the exit status; raises any other error again."""
+    try:
+        raise error
+    except UserError as error:
+        return _failed(str(error))
     except BrokenPipeError:  # who reads the output has enough of it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

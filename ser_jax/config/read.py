@@ -19,7 +19,7 @@ from ser_jax.config.tree import check, completed, merge
 from ser_jax.errors import UserError, brief, did_you_mean
 
 PREFIX = "--config."
-_LONGEST = 50  # letters of an unknown option that a message shows
+_LONGEST = 40  # letters of an unknown option that a message shows
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> dict:

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int64
 
 from ser_jax.corpora import tables
 from ser_jax.corpora.corpus import Corpus
-from ser_jax.errors import UserError, brief, did_you_mean
+from ser_jax.errors import UserError, brief, did_you_mean, reason_of
 
 PROTOCOLS = {  # and the rule that makes their folds
     "leave_one_speaker_out": "each speaker is tested by models that never heard that speaker",
@@ -503,8 +503,8 @@ def _records(file: Path, fields: tuple[str, ...]) -> list[dict]:
             records = [json.loads(line) for line in lines if line.strip()]
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{file}: not {file.suffix.removeprefix('.')} ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: not {file.suffix.removeprefix('.')} ({reason_of(error)})") from error
     for i, record in enumerate(records if isinstance(records, list) else [records]):
         missing = [field for field in fields if not isinstance(record, dict) or record.get(field) in (None, "")]
         if missing:
