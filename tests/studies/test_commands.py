@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from ser_jax.corpora.corpus import SAMPLE_RATE
-from ser_jax.training import checkpoints
+from ser_jax.training import arrays
 from tests.flips import unnoticed
 
 
@@ -256,7 +256,7 @@ def test_a_corpus_that_changed_since_the_training_is_refused(launch, workdir, tm
     for path in (folder_of(folder, "augmented") / "checkpoints").rglob("*"):
         if path.is_file() and fingerprint.encode() in path.read_bytes():
             metadata = json.loads(path.read_text().replace(fingerprint, "0" * len(fingerprint)))
-            path.write_text(json.dumps(checkpoints._sealed(metadata)))
+            path.write_text(json.dumps(arrays.sealed(metadata)))
             changed += 1
     assert changed
     status, _, errors = launch("evaluate", "--workdir", folder, "--variant", "augmented")
