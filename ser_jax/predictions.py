@@ -1,7 +1,9 @@
 """The predictions table: what every run said about every utterance it was tested on.
 
 Columns: corpus, variant, fold, seed, utterance, speaker, label (an emotion's name), then one probability column
-`p_<emotion>` for each class, in class order. Every figure of a report is computed from this table.
+`p_<emotion>` for each class, in class order. Where dimensions such as arousal are predicted too, `true_<dimension>`
+(NaN where it is not known) and `predicted_<dimension>`; where raters' votes are known, their shares `v_<emotion>`.
+Every figure of a report is computed from this table.
 """
 
 import os
@@ -20,6 +22,7 @@ RUN = ["variant", "fold", "seed"]
 KEY = [*RUN, "utterance"]
 COLUMNS = ["corpus", *KEY, "speaker", "label"]
 PREFIX = "p_"
+TRUE, PREDICTED, VOTES = "true_", "predicted_", "v_"
 SUM_TOLERANCE = 1e-3  # softmax in bfloat16 is no better than this
 
 
@@ -33,10 +36,12 @@ def make_predictions(
     labels: Int[np.ndarray, " utterances"],
     probabilities: Float[np.ndarray, "utterances classes"],
     emotions: Sequence[str],
+    beside: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Makes the table of one run, sorted by utterance.
 
-    `labels` are class numbers: label i means `emotions[i]`. Raises UserError where `validate` does.
+    `labels` are class numbers: label i means `emotions[i]`. `beside` are further columns.
+    Raises UserError where `validate` does.
     """
     table = pd.DataFrame(
         {
@@ -50,12 +55,31 @@ def make_predictions(
         }
     )
     classes = pd.DataFrame(np.asarray(probabilities), columns=[PREFIX + emotion for emotion in emotions])
-    return merge([pd.concat([table, classes], axis=1)])
+    return merge([pd.concat([table, classes] + ([] if beside is None else [beside]), axis=1)])
 
 
 def emotions_of(predictions: pd.DataFrame) -> tuple[str, ...]:
     """Returns the class names, in class order."""
     return tuple(column.removeprefix(PREFIX) for column in predictions.columns if column.startswith(PREFIX))
+
+
+def dimensions_of(predictions: pd.DataFrame) -> tuple[str, ...]:
+    """Returns the names of the dimensions that are predicted and known, such as arousal."""
+    told = [column.removeprefix(PREDICTED) for column in predictions.columns if column.startswith(PREDICTED)]
+    return tuple(name for name in told if TRUE + name in predictions)
+
+
+def votes_of(predictions: pd.DataFrame) -> Float[np.ndarray, "rows classes"] | None:
+    """Returns the shares of the raters' votes among the classes, in class order, or None without.
+
+    They are NaN in rows that have no votes for any of the classes.
+    """
+    columns = [VOTES + emotion for emotion in emotions_of(predictions)]
+    if not set(columns) <= set(predictions.columns):
+        return None
+    shares = predictions[columns].to_numpy(np.float64)
+    total = shares.sum(axis=1, keepdims=True)
+    return np.divide(shares, total, out=np.full_like(shares, np.nan), where=total > 0)
 
 
 def probabilities_of(predictions: pd.DataFrame) -> Float[np.ndarray, "rows classes"]:

@@ -242,20 +242,20 @@ def _fit(
     for out in held_out:
         if len(np.unique(labels[~out])) < 2:
             continue
-        known, codes = _all_versions(values[~out], labels[~out])
-        scaler = _scaler(baseline, known)
+        known, codes = all_versions(values[~out], labels[~out])
+        scaler = scaler_of(baseline, known)
         seen, unseen = scaler.transform(known), scaler.transform(values[out].mean(1))
-        train, axes = _coordinates(baseline, seen)
+        train, axes = coordinates(baseline, seen)
         test = unseen if axes is None else unseen @ seen.T @ axes.T
         for i, (coefficients, intercept, classes) in enumerate(_solve(baseline, train, codes, grid)):
             predicted = classes[np.argmax(test @ coefficients.T + intercept[None], axis=1)]
             np.add.at(confusion[i], (labels[out], predicted), 1)
     inner_ua = np.nan_to_num(metrics.unweighted_accuracy(confusion))
     C = grid[int(np.argmax(inner_ua))]  # the first of equals: the smallest C
-    known, codes = _all_versions(values, labels)
-    scaler = _scaler(baseline, known)
+    known, codes = all_versions(values, labels)
+    scaler = scaler_of(baseline, known)
     seen = scaler.transform(known)
-    train, axes = _coordinates(baseline, seen)
+    train, axes = coordinates(baseline, seen)
     [(solved, intercept, classes)] = _solve(baseline, train, codes, [C])
     coefficients = np.zeros((num_classes, values.shape[2]), np.float32)
     coefficients[classes] = solved if axes is None else solved @ axes @ seen
@@ -272,11 +272,17 @@ def predict(
     Raises UserError where one is not finite.
     """
     with np.errstate(all="ignore"):  # what comes of it is refused
-        scores = standardise(fitted, values) @ fitted.coefficients.T.astype(np.float64) + fitted.intercept[None]
-        found = softmax(scores, axis=1)
+        found = softmax(scores(fitted, values), axis=1)
     if not (finite := np.isfinite(found).all(axis=1)).all():
         raise UserError(f"a baseline predicts probabilities that are not finite for {(~finite).sum()} of {len(finite)}")
     return found
+
+
+def scores(
+    fitted: Fitted, values: Float[np.ndarray, "utterances versions dims"]
+) -> Float[np.ndarray, "utterances outputs"]:
+    """Returns what is linear in the functionals: the classes' scores, or the values of dimensions."""
+    return standardise(fitted, values) @ fitted.coefficients.T.astype(np.float64) + fitted.intercept[None]
 
 
 def standardise(
@@ -326,19 +332,20 @@ def _require_one_of(what: str, found: str, choices: Sequence[str]) -> None:
         raise UserError(f"unknown {what}: {brief(found)}{did_you_mean(found, choices)}")
 
 
-def _all_versions(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each version as a row of its own, and its label."""
-    return values.reshape(-1, values.shape[2]), np.repeat(labels, values.shape[1])
+def all_versions(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns each version as a row of its own, and its label or values."""
+    return values.reshape(-1, values.shape[2]), np.repeat(labels, values.shape[1], axis=0)
 
 
-def _scaler(baseline: Baseline, values: np.ndarray) -> StandardScaler:
+def scaler_of(baseline: Baseline, values: np.ndarray) -> StandardScaler:
+    """Returns what standardises functionals by a training fold, or leaves them as they are with scaling "speaker"."""
     scaler = StandardScaler().fit(values.astype(np.float64))
     if baseline.scaling == "speaker":  # done already
         scaler.mean_, scaler.scale_ = np.zeros(values.shape[1]), np.ones(values.shape[1])
     return scaler
 
 
-def _coordinates(baseline: Baseline, train: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+def coordinates(baseline: Baseline, train: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Rotates utterances of more dimensions than there are into the space that they span.
 
     Returns them there, and the matrix [rank, utterances] that gives this space's axes as sums of utterances (None where
@@ -382,7 +389,7 @@ def _solve(
     for target in targets.T:
         # In one class against the others, liblinear's weights are those of the one alone.
         weights = np.where(target > 0, balanced, 1.0) if baseline.name == "linear_svm" else balanced
-        paths.append(_support_vectors(x, target, weights, baseline, grid))
+        paths.append(support_vectors(x, target, weights, baseline, grid))
     for of_classes in zip(*paths, strict=True):
         solution = np.stack(of_classes)
         yield solution[:, :-1], solution[:, -1], classes
@@ -410,7 +417,7 @@ def _discriminants(
         yield coefficients, np.log(priors) - np.sum(coefficients * means, 1) / 2
 
 
-def _support_vectors(
+def support_vectors(
     x: np.ndarray, target: np.ndarray, weights: np.ndarray, baseline: Baseline, grid: Sequence[float]
 ) -> Iterator[Float[np.ndarray, " dims+1"]]:
     """Yields the coefficients, then the intercept, of a linear SVM or SVR with squared loss, for each C of the grid.

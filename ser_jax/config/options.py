@@ -47,6 +47,12 @@ OPTIONS: dict[str, Any] = {
         ),
         "options": Option({}, group("a dict"), "of a built-in corpus: num_speakers, utterances_per_speaker, seed, ..."),
         "tracks": Option("", text(), "name of the tracks that a time-continuous head learns beside the emotion"),
+        "dimensions": Option(
+            (), list_of(text(), "columns of the corpus"), "whose values are predicted too, as arousal,valence"
+        ),
+        "votes": Option(
+            "", text(), "columns of raters' votes whose shares are learnt: how their names begin (vote_), or a,b,c"
+        ),
         "symbols": Option("", text(), "all symbols that a model may write; empty: those of the corpus's transcripts"),
     },
     "protocol": {
@@ -112,6 +118,7 @@ OPTIONS: dict[str, Any] = {
         "emotion": Option(1.0, number(zero="off"), "weight of the cross-entropy of the emotion"),
         "text": Option(0.3, number(zero="off"), "weight of the cross-entropy of the transcript's symbols"),
         "tracks": Option(1.0, number(zero="off"), "weight of 1 - the concordance correlation coefficient"),
+        "dimensions": Option(1.0, number(zero="off"), "weight of the same coefficient of corpus.dimensions"),
         "frames": Option(0.0, number(zero="off"), "weight of the squared error of the features of masked frames"),
     },
     "masking": {

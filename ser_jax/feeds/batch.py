@@ -19,6 +19,8 @@ class Batch:
       weight: [batch], 1 for an utterance, 0 for a row that only fills the batch up.
       tokens: [batch, tokens] of each row's transcript, -1 after its end and where the row is not the whole utterance;
         None where no text is trained.
+      dimensions: [batch, dimensions], NaN where a value is not known; None where none are trained.
+      votes: [batch, classes], the share of raters that heard each class; None where labels are trained.
       tracks: [batch, frames, tracks], a value for every frame and track; None where no tracks are trained.
       statistics: `ser_jax.frontend.Statistics` [batch, features] of each row's speaker; None where they are not asked
         for.
@@ -33,6 +35,8 @@ class Batch:
     label: Any
     weight: Any
     tokens: Any = None
+    dimensions: Any = None
+    votes: Any = None
     tracks: Any = None
     statistics: Any = None
     source: Any = None

@@ -50,6 +50,8 @@ class Resident:
       samples: int16 [samples], all utterances end to end; or float [frames, dims], pre-extracted features.
       start, num_samples, label: [utterances], where each lies (in samples or in frames) and its class.
       tokens: int32 [utterances, tokens] of the transcripts, -1 after their ends, or None.
+      dimensions: float32 [utterances, dimensions], NaN where a value is not known, or None.
+      votes: float32 [utterances, classes], the share of raters that heard each class, or None.
       tracks: `Tracks` or None.
       statistics: `ser_jax.frontend.Statistics` of each utterance's speaker, [utterances, features], or None.
       source: int32 [utterances], as in `Batch`, or None.
@@ -62,6 +64,8 @@ class Resident:
     num_samples: Any
     label: Any
     tokens: Any = None
+    dimensions: Any = None
+    votes: Any = None
     tracks: Any = None
     statistics: Any = None
     source: Any = None
@@ -173,6 +177,10 @@ def crop_batch(
         # The utterance ends within the crop, so the crop begins where it begins.
         whole = (num_samples < crop_samples) & (weight > 0)
         batch = batch.replace(tokens=jnp.where(whole[:, None], resident.tokens[rows], -1))
+    for name in ("dimensions", "votes"):
+        values = getattr(resident, name)
+        if values is not None:
+            batch = batch.replace(**{name: values[rows]})
     if resident.tracks is not None:
         offset, excess = jax.vmap(place_crop, in_axes=(0, None, 0, None))(
             resident.num_samples[rows], crop_samples, keys, speed

@@ -8,7 +8,7 @@ to the devices together, as a small `Resident`. TensorFlow is imported when a st
 import functools
 import itertools
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ class StreamingFeed:
         parts: int,
         own_parts: range,
         first_step: int,
-        tokens: Int[np.ndarray, "utterances tokens"] | None = None,
+        beside: Mapping[str, np.ndarray] | None = None,
         table_steps: int = 256,
         bytes_per_call: int = 64 << 20,
     ) -> None:
@@ -51,7 +51,7 @@ class StreamingFeed:
         Args:
           runs: the seed, the number of the fold and its training rows, of each run.
           first_step: from which step on.
-          tokens: of the transcript of every utterance of the corpus, as in `Resident`.
+          beside: what else is learnt of every utterance of the corpus, by its field of `Resident`: tokens, ...
           table_steps: the largest number of steps of a piece.
           bytes_per_call: about the size of a piece, of all parts and runs together; a single step may need more.
         """
@@ -60,8 +60,8 @@ class StreamingFeed:
         lanes = range(own_parts.start * layout.lanes // parts, own_parts.stop * layout.lanes // parts)
         table = corpus.utterances
         self._columns = {name: table[name].to_numpy(np.int32) for name in ("num_samples", "label")}
-        if tokens is not None:
-            self._columns["tokens"] = np.asarray(tokens, np.int32)
+        self._beside = tuple(beside or {})
+        self._columns |= beside or {}
         self._layout, self._runs, self._batch_size = layout, runs, batch_size
         self._parts, self._own_parts, self._table_steps = parts, own_parts, table_steps
         self._step = first_step
@@ -110,7 +110,7 @@ class StreamingFeed:
 
         def column(name: str) -> np.ndarray:
             values = self._columns[name]
-            filled = np.zeros((parts, runs, self._table_steps * share, *values.shape[1:]), np.int32)
+            filled = np.zeros((parts, runs, self._table_steps * share, *values.shape[1:]), values.dtype)
             filled[:, :, : count * share] = values[utterances]
             return filled
 
@@ -120,7 +120,7 @@ class StreamingFeed:
             start=(np.cumsum(num_samples, axis=-1) - num_samples).astype(np.int32),
             num_samples=num_samples,
             label=column("label"),
-            tokens=column("tokens") if "tokens" in self._columns else None,
+            **{name: column(name) for name in self._beside},
         )
         return Piece(table, count, resident)
 

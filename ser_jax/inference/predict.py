@@ -27,10 +27,24 @@ def evaluate(
 
     Raises `UserError` where a probability of a run that has not diverged is not finite.
     """
-    totals = [np.zeros((len(population.corpus.utterances), population.learner.num_classes)) for _ in rows]
-    pieces = [np.zeros(len(population.corpus.utterances)) for _ in rows]
-    for r, table, probabilities, _ in _evaluated_windows(population, state, rows, population.programs.evaluate):
-        np.add.at(totals[r], table.utterance, probabilities)
+    return evaluate_with_dimensions(population, state, rows)[0]
+
+
+def evaluate_with_dimensions(
+    population: Population, state: State, rows: Sequence[Int[np.ndarray, " _"]]
+) -> tuple[list[Float[np.ndarray, "_ classes"]], list[Float[np.ndarray, "_ dimensions"]]]:
+    """Returns what `evaluate` does, and the dimensions of the same utterances, standardised as each run learnt them.
+
+    Raises `UserError` where a figure of a run that has not diverged is not finite.
+    """
+    learner, utterances = population.learner, len(population.corpus.utterances)
+    classes = learner.num_classes
+    totals = [np.zeros((utterances, classes + len(learner.dimensions))) for _ in rows]
+    pieces = [np.zeros(utterances) for _ in rows]
+    program = population.programs.evaluate
+    for r, table, probabilities, dimensions, _ in _evaluated_windows(population, state, rows, program):
+        told = probabilities if dimensions is None else np.concatenate([probabilities, dimensions], axis=1)
+        np.add.at(totals[r], table.utterance, told)
         np.add.at(pieces[r], table.utterance, 1)
     found = [totals[r][run_rows] / pieces[r][run_rows][:, None] for r, run_rows in enumerate(rows)]
     for r, well in enumerate(devices.gather(state.diverged_at, len(rows)) < 0):
@@ -38,10 +52,10 @@ def evaluate(
         if well and not finite.all():
             utterance = population.corpus.utterances["id"].iloc[rows[r][np.argmin(finite)]]
             raise UserError(
-                f"{population.corpus.name}: run {r + 1} of {len(rows)} predicts probabilities that are not finite for "
+                f"{population.corpus.name}: run {r + 1} of {len(rows)} predicts figures that are not finite for "
                 f"{(~finite).sum()} of {len(finite)} utterances, first {utterance!r}"
             )
-    return found
+    return [own[:, :classes] for own in found], [own[:, classes:] for own in found]
 
 
 def embed(
@@ -53,7 +67,7 @@ def embed(
     """
     totals: list[dict[int, np.ndarray]] = [{} for _ in rows]
     pieces = np.zeros((len(rows), len(population.corpus.utterances)))
-    for r, table, vectors, _ in _evaluated_windows(population, state, rows, population.programs.embed):
+    for r, table, vectors, _, _ in _evaluated_windows(population, state, rows, population.programs.embed):
         for row, vector in zip(table.utterance.tolist(), vectors, strict=True):
             totals[r][row] = totals[r].get(row, 0.0) + vector.astype(np.float64)
             pieces[r, row] += 1
@@ -69,7 +83,7 @@ def evaluate_tracks(
     shapes = [(num_frames(frontend, length), len(population.targets.track_names)) for length in lengths]
     totals = [{row: np.zeros(shapes[row]) for row in run_rows} for run_rows in rows]
     pieces = [{row: np.zeros((shapes[row][0], 1)) for row in run_rows} for run_rows in rows]
-    for r, windows, _, tracks in _evaluated_windows(population, state, rows, population.programs.evaluate):
+    for r, windows, _, _, tracks in _evaluated_windows(population, state, rows, population.programs.evaluate):
         for row, start, length, values in zip(
             windows.utterance, windows.start, windows.num_samples, tracks, strict=True
         ):
@@ -82,8 +96,8 @@ def evaluate_tracks(
 
 def _evaluated_windows(
     population: Population, state: State, rows: Sequence[Int[np.ndarray, " _"]], program: devices.Program
-) -> Iterator[tuple[int, Windows, np.ndarray, np.ndarray | None]]:
-    """Yields (run, its windows, their class probabilities, their tracks), some windows at a time, as flat arrays.
+) -> Iterator[tuple[int, Windows, np.ndarray, np.ndarray | None, np.ndarray | None]]:
+    """Yields (run, its windows, their class probabilities, dimensions and tracks), some windows at a time, flat.
 
     `program` is the population's `evaluate`, or its `embed`: then vectors come in the place of probabilities. Where
     devices share the batches, each takes other windows of every run.
@@ -113,12 +127,12 @@ def _evaluated_windows(
         output = program(state, *_window_arguments(population, layout, tables, used))
         for part in range(layout.parts):
             own = jax.tree.map(lambda leaf, part=part: leaf[part : part + 1], output) if layout.shares_batch else output
-            probabilities, tracks = devices.gather(own, len(rows))
+            predicted = devices.gather(own, len(rows))
             for r, (known, table) in enumerate(zip(blocks, tables[part], strict=True)):
                 if number + part < len(known):
                     valid = table.utterance >= 0
                     flat = jax.tree.map(lambda column, valid=valid: column[valid], table)
-                    yield r, flat, probabilities[r][valid], None if tracks is None else tracks[r][valid]
+                    yield r, flat, *(None if kind is None else kind[r][valid] for kind in predicted)
 
 
 def _evaluation_batch_size(population: Population) -> int:

@@ -9,9 +9,10 @@ from jaxtyping import Float, Int
 from ser_jax import predictions
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.protocols import Fold
+from ser_jax.corpora.targets import dimension_values, vote_shares
 from ser_jax.corpora.tracks import interpolate
 from ser_jax.errors import UserError
-from ser_jax.inference.predict import evaluate, evaluate_tracks
+from ser_jax.inference.predict import evaluate_tracks, evaluate_with_dimensions
 from ser_jax.statistics import metrics
 from ser_jax.training import devices
 from ser_jax.training.population import Population
@@ -70,12 +71,42 @@ def predictions_table(
 
     Runs that have diverged are left out. Raises `UserError` where all have.
     """
-    found = evaluate(population, state, rows)
+    found, standardised = evaluate_with_dimensions(population, state, rows)
     well = np.flatnonzero(devices.gather(state.diverged_at, len(population.runs)) < 0)
     if not len(well):
         raise UserError(f"{variant}: every run diverged; there is nothing to predict with")
     columns = (population.folds, [seed for _, seed in population.runs], rows, found)
-    return tabulate(population.corpus, variant, *([column[i] for i in well] for column in columns))
+    beside = references(population.corpus, population.config)
+    names = population.targets.dimension_names
+    if names:
+        columns += (
+            [
+                own * scaling[1] + scaling[0]
+                for own, scaling in zip(standardised, population.targets.scaling, strict=True)
+            ],
+        )
+    columns = ([column[i] for i in well] for column in columns)
+    return tabulate(population.corpus, variant, *columns, beside=beside, dimension_names=names)
+
+
+def references(corpus: Corpus, config: dict) -> pd.DataFrame:
+    """Returns what predictions are held against beside the label, one row for every utterance.
+
+    Those are the columns `true_DIMENSION`, NaN where a value is not known, and `v_EMOTION`, the share of the raters'
+    votes. Another corpus than the training's need not have them.
+    """
+    # A stored configuration of an earlier version does not know of them.
+    dimensions, votes = config["corpus"].get("dimensions"), config["corpus"].get("votes")
+    found = {}
+    if dimensions:
+        there = [name for name in dimensions if name in corpus.utterances]
+        values = dimension_values(corpus, there)
+        found |= {predictions.TRUE + name: np.full(len(values), np.nan, np.float32) for name in dimensions}
+        found |= {predictions.TRUE + name: values[:, i] for i, name in enumerate(there)}
+    if votes and any(column.startswith(votes.split(",")[0]) for column in corpus.utterances):
+        shares = vote_shares(corpus, votes)
+        found |= {predictions.VOTES + emotion: shares[:, i] for i, emotion in enumerate(corpus.emotions)}
+    return pd.DataFrame(found, index=corpus.utterances.index)
 
 
 def tabulate(
@@ -85,9 +116,17 @@ def tabulate(
     seeds: Sequence[int],
     rows: Sequence[Int[np.ndarray, " _"]],
     probabilities: Sequence[Float[np.ndarray, "_ classes"]],
+    dimensions: Sequence[Float[np.ndarray, "_ dimensions"]] = (),
+    *,
+    beside: pd.DataFrame | None = None,
+    dimension_names: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Returns the predictions table of runs, each with its fold, its seed, the utterances `rows` and what it said."""
+    """Returns the predictions table of runs, each with its fold, its seed, the utterances `rows` and what it said.
+
+    `dimensions` are what each said of the dimensions `dimension_names`; `beside` are the `references`.
+    """
     table = corpus.utterances
+    dimensions = dimensions or [np.zeros((len(own), 0)) for own in rows]
     parts = [
         predictions.make_predictions(
             corpus.name,
@@ -99,7 +138,14 @@ def tabulate(
             table["label"].to_numpy()[own],
             found,
             corpus.emotions,
+            pd.concat(
+                [
+                    pd.DataFrame() if beside is None else beside.iloc[own].reset_index(drop=True),
+                    pd.DataFrame(told.astype(np.float32), columns=[predictions.PREDICTED + n for n in dimension_names]),
+                ],
+                axis=1,
+            ),
         )
-        for fold, seed, own, found in zip(folds, seeds, rows, probabilities, strict=True)
+        for fold, seed, own, found, told in zip(folds, seeds, rows, probabilities, dimensions, strict=True)
     ]
     return predictions.merge(parts)

@@ -28,14 +28,14 @@ _GROUPS = (
     "evaluation",
 )
 _STATED = {
-    "corpus": {"name"},
+    "corpus": {"name", "dimensions", "votes"},
     "protocol": {"name", "validation_speakers", "selection_speakers", "tested", "source"},
     "frontend": {
         *("kind", "num_mels", "window_ms", "hop_ms", "fmin", "fmax", "num_mfcc", "deltas", "histogram_bins"),
         *("features", "normalization", "trim_db"),
     },
     "augmentation": set(AUGMENTATIONS),
-    "objective": {"frames"},
+    "objective": {"frames", "dimensions"},
     "masking": {"share", "span"},
     "optimizer": {
         *("name", "schedule", "learning_rate", "weight_decay", "warmup_epochs", "warmup_steps", "gradient_clip"),
@@ -188,6 +188,14 @@ def _training(config: Mapping) -> list[str]:
             f"Targets were a mixture of the label and the probabilities of a teacher, trained on the same folds "
             f"({training['teacher']}), with a share of {training['teacher_share']:g} {{{{hinton2015distilling}}}}."
         )
+    corpus = config["corpus"]
+    if corpus.get("dimensions"):
+        sentences.append(
+            f"The networks also predicted {join(list(corpus['dimensions']))} of every utterance, standardised by the "
+            f"training utterances, by 1 - CCC over the batch (weight {config['objective']['dimensions']:g})."
+        )
+    if corpus.get("votes"):
+        sentences.append("The targets of the emotion were the shares of the raters' votes.")
     if config["objective"].get("frames"):
         masking = config["masking"]
         sentences.append(

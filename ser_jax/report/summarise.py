@@ -13,7 +13,7 @@ from ser_jax.predictions import PREFIX, emotions_of, validate
 from ser_jax.report import summary as tree
 from ser_jax.report.answers import answer
 from ser_jax.report.summary import Knowledge, Measure, Question, Study, Summary, Variant, from_json
-from ser_jax.statistics import bootstrap, factorial, metrics, paired
+from ser_jax.statistics import bootstrap, factorial, metrics, paired, scores
 from ser_jax.statistics.calibration import calibration
 from ser_jax.statistics.fairness import fairness
 from ser_jax.statistics.metrics import METRICS, Metric
@@ -82,6 +82,8 @@ def summarise(
         },
         comparisons=tuple(corrected[pair] for pair in pairs),
         questions=tuple(_answered(entry, own, pairs, corrected) for entry, own in asked),
+        scores={score.name: score.title for score in scores.scores_of(predictions)},
+        score_differences=tuple(scores.differences(predictions, pairs, replicates=how.replicates)),
     )
 
 
@@ -178,6 +180,7 @@ def _variant(
         "speakers": len(confusion.groups),
         "utterances": table["utterance"].nunique(),
         "known": known,
+        "scores": _scores(table, how),
         "notes": [*_notes(table, confusion, known, has_interval=measured["ua"].ci95 is not None), *known.notes],
     }
     return from_json(Variant, {key: _json(value) for key, value in found.items()}, "summary")
@@ -208,6 +211,15 @@ def _recall(confusion: metrics.ConfusionCounts, how: How) -> dict[str, Measure]:
         emotion: Measure(_number(value), _ends(low, high))
         for emotion, value, low, high in zip(confusion.emotions, found.value, found.low, found.high, strict=True)
     }
+
+
+def _scores(table: pd.DataFrame, how: How) -> dict[str, Measure]:
+    found = {}
+    for score in scores.scores_of(table):
+        one = scores.estimate(table, score, replicates=how.replicates)
+        if one is not None:
+            found[score.name] = Measure(_number(one.value), _ends(one.low, one.high))
+    return found
 
 
 def _number(value: Any) -> float | None:

@@ -16,6 +16,7 @@ from ser_jax import checksums
 from ser_jax.errors import UserError, reason_of
 from ser_jax.files import atomic_file
 from ser_jax.statistics.paired import Comparison
+from ser_jax.statistics.scores import ScoreDifference
 
 FORM = 2  # of the tree; a reader refuses any other
 INDUCTIVE, TRANSDUCTIVE = "inductive", "transductive"
@@ -199,6 +200,7 @@ class Variant:
       recall: by emotion.
       confusion: rows are the reference; all folds and seeds are added up.
       ua_per_seed: seed -> UA.
+      scores: by the name of the `ser_jax.statistics.scores.Score`; they are no shares, unlike metrics.
     """
 
     metrics: dict[str, Measure]
@@ -219,6 +221,7 @@ class Variant:
     utterances: int
     known: Knowledge
     notes: tuple[str, ...]
+    scores: dict[str, Measure] = dataclasses.field(default_factory=dict)
 
     @property
     def ua(self) -> Measure:
@@ -315,7 +318,7 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """All figures of a study on one corpus; `metrics` are their titles by name, in the order of tables."""
+    """All figures of a study on one corpus; `metrics` and `scores` are titles by name, in the order of tables."""
 
     form: int
     study: Study
@@ -328,6 +331,8 @@ class Summary:
     comparisons: tuple[Comparison, ...]
     questions: tuple[Question, ...] = ()
     robustness: Robustness | None = None
+    scores: dict[str, str] = dataclasses.field(default_factory=dict)
+    score_differences: tuple[ScoreDifference, ...] = ()
 
     @property
     def title(self) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from ser_jax.errors import one_line
 from ser_jax.report import numbers
 from ser_jax.report.answers import sentence
+from ser_jax.report.sections.scores import describe_difference
 from ser_jax.report.sections.variants import describe_ensemble, describe_sources, describe_tracks
 from ser_jax.report.sources import Sources
 from ser_jax.report.summary import Measure, Summary, Variant
@@ -28,6 +29,8 @@ def results_table(summary: Summary) -> str:
     for name, title in summary.metrics.items():
         columns.append(_figures(title, [v.metrics.get(name) for v in variants.values()]))
     columns += [_figures(emotion, [v.recall.get(emotion) for v in variants.values()]) for emotion in summary.emotions]
+    for name, title in summary.scores.items():
+        columns.append(_figures(title, [v.scores.get(name) for v in variants.values()], decimal=True))
     lines += _side_by_side(columns)
     for text in _sentences(summary, variants):
         lines += ["", *textwrap.wrap(one_line(text), WIDTH, subsequent_indent="  ")]
@@ -45,6 +48,8 @@ def _sentences(summary: Summary, variants: dict[str, Variant]) -> Iterator[str]:
     for one in summary.comparisons:
         shape = f"({numbers.count(one.folds, 'fold')} x {numbers.count(one.seeds, 'seed')})"
         yield f"{sentence(one).removesuffix('.')} {shape}."
+    for difference in summary.score_differences:
+        yield describe_difference(difference, summary.scores)
     for name, variant in variants.items():
         if variant.known.tracks:
             yield describe_tracks(name, variant.known.tracks)
@@ -54,6 +59,8 @@ def _heading(summary: Summary) -> str:
     where = ", ".join(part for part in (summary.corpus, summary.study.protocol) if part)
     settings = _settings(summary.variants)
     parts = [where, "percent, with 95 % intervals over speakers", f"chance UA {numbers.percent(summary.chance_ua)}"]
+    if summary.scores:
+        parts.append(f"{', '.join(summary.scores.values())} as they are")
     if len(settings) == 1:
         parts.append(settings.pop())
     return one_line("; ".join([*parts, "runs and parameters under each name"]))
@@ -75,11 +82,14 @@ def _names(variants: dict[str, Variant]) -> list[str]:
     return _aligned(cells, left=True)
 
 
-def _figures(title: str, measures: Sequence[Measure | None]) -> list[str]:
+def _figures(title: str, measures: Sequence[Measure | None], *, decimal: bool = False) -> list[str]:
     title = one_line(title)
     cells = [title if len(title) <= LONGEST_HEADER else title[: LONGEST_HEADER - 1] + "…"]
+    of_value, of_ends = numbers.percent, numbers.percent_ends
+    if decimal:
+        of_value, of_ends = numbers.decimal, numbers.decimal_ends
     for measure in measures:
-        cells += [numbers.percent(measure and measure.value), numbers.percent_ends(measure and measure.ci95)]
+        cells += [of_value(measure and measure.value), of_ends(measure and measure.ci95)]
     return _aligned(cells, left=False)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ser_jax import predictions
 from ser_jax.errors import UserError
-from ser_jax.predictions import COLUMNS, PREFIX
+from ser_jax.predictions import COLUMNS, PREDICTED, PREFIX, TRUE, VOTES
 from ser_jax.studies.outside import match_names
 from ser_jax.studies.results import Result
 
@@ -183,7 +183,8 @@ def complete(
     for column in columns:
         if column not in known:
             known[column] = 0.0
-    return known[[*COLUMNS, *columns]].astype(dict.fromkeys(columns, "float64"))
+    beside = [column for column in known if column.startswith((TRUE, PREDICTED, VOTES))]
+    return known[[*COLUMNS, *columns, *beside]].astype(dict.fromkeys([*columns, *beside], "float64"))
 
 
 def unknown_emotions(result: Result, emotions: Sequence[str]) -> list[str]:

@@ -17,18 +17,20 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from ser_jax import predictions
-from ser_jax.baselines import linear
+from ser_jax.baselines import dimensions, linear
 from ser_jax.baselines.functionals import compute, load_functionals, require
 from ser_jax.baselines.linear import Baseline, Fitted
 from ser_jax.corpora.corpus import Corpus, waveform
 from ser_jax.corpora.features import Packed, load_features
 from ser_jax.corpora.protocols import Fold, Protocol, speakers_known
+from ser_jax.corpora.targets import check_dimensions, dimension_values
 from ser_jax.errors import UserError
-from ser_jax.inference.tables import tabulate
+from ser_jax.inference.tables import references, tabulate
 from ser_jax.training import checkpoints
 from ser_jax.training.runs import runs_of
 
 FOLDER = "baseline"  # of a variant's folder: where its fitted baselines are
+DIMENSIONS = "baseline_dimensions"  # and those of dimensions
 
 _AT_ONCE = 256  # recordings whose functionals are computed together
 
@@ -53,17 +55,23 @@ class Baselines:
         return [self.protocol.folds[fold] for fold, _ in self.runs]
 
 
-def make_baselines(config: dict, corpus: Corpus, protocol: Protocol, data_dir: str | None) -> Baselines:
-    """Checks a variant's configuration; computes nothing yet."""
-    baseline = linear.make_baseline(config["model"])
+def make_baselines(
+    config: dict, corpus: Corpus, protocol: Protocol, data_dir: str | None, *, training: bool = True
+) -> Baselines:
+    """Checks a variant's configuration; computes nothing yet. A corpus that is only tested on need not know targets."""
+    baseline, runs = linear.make_baseline(config["model"]), runs_of(config, protocol)
     if baseline.functionals == "precomputed":
-        names = pooled_states(config, corpus, data_dir).names
-        sets = linear.column_sets(baseline.columns, names).values()
+        columns = pooled_states(config, corpus, data_dir).names
+        sets = linear.column_sets(baseline.columns, columns).values()
         dims = len(np.unique(np.concatenate(list(sets))))
     else:
         dims = require(baseline.functionals)
         if baseline.columns != "all":
             raise UserError(f"config.model.columns={baseline.columns}: expected config.model.functionals=precomputed")
+    names = _dimensions_of(config)
+    if names and training:
+        dimensions.check(baseline)
+        check_dimensions(dimension_values(corpus, names), names, [protocol.folds[fold] for fold, _ in runs])
     if baseline.scaling == "speaker" and not speakers_known(corpus):
         raise UserError(
             f"config.model.scaling=speaker: the speakers of corpus {corpus.name} are not known; expected fold"
@@ -73,8 +81,8 @@ def make_baselines(config: dict, corpus: Corpus, protocol: Protocol, data_dir: s
         corpus=corpus,
         protocol=protocol,
         baseline=baseline,
-        runs=runs_of(config, protocol),
-        num_parameters=len(corpus.emotions) * (dims + 1),
+        runs=runs,
+        num_parameters=(len(corpus.emotions) + len(names)) * (dims + 1),
         data_dir=data_dir,
     )
 
@@ -116,12 +124,15 @@ def run_variant(name: str, all_runs: Baselines, folder: Path) -> dict:
     extracted = time.monotonic()
     fitted = fit_folds(name, all_runs, values)
     linear.save(folder / FOLDER, list(fitted.values()), {**description, "folds": list(fitted)})
+    regressed = fit_dimensions(all_runs, values)
+    if regressed:
+        linear.save(folder / DIMENSIONS, list(regressed.values()), {**description, "folds": list(regressed)})
     trained = time.monotonic()
     for part in ("test", "validation"):
         rows = [getattr(fold, part) for fold in all_runs.folds]
         if all(map(len, rows)):
             file = "predictions.parquet" if part == "test" else "validation.parquet"
-            predictions.write(_table(all_runs, fitted, values, name, rows), folder / file)
+            predictions.write(_table(all_runs, fitted, regressed, values, name, rows), folder / file)
     return {
         "trained": description,
         "tracks": {},
@@ -178,10 +189,27 @@ def fit_folds(name: str, all_runs: Baselines, values: np.ndarray) -> dict[str, F
     return fitted
 
 
+def fit_dimensions(all_runs: Baselines, values: np.ndarray) -> dict[str, Fitted]:
+    """Fits the dimensions that the configuration names to each fold; nothing where it names none."""
+    corpus, names = all_runs.corpus, _dimensions_of(all_runs.config)
+    if not names:
+        return {}
+    targets, labels = dimension_values(corpus, names), corpus.utterances["label"].to_numpy()
+    speakers, genders = (corpus.utterances[column].to_numpy() for column in ("speaker", "gender"))
+    if not speakers_known(corpus):
+        speakers = np.full(len(speakers), "")
+    fitted = {}
+    for name, rows in {fold.name: fold.train for fold in all_runs.folds}.items():
+        held_out = linear.inner_folds(speakers[rows], genders[rows], labels[rows])
+        fitted[name] = dimensions.fit_dimensions(all_runs.baseline, values[rows], targets[rows], held_out)
+    return fitted
+
+
 def own_predictions(name: str, all_runs: Baselines, folder: Path) -> pd.DataFrame:
     """Returns the saved baselines' predictions of every run on its own test fold."""
     values = standardised(all_runs)
-    return _table(all_runs, load_folds(folder), values, name, [fold.test for fold in all_runs.folds])
+    rows = [fold.test for fold in all_runs.folds]
+    return _table(all_runs, load_folds(folder), _load_dimensions(folder), values, name, rows)
 
 
 def predictions_on(
@@ -192,9 +220,9 @@ def predictions_on(
     everything = np.arange(len(corpus.utterances))
     folds = tuple(Fold(fold, train=everything, validation=everything[:0], test=everything) for fold in fitted)
     protocol = Protocol("none", True, folds, "a corpus apart from the training's")
-    all_runs = make_baselines({**metadata["config"], "folds": []}, corpus, protocol, data_dir)
-    values = standardised(all_runs)
-    return _table(all_runs, fitted, values, name, [everything] * len(all_runs.runs)), all_runs
+    all_runs = make_baselines({**metadata["config"], "folds": []}, corpus, protocol, data_dir, training=False)
+    values, rows = standardised(all_runs), [everything] * len(all_runs.runs)
+    return _table(all_runs, fitted, _load_dimensions(folder), values, name, rows), all_runs
 
 
 def functionals_of(corpus: Corpus, kind: str) -> Float[np.ndarray, "utterances versions dims"]:
@@ -226,10 +254,28 @@ def _few_speakers(corpus: Corpus, fold: Fold) -> bool:
 def _table(
     all_runs: Baselines,
     fitted: dict[str, Fitted],
+    regressed: dict[str, Fitted],
     values: np.ndarray,
     variant: str,
     rows: Sequence[Int[np.ndarray, " _"]],
 ) -> pd.DataFrame:
     """The predictions table of each run on the utterances `rows[run]`."""
-    found = [linear.predict(fitted[fold.name], values[own]) for fold, own in zip(all_runs.folds, rows, strict=True)]
-    return tabulate(all_runs.corpus, variant, all_runs.folds, [seed for _, seed in all_runs.runs], rows, found)
+    pairs = list(zip(all_runs.folds, rows, strict=True))
+    found = [linear.predict(fitted[fold.name], values[own]) for fold, own in pairs]
+    told = [linear.scores(regressed[fold.name], values[own]) for fold, own in pairs] if regressed else []
+    names = _dimensions_of(all_runs.config) if regressed else ()
+    beside = references(all_runs.corpus, all_runs.config)
+    columns = (all_runs.folds, [seed for _, seed in all_runs.runs], rows, found, told)
+    return tabulate(all_runs.corpus, variant, *columns, beside=beside, dimension_names=names)
+
+
+def _dimensions_of(config: dict) -> list[str]:
+    return config["corpus"].get("dimensions", [])  # a configuration of an earlier version does not know of them
+
+
+def _load_dimensions(folder: Path) -> dict[str, Fitted]:
+    """Reads the saved regressions of a variant's folder, by fold; nothing where there are none."""
+    place = folder / DIMENSIONS
+    if not place.is_dir():
+        return {}
+    return dict(zip(linear.load_metadata(place)["folds"], linear.load(place), strict=True))

@@ -14,7 +14,7 @@ from ser_jax.corpora import load_corpus
 from ser_jax.corpora.labels import Changes, relabelled
 from ser_jax.corpora.protocols import speakers_known
 from ser_jax.errors import UserError
-from ser_jax.predictions import PREFIX
+from ser_jax.predictions import PREDICTED, PREFIX
 from ser_jax.report import preparation, summary
 from ser_jax.report.summarise import summarise
 from ser_jax.report.summary import Protocol, Study, Summary
@@ -142,6 +142,12 @@ def _among_those_present(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return table.assign(**dict(zip(columns, (kept / kept.sum(axis=1, keepdims=True)).T, strict=True))), unasked
 
 
+def _distance(found: np.ndarray, stored: np.ndarray) -> float:
+    """The largest difference; of figures that exceed one, as dimensions may, as a share of the largest."""
+    largest = max(float(np.max(np.abs(stored), initial=0)), 1.0)
+    return float(np.max(np.abs(found - stored), initial=0)) / largest
+
+
 def _compared_with_training(table: pd.DataFrame, path: Path) -> tuple[str, bool]:
     """Says how far the restored models' predictions are from those that the training wrote.
 
@@ -151,10 +157,8 @@ def _compared_with_training(table: pd.DataFrame, path: Path) -> tuple[str, bool]
         return "the training wrote no predictions to compare with", True
     stored = predictions.read(path)
     both = table.merge(stored, on=predictions.KEY, suffixes=("", "_stored"))
-    columns = [column for column in table.columns if column.startswith(PREFIX)]
-    difference = max(
-        float(np.max(np.abs(both[name].to_numpy() - both[f"{name}_stored"].to_numpy()), initial=0)) for name in columns
-    )
+    columns = [column for column in table.columns if column.startswith((PREFIX, PREDICTED)) and column in stored]
+    difference = max(_distance(both[name].to_numpy(), both[f"{name}_stored"].to_numpy()) for name in columns)
     if len(both) == len(table) and difference == 0:
         return f"identical to the training's own predictions, all {len(both)} of them", True
     known = f"{len(both)} of {len(table)} predictions stand in the training's own table"

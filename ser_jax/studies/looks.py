@@ -1,10 +1,9 @@
 """What a run of a population looked at."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from ser_jax.corpora.corpus import waveform
 from ser_jax.frontend import num_features
@@ -13,6 +12,7 @@ from ser_jax.inference.attention import Look
 from ser_jax.training import devices, heads
 from ser_jax.training.population import Population
 from ser_jax.training.state import State, variables
+from ser_jax.training.step import split_outputs
 
 
 def has_attention(population: Population) -> bool:
@@ -32,10 +32,13 @@ def look_into(population: Population, state: State, run: int, row: int) -> Look:
     statistics = own.feature_statistics
     if learner.frontend.normalization == "speaker":
         statistics = jax.tree.map(lambda leaf: np.asarray(leaf)[row][None], population.resident.statistics)
-    probabilities_of = jax.nn.softmax
+    source = None
     if learner.heads is not None:
         source = jnp.asarray(heads.source_numbers(learner.heads, population.corpus)[[row]])
-        probabilities_of = functools.partial(heads.probabilities, learner.heads, source=source)
+
+    def probabilities_of(outputs: Array) -> Array:
+        return heads.probabilities(learner.heads, split_outputs(learner, outputs)[0], source)
+
     # One recording, once: on an accelerator compiling would take many times as long as looking.
     with jax.default_device(devices.host()):
         return attention.look(

@@ -10,7 +10,7 @@ docstrings and layout do not count as changes.
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,17 +48,19 @@ def population_key(
     features: dict | None,
     initial: dict | None,
     teacher: dict | None,
+    targets: Sequence[str] = (),
 ) -> str:
     """Returns the key of a variant's population.
 
     `features` describes the pre-extracted ones that the variant takes, `initial` the parameters that it begins with,
-    `teacher` the runs from which it learns.
+    `teacher` the runs from which it learns, `targets` the columns of the table that it learns beside the emotion, which
+    the corpus's fingerprint does not know.
     """
     folds = [protocol.folds[number] for number in config["folds"]] or protocol.folds
     parts = [
         json.dumps(_deciding(config), sort_keys=True),
         corpus.fingerprint,
-        json.dumps([features, initial, teacher], sort_keys=True),
+        json.dumps([features, initial, teacher, list(targets)], sort_keys=True),
         code_version(config),
         json.dumps(package_versions(config), sort_keys=True),
     ]

@@ -13,6 +13,7 @@ from ser_jax.corpora import load_corpus
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.features import load_features
 from ser_jax.corpora.protocols import Protocol, make_protocol
+from ser_jax.corpora.targets import describe_targets
 from ser_jax.corpora.tracks import load_tracks
 from ser_jax.errors import UserError
 from ser_jax.inference.predict import evaluate
@@ -76,9 +77,10 @@ def prepare(plan: Plan, data_dir: str | None) -> list[Variant]:
         population = make()
         features = population.corpus.info.get("features")
         earlier = (None, None) if isinstance(population, Baselines) else (population.initial, population.teacher)
+        targets = describe_targets(corpus, config["corpus"]["dimensions"], config["corpus"]["votes"])
         described = [source and source.describe() for source in earlier]
         key, family = (
-            population_key({**config, "seeds": seeds}, corpus, protocol, features, *described)
+            population_key({**config, "seeds": seeds}, corpus, protocol, features, *described, targets)
             for seeds in (config["seeds"], [])
         )
 

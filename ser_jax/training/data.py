@@ -6,6 +6,7 @@ later variant asks for does not stay.
 """
 
 import functools
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -72,9 +73,7 @@ def place_corpus(
 
 def _beside(corpus: Corpus, targets: Targets, rows: int) -> dict[str, tuple[Any, Any]]:
     """What else is learnt, by its field of `Resident`: what tells it apart, and its arrays."""
-    found: dict[str, tuple[Any, Any]] = {}
-    if targets.tokens is not None:
-        found["tokens"] = targets.vocabulary, targets.tokens.astype(np.int32)
+    found = utterance_targets(targets)
     if targets.tracks is not None:
         own = targets.tracks
         tracks = Tracks(own.values, own.start, own.num_frames, np.float32(own.frame_ms))
@@ -82,6 +81,18 @@ def _beside(corpus: Corpus, targets: Targets, rows: int) -> dict[str, tuple[Any,
     if targets.heads is not None:
         numbers = heads.source_numbers(targets.heads, corpus)
         found["source"] = targets.heads, np.pad(numbers, (0, rows - len(numbers)))
+    return found
+
+
+def utterance_targets(targets: Targets) -> dict[str, tuple[Any, np.ndarray]]:
+    """Returns what is learnt of whole utterances, as `_beside` does: an array [utterances, ...] of each kind."""
+    found: dict[str, tuple[Any, np.ndarray]] = {}
+    if targets.tokens is not None:
+        found["tokens"] = targets.vocabulary, targets.tokens.astype(np.int32)
+    for name in ("dimensions", "votes"):
+        values = getattr(targets, name)
+        if values is not None:
+            found[name] = hashlib.sha256(values.tobytes()).hexdigest(), values
     return found
 
 

@@ -117,8 +117,10 @@ def begin_with(initial: Initial, learner: Learner, state: State, seeds: list[int
     What has another shape, and the classifier where the emotions or the sources with heads of their own are others,
     stays as it was drawn. The optimizer's moments are zero in any case.
     """
-    same_emotions = initial.metadata["corpus"]["emotions"] == list(emotions)
-    keep = same_emotions and initial.metadata["targets"]["heads"] == heads.to_json(learner.heads, emotions)
+    same = initial.metadata["corpus"]["emotions"] == list(emotions)
+    dimensions = initial.metadata["targets"].get("dimensions")
+    same &= tuple(dimensions["names"] if dimensions else ()) == learner.dimensions
+    keep = same and initial.metadata["targets"]["heads"] == heads.to_json(learner.heads, emotions)
     first = next(iter(initial.variables.values()))
     earlier = [initial.variables.get(seed, first) for seed in seeds]
 

@@ -183,8 +183,9 @@ def _rows(
     }
     if "text_loss" in sums:
         figures["text_loss"] = sums["text_loss"] / np.maximum(sums["text_weight"], 1)
-    if "concordance" in sums:
-        figures["concordance"] = sums["concordance"] / sums["steps"]
+    for name in ("concordance", "dimensions_concordance"):
+        if name in sums:
+            figures[name] = sums[name] / sums["steps"]
     if "frames_loss" in sums:
         figures["frames_loss"] = sums["frames_loss"] / np.maximum(sums["frames_weight"], 1)
     rows = []

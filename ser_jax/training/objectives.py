@@ -144,3 +144,20 @@ def concordance(
     predicted, target = predicted - predicted_mean[None, None], target - target_mean[None, None]
     spread = mean(predicted**2) + mean(target**2) + (predicted_mean - target_mean) ** 2
     return jnp.where(spread > 0, 2 * mean(predicted * target) / jnp.where(spread > 0, spread, 1.0), 0.0)
+
+
+def utterance_concordance(
+    predicted: Float[Array, "batch dimensions"],
+    target: Float[Array, "batch dimensions"],
+    weight: Float[Array, " batch"],
+    axis_name: str | None = None,
+) -> Float[Array, " dimensions"]:
+    """Returns each dimension's `concordance` over the utterances of the batch; where a target is NaN, none counts."""
+    one_frame = jnp.ones(len(weight), jnp.int32)
+
+    def of_one(predicted: Array, target: Array) -> Array:
+        known = jnp.where(jnp.isnan(target), 0.0, weight)
+        target = jnp.where(jnp.isnan(target), 0.0, target)
+        return concordance(predicted[:, None, None], target[:, None, None], one_frame, known, axis_name)[0]
+
+    return jax.vmap(of_one, in_axes=1)(predicted.astype(jnp.float32), target)

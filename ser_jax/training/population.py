@@ -27,7 +27,7 @@ from ser_jax.feeds.streaming import StreamingFeed
 from ser_jax.frontend import Statistics, check_augmentation, num_features
 from ser_jax.frontend.statistics import fold_statistics
 from ser_jax.training import checkpoints, devices, heads
-from ser_jax.training.data import latest, longest_read, place_corpus, source_of, utterance_sums
+from ser_jax.training.data import latest, longest_read, place_corpus, source_of, utterance_sums, utterance_targets
 from ser_jax.training.initial import Initial, begin_with, check_initial
 from ser_jax.training.objectives import LOSSES, check_loss
 from ser_jax.training.programs import Programs, make_programs
@@ -169,7 +169,10 @@ def make_population(
         )
     if tracks is not None and (frontend.kind in ("histogram", "functionals") or not frontend.rate):
         raise UserError(f"config.corpus.tracks: features of kind {frontend.kind} have no frames in time to follow them")
-    targets = targets_of(config, corpus, tracks) if training else restored_targets(trained_targets, corpus.emotions)
+    if training:
+        targets = targets_of(config, corpus, tracks, [protocol.folds[fold] for fold, _ in runs])
+    else:
+        targets = restored_targets(trained_targets, corpus.emotions)
     if targets.heads is not None and training:
         heads.check_folds(targets.heads, corpus, [protocol.folds[fold] for fold, _ in runs])
     masking = make_masking(config, frontend)
@@ -207,6 +210,7 @@ def make_population(
             model,
             frontend,
             num_classes=len(corpus.emotions),
+            dimensions=targets.dimension_names,
             heads=targets.heads,
             crop_samples=crop_samples,
             optimizer=config["optimizer"],
@@ -234,6 +238,7 @@ def make_population(
         layout,
         feed,
         targets.heads,
+        targets.dimension_names,
         config["training"]["deterministic"],
         selects,
         precision,
@@ -247,6 +252,8 @@ def make_population(
         own_heads = heads.to_json(targets.heads, corpus.emotions)
         check_teacher(teacher, corpus, [protocol.folds[fold] for fold in numbers], own_heads)
     own = [make_run(config, corpus, protocol.folds[fold], fold, seed, numbers.index(fold)) for fold, seed in runs]
+    if training and targets.scaling is not None:
+        own = [run.replace(dimension_scaling=scaling) for run, scaling in zip(own, targets.scaling, strict=True)]
     order = devices.spread(np.arange(len(own)), layout.groups)
     run = devices.stack_runs([run.replace(key=0) for run in own], layout.groups)
     return Population(
@@ -282,7 +289,13 @@ def training_feed(population: Population, first_step: int) -> ResidentFeed | Str
         return ResidentFeed(population.resident, files, runs, batch_size, **common, table_steps=_TABLE_STEPS)
     records = open_records(population.corpus, population.data_dir)
     return StreamingFeed(
-        records, population.corpus, files, runs, batch_size, **common, tokens=population.targets.tokens
+        records,
+        population.corpus,
+        files,
+        runs,
+        batch_size,
+        **common,
+        beside={name: values for name, (_, values) in utterance_targets(population.targets).items()},
     )
 
 
@@ -351,6 +364,9 @@ def describe(population: Population) -> dict:
     names = [(fold.name, seed) for fold, (_, seed) in zip(population.folds, population.runs, strict=True)]
     vocabulary, tracks = population.targets.vocabulary, list(population.targets.track_names)
     targets = {"vocabulary": None if vocabulary is None else to_json(vocabulary), "tracks": tracks}
+    if population.targets.dimension_names:
+        scaling = population.targets.scaling.tolist()
+        targets["dimensions"] = {"names": list(population.targets.dimension_names), "scaling": scaling}
     targets["heads"] = heads.to_json(population.targets.heads, population.corpus.emotions)
     initial = population.initial and population.initial.describe()
     teacher = population.teacher and population.teacher.describe()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from ser_jax.feeds.resident import Resident
 from ser_jax.training import devices
@@ -23,8 +23,8 @@ class Programs:
       learner: what is static in them.
       initialise: (keys, feature statistics) -> state, [groups, runs per group, ...].
       train: (state, run values, rows, number of steps, corpus) -> (state, metrics).
-      evaluate: (state, starts, lengths, utterances, number of batches, corpus) -> (probabilities, tracks).
-      embed: takes what `evaluate` does -> (vectors before the classifier, None).
+      evaluate: (state, starts, lengths, utterances, number of batches, corpus) -> what `evaluate_batch` returns.
+      embed: takes what `evaluate` does -> what `embed_batch` returns.
     """
 
     learner: Learner
@@ -101,14 +101,14 @@ def _evaluate_windows(
     utterances: Int[Array, "batches batch"],
     count: Array,
     resident: Resident,
-) -> tuple[Float[Array, "batches batch values"], Float[Array, "batches batch frames tracks"] | None]:
+) -> tuple[Array, Array | None, Array | None]:
     """What `of_batch`, `evaluate_batch` or `embed_batch`, returns of the first `count` batches."""
 
-    def batch(i: Array) -> tuple[Array, Array | None]:
+    def batch(i: Array) -> tuple[Array, Array | None, Array | None]:
         places = starts[i], lengths[i], utterances[i]
         return of_batch(learner, state, *places, resident, window_samples, batch_statistics)
 
-    def one(i: Array, output: tuple[Array, Array | None]) -> tuple[Array, Array | None]:
+    def one(i: Array, output: tuple) -> tuple:
         return jax.tree.map(lambda whole, part: whole.at[i].set(part), output, batch(i))
 
     shapes = jax.eval_shape(batch, jnp.int32(0))

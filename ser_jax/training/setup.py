@@ -12,6 +12,7 @@ from ser_jax import machine, models
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.features import Packed
 from ser_jax.corpora.protocols import Fold, speakers_known
+from ser_jax.corpora.targets import check_dimensions, dimension_values, scaling_of, vote_shares
 from ser_jax.corpora.vocabulary import Vocabulary, encode_all, from_json, make_vocabulary
 from ser_jax.errors import UserError, reading
 from ser_jax.feeds.order import file_layout, lane_size
@@ -29,6 +30,10 @@ class Targets:
     Attributes:
       vocabulary, tokens: of the transcripts, and those of every utterance, [utterances, tokens]; see `encode_all`.
       tracks, track_names: values for every utterance's frames, and what they are.
+      dimensions, dimension_names: values of every utterance, [utterances, dimensions], NaN where not known, and
+        what they are.
+      scaling: mean and deviation that each run's values are standardised by, [runs, 2, dimensions].
+      votes: the share of raters that heard each class, [utterances, classes], in the place of labels.
       heads: classifiers of the source corpora, or None: one for all.
     """
 
@@ -36,6 +41,10 @@ class Targets:
     tokens: np.ndarray | None = None
     tracks: Packed | None = None
     track_names: tuple[str, ...] = ()
+    dimensions: np.ndarray | None = None
+    dimension_names: tuple[str, ...] = ()
+    scaling: np.ndarray | None = None
+    votes: np.ndarray | None = None
     heads: Heads | None = None
 
     @property
@@ -79,8 +88,11 @@ def make_masking(config: dict, frontend: Frontend) -> Masking | None:
     return masking
 
 
-def targets_of(config: dict, corpus: Corpus, tracks: Packed | None) -> Targets:
-    """What a variant learns beside the emotion, and its heads; raises `UserError` where the corpus has none."""
+def targets_of(config: dict, corpus: Corpus, tracks: Packed | None, folds: Sequence[Fold]) -> Targets:
+    """What a variant learns beside the emotion, and its heads; raises `UserError` where the corpus has none.
+
+    `folds` are those of the runs.
+    """
     for option, by in (
         ("num_symbols", "the corpus"),
         ("tracks", "the corpus"),
@@ -89,8 +101,10 @@ def targets_of(config: dict, corpus: Corpus, tracks: Packed | None) -> Targets:
         if option in config["model"]:
             raise UserError(f"config.model.{option}: {by} decides it; expected it not to be set")
     kind = config["model"].get("text", "none")
-    if (kind != "none" or tracks is not None) and config["augmentation"]["mixup"]:
+    dimensions = tuple(config["corpus"]["dimensions"])
+    if (kind != "none" or tracks is not None or dimensions) and config["augmentation"]["mixup"]:
         what = f"config.model.text={kind}" if kind != "none" else "config.corpus.tracks"
+        what = "config.corpus.dimensions" if dimensions else what
         raise UserError(f"config.augmentation.mixup: two utterances mixed have no one {what}; expected 0")
     vocabulary = tokens = None
     if kind != "none":
@@ -101,8 +115,18 @@ def targets_of(config: dict, corpus: Corpus, tracks: Packed | None) -> Targets:
             [config["corpus"]["symbols"]] if config["corpus"]["symbols"] else transcripts, kind
         )
         tokens, _ = encode_all(vocabulary, transcripts)
+    if dimensions and kind != "none":
+        raise UserError(f"config.corpus.dimensions: config.model.text={kind} follows the emotion alone, expected none")
     names = () if tracks is None else tuple(tracks.names)
-    return Targets(vocabulary, tokens, tracks, names, heads.make_heads(config, corpus))
+    found = Targets(vocabulary, tokens, tracks, names, heads=heads.make_heads(config, corpus))
+    if dimensions:
+        values = dimension_values(corpus, dimensions)
+        check_dimensions(values, dimensions, folds)
+        scaling = np.stack([scaling_of(values, fold) for fold in folds])
+        found = dataclasses.replace(found, dimensions=values, dimension_names=dimensions, scaling=scaling)
+    if config["corpus"]["votes"]:
+        found = dataclasses.replace(found, votes=vote_shares(corpus, config["corpus"]["votes"]))
+    return found
 
 
 def restored_targets(metadata: dict, emotions: Sequence[str]) -> Targets:
@@ -110,16 +134,23 @@ def restored_targets(metadata: dict, emotions: Sequence[str]) -> Targets:
     with reading("the targets in a model's metadata are none that a training wrote"):
         vocabulary = None if metadata["vocabulary"] is None else from_json(metadata["vocabulary"])
         own_heads = heads.from_json(metadata["heads"], tuple(emotions))
-        return Targets(vocabulary, track_names=tuple(metadata["tracks"]), heads=own_heads)
+        dimensions = metadata.get("dimensions")  # a checkpoint of an earlier version does not know of them
+        return Targets(
+            vocabulary,
+            track_names=tuple(metadata["tracks"]),
+            dimension_names=tuple(dimensions["names"]) if dimensions else (),
+            scaling=np.array(dimensions["scaling"], np.float32) if dimensions else None,
+            heads=own_heads,
+        )
 
 
 def make_model(config: dict, frontend: Frontend, targets: Targets, num_classes: int) -> nn.Module:
-    """Returns the model of a configuration, with an output for each class, or for each class of each head."""
+    """Returns the model of a configuration: an output for each class (of each head), then for each dimension."""
     options = targets.options
     if config["objective"]["frames"]:
         options = options | {"reconstruction": num_features(frontend)}
     num_outputs = num_classes if targets.heads is None else targets.heads.num_outputs
-    return models.build(num_classes=num_outputs, **config["model"], **options)
+    return models.build(num_classes=num_outputs + len(targets.dimension_names), **config["model"], **options)
 
 
 def check_features(config: dict, model: nn.Module, frontend: Frontend, corpus: Corpus) -> None:
@@ -153,9 +184,10 @@ def check_batch(config: dict, targets: Targets, layout: Layout, feed: str) -> in
         raise UserError(
             f"config.order.lanes: {lanes} cannot be shared out to {processes} processes that read the corpus together"
         )
-    if accumulate > 1 and targets.tracks is not None:
+    if accumulate > 1 and (targets.tracks is not None or targets.dimension_names):
+        what = "dimensions" if targets.dimension_names else "tracks"
         raise UserError(
-            f"config.training.accumulate: found {accumulate}, expected 1: tracks are learnt by a coefficient of the "
+            f"config.training.accumulate: found {accumulate}, expected 1: {what} are learnt by a coefficient of the "
             "whole batch, which its parts do not add up to"
         )
     return accumulate
@@ -197,6 +229,11 @@ def check_order(config: dict, corpus: Corpus, folds: Sequence[Fold], feed: str) 
 def check_selection(config: dict, folds: Sequence[Fold], steps_per_epoch: float, num_steps: int) -> None:
     """Refuses that validation decides which averages are kept, or when a run stops, where there is none."""
     training = config["training"]
+    if not config["objective"]["emotion"]:
+        raise UserError(
+            "config.objective.emotion: found 0, but config.training.keep=best and patience go by the validation UA of "
+            "the emotion; expected more than 0, or keep=last and patience=0"
+        )
     every = configuration.steps(config, "training", "validate", steps_per_epoch)
     if 0 < every <= num_steps and all(len(fold.validation) for fold in folds):
         return

@@ -78,6 +78,7 @@ class Run:
       loss_weights: a scalar for each loss, by its name.
       strengths: `Strengths` of the augmentation.
       fold: the place of its fold among those of its population.
+      dimension_scaling: [2, dimensions], mean and deviation over the fold's training utterances, or None.
       teacher_share: of a teacher's probabilities in what is learnt; the rest is the label.
     """
 
@@ -90,6 +91,7 @@ class Run:
     strengths: Any
     fold: Any = 0
     teacher_share: Any = 0.0
+    dimension_scaling: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Learner:
       optimizer: what a gradient does to the parameters.
       parameters: shapes and dtypes of one run's parameters, a tree of `jax.ShapeDtypeStruct`.
       heads: the classifiers whose outputs the model has, or None: it has one.
+      dimensions: the names of those that the last outputs of the model are; see `step.split_outputs`.
       loss: of the emotion, with the arguments and the result of `objectives.cross_entropy`.
       accumulate: the number of parts of a batch that the network sees one after another.
       axis_name: of the devices that share a batch, or None.
@@ -112,6 +115,7 @@ class Learner:
     model: nn.Module
     frontend: Frontend
     num_classes: int
+    dimensions: tuple[str, ...]
     heads: Heads | None
     crop_samples: int
     optimizer: Optimizer
@@ -140,6 +144,7 @@ def make_learner(
     num_steps: int,
     warmup_steps: int,
     optimizer: Mapping[str, Any],
+    dimensions: tuple[str, ...] = (),
     heads: Heads | None = None,
     loss: Callable = cross_entropy,
     accumulate: int = 1,
@@ -157,6 +162,7 @@ def make_learner(
         model=model,
         frontend=frontend,
         num_classes=num_classes,
+        dimensions=dimensions,
         heads=heads,
         crop_samples=crop_samples,
         optimizer=make_optimizer(optimizer, shapes["params"], num_steps=num_steps, warmup_steps=warmup_steps),

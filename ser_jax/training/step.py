@@ -28,6 +28,7 @@ from ser_jax.training.objectives import (
     hidden_weights,
     token_cross_entropy,
     token_weights,
+    utterance_concordance,
 )
 from ser_jax.training.precision import activations_dtype
 from ser_jax.training.state import AUGMENTATION, CROP, DROPOUT, MASKING, Learner, Run, State, variables
@@ -128,11 +129,12 @@ def metric_names(learner: Learner, resident: Resident) -> list[str]:
 
     `loss` and its `weight`, `correct` and `count`, `gradient_norm` and `learning_rate` and their number `steps`, which
     are zero where the run has diverged; with text `text_loss` and `text_weight`, with tracks `concordance`,
-    with hidden frames `frames_loss` and `frames_weight`.
+    with dimensions `dimensions_concordance`, with hidden frames `frames_loss` and `frames_weight`.
     """
     names = ["loss", "weight", "correct", "count", "gradient_norm", "learning_rate", "steps"]
     names += [] if resident.tokens is None else ["text_loss", "text_weight"]
     names += [] if resident.tracks is None else ["concordance"]
+    names += ["dimensions_concordance"] if learner.dimensions else []
     return names + ([] if learner.masking is None else ["frames_loss", "frames_weight"])
 
 
@@ -159,7 +161,7 @@ def _losses(
     totals: dict[str, Array],
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The weighted sum of the losses, divided by the whole batch's weights, and their parts as sums."""
-    logits, possible = output.logits, None
+    (logits, dimensions), possible = split_outputs(learner, output.logits), None
     if learner.heads is not None:
         logits, possible = own_logits(learner.heads, logits, batch.source)
     loss, weight = learner.loss(logits, targets, batch.weight, run.class_weights, run.label_smoothing, possible)
@@ -170,17 +172,33 @@ def _losses(
         text_loss, text_weight = token_cross_entropy(output.tokens, batch.tokens, batch.weight)
         metrics |= {"text_loss": text_loss, "text_weight": text_weight}
         total += run.loss_weights["text"] * text_loss / jnp.maximum(totals["text"], 1)
+    # Coefficients are no sums over utterances: every device has the whole batch's, and counts its share of it.
+    share = 1 / jax.lax.axis_size(learner.axis_name) if learner.axis_name else 1.0
     if batch.tracks is not None:
-        # Not a sum over utterances: every device has the whole batch's, and counts its share of it.
         agreement = concordance(output.tracks, batch.tracks, num_frames, batch.weight, learner.axis_name)
-        share = 1 / jax.lax.axis_size(learner.axis_name) if learner.axis_name else 1.0
         metrics["concordance"] = share * jnp.mean(agreement)
         total += run.loss_weights["tracks"] * (share - metrics["concordance"])
+    if learner.dimensions:
+        mean, deviation = run.dimension_scaling
+        target = (batch.dimensions - mean[None]) / deviation[None]
+        agreement = utterance_concordance(dimensions, target, batch.weight, learner.axis_name)
+        metrics["dimensions_concordance"] = share * jnp.mean(agreement)
+        total += run.loss_weights["dimensions"] * (share - metrics["dimensions_concordance"])
     if batch.hidden is not None:
         frames_loss, frames_weight = hidden_frames_error(output.reconstruction, inputs, batch.hidden, batch.weight)
         metrics |= {"frames_loss": frames_loss, "frames_weight": frames_weight}
         total += run.loss_weights["frames"] * frames_loss / jnp.maximum(totals["frames"], 1)
     return total, metrics
+
+
+def split_outputs(
+    learner: Learner, outputs: Float[Array, "batch outputs"]
+) -> tuple[Float[Array, "batch logits"], Float[Array, "batch dimensions"] | None]:
+    """Returns the emotions' logits of a model's outputs, and its standardised dimensions, if it has some."""
+    if not learner.dimensions:
+        return outputs, None
+    count = len(learner.dimensions)
+    return outputs[:, :-count], outputs[:, -count:]
 
 
 def evaluate_batch(
@@ -192,15 +210,18 @@ def evaluate_batch(
     resident: Resident,
     window_samples: int,
     batch_statistics: str,
-) -> tuple[Float[Array, "batch classes"], Float[Array, "batch frames tracks"] | None]:
-    """Returns class probabilities of windows of the resident corpus, with the averaged parameters, and their tracks.
+) -> tuple[Array, Array | None, Array | None]:
+    """Returns what is predicted of windows of the resident corpus with the averaged parameters.
+
+    Class probabilities [batch, classes], standardised dimensions [batch, dimensions], tracks [batch, frames, tracks].
 
     Batch normalisation takes its running averages, or, where `batch_statistics` is "speaker", those of this very batch,
     whose windows are then one speaker's (Li et al. 2016, arXiv 1603.04779).
     """
     places = start, num_samples, utterance
     output, source = _windows_output(learner, state, *places, resident, window_samples, batch_statistics)
-    return probabilities(learner.heads, output.logits, source), output.tracks
+    logits, dimensions = split_outputs(learner, output.logits)
+    return probabilities(learner.heads, logits, source), dimensions, output.tracks
 
 
 def embed_batch(
@@ -212,8 +233,8 @@ def embed_batch(
     resident: Resident,
     window_samples: int,
     batch_statistics: str,
-) -> tuple[Float[Array, "batch dims"], None]:
-    """Returns the vectors that the classifier is given of the windows that `evaluate_batch` takes; and no tracks.
+) -> tuple[Float[Array, "batch dims"], None, None]:
+    """Returns the vectors that the classifier is given of the windows that `evaluate_batch` takes, and nothing else.
 
     Raises `UserError` for a model without a layer of the name `classifier`.
     """
@@ -229,7 +250,7 @@ def embed_batch(
         _windows_output(learner, state, *places, resident, window_samples, batch_statistics)
     if not vectors:
         raise UserError(f"model {type(learner.model).__name__}: has no layer `classifier`, whose input would be taken")
-    return vectors[0].astype(jnp.float32), None
+    return vectors[0].astype(jnp.float32), None, None
 
 
 def _windows_output(
@@ -262,8 +283,8 @@ def _statistics(state: State, batch: Batch) -> Statistics | None:
 def _targets(
     learner: Learner, run: Run, resident: Resident, rows: Int[Array, " batch"], batch: Batch
 ) -> Float[Array, "batch classes"]:
-    """The labels, with the teacher's share of its probabilities where there is one."""
-    labels = jax.nn.one_hot(batch.label, learner.num_classes)
+    """The labels, or the raters' votes, with the teacher's share of its probabilities where there is one."""
+    labels = jax.nn.one_hot(batch.label, learner.num_classes) if batch.votes is None else batch.votes
     if resident.teacher_probabilities is None:
         return labels
     predicted = resident.teacher_probabilities[run.fold, jnp.maximum(rows, 0)]

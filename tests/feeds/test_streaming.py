@@ -159,8 +159,9 @@ RUNS = [(0, 0, TRAIN), (1, 0, TRAIN), (0, 1, np.arange(40))]
 def test_a_piece_gives_the_very_batches_of_the_resident_corpus(corpus, records, parts, lanes):
     layout = file_layout(SIZE, lanes, 12)
     tokens = np.arange(SIZE * 4, dtype=np.int32).reshape(SIZE, 4)
-    feed = make_feed(records, corpus, layout, RUNS, first_step=3, parts=parts, tokens=tokens)
-    whole = jax.tree.map(jnp.asarray, make_resident(corpus, CROP).replace(tokens=tokens))
+    beside = {"tokens": tokens, "dimensions": np.linspace(1, 5, SIZE, dtype=np.float32)[:, None]}
+    feed = make_feed(records, corpus, layout, RUNS, first_step=3, parts=parts, beside=beside)
+    whole = jax.tree.map(jnp.asarray, make_resident(corpus, CROP).replace(**beside))
     crop = jax.jit(crop_batch, static_argnums=3)
     pieces = [feed.take(5), feed.take(4)]
     feed.close()

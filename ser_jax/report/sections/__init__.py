@@ -2,7 +2,7 @@
 
 from ser_jax.report import numbers
 from ser_jax.report.blocks import Section
-from ser_jax.report.sections import differences, people, provenance, variants
+from ser_jax.report.sections import differences, people, provenance, scores, variants
 from ser_jax.report.sources import Sources
 from ser_jax.report.summary import Summary
 
@@ -10,6 +10,7 @@ SECTIONS = (
     ("answers", "Answers", differences.answers),
     ("differences", "Differences between variants", differences.differences),
     ("variants", "Variants", variants.variants),
+    ("scores", "Dimensions and votes", scores.scores),
     ("effects", "Effects of the factors", differences.effects),
     ("cost", "Accuracy and cost", variants.cost),
     ("confusions", "Confusions", variants.confusions),

@@ -1,0 +1,137 @@
+"""What a corpus's table says of whole utterances beside their emotion: values of dimensions, and raters' votes."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float32, Float64
+
+from ser_jax.corpora.corpus import Corpus
+from ser_jax.corpora.labels import VOTE
+from ser_jax.corpora.protocols import Fold
+from ser_jax.errors import UserError, brief, did_you_mean
+
+_DIMENSIONS, _VOTES = "config.corpus.dimensions", "config.corpus.votes"
+_UNKNOWN = ("", "nan", "n/a", "na", "none", "<na>")
+
+
+def dimension_values(corpus: Corpus, names: Sequence[str]) -> Float32[np.ndarray, "utterances dimensions"]:
+    """Returns the values of dimensions such as arousal and valence, NaN where the table does not say.
+
+    Raises UserError for a column that there is not, and for what is neither a number nor empty.
+    """
+    values = np.full((len(corpus.utterances), len(names)), np.nan)
+    for i, name in enumerate(names):
+        if name not in corpus.utterances:
+            hint = did_you_mean(name, list(corpus.utterances.columns))
+            raise UserError(f"{_DIMENSIONS}: corpus {corpus.name} has no column {brief(name)}{hint}")
+        values[:, i] = _numbers(corpus, name, _DIMENSIONS, "a number, or nothing where it is not known")
+    return values.astype(np.float32)
+
+
+def check_dimensions(
+    values: Float32[np.ndarray, "utterances dimensions"], names: Sequence[str], folds: Sequence[Fold]
+) -> None:
+    """Raises UserError for a fold whose training utterances have no two different values of a dimension."""
+    for fold in folds:
+        for name, column in zip(names, values[fold.train].T, strict=True):
+            known = column[~np.isnan(column)]
+            if len(known) == 0 or known.min() == known.max():
+                raise UserError(
+                    f"{_DIMENSIONS}: fold {fold.name} trains on {len(known)} utterances with a value of {name}, "
+                    "expected at least two that differ"
+                )
+
+
+def scaling_of(values: Float32[np.ndarray, "utterances dimensions"], fold: Fold) -> Float32[np.ndarray, "2 dimensions"]:
+    """Returns the mean and the standard deviation of each dimension over the training utterances of a fold."""
+    known = values[fold.train].astype(np.float64)
+    return np.stack([np.nanmean(known, axis=0), np.nanstd(known, axis=0)]).astype(np.float32)
+
+
+def vote_shares(corpus: Corpus, columns: str) -> Float32[np.ndarray, "utterances classes"]:
+    """Returns the share of the raters' votes that each class got, of every utterance.
+
+    `columns` is what the names of the columns begin with (vote_), or their names, as a,b,c. They are either one column
+    for each class, `PREFIX` and its name, with how many raters heard it, or one for each rater, with what that one
+    heard. Votes for emotions that are no class of the corpus count for nothing.
+    Raises UserError where there are no such columns, and for an utterance with no vote for any class.
+    """
+    names = columns.split(",") if "," in columns else [one for one in corpus.utterances if one.startswith(columns)]
+    absent = [name for name in names if name not in corpus.utterances]
+    if absent or not names:
+        what = f"no column {absent[0]}" if absent else f"no columns that begin with {columns}"
+        raise UserError(
+            f"{_VOTES}={columns}: corpus {corpus.name} has {what}; expected {VOTE}EMOTION for every emotion, or a "
+            "column for every rater"
+        )
+    counted = [columns + emotion for emotion in corpus.emotions]
+    votes = _counts(corpus, counted) if set(counted) <= set(names) else _heard(corpus, names, columns)
+    total = votes.sum(axis=1)
+    if (total <= 0).any():
+        utterance = corpus.utterances["id"].iloc[int(np.argmin(total))]
+        raise UserError(
+            f"{_VOTES}={columns}: {(total <= 0).sum()} utterances of corpus {corpus.name} have no vote for any of "
+            f"{', '.join(corpus.emotions)}, the first is {utterance!r}"
+        )
+    return (votes / total[:, None]).astype(np.float32)
+
+
+def describe_targets(corpus: Corpus, dimensions: Sequence[str], votes: str) -> list[str]:
+    """Returns a SHA-256 (hex) of the values of dimensions, and of the shares of votes: of what is asked for."""
+    found = [dimension_values(corpus, dimensions)] if dimensions else []
+    found += [vote_shares(corpus, votes)] if votes else []
+    return [hashlib.sha256(values.tobytes()).hexdigest() for values in found]
+
+
+def _counts(corpus: Corpus, columns: Sequence[str]) -> Float64[np.ndarray, "utterances classes"]:
+    votes = np.stack([_numbers(corpus, name, _VOTES, "how many raters heard it") for name in columns], axis=1)
+    votes = np.nan_to_num(votes)
+    if (votes < 0).any():
+        row, column = np.argwhere(votes < 0)[0]
+        raise UserError(f"{_VOTES}: utterance {corpus.utterances['id'].iloc[row]!r} has {columns[column]} below zero")
+    return votes
+
+
+def _heard(corpus: Corpus, raters: Sequence[str], columns: str) -> Float64[np.ndarray, "utterances classes"]:
+    number = {emotion.casefold(): i for i, emotion in enumerate(corpus.emotions)}
+    votes = np.zeros((len(corpus.utterances), len(corpus.emotions)))
+    for rater in raters:
+        words = corpus.utterances[rater].map(_text).str.casefold()
+        several = words.str.contains(r"[;|]")
+        if several.any():
+            utterance, word = corpus.utterances["id"][several].iloc[0], corpus.utterances[rater][several].iloc[0]
+            raise UserError(
+                f"{_VOTES}={columns}: utterance {utterance!r} has several emotions at once in {rater}, {word!r}; "
+                "expected one for each rater"
+            )
+        heard = words.map(number)
+        rows = np.flatnonzero(heard.notna())
+        votes[rows, heard.iloc[rows].astype(int)] += 1
+    if not votes.any():
+        found = ", ".join(sorted(set(corpus.utterances[raters[0]].map(_text)))[:5])
+        raise UserError(
+            f"{_VOTES}={columns}: {raters[0]} of corpus {corpus.name} has {found}; expected names among "
+            f"{', '.join(corpus.emotions)}"
+        )
+    return votes
+
+
+def _numbers(corpus: Corpus, name: str, option: str, expected: str) -> Float64[np.ndarray, " utterances"]:
+    """A column's numbers, also those with a decimal comma; NaN where nothing is said."""
+    words = corpus.utterances[name].map(_text)
+    unknown = words.str.lower().isin(_UNKNOWN)
+    found = pd.to_numeric(words.where(~unknown, "nan").str.replace(",", ".", regex=False), errors="coerce")
+    wrong = (~unknown & ~np.isfinite(found)).to_numpy()
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise UserError(
+            f"{option}: utterance {corpus.utterances['id'].iloc[row]!r} of corpus {corpus.name} has the {name} "
+            f"{words.iloc[row]!r}, expected {expected}"
+        )
+    return found.to_numpy(np.float64)
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value).strip()

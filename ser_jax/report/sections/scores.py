@@ -1,0 +1,64 @@
+"""What is predicted beside the label: dimensions of utterances, and the shares of raters' votes."""
+
+from collections.abc import Iterator
+
+from ser_jax.report import numbers
+from ser_jax.report.blocks import Block, Cell, Table
+from ser_jax.report.sections.common import decimal_cell
+from ser_jax.report.sources import Sources
+from ser_jax.statistics.scores import ScoreDifference
+
+_WHAT = {
+    "ccc_": "CCC is the concordance correlation coefficient over the utterances whose value is known: 1 is perfect, 0 "
+    "is no agreement.",
+    "votes_": "Vote CE is the cross-entropy of the predicted probabilities with the shares of the raters' votes "
+    "(nats), vote KL the part of it that is due to the model; lower is better. Majority is the share of utterances for "
+    "which the predicted class has the most votes.",
+}
+
+
+def scores(sources: Sources) -> Iterator[Block]:
+    """Every variant's scores, and their differences in the pairs that are compared."""
+    titles = sources.summary.scores
+    if not titles:
+        return
+    said = [text for begin, text in _WHAT.items() if any(name.startswith(begin) for name in titles)]
+    caption = f"{' '.join(said)} Each over its 95 % interval over speakers, pooled over folds and averaged over seeds."
+    rows = []
+    for name, variant in sources.variants.items():
+        found = [variant.scores.get(score) for score in titles]
+        rows.append((Cell(name), *(decimal_cell(one and one.value, one and one.ci95) for one in found)))
+    yield Table("scores", caption, ("variant", *titles.values()), tuple(rows))
+    differences = sources.summary.score_differences
+    if differences:
+        caption = (
+            "Differences, over the utterances that both were tested on, with 95 % intervals over speakers; p values "
+            f"are corrected by Holm's method for {numbers.count(len(differences), 'difference')}. The noise of "
+            "training that speakers of one model share is left out."
+        )
+        yield Table("score_differences", caption, ("variant", "score", "difference", "p, Holm (alone)"), _rows(sources))
+
+
+def describe_difference(one: ScoreDifference, titles: dict[str, str]) -> str:
+    """Says how much a variant's score differs from its baseline's."""
+    title = titles.get(one.score, one.score)
+    gained = f"{one.variant} against {one.baseline}: {title} {_signed(one)}"
+    return f"{gained}, {numbers.p_equals(one.p_holm)}." if one.p_holm is not None else f"{gained}."
+
+
+def _rows(sources: Sources) -> tuple[tuple[Cell, ...], ...]:
+    titles = sources.summary.scores
+    return tuple(
+        (
+            Cell(f"{one.variant} against {one.baseline}"),
+            Cell(titles.get(one.score, one.score)),
+            Cell(_signed(one), value=one.estimate),
+            Cell(numbers.p_value(one.p_holm), numbers.p_value(one.p), one.p_holm),
+        )
+        for one in sources.summary.score_differences
+    )
+
+
+def _signed(one: ScoreDifference) -> str:
+    ends = "" if one.ci95 is None else f" [{one.ci95[0]:+.3f}, {one.ci95[1]:+.3f}]"
+    return f"{one.estimate:+.3f}{ends}"

@@ -1,0 +1,181 @@
+"""Figures of what is predicted beside the label: dimensions of utterances, and the raters' votes.
+
+Each is computed from sums over utterances, so that the bootstrap draws speakers as it does for UA: the folds are pooled
+for each seed, the seeds averaged, and the 95 % interval is over speakers. A paired difference draws the same speakers
+for both variants. Unlike the interval of a difference in UA, it leaves out the noise of training that speakers share
+who are tested by one model.
+
+- CCC of a dimension (Lin 1989): over the utterances whose value is known.
+- Of votes: the cross-entropy of the probabilities with the shares of the votes, in nats; the Kullback-Leibler
+  divergence, which is the part of it that no model has to have; and the share of utterances for which a class is
+  predicted that no other one has more votes than.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from ser_jax.predictions import PREDICTED, TRUE, dimensions_of, probabilities_of, votes_of
+from ser_jax.statistics import bootstrap, paired, tests
+
+_SMALLEST = float(np.finfo(np.float32).tiny)  # probability: a model that says zero is not infinitely wrong
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """A figure that follows from sums over utterances.
+
+    Attributes:
+      title: of tables.
+      per_row: a predictions table -> what is summed, [rows, sums]; NaN in rows that do not count.
+      value: sums [..., sums] -> the figure [...].
+      bounds: of the figure.
+    """
+
+    name: str
+    title: str
+    per_row: Callable[[pd.DataFrame], np.ndarray]
+    value: Callable[[np.ndarray], np.ndarray]
+    bounds: tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreDifference:
+    """What a variant has more of a score than its baseline; None for what cannot be estimated.
+
+    Attributes:
+      p: of no difference, by itself; p_holm corrected for all differences of scores in the summary.
+    """
+
+    score: str
+    variant: str
+    baseline: str
+    estimate: float
+    ci95: tuple[float, float] | None
+    p: float | None
+    p_holm: float | None
+    speakers: int
+
+
+def scores_of(table: pd.DataFrame) -> list[Score]:
+    """Returns the scores that a predictions table has figures for."""
+    found = [_concordance_of(name) for name in dimensions_of(table)]
+    return found + (list(_OF_VOTES) if votes_of(table) is not None else [])
+
+
+def estimate(table: pd.DataFrame, score: Score, *, replicates: int = bootstrap.REPLICATES) -> bootstrap.Estimate | None:
+    """Returns one variant's figure with its interval; None where no utterance counts."""
+    sums = speaker_sums(table, score.per_row(table))
+    return None if sums is None else bootstrap_score(sums, score.value, score.bounds, replicates)
+
+
+def differences(
+    table: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, replicates: int = bootstrap.REPLICATES
+) -> list[ScoreDifference]:
+    """Returns the difference of every score in every (variant, baseline) pair that both have figures of.
+
+    They are over the utterances that both were tested on in the same fold and seed, and whose values are known.
+    """
+    found = []
+    for variant, baseline in pairs:
+        both, _, _ = paired.paired(table, [variant, baseline], f"scores of {variant} against {baseline}", {})
+        for score in scores_of(table):
+            rows = np.stack([score.per_row(one) for one in both])
+            rows[:, np.isnan(rows).any(axis=(0, 2))] = np.nan
+            sums = [speaker_sums(one, of_one) for one, of_one in zip(both, rows, strict=True)]
+            if sums[0] is None:
+                continue
+            found.append(_difference(score, variant, baseline, np.stack(sums, axis=1), replicates))
+    corrected = tests.holm([one.p for one in found])
+    return [dataclasses.replace(one, p_holm=p) for one, p in zip(found, corrected, strict=True)]
+
+
+def _difference(
+    score: Score, variant: str, baseline: str, sums: Float[np.ndarray, "speakers 2 seeds sums"], replicates: int
+) -> ScoreDifference:
+    low, high = score.bounds
+
+    def gained(both: np.ndarray) -> np.ndarray:
+        figures = score.value(both)
+        return figures[..., 0, :] - figures[..., 1, :]
+
+    found = bootstrap_score(sums, gained, (low - high, high - low), replicates)
+    known = bool(np.isfinite(found.low))
+    p = tests.t_test(float(found.value), float(found.standard_error), len(sums) - 1.0) if known else None
+    ends = (float(found.low), float(found.high)) if known else None
+    return ScoreDifference(score.name, variant, baseline, float(found.value), ends, p, p, len(sums))
+
+
+def bootstrap_score(
+    sums: Float[np.ndarray, "speakers ... seeds sums"],
+    value: Callable[[np.ndarray], np.ndarray],
+    bounds: tuple[float, float],
+    replicates: int,
+) -> bootstrap.Estimate:
+    """Estimates `value` of the speakers' sums, a figure for each seed, averaged over seeds; the interval is over them.
+
+    A draw of speakers of which a seed has no utterance is drawn again.
+    """
+
+    def mean_over_seeds(of_draws: np.ndarray) -> np.ndarray:
+        return value(of_draws).mean(axis=-1)
+
+    counts = sums[..., 0].reshape(len(sums), -1)
+    values = bootstrap.bootstrap_sums(sums, mean_over_seeds, replicates=replicates, seed=0, needed=counts)
+    return bootstrap.estimate(np.asarray(mean_over_seeds(sums.sum(axis=0)[None])[0]), values, len(sums), bounds)
+
+
+def speaker_sums(
+    table: pd.DataFrame, rows: Float[np.ndarray, "rows sums"]
+) -> Float[np.ndarray, "speakers seeds sums"] | None:
+    """Returns the sums of each speaker and seed, of the rows that are no NaN; None where there are none."""
+    known = ~np.isnan(rows).any(axis=1)
+    if not known.any():
+        return None
+    groups = [table[column][known] for column in ("seed", "speaker")]
+    sums = pd.DataFrame(rows[known], index=table.index[known]).groupby(groups).sum().unstack(fill_value=0)
+    return sums.to_numpy().reshape(len(sums), rows.shape[1], -1).transpose(2, 0, 1)
+
+
+def concordance(sums: Float[np.ndarray, "... 6"]) -> Float[np.ndarray, "..."]:
+    """The coefficient from the sums of 1, x, y, x^2, y^2 and x y; 0 where neither side moves."""
+    count, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+    mean_x, mean_y = x / count, y / count
+    spread = xx / count - mean_x**2 + yy / count - mean_y**2 + (mean_x - mean_y) ** 2
+    covariance = xy / count - mean_x * mean_y
+    return np.divide(2 * covariance, spread, out=np.zeros_like(spread), where=spread > 1e-12)
+
+
+def moments(table: pd.DataFrame, name: str) -> Float[np.ndarray, "rows 6"]:
+    """What `concordance` needs the sums of, for the columns `true_NAME` and `predicted_NAME`."""
+    x, y = (table[f"{side}{name}"].to_numpy(np.float64) for side in (TRUE, PREDICTED))
+    return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
+
+
+def _concordance_of(name: str) -> Score:
+    return Score(f"ccc_{name}", f"CCC {name}", lambda table: moments(table, name), concordance, (-1.0, 1.0))
+
+
+def _of_votes(table: pd.DataFrame) -> Float[np.ndarray, "rows 4"]:
+    """One, and of every utterance its cross-entropy, divergence, and whether a class with most votes is predicted."""
+    shares, probabilities = votes_of(table), probabilities_of(table)
+    logarithms = np.log(np.maximum(probabilities, _SMALLEST))
+    entropy = -np.sum(shares * np.log(np.where(shares > 0, shares, 1.0)), axis=1)
+    cross_entropy = -np.sum(shares * logarithms, axis=1)
+    chosen = np.take_along_axis(shares, probabilities.argmax(axis=1)[:, None], axis=1)[:, 0]
+    agrees = np.where(np.isnan(chosen), np.nan, chosen >= shares.max(axis=1) - 1e-6)
+    return np.stack([np.where(np.isnan(chosen), np.nan, 1.0), cross_entropy, cross_entropy - entropy, agrees], axis=1)
+
+
+def _mean(column: int) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda sums: sums[..., column] / sums[..., 0]
+
+
+_OF_VOTES = (
+    Score("votes_cross_entropy", "vote CE", _of_votes, _mean(1), (0.0, np.inf)),
+    Score("votes_kl", "vote KL", _of_votes, _mean(2), (0.0, np.inf)),
+    Score("votes_majority", "majority", _of_votes, _mean(3), (0.0, 1.0)),
+)

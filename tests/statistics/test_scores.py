@@ -1,0 +1,118 @@
+"""Dimensions and votes as figures: values by hand, intervals over speakers, paired differences."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ser_jax.statistics import scores
+from ser_jax.statistics.scores import differences, estimate, scores_of
+
+
+def table_of(noises=(0.3,), speakers=6, per_speaker=12, seeds=2):
+    """Variants v0, v1, ... whose arousal has so much noise; valence is unknown of every third utterance."""
+    rng = np.random.default_rng(0)
+    rows = speakers * per_speaker
+    true = rng.normal(size=(rows, 2)) + np.repeat(np.arange(speakers), per_speaker)[:, None] / 2
+    votes = rng.dirichlet((1, 1, 1), rows)
+    parts = []
+    for number, noise in enumerate(noises):
+        for seed in range(seeds):
+            columns = {"corpus": "c", "variant": f"v{number}", "fold": "f", "seed": seed}
+            columns |= {"utterance": [f"u{i}" for i in range(rows)], "label": "a"}
+            columns |= {"speaker": [f"s{i // per_speaker}" for i in range(rows)]}
+            columns |= dict(zip(("p_a", "p_b", "p_c"), rng.dirichlet((2, 2, 2), rows).T, strict=True))
+            columns |= dict(zip(("v_a", "v_b", "v_c"), votes.T, strict=True))
+            for i, name in enumerate(("arousal", "valence")):
+                known = true[:, i] if i == 0 else np.where(np.arange(rows) % 3 == 0, np.nan, true[:, i])
+                columns |= {f"true_{name}": known, f"predicted_{name}": true[:, i] + noise * rng.normal(size=rows)}
+            parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True)
+
+
+def slow_ccc(x, y):
+    return 2 * np.mean((x - x.mean()) * (y - y.mean())) / (x.var() + y.var() + (x.mean() - y.mean()) ** 2)
+
+
+def by_name(table):
+    return {score.name: score for score in scores_of(table)}
+
+
+def test_ccc_is_over_the_utterances_whose_value_is_known_and_averaged_over_seeds():
+    table = table_of()
+    for name in ("arousal", "valence"):
+        expected = []
+        for _, own in table.groupby("seed"):
+            known = own[own[f"true_{name}"].notna()]
+            expected.append(slow_ccc(known[f"true_{name}"].to_numpy(), known[f"predicted_{name}"].to_numpy()))
+        found = estimate(table, by_name(table)[f"ccc_{name}"], replicates=300)
+        assert float(found.value) == pytest.approx(np.mean(expected), abs=1e-9)
+        assert found.low < found.value < found.high
+
+
+def test_votes_are_scored_by_cross_entropy_divergence_and_the_majority():
+    table = table_of(seeds=1).head(4).assign(speaker=["s0", "s0", "s1", "s1"])
+    shares = np.array([[0.5, 0.5, 0.0], [0.2, 0.8, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    told = np.array([[0.1, 0.6, 0.3], [0.7, 0.2, 0.1], [0.0, 0.0, 1.0], [0.6, 0.3, 0.1]])
+    table[["v_a", "v_b", "v_c"]], table[["p_a", "p_b", "p_c"]] = shares, told
+    cross = [-np.sum(q[q > 0] * np.log(p[q > 0])) for q, p in zip(shares, told, strict=True)]
+    entropy = [-np.sum(q[q > 0] * np.log(q[q > 0])) for q in shares]
+    found = {name: float(estimate(table, one, replicates=20).value) for name, one in by_name(table).items()}
+    assert found["votes_cross_entropy"] == pytest.approx(np.mean(cross))
+    assert found["votes_kl"] == pytest.approx(np.mean(cross) - np.mean(entropy))
+    assert found["votes_majority"] == 3 / 4, "of two classes with equally many votes either is right"
+
+
+def test_votes_are_shared_among_the_classes_that_there_are():
+    table = table_of(seeds=1).drop(columns=["p_c"])
+    table.loc[0, ["v_a", "v_b", "v_c"]] = 0.0, 0.0, 1.0
+    rows = by_name(table)["votes_kl"].per_row(table)
+    assert np.isnan(rows[0]).any() and not np.isnan(rows[1:]).any() and (rows[1:, 2] > -1e-9).all()
+
+
+def test_a_table_without_targets_has_no_scores_and_one_speaker_no_interval():
+    table = table_of()
+    assert scores_of(table[["variant", "speaker", "seed", "label", "p_a", "p_b"]]) == []
+    found = estimate(table.assign(speaker="one"), by_name(table)["ccc_arousal"], replicates=20)
+    assert np.isnan(found.low)
+    assert estimate(table.assign(true_arousal=np.nan), by_name(table)["ccc_arousal"], replicates=20) is None
+
+
+def test_a_paired_difference_is_that_of_the_values_with_the_same_speakers_drawn():
+    table = table_of(noises=(0.2, 0.9))
+    only_first = table[table["variant"] == "v1"].index[:5]
+    both = table.drop(index=only_first)
+    found = {one.score: one for one in differences(both, [("v1", "v0")], replicates=2000)}
+    assert set(found) == set(by_name(table))
+    left_out = set(table.loc[only_first, "utterance"])
+    shared = both[~((both["seed"] == 0) & both["utterance"].isin(left_out))]
+    values = [
+        estimate(shared[shared["variant"] == name], by_name(table)["ccc_arousal"], replicates=2)
+        for name in ("v1", "v0")
+    ]
+    one = found["ccc_arousal"]
+    assert one.estimate == pytest.approx(float(values[0].value - values[1].value), abs=1e-9)
+    assert one.ci95[1] < 0 and one.p < one.p_holm < 0.05
+
+
+def test_variants_that_do_not_predict_a_dimension_have_no_difference_in_it():
+    table = table_of(noises=(0.2, 0.9))
+    table.loc[table["variant"] == "v1", "predicted_valence"] = np.nan
+    assert {one.score for one in differences(table, [("v1", "v0")], replicates=20)} == {
+        *("ccc_arousal", "votes_cross_entropy", "votes_kl", "votes_majority")
+    }
+
+
+def test_differences_without_a_difference_are_rarely_significant():
+    rng, found = np.random.default_rng(1), []
+    for _ in range(60):
+        table = table_of(noises=(0.5, 0.5), speakers=8, seeds=1)
+        for name in ("v0", "v1"):
+            rows = table["variant"] == name
+            table.loc[rows, "predicted_arousal"] = table.loc[rows, "true_arousal"] + rng.normal(size=rows.sum())
+        sums = [
+            scores.speaker_sums(own, scores.moments(own, "arousal"))
+            for own in (table[table["variant"] == name] for name in ("v1", "v0"))
+        ]
+        one = scores._difference(by_name(table)["ccc_arousal"], "v1", "v0", np.stack(sums, axis=1), 300)
+        found.append(one.p)
+    assert np.mean(np.array(found) < 0.05) < 0.15
