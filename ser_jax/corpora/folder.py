@@ -6,6 +6,7 @@ is downloaded, and a second copy of the recordings would serve nobody.
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -31,6 +32,34 @@ _COMPUTED = ("label", "num_samples", "corpus", "recording", "segment_start", "se
 def find_table(source: str | os.PathLike) -> Path | None:
     """Returns the table that a Hugging Face audio folder holds, or None."""
     return next((path for name in METADATA if (path := Path(source) / name).is_file()), None)
+
+
+def find_split_tables(source: str | os.PathLike) -> dict[str, Path]:
+    """Returns the tables in the folders of a Hugging Face audio folder, by the folder's name: train, test, ..."""
+    folders = sorted(path for path in Path(source).iterdir() if path.is_dir() and not path.name.startswith("."))
+    return {folder.name: table for folder in folders if (table := find_table(folder))}
+
+
+def read_split_tables(
+    split_tables: Mapping[str, Path], problems: Problems, *, speakers: bool = True, unify: bool = False
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Returns what `read_table` does of several tables, whose names of utterances begin with the split.
+
+    The column `split` is the name of each table's folder, unless the table has one.
+    """
+    parts, changed = [], {}
+    for split, table in split_tables.items():
+        rows, own = read_table(table, table.parent, problems, speakers=speakers, unify=unify)
+        named = {column: f"{split}/" + rows[column] for column in ("id", "recording") if column in rows}
+        parts.append(rows.assign(**named) if "split" in rows else rows.assign(**named, split=split))
+        changed |= own
+    rows = pd.concat(parts, ignore_index=True)
+    rows = rows.fillna({column: "" for column in rows.select_dtypes(exclude="number")})
+    where = str(next(iter(split_tables.values())).parents[1])
+    if speakers:
+        rows["speaker"], own = labels.unified(rows["speaker"], where, "speaker", unify)
+        changed |= own
+    return rows, changed
 
 
 def read_table(

@@ -21,7 +21,14 @@ from ser_jax.corpora import BUILDERS, default_data_dir, labels, layouts, packed_
 from ser_jax.corpora.builders.source import Release, Source, open_source
 from ser_jax.corpora.corpus import Corpus, load, pack, refuse_full_disk
 from ser_jax.corpora.decode import read_utterances
-from ser_jax.corpora.folder import content_of, find_table, list_emotion_folders, read_table
+from ser_jax.corpora.folder import (
+    content_of,
+    find_split_tables,
+    find_table,
+    list_emotion_folders,
+    read_split_tables,
+    read_table,
+)
 from ser_jax.corpora.labels import Changes
 from ser_jax.corpora.problems import Problems
 from ser_jax.errors import UserError
@@ -99,13 +106,17 @@ def prepare_folder(
         raise UserError(f"{source}: no such folder")
     problems = Problems()
     table = options.table or find_table(source)
+    split_tables = {} if table else find_split_tables(source)
+    how = {"speakers": options.speakers, "unify": options.labels.unify}
     if table is not None:
-        utterances, unified = read_table(table, source, problems, speakers=options.speakers, unify=options.labels.unify)
+        utterances, unified = read_table(table, source, problems, **how)
+    elif split_tables:
+        utterances, unified = read_split_tables(split_tables, problems, **how)
     else:
         utterances, unified = list_emotion_folders(source, problems), {}
     info = {
         "description": f"{len(utterances)} recordings from {Path(source).name}",
-        "speakers_known": table is not None and options.speakers,
+        "speakers_known": bool(table or split_tables) and options.speakers,
         "labels": [f"speakers unified: {', '.join(f'{old} as {new}' for old, new in unified.items())}"]
         if unified
         else [],

@@ -35,7 +35,7 @@ _STATED = {
         *("features", "normalization", "trim_db"),
     },
     "augmentation": set(AUGMENTATIONS),
-    "objective": {"frames", "dimensions"},
+    "objective": {"frames"},
     "masking": {"share", "span"},
     "optimizer": {
         *("name", "schedule", "learning_rate", "weight_decay", "warmup_epochs", "warmup_steps", "gradient_clip"),

@@ -242,6 +242,28 @@ def test_a_hugging_face_audio_folder_with_json_lines_is_taken_as_it_is(own, tmp_
     assert [len(fold.train), len(fold.validation), len(fold.test)] == [4, 4, 4]
 
 
+def test_an_audio_folder_with_a_folder_for_each_split_is_no_corpus_of_the_emotions_train_and_test(own, tmp_path):
+    for i, split in enumerate(("test", "train", "validation")):
+        (tmp_path / "splits" / split).mkdir(parents=True)
+        rows = own[4 * i : 4 * i + 4]
+        for number, (path, *_) in enumerate(rows):
+            (tmp_path / "in" / path).rename(tmp_path / "splits" / split / f"{number}.wav")
+        rows = [(f"{number}.wav", *row[1:]) for number, row in enumerate(rows)]
+        write_table(tmp_path / "splits" / split / "metadata.csv", rows, ("file_name", "label", "speaker_id"))
+    corpus = prepare_folder("own", tmp_path / "splits", tmp_path / "data")
+    assert corpus.emotions == ("anger", "joy", "neutral", "sadness") and corpus.info["speakers_known"]
+    assert corpus.utterances["id"].tolist()[3:5] == ["test/3", "train/0"]
+    (fold,) = make_protocol(corpus, "official").folds
+    assert [rows.tolist() for rows in (fold.test, fold.train, fold.validation)] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9, 10, 11],
+    ]
+    (tmp_path / "splits" / "train" / "2.wav").unlink()
+    with pytest.raises(UserError, match=r"train/metadata\.csv: line 4 names the file .*2\.wav, which is not there"):
+        prepare_folder("own", tmp_path / "splits", tmp_path / "data")
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_an_audformat_table_is_taken_as_it_is(own, suffix, tmp_path):
     index = pd.MultiIndex.from_arrays(

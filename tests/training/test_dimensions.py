@@ -1,7 +1,6 @@
 """Values of whole utterances, such as arousal, and raters' votes: learnt, predicted, kept."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import pytest
 from ser_jax import config as configuration
 from ser_jax import models, predictions
 from ser_jax.errors import UserError
+from ser_jax.feeds.batch import Batch
 from ser_jax.frontend import Frontend
 from ser_jax.inference import tables
 from ser_jax.statistics.scores import concordance as concordance_of_sums
@@ -137,11 +137,13 @@ def test_without_the_emotion_its_outputs_have_no_part(data, cache):
 
 @pytest.mark.parametrize("name", models.FAMILIES)
 def test_every_family_has_an_output_for_each_dimension(name):
-    config = configuration.merge(CONFIG, {"model": {"name": name}})
-    model = setup.make_model({**config, "model": {"name": name}}, Frontend(), Targets(dimension_names=NAMES), 5)
-    assert model.num_classes == 7
-    learner = SimpleNamespace(dimensions=NAMES)
-    logits, dimensions = split_outputs(learner, np.arange(14).reshape(2, 7))
+    config = {**CONFIG, "model": {"name": name}}
+    assert setup.make_model(config, Frontend(), Targets(dimension_names=NAMES), 5).num_classes == 7
+
+
+def test_the_last_outputs_are_the_dimensions(trained):
+    outputs = jnp.arange(14.0).reshape(2, 7)
+    logits, dimensions = split_outputs(trained[0].learner, outputs)
     assert logits.tolist() == [[0, 1, 2, 3, 4], [7, 8, 9, 10, 11]] and dimensions.tolist() == [[5, 6], [12, 13]]
 
 
@@ -153,8 +155,10 @@ def test_votes_take_the_place_of_labels(data):
     population = population_of(voted, corpus={"dimensions": [], "votes": "vote_"})
     shares = counts / counts.sum(1, keepdims=True)
     rows = jnp.arange(4)
-    batch = SimpleNamespace(votes=population.resident.votes[rows], label=None)
-    found = _targets(population.learner, None, population.resident, rows, batch)
+    nothing = jnp.zeros(4)
+    batch = Batch(nothing, nothing, nothing.astype(int), nothing, votes=population.resident.votes[rows])
+    run = jax.tree.map(lambda leaf: leaf[0, 0], population.run_values)
+    found = _targets(population.learner, run, population.resident, rows, batch)
     np.testing.assert_allclose(found, shares[:4], rtol=1e-6)
     known = tables.references(voted[0], population.config)
     np.testing.assert_allclose(known[[f"v_{emotion}" for emotion in corpus.emotions]], shares, rtol=1e-6)
