@@ -38,15 +38,15 @@ def slow(name, values, target, C, unseen):
 @pytest.mark.parametrize("dims", [8, 90])
 def test_each_dimension_is_the_regression_of_its_known_utterances_on_its_own_scale(name, dims):
     values, targets, held_out = made(dims=dims)
-    fitted = fit_dimensions(Baseline(name), values, targets, held_out)
-    found = scores(fitted, values[:7] + 1)
+    fitted = fit_dimensions(Baseline(name), values[:, None], targets, held_out)
+    found = scores(fitted, values[:7, None] + 1)
     for i in range(2):
         np.testing.assert_allclose(found[:, i], slow(name, values, targets[:, i], fitted.C, values[:7] + 1), atol=2e-2)
 
 
 def test_how_strongly_is_chosen_by_the_ccc_of_the_inner_folds():
     values, targets, held_out = made()
-    fitted = fit_dimensions(Baseline("ridge"), values, targets, held_out)
+    fitted = fit_dimensions(Baseline("ridge"), values[:, None], targets, held_out)
     expected = []
     for C in GRID:
         figures = []
@@ -61,6 +61,15 @@ def test_how_strongly_is_chosen_by_the_ccc_of_the_inner_folds():
         expected.append(np.mean(figures))
     np.testing.assert_allclose(fitted.inner_ua, expected, atol=1e-6)
     assert fitted.C == GRID[int(np.argmax(expected))] > GRID[0]
+
+
+def test_each_version_of_an_utterance_is_learnt_and_their_mean_is_predicted():
+    values, targets, held_out = made()
+    versions = np.stack([values - 1, values + 2], axis=1)
+    fitted = fit_dimensions(Baseline("ridge"), versions, targets, held_out)
+    rows, twice = versions.reshape(-1, values.shape[1]), np.repeat(targets, 2, axis=0)
+    expected = slow("ridge", rows, twice[:, 0], fitted.C, versions[:5].mean(1))
+    np.testing.assert_allclose(scores(fitted, versions[:5])[:, 0], expected, atol=1e-4)
 
 
 def test_a_classifier_is_refused():
