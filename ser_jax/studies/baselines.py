@@ -269,8 +269,8 @@ def _table(
     return tabulate(all_runs.corpus, variant, *columns, beside=beside, dimension_names=names)
 
 
-def _dimensions_of(config: dict) -> list[str]:
-    return config["corpus"].get("dimensions", [])  # a configuration of an earlier version does not know of them
+def _dimensions_of(config: dict) -> tuple[str, ...]:
+    return tuple(config["corpus"].get("dimensions", ()))  # a configuration of an earlier version does not know of them
 
 
 def _load_dimensions(folder: Path) -> dict[str, Fitted]:
