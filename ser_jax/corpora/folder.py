@@ -73,12 +73,15 @@ def read_table(
     """Returns the utterances that a table lists, all columns as text, and the speakers that were unified, new by old.
 
     `path` is resolved below the folder `source`. The table has the columns path, emotion and, unless `speakers` is
-    False, speaker; any further column is kept. With start or end, in seconds or as timedeltas, a row is that segment of
-    its file, and has `segment_start` and `segment_end` in seconds (NaN: the file's end), and `recording`, the file.
+    False, speaker; any further column is kept. Without emotion, it is the one that has most in columns `vote_EMOTION`.
+    With start or end, in seconds or as timedeltas, a row is that segment of its file, and has `segment_start` and
+    `segment_end` in seconds (NaN: the file's end), and `recording`, the file.
     Bad rows are added to `problems` and left out. Raises UserError for a table that cannot be used at all.
     """
     table = Path(table)
     rows = tables.read_table(table)
+    if "emotion" not in rows and labels.voted(rows):
+        rows["emotion"] = labels.most_voted(rows)
     for column in ("path", "emotion"):
         if column not in rows:
             found = ", ".join(rows.columns)

@@ -27,6 +27,7 @@ SYNONYMS = {
     "sadness": ("sad", "trauer", "tristezza", "tristesse", "tristeza"),
     "surprise": ("sur", "surprised", "pleasant_surprise", "ps", "überraschung", "sorpresa"),
 }
+NO_AGREEMENT = "no agreement"  # of raters, in the place of an emotion
 VOTE = "vote_"  # begins the columns that say how many raters heard an emotion, as vote_anger
 _OF_WORD = {word: emotion for emotion, words in SYNONYMS.items() for word in words}
 
@@ -133,18 +134,34 @@ def with_renamed_votes(utterances: pd.DataFrame, changes: Changes) -> pd.DataFra
 
     Raises UserError for votes that are to be summed and are no numbers.
     """
-    emotions = voted(utterances)
-    columns = [VOTE + emotion for emotion in emotions]
-    made, renamed = rename(emotions, dataclasses.replace(changes, dropped=()), known=changes.renamed)
+    made, renamed = rename(voted(utterances), dataclasses.replace(changes, dropped=()), known=changes.renamed)
     if not renamed:
         return utterances
-    votes = utterances[columns].apply(lambda column: pd.to_numeric(column.replace("", "0"), errors="coerce"))
-    for column in columns:
+    votes = _votes(utterances).T.groupby(made, sort=False).sum().T
+    kept = utterances.drop(columns=[VOTE + emotion for emotion in voted(utterances)])
+    return pd.concat([kept, votes.map("{:g}".format).add_prefix(VOTE)], axis=1)
+
+
+def most_voted(utterances: pd.DataFrame) -> pd.Series:
+    """Returns the emotion that most raters heard, by the columns `vote_EMOTION`; NO_AGREEMENT where several have most.
+
+    Raises UserError for votes that are no numbers.
+    """
+    votes = _votes(utterances)
+    most = votes.eq(votes.max(axis=1), axis=0)
+    return most.idxmax(axis=1).where(most.sum(axis=1) == 1, NO_AGREEMENT)
+
+
+def _votes(utterances: pd.DataFrame) -> pd.DataFrame:
+    """How many raters heard each emotion, by its name; none where nothing is said."""
+    emotions = voted(utterances)
+    words = utterances[[VOTE + emotion for emotion in emotions]].replace("", "0")
+    votes = words.apply(lambda column: pd.to_numeric(column.str.replace(",", "."), errors="coerce"))
+    for column in votes:
         if votes[column].isna().any():
             found = utterances[column][votes[column].isna()].iloc[0]
             raise UserError(f"column {column}: {found!r}, expected how many raters heard the emotion")
-    votes = votes.T.groupby(made, sort=False).sum().T
-    return pd.concat([utterances.drop(columns=columns), votes.map("{:g}".format).add_prefix(VOTE)], axis=1)
+    return votes.set_axis(emotions, axis=1)
 
 
 def voted(utterances: pd.DataFrame) -> list[str]:

@@ -193,6 +193,25 @@ def test_labels_are_mapped_merged_dropped_and_it_is_told(own, tmp_path):
     assert corpus.info["labels"] == ["joy as happiness, neutral as happiness", "without sadness (3 utterances)"]
 
 
+def test_votes_may_take_the_place_of_the_emotion(own, tmp_path):
+    number = {"anger": (3, 1, ""), "joy": (0, "4", 1), "neutral": (1, 1, 2), "sadness": (2, 2, 0)}
+    rows = [(path, speaker, *number[emotion]) for path, emotion, speaker in own]
+    write_table(tmp_path / "table.csv", rows, ("path", "speaker", "vote_anger", "vote_joy", "vote_neutral"))
+    corpus = prepare(tmp_path)
+    assert corpus.emotions == ("anger", "joy", "neutral", "no agreement")
+    assert corpus.utterances["emotion"].value_counts().to_dict() == dict.fromkeys(corpus.emotions, 3)
+    merged = prepare(tmp_path, labels=Changes({"joy": "positive", "neutral": "positive"}, dropped=("no agreement",)))
+    assert merged.emotions == ("anger", "positive")
+    assert merged.utterances["vote_positive"].tolist() == ["1", "5", "3"] * 3
+    write_table(
+        tmp_path / "table.csv",
+        [(*row[:2], "x", 1, 1) for row in rows],
+        ("path", "speaker", "vote_anger", "vote_joy", "vote_neutral"),
+    )
+    with pytest.raises(UserError, match=r"column vote_anger: 'x', expected how many raters heard the emotion"):
+        prepare(tmp_path)
+
+
 def test_spellings_of_one_emotion_or_speaker_are_refused_or_unified(own, tmp_path):
     rows = [
         (path, emotion.upper() if i % 5 == 0 else emotion, speaker.replace("s", "s0") if i % 7 == 0 else speaker)
