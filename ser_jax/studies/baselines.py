@@ -68,7 +68,7 @@ def make_baselines(
         dims = require(baseline.functionals)
         if baseline.columns != "all":
             raise UserError(f"config.model.columns={baseline.columns}: expected config.model.functionals=precomputed")
-    names = _dimensions_of(config)
+    names = dimensions_of(config)
     if names and training:
         dimensions.check(baseline)
         check_dimensions(dimension_values(corpus, names), names, [protocol.folds[fold] for fold, _ in runs])
@@ -191,7 +191,7 @@ def fit_folds(name: str, all_runs: Baselines, values: np.ndarray) -> dict[str, F
 
 def fit_dimensions(all_runs: Baselines, values: np.ndarray) -> dict[str, Fitted]:
     """Fits the dimensions that the configuration names to each fold; nothing where it names none."""
-    corpus, names = all_runs.corpus, _dimensions_of(all_runs.config)
+    corpus, names = all_runs.corpus, dimensions_of(all_runs.config)
     if not names:
         return {}
     targets, labels = dimension_values(corpus, names), corpus.utterances["label"].to_numpy()
@@ -209,7 +209,7 @@ def own_predictions(name: str, all_runs: Baselines, folder: Path) -> pd.DataFram
     """Returns the saved baselines' predictions of every run on its own test fold."""
     values = standardised(all_runs)
     rows = [fold.test for fold in all_runs.folds]
-    return _table(all_runs, load_folds(folder), _load_dimensions(folder), values, name, rows)
+    return _table(all_runs, load_folds(folder), load_dimensions(folder), values, name, rows)
 
 
 def predictions_on(
@@ -222,7 +222,7 @@ def predictions_on(
     protocol = Protocol("none", True, folds, "a corpus apart from the training's")
     all_runs = make_baselines({**metadata["config"], "folds": []}, corpus, protocol, data_dir, training=False)
     values, rows = standardised(all_runs), [everything] * len(all_runs.runs)
-    return _table(all_runs, fitted, _load_dimensions(folder), values, name, rows), all_runs
+    return _table(all_runs, fitted, load_dimensions(folder), values, name, rows), all_runs
 
 
 def functionals_of(corpus: Corpus, kind: str) -> Float[np.ndarray, "utterances versions dims"]:
@@ -263,17 +263,18 @@ def _table(
     pairs = list(zip(all_runs.folds, rows, strict=True))
     found = [linear.predict(fitted[fold.name], values[own]) for fold, own in pairs]
     told = [linear.scores(regressed[fold.name], values[own]) for fold, own in pairs] if regressed else []
-    names = _dimensions_of(all_runs.config) if regressed else ()
+    names = dimensions_of(all_runs.config) if regressed else ()
     beside = references(all_runs.corpus, all_runs.config)
     columns = (all_runs.folds, [seed for _, seed in all_runs.runs], rows, found, told)
     return tabulate(all_runs.corpus, variant, *columns, beside=beside, dimension_names=names)
 
 
-def _dimensions_of(config: dict) -> tuple[str, ...]:
+def dimensions_of(config: dict) -> tuple[str, ...]:
+    """Returns the names of the dimensions that a configuration asks for."""
     return tuple(config["corpus"].get("dimensions", ()))  # a configuration of an earlier version does not know of them
 
 
-def _load_dimensions(folder: Path) -> dict[str, Fitted]:
+def load_dimensions(folder: Path) -> dict[str, Fitted]:
     """Reads the saved regressions of a variant's folder, by fold; nothing where there are none."""
     place = folder / DIMENSIONS
     if not place.is_dir():

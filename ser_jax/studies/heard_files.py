@@ -10,6 +10,7 @@ from jaxtyping import Float, Int16
 from ser_jax.corpora.audio import read_recording, to_int16
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.errors import UserError
+from ser_jax.predictions import PREDICTED
 from ser_jax.studies.recognise import Recogniser
 from ser_jax.studies.workdirs import recordings
 
@@ -52,7 +53,7 @@ def read_groups(recogniser: Recogniser, files: Sequence[str], errors: list[UserE
 def recognise(
     recogniser: Recogniser, group: Sequence[HeardFile], errors: list[UserError], *, embeddings: bool = False
 ) -> tuple[pd.DataFrame, Float[np.ndarray, "files dims"] | None]:
-    """Returns a row for each file (file, emotion, probabilities, notes), and the embeddings or None.
+    """Returns a row for each file (file, emotion, probabilities, dimensions, notes), and the embeddings or None.
 
     A file that cannot be computed is left out, and its error appended to `errors`. Where an emotion is called like
     another column, its column is called `p_EMOTION`.
@@ -63,6 +64,7 @@ def recognise(
     try:
         probabilities = recogniser.probabilities(corpus)
         vectors = recogniser.embeddings(corpus) if embeddings else None
+        values = recogniser.dimensions(corpus) if recogniser.dimension_names else np.zeros((len(group), 0))
     except UserError as error:
         if len(group) == 1:
             errors.append(error)
@@ -74,5 +76,7 @@ def recognise(
         return table, np.concatenate([vectors for _, vectors in well]) if embeddings else None
     table = pd.DataFrame({"file": [one.name for one in group]})
     table["emotion"] = [emotions[label] for label in probabilities.argmax(axis=1)]
-    table = pd.concat([table, pd.DataFrame(probabilities, columns=columns)], axis=1)
+    named = [PREDICTED + name for name in recogniser.dimension_names]
+    told = pd.DataFrame(values, columns=named)
+    table = pd.concat([table, pd.DataFrame(probabilities, columns=columns), told], axis=1)
     return table.assign(notes=["; ".join(one.notes) for one in group]), vectors

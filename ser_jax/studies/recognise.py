@@ -16,7 +16,7 @@ from ser_jax.corpora.features import Packed, in_place_of_samples
 from ser_jax.corpora.silence import speech_bounds, trimmed
 from ser_jax.errors import UserError
 from ser_jax.frontend import num_frames
-from ser_jax.inference.predict import embed, evaluate
+from ser_jax.inference.predict import embed, evaluate, evaluate_with_dimensions
 from ser_jax.inference.restore import Network, network_of
 from ser_jax.studies import baselines
 from ser_jax.studies.workdirs import Restored, population_on, recordings
@@ -39,6 +39,8 @@ class Recogniser:
         refusal: of a waveform (16 kHz), why the model cannot hear it, or "".
         probabilities: of a corpus, [utterances, classes], the mean over the runs.
         embeddings: of a corpus, [utterances, dims], what the classifier of the first run is given.
+        dimensions: of a corpus, [utterances, dimensions], values such as arousal, the mean over the runs.
+        dimension_names: what they are; empty for a model that predicts emotions alone.
     """
 
     restored: Restored
@@ -47,6 +49,8 @@ class Recogniser:
     refusal: Callable[[Int16[np.ndarray, " samples"]], str]
     probabilities: Callable[[Corpus], Float[np.ndarray, "utterances classes"]]
     embeddings: Callable[[Corpus], Float[np.ndarray, "utterances dims"]]
+    dimensions: Callable[[Corpus], Float[np.ndarray, "utterances dimensions"]] | None = None
+    dimension_names: tuple[str, ...] = ()
 
 
 def make_recogniser(
@@ -113,6 +117,11 @@ def _of_network(restored: Restored, chosen: tuple[int, ...], data_dir: str | os.
     def rows(corpus: Corpus, count: int) -> list[np.ndarray]:
         return [np.arange(len(corpus.utterances))] * count
 
+    def dimensions(corpus: Corpus) -> np.ndarray:
+        _, told = evaluate_with_dimensions(on(corpus), own, rows(corpus, len(chosen)))
+        scaling = population.targets.scaling[list(chosen)]
+        return np.mean([values * scale + mean for values, (mean, scale) in zip(told, scaling, strict=True)], axis=0)
+
     return Recogniser(
         restored,
         chosen,
@@ -120,6 +129,8 @@ def _of_network(restored: Restored, chosen: tuple[int, ...], data_dir: str | os.
         functools.partial(_refusal, network) if hear is None else lambda waveform: "",
         lambda corpus: np.mean(evaluate(on(corpus), own, rows(corpus, len(chosen))), axis=0),
         lambda corpus: embed(on(corpus), first, rows(corpus, 1))[0],
+        dimensions,
+        population.targets.dimension_names,
     )
 
 
@@ -163,7 +174,8 @@ def _of_baseline(restored: Restored, chosen: tuple[int, ...], data_dir: str | os
         )
     hear = _encoder(restored, metadata.get("features"), data_dir)
     folds = baselines.load_folds(folder)
-    fitted = [folds[metadata["runs"][i]["fold"]] for i in chosen]
+    of_runs = [metadata["runs"][i]["fold"] for i in chosen]
+    fitted, regressed = [folds[fold] for fold in of_runs], baselines.load_dimensions(folder)
 
     def values(corpus: Corpus) -> np.ndarray:
         return baselines.versions(hear(corpus)) if hear else baselines.functionals_of(corpus, baseline.functionals)
@@ -179,6 +191,8 @@ def _of_baseline(restored: Restored, chosen: tuple[int, ...], data_dir: str | os
         lambda waveform: "",
         probabilities,
         lambda corpus: linear.standardise(fitted[0], values(corpus)),
+        lambda corpus: np.mean([linear.scores(regressed[fold], values(corpus)) for fold in of_runs], axis=0),
+        baselines.dimensions_of(metadata["config"]) if regressed else (),
     )
 
 

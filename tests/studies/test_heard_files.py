@@ -1,5 +1,6 @@
 """Files are read in groups, heard, and told as a table; what cannot be heard is an error and nothing else is lost."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -79,3 +80,15 @@ def test_classes_may_be_called_like_columns():
     table, _ = recognise(recogniser(("emotion", "file", "joy")), group, [])
     assert table.columns.tolist() == ["file", "emotion", "p_emotion", "p_file", "joy", "notes"]
     assert table.iloc[0].tolist() == ["a", "emotion", 0.75, 0.125, 0.125, ""]
+
+
+def test_dimensions_stand_behind_the_probabilities():
+    group = [
+        HeardFile("a", np.tile(np.array([1, -1, 1, 1], np.int16), 50), ()),
+        HeardFile("b", np.ones(300, np.int16), ()),
+    ]
+    lengths = lambda corpus: corpus.utterances[["num_samples"]].to_numpy() / 100.0  # noqa: E731
+    heard = dataclasses.replace(recogniser(), dimensions=lengths, dimension_names=("joy",))
+    table, _ = recognise(heard, group, [])
+    assert table.columns.tolist() == ["file", "emotion", "joy", "anger", "predicted_joy", "notes"]
+    assert table["predicted_joy"].tolist() == [2.0, 3.0]
