@@ -9,7 +9,7 @@ if __name__ == "__main__":
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends a command as Ctrl-C does
         from ser_jax.commands.main import main  # here, so that an interruption in the first instant is one line too
 
-        status = main(sys.argv[1:])
+        status = main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130

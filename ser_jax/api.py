@@ -14,11 +14,11 @@ from ser_jax.corpora.audio import heard, to_int16
 from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus
 from ser_jax.errors import UserError, did_you_mean
 from ser_jax.inference.windows import timeline_windows
+from ser_jax.shipped import PRETRAINED
 from ser_jax.studies import workdirs
 from ser_jax.studies.recognise import Recogniser, make_recogniser
 from ser_jax.studies.workdirs import recordings
 
-PRETRAINED = Path(__file__).parents[1] / "pretrained"  # the models that come with the code
 DEFAULT = "emodb"
 TIMELINE_COLUMNS = ("start", "end", "emotion", "level_db")  # of a timeline, beside the probabilities
 BASELINE_WINDOW = 3.0  # seconds of a timeline's window, of a model that hears an utterance whole

@@ -20,8 +20,8 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         "config",
         nargs="?",
         metavar="CONFIG",
-        help="a file of configs/ (FILE.py or FILE.py:ARGUMENTS), or the config.json of a workdir; any option is "
-        "changed by --config.OPTION=VALUE, as in --config.model.width=1.0 --config.seeds=0,1,2",
+        help="a file of configs/ (FILE.py or FILE.py:ARGUMENTS), its name alone (quickstart), or the config.json of a "
+        "workdir; any option is changed by --config.OPTION=VALUE, as in --config.model.width=1.0 --config.seeds=0,1,2",
     )
     parser.add_argument("--config", dest="config_option", help=argparse.SUPPRESS)
     parser.add_argument(

@@ -133,12 +133,18 @@ def _encoders(data_dir: str | None) -> Rows:
 
 
 def _configurations(data_dir: str | None) -> Rows:
-    """The files of configs/ in the present folder, with the first line of their docstring."""
+    """The files of configs/ in the present folder and of those that come with ser_jax, and their first lines."""
     import ast
     from pathlib import Path
 
-    files = sorted(Path("configs").rglob("*.py"))
-    return [(str(path), (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]) for path in files]
+    from ser_jax.shipped import ROOT
+
+    roots = [root for root in (ROOT, Path.cwd()) if (root / "configs").is_dir()]
+    files = {str(path.relative_to(root)): path for root in roots for path in (root / "configs").rglob("*.py")}
+    return [
+        (name, (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0])
+        for name, path in sorted(files.items())
+    ]
 
 
 def _all_options(data_dir: str | None) -> Rows:

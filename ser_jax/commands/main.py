@@ -34,8 +34,8 @@ COMMANDS = {
 _OVERRIDE = "--config."
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs one command and returns the exit status.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command, by default the one that the shell gave, and returns the exit status.
 
     0 done, 1 a check failed, 2 a mistake or a machine that cannot do it, 130 interrupted, 141 who reads the output went
     away.
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         with interruption.heard(), visible_output():
-            status = _run(arguments)
+            status = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
@@ -77,9 +77,9 @@ def _refused(error: Exception) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands; it imports neither JAX nor TensorFlow."""
-    name = Path(sys.argv[0]).name
+    installed = Path(sys.argv[0]).name == "ser-jax"
     parser = argparse.ArgumentParser(
-        prog=name if name == "ser-jax" else "launch.py", description="Speech emotion recognition in JAX."
+        prog="ser-jax" if installed else "launch.py", description="Speech emotion recognition in JAX."
     )
     parser.add_argument("--version", action="version", version=f"ser_jax {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -88,6 +88,9 @@ def make_parser() -> argparse.ArgumentParser:
         command = subparsers.add_parser(name, help=summary, description=module.__doc__, allow_abbrev=False)
         command.formatter_class = argparse.RawDescriptionHelpFormatter
         module.add_arguments(command)
+        if installed:
+            for text in ("description", "epilog"):
+                setattr(command, text, (getattr(command, text) or "").replace("python launch.py", "ser-jax"))
         command.set_defaults(run=module.run, options=tuple(command._option_string_actions))
     return parser
 

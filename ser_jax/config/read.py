@@ -1,5 +1,8 @@
 """Configurations from files and from the command line: `FILE.py`, `FILE.py:ARGUMENT`, `FILE.json`, `--config.x=y`.
 
+A configuration that comes with ser_jax is found from any folder, by its file or by its name: `configs/quickstart.py`,
+`quickstart`, `studies/attention:emodb`.
+
 A Python file has a function `get_config` that returns the tree of a configuration, or the part of it that differs from
 the defaults; a JSON file holds such a tree. What a command line changes has one grammar for both.
 """
@@ -17,6 +20,7 @@ from ser_jax.config.kinds import guess, plain
 from ser_jax.config.options import OPTIONS, Option
 from ser_jax.config.tree import check, completed, merge
 from ser_jax.errors import UserError, brief, did_you_mean
+from ser_jax.shipped import CONFIGURATIONS, ROOT
 
 PREFIX = "--config."
 _LONGEST = 40  # letters of an unknown option that a message shows
@@ -38,13 +42,25 @@ def load(path: str, overrides: Sequence[str] = ()) -> dict:
 def _read_file(path: str) -> dict:
     file, _, argument = (path, "", "") if path.endswith(".json") else path.partition(":")
     if not Path(file).is_file():
-        raise UserError(f"--config {path}: no such file; expected one of configs/*.py or a workdir's config.json")
+        file = _shipped(path, file)
     config = _read_json(file) if file.endswith(".json") else _call(_get_config(file), file, argument)
     if isinstance(config, dict) and "library_name" in config:  # of a published model, which keeps its own in it
         config = config.get("config")
     if not isinstance(config, dict):
         raise UserError(f"--config {path}: not a configuration: found {brief(config)}, expected a dict of options")
     return config
+
+
+def _shipped(path: str, file: str) -> str:
+    """The configuration that comes with ser_jax, named as `configs/NAME.py` or NAME."""
+    name = file.removeprefix("configs/").removesuffix(".py")
+    found = CONFIGURATIONS / f"{name}.py"
+    if found.is_file():
+        return str(found)
+    names = sorted(str(one.relative_to(CONFIGURATIONS).with_suffix("")) for one in CONFIGURATIONS.rglob("*.py"))
+    hint = did_you_mean(name, names)
+    hint = hint if "did you mean" in hint else "; expected one of configs/*.py or a workdir's config.json"
+    raise UserError(f"--config {path}: no such file{hint}")
 
 
 def _read_json(file: str) -> Any:
@@ -55,10 +71,12 @@ def _read_json(file: str) -> Any:
 
 
 def _get_config(file: str) -> Callable[..., dict]:
-    """The function `get_config` of a Python file, which may import what lies in the present folder."""
+    """The function `get_config` of a Python file, which may import what lies in the present folder, and `configs`."""
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))  # those that come with ser_jax import one another
     spec = importlib.util.spec_from_file_location(f"configuration_{Path(file).stem}", file)
     if spec is None or spec.loader is None:
         raise UserError(f"--config {file}: expected a file that ends in .py or .json")

@@ -17,6 +17,7 @@ import pandas as pd
 from jaxtyping import Int16
 from tqdm import tqdm
 
+from ser_jax import extras
 from ser_jax.corpora import BUILDERS, default_data_dir, labels, layouts, packed_folder
 from ser_jax.corpora.builders.source import Release, Source, open_source
 from ser_jax.corpora.corpus import Corpus, load, pack, refuse_full_disk
@@ -62,6 +63,7 @@ def prepare_corpus(
         if prepared and (opened is None or opened.check == prepared.info["source_check"]):
             print(f"{name} is already prepared (--force prepares it again)")
             return prepared
+        extras.require("tfds", f"prepare {name}", "tensorflow", "tensorflow_datasets")
         return _pack(_build(name, release, opened, data_dir), packed_folder(name, data_dir))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from ser_jax import checksums
+from ser_jax import checksums, extras
 from ser_jax.corpora import default_data_dir
 from ser_jax.encoders import smart_turn, weights
 from ser_jax.encoders.architecture import CONFIG, PREPROCESSOR, Architecture, read_architecture
@@ -198,12 +198,7 @@ def _foreign_file(path: Path) -> tuple[weights.Tensors, dict[str, Any], dict[str
 
 
 def _download(hub: str) -> Path:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise UserError(
-            f"encoder {hub}: getting it needs `pip install huggingface_hub`, or take a folder that has it"
-        ) from error
+    huggingface_hub = extras.load("encoders", f"encoder {hub}", "huggingface_hub")
     files = [CONFIG, PREPROCESSOR, "*.safetensors", "*.safetensors.index.json"]
     try:
         folder = Path(huggingface_hub.snapshot_download(hub, allow_patterns=files))

@@ -15,7 +15,7 @@ import filelock
 import numpy as np
 from tqdm import tqdm
 
-from ser_jax import checksums
+from ser_jax import checksums, extras
 from ser_jax.corpora import default_data_dir
 from ser_jax.corpora.corpus import Corpus, refuse_full_disk, waveform
 from ser_jax.errors import UserError
@@ -113,6 +113,7 @@ def write_records(corpus: Corpus, folder: str | os.PathLike) -> None:
 def import_tensorflow() -> ModuleType:
     """Returns TensorFlow, silent and without the accelerators, whose memory is JAX's."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    extras.require("tfds", "config.feed=streaming", "tensorflow", "tensorflow_datasets")
     import tensorflow as tf
 
     for kind in ("GPU", "TPU"):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ser_jax import extras
 from ser_jax.errors import UserError
 
 
@@ -33,9 +34,7 @@ def _submitit() -> Any:
     own = os.environ.get("SUBMITIT_LOG_LEVEL")
     os.environ["SUBMITIT_LOG_LEVEL"] = "NOCONFIG"
     try:
-        import submitit
-    except ImportError as error:
-        raise UserError("--slurm needs the package submitit: pip install submitit") from error
+        submitit = extras.load("slurm", "--slurm", "submitit")
     finally:
         del os.environ["SUBMITIT_LOG_LEVEL"]
         if own is not None:

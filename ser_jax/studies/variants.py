@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ser_jax import extras
 from ser_jax.baselines import is_baseline
 from ser_jax.corpora import load_corpus
 from ser_jax.corpora.corpus import Corpus
@@ -75,6 +76,8 @@ def prepare(plan: Plan, data_dir: str | None) -> list[Variant]:
 
         make = functools.partial(population_of, config, corpus, protocol, data_dir, cache)
         population = make()
+        if isinstance(population, Population) and population.feed == "streaming":
+            extras.require("tfds", f"{name}: the streaming feed", "tensorflow", "tensorflow_datasets")
         features = population.corpus.info.get("features")
         earlier = (None, None) if isinstance(population, Baselines) else (population.initial, population.teacher)
         targets = describe_targets(corpus, config["corpus"]["dimensions"], config["corpus"]["votes"])
