@@ -16,11 +16,13 @@ from ser_jax.corpora.protocols import speakers_known
 from ser_jax.errors import UserError
 from ser_jax.predictions import PREDICTED, PREFIX
 from ser_jax.report import preparation, summary
-from ser_jax.report.summarise import summarise
+from ser_jax.report.summarise import How, summarise
 from ser_jax.report.summary import Protocol, Study, Summary
+from ser_jax.statistics.metrics import with_others
 from ser_jax.studies import restored, workdirs
 from ser_jax.studies.collect import corpus_info, speakers_of
 from ser_jax.studies.knowledge import knowledge_of
+from ser_jax.studies.plan import make_plan
 from ser_jax.studies.store import write_results
 from ser_jax.studies.workdirs import Restored
 from ser_jax.training.initial import corpora_seen, in_common
@@ -40,7 +42,8 @@ def evaluate_workdir(
     """Returns the summary, its folder, remarks for the reader, and whether its own training's predictions are the same.
 
     Without `corpus_name` every run is scored on its own test fold, else on all of that corpus. `changes` are what of
-    `config.evaluation` is to differ from the training's; `labels` gives the other corpus's emotions other names.
+    `config.evaluation` is to differ from the training's; `labels` gives the other corpus's emotions other names. The
+    study's own comparisons, margin and metrics are those of the summary.
     The folder is in the workdir, or for a published model, which is never changed, in runs/NAME_evaluated. Raises
     `UserError` for a workdir without checkpoints, a corpus that is not the training's, and one that shares no emotion
     with it.
@@ -48,7 +51,7 @@ def evaluate_workdir(
     place = Path(workdir)
     if is_published(place):
         place = Path("runs", f"{place.resolve().name}_evaluated")
-    found = [_changed(one, changes) for one in workdirs.find(workdir, variant)]
+    found, how = [_changed(one, changes) for one in workdirs.find(workdir, variant)], _how(Path(workdir))
     training_corpus = found[0].metadata["corpus"]["name"]
     if corpus_name in (None, training_corpus):
         if labels:
@@ -105,9 +108,19 @@ def evaluate_workdir(
         study,
         comparisons=_comparisons(Path(workdir), list(parameters)),
         known={one.name: knowledge_of(one.metadata, parameters[one.name]) for one in found},
+        how=how,
     )
     write_results(folder, table, made)
     return made, folder, remarks, reproduced
+
+
+def _how(workdir: Path) -> How:
+    """The margin of equivalence and the metrics of the workdir's study; a published model has none of its own."""
+    path = workdir / "config.json"
+    if not path.is_file() or is_published(workdir):
+        return How()
+    plan = make_plan(configuration.load(str(path)))
+    return How(margin=plan.margin, metrics=with_others(plan.metrics))
 
 
 def _comparisons(workdir: Path, names: Sequence[str]) -> list[tuple[str, str]]:

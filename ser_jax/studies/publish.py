@@ -13,6 +13,7 @@ from ser_jax.files import atomic_folder
 from ser_jax.inference.restore import restore_network
 from ser_jax.report import card
 from ser_jax.report import summary as tree
+from ser_jax.report.summary import Summary
 from ser_jax.studies import workdirs
 from ser_jax.studies.workdirs import Restored
 from ser_jax.training import published
@@ -39,10 +40,7 @@ def publish(
         raise UserError(
             f"--tested {tested}: its folds share speakers, or do not know them; expected a speaker-independent protocol"
         )
-    others = {
-        path.parent.name.removeprefix("on_"): path.parent for path in sorted(Path(tested).glob("on_*/summary.json"))
-    }
-    elsewhere = {name: tree.read(folder) for name, folder in others.items() if name != summary.corpus}
+    elsewhere = _elsewhere(Path(tested), summary.corpus)
     corpora = _corpora(model.metadata, data_dir)
     network, state = restore_network(model.metadata, model.folder)
     with atomic_folder(to) as folder:
@@ -51,6 +49,13 @@ def publish(
         (folder / published.CARD).write_text(card.render(described, summary, elsewhere), encoding="utf-8")
         checksums.write_all(folder)
     return Path(to)
+
+
+def _elsewhere(tested: Path, own: str) -> dict[str, Summary]:
+    """The summaries of tests on other corpora than the model's own, by the names of their folders without `on_`."""
+    folders = [path.parent for path in sorted(tested.glob("on_*/summary.json"))]
+    summaries = {folder.name.removeprefix("on_"): tree.read(folder) for folder in folders}
+    return {name: one for name, one in summaries.items() if one.corpus != own}
 
 
 def _check_place(to: Path) -> None:

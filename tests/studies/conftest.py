@@ -57,6 +57,7 @@ def tiny_config(tmp_path_factory):
     study = {
         "variants": {"plain": {}, "augmented": {"augmentation": {"noise": 0.5}}},
         "comparisons": [["augmented", "plain"]],
+        "margin": 3.0,
     }
     path = tmp_path_factory.mktemp("config") / "tiny.json"
     path.write_text(json.dumps(config.merge(CONFIG, {"study": study})))

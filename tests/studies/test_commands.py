@@ -9,7 +9,10 @@ import pandas as pd
 import pytest
 import soundfile
 
+from ser_jax import config
 from ser_jax.corpora.corpus import SAMPLE_RATE
+from ser_jax.statistics.metrics import Metric, recall
+from ser_jax.studies import evaluate
 from ser_jax.training import arrays
 from tests.flips import unnoticed
 
@@ -93,6 +96,7 @@ def test_evaluation_reproduces_the_training_s_own_predictions_to_the_last_digit(
         assert ours["variants"][name]["metrics"] == variant["metrics"]
         assert ours["variants"][name]["recall"] == variant["recall"]
     assert ours["comparisons"] == theirs["comparisons"] != []
+    assert ours["margin"] == theirs["margin"] == 0.03
 
 
 def test_a_training_can_be_tested_otherwise_than_it_was(launch, tiny_config, tmp_path):
@@ -284,3 +288,14 @@ def test_damaged_results_are_refused_by_their_readers(launch, workdir, tmp_path)
         assert status == 2 and f"{copy / name}: damaged or changed, its SHA-256 is" in errors
         assert errors.count("\n") == 1
         shutil.copy(workdir / name, copy / name)
+
+
+UPPER = Metric("upper", "the higher recall", lambda confusion: np.nanmax(recall(confusion), axis=-1))
+
+
+def test_an_evaluation_has_the_margin_and_the_metrics_of_its_study(tmp_path):
+    study = {"margin": 5.0, "metrics": [f"{__name__}:UPPER"]}
+    (tmp_path / "config.json").write_text(json.dumps(config.merge(config.default(), {"study": study})))
+    found = evaluate._how(tmp_path)
+    assert found.margin == 0.05 and [metric.name for metric in found.metrics] == ["ua", "wa", "macro_f1", "upper"]
+    assert evaluate._how(tmp_path / "published").margin == 0.02

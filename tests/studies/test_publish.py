@@ -1,5 +1,6 @@
 """A published model predicts as the training's did, and its card's figures are of speakers that were not heard."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,8 +14,10 @@ from flax.traverse_util import flatten_dict
 
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.inference.restore import restore_network
-from ser_jax.studies import workdirs
+from ser_jax.report import summary as tree
+from ser_jax.studies import publish, workdirs
 from tests.flips import unnoticed
+from tests.report import made_study
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,6 +106,15 @@ def test_a_published_model_is_what_a_hub_takes_and_does_not_tell_where_it_was_ma
         "f1": values["macro_f1"],
     }
     assert shown["the same, each recording by itself (inductive)"] == {"recall": round(100 * alone["ua"], 1)}
+
+
+def test_only_tests_on_other_corpora_are_told_as_such(tmp_path):
+    made = made_study.make_summary(made_study.make_predictions(["pooling: mean"]), whole=False)
+    others = {"on_made": "made", "on_made_window_seconds_3.0": "made", "on_other": "other"}
+    for folder, corpus in others.items():
+        (tmp_path / folder).mkdir()
+        tree.write(dataclasses.replace(made, corpus=corpus), tmp_path / folder / "summary.json")
+    assert {name: one.corpus for name, one in publish._elsewhere(tmp_path, "made").items()} == {"other": "other"}
 
 
 def test_a_published_model_is_never_changed(launch, config, published, tmp_path, monkeypatch):
