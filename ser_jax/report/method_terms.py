@@ -14,6 +14,7 @@ MODELS = {
     "encoder_head": "a head on the hidden states of a pretrained encoder",
     "lda": "linear discriminant analysis with a shrunk covariance",
     "linear_svm": "a linear support vector machine {{pedregosa2011scikit}}",
+    "svr": "support vector regression onto indicators of the classes {{pedregosa2011scikit}}",
     "logistic_regression": "logistic regression {{pedregosa2011scikit}}",
     "ridge": "a ridge classifier {{pedregosa2011scikit}}",
 }

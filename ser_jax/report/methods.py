@@ -3,7 +3,7 @@
 A citation stands in the text as {{key}}; see `ser_jax.report.references`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ser_jax import config as configuration
@@ -57,7 +57,8 @@ def paragraph(summary: Summary, configs: Mapping[str, Mapping]) -> str:
     networks = [config for config in configs.values() if not is_baseline(config["model"])]
     sentences = [*_corpus(summary), *_models(summary, configs)]
     if networks:
-        sentences += [*_features(networks[0]), *_training(networks[0]), *_testing(networks[0]), *_others(networks)]
+        sentences += [*_features(networks[0]), *_training(networks[0], _platforms(summary, configs))]
+        sentences += [*_testing(networks[0]), *_others(networks)]
     sentences += [*_runs(summary, networks), *_evaluation(summary), *_software(summary, networks)]
     return " ".join(sentences)
 
@@ -154,7 +155,24 @@ def _strength(name: str, value: float) -> float:
     return 1 + value if name in ("speed", "vocal_tract") else value
 
 
-def _training(config: Mapping) -> list[str]:
+def _platforms(summary: Summary, configs: Mapping[str, Mapping]) -> set[str]:
+    """On what kinds of device the networks were trained; "" where it is not known."""
+    networks = [
+        name for name, config in configs.items() if name in summary.variants and not is_baseline(config["model"])
+    ]
+    return {str(of.hardware.get("platform", "")) for name in networks for of in summary.variants[name].known.trained}
+
+
+def _precision(name: str, platforms: Collection[str]) -> str:
+    """Says what activations and products were computed in; a CPU has no tf32."""
+    if name == "tf32" and platforms == {"cpu"}:
+        return "Activations and products were of float32."
+    text = f"Activations and products had the precision {name}"
+    known = "cpu" not in platforms and platforms and "" not in platforms
+    return f"{text}." if name != "tf32" or known else f"{text} on devices that have it, and float32 on others."
+
+
+def _training(config: Mapping, platforms: Collection[str]) -> list[str]:
     optimizer, training = config["optimizer"], config["training"]
     by = optimizer.get("name", "adamw")
     by = "AdamW {{loshchilov2019decoupled}}" if by == "adamw" else str(by)
@@ -176,7 +194,7 @@ def _training(config: Mapping) -> list[str]:
         extras.append(f"an exponential moving average of the parameters (decay {optimizer['ema_decay']:g}) for testing")
     sentences = [f"{text}{', with ' + join(extras) if extras else ''}."]
     if training.get("precision"):
-        sentences.append(f"Activations and products had the precision {training['precision']}.")
+        sentences.append(_precision(training["precision"], platforms))
     initial = training.get("initial")
     sentences.append(
         f"Parameters were initialised from the training in {initial}."
@@ -271,7 +289,11 @@ def _runs(summary: Summary, networks: Sequence[Mapping]) -> list[str]:
     who = "Every variant was run on" if whole else "Variants were run on up to"
     text = f"{who} {count(folds, 'fold')} with {count(seeds, 'seed')} ({count(runs, 'run')} in all)"
     if networks:
-        text += "; runs of the same fold and seed saw the same batches in the same order, so that variants are paired"
+        text += (
+            "; runs of the same fold and seed saw the same batches in the same order and drew crops, augmentation and "
+            "initial parameters from the same random numbers, so that variants are paired and share part of the noise "
+            "of training"
+        )
     diverged = sum(len(variant.known.diverged) for variant in variants)
     sentences = [f"{text}."]
     if diverged:
@@ -321,14 +343,15 @@ def _evaluation(summary: Summary) -> list[str]:
     sentences.append(f"Some figures are transductive: they use {adapted}." if adapted else "All figures are inductive.")
     if any(variant.ua.ci95 is not None for variant in variants):
         sentences.append(
-            "Intervals are 95 % intervals by Student's t with one degree of freedom less than there are speakers, on "
-            "the standard error of a bootstrap that draws speakers {{field2007bootstrapping}}; they hold for new "
-            "speakers of the same kind."
+            "Intervals of a variant's figures are 95 % intervals by Student's t with one degree of freedom less than "
+            "there are speakers, on the standard error of a bootstrap that draws speakers {{field2007bootstrapping}}; "
+            "they hold for new speakers of the same kind."
         )
     if summary.comparisons:
         sentences.append(
             "Variants were compared by the paired difference of UA on the same utterances, folds and seeds. Interval, "
-            "p value and smallest detectable difference follow from one standard error; p values are corrected by "
+            f"p value and smallest detectable difference follow from one standard error, by Student's t with "
+            f"{_degrees(summary)}; p values are corrected by "
             f"Holm's method {{{{holm1979simple}}}} within a question ({count(len(summary.comparisons), 'comparison')} "
             f"in all). Variants are called equivalent where two one-sided tests {{{{schuirmann1987comparison}}}} find "
             f"the difference within {100 * summary.margin:g} points."
@@ -352,6 +375,20 @@ def _evaluation(summary: Summary) -> list[str]:
             "Brier score {{brier1950verification}}."
         )
     return sentences
+
+
+def _degrees(summary: Summary) -> str:
+    """How many degrees of freedom the summary's differences have."""
+    compared = [*summary.comparisons, *(one for question in summary.questions for one in question.effects)]
+    known = [(one.degrees, one.speakers) for one in compared if one.degrees is not None]
+    if all(degrees == speakers - 1 for degrees, speakers in known):
+        return "one degree of freedom less than there are speakers"
+    fewest, most = (f"{bound(degrees for degrees, _ in known):.3g}" for bound in (min, max))
+    return (
+        f"{fewest if fewest == most else f'{fewest} to {most}'} degrees of freedom: where speakers share a model, the "
+        "standard error includes the noise of its training, by Satterthwaite's approximation "
+        "{{satterthwaite1946approximate}}; with a single seed it is over folds then"
+    )
 
 
 def _software(summary: Summary, networks: Sequence[Mapping]) -> list[str]:

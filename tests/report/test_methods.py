@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ser_jax import baselines, models
 from ser_jax import config as configuration
 from ser_jax.report import method_terms, methods, references
 from ser_jax.report.escape import latex
@@ -119,6 +120,54 @@ def test_the_parameters_that_were_tested_are_named(made):
     assert "The last parameters were tested; no epoch was selected" in last
     assert "best UA on its 1 validation speaker were tested" in best and "no epoch was selected" not in best
     assert "fell to zero along a cosine" in last
+
+
+def trained_on(made, *platforms):
+    """The summary, of which every variant was trained on devices of these kinds."""
+    places = tuple(Provenance({}, {"platform": platform} if platform else {}, "") for platform in platforms)
+    variants = {
+        name: dataclasses.replace(one, known=dataclasses.replace(one.known, trained=places))
+        for name, one in made.variants.items()
+    }
+    return dataclasses.replace(made, variants=variants)
+
+
+@pytest.mark.parametrize(
+    ("platforms", "precision", "said"),
+    [
+        (["cpu"], "tf32", "Activations and products were of float32."),
+        (["gpu"], "tf32", "Activations and products had the precision tf32."),
+        (["cpu", "gpu"], "tf32", "had the precision tf32 on devices that have it, and float32 on others."),
+        ([""], "tf32", "had the precision tf32 on devices that have it, and float32 on others."),
+        ([], "tf32", "had the precision tf32 on devices that have it, and float32 on others."),
+        (["cpu"], "bfloat16", "Activations and products had the precision bfloat16."),
+    ],
+    ids=str,
+)
+def test_the_precision_is_that_of_the_devices(made, platforms, precision, said):
+    assert said in paragraph_of(trained_on(made, *platforms), training={"precision": precision})
+
+
+def test_degrees_of_freedom_are_those_of_the_comparisons(made):
+    assert all(one.degrees == one.speakers - 1 for one in made.comparisons)
+    assert "from one standard error, by Student's t with one degree of freedom less than there are" in paragraph_of(
+        made
+    )
+    first, *others = made.comparisons
+    freer = dataclasses.replace(made, comparisons=(dataclasses.replace(first, degrees=7.25), *others))
+    text = paragraph_of(freer)
+    assert "by Student's t with 5 to 7.25 degrees of freedom: where speakers share a model" in text
+    assert "satterthwaite1946approximate" in references.citations(text)
+    assert "Intervals of a variant's figures are 95 % intervals by Student's t with one degree of freedom less" in text
+
+
+def test_variants_share_random_numbers_and_it_is_said(made):
+    assert "drew crops, augmentation and initial parameters from the same random numbers" in paragraph_of(made)
+
+
+@pytest.mark.parametrize("model", [*models.FAMILIES, *baselines.NAMES])
+def test_every_model_has_its_name_in_a_text(model):
+    assert model in method_terms.MODELS
 
 
 def test_every_place_of_training_is_named(made):
