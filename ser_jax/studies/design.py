@@ -24,8 +24,9 @@ class Results:
     """What results say of the studies to come.
 
     Attributes:
-      parts: variance components, the mean of all comparisons.
-      speakers, seeds, folds: of these results.
+      comparisons: how many of them the parts are estimated from.
+      parts: variance components, the mean of these comparisons, each brought to the numbers below.
+      speakers, seeds, folds: of the comparison with the most.
       seconds: to train and evaluate one run, on `hardware`; None where it was not measured.
     """
 
@@ -66,15 +67,23 @@ def read_results(folder: str | os.PathLike) -> Results:
     if not pairs:
         raise UserError(f"{folder}: its study compared nothing; expected results with comparisons of variants")
     table = predictions.read(folder / "predictions.parquet")
-    found = []
+    found, sizes = [], []
     for pair in pairs:
         tables, *_ = paired.paired(table, list(pair), f"comparison {pair[0]} against {pair[1]}", {})
         cells, weights = components.count_cells(tables), np.array([[1.0, -1.0]])
         error = bootstrap.bootstrap_contrasts(cells.by_speaker(), weights).standard_error[0]
         found.append(components.decompose(components.influences(cells, weights[0]), cells, float(error) ** 2))
-    known = [one for one in found if not np.isnan(one.total)]
-    if not known:
+        sizes.append((len(cells.seeds), len(cells.speakers), len(cells.folds)))
+    estimated = [size for size, one in zip(sizes, found, strict=True) if not np.isnan(one.total)]
+    if not estimated:
         raise UserError(f"{folder}: no comparison has an interval, so nothing is known of the next study's")
+    # Runs that diverged leave comparisons of fewer speakers or seeds: each says what the largest design would have.
+    seeds, speakers, folds = max(estimated)
+    scaled = [
+        one.scaled(seeds=seeds / own_seeds, speakers=speakers / own_speakers)
+        for one, (own_seeds, own_speakers, _) in zip(found, sizes, strict=True)
+    ]
+    known = [one for one in scaled if not np.isnan(one.total)]
     runs = sum(variant.runs for variant in made.variants.values())
     spent = [made.study.seconds.get(phase) for phase in ("train", "evaluate")]
     places = [place.hardware for variant in made.variants.values() for place in variant.known.trained]
@@ -82,9 +91,9 @@ def read_results(folder: str | os.PathLike) -> Results:
         folder=str(folder),
         comparisons=len(known),
         parts=_mean(known),
-        speakers=len(cells.speakers),
-        seeds=len(cells.seeds),
-        folds=len(cells.folds),
+        speakers=speakers,
+        seeds=seeds,
+        folds=folds,
         seconds=None if None in spent else sum(spent) / runs,
         hardware=", ".join(dict.fromkeys(str(place["device"]) for place in places if place.get("device"))),
     )

@@ -54,6 +54,23 @@ def test_the_design_of_the_results_themselves_detects_what_their_comparisons_say
     assert several.detectable == pytest.approx(tests.detectable_difference(float(np.sqrt(total)), 5.0, 3))
 
 
+def test_a_comparison_of_fewer_speakers_or_seeds_is_brought_to_those_of_the_largest(tmp_path):
+    whole = make_table(variants=("none", "se", "eca"), gain=0.2, utterances=12)
+    of_eca, speakers = whole["variant"] == "eca", sorted(set(whole["speaker"]))
+    table = whole[~(of_eca & whole["speaker"].isin(speakers[4:]))].reset_index(drop=True)
+    (tmp_path / "speakers").mkdir()
+    results = design.read_results(save(tmp_path / "speakers", table))
+    assert (results.speakers, results.seeds, results.folds, results.comparisons) == (6, 2, 6, 2)
+    se, eca = (paired.compare(table, name, "none", sizes(table)).standard_error ** 2 for name in ("se", "eca"))
+    assert results.parts.total == pytest.approx((se + eca * 4 / 6) / 2)
+    # One seed does not show what two are worth: such a comparison says nothing of them.
+    table = whole[~(of_eca & (whole["seed"] == 1))].reset_index(drop=True)
+    (tmp_path / "seeds").mkdir()
+    results = design.read_results(save(tmp_path / "seeds", table))
+    assert (results.speakers, results.seeds, results.folds, results.comparisons) == (6, 2, 6, 1)
+    assert results.parts.total == pytest.approx(se)
+
+
 @pytest.mark.parametrize(("speakers", "seeds"), [(12, 12), (36, 3), (36, 12)])
 @pytest.mark.parametrize("kind", ["own model", "one model"])
 def test_the_half_width_of_another_design_is_what_studies_of_that_design_have(kind, speakers, seeds):
