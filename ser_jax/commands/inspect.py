@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--html {args.html}: no such folder as {Path(args.html).parent}")
     found = inspect(load_corpus(args.corpus, args.data_dir))
     if args.html:
-        from ser_jax.corpora.inspection_page import page
         from ser_jax.files import atomic_file
+        from ser_jax.report.inspection_page import page
 
         with atomic_file(args.html) as temporary:
             temporary.write_text(page(found, text(found)), encoding="utf-8")
