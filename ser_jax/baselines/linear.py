@@ -15,7 +15,7 @@ multiple of the identity (Friedman 1989), from `SHRINKAGES`. Nothing of a test s
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -292,14 +292,22 @@ def standardise(
     return (np.asarray(values, np.float64).mean(1) - fitted.mean[None]) / fitted.scale[None]
 
 
+def to_arrays(fitted: Sequence[Fitted]) -> dict[str, np.ndarray]:
+    """Returns the arrays of several folds by their names, the fold axis first."""
+    return {field.name: np.stack([getattr(one, field.name) for one in fitted]) for field in dataclasses.fields(Fitted)}
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray]) -> list[Fitted]:
+    """Returns the baselines of several folds from what `to_arrays` made of them; KeyError where an array is missing."""
+    names = [field.name for field in dataclasses.fields(Fitted)]
+    return [Fitted(**{name: arrays[name][i] for name in names}) for i in range(len(arrays["C"]))]
+
+
 def save(folder: str | os.PathLike, fitted: Sequence[Fitted], metadata: dict[str, Any]) -> None:
     """Writes the baselines of several folds, arrays and JSON, to a folder that appears whole or not at all."""
-    stacked = {
-        field.name: np.stack([getattr(one, field.name) for one in fitted]) for field in dataclasses.fields(Fitted)
-    }
     text = json.dumps({"baseline_format": FORMAT_VERSION, **metadata}, indent=1, sort_keys=True, ensure_ascii=False)
     with atomic_folder(folder) as temporary:
-        np.savez(temporary / _ARRAYS, **stacked)
+        np.savez(temporary / _ARRAYS, **to_arrays(fitted))
         (temporary / _METADATA).write_text(text + "\n", encoding="utf-8")
         checksums.write_all(temporary)
 
@@ -323,8 +331,7 @@ def load(folder: str | os.PathLike) -> list[Fitted]:
     path = Path(folder) / _ARRAYS
     checksums.check(path)
     with reading(f"{path}: damaged, train the baseline again"), bounded.load_npz(path) as file:
-        arrays = {field.name: file[field.name] for field in dataclasses.fields(Fitted)}
-    return [Fitted(**{name: array[i] for name, array in arrays.items()}) for i in range(len(arrays["C"]))]
+        return from_arrays({name: file[name] for name in file.files})
 
 
 def _require_one_of(what: str, found: str, choices: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ser_jax.baselines import is_baseline
 from ser_jax.report import card_header, numbers, preparation
 from ser_jax.report.escape import markdown as escaped
 from ser_jax.report.markdown import table
@@ -34,6 +35,7 @@ class Published:
       runs: how many networks it is the mean of.
       heads: source corpus -> the emotions of its own classifier; empty for one classifier.
       variant: what it is called in the summaries of its tests.
+      features: name and `info` of the pre-extracted features that it takes; None: it takes log-mels or functionals.
     """
 
     folder: str
@@ -45,6 +47,12 @@ class Published:
     heads: Mapping[str, Sequence[str]]
     corpora: Sequence[TrainingCorpus]
     versions: Mapping[str, str]
+    features: Mapping[str, Any] | None = None
+
+    @property
+    def encoder(self) -> Mapping[str, Any] | None:
+        """The pretrained encoder whose hidden states the model takes, as `prepare encoder` describes it, if any."""
+        return (self.features or {}).get("info", {}).get("encoder")
 
 
 def render(model: Published, tested: Summary, elsewhere: Mapping[str, Summary]) -> str:
@@ -63,9 +71,9 @@ def render(model: Published, tested: Summary, elsewhere: Mapping[str, Summary]) 
     parts += ["## The model", "\n".join(f"- {line}" for line in _model(model))]
     parts += ["## Training data", "\n".join(f"- {line}" for line in _corpora(model.corpora))]
     parts += ["## Results", *_results(model, rows, tested, elsewhere)]
-    parts += ["## Use", f"```\npython launch.py predict --workdir {model.folder} a.wav\n```"]
+    parts += ["## Use", f"```\n{_use(model)}\n```"]
     parts += ["## Limits", "\n".join(f"- {line}" for line in _limits(model, tested))]
-    parts += ["## Licence", *_licences(model.corpora)]
+    parts += ["## Licence", *_licences(model)]
     trained = describe_provenance(Provenance(dict(model.versions)))
     parts.append(f"Trained with {escaped(trained)}. Corpus {tested.study.fingerprint[:16]}.")
     return "\n\n".join(parts) + "\n"
@@ -75,19 +83,13 @@ def _model(model: Published) -> list[str]:
     config = model.config
     options = [f"{key} {value}" for key, value in config["model"].items() if key != "name"]
     what = f"{config['model']['name']} ({', '.join(options)})" if options else config["model"]["name"]
-    frontend = config["frontend"]
-    trimmed = ", silence at both ends cut off" if frontend["trim_db"] else ""
-    window = config["evaluation"]["window_seconds"] or config["training"]["crop_seconds"]
+    arrays = "coefficients" if is_baseline(config["model"]) else "parameters under their linen paths"
     lines = [
         f"{escaped(what)}, {numbers.whole(model.parameters)} parameters; the mean of {count(model.runs, 'run')}.",
-        f"Input: recordings of any rate, as {frontend['num_mels']} {escaped(frontend['kind'])} features every "
-        f"{frontend['hop_ms']:g} ms, {NORMALIZATIONS[frontend['normalization']]}{trimmed}; windows of {window:g} s, "
-        "averaged.",
+        f"Input: recordings of any rate, as {_input(model)}.",
+        f"Files: `{WEIGHTS}` has the {arrays}, runs along the first axis; `{METADATA}` the configuration, the emotions "
+        "in the order of the outputs, and a SHA-256 of every array.",
     ]
-    lines.append(
-        f"Files: `{WEIGHTS}` has the parameters under their linen paths, runs along the first axis; `{METADATA}` the "
-        "configuration, the emotions in the order of the outputs, and a SHA-256 of every array."
-    )
     lines += [f"A classifier for {escaped(source)}: {escaped(', '.join(of))}." for source, of in model.heads.items()]
     if model.heads:
         lines.append(
@@ -95,6 +97,34 @@ def _model(model: Published) -> list[str]:
             "only some of them have gets less."
         )
     return lines
+
+
+def _input(model: Published) -> str:
+    """What a model makes of a recording."""
+    config = model.config
+    if model.encoder:
+        info = model.features["info"]
+        kept = "means and deviations of" if info["form"] == "pooled" else "the frames of"
+        speeds = [f"{speed:g}" for speed in info.get("speeds", [1])]
+        heard = f", at the speeds {join(speeds)}" if len(speeds) > 1 else ""
+        encoder = f"{escaped(model.encoder['name'])} (SHA-256 {model.encoder['sha256'][:16]})"
+        return f"{kept} the hidden states {escaped(join(info['states']))} of the encoder {encoder}{heard}"
+    if model.features:
+        return f"the pre-extracted features {escaped(model.features['name'])}"
+    if is_baseline(config["model"]):
+        return f"functionals of kind {escaped(config['model'].get('functionals', 'own'))}"
+    frontend = config["frontend"]
+    trimmed = ", silence at both ends cut off" if frontend["trim_db"] else ""
+    window = config["evaluation"]["window_seconds"] or config["training"]["crop_seconds"]
+    return (
+        f"{frontend['num_mels']} {escaped(frontend['kind'])} features every {frontend['hop_ms']:g} ms, "
+        f"{NORMALIZATIONS[frontend['normalization']]}{trimmed}; windows of {window:g} s, averaged"
+    )
+
+
+def _use(model: Published) -> str:
+    lines = [f"python launch.py predict --workdir {model.folder} a.wav"]
+    return "\n".join([f"python launch.py encoders get {model.encoder['name']}", *lines] if model.encoder else lines)
 
 
 def _corpora(corpora: Sequence[TrainingCorpus]) -> list[str]:
@@ -210,9 +240,12 @@ def _limits(model: Published, tested: Summary) -> list[str]:
     ]
 
 
-def _licences(corpora: Sequence[TrainingCorpus]) -> list[str]:
+def _licences(model: Published) -> list[str]:
     parts = []
-    for corpus in corpora:
+    if model.encoder:
+        said = escaped(licence(str(model.features["info"].get("licence") or "not known")))
+        parts.append(f"- encoder {escaped(model.encoder['name'])}, which is not in this folder: {said}")
+    for corpus in model.corpora:
         parts.append(f"- {escaped(corpus.name)}: {escaped(licence(str(corpus.info.get('licence') or 'not known')))}")
         if corpus.info.get("citation"):
             parts.append(f"```bibtex\n{corpus.info['citation']}\n```")

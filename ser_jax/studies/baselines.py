@@ -26,7 +26,7 @@ from ser_jax.corpora.protocols import Fold, Protocol, speakers_known
 from ser_jax.corpora.targets import check_dimensions, dimension_values
 from ser_jax.errors import UserError
 from ser_jax.inference.tables import references, tabulate
-from ser_jax.training import checkpoints
+from ser_jax.training import checkpoints, published
 from ser_jax.training.runs import runs_of
 
 FOLDER = "baseline"  # of a variant's folder: where its fitted baselines are
@@ -238,13 +238,17 @@ def functionals_of(corpus: Corpus, kind: str) -> Float[np.ndarray, "utterances v
 
 
 def load_metadata(folder: Path) -> dict:
-    """Reads what the saved baselines of a variant's folder say of themselves."""
-    return linear.load_metadata(folder / FOLDER)
+    """Reads what the saved baselines of a variant's folder, or of a published model, say of themselves."""
+    return published.read_metadata(folder) if published.is_published(folder) else linear.load_metadata(folder / FOLDER)
 
 
 def load_folds(folder: Path) -> dict[str, Fitted]:
-    """Reads the saved baselines of a variant's folder, by fold."""
-    return dict(zip(load_metadata(folder)["folds"], linear.load(folder / FOLDER), strict=True))
+    """Reads the saved baselines of a variant's folder, or of a published model, by fold."""
+    if published.is_published(folder):
+        fitted = linear.from_arrays(published.read_arrays(folder))
+    else:
+        fitted = linear.load(folder / FOLDER)
+    return dict(zip(load_metadata(folder)["folds"], fitted, strict=True))
 
 
 def _few_speakers(corpus: Corpus, fold: Fold) -> bool:

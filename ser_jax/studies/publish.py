@@ -4,8 +4,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ser_jax import checksums
 from ser_jax import config as configuration
+from ser_jax.baselines import linear
 from ser_jax.corpora import load_corpus
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.errors import UserError
@@ -14,7 +17,7 @@ from ser_jax.inference.restore import restore_network
 from ser_jax.report import card
 from ser_jax.report import summary as tree
 from ser_jax.report.summary import Summary
-from ser_jax.studies import workdirs
+from ser_jax.studies import baselines, workdirs
 from ser_jax.studies.workdirs import Restored
 from ser_jax.training import published
 from ser_jax.training.initial import trainings_behind
@@ -29,11 +32,11 @@ def publish(
 
     What a training alone needs is left out. `tested` is a workdir in which the same configuration was trained and
     tested speaker-independently: the card's figures are read from its summary, and from its `on_CORPUS` where it was
-    evaluated on other corpora. Raises `UserError` where one of them has no single network, where their configurations
+    evaluated on other corpora. Raises `UserError` where one of them has several variants, where their configurations
     differ in more than the folds and seeds, and where the tests' folds share speakers.
     """
     _check_place(Path(to))
-    model, evidence = _network("--workdir", workdir), _network("--tested", tested)
+    model, evidence = _single("--workdir", workdir), _single("--tested", tested)
     _check_alike(model, evidence)
     summary = tree.read(tested)
     if not summary.study.speaker_independent:
@@ -42,10 +45,10 @@ def publish(
         )
     elsewhere = _elsewhere(Path(tested), summary.corpus)
     corpora = _corpora(model.metadata, data_dir)
-    network, state = restore_network(model.metadata, model.folder)
+    arrays, parameters = _arrays(model)
     with atomic_folder(to) as folder:
-        published.write(folder, model.name, state, model.metadata)
-        described = _described(Path(to), model, evidence.name, network.num_parameters, corpora)
+        published.write(folder, model.name, arrays, model.metadata)
+        described = _described(Path(to), model, evidence.name, parameters, corpora)
         (folder / published.CARD).write_text(card.render(described, summary, elsewhere), encoding="utf-8")
         checksums.write_all(folder)
     return Path(to)
@@ -65,17 +68,30 @@ def _check_place(to: Path) -> None:
         return
     if not published.is_published(to):
         raise UserError(expected % "is no published model")
-    others = {path.name for path in to.iterdir()} - {published.WEIGHTS, published.METADATA, published.CARD}
+    others = {path.name for path in to.iterdir()} - {
+        published.WEIGHTS,
+        published.METADATA,
+        published.CARD,
+        checksums.FILE,
+    }
     if others:
         raise UserError(expected % f"has {min(others)} too")
 
 
-def _network(option: str, workdir: str | os.PathLike) -> Restored:
+def _single(option: str, workdir: str | os.PathLike) -> Restored:
     found = workdirs.find(workdir, option=option)
-    if len(found) > 1 or found[0].is_baseline:
-        what = f"{len(found)} variants" if len(found) > 1 else "a baseline"
-        raise UserError(f"{option} {workdir}: found {what}, expected one network")
+    if len(found) > 1:
+        raise UserError(f"{option} {workdir}: found {len(found)} variants, expected one")
     return found[0]
+
+
+def _arrays(model: Restored) -> tuple[dict[str, np.ndarray], int]:
+    """What is published of a model, and how many parameters one run of it has."""
+    if not model.is_baseline:
+        network, state = restore_network(model.metadata, model.folder)
+        return published.arrays_of(state), network.num_parameters
+    fitted = list(baselines.load_folds(model.folder).values())
+    return linear.to_arrays(fitted), fitted[0].coefficients.size + fitted[0].intercept.size
 
 
 def _check_alike(model: Restored, evidence: Restored) -> None:
@@ -86,11 +102,18 @@ def _check_alike(model: Restored, evidence: Restored) -> None:
                 f"{evidence.metadata['corpus']['fingerprint'][:12]}, expected {model.metadata['corpus']['name']}, "
                 f"{model.metadata['corpus']['fingerprint'][:12]}, as in --workdir"
             )
+    if _features(model.metadata) != _features(evidence.metadata):
+        raise UserError("--tested: trained on other pre-extracted features than --workdir; prepare them once, for both")
     configs = [configuration.deciding(restored.metadata["config"]) for restored in (model, evidence)]
     own, other = ({key: value for key, value in config.items() if key not in _SPLITS} for config in configs)
     different = list(configuration.differences(own, other))
     if different:
         raise UserError(f"--tested: another configuration than in --workdir ({'; '.join(different[:3])})")
+
+
+def _features(metadata: dict) -> dict | None:
+    """Which hidden states or other pre-extracted features a model takes."""
+    return metadata.get("features") or metadata["corpus"].get("features")
 
 
 def _corpora(metadata: dict, data_dir: str | None) -> list[Corpus]:
@@ -113,7 +136,8 @@ def _described(to: Path, model: Restored, variant: str, parameters: int, corpora
         emotions=model.emotions,
         parameters=parameters,
         runs=len(model.metadata["runs"]),
-        heads={head["source"]: head["emotions"] for head in model.metadata["targets"]["heads"]},
+        heads={head["source"]: head["emotions"] for head in model.metadata["targets"].get("heads", [])},
+        features=_features(model.metadata),
         corpora=[
             card.TrainingCorpus(
                 corpus.name, len(corpus.utterances), corpus.utterances["speaker"].nunique(), corpus.info

@@ -1,12 +1,13 @@
 """A published model: a folder that a model hub takes as it is. It holds what evaluation uses, and is never changed.
 
-`README.md` is its card. `model.safetensors` holds the arrays, the run axis first: linen variables under their paths,
-such as `params/classifier/kernel`; `feature_statistics` where the training's normalise features; `step` and
-`diverged_at`. `config.json` holds the metadata of a checkpoint, with the shape, dtype and SHA-256 of each array and a
-SHA-256 of themselves.
+`README.md` is its card. `model.safetensors` holds the arrays. Those of a network have the run axis first: linen
+variables under their paths, such as `params/classifier/kernel`; `feature_statistics` where the training's normalise
+features; `step` and `diverged_at`. Those of a linear baseline have the fold axis first. `config.json` holds the
+metadata of what was trained, with the shape, dtype and SHA-256 of each array and a SHA-256 of themselves.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -31,15 +32,20 @@ def is_published(folder: Path) -> bool:
     return (folder / WEIGHTS).is_file() or _is_description(_json(folder / METADATA))
 
 
-def write(folder: Path, name: str, state: State, metadata: dict) -> None:
+def arrays_of(state: State) -> dict[str, np.ndarray]:
+    """Returns the arrays of a state for evaluation (see `state.for_evaluation`) under their published names."""
+    return {_public(path): array for path, array in named_arrays(state).items()}
+
+
+def write(folder: Path, name: str, arrays: Mapping[str, np.ndarray], metadata: dict) -> None:
     """Writes `model.safetensors` and `config.json` to a folder.
 
     Args:
       name: of the variant.
-      state: for evaluation, see `state.for_evaluation`; NumPy arrays with a run axis.
-      metadata: of the checkpoint that the state was restored from.
+      arrays: by their published names.
+      metadata: of what was trained.
     """
-    arrays = {_public(path): np.ascontiguousarray(array) for path, array in named_arrays(state).items()}
+    arrays = {path: np.ascontiguousarray(array) for path, array in arrays.items()}
     described = {path: describe_array(array) | {"sha256": sha256(array)} for path, array in arrays.items()}
     header = {"library_name": LIBRARY, "format": FORMAT_VERSION, "name": name}
     (folder / WEIGHTS).write_bytes(safetensors.numpy.save(arrays, metadata={"format": "flax"}))
@@ -57,24 +63,34 @@ def restore(folder: Path, like: State) -> State:
 
     Raises `UserError` where an array is missing, unexpected, of another shape or dtype, or not what was published.
     """
+    expected = arrays_of(like)
+    found = read_arrays(folder, {name: describe_array(array) for name, array in expected.items()})
+    return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in expected])
+
+
+def read_arrays(folder: Path, expected: dict[str, dict] | None = None) -> dict[str, np.ndarray]:
+    """Reads the arrays by their published names; raises `UserError` where they are not what was published.
+
+    `expected` are shapes and dtypes (`describe_array`); by default those of `config.json`.
+    """
     path = folder / WEIGHTS
     if not path.is_file():
         raise UserError(f"{path}: no such file, expected the published model's arrays")
     with reading(f"{path}: damaged, expected a safetensors file"):
         found = safetensors.numpy.load_file(path)
-    names = [_public(name) for name in named_arrays(like)]
-    expected = dict(zip(names, map(describe_array, named_arrays(like).values()), strict=True))
+    metadata = _metadata(folder)
+    with reading(f"{folder / METADATA}: not the description of a training"):
+        hashes = {name: array["sha256"] for name, array in metadata["arrays"].items()}
+        said = {name: {key: array[key] for key in ("shape", "dtype")} for name, array in metadata["arrays"].items()}
+    expected = said if expected is None else expected
     described = {name: describe_array(array) for name, array in found.items()}
     if different := list(differences(described, expected)):
         more = f" and {len(different) - 3} more" if len(different) > 3 else ""
         raise UserError(f"{path}: its arrays are not those of the model: {'; '.join(different[:3])}{more}")
-    metadata = _metadata(folder)
-    with reading(f"{folder / METADATA}: not the description of a training"):
-        hashes = {name: array["sha256"] for name, array in metadata["arrays"].items()}
-    for name in names:
-        if sha256(found[name]) != hashes.get(name):
+    for name, array in found.items():
+        if sha256(array) != hashes.get(name):
             raise UserError(f"{path}: damaged ({name} has another SHA-256 than {METADATA} says)")
-    return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in names])
+    return found
 
 
 def _metadata(folder: Path) -> dict:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from flax.traverse_util import flatten_dict
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.inference.restore import restore_network
 from ser_jax.report import summary as tree
-from ser_jax.studies import publish, workdirs
+from ser_jax.studies import baselines, publish, workdirs
 from tests.flips import unnoticed
 from tests.report import made_study
 
@@ -198,8 +199,9 @@ def test_every_published_model_is_small_and_has_its_card(folder):
     for heading in ("The model", "Training data", "Results", "Use", "Limits", "Licence"):
         assert f"## {heading}\n" in card
     (restored,) = workdirs.find(folder)
-    restore_network(restored.metadata, restored.folder)  # refuses what is not what was published
-    licence = {"emodb": "cc-by-4.0"}.get(folder.name, "cc-by-nc-sa-4.0")
+    restore = baselines.load_folds if restored.is_baseline else partial(restore_network, restored.metadata)
+    restore(restored.folder)  # refuses what is not what was published
+    licence = {"emodb": "cc-by-4.0", "emodb_encoder": "cc-by-4.0"}.get(folder.name, "cc-by-nc-sa-4.0")
     assert yaml.safe_load(card.split("---\n")[1])["license"] == licence
     assert all(emotion in card for emotion in restored.emotions)
 
@@ -210,3 +212,46 @@ def test_every_flipped_bit_of_a_published_model_is_noticed(launch, published):
     missed = unnoticed(published, per_file=2)
     assert {"model.safetensors", "README.md", "*.json", "SHA256SUMS"} == set(missed)
     assert not any(missed.values()), missed
+
+
+@pytest.fixture(scope="module")
+def published_baseline(launch, config, tmp_path_factory):
+    """The workdir of a ridge classifier that learnt from all speakers, and what was published of it."""
+    root = tmp_path_factory.mktemp("baseline")
+    ridge = ('--config.model={"name": "ridge"}', "--config.seeds=[0]")
+    for folder, protocol in (("all", "everything"), ("tested", "leave_one_speaker_out")):
+        arguments = (*ridge, f"--config.protocol.name={protocol}", "--config.evaluation.robustness=[]")
+        status, _, errors = launch("train", "--config", config, *arguments, "--workdir", root / folder)
+        assert status == 0, errors
+    for _ in ("new", "in the place of the one published before"):
+        arguments = ("publish", "--workdir", root / "all", "--tested", root / "tested", "--to", root / "published")
+        status, _, errors = launch(*arguments)
+        assert status == 0, errors
+    return root / "all", root / "published"
+
+
+def test_a_published_baseline_predicts_what_the_trained_one_does(launch, published_baseline, tmp_path, monkeypatch):
+    workdir, published = published_baseline
+    assert {path.name for path in published.iterdir()} >= {"README.md", "config.json", "model.safetensors"}
+    recording = tmp_path / "a.wav"
+    soundfile.write(recording, 0.1 * np.random.default_rng(0).standard_normal(SAMPLE_RATE), SAMPLE_RATE)
+    said = [launch("predict", "--workdir", folder, recording, "--json") for folder in (workdir, published)]
+    assert said[0] == said[1] and said[0][0] == 0
+    card = (published / "README.md").read_text()
+    assert "as functionals of kind own" in card and "has the coefficients" in card
+    monkeypatch.chdir(tmp_path)
+    status, _, errors = launch("evaluate", "--workdir", published)
+    assert status == 0, errors
+    assert (tmp_path / "runs" / "published_evaluated" / "on_synthetic" / "summary.json").is_file()
+
+
+def test_a_damaged_array_of_a_published_baseline_is_refused(launch, published_baseline, tmp_path):
+    shutil.copytree(published_baseline[1], tmp_path / "damaged")
+    path = tmp_path / "damaged" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    recording = tmp_path / "a.wav"
+    soundfile.write(recording, 0.1 * np.random.default_rng(0).standard_normal(SAMPLE_RATE), SAMPLE_RATE)
+    status, output, errors = launch("predict", "--workdir", tmp_path / "damaged", recording)
+    assert status == 2 and not output and "model.safetensors: damaged" in errors

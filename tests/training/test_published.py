@@ -17,7 +17,7 @@ STATE = for_evaluation(state_of(6))
 
 @pytest.fixture
 def folder(tmp_path):
-    published.write(tmp_path, "small", STATE, METADATA)
+    published.write(tmp_path, "small", published.arrays_of(STATE), METADATA)
     return tmp_path
 
 
@@ -75,7 +75,7 @@ def test_a_model_that_lacks_a_file_is_refused(folder):
     assert published.is_published(folder)
     with pytest.raises(UserError, match=r"model\.safetensors: no such file"):
         restore(folder, STATE)
-    published.write(folder, "small", STATE, METADATA)
+    published.write(folder, "small", published.arrays_of(STATE), METADATA)
     (folder / published.METADATA).unlink()
     assert published.is_published(folder)
     with pytest.raises(UserError, match=r"config\.json: expected the description of a model that `publish` wrote"):
