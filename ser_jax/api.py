@@ -74,6 +74,18 @@ class Model:
         table = pd.DataFrame(self.recogniser.probabilities(self._corpus(waveform, rate)), columns=list(self.emotions))
         return table if _is_several(waveform) else table.iloc[0].rename("probability")
 
+    def dimensions(self, waveform: Waveforms, rate: int) -> pd.Series | pd.DataFrame:
+        """Returns the values of dimensions such as arousal, on the scale of the training's corpus.
+
+        Of one waveform a Series with a value for each dimension, of several a DataFrame with a row for each. Raises
+        UserError for a model that predicts emotions alone.
+        """
+        names = list(self.recogniser.dimension_names)
+        if not names:
+            raise UserError(f"model {self.name}: predicts no dimensions; it was trained without corpus.dimensions")
+        table = pd.DataFrame(self.recogniser.dimensions(self._corpus(waveform, rate)), columns=names)
+        return table if _is_several(waveform) else table.iloc[0].rename("value")
+
     def embed(self, waveform: Waveforms, rate: int) -> Float[np.ndarray, " dims"] | Float[np.ndarray, "batch dims"]:
         """Returns the vector that the classifier is given, float32: [dims] of one waveform, [batch, dims] of several.
 

@@ -67,7 +67,13 @@ def vote_shares(corpus: Corpus, columns: str) -> Float32[np.ndarray, "utterances
             "column for every rater"
         )
     counted = [columns + emotion for emotion in corpus.emotions]
-    votes = _counts(corpus, counted) if set(counted) <= set(names) else _heard(corpus, names, columns)
+    lacking = [name for name in counted if name not in names]
+    if lacking and len(lacking) < len(counted):
+        raise UserError(
+            f"{_VOTES}={columns}: corpus {corpus.name} has no column {lacking[0]}, expected one for every emotion "
+            "(`prepare --drop` leaves an emotion out)"
+        )
+    votes = _heard(corpus, names, columns) if lacking else _counts(corpus, counted)
     total = votes.sum(axis=1)
     if (total <= 0).any():
         utterance = corpus.utterances["id"].iloc[int(np.argmin(total))]

@@ -13,6 +13,8 @@ OWN_HEADS = (
     "corpus's emotions alone and an easier task than one classifier for all; of any other corpus, by the mean of all"
 )
 
+NO_EMOTION = "the emotion was not learnt (objective.emotion=0): its figures are of outputs that were never trained"
+
 
 def uses_speaker(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns what a configuration computes from the tested speaker's other unlabelled recordings.
@@ -41,6 +43,8 @@ def knowledge_of(
     notes = tuple(metadata.get("notes", ()))
     if not is_baseline(config["model"]) and config["training"]["heads"] == "source":
         notes += (OWN_HEADS,)
+    if not is_baseline(config["model"]) and not config.get("objective", {}).get("emotion", 1):
+        notes += (NO_EMOTION,)
     return Knowledge(
         parameters=parameters,
         cost=cost,

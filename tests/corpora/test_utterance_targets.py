@@ -32,6 +32,7 @@ def test_votes_are_counted_by_rater(columns):
     [
         ({}, "vote_", r"votes=vote_: corpus made has no columns that begin with vote_; expected vote_EMOTION"),
         ({"a": "joy"}, "a,b", "has no column b"),
+        ({"vote_joy": "1"}, "vote_", "has no column vote_anger, expected one for every emotion"),
         ({"vote_anger": "many", "vote_joy": "1"}, "vote_", r"'u0' .* has the vote_anger 'many', expected how many"),
         ({"vote_anger": "-1", "vote_joy": "1"}, "vote_", "'u0' has vote_anger below zero"),
         ({"vote_anger": ["1", "0", "0"], "vote_joy": "0"}, "vote_", "2 utterances .* no vote .*, the first is 'u1'"),
