@@ -24,7 +24,7 @@ from ser_jax.encoders.architecture import WhisperArchitecture
 from ser_jax.encoders.store import LoadedEncoder
 from ser_jax.errors import UserError
 from ser_jax.frontend import features
-from ser_jax.inference.predict import evaluate
+from ser_jax.inference.predict import evaluate, evaluate_with_dimensions
 from ser_jax.inference.restore import restore_network
 from ser_jax.studies import workdirs
 from ser_jax.training import devices
@@ -112,6 +112,28 @@ def test_of_several_each_is_as_if_alone_whatever_its_length(model):
     assert np.abs(np.diff(table.to_numpy(), axis=0)).max() > 1e-4
     batch = np.stack([noise(0.6, 4), noise(0.6, 5)])
     np.testing.assert_allclose(model.predict(batch, SAMPLE_RATE), model.predict(list(batch), SAMPLE_RATE))
+
+
+def test_dimensions_are_on_the_scale_of_the_training_of_each_run(corpus, tmp_path):
+    spoken, protocol = corpus
+    values = np.random.default_rng(0).normal(3, 2, len(spoken.utterances))
+    spoken = dataclasses.replace(spoken, utterances=spoken.utterances.assign(arousal=values))
+    changes = {"corpus": {"dimensions": ["arousal"]}, "augmentation": {"mixup": 0.0}, "folds": [0, 2]}
+    population, _ = untrained_workdir(tmp_path, spoken, protocol, **changes)
+    _, told = evaluate_with_dimensions(population, initial_state(population), [np.arange(2)] * 2)
+    mean, deviation = population.targets.scaling[1]
+    loaded = ser_jax.load(tmp_path, fold=protocol.folds[2].name)
+    heard = [waveform(spoken, row) for row in range(2)]
+    table = loaded.dimensions(heard, SAMPLE_RATE)
+    np.testing.assert_allclose(table["arousal"], told[1][:, 0] * deviation + mean, rtol=1e-4)
+    assert loaded.dimensions(heard[0], SAMPLE_RATE).to_dict() == pytest.approx(
+        {"arousal": table["arousal"][0]}, rel=1e-4
+    )
+
+
+def test_a_model_of_emotions_alone_has_no_dimensions(model):
+    with pytest.raises(UserError, match=r"model drawn: predicts no dimensions"):
+        model.dimensions(noise(1.0), SAMPLE_RATE)
 
 
 def test_another_rate_is_resampled(model):

@@ -7,7 +7,7 @@ import pytest
 
 from ser_jax.errors import UserError
 from ser_jax.studies import provenance, store
-from ser_jax.studies.knowledge import knowledge_of
+from ser_jax.studies.knowledge import NO_EMOTION, knowledge_of
 from tests.training.tiny import CONFIG
 
 H200 = {"platform": "gpu", "device": "NVIDIA H200", "devices": 1}
@@ -73,6 +73,12 @@ def test_a_report_knows_every_process_that_trained_a_variant():
     assert [one.seeds for one in trained] == [(0, 2), (1,)]
     (older,) = knowledge_of(metadata, result={"hardware": H200, "code": "c"}).trained
     assert (older.versions, older.hardware, older.code) == ({"jax": "0.11.2"}, H200, "c")
+
+
+def test_a_report_says_that_the_emotion_was_not_learnt():
+    config = {**CONFIG, "objective": {"emotion": 0.0}}
+    assert NO_EMOTION in knowledge_of({"config": config, "versions": {}}).notes
+    assert NO_EMOTION not in knowledge_of({"config": CONFIG, "versions": {}}).notes
 
 
 def test_of_some_seeds_only_their_trainers_count():
