@@ -96,6 +96,13 @@ def _there_is_not(name: str, names: Iterable[str]) -> str:
     return "no emotion of this name, " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}")
 
 
+def meant_by(word: str, names: Iterable[str]) -> str | None:
+    """Returns the one of some names that another word may be meant for: a synonym, or a misspelling; or None."""
+    names = list(names)
+    synonym = _OF_WORD.get(word.casefold())
+    return synonym if synonym in names else next(iter(difflib.get_close_matches(word, names, n=1, cutoff=0.85)), None)
+
+
 def unified(values: pd.Series, where: str, column: str, unify: bool) -> tuple[pd.Series, dict[str, str]]:
     """Returns names of which none differ by case, zeros, ".0" or spaces alone, and those that were changed, new by old.
 

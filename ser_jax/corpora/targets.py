@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Float32, Float64
 
 from ser_jax.corpora.corpus import Corpus
-from ser_jax.corpora.labels import VOTE
+from ser_jax.corpora.labels import VOTE, meant_by
 from ser_jax.corpora.protocols import Fold
 from ser_jax.errors import UserError, brief, did_you_mean
 
@@ -112,6 +112,14 @@ def _heard(corpus: Corpus, raters: Sequence[str], columns: str) -> Float64[np.nd
                 f"{_VOTES}={columns}: utterance {utterance!r} has several emotions at once in {rater}, {word!r}; "
                 "expected one for each rater"
             )
+        for word in sorted(set(words) - set(number)):
+            meant = meant_by(word, number)
+            if meant:
+                utterance = corpus.utterances["id"][words == word].iloc[0]
+                raise UserError(
+                    f"{_VOTES}={columns}: utterance {utterance!r} has {word!r} in {rater}, which may be {meant}; spell "
+                    "them alike: a vote for no class of the corpus counts for nothing"
+                )
         heard = words.map(number)
         rows = np.flatnonzero(heard.notna())
         votes[rows, heard.iloc[rows].astype(int)] += 1

@@ -41,7 +41,9 @@ def test_votes_are_counted_by_rater(columns):
             "rater_",
             "'u1' has several emotions at once in rater_1, 'anger;joy'",
         ),
-        ({"rater_1": "happy"}, "rater_", "rater_1 of corpus made has happy; expected names among anger, joy"),
+        ({"rater_1": "calm"}, "rater_", "rater_1 of corpus made has calm; expected names among anger, joy"),
+        ({"rater_1": ["joy", "Angry", "joy"]}, "rater_", "'u1' has 'angry' in rater_1, which may be anger; spell them"),
+        ({"rater_1": ["joy", "joy", "angre"]}, "rater_", "'u2' has 'angre' in rater_1, which may be anger"),
     ],
 )
 def test_votes_that_are_none_are_refused_in_one_line(columns, votes, message):
