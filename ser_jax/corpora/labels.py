@@ -100,7 +100,7 @@ def meant_by(word: str, names: Iterable[str]) -> str | None:
     """Returns the one of some names that another word may be meant for: a synonym, or a misspelling; or None."""
     names = list(names)
     synonym = _OF_WORD.get(word.casefold())
-    return synonym if synonym in names else next(iter(difflib.get_close_matches(word, names, n=1, cutoff=0.85)), None)
+    return synonym if synonym in names else next(iter(difflib.get_close_matches(word, names, n=1, cutoff=0.8)), None)
 
 
 def unified(values: pd.Series, where: str, column: str, unify: bool) -> tuple[pd.Series, dict[str, str]]:
