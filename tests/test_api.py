@@ -119,7 +119,8 @@ def test_dimensions_are_on_the_scale_of_the_training_of_each_run(corpus, tmp_pat
     values = np.random.default_rng(0).normal(3, 2, len(spoken.utterances))
     spoken = dataclasses.replace(spoken, utterances=spoken.utterances.assign(arousal=values))
     changes = {"corpus": {"dimensions": ["arousal"]}, "augmentation": {"mixup": 0.0}, "folds": [0, 2]}
-    population, _ = untrained_workdir(tmp_path, spoken, protocol, **changes)
+    population = make_population(configuration.merge(CONFIG, changes), spoken, protocol)
+    keep(tmp_path, population)
     _, told = evaluate_with_dimensions(population, initial_state(population), [np.arange(2)] * 2)
     mean, deviation = population.targets.scaling[1]
     loaded = ser_jax.load(tmp_path, fold=protocol.folds[2].name)
