@@ -51,7 +51,7 @@ def test_ccc_is_over_the_utterances_whose_value_is_known_and_averaged_over_seeds
 
 def test_votes_are_scored_by_cross_entropy_divergence_and_the_majority():
     table = table_of(seeds=1).head(4).assign(speaker=["s0", "s0", "s1", "s1"])
-    shares = np.array([[0.5, 0.5, 0.0], [0.2, 0.8, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    shares = np.array([[0.4, 0.4, 0.2], [0.2, 0.8, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     told = np.array([[0.1, 0.6, 0.3], [0.7, 0.2, 0.1], [0.0, 0.0, 1.0], [0.6, 0.3, 0.1]])
     table[["v_a", "v_b", "v_c"]], table[["p_a", "p_b", "p_c"]] = shares, told
     cross = [-np.sum(q[q > 0] * np.log(p[q > 0])) for q, p in zip(shares, told, strict=True)]
@@ -92,6 +92,17 @@ def test_a_paired_difference_is_that_of_the_values_with_the_same_speakers_drawn(
     one = found["ccc_arousal"]
     assert one.estimate == pytest.approx(float(values[0].value - values[1].value), abs=1e-9)
     assert one.ci95[1] < 0 and one.p < one.p_holm < 0.05
+
+
+def test_a_difference_is_over_the_utterances_that_both_have_values_of():
+    table = table_of(noises=(0.2, 0.9))
+    lost = table["utterance"].isin(["u1", "u4", "u40"])
+    partly = table.assign(predicted_arousal=table["predicted_arousal"].mask(lost & (table["variant"] == "v1")))
+    found, expected = (
+        next(one for one in differences(rows, [("v1", "v0")], replicates=20) if one.score == "ccc_arousal")
+        for rows in (partly, table[~lost])
+    )
+    assert found.estimate == pytest.approx(expected.estimate, abs=1e-9)
 
 
 def test_variants_that_do_not_predict_a_dimension_have_no_difference_in_it():
