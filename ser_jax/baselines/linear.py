@@ -410,17 +410,19 @@ def _discriminants(
     priors = np.bincount(codes, weights)
     means = np.stack([x[codes == k].mean(0) for k in range(len(priors))])
     within = (x - means[codes]) * np.sqrt(weights)[:, None]
-    if x.shape[1] <= x.shape[0]:
-        variances, axes = np.linalg.eigh(within.T @ within)
-    else:  # the axes of the space that the utterances span; there is no variance in the others
-        variances, rotation = np.linalg.eigh(within @ within.T)
-        kept = variances > 1e-10 * variances[-1]
-        variances, axes = variances[kept], within.T @ (rotation[:, kept] / np.sqrt(variances[kept])[None])
-    inside = means @ axes
-    outside = means - inside @ axes.T
+    wide = x.shape[1] > x.shape[0]
+    gram = within @ within.T if wide else within.T @ within
+    diagonal = np.diag_indices_from(gram)
     for share in shrinkages:
-        ground = share * variances.sum() / x.shape[1]
-        coefficients = (inside / ((1 - share) * variances + ground)[None]) @ axes.T + outside / ground
+        ground = share * np.trace(gram) / x.shape[1]
+        if wide:  # Woodbury's identity: a system of the utterances instead of the dimensions
+            system = gram.copy()
+            system[diagonal] += ground / (1 - share)
+            coefficients = (means - solve(system, within @ means.T, assume_a="pos").T @ within) / ground
+        else:
+            system = (1 - share) * gram
+            system[diagonal] += ground
+            coefficients = solve(system, means.T, assume_a="pos").T
         yield coefficients, np.log(priors) - np.sum(coefficients * means, 1) / 2
 
 
