@@ -39,6 +39,10 @@ class WhisperArchitecture:
     normalize: bool = False
 
     family = "whisper"
+    pre_norm = True
+    key_bias = False
+    buckets = 0
+    epsilon = 1e-5
     hop = 320  # samples from one frame to the next
     min_samples = 201  # the reflected border of the first window needs so many
 
@@ -86,6 +90,7 @@ class Wav2Vec2Architecture:
     epsilon: float
     normalize: bool
 
+    key_bias = True
     max_samples = None  # any length
 
     @property
@@ -106,6 +111,14 @@ class Wav2Vec2Architecture:
 
 
 Architecture = WhisperArchitecture | Wav2Vec2Architecture
+
+
+def from_json(fields: Mapping[str, Any]) -> Architecture:
+    """Returns an architecture from its family and its fields, as JSON keeps them."""
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    if values["family"] != WhisperArchitecture.family:
+        return Wav2Vec2Architecture(**values)
+    return WhisperArchitecture(**{name: value for name, value in values.items() if name != "family"})
 
 
 def read_architecture(folder: str | Path) -> Architecture:

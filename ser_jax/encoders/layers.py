@@ -74,6 +74,9 @@ def normalize_waveform(
     return centred / jnp.sqrt(jnp.sum(jnp.square(centred), 1, keepdims=True) / count + 1e-7)
 
 
+LOW_RANK = "_low_rank"  # ends the name of what is added to a projection
+
+
 class Layer(nn.Module):
     """Self-attention and a feed-forward part, each added to the residual stream.
 
@@ -83,6 +86,8 @@ class Layer(nn.Module):
         key_bias: whether the keys' projection has a bias (Whisper's has none).
         gated: whether relative positions are scaled by a gate (WavLM).
         epsilon: of the normalisations.
+        low_rank: projections, by their names, to whose result that of a `LowRank` is added.
+        rank, scale: of these.
         dtype: of the activations.
     """
 
@@ -92,6 +97,9 @@ class Layer(nn.Module):
     key_bias: bool = True
     gated: bool = False
     epsilon: float = 1e-5
+    low_rank: tuple[str, ...] = ()
+    rank: int = 0
+    scale: float = 1.0
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -116,7 +124,7 @@ class Layer(nn.Module):
     ) -> Frames:
         batch, frames, width = x.shape
         query, key, value = (
-            nn.Dense(width, use_bias=use_bias, dtype=self.dtype, name=name)(x).reshape(batch, frames, self.heads, -1)
+            self._projection(x, width, name, use_bias).reshape(batch, frames, self.heads, -1)
             for name, use_bias in (("query", True), ("key", self.key_bias), ("value", True))
         )
         scores = jnp.einsum(
@@ -126,7 +134,7 @@ class Layer(nn.Module):
             scores = scores + self._gate(x)[..., None] * relative[None]
         scores = jnp.where(real_frames(frames, num_frames)[:, None, None], scores, jnp.finfo(scores.dtype).min)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores).astype(value.dtype), value)
-        return nn.Dense(width, dtype=self.dtype, name="output")(mixed.reshape(batch, frames, width))
+        return self._projection(mixed.reshape(batch, frames, width), width, "output")
 
     def _gate(self, x: Frames) -> Float[Array, "batch heads frames"]:
         """How much each query heeds relative positions (Chen et al. 2022, WavLM)."""
@@ -137,8 +145,51 @@ class Layer(nn.Module):
         return jnp.moveaxis(update * (reset * scale[None, None] - 1) + 2, 1, 2)
 
     def _feed_forward(self, x: Frames) -> Frames:
-        hidden = gelu(nn.Dense(self.hidden, dtype=self.dtype, name="feed_forward_in")(x))
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="feed_forward_out")(hidden)
+        hidden = gelu(self._projection(x, self.hidden, "feed_forward_in"))
+        return self._projection(hidden, x.shape[-1], "feed_forward_out")
+
+    def _projection(
+        self, x: Frames, width: int, name: str, use_bias: bool = True
+    ) -> Float[Array, "batch _frames projected"]:
+        projected = nn.Dense(width, use_bias=use_bias, dtype=self.dtype, name=name)(x)
+        if name not in self.low_rank:
+            return projected
+        return projected + LowRank(width, self.rank, self.scale, self.dtype, name=f"{name}{LOW_RANK}")(x)
+
+
+class LowRank(nn.Module):
+    """What LoRA (Hu et al. 2022) adds to a projection: a product of two thin matrices, the second 0 at first.
+
+    Attributes:
+        width: of the result.
+        rank: channels between the two matrices.
+        scale: factor of the result.
+        dtype: of the activations.
+    """
+
+    width: int
+    rank: int
+    scale: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Frames) -> Float[Array, "batch _frames projected"]:
+        """What is added."""
+        down = self.param("down_kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.rank))
+        up = self.param("up_kernel", nn.initializers.zeros, (self.rank, self.width))
+        return self.scale * (x @ down.astype(self.dtype) @ up.astype(self.dtype))
+
+
+def layer_options(architecture: Any) -> dict[str, Any]:
+    """Returns the attributes of `Layer` that an architecture decides."""
+    return {
+        "heads": architecture.heads,
+        "hidden": architecture.hidden,
+        "pre_norm": architecture.pre_norm,
+        "key_bias": architecture.key_bias,
+        "gated": architecture.buckets > 0,
+        "epsilon": architecture.epsilon,
+    }
 
 
 def run_stack(

@@ -21,6 +21,7 @@ from ser_jax.encoders.layers import (
     exact_dtype,
     gelu,
     layer_norm,
+    layer_options,
     mask_frames,
     normalize_waveform,
     real_frames,
@@ -70,11 +71,7 @@ class Wav2Vec2Encoder(nn.Module):
             self._relative_positions(x.shape[1]),
             depth=spec.depth if self.depth is None else self.depth,
             remat=self.remat,
-            heads=spec.heads,
-            hidden=spec.hidden,
-            pre_norm=spec.pre_norm,
-            gated=spec.buckets > 0,
-            epsilon=spec.epsilon,
+            **layer_options(spec),
             dtype=self.dtype,
         )
         layers = jnp.where(real_frames(x.shape[1], num_frames)[None, ..., None], layers, 0)
@@ -125,11 +122,7 @@ class Wav2Vec2Encoder(nn.Module):
         if not spec.buckets:
             return None
         table = self.param("relative_positions", nn.initializers.normal(0.02), (spec.buckets, spec.heads))
-        table = jnp.asarray(table, exact_dtype(self.dtype))
-        buckets = relative_buckets(frames, spec.buckets, spec.max_distance)
-        by_distance = jnp.take(table, buckets, axis=0).T  # [heads, distances]
-        distance = np.arange(frames)[None] - np.arange(frames)[:, None] + frames - 1
-        return jnp.take(by_distance, distance, axis=1)
+        return relative_bias(jnp.asarray(table, exact_dtype(self.dtype)), frames, spec.max_distance)
 
 
 class NormOverTime(nn.Module):
@@ -147,6 +140,15 @@ class NormOverTime(nn.Module):
         variance = jnp.sum(jnp.square(centred), 1, keepdims=True) / count
         normalized = centred / jnp.sqrt(variance + 1e-5) * scale.astype(dtype)[None, None]
         return mask_frames(normalized + bias.astype(dtype)[None, None], num_frames).astype(x.dtype)
+
+
+def relative_bias(
+    table: Float[Array, "buckets heads"], frames: int, max_distance: int
+) -> Float[Array, "heads frames frames"]:
+    """Returns what is added to the scores of each query and key for the distance between them, in the table's dtype."""
+    by_distance = jnp.take(table, relative_buckets(frames, len(table), max_distance), axis=0).T  # [heads, distances]
+    distance = np.arange(frames)[None] - np.arange(frames)[:, None] + frames - 1
+    return jnp.take(by_distance, distance, axis=1)
 
 
 def relative_buckets(frames: int, buckets: int, max_distance: int) -> Int[np.ndarray, " distances"]:

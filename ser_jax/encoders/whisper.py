@@ -17,6 +17,7 @@ from ser_jax.encoders.layers import (
     HiddenStates,
     gelu,
     layer_norm,
+    layer_options,
     mask_frames,
     normalize_waveform,
     real_frames,
@@ -70,10 +71,7 @@ class WhisperEncoder(nn.Module):
             None,
             depth=depth,
             remat=self.remat,
-            heads=spec.heads,
-            hidden=spec.hidden,
-            pre_norm=True,
-            key_bias=False,
+            **layer_options(spec),
             dtype=self.dtype,
         )
         layers = jnp.where(real_frames(x.shape[1], num_frames)[None, ..., None], layers, 0)

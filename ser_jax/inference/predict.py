@@ -148,7 +148,7 @@ def _window_arguments(population: Population, layout: devices.Layout, tables: li
     """What the evaluation program takes beside the state.
 
     Where the windows begin, how long they are and of which utterances, [parts, runs, ...]; how many batches there are
-    to compute; the corpus.
+    to compute; the corpus; the weights of an encoder, or None.
     """
 
     def stacked(parts: Any) -> Any:
@@ -170,7 +170,7 @@ def _window_arguments(population: Population, layout: devices.Layout, tables: li
         )
 
     places = stacked([[places_of(table) for table in part] for part in tables])
-    return *places, jnp.int32(used), resident
+    return *places, jnp.int32(used), resident, population.encoder
 
 
 def _stack(trees: Sequence[Any]) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from ser_jax.frontend import Frontend, Statistics, num_features
 from ser_jax.models import family_of
 from ser_jax.training import checkpoints, setup
+from ser_jax.training.encoder import restored_architecture
 from ser_jax.training.state import State
 
 _FRAMES = 64  # of an example, to find the shapes of parameters: they do not depend on it
@@ -44,7 +45,7 @@ def network_of(metadata: dict) -> Network:
     if features := corpus.get("features"):
         frontend = dataclasses.replace(frontend, dims=features["dims"], frame_ms=features["frame_ms"])
     targets = setup.restored_targets(metadata["targets"], corpus["emotions"])
-    model = setup.make_model(config, frontend, targets, len(corpus["emotions"]))
+    model = setup.make_model(config, frontend, targets, len(corpus["emotions"]), restored_architecture(metadata))
     min_frames = family_of(config["model"]["name"]).min_frames(model)
     return Network(model, frontend, len(metadata["runs"]), min_frames)
 

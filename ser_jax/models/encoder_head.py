@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ser_jax.encoders.adapters import ADAPTATIONS, PROJECTIONS, UpperLayers
+from ser_jax.encoders.architecture import Architecture
 from ser_jax.errors import UserError
-from ser_jax.models import layers
+from ser_jax.models import layers as dropouts
 from ser_jax.models.channel_attention import channel_attention
 from ser_jax.models.family import COUNT, RATE, Family, Range
 from ser_jax.models.output import Attention, Output
@@ -24,10 +26,17 @@ class EncoderHead(nn.Module):
     Each state is normalised over its channels first: the upper states of some encoders are a hundred times as large as
     the lower ones. The weights of the sum are a softmax, equal at first (SUPERB, Yang et al. 2021).
 
+    The encoder's next layers can be computed from the last of these states, adapted or as they are (`UpperLayers`);
+    what they return is normalised and summed with the others.
+
     Attributes:
         num_classes: number of emotions.
         states: how many hidden states a frame has; divides its features.
-        state: 0: all of them, summed with learned weights; n: the n-th alone.
+        layers: of the encoder, computed from the last of these states; 0: none.
+        adapt: what is trained of these layers: "frozen", "lora" or "full" (see `UpperLayers`).
+        rank, alpha, projections: of LoRA.
+        encoder: the architecture that has these layers; a training gets it from the features.
+        state: 0: all states, summed with learned weights; n: the n-th alone, computed ones after the others.
         width: channels of the projection after the sum; 0: none, and no blocks.
         depth: Transformer blocks after the projection.
         mixing: what mixes frames in the blocks; each has as many parameters as self-attention (see Transformer).
@@ -41,6 +50,12 @@ class EncoderHead(nn.Module):
 
     num_classes: int
     states: int = 1
+    layers: int = 0
+    adapt: Literal["frozen", "lora", "full"] = "frozen"
+    rank: int = 8
+    alpha: float = 16.0
+    projections: tuple[str, ...] = ("query", "value")
+    encoder: Architecture | None = None
     state: int = 0
     width: int = 128
     depth: int = 0
@@ -58,12 +73,12 @@ class EncoderHead(nn.Module):
         """Logits, and the weights of the pooling, the blocks ("block1") and the channels, where there are some."""
 
         def dropped(x: Array) -> Array:
-            if train and layers.is_on(self.dropout):
-                return layers.dropout(x, self.dropout, self.make_rng("dropout")).astype(x.dtype)
+            if train and dropouts.is_on(self.dropout):
+                return dropouts.dropout(x, self.dropout, self.make_rng("dropout")).astype(x.dtype)
             return x
 
         real = jnp.arange(features.shape[1])[None] < num_frames[:, None]
-        x = self._mixture(jnp.where(real[..., None], features, 0))
+        x = self._mixture(self._states(jnp.where(real[..., None], features, 0), num_frames))
         attention = {}
         if self.width:
             x = jax.nn.gelu(Dense(self.width, name="projection")(dropped(x)))
@@ -89,24 +104,48 @@ class EncoderHead(nn.Module):
         logits = nn.Dense(self.num_classes, name="classifier")(dropped(pooled))
         return Output(logits, attention)
 
-    def _mixture(self, x: Float[Array, "batch frames features"]) -> Float[Array, "batch frames channels"]:
-        """The states of each frame, normalised, in one weighted sum; or one of them."""
+    def _states(
+        self, x: Float[Array, "batch frames features"], num_frames: Int[Array, " batch"]
+    ) -> Float[Array, "batch frames states channels"]:
+        """The states of each frame, those that are computed from the last of them included."""
         if x.shape[-1] % self.states:
             raise UserError(f"config.model.states: {self.states} does not divide the {x.shape[-1]} features of a frame")
-        parts = x.reshape(*x.shape[:2], self.states, -1).astype(jnp.float32)
+        states = x.reshape(*x.shape[:2], self.states, -1)
+        if not self.layers:
+            return states
+        upper = UpperLayers(
+            self.encoder, self.layers, self.adapt, self.rank, self.alpha, self.projections, name="adapter"
+        )
+        computed = upper(states[:, :, -1], num_frames)
+        return jnp.concatenate([states, jnp.moveaxis(computed, 0, 2)], 2)
+
+    def _mixture(self, states: Float[Array, "batch frames states channels"]) -> Float[Array, "batch frames channels"]:
+        """The states of each frame, normalised, in one weighted sum; or one of them."""
+        parts = states.astype(jnp.float32)
         if self.state:
             parts = parts[:, :, self.state - 1 : self.state]
         centred = parts - jnp.mean(parts, -1, keepdims=True)
         normal = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), -1, keepdims=True) + 1e-5)
         if parts.shape[2] == 1:
-            return normal[:, :, 0].astype(x.dtype)
-        weights = jax.nn.softmax(self.param("state_weights", nn.initializers.zeros, (self.states,)))
-        return jnp.einsum("btsc,s->btc", normal, weights).astype(x.dtype)
+            return normal[:, :, 0].astype(states.dtype)
+        weights = jax.nn.softmax(self.param("state_weights", nn.initializers.zeros, (parts.shape[2],)))
+        return jnp.einsum("btsc,s->btc", normal, weights).astype(states.dtype)
 
 
 def _check(model: EncoderHead) -> None:
-    if model.state > model.states:
-        raise UserError(f"config.model.state: found {model.state}, expected at most the {model.states} of model.states")
+    if model.state > model.states + model.layers:
+        raise UserError(
+            f"config.model.state: found {model.state}, expected at most {model.states + model.layers}, the sum of "
+            "model.states and model.layers"
+        )
+    if model.adapt != "frozen" and not model.layers:
+        raise UserError(f"config.model.adapt={model.adapt}: expected config.model.layers of at least 1")
+    if model.adapt == "lora" and not model.projections:
+        raise UserError("config.model.projections: found none, expected at least one with adapt=lora")
+    if model.layers and model.encoder is None:
+        raise UserError(
+            f"config.model.layers: found {model.layers}, expected 0: the features are no hidden states of an encoder"
+        )
     if model.depth and not model.width:
         raise UserError("config.model.depth: blocks need a projection; expected config.model.width of at least 1")
     if model.width:
@@ -120,6 +159,11 @@ FAMILY = Family(
     summary="a head on hidden states of a pretrained encoder",
     choices={
         "states": COUNT,
+        "layers": Range(0),
+        "adapt": ADAPTATIONS,
+        "rank": COUNT,
+        "alpha": Range(0.0),
+        "projections": PROJECTIONS,
         "state": Range(0),
         "width": Range(0),
         "depth": Range(0),

@@ -167,7 +167,7 @@ def _costs(
             population = populations[name]
             state = devices.gather(loop.restore(population, folders[name]), len(population.runs))
             own = jax.tree.map(lambda leaf: leaf[0], state)
-            trained = variables(own)
+            trained = variables(own, population.encoder)
             forwards[key] = one_utterance(population.learner, trained, own.feature_statistics)
         known = relative_latency(forwards)
     for name, key in timed.items():

@@ -43,7 +43,7 @@ def look_into(population: Population, state: State, run: int, row: int) -> Look:
     with jax.default_device(devices.host()):
         return attention.look(
             learner.model,
-            variables(own),
+            variables(own, population.encoder),
             learner.frontend,
             statistics,
             population.corpus.emotions,

@@ -18,6 +18,7 @@ from ser_jax.studies.baselines import Baselines
 from ser_jax.studies.variants import load, population_of
 from ser_jax.studies.workdirs import Restored, for_use, population_on, recordings
 from ser_jax.training import loop
+from ser_jax.training.encoder import check_encoder
 from ser_jax.training.population import Population
 
 
@@ -43,6 +44,7 @@ def own_predictions(restored: Restored, data_dir: str | None) -> tuple[pd.DataFr
             f"but {restored.folder} was trained on {trained['fingerprint'][:12]}; prepare the features of that "
             "training again"
         )
+    check_encoder(population.upper, restored.metadata, restored.folder)
     return test_predictions(population, loop.restore(population, restored.folder), restored.name), population
 
 
@@ -64,7 +66,7 @@ def predictions_on(
                     f"features {packed.name!r} of corpus {corpus.name}: {what} is {found:g}, but {restored.folder} was "
                     f"trained with {features[what]:g}"
                 )
-    population = population_on(restored, corpus, features=packed if features else None)
+    population = population_on(restored, corpus, features=packed if features else None, data_dir=data_dir)
     rows = np.arange(len(corpus.utterances))
     state = loop.restore(population, restored.folder)
     return predictions_table(population, state, restored.name, [rows] * len(population.runs)), population

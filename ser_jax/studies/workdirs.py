@@ -19,6 +19,7 @@ from ser_jax.inference.restore import restore_network
 from ser_jax.studies import baselines
 from ser_jax.studies.store import STUDY, read_places
 from ser_jax.training import checkpoints, published
+from ser_jax.training.encoder import check_encoder
 from ser_jax.training.initial import Initial
 from ser_jax.training.population import Population, make_population
 from ser_jax.training.state import variables
@@ -101,8 +102,13 @@ def population_on(
     batch_size: int | None = None,
     features: Packed | None = None,
     feed: str = "auto",
+    data_dir: str | os.PathLike | None = None,
 ) -> Population:
-    """Returns the runs of a checkpoint, on a corpus that has no part in their folds."""
+    """Returns the runs of a checkpoint, on a corpus that has no part in their folds.
+
+    `data_dir` holds the pretrained encoder, where the model computes layers of one; raises `UserError` where that is
+    another one, or the features are those of another layer.
+    """
     runs = restored.metadata["runs"]
     names = list(dict.fromkeys(run["fold"] for run in runs))
     everything = np.arange(len(corpus.utterances))
@@ -110,13 +116,16 @@ def population_on(
     config = configuration.merge(for_use(restored), {"folds": [], "feed": feed})
     if batch_size:
         config = configuration.merge(config, {"evaluation": {"batch_size": batch_size}})
-    return make_population(
+    population = make_population(
         config,
         corpus,
         Protocol("none", True, folds, "a corpus apart from the training's"),
         features=features,
         trained_targets=restored.metadata["targets"],
+        data_dir=data_dir,
     )
+    check_encoder(population.upper, restored.metadata, restored.folder)
+    return population
 
 
 def for_use(restored: Restored) -> dict:

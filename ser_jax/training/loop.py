@@ -217,9 +217,10 @@ def _tell_diverged(population: Population, diverged_at: np.ndarray, known: np.nd
 
 def _check_same(store: checkpoints.Checkpoints, metadata: dict) -> None:
     found = store.metadata()
-    for what in ("config", "corpus", "protocol", "initial", "teacher"):
+    for what in ("config", "corpus", "protocol", "initial", "teacher", "encoder"):
         old, new = (
-            configuration.deciding(data[what]) if what == "config" else data[what] or {} for data in (found, metadata)
+            configuration.deciding(data[what]) if what == "config" else data.get(what) or {}
+            for data in (found, metadata)
         )
         different = list(configuration.differences(old, new, what))
         if different:

@@ -28,6 +28,7 @@ from ser_jax.frontend import Statistics, check_augmentation, num_features
 from ser_jax.frontend.statistics import fold_statistics
 from ser_jax.training import checkpoints, devices, heads
 from ser_jax.training.data import latest, longest_read, place_corpus, source_of, utterance_sums, utterance_targets
+from ser_jax.training.encoder import Upper, upper_layers
 from ser_jax.training.initial import Initial, begin_with, check_initial
 from ser_jax.training.objectives import LOSSES, check_loss
 from ser_jax.training.programs import Programs, make_programs
@@ -66,6 +67,7 @@ class Population:
       targets: what the model learns beside the emotion, and its heads.
       initial: what the runs begin with, instead of what is drawn; or None.
       teacher: whose probabilities they learn beside the labels; or None.
+      upper: the layers of an encoder that the model computes; or None.
       num_steps, steps_per_epoch: of the training.
       programs: what is compiled.
       window_samples: the length of what is evaluated in one piece.
@@ -81,6 +83,7 @@ class Population:
     targets: Targets
     initial: Initial | None
     teacher: Teacher | None
+    upper: Upper | None
     num_steps: int
     steps_per_epoch: float
     layout: devices.Layout
@@ -120,6 +123,15 @@ class Population:
             self.cache,
         )
 
+    @functools.cached_property
+    def encoder(self) -> Any:
+        """The weights of the encoder's layers that the model computes, on every device of this process; or None."""
+        if self.upper is None:
+            return None
+        local = self.layout.local.devices
+        key = self.upper.encoder["sha256"], self.upper.first, self.upper.depth, len(local)
+        return latest(self.cache, "encoder", key, lambda: devices.replicate(self.upper.collection, local))
+
 
 def make_population(
     config: dict,
@@ -137,10 +149,10 @@ def make_population(
     """Checks a variant's configuration; compiles nothing, and brings nothing to the devices yet.
 
     `tracks`, `features`, `initial` and `teacher` are those that the configuration names. `data_dir` is where the
-    streaming feed keeps its record files. `trained_targets` is what a checkpoint's metadata say of the targets,
-    for a model that is not trained here. Populations that are given the same dict `cache` share in it what they have in
-    common: programs (of variants that differ only in what runs have along the run axis: learning rate, weight decay,
-    strengths ...), the corpus on the devices, sums of features.
+    streaming feed keeps its record files, and where encoders are. `trained_targets` is what a checkpoint's metadata say
+    of the targets, for a model that is not trained here. Populations that are given the same dict `cache` share in it
+    what they have in common: programs (of variants that differ only in what runs have along the run axis: learning
+    rate, weight decay, strengths ...), the corpus on the devices, sums of features.
     """
     cache = {} if cache is None else cache
     packed, training = corpus, trained_targets is None
@@ -179,7 +191,8 @@ def make_population(
     batch_statistics = config["evaluation"]["batch_statistics"]
     if frontend.normalization == "speaker" and training and not speakers_known(corpus):
         raise UserError(f"config.frontend.normalization=speaker: corpus {corpus.name} does not say who speaks")
-    model = make_model(config, frontend, targets, len(corpus.emotions))
+    upper = upper_layers(config, features, data_dir)
+    model = make_model(config, frontend, targets, len(corpus.emotions), upper and upper.architecture)
     check_features(config, model, frontend, corpus)
     durations = {"num_steps": max(num_steps, warmup_steps + 1), "warmup_steps": warmup_steps}
     check_batch_statistics(config, corpus, training=training)
@@ -266,6 +279,7 @@ def make_population(
         targets=targets,
         initial=initial,
         teacher=teacher,
+        upper=upper,
         num_steps=num_steps,
         steps_per_epoch=steps_per_epoch,
         programs=programs,
@@ -315,7 +329,7 @@ def train_steps(population: Population, state: State, piece: Piece) -> tuple[Sta
 def training_arguments(population: Population, state: State, piece: Piece) -> tuple:
     """Returns what the training program takes."""
     count = devices.replicate(np.int32(piece.count), population.layout.local.devices)
-    return state, population.run_values, piece.rows, count, piece.resident
+    return state, population.run_values, piece.rows, count, piece.resident, population.encoder
 
 
 def initial_state(population: Population) -> State:
@@ -376,6 +390,8 @@ def describe(population: Population) -> dict:
     features = population.corpus.info.get("features")
     if features is not None:  # how they were made, for whoever has recordings alone
         metadata["features"] = features | {"info": population.corpus.info["features_info"]}
+    if population.upper is not None:
+        metadata["encoder"] = population.upper.describe()
     return metadata | {"recordings": list(recordings(population.packed))}
 
 

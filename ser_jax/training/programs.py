@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +23,9 @@ class Programs:
     Attributes:
       learner: what is static in them.
       initialise: (keys, feature statistics) -> state, [groups, runs per group, ...].
-      train: (state, run values, rows, number of steps, corpus) -> (state, metrics).
-      evaluate: (state, starts, lengths, utterances, number of batches, corpus) -> what `evaluate_batch` returns.
+      train: (state, run values, rows, number of steps, corpus, encoder's weights or None) -> (state, metrics).
+      evaluate: (state, starts, lengths, utterances, number of batches, corpus, encoder's weights or None) -> what
+        `evaluate_batch` returns.
       embed: takes what `evaluate` does -> what `embed_batch` returns.
     """
 
@@ -54,7 +56,7 @@ def make_programs(
         return devices.on_devices(
             functools.partial(_evaluate_windows, of_batch, learner, window_samples, batch_statistics),
             layout.local,
-            ("run", "part", "part", "part", "shared", corpus_lies),
+            ("run", "part", "part", "part", "shared", corpus_lies, "shared"),
             "part",
             deterministic=deterministic,
         )
@@ -65,7 +67,7 @@ def make_programs(
         devices.on_devices(
             train,
             layout,
-            ("run", "run", "part", "shared", corpus_lies),
+            ("run", "run", "part", "shared", corpus_lies, "shared"),
             "run",
             donate=1,
             deterministic=deterministic,
@@ -76,13 +78,13 @@ def make_programs(
 
 
 def _train_steps(
-    learner: Learner, state: State, run: Run, rows: Array, count: Array, resident: Resident
+    learner: Learner, state: State, run: Run, rows: Array, count: Array, resident: Resident, encoder: Any
 ) -> tuple[State, dict[str, Array]]:
     """Makes `count` training steps on the batches `rows[:count]`; the metrics are sums over them."""
 
     def one(i: Array, carry: tuple[State, dict]) -> tuple[State, dict]:
         state, sums = carry
-        state, metrics = train_step(learner, state, run, rows[i], resident)
+        state, metrics = train_step(learner, state, run, rows[i], resident, encoder)
         return state, jax.tree.map(jnp.add, sums, metrics)
 
     zeros = {name: jnp.zeros(()) for name in metric_names(learner, resident)}
@@ -101,12 +103,13 @@ def _evaluate_windows(
     utterances: Int[Array, "batches batch"],
     count: Array,
     resident: Resident,
+    encoder: Any,
 ) -> tuple[Array, Array | None, Array | None]:
     """What `of_batch`, `evaluate_batch` or `embed_batch`, returns of the first `count` batches."""
 
     def batch(i: Array) -> tuple[Array, Array | None, Array | None]:
         places = starts[i], lengths[i], utterances[i]
-        return of_batch(learner, state, *places, resident, window_samples, batch_statistics)
+        return of_batch(learner, state, *places, resident, window_samples, batch_statistics, encoder)
 
     def one(i: Array, output: tuple) -> tuple:
         return jax.tree.map(lambda whole, part: whole.at[i].set(part), output, batch(i))

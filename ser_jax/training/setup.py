@@ -14,6 +14,7 @@ from ser_jax.corpora.features import Packed
 from ser_jax.corpora.protocols import Fold, speakers_known
 from ser_jax.corpora.targets import check_dimensions, dimension_values, scaling_of, vote_shares
 from ser_jax.corpora.vocabulary import Vocabulary, encode_all, from_json, make_vocabulary
+from ser_jax.encoders.architecture import Architecture
 from ser_jax.errors import UserError, reading
 from ser_jax.feeds.order import file_layout, lane_size
 from ser_jax.frontend import Frontend, Masking, num_features, num_frames
@@ -144,9 +145,14 @@ def restored_targets(metadata: dict, emotions: Sequence[str]) -> Targets:
         )
 
 
-def make_model(config: dict, frontend: Frontend, targets: Targets, num_classes: int) -> nn.Module:
-    """Returns the model of a configuration: an output for each class (of each head), then for each dimension."""
-    options = targets.options
+def make_model(
+    config: dict, frontend: Frontend, targets: Targets, num_classes: int, encoder: Architecture | None = None
+) -> nn.Module:
+    """Returns the model of a configuration: an output for each class (of each head), then for each dimension.
+
+    `encoder` is the one of which the model computes layers.
+    """
+    options = targets.options | ({} if encoder is None else {"encoder": encoder})
     if config["objective"]["frames"]:
         options = options | {"reconstruction": num_features(frontend)}
     num_outputs = num_classes if targets.heads is None else targets.heads.num_outputs

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
+from ser_jax.encoders.adapters import COLLECTION
 from ser_jax.frontend import Frontend, Masking, Statistics, num_features
 from ser_jax.frontend.augment import AUGMENTATIONS
 from ser_jax.training.heads import Heads
@@ -211,9 +212,17 @@ def for_evaluation(state: State) -> State:
     return state.replace(parameters=None, batch_stats=None, optimizer=None, selection=None)
 
 
-def variables(state: State) -> dict:
-    """Returns the linen variables that evaluation uses: the exponential moving averages."""
-    return {"params": state.ema_parameters, "batch_stats": state.ema_batch_stats}
+def variables(state: State, encoder: Any = None) -> dict:
+    """Returns the linen variables that evaluation uses: the exponential moving averages.
+
+    `encoder` is the collection of an encoder's weights, which are not trained; None where the model has none.
+    """
+    return {"params": state.ema_parameters, "batch_stats": state.ema_batch_stats, **frozen(encoder)}
+
+
+def frozen(encoder: Any) -> dict:
+    """Returns the linen variables that no training changes, by their collection."""
+    return {} if encoder is None else {COLLECTION: encoder}
 
 
 def _example(frontend: Frontend) -> tuple[Array, Array]:

@@ -31,14 +31,15 @@ from ser_jax.training.objectives import (
     utterance_concordance,
 )
 from ser_jax.training.precision import activations_dtype
-from ser_jax.training.state import AUGMENTATION, CROP, DROPOUT, MASKING, Learner, Run, State, variables
+from ser_jax.training.state import AUGMENTATION, CROP, DROPOUT, MASKING, Learner, Run, State, frozen, variables
 
 
 def train_step(
-    learner: Learner, state: State, run: Run, rows: Int[Array, " batch"], resident: Resident
+    learner: Learner, state: State, run: Run, rows: Int[Array, " batch"], resident: Resident, encoder: Any = None
 ) -> tuple[State, dict[str, Float[Array, ""]]]:
     """Trains on one batch: the utterances `rows` of the resident corpus, cropped and augmented on the device.
 
+    `encoder` are the weights of an encoder, the same for all runs and never changed; None where the model has none.
     The network sees the batch in `learner.accumulate` parts, one after another. Returns the new state and metrics as
     sums over the whole batch, those of `metric_names`.
     """
@@ -60,7 +61,8 @@ def train_step(
 
     def gradient_of(batch_stats: dict, example: tuple, dropout_key: Array) -> tuple[dict, tuple]:
         def objective(parameters: dict) -> tuple[Array, tuple]:
-            return _objective(parameters, learner, run, batch_stats, totals, example, dropout_key)
+            collections = {"params": parameters, "batch_stats": batch_stats, **frozen(encoder)}
+            return _objective(collections, learner, run, totals, example, dropout_key)
 
         with jax.named_scope("forward"):
             loss, backward, made = jax.vjp(objective, state.parameters, has_aux=True)
@@ -80,10 +82,9 @@ def train_step(
 
 
 def _objective(
-    parameters: dict,
+    collections: dict,
     learner: Learner,
     run: Run,
-    batch_stats: dict,
     totals: dict[str, Array],
     example: tuple[Batch, Array, Array, Array],
     dropout_key: Key[Array, ""],
@@ -92,7 +93,7 @@ def _objective(
     batch, inputs, num_frames, targets = example
     dtype = activations_dtype(learner.precision)
     output, updates = learner.model.apply(
-        {"params": parameters, "batch_stats": batch_stats},
+        collections,
         (inputs if batch.hidden is None else jnp.where(batch.hidden[..., None], 0.0, inputs)).astype(dtype),
         num_frames,
         train=True,
@@ -210,6 +211,7 @@ def evaluate_batch(
     resident: Resident,
     window_samples: int,
     batch_statistics: str,
+    encoder: Any = None,
 ) -> tuple[Array, Array | None, Array | None]:
     """Returns what is predicted of windows of the resident corpus with the averaged parameters.
 
@@ -219,7 +221,7 @@ def evaluate_batch(
     whose windows are then one speaker's (Li et al. 2016, arXiv 1603.04779).
     """
     places = start, num_samples, utterance
-    output, source = _windows_output(learner, state, *places, resident, window_samples, batch_statistics)
+    output, source = _windows_output(learner, state, *places, resident, window_samples, batch_statistics, encoder)
     logits, dimensions = split_outputs(learner, output.logits)
     return probabilities(learner.heads, logits, source), dimensions, output.tracks
 
@@ -233,6 +235,7 @@ def embed_batch(
     resident: Resident,
     window_samples: int,
     batch_statistics: str,
+    encoder: Any = None,
 ) -> tuple[Float[Array, "batch dims"], None, None]:
     """Returns the vectors that the classifier is given of the windows that `evaluate_batch` takes, and nothing else.
 
@@ -247,7 +250,7 @@ def embed_batch(
 
     with nn.intercept_methods(keep):
         places = start, num_samples, utterance
-        _windows_output(learner, state, *places, resident, window_samples, batch_statistics)
+        _windows_output(learner, state, *places, resident, window_samples, batch_statistics, encoder)
     if not vectors:
         raise UserError(f"model {type(learner.model).__name__}: has no layer `classifier`, whose input would be taken")
     return vectors[0].astype(jnp.float32), None, None
@@ -262,16 +265,18 @@ def _windows_output(
     resident: Resident,
     window_samples: int,
     batch_statistics: str,
+    encoder: Any,
 ) -> tuple[Output, Int[Array, " batch"] | None]:
     """What the model says of windows, and their sources."""
     batch = window_batch(resident, start, num_samples, window_samples, utterance)
     inputs, num_frames = features(learner.frontend, batch.waveform, batch.num_samples, _statistics(state, batch))
     inputs = inputs.astype(activations_dtype(learner.precision))
+    trained = variables(state, encoder)
     if batch_statistics == "running":
-        return learner.model.apply(variables(state), inputs, num_frames, train=False), batch.source
+        return learner.model.apply(trained, inputs, num_frames, train=False), batch.source
     # Every device has batches of its own, and nothing is dropped.
     model = learner.model.clone(dropout=0.0, axis_name=None)
-    output, _ = model.apply(variables(state), inputs, num_frames, train=True, mutable=["batch_stats"])
+    output, _ = model.apply(trained, inputs, num_frames, train=True, mutable=["batch_stats"])
     return output, batch.source
 
 

@@ -1,10 +1,13 @@
 """The shipped studies on a pretrained encoder: on a tiny random one, they load, match parameters and train."""
 
+import dataclasses
+import functools
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 from ser_jax import config as configuration
@@ -13,11 +16,14 @@ from ser_jax.encoders import extract, weights
 from ser_jax.encoders.architecture import WhisperArchitecture
 from ser_jax.encoders.store import LoadedEncoder
 from ser_jax.errors import UserError
+from ser_jax.inference import tables
+from ser_jax.inference.restore import restore_network
 from ser_jax.models import build
 from ser_jax.studies.dry_run import dry_run
 from ser_jax.studies.plan import make_plan
-from ser_jax.studies.variants import load, population_of
-from ser_jax.training import loop
+from ser_jax.studies.variants import load, population_of, prepare
+from ser_jax.training import checkpoints, devices, loop
+from ser_jax.training.population import initial_state
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SPEAKERS = {"corpus": {"options": {"num_speakers": 3, "utterances_per_speaker": 8}}, "folds": [0], "seeds": [0]}
@@ -28,15 +34,19 @@ SHORT = {  # some steps of the networks
 }
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """The folder of a corpus with the hidden states of a tiny encoder, under the names that the studies look for."""
-    folder = tmp_path_factory.mktemp("data")
+def tiny_encoder(sha256="a" * 64):
     architecture = WhisperArchitecture(width=8, depth=3, heads=2, hidden=8, mel_bands=10, positions=400)
     rng = np.random.default_rng(0)
     shapes = weights.parameter_shapes(architecture)
     parameters = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 3, shapes)
-    encoder = LoadedEncoder("tiny", architecture, parameters, sha256="a" * 64)
+    return LoadedEncoder("tiny", architecture, parameters, sha256)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The folder of a corpus with the hidden states of a tiny encoder, under the names that the studies look for."""
+    folder = tmp_path_factory.mktemp("data")
+    encoder = tiny_encoder()
     corpus = load_corpus("synthetic", folder, **SPEAKERS["corpus"]["options"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extract, "_LENGTHS_PER_OCTAVE", 1)  # few programs
@@ -44,10 +54,12 @@ def data(tmp_path_factory):
             ("tiny.frames", "frames", "123", 4),
             ("tiny.all.frames", "frames", None, 4),
             ("tiny.all.pooled", "pooled", None, 1),
+            ("tiny.lower.frames", "frames", "1", 1),
         ):
-            request = extract.make_request(architecture, form, layers, average=average)
+            request = extract.make_request(encoder.architecture, form, layers, average=average)
             extract.prepare_states(corpus, encoder, request, folder, name=name)
-    return str(folder)
+        patch.setattr(extract, "load", lambda name, data_dir: encoder)
+        yield str(folder)
 
 
 def study(argument, *changes):
@@ -57,16 +69,21 @@ def study(argument, *changes):
     return configuration.check(config)
 
 
-def trained(config, name, data, folder):
-    """The final state of one variant of a study."""
-    variant = configuration.merge(make_plan(config).variants[name], SHORT)
-    population = population_of(variant, *load(variant, data), data)
-    return population, loop.train(population, folder)[0]
+def population(config, name, data, *changes):
+    """Some steps of one variant of a study."""
+    variant = make_plan(config).variants[name]
+    for more in (SHORT, *changes):
+        variant = configuration.merge(variant, more)
+    return population_of(variant, *load(variant, data), data)
 
 
 @pytest.mark.parametrize(
     ("argument", "variants"),
-    [("studies/attention.py:synthetic,encoder_pooling,tiny", 14), ("studies/layers.py:synthetic,tiny,3", 13)],
+    [
+        ("studies/attention.py:synthetic,encoder_pooling,tiny", 14),
+        ("studies/layers.py:synthetic,tiny,3", 13),
+        ("studies/adaptation.py:synthetic,tiny", 4),
+    ],
 )
 def test_a_study_on_an_encoder_is_ready_to_be_trained(argument, variants, data, tmp_path):
     config = study(argument)
@@ -75,12 +92,12 @@ def test_a_study_on_an_encoder_is_ready_to_be_trained(argument, variants, data, 
     assert len(table.split("\n\n")[0].splitlines()) == 1 + variants
 
 
-@pytest.mark.parametrize("num_classes", [6, 7, 8])
-def test_attention_is_measured_against_as_many_parameters(num_classes):
+def test_attention_is_measured_against_as_many_parameters():
     plan = make_plan(study("studies/attention.py:synthetic,encoder_pooling"))
 
+    @functools.cache
     def count(name):
-        model = build(num_classes=num_classes, **plan.variants[name]["model"])
+        model = build(num_classes=7, **plan.variants[name]["model"])
         frames = jnp.zeros((1, 8, 3 * 384)), jnp.array([8])
         shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *frames, train=False))["params"]
         return sum(leaf.size for leaf in jax.tree.leaves(shapes))
@@ -100,8 +117,86 @@ def test_attention_is_measured_against_as_many_parameters(num_classes):
     ],
 )
 def test_a_head_of_a_study_trains(argument, name, data, tmp_path):
-    _, state = trained(study(argument), name, data, tmp_path)
+    state, _ = loop.train(population(study(argument), name, data), tmp_path)
     assert (np.asarray(state.step) == 4).all() and (np.asarray(state.diverged_at) < 0).all()
+
+
+@pytest.mark.parametrize(("name", "part"), [("LoRA", "up_kernel"), ("last layers", "kernel")])
+def test_runs_adapt_one_copy_of_the_encoder_which_stays_as_it_is(name, part, data, tmp_path):
+    config = study("studies/adaptation.py:synthetic,tiny", {"folds": [0, 1]})
+    runs = population(config, name, data)
+    before = jax.tree.map(np.array, runs.encoder)
+    assert before["adapter"]["weights"]["layers"]["query"]["kernel"].shape == (2, 8, 8)  # no axis of runs
+    first = initial_state(runs)
+    assert not np.any(first.parameters["adapter"]["query"][part])
+    state, _ = loop.train(runs, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, runs.encoder, before)
+    jax.tree.map(np.testing.assert_array_equal, before["adapter"]["weights"]["layers"], layers_of(tiny_encoder(), 1))
+    adapter = devices.gather(state.parameters["adapter"], 2)
+    assert set(adapter) == {"query", "value"} if name == "LoRA" else "feed_forward_norm" in adapter
+    own, other = adapter["query"][part]
+    assert (np.abs(own).max((1, 2)) > 0).all() and np.abs(own - other).max() > 0
+
+    table = tables.test_predictions(runs, state, name)
+    again = tables.test_predictions(runs, loop.restore(runs, tmp_path), name)
+    pd.testing.assert_frame_equal(table, again)
+    described = checkpoints.Checkpoints(tmp_path / "checkpoints").metadata()
+    assert described["encoder"]["sha256"] == "a" * 64 and (described["encoder"]["first"], runs.upper.depth) == (1, 2)
+    network, _ = restore_network(described, tmp_path)
+    assert network.num_parameters == runs.num_parameters
+    another = dataclasses.replace(
+        runs, upper=dataclasses.replace(runs.upper, encoder={"name": "b", "sha256": "b" * 64})
+    )
+    with pytest.raises(UserError, match="trained on layers of encoder tiny with sha256 aaaaaaaaaaaa, but b has bbbb"):
+        loop.restore(another, tmp_path)
+    another = dataclasses.replace(runs, upper=dataclasses.replace(runs.upper, first=0))
+    with pytest.raises(
+        UserError, match="trained on the states of layer 1 of encoder tiny, but these features are those of"
+    ):
+        loop.restore(another, tmp_path)
+
+
+def layers_of(encoder, first):
+    return jax.tree.map(lambda leaf: leaf[first:], encoder.parameters["layers"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"layers": 3}}, "config.model.layers: found 3 above 'layer 1', .* has the layers 1 to 3"),
+        (
+            {"model": {"states": 2}},
+            r"config.model.states: found 2; features tiny.lower.frames have the 1 \['layer 1'\]",
+        ),
+        ({"frontend": {"normalization": "train"}}, "config.frontend.normalization: found train, expected none"),
+        (
+            {"frontend": {"features": "tiny.frames"}},
+            "config.model.layers: found 2, expected 0: layers are computed from",
+        ),
+        ({"model": {"encoder": "tiny"}}, "config.model.encoder: the features decide it"),
+        (
+            {"model": {"layers": 0, "adapt": "lora"}},
+            "config.model.adapt=lora: expected config.model.layers of at least",
+        ),
+        ({"model": {"adapt": "lora", "projections": []}}, "config.model.projections: found none"),
+        ({"model": {"adapt": "lora", "projections": ["kea"]}}, "did you mean key"),
+        ({"model": {"state": 4}}, "config.model.state: found 4, expected at most 3"),
+    ],
+)
+def test_what_cannot_be_adapted_is_refused(changes, message, data):
+    with pytest.raises(UserError, match=message):
+        population(study("studies/adaptation.py:synthetic,tiny"), "frozen", data, changes)
+
+
+def test_the_key_of_a_variant_and_its_features_tell_encoders_apart(data, monkeypatch):
+    config = study("studies/adaptation.py:synthetic,tiny")
+    keys = [variant.key for variant in prepare(make_plan(config), data)]
+    assert len(set(keys)) == 4
+    monkeypatch.setattr(extract, "load", lambda name, data_dir: tiny_encoder("b" * 64))
+    with pytest.raises(
+        UserError, match="encoder tiny: sha256 bbbbbbbbbbbb, but the model learnt from the states of aaaa"
+    ):
+        prepare(make_plan(config), data)
 
 
 def test_the_number_of_layers_is_asked_for_where_it_is_not_known():

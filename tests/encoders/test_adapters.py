@@ -1,0 +1,120 @@
+"""The upper layers of an encoder: the encoder's own until something is trained, and LoRA as PyTorch has it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ser_jax.encoders import weights
+from ser_jax.encoders.adapters import ADAPTATIONS, UpperLayers, upper_weights
+from ser_jax.encoders.architecture import Wav2Vec2Architecture, WhisperArchitecture
+
+FRAMES, LENGTHS = 9, np.array([9, 5])
+WHISPER = WhisperArchitecture(width=8, depth=3, heads=2, hidden=12, mel_bands=10, positions=50)
+WAVLM = Wav2Vec2Architecture(
+    family="wavlm", width=8, depth=3, heads=2, hidden=12, conv_widths=(4,), conv_kernels=(40,), conv_strides=(40,),
+    conv_bias=False, conv_norm="group", pre_norm=False, projection_norm=True, position_kernel=4, position_groups=2,
+    position_layers=0, buckets=8, max_distance=20, epsilon=1e-5, normalize=False,
+)  # fmt: skip
+
+
+def drawn(shapes, seed=0):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 2, shapes)
+
+
+def waveforms(spec):
+    samples = np.random.default_rng(1).normal(0, 0.1, (2, FRAMES * spec.hop)).astype(np.float32)
+    return jnp.asarray(samples), jnp.asarray(LENGTHS * spec.hop)
+
+
+def collections(spec, parameters, first, trained=None):
+    return {"encoder": {"weights": upper_weights(parameters, first, spec.depth - first)}, "params": trained or {}}
+
+
+@pytest.mark.parametrize("spec", [WHISPER, WAVLM], ids=["whisper", "wavlm"])
+def test_before_anything_is_trained_they_are_the_encoders_own_layers(spec):
+    parameters = drawn(weights.parameter_shapes(spec))
+    whole = jax.jit(weights.make_module(spec).apply)({"params": parameters}, *waveforms(spec))
+    found = {}
+    for adapt in ADAPTATIONS:
+        layers = UpperLayers(spec, 2, adapt)
+
+        @jax.jit
+        def run(x, num_frames, layers=layers):
+            trained = layers.init(jax.random.key(0), x, num_frames).get("params", {})
+            return layers.apply(collections(spec, parameters, 1, trained), x, num_frames)
+
+        found[adapt] = run(whole.layers[1], whole.num_frames)
+    np.testing.assert_array_equal(found["lora"], found["frozen"])
+    np.testing.assert_array_equal(found["full"], found["frozen"])
+    for row, length in enumerate(LENGTHS):
+        np.testing.assert_allclose(found["frozen"][:, row, :length], whole.layers[2:, row, :length], atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", [WHISPER, WAVLM], ids=["whisper", "wavlm"])
+def test_padding_changes_nothing_and_every_trained_part_something(spec):
+    parameters = drawn(weights.parameter_shapes(spec))
+    x = jnp.asarray(np.random.default_rng(2).normal(size=(1, 5, 8)), jnp.float32)
+    padded = jnp.concatenate([x, jnp.full((1, 4, 8), 9.0)], 1)
+    layers = UpperLayers(spec, 2, "lora", rank=2, projections=("query", "key", "value", "output", "feed_forward_in"))
+
+    @jax.jit
+    def run(trained, x):
+        return layers.apply(collections(spec, parameters, 1, trained), x, jnp.array([5]))
+
+    shapes = jax.eval_shape(lambda: layers.init(jax.random.key(0), x, jnp.array([5])))["params"]
+    trained = drawn(shapes, seed=3)
+    alone = run(trained, x)
+    np.testing.assert_allclose(run(trained, padded)[:, :, :5], alone, rtol=1e-5, atol=1e-5)
+    for name in layers.projections:
+        without = trained | {name: jax.tree.map(np.zeros_like, trained[name])}
+        assert np.abs(run(without, x) - alone).max() > 1e-3, name
+
+
+@pytest.mark.parametrize("adapt", ["lora", "full"])
+def test_gradients_are_those_of_pytorch(adapt):
+    from tests.encoders import checkpoints
+    from tests.encoders.checkpoints import torch
+
+    model = checkpoints.make_reference("whisper")
+    width, rank, alpha = 32, 3, 6.0
+    spec = WhisperArchitecture(width=width, depth=3, heads=4, hidden=48, mel_bands=80, positions=40)
+    rng = np.random.default_rng(4)
+    x, towards = rng.normal(size=(1, FRAMES, width)), rng.normal(size=(1, FRAMES, width))
+    projections = ("query", "feed_forward_out")
+    with jax.enable_x64(True):
+        tensors = {name: value.numpy() for name, value in model.state_dict().items()}
+        parameters = weights.to_parameters(spec, weights.clean_names(tensors, np.float64), "test")
+        layers = UpperLayers(spec, 2, adapt, rank, alpha, projections)
+        shapes = jax.eval_shape(lambda: layers.init(jax.random.key(0), jnp.asarray(x), jnp.array([FRAMES])))["params"]
+        trained = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape) / 9 * (adapt == "lora"), shapes)
+
+        def objective(trained):
+            found = layers.apply(collections(spec, parameters, 1, trained), jnp.asarray(x), jnp.array([FRAMES]))
+            return jnp.sum(found[-1] * towards)
+
+        ours = jax.tree.map(np.asarray, jax.jit(jax.grad(objective))(trained))
+
+    theirs, matrices = torch.tensor(x), {}
+    for number, layer in enumerate(model.encoder.layers[1:]):
+        modules = {"query": layer.self_attn.q_proj, "feed_forward_out": layer.fc2}
+        for name, module in modules.items() if adapt == "lora" else ():
+            down, up = (
+                torch.tensor(trained[name][part][number], requires_grad=True) for part in ("down_kernel", "up_kernel")
+            )
+            matrices[name, number] = {"down_kernel": down, "up_kernel": up}
+            module.register_forward_hook(
+                lambda _, given, out, down=down, up=up: out + alpha / rank * (given[0] @ down @ up)
+            )
+        found = layer(theirs, None)
+        theirs = found[0] if isinstance(found, tuple) else found
+        if adapt == "full":
+            matrices |= {(name, number): {"kernel": module.weight} for name, module in modules.items()}
+    (theirs * torch.tensor(towards)).sum().backward()
+    assert len(matrices) == 4
+    for (name, number), parts in matrices.items():
+        for part, tensor in parts.items():
+            expected = tensor.grad.numpy() if adapt == "lora" else tensor.grad.numpy().T
+            assert np.abs(expected).max() > 1e-3
+            np.testing.assert_allclose(ours[name][part][number], expected, rtol=1e-8, atol=1e-10)
