@@ -113,6 +113,10 @@ class EncoderHead(nn.Module):
         states = x.reshape(*x.shape[:2], self.states, -1)
         if not self.layers:
             return states
+        if self.encoder is None:
+            raise UserError(
+                f"config.model.layers: found {self.layers}, expected 0: the features are no hidden states of an encoder"
+            )
         upper = UpperLayers(
             self.encoder, self.layers, self.adapt, self.rank, self.alpha, self.projections, name="adapter"
         )
@@ -142,10 +146,6 @@ def _check(model: EncoderHead) -> None:
         raise UserError(f"config.model.adapt={model.adapt}: expected config.model.layers of at least 1")
     if model.adapt == "lora" and not model.projections:
         raise UserError("config.model.projections: found none, expected at least one with adapt=lora")
-    if model.layers and model.encoder is None:
-        raise UserError(
-            f"config.model.layers: found {model.layers}, expected 0: the features are no hidden states of an encoder"
-        )
     if model.depth and not model.width:
         raise UserError("config.model.depth: blocks need a projection; expected config.model.width of at least 1")
     if model.width:

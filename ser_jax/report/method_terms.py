@@ -29,6 +29,7 @@ SOURCES = {
     ("attention", "location"): "chorowski2015attention",
     ("attention", "self_attention"): "lin2017structured",
     ("activation", "hard_swish"): "howard2019searching",
+    ("adapt", "lora"): "hu2022lora",
     ("mixing", "conformer"): "gulati2020conformer",
     ("mixing", "convolution"): "gulati2020conformer",
     ("mixing", "both"): "gulati2020conformer",

@@ -102,7 +102,8 @@ def _models(summary: Summary, configs: Mapping[str, Mapping]) -> list[str]:
             text += " with " + ", ".join(_option(key, [options[0][key]]) for key in fixed)
         varied = [key for key in keys if key not in fixed]
         if varied:
-            levels = [list(dict.fromkeys(option.get(key, "default") for option in options)) for key in varied]
+            found = [[option.get(key, "default") for option in options] for key in varied]
+            levels = [list({repr(value): value for value in values}.values()) for values in found]  # some are lists
             text += ", varied in " + "; and in ".join(_option(k, of) for k, of in zip(varied, levels, strict=True))
         sizes = sorted({size for name in names if (size := summary.variants[name].known.parameters) is not None})
         if sizes:
@@ -122,7 +123,7 @@ def _option(key: str, values: Sequence[Any]) -> str:
     shown = []
     for value in values:
         source = SOURCES.get((key, value)) if isinstance(value, str) else None
-        name = str(value).replace("_", " ")
+        name = (" + ".join(map(str, value)) if isinstance(value, list) else str(value)).replace("_", " ")
         shown.append(f"{name} {{{{{source}}}}}" if source else name)
     key = key.replace("_", " ")
     return f"{key} {shown[0]}" if len(shown) == 1 else f"{key}: {join(shown, 'or')}"

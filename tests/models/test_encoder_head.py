@@ -78,13 +78,18 @@ def test_channel_attention_gates_the_channels():
         ({"width": 0, "depth": 1}, "blocks need a projection"),
         ({"width": 6, "pooling": "multi_head"}, "4 heads do not divide 6 channels"),
         ({"width": 6, "depth": 1}, "4 heads do not divide a width of 6"),
-        ({"states": 2, "state": 3}, "config.model.state: found 3, expected at most the 2 of model.states"),
+        ({"states": 2, "state": 3}, "config.model.state: found 3, expected at most 2, the sum of model.states and"),
         ({"pooling": "last"}, "expected one of mean"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         build("encoder_head", 3, **options)
+
+
+def test_layers_need_an_encoder():
+    with pytest.raises(UserError, match=r"config.model.layers: found 2, expected 0: the features are no hidden states"):
+        run(build("encoder_head", 3, layers=2))
 
 
 def test_states_have_to_divide_the_features():

@@ -226,6 +226,14 @@ def test_baselines_are_described_without_a_training_that_they_did_not_have():
     assert "AdamW" not in text and "log-mel" not in text
 
 
+def test_an_option_that_is_a_list_may_differ_between_variants(made):
+    configs = made_study.make_configs()
+    for number, config in enumerate(configs.values()):
+        config["model"] = {**config["model"], "adapt": "lora", "projections": ["query", "value"][: 1 + number % 2]}
+    text = methods.paragraph(made, configs)
+    assert "adapt lora {{hu2022lora}}" in text and "projections: query or query + value" in text
+
+
 def test_what_else_differs_between_variants_is_said(made):
     configs = made_study.make_configs()
     configs["pooling: mean"] = configuration.merge(configs["pooling: mean"], {"optimizer": {"learning_rate": 0.1}})

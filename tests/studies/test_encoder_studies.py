@@ -19,6 +19,7 @@ from ser_jax.errors import UserError
 from ser_jax.inference import tables
 from ser_jax.inference.restore import restore_network
 from ser_jax.models import build
+from ser_jax.studies import baselines
 from ser_jax.studies.dry_run import dry_run
 from ser_jax.studies.plan import make_plan
 from ser_jax.studies.variants import load, population_of, prepare
@@ -113,32 +114,51 @@ def test_attention_is_measured_against_as_many_parameters():
     ("argument", "name"),
     [
         ("studies/attention.py:synthetic,encoder_pooling,tiny", "mean, hidden layer of 67"),
-        ("studies/layers.py:synthetic,tiny,3", "head: layer 2"),
+        ("studies/adaptation.py:synthetic,tiny", "last layers"),
     ],
 )
-def test_a_head_of_a_study_trains(argument, name, data, tmp_path):
-    state, _ = loop.train(population(study(argument), name, data), tmp_path)
-    assert (np.asarray(state.step) == 4).all() and (np.asarray(state.diverged_at) < 0).all()
+def test_every_parameter_of_a_network_is_trained(argument, name, data, tmp_path):
+    runs = population(study(argument), name, data)
+    first, (state, _) = initial_state(runs).parameters, loop.train(runs, tmp_path)
+    assert (np.asarray(state.diverged_at) < 0).all()
+    for path, moved in checkpoints.named_arrays(
+        jax.tree.map(lambda old, new: np.any(old != new), first, state.parameters)
+    ).items():
+        assert moved, path
 
 
-@pytest.mark.parametrize(("name", "part"), [("LoRA", "up_kernel"), ("last layers", "kernel")])
-def test_runs_adapt_one_copy_of_the_encoder_which_stays_as_it_is(name, part, data, tmp_path):
-    config = study("studies/adaptation.py:synthetic,tiny", {"folds": [0, 1]})
-    runs = population(config, name, data)
+def test_layers_are_chosen_by_the_training_speakers(data):
+    plan = make_plan(study("studies/layers.py:synthetic,tiny,3"))
+    for name in ("linear: layer 2", "linear: chosen"):
+        runs = population_of(plan.variants[name], *load(plan.variants[name], data), data)
+        (fitted,) = baselines.fit_folds(name, runs, baselines.standardised(runs)).values()
+        used = {states_of_column(column) for column in np.flatnonzero(np.abs(fitted.coefficients).sum(0))}
+        assert used == {2} if name == "linear: layer 2" else len(used) in (1, 3)
+
+
+def states_of_column(column):
+    """The number of the state, of which there are mean and deviation of 8 channels."""
+    return int(column) // 16
+
+
+def test_runs_adapt_one_copy_of_the_encoder_which_stays_as_it_is(data, tmp_path):
+    runs = population(study("studies/adaptation.py:synthetic,tiny", {"folds": [0, 1]}), "LoRA", data)
     before = jax.tree.map(np.array, runs.encoder)
-    assert before["adapter"]["weights"]["layers"]["query"]["kernel"].shape == (2, 8, 8)  # no axis of runs
-    first = initial_state(runs)
-    assert not np.any(first.parameters["adapter"]["query"][part])
+    own = before["adapter"]["weights"]["layers"]
+    assert own["query"]["kernel"].shape == (2, 8, 8)  # no axis of runs
+    jax.tree.map(
+        lambda leaf, whole: np.testing.assert_array_equal(leaf, whole[1:]), own, tiny_encoder().parameters["layers"]
+    )
+    assert not np.any(initial_state(runs).parameters["adapter"]["query"]["up_kernel"])
     state, _ = loop.train(runs, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, runs.encoder, before)
-    jax.tree.map(np.testing.assert_array_equal, before["adapter"]["weights"]["layers"], layers_of(tiny_encoder(), 1))
     adapter = devices.gather(state.parameters["adapter"], 2)
-    assert set(adapter) == {"query", "value"} if name == "LoRA" else "feed_forward_norm" in adapter
-    own, other = adapter["query"][part]
-    assert (np.abs(own).max((1, 2)) > 0).all() and np.abs(own - other).max() > 0
+    assert set(adapter) == {"query", "value"}
+    one, other = adapter["query"]["up_kernel"]
+    assert (np.abs(one).max((1, 2)) > 0).all() and np.abs(one - other).max() > 0
 
-    table = tables.test_predictions(runs, state, name)
-    again = tables.test_predictions(runs, loop.restore(runs, tmp_path), name)
+    table = tables.test_predictions(runs, state, "LoRA")
+    again = tables.test_predictions(runs, loop.restore(runs, tmp_path), "LoRA")
     pd.testing.assert_frame_equal(table, again)
     described = checkpoints.Checkpoints(tmp_path / "checkpoints").metadata()
     assert described["encoder"]["sha256"] == "a" * 64 and (described["encoder"]["first"], runs.upper.depth) == (1, 2)
@@ -154,10 +174,6 @@ def test_runs_adapt_one_copy_of_the_encoder_which_stays_as_it_is(name, part, dat
         UserError, match="trained on the states of layer 1 of encoder tiny, but these features are those of"
     ):
         loop.restore(another, tmp_path)
-
-
-def layers_of(encoder, first):
-    return jax.tree.map(lambda leaf: leaf[first:], encoder.parameters["layers"])
 
 
 @pytest.mark.parametrize(
