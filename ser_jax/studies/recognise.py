@@ -106,6 +106,7 @@ def _of_network(restored: Restored, chosen: tuple[int, ...], data_dir: str | os.
         # Windows are brought to the device a few at a time, so that recordings of any length share one program and
         # little memory. What is looked up by utterance has to lie there: speakers' statistics, heads of sources.
         feed="auto" if restored.by_speaker or restored.metadata["targets"]["heads"] else "streaming",
+        data_dir=data_dir,
     )
     state = loop.restore(population, restored.folder)
     own, first = (_select(population, state, runs) for runs in (chosen, chosen[:1]))
@@ -220,4 +221,5 @@ def _example_features(features: Mapping[str, Any]) -> Packed:
     frames = np.zeros((64, features["dims"]), np.float32)
     names = tuple(map(str, range(features["dims"])))
     one = np.zeros(1, int), np.full(1, len(frames))
-    return Packed(frames, *one, names, features["frame_ms"], features["name"], features["fingerprint"])
+    identity = features["frame_ms"], features["name"], features["fingerprint"]
+    return Packed(frames, *one, names, *identity, info=features["info"])

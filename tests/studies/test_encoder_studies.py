@@ -23,7 +23,7 @@ from ser_jax.studies import baselines
 from ser_jax.studies.dry_run import dry_run
 from ser_jax.studies.plan import make_plan
 from ser_jax.studies.variants import load, population_of, prepare
-from ser_jax.training import checkpoints, devices, loop
+from ser_jax.training import checkpoints, devices, encoder, loop
 from ser_jax.training.population import initial_state
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -47,7 +47,7 @@ def tiny_encoder(sha256="a" * 64):
 def data(tmp_path_factory):
     """The folder of a corpus with the hidden states of a tiny encoder, under the names that the studies look for."""
     folder = tmp_path_factory.mktemp("data")
-    encoder = tiny_encoder()
+    tiny = tiny_encoder()
     corpus = load_corpus("synthetic", folder, **SPEAKERS["corpus"]["options"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extract, "_LENGTHS_PER_OCTAVE", 1)  # few programs
@@ -57,9 +57,9 @@ def data(tmp_path_factory):
             ("tiny.all.pooled", "pooled", None, 1),
             ("tiny.lower.frames", "frames", "1", 1),
         ):
-            request = extract.make_request(encoder.architecture, form, layers, average=average)
-            extract.prepare_states(corpus, encoder, request, folder, name=name)
-        patch.setattr(extract, "load", lambda name, data_dir: encoder)
+            request = extract.make_request(tiny.architecture, form, layers, average=average)
+            extract.prepare_states(corpus, tiny, request, folder, name=name)
+        patch.setattr(extract, "load", lambda name, data_dir: tiny)
         yield str(folder)
 
 
@@ -164,16 +164,13 @@ def test_runs_adapt_one_copy_of_the_encoder_which_stays_as_it_is(data, tmp_path)
     assert described["encoder"]["sha256"] == "a" * 64 and (described["encoder"]["first"], runs.upper.depth) == (1, 2)
     network, _ = restore_network(described, tmp_path)
     assert network.num_parameters == runs.num_parameters
-    another = dataclasses.replace(
-        runs, upper=dataclasses.replace(runs.upper, encoder={"name": "b", "sha256": "b" * 64})
-    )
+    encoder.check_encoder(runs.upper, described, tmp_path)
+    another = dataclasses.replace(runs.upper, encoder={"name": "b", "sha256": "b" * 64})
     with pytest.raises(UserError, match="trained on layers of encoder tiny with sha256 aaaaaaaaaaaa, but b has bbbb"):
-        loop.restore(another, tmp_path)
-    another = dataclasses.replace(runs, upper=dataclasses.replace(runs.upper, first=0))
-    with pytest.raises(
-        UserError, match="trained on the states of layer 1 of encoder tiny, but these features are those of"
-    ):
-        loop.restore(another, tmp_path)
+        encoder.check_encoder(another, described, tmp_path)
+    another = dataclasses.replace(runs.upper, first=0)
+    with pytest.raises(UserError, match="states of layer 1 of encoder tiny, but these features are those of layer 0"):
+        encoder.check_encoder(another, described, tmp_path)
 
 
 @pytest.mark.parametrize(
