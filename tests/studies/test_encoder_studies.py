@@ -79,18 +79,20 @@ def population(config, name, data, *changes):
 
 
 @pytest.mark.parametrize(
-    ("argument", "variants"),
+    ("argument", "number", "some"),
     [
-        ("studies/attention.py:synthetic,encoder_pooling,tiny", 14),
-        ("studies/layers.py:synthetic,tiny,3", 13),
-        ("studies/adaptation.py:synthetic,tiny", 4),
+        ("attention.py:synthetic,encoder_pooling,tiny", 14, ("multi-head", "decoder with additive attention")),
+        ("layers.py:synthetic,tiny,3", 13, ("linear: final", "head: learned sum", "head: final")),
+        ("adaptation.py:synthetic,tiny", 4, ("frozen", "LoRA on all projections")),
     ],
 )
-def test_a_study_on_an_encoder_is_ready_to_be_trained(argument, variants, data, tmp_path):
-    config = study(argument)
-    assert len(make_plan(config).variants) == variants
-    table = dry_run(config, tmp_path, data)
-    assert len(table.split("\n\n")[0].splitlines()) == 1 + variants
+def test_a_study_on_an_encoder_is_ready_to_be_trained(argument, number, some, data, tmp_path):
+    config = study(f"studies/{argument}")
+    variants = make_plan(config).variants
+    assert len(variants) == number
+    few = {"questions": [], "variants": {name: variants[name] for name in some}, "comparisons": []}
+    table = dry_run(configuration.merge(config, {"study": {**config["study"], **few}}), tmp_path, data)
+    assert [line.split("  ")[0] for line in table.split("\n\n")[0].splitlines()[1:]] == list(some)
 
 
 def test_attention_is_measured_against_as_many_parameters():
