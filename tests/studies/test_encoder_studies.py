@@ -91,7 +91,7 @@ def test_a_study_on_an_encoder_is_ready_to_be_trained(argument, number, some, da
     variants = make_plan(config).variants
     assert len(variants) == number
     few = {"questions": [], "variants": {name: variants[name] for name in some}, "comparisons": []}
-    table = dry_run(configuration.merge(config, {"study": {**config["study"], **few}}), tmp_path, data)
+    table = dry_run({**config, "study": {**config["study"], **few}}, tmp_path, data)
     assert [line.split("  ")[0] for line in table.split("\n\n")[0].splitlines()[1:]] == list(some)
 
 
