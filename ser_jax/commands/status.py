@@ -18,6 +18,7 @@ def run(args: argparse.Namespace) -> int:
     import dataclasses
     import json
 
+    from ser_jax.report import numbers
     from ser_jax.studies.status import study_status
 
     found = study_status(args.workdir, args.store)
@@ -28,5 +29,6 @@ def run(args: argparse.Namespace) -> int:
         for one in found:
             share = f"step {one.step:,} of {one.steps:,} ({one.step / one.steps:.0%})" if one.steps else ""
             ago = f", last written {one.seconds_ago:.0f} s ago" if one.seconds_ago is not None else ""
-            print(f"{one.name:{width}}  {one.state:12}{share}{ago}{one.message}".rstrip())
+            left = f", about {numbers.clock(one.seconds_left)} left" if one.seconds_left is not None else ""
+            print(f"{one.name:{width}}  {one.state:12}{share}{ago}{left}{one.message}".rstrip())
     return int(any(one.state == "failed" for one in found))

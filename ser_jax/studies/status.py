@@ -11,9 +11,9 @@ from ser_jax import config as configuration
 from ser_jax.errors import UserError
 from ser_jax.studies.plan import make_plan
 from ser_jax.studies.store import FAILURE, RESULT, has_checkpoint, locked, population_folder
+from ser_jax.training import log
 
 _KEY = re.compile(r"-([0-9a-f]{12})$")
-_LOG = "log.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Progress:
       state: trained, running, interrupted, failed or not begun.
       step, steps: of the training, 0 where unknown.
       seconds_ago: when the log was last written to, or None.
+      seconds_left: of the training of a running one, at its pace until now, or None.
       message: what failed.
     """
 
@@ -32,6 +33,7 @@ class Progress:
     step: int = 0
     steps: int = 0
     seconds_ago: float | None = None
+    seconds_left: float | None = None
     message: str = ""
 
 
@@ -51,40 +53,64 @@ def study_status(workdir: str | os.PathLike, store: str | os.PathLike | None = N
 
 
 def _progress(name: str, config: dict, store: Path) -> Progress:
-    folder = _newest(name, store)
+    folder = _newest(name, config, store)
     if folder is None:
         return Progress(name, "not begun")
-    entry = _last_entry(folder / _LOG)
-    step = entry.get("step", 0)
-    steps = configuration.steps(config, "training", "train", step / entry["epoch"]) if entry.get("epoch") else 0
-    if (folder / RESULT).exists():
+    rows = log.read(folder / log.FILE)
+    step, epoch = (rows[-1]["step"], rows[-1]["epoch"]) if rows else (0, 0)
+    steps = configuration.steps(config, "training", "train", step / epoch) if epoch else 0
+    failed = (folder / FAILURE).exists()  # what comes after the training may fail as well
+    if (folder / RESULT).exists() and not failed:
         return Progress(name, "trained", step, steps)
     with locked(store, _KEY.search(folder.name)[1], wait=False) as free:
         running = not free
     if running:
-        return Progress(name, "running", step, steps, _age(folder / _LOG))
-    if (folder / FAILURE).exists():
+        ago = _age(folder / log.FILE)
+        return Progress(name, "running", step, steps, ago, seconds_left=_seconds_left(rows, steps, ago))
+    if failed:
         return Progress(name, "failed", step, steps, message=_message(folder / FAILURE))
     return Progress(name, "interrupted" if has_checkpoint(folder) else "not begun", step, steps)
 
 
-def _newest(name: str, store: Path) -> Path | None:
-    """The newest of the folders of a variant's name: changed code begins a new one."""
+def _newest(name: str, config: dict, store: Path) -> Path | None:
+    """The newest of a variant's folders: changed code begins a new one, and other names may be spelt the same there."""
     slug = population_folder(store, name, "").name.removesuffix("-")
     found = [path for path in store.glob(f"{slug}-*") if _KEY.search(path.name) and path.name[:-13] == slug]
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+    own = [path for path in found if _is_of(path, config)]
+    return max(own, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def _last_entry(log: Path) -> dict:
-    """The last whole line of a log; empty where there is none."""
-    for line in reversed(log.read_text(errors="replace").splitlines() if log.is_file() else []):
+def _is_of(folder: Path, config: dict) -> bool:
+    """Whether a population is of this configuration, as far as it is known: from its result or a checkpoint on."""
+    files = [folder / RESULT, *sorted(folder.glob("checkpoints/*/metadata/metadata"))]
+    for path in files:
         try:
-            entry = json.loads(line)
-        except ValueError:
+            known = json.loads(path.read_text())
+            known = configuration.completed(known.get("trained", known)["config"])
+        except (OSError, ValueError, KeyError, AttributeError, UserError):
             continue
-        if isinstance(entry, dict) and "step" in entry:
-            return entry
-    return {}
+        known, wanted = (json.loads(json.dumps(configuration.deciding(one))) for one in (known, config))
+        return known == wanted
+    return True
+
+
+def _seconds_left(rows: list[dict], steps: int, ago: float | None) -> float | None:
+    """How long a running training still takes at its pace since it was begun or gone on with; None if it is not known.
+
+    The first call of the program does not count: it is slower than the others.
+    """
+    if not rows or not steps or "seconds" not in rows[-1]:
+        return None
+    last = first = rows[-1]
+    for row in reversed(rows):
+        if row.get("seconds", float("inf")) > first["seconds"]:
+            break  # of a process before
+        first = row
+    made = last["step"] - first["step"]
+    if not made:
+        return None
+    pace = (last["seconds"] - first["seconds"]) / made
+    return max(0.0, (steps - last["step"]) * pace - (ago or 0.0))
 
 
 def _message(path: Path) -> str:
@@ -95,4 +121,4 @@ def _message(path: Path) -> str:
 
 
 def _age(path: Path) -> float | None:
-    return time.time() - path.stat().st_mtime if path.is_file() else None
+    return max(0.0, time.time() - path.stat().st_mtime) if path.is_file() else None  # clocks of machines differ

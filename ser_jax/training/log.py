@@ -1,8 +1,9 @@
 """The log of a training: a row for each run and logging step, as JSON lines and as TensorBoard's events.
 
-A row holds `step`, `epoch`, `fold` and `seed`, then the means of the steps since the row before: `loss`, `accuracy`,
-`gradient_norm`, `learning_rate` and what else is learnt, and where it was computed `validation_ua`. A figure that a
-diverged run does not have is null, and `diverged_at` says at which step it diverged.
+A row holds `step`, `epoch`, `fold`, `seed` and `seconds`, since the process began to train, then the means of the steps
+since the row before: `loss`, `accuracy`, `gradient_norm`, `learning_rate` and what else is learnt, and where it was
+computed `validation_ua`. A figure that a diverged run does not have is null, and `diverged_at` says at which step it
+diverged.
 """
 
 import json
@@ -19,7 +20,7 @@ import numpy as np
 from ser_jax.files import atomic_file
 
 FILE, EVENTS = "log.jsonl", "tensorboard"
-_OF_ROW = ("step", "epoch", "fold", "seed", "diverged_at")  # what is no figure
+_OF_ROW = ("step", "epoch", "fold", "seed", "seconds", "diverged_at")  # what is no figure
 
 
 class Log:

@@ -119,7 +119,8 @@ def _train(
     with _timed(seconds, "compile"):
         population.programs.train.compile(*training_arguments(population, state, piece))
     stack.enter_context(interruption.saved())  # from here on there are steps to save; before, nothing is lost
-    count, saved_at = 1, time.monotonic()
+    started = time.monotonic()
+    count, saved_at = 1, started
     known_diverged = devices.gather(state.diverged_at, len(population.runs))
     while True:
         begun = time.monotonic()
@@ -142,7 +143,7 @@ def _train(
             with _timed(seconds, "validate"):
                 validation = validation_ua(population, state)
         with np.errstate(divide="ignore", invalid="ignore"):  # of a run that has diverged there is nothing to divide
-            rows = _rows(population, step, sums, diverged_at, validation)
+            rows = _rows(population, step, time.monotonic() - started, sums, diverged_at, validation)
         if processes.leads():
             log.write(rows)
         _tell_diverged(population, diverged_at, known_diverged)
@@ -172,7 +173,12 @@ def _validate_every(population: Population) -> int:
 
 
 def _rows(
-    population: Population, step: int, sums: dict[str, np.ndarray], diverged_at: np.ndarray, validation: np.ndarray
+    population: Population,
+    step: int,
+    seconds: float,
+    sums: dict[str, np.ndarray],
+    diverged_at: np.ndarray,
+    validation: np.ndarray,
 ) -> list[dict]:
     """The log's row of each run; `sums` are over the steps since the last one, `validation` is each run's UA or NaN."""
     figures = {
@@ -191,6 +197,7 @@ def _rows(
     rows = []
     for i, (fold, (_, seed)) in enumerate(zip(population.folds, population.runs, strict=True)):
         row = {"step": step, "epoch": round(step / population.steps_per_epoch, 3), "fold": fold.name, "seed": seed}
+        row["seconds"] = round(seconds, 3)
         made = sums["steps"][i] > 0
         row |= {name: float(value[i]) if made and np.isfinite(value[i]) else None for name, value in figures.items()}
         row |= {"validation_ua": float(validation[i])} if np.isfinite(validation[i]) else {}

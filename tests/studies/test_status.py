@@ -1,0 +1,96 @@
+"""How far a study is, from folders as its processes leave them; nothing is trained here."""
+
+import argparse
+import json
+import os
+
+import pytest
+
+from ser_jax import config as configuration
+from ser_jax.commands import status as command
+from ser_jax.studies import store
+from ser_jax.studies.plan import make_plan
+from ser_jax.studies.status import study_status
+from ser_jax.training import log
+from tests.training.tiny import CONFIG
+
+KEYS = ("0123456789ab", "ba9876543210")
+
+
+@pytest.fixture
+def study(tmp_path):
+    """The workdir of a study of two variants, whose folders are spelt the same."""
+    variants = {"noise 0.5": {"augmentation": {"noise": 0.5}}, "noise-0.5": {}}
+    config = configuration.merge(CONFIG, {"study": {"variants": variants}})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def population(study, name, key, *, result=False, failure=False, checkpoint=False, rows=()):
+    """Makes a variant's folder under a key, with what a process has left there."""
+    folder = store.population_folder(study / "populations", name, key)
+    config = make_plan(configuration.load(str(study / "config.json"))).variants[name]
+    folder.mkdir(parents=True)
+    if rows:
+        (folder / log.FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if result:
+        (folder / store.RESULT).write_text(json.dumps({"trained": {"config": config}}))
+    if failure:
+        (folder / store.FAILURE).write_text(json.dumps({"message": "out of memory", "traceback": ""}))
+    if checkpoint:
+        (folder / "checkpoints" / "4" / "metadata").mkdir(parents=True)
+        (folder / "checkpoints" / "4" / "metadata" / "metadata").write_text(json.dumps({"config": config}))
+    return folder
+
+
+def rows_of(*seconds, first=1):
+    """A row for every step, written so many seconds after the process began to train; 6 steps are all."""
+    return [{"step": first + i, "epoch": (first + i) / 3, "seconds": second} for i, second in enumerate(seconds)]
+
+
+def states(study):
+    return {one.name: one.state for one in study_status(study)}
+
+
+def test_a_variant_is_what_its_folder_holds(study):
+    assert states(study) == {"noise 0.5": "not begun", "noise-0.5": "not begun"}
+    folder = population(study, "noise-0.5", KEYS[0], checkpoint=True, rows=rows_of(5.0, 6.0))
+    interrupted = study_status(study)[1]
+    assert (interrupted.state, interrupted.step, interrupted.steps) == ("interrupted", 2, 6)
+    (folder / store.RESULT).write_text("{}")
+    assert states(study)["noise-0.5"] == "trained"
+
+
+def test_what_failed_after_its_training_has_failed(study):
+    population(study, "noise-0.5", KEYS[0], result=True, failure=True)
+    failed = study_status(study)[1]
+    assert (failed.state, failed.message) == ("failed", "out of memory")
+
+
+@pytest.mark.parametrize("left", [{"result": True}, {"checkpoint": True}])
+def test_variants_whose_folders_are_spelt_the_same_are_told_apart(study, left):
+    population(study, "noise-0.5", KEYS[0], **left)
+    assert states(study) == {"noise 0.5": "not begun", "noise-0.5": "trained" if "result" in left else "interrupted"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "left"),
+    [
+        (rows_of(9.0, 10.0, 11.0, 12.0), 2.0),  # the first call takes longer, and does not count
+        ([*rows_of(50.0, 99.0), *rows_of(7.0, 10.0, first=3)], 6.0),  # gone on with: the clock began anew
+        (rows_of(9.0), None),
+        ([{"step": 1, "epoch": 0.5}, {"step": 2, "epoch": 1.0}], None),  # of an earlier version
+    ],
+    ids=["one process", "resumed", "one row", "no seconds"],
+)
+def test_a_running_variant_says_how_long_it_still_takes(study, capsys, rows, left):
+    folder = population(study, "noise-0.5", KEYS[0], checkpoint=True, rows=rows)
+    now = (folder / log.FILE).stat().st_mtime
+    os.utime(folder / log.FILE, (now + 1000, now + 1000))  # written just now, whatever the clock says
+    with store.locked(study / "populations", KEYS[0], wait=False) as held:
+        assert held
+        running = study_status(study)[1]
+        command.run(argparse.Namespace(workdir=study, store=None, json=False))
+    assert running.state == "running"
+    assert running.seconds_left == left
+    assert ("left" in capsys.readouterr().out) == (left is not None)
