@@ -15,6 +15,7 @@ from ser_jax.frontend import Frontend, Statistics, features
 from ser_jax.frontend.logmel import mel_filters
 from ser_jax.models.decoding import decode_text
 from ser_jax.models.output import Attention, Output
+from ser_jax.training.precision import activations_dtype, products_in
 
 # How a recording is drawn, whatever the model hears it with.
 DRAWN = Frontend(num_mels=80, normalization="none")
@@ -58,11 +59,14 @@ def look(
     statistics: Statistics | None,
     emotions: Sequence[str],
     waveform: Float[np.ndarray, " samples"],
+    *,
+    precision: str,
     symbols: Sequence[str] = (),
     probabilities_of: Callable[[Array], Array] = jax.nn.softmax,
 ) -> Look:
     """Runs a trained model on one recording (16 kHz) and keeps what it looked at.
 
+    `precision` is a key of `ser_jax.training.precision.PRECISIONS`, that of the training.
     `symbols` are those of the text that the model emits, the last of them the text's end. `probabilities_of` takes the
     model's logits, [1, outputs], to the emotions' probabilities, [1, emotions].
     """
@@ -73,12 +77,14 @@ def look(
     def run(variables: dict, statistics: Statistics | None) -> tuple:
         drawn, _ = features(DRAWN, *inputs)
         heard, num_frames = features(frontend, *inputs, statistics)
+        heard = heard.astype(activations_dtype(precision))
         text = {}
         if symbols:
             text["tokens"] = decode_text(model, variables, heard, num_frames, max_tokens=MOST_TOKENS).tokens
         return drawn, num_frames, text, model.apply(variables, heard, num_frames, train=False, **text)
 
-    drawn, num_frames, text, output = jax.tree.map(np.asarray, run(variables, statistics))
+    with products_in(precision):
+        drawn, num_frames, text, output = jax.tree.map(np.asarray, run(variables, statistics))
     probabilities = dict(zip(emotions, probabilities_of(jnp.asarray(output.logits))[0].tolist(), strict=True))
     return Look(
         log_mel=drawn[0],

@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from ser_jax.frontend import Statistics, features, num_features
 from ser_jax.models.output import Output
+from ser_jax.training.precision import activations_dtype, products_in
 from ser_jax.training.state import Learner
 
 SECONDS = 3.0  # of the utterance
@@ -46,6 +47,8 @@ def one_utterance(
 ) -> Callable[[], Array]:
     """Returns a compiled forward pass, frontend and model, of one utterance: its logits, [1, outputs].
 
+    It computes in the learner's precision, as training and evaluation do.
+
     `variables` are those of one run (`ser_jax.training.state.variables`), and `statistics` its feature statistics,
     where the frontend normalises by them. The utterance is noise: no model here takes longer for one sound than for
     another. Pre-extracted features are taken as they are, `seconds` of them, or the one frame that an utterance has.
@@ -61,10 +64,12 @@ def one_utterance(
 
     def forward(variables: dict, statistics: Statistics | None, waveform: Array, num_samples: Array) -> Array:
         inputs, num_frames = features(frontend, waveform, num_samples, statistics)
+        inputs = inputs.astype(activations_dtype(learner.precision))
         output: Output = learner.model.apply(variables, inputs, num_frames, train=False)
         return output.logits
 
     # On the device once; arguments, not constants, which the compiler would fold.
     arguments = jax.device_put((variables, statistics, waveform, num_samples))
-    program = jax.jit(forward).lower(*arguments).compile()
+    with products_in(learner.precision):
+        program = jax.jit(forward).lower(*arguments).compile()
     return lambda: program(*arguments)

@@ -48,6 +48,7 @@ def look_into(population: Population, state: State, run: int, row: int) -> Look:
             statistics,
             population.corpus.emotions,
             waveform(population.corpus, row)[: population.window_samples].astype(np.float32) / 32768,
+            precision=learner.precision,
             symbols=(*vocabulary.symbols, "(end)") if vocabulary else (),
             probabilities_of=probabilities_of,
         )

@@ -94,7 +94,7 @@ def test_a_look_has_the_time_axis_of_its_recording():
     waveform[12_000:12_200] *= 100
     frontend = Frontend(hop_ms=20.0, num_mels=40, normalization="none")
     variables = Peak().init(jax.random.key(0), jnp.zeros((1, 8, 40)), jnp.array([8]), train=False)
-    found = attention.look(Peak(), variables, frontend, None, ("anger", "neutral"), waveform)
+    found = attention.look(Peak(), variables, frontend, None, ("anger", "neutral"), waveform, precision="float32")
     peak = found.attention["peak"]
     assert peak.weights.shape == (1, 26)  # of 51 frames
     assert np.argmax(peak.weights[0]) * peak.stride * found.frame_seconds == pytest.approx(0.75, abs=0.03)
@@ -105,6 +105,28 @@ def test_a_look_has_the_time_axis_of_its_recording():
     assert np.all(np.diff(found.mel_frequencies) > 0)
 
 
+class Noting(nn.Module):
+    """Notes in what precision it is traced."""
+
+    noted: list
+
+    @nn.compact
+    def __call__(self, features, num_frames, *, train):
+        self.noted.append((features.dtype.name, jax.config.jax_default_matmul_precision))
+        return Output(jnp.zeros((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"),
+    [("float32", ("float32", "highest")), ("bfloat16", ("bfloat16", "bfloat16"))],
+)
+def test_a_look_is_taken_in_the_precision_of_the_training(precision, expected):
+    noted, waveform = [], np.zeros(4_000, np.float32)
+    frontend = Frontend(hop_ms=20.0, num_mels=8, normalization="none")
+    attention.look(Noting(noted), {}, frontend, None, ("anger", "neutral"), waveform, precision=precision)
+    assert set(noted) == {expected}
+
+
 def test_a_decoder_of_text_is_looked_at_while_it_emits_its_own_text():
     jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     model = build("attention_rnn", 2, hidden=8, decoder_hidden=16, text="characters", num_symbols=4)
@@ -113,7 +135,14 @@ def test_a_decoder_of_text_is_looked_at_while_it_emits_its_own_text():
     waveform = np.random.default_rng(0).normal(size=8_000).astype(np.float32)
     symbols = ("a", "b", "c", "(end)")
     found = attention.look(
-        model, variables, Frontend(num_mels=40), None, ("anger", "neutral"), waveform, symbols=symbols
+        model,
+        variables,
+        Frontend(num_mels=40),
+        None,
+        ("anger", "neutral"),
+        waveform,
+        precision="float32",
+        symbols=symbols,
     )
     assert found.tokens[0] in found.probabilities
     assert set(found.tokens[1:]) <= set(symbols)

@@ -1,6 +1,7 @@
 import dataclasses
 import time
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ from ser_jax import config as configuration
 from ser_jax.frontend import Frontend, Statistics, features
 from ser_jax.inference.latency import one_utterance, relative_latency
 from ser_jax.models import build
+from ser_jax.models.output import Output
 from ser_jax.training import state as states
 
 
@@ -67,3 +69,18 @@ def test_the_forward_pass_of_an_utterance_is_frontend_and_model(learner):
 
     found = relative_latency({"linear": forward, "again": forward}, repeats=5)
     assert found["linear"]["median_ms"] > 0 and 0.2 < found["again"]["relative"] < 5
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_is_timed_computes_in_the_precision_of_the_training(learner, precision):
+    noted = []
+
+    class Noting(nn.Module):
+        @nn.compact
+        def __call__(self, features, num_frames, *, train):
+            noted.append((features.dtype.name, jax.config.jax_default_matmul_precision))
+            return Output(jnp.zeros((1, 4)))
+
+    statistics = Statistics(np.zeros(8, np.float32), np.ones(8, np.float32))
+    one_utterance(dataclasses.replace(learner, model=Noting(), precision=precision), {}, statistics, seconds=0.5)
+    assert set(noted) == {{"float32": ("float32", "highest"), "bfloat16": ("bfloat16", "bfloat16")}[precision]}
