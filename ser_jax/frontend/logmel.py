@@ -36,7 +36,7 @@ class Frontend:
 
     `kind` is "log_mel"; "mfcc"; "histogram", the distribution of every mel band's levels over the utterance, with the
     bins in the place of frames; "functionals" of the log-mel bands and their deltas, a single frame; or "precomputed":
-    the packed features named `features`, made elsewhere, which have `dims` dims every `frame_ms` milliseconds (filled
+    the pre-extracted features named `features`, which have `dims` dims every `frame_ms` milliseconds (filled
     in from what was packed).
 
     `trim_db` is for whoever brings the waveforms: they begin and end at frames that are at most so many dB softer than
@@ -112,7 +112,7 @@ class Frontend:
 
     @property
     def rate(self) -> float:
-        """Samples, or frames made elsewhere, per second of what comes in; 0 where a frame is a whole utterance."""
+        """Samples, or pre-extracted frames, per second of what comes in; 0 where a frame is a whole utterance."""
         if self.kind == "precomputed":
             return 1000 / self.frame_ms if self.frame_ms else 0.0
         return float(self.sample_rate)

@@ -1,6 +1,5 @@
 """How numbers are written: every share, difference, interval, p value and size of a table, sentence or figure."""
 
-import math
 from collections.abc import Sequence
 
 MISSING = "–"
@@ -116,8 +115,3 @@ def some(names: Sequence[str], most: int = 6) -> str:
 def sentence_case(text: str) -> str:
     """The text with a capital at its beginning."""
     return text[:1].upper() + text[1:]
-
-
-def is_number(value: int | float | None) -> bool:
-    """Whether there is a finite number."""
-    return value is not None and math.isfinite(value)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from ser_jax.errors import one_line
 from ser_jax.report import numbers
 from ser_jax.report.answers import sentence
+from ser_jax.report.sections.common import by_note
 from ser_jax.report.sections.scores import describe_difference
 from ser_jax.report.sections.variants import describe_ensemble, describe_sources, describe_tracks
 from ser_jax.report.sources import Sources
@@ -120,19 +121,13 @@ def _side_by_side(columns: Sequence[list[str]]) -> list[str]:
 
 def _notes(summary: Summary, variants: dict[str, Variant]) -> Iterator[str]:
     """Every note once, with the variants or comparisons that it is about (none named where it is about all)."""
-    about: dict[str, list[str]] = {}
-    for name, variant in variants.items():
-        for note in variant.notes:
-            about.setdefault(note, []).append(name)
+    about = by_note((name, variant.notes) for name, variant in variants.items())
     for note, names in about.items():
         yield f"Note: {note}" + ("" if len(names) == len(variants) else f" ({', '.join(names)})")
-    pairs: dict[str, list[str]] = {}
-    for one in summary.comparisons:
-        for note in one.notes:
-            if note not in about:
-                pairs.setdefault(note, []).append(f"{one.variant} against {one.baseline}")
+    pairs = by_note((f"{one.variant} against {one.baseline}", one.notes) for one in summary.comparisons)
     for note, names in pairs.items():
-        whose = f"all {len(names)} comparisons" if 1 < len(names) == len(summary.comparisons) else "; ".join(names)
-        yield f"Note: {whose}: {note}"
+        if note not in about:
+            whose = f"all {len(names)} comparisons" if 1 < len(names) == len(summary.comparisons) else "; ".join(names)
+            yield f"Note: {whose}: {note}"
     for text in (*summary.study.left_out, *summary.study.labels, *summary.study.notes):
         yield f"Note: {text}"

@@ -116,8 +116,8 @@ def rule(axis: "Axes", value: float, *, vertical: bool = True, **options: Any) -
     draw(value, **{**RULE, "zorder": 0, **options})
 
 
-def write_svg(figure: "Figure", path: str | os.PathLike, name: str) -> str:
-    """Writes a figure as SVG, whole or not at all and the same every time; returns it."""
+def to_svg(figure: "Figure", name: str) -> str:
+    """Returns a figure as SVG, the same every time."""
     import matplotlib
 
     with style(), matplotlib.rc_context({"svg.hashsalt": name}), warnings.catch_warnings():
@@ -125,7 +125,12 @@ def write_svg(figure: "Figure", path: str | os.PathLike, name: str) -> str:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     figure.set_layout_engine("none")  # it has found the places, and takes its time
-    svg = _with_page_colours(buffer.getvalue())
+    return _with_page_colours(buffer.getvalue())
+
+
+def write_svg(figure: "Figure", path: str | os.PathLike, name: str) -> str:
+    """Writes a figure as SVG, whole or not at all and the same every time; returns it."""
+    svg = to_svg(figure, name)
     with atomic_file(path) as temporary:
         temporary.write_text(svg, encoding="utf-8")
     return svg

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, Num
 from scipy import stats
 
 from ser_jax.errors import UserError
-from ser_jax.statistics import bootstrap, metrics
+from ser_jax.statistics import bootstrap, metrics, tests
 
 GENDERS = ("female", "male")
 
@@ -74,8 +74,7 @@ def gap_estimate(
     with np.errstate(divide="ignore", invalid="ignore"):
         freedom = squares.sum() ** 2 / (squares**2 / (numbers - 1)).sum()
     value = made[0].value - made[1].value
-    half = stats.t.ppf((1 + bootstrap.LEVEL) / 2, freedom) * standard_error
-    low, high = np.clip(value - half, -1, 1), np.clip(value + half, -1, 1)
+    low, high = np.clip(tests.t_interval(float(value), float(standard_error), float(freedom)), -1, 1)
     gap = bootstrap.Estimate(*map(np.asarray, (value, low, high, standard_error)))
     return made[0], made[1], gap, float(freedom)
 
@@ -137,7 +136,7 @@ def _by_gender(
         alone = [e for e, one in zip(confusion.emotions, present[0] ^ present[1], strict=True) if one]
         if alone:
             notes.append(f"heard from one gender only and left out of the genders' UA: {', '.join(alone)}")
-        p_value = 2 * stats.t.sf(abs(difference.value) / difference.standard_error, freedom)
+        p_value = tests.t_test(float(difference.value), float(difference.standard_error), float(freedom))
         gap = {"ua_difference": difference.value, "ci95": _ends(difference), "p": p_value, "emotions": emotions}
         if not emotions:
             gap = None

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from ser_jax.errors import UserError
-from ser_jax.statistics import bootstrap
+from ser_jax.statistics import tests
 
 Summary = Mapping[str, Any]  # what summary.json of one corpus holds
 
@@ -69,14 +69,13 @@ def pool_effects(
     spread = (fixed * (differences - np.average(differences, weights=fixed)) ** 2).sum()  # Q
     tau2 = max(0.0, (spread - freedom) / (fixed.sum() - (fixed**2).sum() / fixed.sum()))
     weights = 1 / (standard_errors**2 + tau2)
-    value = np.average(differences, weights=weights)
+    value = float(np.average(differences, weights=weights))
     factor = max(1.0, (weights * (differences - value) ** 2).sum() / freedom)
     standard_error = math.sqrt(factor / weights.sum())
-    half = stats.t.ppf((1 + bootstrap.LEVEL) / 2, freedom) * standard_error
     return {
-        "estimate": float(value),
-        "ci95": (float(value - half), float(value + half)),
-        "p": float(2 * stats.t.sf(abs(value) / standard_error, freedom)),
+        "estimate": value,
+        "ci95": tests.t_interval(value, standard_error, freedom),
+        "p": tests.t_test(value, standard_error, freedom),
         "tau": math.sqrt(tau2),
         "p_heterogeneity": float(stats.chi2.sf(spread, freedom)),
         "corpora": len(differences),

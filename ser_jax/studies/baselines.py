@@ -8,7 +8,7 @@ predictions.
 import dataclasses
 import importlib.metadata
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -205,11 +205,15 @@ def fit_dimensions(all_runs: Baselines, values: np.ndarray) -> dict[str, Fitted]
     return fitted
 
 
-def own_predictions(name: str, all_runs: Baselines, folder: Path) -> pd.DataFrame:
-    """Returns the saved baselines' predictions of every run on its own test fold."""
-    values = standardised(all_runs)
+def own_predictions(
+    name: str, all_runs: Baselines, fitted: Mapping[str, Fitted], regressed: Mapping[str, Fitted]
+) -> pd.DataFrame:
+    """Returns the predictions of every run on its own test fold.
+
+    `fitted` is the baseline of each fold, `regressed` that of its dimensions, where they are predicted too.
+    """
     rows = [fold.test for fold in all_runs.folds]
-    return _table(all_runs, load_folds(folder), load_dimensions(folder), values, name, rows)
+    return _table(all_runs, fitted, regressed, standardised(all_runs), name, rows)
 
 
 def predictions_on(
@@ -257,8 +261,8 @@ def _few_speakers(corpus: Corpus, fold: Fold) -> bool:
 
 def _table(
     all_runs: Baselines,
-    fitted: dict[str, Fitted],
-    regressed: dict[str, Fitted],
+    fitted: Mapping[str, Fitted],
+    regressed: Mapping[str, Fitted],
     values: np.ndarray,
     variant: str,
     rows: Sequence[Int[np.ndarray, " _"]],

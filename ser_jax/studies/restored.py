@@ -36,7 +36,8 @@ def own_predictions(restored: Restored, data_dir: str | None) -> tuple[pd.DataFr
         )
     population = population_of(config, corpus, protocol, data_dir)
     if isinstance(population, Baselines):
-        return baselines.own_predictions(restored.name, population, restored.folder), population
+        fitted = baselines.load_folds(restored.folder), baselines.load_dimensions(restored.folder)
+        return baselines.own_predictions(restored.name, population, *fitted), population
     trained, found = restored.metadata["corpus"].get("features"), population.corpus.info.get("features")
     if found != trained:
         raise UserError(

@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 
 from ser_jax import bounded, checksums, predictions
-from ser_jax.baselines.linear import Fitted, predict
+from ser_jax.baselines.linear import Fitted
 from ser_jax.corpora.corpus import Corpus, fingerprint, waveform
 from ser_jax.corpora.perturbations import KNOWN, known_together, perturb, require
 from ser_jax.errors import UserError, reading
 from ser_jax.files import atomic_file
-from ser_jax.inference.tables import tabulate, test_predictions
+from ser_jax.inference.tables import test_predictions
 from ser_jax.statistics import bootstrap, metrics
-from ser_jax.studies.baselines import Baselines, standardised
+from ser_jax.studies.baselines import Baselines, own_predictions
 from ser_jax.training.population import Population
 from ser_jax.training.state import State
 
@@ -35,7 +35,7 @@ def check(config: dict) -> None:
     if conditions and config["frontend"]["features"]:
         raise UserError(
             f"{_WHERE}: found {', '.join(conditions)}, expected none: the features {config['frontend']['features']!r} "
-            "were made elsewhere, of recordings as they were"
+            "were pre-extracted, from recordings as they were"
         )
 
 
@@ -89,17 +89,11 @@ def test_predictions_under(
         if isinstance(under, Population):
             under = dataclasses.replace(under, cache={})
         if isinstance(under, Baselines):
-            table = _baseline_predictions(under, trained, variant)
+            table = own_predictions(variant, under, trained, {})
         else:
             table = test_predictions(under, trained, variant)
         tables.append(table.assign(condition=condition, speaker=table["utterance"].map(speakers)))
     return pd.concat(tables, ignore_index=True)
-
-
-def _baseline_predictions(all_runs: Baselines, fitted: Mapping[str, Fitted], variant: str) -> pd.DataFrame:
-    values, rows = standardised(all_runs), [fold.test for fold in all_runs.folds]
-    found = [predict(fitted[fold.name], values[own]) for fold, own in zip(all_runs.folds, rows, strict=True)]
-    return tabulate(all_runs.corpus, variant, all_runs.folds, [seed for _, seed in all_runs.runs], rows, found)
 
 
 def write(table: pd.DataFrame, path: str | os.PathLike) -> None:

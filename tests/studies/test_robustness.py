@@ -211,7 +211,7 @@ def test_conditions_that_cannot_be_are_refused_at_the_door(corpus_and_protocol, 
     robustness.check(asked((), features="wav2vec2"))
     with pytest.raises(UserError, match=r"config.evaluation.robustness: no 'noise_15'; did you mean"):
         robustness.check(asked(("noise_15",)))
-    with pytest.raises(UserError, match="the features 'wav2vec2' were made elsewhere"):
+    with pytest.raises(UserError, match="the features 'wav2vec2' were pre-extracted"):
         robustness.check(asked(("noise_10",), features="wav2vec2"))
     with pytest.raises(UserError, match="cannot be perturbed"):
         robustness.perturbed(dataclasses.replace(corpus, info={"features": {"name": "wav2vec2"}}), "noise_10")

@@ -47,18 +47,22 @@ def cell(value: Any, form: Callable[[Any], str]) -> Cell:
     return Cell(numbers.MISSING) if value is None else Cell(form(value), value=value)
 
 
-def notes_of(about: Iterable[tuple[str, Iterable[str]]]) -> Iterator[Block]:
-    """Every note once, with what it is about where that is not everything."""
+def by_note(about: Iterable[tuple[str, Iterable[str]]]) -> dict[str, list[str]]:
+    """Returns every note once, in order, with the names of what it is about."""
     notes: dict[str, list[str]] = {}
-    names = []
     for name, of in about:
-        names.append(name)
         for note in of:
             notes.setdefault(note, []).append(name)
-    if notes:
+    return notes
+
+
+def notes_of(about: Iterable[tuple[str, Iterable[str]]]) -> Iterator[Block]:
+    """Every note once, with what it is about where that is not everything."""
+    about = list(about)
+    if notes := by_note(about):
         yield Items(
             tuple(
-                numbers.sentence_case(note) + ("" if len(of) == len(names) else f" ({numbers.some(of)})")
+                numbers.sentence_case(note) + ("" if len(of) == len(about) else f" ({numbers.some(of)})")
                 for note, of in notes.items()
             )
         )
