@@ -216,3 +216,18 @@ def run_stack(
     )
     _, after = stack(**layer, name="layers")(x, num_frames, relative)
     return jnp.concatenate([x[None], after])
+
+
+def hidden_states(
+    layers: Float[Array, "states batch frames width"],
+    num_frames: Int[Array, " batch"],
+    norm: Callable[[Array], Array] | None,
+    *,
+    whole: bool,
+) -> HiddenStates:
+    """Returns what `run_stack` gave as hidden states; `norm` follows a `whole` stack, and None where nothing does."""
+    layers = jnp.where(real_frames(layers.shape[2], num_frames)[None, ..., None], layers, 0)
+    final = None
+    if whole:
+        final = layers[-1] if norm is None else mask_frames(norm(layers[-1]), num_frames)
+    return HiddenStates(layers, final, num_frames)

@@ -20,11 +20,11 @@ from ser_jax.encoders.layers import (
     HiddenStates,
     exact_dtype,
     gelu,
+    hidden_states,
     layer_norm,
     layer_options,
     mask_frames,
     normalize_waveform,
-    real_frames,
     run_stack,
 )
 
@@ -74,11 +74,7 @@ class Wav2Vec2Encoder(nn.Module):
             **layer_options(spec),
             dtype=self.dtype,
         )
-        layers = jnp.where(real_frames(x.shape[1], num_frames)[None, ..., None], layers, 0)
-        final = None
-        if self.depth is None:
-            final = mask_frames(around(layers[-1]), num_frames) if spec.pre_norm else layers[-1]
-        return HiddenStates(layers, final, num_frames)
+        return hidden_states(layers, num_frames, around if spec.pre_norm else None, whole=self.depth is None)
 
     def _convolutions(self, x: Float[Array, "batch samples"], num_samples: Int[Array, " batch"]) -> Frames:
         """Frames of 512 channels every 20 ms. No window of a frame within the utterance reaches past its end."""

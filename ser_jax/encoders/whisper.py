@@ -16,6 +16,7 @@ from ser_jax.encoders.architecture import SAMPLE_RATE, WhisperArchitecture
 from ser_jax.encoders.layers import (
     HiddenStates,
     gelu,
+    hidden_states,
     layer_norm,
     layer_options,
     mask_frames,
@@ -74,11 +75,8 @@ class WhisperEncoder(nn.Module):
             **layer_options(spec),
             dtype=self.dtype,
         )
-        layers = jnp.where(real_frames(x.shape[1], num_frames)[None, ..., None], layers, 0)
-        final = None
-        if self.depth is None:
-            final = mask_frames(layer_norm(1e-5, self.dtype, "final_norm")(layers[-1]), num_frames)
-        return HiddenStates(layers, final, num_frames)
+        norm = layer_norm(1e-5, self.dtype, "final_norm")
+        return hidden_states(layers, num_frames, norm, whole=self.depth is None)
 
     def _positions(self, frames: int, num_frames: Int[Array, " batch"]) -> Float[Array, "#batch frames width"]:
         spec = self.architecture
