@@ -64,7 +64,7 @@ def pool_effects(
 
     `tau` is the standard deviation of the true effect from corpus to corpus; its estimate from few corpora is rough.
     """
-    freedom = len(differences) - 1
+    freedom = len(differences) - 1.0
     fixed = 1 / standard_errors**2
     spread = (fixed * (differences - np.average(differences, weights=fixed)) ** 2).sum()  # Q
     tau2 = max(0.0, (spread - freedom) / (fixed.sum() - (fixed**2).sum() / fixed.sum()))

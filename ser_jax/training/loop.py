@@ -175,7 +175,7 @@ def _validate_every(population: Population) -> int:
 def _rows(
     population: Population,
     step: int,
-    seconds: float,
+    seconds: int | float,
     sums: dict[str, np.ndarray],
     diverged_at: np.ndarray,
     validation: np.ndarray,

@@ -105,25 +105,21 @@ def test_a_look_has_the_time_axis_of_its_recording():
     assert np.all(np.diff(found.mel_frequencies) > 0)
 
 
-class Noting(nn.Module):
-    """Notes in what precision it is traced."""
-
-    noted: list
-
-    @nn.compact
-    def __call__(self, features, num_frames, *, train):
-        self.noted.append((features.dtype.name, jax.config.jax_default_matmul_precision))
-        return Output(jnp.zeros((1, 2)))
-
-
 @pytest.mark.parametrize(
     ("precision", "expected"),
     [("float32", ("float32", "highest")), ("bfloat16", ("bfloat16", "bfloat16"))],
 )
 def test_a_look_is_taken_in_the_precision_of_the_training(precision, expected):
     noted, waveform = [], np.zeros(4_000, np.float32)
+
+    class Noting(nn.Module):
+        @nn.compact
+        def __call__(self, features, num_frames, *, train):
+            noted.append((features.dtype.name, jax.config.jax_default_matmul_precision))
+            return Output(jnp.zeros((1, 2)))
+
     frontend = Frontend(hop_ms=20.0, num_mels=8, normalization="none")
-    attention.look(Noting(noted), {}, frontend, None, ("anger", "neutral"), waveform, precision=precision)
+    attention.look(Noting(), {}, frontend, None, ("anger", "neutral"), waveform, precision=precision)
     assert set(noted) == {expected}
 
 
