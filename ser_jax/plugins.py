@@ -1,12 +1,14 @@
 """What is named in a configuration: an entry of one of the package's tables, or `package.module:NAME` from outside.
 
 A module outside the package is found as Python finds any: installed, or below the folder in which the command runs.
+Python's own modules are refused: no part of a model is there, but what removes files or starts programs is.
 """
 
 import functools
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,6 +51,8 @@ def files_outside(config: Any) -> dict[str, Path]:
 @functools.cache
 def _load(name: str, where: str) -> Any:
     module, _, attribute = name.partition(":")
+    if module.split(".")[0] in sys.stdlib_module_names:
+        raise UserError(f"{where}: {brief(name)} is of Python's own modules, expected one of yours or of a package")
     try:
         return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
     except UserError:

@@ -161,6 +161,14 @@ def test_the_code_of_what_is_outside_decides_a_population_s_key(outside, monkeyp
     assert code_version(config) != before
 
 
+@pytest.mark.parametrize("name", ["os:system", "shutil:rmtree", "subprocess:run", "builtins:exec", "os.path:join"])
+def test_python_s_own_modules_are_refused(name):
+    with pytest.raises(UserError, match=f"^corpus: '{name}' is of Python's own modules, expected one of yours"):
+        plugins.resolve(name, {}, "corpus")
+    with pytest.raises(UserError, match="of Python's own modules"):
+        load_corpus(name, command="true")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

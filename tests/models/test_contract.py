@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -12,12 +14,15 @@ import optax
 import pytest
 
 from ser_jax.models import FAMILIES, build
+from ser_jax.training.arrays import named_arrays
 
 NUM_CLASSES = 5
 LENGTHS = np.array([70, 1, 33, 46])
 LONGEST = 70
 BANDS = 40
 NUM_STEPS = 80
+LABELS = np.arange(16) % 4
+GOLDEN = Path(__file__).parents[1] / "references" / "golden.json"
 
 # Utterances; the same in another order; and padded with more frames, and with rows that have none, of which the values
 # must not matter. Few shapes, because every one is a compilation for every model.
@@ -110,29 +115,64 @@ def test_attention_to_frames_is_a_distribution_over_the_utterances_own(forward):
                 np.testing.assert_allclose(row[..., :length].sum(-1), 1, atol=1e-5)
 
 
-def test_sixteen_utterances_are_learnt_by_heart(tiny):
-    """That the gradient of every part finds its way, whatever the model."""
+def training_of(model):
+    """A compiled training of sixteen utterances: (parameters, rest) -> what is predicted at last, losses, gradients."""
     random = np.random.default_rng(0)
     features = jnp.asarray(random.normal(size=(16, 16, BANDS)), jnp.float32)
     lengths = jnp.asarray(random.integers(8, 17, size=16))
-    labels = jnp.arange(16) % 4
     optimizer = optax.adam(optax.cosine_decay_schedule(2e-2, NUM_STEPS))
 
     def loss(params, rest):
         variables = {"params": params, **rest}
-        output, rest = tiny.model.apply(variables, features, lengths, train=True, mutable=["batch_stats"])
-        losses = optax.softmax_cross_entropy_with_integer_labels(output.logits, labels)
+        output, rest = model.apply(variables, features, lengths, train=True, mutable=["batch_stats"])
+        losses = optax.softmax_cross_entropy_with_integer_labels(output.logits, LABELS)
         return losses.mean(), (rest, output.logits)
 
     def step(state, _):
         params, rest, moments = state
-        gradients, (rest, logits) = jax.grad(loss, has_aux=True)(params, rest)
+        (value, (rest, logits)), gradients = jax.value_and_grad(loss, has_aux=True)(params, rest)
         updates, moments = optimizer.update(gradients, moments, params)
-        return (optax.apply_updates(params, updates), rest, moments), jnp.argmax(logits, -1)
+        figures = jnp.argmax(logits, -1), value, optax.global_norm(gradients)
+        return (optax.apply_updates(params, updates), rest, moments), figures
 
     @jax.jit
     def train(params, rest):
-        return jax.lax.scan(step, (params, rest, optimizer.init(params)), length=NUM_STEPS)[1][-1]
+        predicted, *figures = jax.lax.scan(step, (params, rest, optimizer.init(params)), length=NUM_STEPS)[1]
+        return predicted[-1], *figures
 
+    return train
+
+
+def drawn(params):
+    """Parameters of these shapes that are the same on every machine, for every version of JAX."""
+    random = np.random.default_rng(1)
+    leaves = {name: leaf.shape for name, leaf in sorted(named_arrays(params).items())}
+    values = {
+        name: (name.endswith("scale") + 0.2 * random.normal(size=shape)).astype(np.float32)
+        for name, shape in leaves.items()
+    }
+    return jax.tree.unflatten(jax.tree.structure(params), [values[name] for name in named_arrays(params)])
+
+
+@pytest.fixture(scope="module")
+def training(tiny):
+    return training_of(tiny.model)
+
+
+def test_sixteen_utterances_are_learnt_by_heart(tiny, training):
+    """That the gradient of every part finds its way, whatever the model."""
     rest = dict(tiny.variables)
-    np.testing.assert_array_equal(train(rest.pop("params"), rest), labels)
+    np.testing.assert_array_equal(training(rest.pop("params"), rest)[0], LABELS)
+
+
+def test_a_step_has_the_loss_and_the_gradient_that_it_had(request, tiny, training):
+    """A change of these figures is a change of the model: meant, `python -m tests.references.make_golden` notes it."""
+    rest = dict(tiny.variables)
+    params = drawn(rest.pop("params"))
+    _, losses, gradients = training(params, rest)
+    found = [losses[0], gradients[0], losses[1]]
+    family = next(name for name in FAMILIES if f"[{name}]" in request.node.name)
+    np.testing.assert_allclose(found, json.loads(GOLDEN.read_text())[family], rtol=2e-4)
+    again = training(params, rest)
+    np.testing.assert_array_equal(losses, again[1])  # to the last bit, at every step
+    np.testing.assert_array_equal(gradients, again[2])
