@@ -15,7 +15,7 @@ from ser_jax.errors import UserError, brief
 from ser_jax.files import atomic_file
 
 FILE = "SHA256SUMS"
-_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
+_LINE = re.compile(r"([0-9a-f]{64}) [ *](\S.*)")  # the star is of what Windows calls binary
 
 
 def sha256(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,14 +11,19 @@ _LONGEST = 80  # letters of a value that a message shows
 _MOST = 160  # letters of the names that a message lists
 _REASON = 120  # letters of what a library says
 _LINE, _BEGINNING = 300, 200  # letters of a message as it is printed, and those of its beginning where it is longer
+_LONG_WORD = re.compile(r"\S{160,}")
 _JOINERS = "\u200c\u200d"  # which scripts and emoji need
 
 
 class UserError(Exception):
     """A user's mistake, in one line: what is wrong, where (file or option), and what was expected.
 
-    `launch.py` prints it without a traceback and exits with status 2.
+    `launch.py` prints it without a traceback and exits with status 2. Of a word of hundreds of letters, as a value or a
+    name in a damaged file may be, its beginning and end are kept.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_LONG_WORD.sub(lambda found: f"{found[0][:100]}...{found[0][-40:]}", str(message)))
 
 
 @contextlib.contextmanager

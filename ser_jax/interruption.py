@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -37,10 +36,12 @@ def heard() -> Iterator[None]:
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     ours = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     previous = {number: signal.signal(number, _interrupt) for number in ours}
-    threading.Thread(target=_watch, args=(reader,), daemon=True).start()
+    over = threading.Event()
+    threading.Thread(target=_watch, args=(reader, over), daemon=True).start()
     try:
         yield
     finally:
+        over.set()
         for number, handler in previous.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(before)
@@ -86,7 +87,7 @@ def _frames(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _watch(reader: int) -> None:
+def _watch(reader: int, over: threading.Event) -> None:
     """Waits for a signal, as the bytes of a pipe that Python writes when one comes, then for the command's end."""
     with open(reader, "rb", buffering=0) as pipe:
         while number := pipe.read(1):
@@ -94,7 +95,8 @@ def _watch(reader: int) -> None:
                 continue
             waited = 0.0
             while waited < GRACE:
-                time.sleep(0.1)
+                if over.wait(0.1):
+                    return
                 waited = 0.0 if _saving.is_set() else waited + 0.1
             say()
             os._exit(STATUS)

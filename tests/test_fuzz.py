@@ -1,4 +1,4 @@
-"""The short form of `make fuzz`: some two thousand cases over the doors that cost little, the same ones every time."""
+"""The short form of `make fuzz`: over a thousand cases of the doors that cost little, the same ones every time."""
 
 import pytest
 
@@ -11,9 +11,9 @@ _SLOW = ("encoders", "models")  # tens of milliseconds a case
 
 @pytest.mark.parametrize("door", [name for name in DOORS if name not in _SLOW])
 def test_whatever_a_file_holds_is_taken_or_refused_in_one_short_line(door, tmp_path):
-    ((_, count),) = fuzz.fuzz(make_doors(tmp_path, [door]), cases=220).values()
+    ((_, count),) = fuzz.fuzz(make_doors(tmp_path, [door]), cases=160).values()
     assert count.findings == {}
-    assert count.cases > 180 and count.taken and count.refused
+    assert count.cases > 120 and count.taken and count.refused
 
 
 def test_a_door_that_breaks_is_found(tmp_path):

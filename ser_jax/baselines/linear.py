@@ -322,7 +322,7 @@ def load_metadata(folder: str | os.PathLike) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: damaged, train the baseline again ({' '.join(str(error).split())})") from error
     if found != FORMAT_VERSION:
-        raise UserError(f"{path}: baselines of format {found}, expected {FORMAT_VERSION}")
+        raise UserError(f"{path}: baselines of format {brief(found)}, expected {FORMAT_VERSION}")
     return metadata
 
 

@@ -124,7 +124,7 @@ def run_shard(
         for name, variant in outcome.summary.variants.items():
             runs = "; ".join(f"fold {run.fold}, seed {run.seed}, at step {run.step}" for run in variant.known.diverged)
             if runs:
-                print(f"{name}: without the runs that diverged: {runs}", file=sys.stderr)
+                print(printed(f"{name}: without the runs that diverged: {runs}"), file=sys.stderr)
         print(f"\n{workdir}: report.html, report.md, summary.json, predictions.parquet, figures, tables")
     elif outcome.missing:
         print(f"this share is done; still to come from others: {', '.join(outcome.missing)}")

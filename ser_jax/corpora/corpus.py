@@ -22,7 +22,7 @@ from jaxtyping import Float, Int16
 
 from ser_jax import bounded, checksums
 from ser_jax.corpora import integrity
-from ser_jax.errors import UserError, reading
+from ser_jax.errors import UserError, brief, reading
 from ser_jax.files import atomic_folder
 
 SAMPLE_RATE = 16_000  # Hz, of every corpus
@@ -272,7 +272,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
     version = description.get("format_version") if isinstance(description, dict) else None
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{folder}: packed corpus of format version {version}, expected {FORMAT_VERSION}; prepare it again"
+            f"{folder}: packed corpus of format version {brief(version)}, expected {FORMAT_VERSION}; prepare it again"
         )
     missing = {"name", "emotions", "num_utterances", "num_samples", "fingerprint", "info"} - description.keys()
     if missing:

@@ -216,8 +216,8 @@ def read_packed(folder: Path, *, again: bool = False) -> tuple[dict[str, Any], p
         description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
         if description["format_version"] != FORMAT_VERSION:
             raise UserError(
-                f"{folder}: features of format version {description['format_version']}, expected {FORMAT_VERSION}; "
-                "prepare them again"
+                f"{folder}: features of format version {brief(description['format_version'])}, expected "
+                f"{FORMAT_VERSION}; prepare them again"
             )
         values = np.load(folder / _VALUES, mmap_mode="r")
         index = bounded.read_parquet(folder / _INDEX)

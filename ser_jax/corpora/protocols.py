@@ -419,8 +419,8 @@ def _official(corpus: Corpus, entries: pd.DataFrame, where: str, validation_spea
             lacking = [names_of_one[0] for names_of_one, row in zip(names, rows, strict=True) if row is None]
             if lacking:
                 raise UserError(
-                    f"{where}: fold {name} lists {len(lacking)} {split} utterances that corpus {corpus.name} has not, "
-                    f"the first is {lacking[0]!r}"
+                    f"{where}: fold {brief(name)} lists {len(lacking)} {split} utterances that corpus {corpus.name} "
+                    f"has not, the first is {brief(lacking[0])}"
                 )
             sides[split] = _mask(corpus, rows)
         for one, other in (("train", "test"), ("validation", "test"), ("train", "validation")):

@@ -107,6 +107,8 @@ def _read_text(path: Path, text: str, wanted: Sequence[str], columns: Sequence[s
                 places.append(skipped + reader.line_num)
     except csv.Error as error:
         raise UserError(f"{path}: not a CSV file, line {skipped + reader.line_num} ({error})") from error
+    if not rows:
+        raise UserError(f"{path}: not a CSV file, no line of column names")
     names, rows, places = rows[0], rows[1:], places[1:]
     filled = max((at + 1 for row in [names, *rows] for at, cell in enumerate(row) if cell), default=0)
     for place, row in zip(places, rows, strict=True):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ser_jax import checksums
-from ser_jax.errors import UserError, reason_of
+from ser_jax.errors import UserError, brief, reason_of
 from ser_jax.files import atomic_file
 from ser_jax.statistics.paired import Comparison
 from ser_jax.statistics.scores import ScoreDifference
@@ -356,7 +356,7 @@ def read(path: str | os.PathLike) -> Summary:
         raise UserError(f"{path}: no JSON ({reason_of(error)})") from error
     form = found.get("form") if isinstance(found, dict) else None
     if form != FORM:
-        raise UserError(f"{path}: form {form}, expected {FORM}: a summary of another version of ser_jax")
+        raise UserError(f"{path}: form {brief(form)}, expected {FORM}: a summary of another version of ser_jax")
     return from_json(Summary, found, str(path))
 
 

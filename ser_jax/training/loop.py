@@ -15,7 +15,7 @@ import numpy as np
 
 from ser_jax import config as configuration
 from ser_jax import interruption
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, one_line
 from ser_jax.files import atomic_file
 from ser_jax.inference.tables import validation_ua
 from ser_jax.training import checkpoints, devices, optimizers, processes, selection
@@ -210,7 +210,7 @@ def _tell_diverged(population: Population, diverged_at: np.ndarray, known: np.nd
     rate = population.config["optimizer"]["learning_rate"]
     for one in diverged(population, np.where(known >= 0, -1, diverged_at)):
         print(
-            f"note: fold {one['fold']}, seed {one['seed']}: diverged at step {one['step']} "
+            f"note: fold {one_line(one['fold'])}, seed {one['seed']}: diverged at step {one['step']} "
             f"(config.optimizer.learning_rate {rate:g}); it is frozen, and the other runs go on",
             file=sys.stderr,
             flush=True,

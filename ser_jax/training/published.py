@@ -15,7 +15,7 @@ import numpy as np
 import safetensors.numpy
 
 from ser_jax import config as configuration
-from ser_jax.errors import UserError, reading
+from ser_jax.errors import UserError, brief, reading
 from ser_jax.files import to_json
 from ser_jax.training.arrays import describe_array, differences, named_arrays, sealed, sha256
 from ser_jax.training.state import State
@@ -99,7 +99,7 @@ def _metadata(folder: Path) -> dict:
     if not _is_description(metadata):
         raise UserError(f"{path}: expected the description of a model that `publish` wrote")
     if metadata.get("format") != FORMAT_VERSION:
-        raise UserError(f"{path}: format {metadata.get('format')}, expected {FORMAT_VERSION}")
+        raise UserError(f"{path}: format {brief(metadata.get('format'))}, expected {FORMAT_VERSION}")
     if sealed(metadata)["sha256"] != metadata.get("sha256"):
         raise UserError(f"{path}: damaged (it has another SHA-256 than it says)")
     with reading(f"{path}: not the description of a training"):

@@ -172,7 +172,7 @@ def test_a_step_has_the_loss_and_the_gradient_that_it_had(request, tiny, trainin
     _, losses, gradients = training(params, rest)
     found = [losses[0], gradients[0], losses[1]]
     family = next(name for name in FAMILIES if f"[{name}]" in request.node.name)
-    np.testing.assert_allclose(found, json.loads(GOLDEN.read_text())[family], rtol=2e-4)
+    np.testing.assert_allclose(found, json.loads(GOLDEN.read_text())[family], rtol=1e-3)
     again = training(params, rest)
     np.testing.assert_array_equal(losses, again[1])  # to the last bit, at every step
     np.testing.assert_array_equal(gradients, again[2])

@@ -272,6 +272,8 @@ def test_every_flipped_bit_of_a_workdir_is_noticed(launch, workdir, tmp_path):
     shutil.copytree(workdir, tmp_path / "copy", ignore=shutil.ignore_patterns("on_*", "printed.txt"))
     status, output, _ = launch("verify", tmp_path / "copy")
     assert status == 0 and [line.split(":")[0] for line in output.splitlines()] == ["whole"] * 3
+    _, in_store, _ = launch("verify", tmp_path / "copy" / "populations")
+    assert in_store.splitlines() == output.splitlines()[1:]
     missed = unnoticed(tmp_path / "copy", per_file=1)
     assert {"checkpoints", "*.parquet", "*.json", "*.jsonl", "SHA256SUMS"} <= set(missed)
     assert not any(missed.values()), missed

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
+from ser_jax import checksums, predictions
 from ser_jax import config as configuration
-from ser_jax import predictions
 from ser_jax.baselines.functionals import compute
 from ser_jax.baselines.linear import predict
 from ser_jax.corpora import perturbations
@@ -18,8 +18,11 @@ from ser_jax.corpora.perturbations import perturb
 from ser_jax.errors import UserError
 from ser_jax.inference import tables
 from ser_jax.statistics import paired
-from ser_jax.studies import baselines, robustness
+from ser_jax.studies import baselines, robustness, run
+from ser_jax.studies.plan import make_plan
+from ser_jax.studies.variants import prepare
 from ser_jax.training import population as populations
+from tests.flips import flipped
 from tests.training.tiny import CONFIG, tiny_corpus, tiny_population
 
 
@@ -217,3 +220,25 @@ def test_conditions_that_cannot_be_are_refused_at_the_door(corpus_and_protocol, 
         robustness.perturbed(dataclasses.replace(corpus, info={"features": {"name": "wav2vec2"}}), "noise_10")
     with pytest.raises(UserError, match="did you mean telephone"):
         robustness.test_predictions_under(population, state, "linear", ["telefone"])
+
+
+def test_conditions_that_are_damaged_or_were_not_finished_are_predicted_again(tmp_path, monkeypatch):
+    config = configuration.merge(CONFIG, {"evaluation": {"robustness": ["noise_0"]}, "folds": [0]})
+    (variant,) = prepare(make_plan(config | {"study": configuration.default()["study"]}), str(tmp_path / "data"))
+    made = []
+    table = predictions.make_predictions("c", "v", "f", 0, ["a"], ["s"], np.array([0]), np.array([[0.9, 0.1]]), "ab")
+    monkeypatch.setattr(
+        robustness, "test_predictions_under", lambda *others: made.append(1) or table.assign(condition="noise_0")
+    )
+
+    def test():
+        run._test_under_conditions(variant, variant.population(), lambda: None, tmp_path)
+
+    test(), test()
+    assert len(made) == 1 and checksums.is_whole(tmp_path / "conditions.parquet")
+    with flipped(tmp_path / "conditions.parquet", 999):
+        test()
+    assert len(made) == 2
+    (tmp_path / checksums.FILE).unlink()  # as after a process that died before it wrote it
+    test()
+    assert len(made) == 3 and checksums.is_whole(tmp_path / "conditions.parquet")

@@ -13,7 +13,7 @@ from typing import Any
 
 from ser_jax.corpora.audio import AUDIO_SUFFIXES, find_audio
 from ser_jax.corpora.corpus import refuse_full_disk
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, brief, reason_of
 
 _BESIDE = ("SHA256SUMS", "erkennung.txt")  # what may stand beside the recordings and is read
 _MOST_BYTES = 100_000_000  # of one file of a release: a zip that was made to fill the disk promises more
@@ -44,7 +44,7 @@ def read_sums(path: str | os.PathLike) -> dict[str, str]:
     for number, line in enumerate(Path(path).read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         digest, _, name = line.partition(" ")
         if len(digest) != 64 or not name.strip(" *"):
-            raise UserError(f"{path}: line {number} is {line[:80]!r}, expected a SHA-256 and a file name")
+            raise UserError(f"{path}: line {number} is {brief(line)}, expected a SHA-256 and a file name")
         hashes[Path(name.strip(" *")).stem] = digest.lower()
     return hashes
 
@@ -105,7 +105,7 @@ def _unpacked(path: Path, release: Release, scratch: Path) -> Iterator[tuple[Pat
             with refuse_full_disk(scratch), zipfile.ZipFile(path) as archive:
                 extra = _unpack(path, archive, release, folder)
         except (zipfile.BadZipFile, EOFError, zlib.error, OSError, ValueError) as error:
-            raise UserError(f"{path}: damaged zip ({error}), download it again") from error
+            raise UserError(f"{path}: damaged zip ({reason_of(error)}), download it again") from error
         yield Path(folder), extra
 
 
