@@ -319,7 +319,7 @@ def load_metadata(folder: str | os.PathLike) -> dict[str, Any]:
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
         found = metadata.pop("baseline_format")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: damaged, train the baseline again ({' '.join(str(error).split())})") from error
     if found != FORMAT_VERSION:
         raise UserError(f"{path}: baselines of format {brief(found)}, expected {FORMAT_VERSION}")

@@ -24,7 +24,7 @@ def content(folder: Path, files: Sequence[str], compute: Callable[[], str], *, a
     memory = folder.parent / _MEMORY / f"{folder.name}.json"
     states = {name: _state(folder / name) for name in files}
     if not again:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             known = json.loads(memory.read_text())
             if known["files"] == states:
                 return known["content"]

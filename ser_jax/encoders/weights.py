@@ -51,7 +51,7 @@ def read_tensors(path: str | Path) -> Tensors:
     if path.name.endswith(".index.json"):
         try:
             parts = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise UserError(f"{path}: not an index of weights ({_one_line(error)})") from error
         return {name: tensor for part in parts for name, tensor in read_tensors(path.parent / part).items()}
     if path.suffix == ".safetensors":

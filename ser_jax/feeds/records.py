@@ -134,7 +134,7 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
     try:
         metadata = json.loads((folder / _METADATA).read_text(encoding="utf-8"))
         return {name: metadata[name] for name in ("format_version", "fingerprint", "bytes")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(folder / _METADATA, "missing or not what was written") from error
 
 

@@ -87,7 +87,7 @@ def _is_of(folder: Path, config: dict) -> bool:
         try:
             known = json.loads(path.read_text())
             known = configuration.completed(known.get("trained", known)["config"])
-        except (OSError, ValueError, KeyError, AttributeError, UserError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
             continue
         known, wanted = (json.loads(json.dumps(configuration.deciding(one))) for one in (known, config))
         return known == wanted
@@ -116,7 +116,7 @@ def _seconds_left(rows: list[dict], steps: int, ago: float | None) -> float | No
 def _message(path: Path) -> str:
     try:
         return str(json.loads(path.read_text()).get("message", ""))
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return ""
 
 

@@ -92,7 +92,7 @@ def read(path: Path) -> list[dict]:
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and all(isinstance(row.get(name), int | float) for name in ("step", "epoch")):
             rows.append(row)
