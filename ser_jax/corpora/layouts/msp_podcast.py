@@ -104,7 +104,7 @@ def _votes(source: Path) -> dict[str, list[list[str]]]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(text_of(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from error
     if not isinstance(found, dict):
         raise UserError(f"{path}: expected an object with an entry for every recording")
