@@ -129,7 +129,7 @@ def read_architecture(folder: str | Path) -> Architecture:
     folder = Path(folder)
     config = _read_json(folder / CONFIG, "a checkpoint folder has it beside its weights")
     family = config.get("model_type")
-    if family not in _READERS:
+    if not isinstance(family, str) or family not in _READERS:
         expected = ", ".join(_READERS)
         raise UserError(f"{folder / CONFIG}: model_type {brief(family)}, expected one of {expected}")
     preprocessor = {}

@@ -19,7 +19,7 @@ from safetensors import numpy as safetensors_numpy
 from ser_jax.encoders.architecture import Architecture, WhisperArchitecture
 from ser_jax.encoders.wav2vec2 import Wav2Vec2Encoder
 from ser_jax.encoders.whisper import WhisperEncoder
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, brief
 
 Encoder = WhisperEncoder | Wav2Vec2Encoder
 Tensors = dict[str, np.ndarray]
@@ -53,6 +53,9 @@ def read_tensors(path: str | Path) -> Tensors:
             parts = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
         except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise UserError(f"{path}: not an index of weights ({_one_line(error)})") from error
+        for part in parts:
+            if not isinstance(part, str) or not re.fullmatch(r"[^/\\]+\.(safetensors|bin)", part):
+                raise UserError(f"{path}: names {brief(part)}, expected files .safetensors or .bin beside it")
         return {name: tensor for part in parts for name, tensor in read_tensors(path.parent / part).items()}
     if path.suffix == ".safetensors":
         try:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ser_jax import config as configuration
-from ser_jax.errors import UserError, brief, did_you_mean
+from ser_jax.errors import UserError, brief, did_you_mean, printed
 from ser_jax.statistics.metrics import with_others
 
 _LIST = (list, tuple)
@@ -132,7 +132,7 @@ def _checked(name: str, variant: dict, config: dict) -> dict:
         return configuration.check(variant)
     except UserError as error:
         alone = all(variant[key] == config[key] for key in variant)
-        raise UserError(str(error) if alone else f"config.study, variant {brief(name)}: {error}") from error
+        raise UserError(str(error) if alone else printed(f"config.study, variant {brief(name)}: {error}")) from error
 
 
 def _check(entry: Any) -> str:

@@ -100,6 +100,8 @@ def _metadata(folder: Path) -> dict:
         raise UserError(f"{path}: expected the description of a model that `publish` wrote")
     if metadata.get("format") != FORMAT_VERSION:
         raise UserError(f"{path}: format {brief(metadata.get('format'))}, expected {FORMAT_VERSION}")
+    if not isinstance(metadata.get("name"), str):
+        raise UserError(f"{path}: name is {brief(metadata.get('name'))}, expected that of the variant")
     if sealed(metadata)["sha256"] != metadata.get("sha256"):
         raise UserError(f"{path}: damaged (it has another SHA-256 than it says)")
     with reading(f"{path}: not the description of a training"):
