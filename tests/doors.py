@@ -306,7 +306,7 @@ def models(scratch: Path) -> Iterable[Door]:
     small = scratch / "small"
     small.mkdir()
     state = for_evaluation(state_of(3))
-    published.write(small, "small", state, METADATA)
+    published.write(small, "small", published.arrays_of(state), METADATA)
     yield inside(scratch, small, published.WEIGHTS, lambda own: published.restore(own, state))
     folder = scratch / "checkpoints"
     store = Checkpoints(folder)

@@ -181,14 +181,11 @@ def _population(folder: Path, unlisted: list[str]) -> tuple[list[str], list[str]
 
 def _published(folder: Path, unlisted: list[str]) -> tuple[list[str], list[str]]:
     """The arrays and the description have hashes of their own, which are compared whether or not there are others."""
-    from ser_jax.inference.restore import restore_network
     from ser_jax.studies.workdirs import find
+    from ser_jax.training.published import read_arrays
 
-    def restore() -> None:
-        (model,) = find(folder, option="verify")
-        restore_network(model.metadata, folder)
-
-    return _failures(restore), _without_hash(unlisted)
+    damaged = _failures(lambda: find(folder, option="verify"), lambda: read_arrays(folder))
+    return damaged, _without_hash(unlisted)
 
 
 def _results(folder: Path, unlisted: list[str]) -> tuple[list[str], list[str]]:
