@@ -19,7 +19,7 @@ from ser_jax.corpora.protocols import read_fold_list
 from ser_jax.encoders.architecture import read_architecture
 from ser_jax.encoders.weights import read_tensors
 from ser_jax.errors import UserError
-from ser_jax.studies import more_seeds, status, store, workdirs
+from ser_jax.studies import more_seeds, store, workdirs
 from ser_jax.training import log
 from ser_jax.training.arrays import sealed
 from tests.doors import spoken
@@ -107,4 +107,3 @@ def test_a_log_with_a_line_nested_without_end_is_read(tmp_path):
     row = {"step": 1, "epoch": 0.5, "fold": "a", "seed": 0, "loss": 1.0}
     (tmp_path / "log.jsonl").write_text(f"{json.dumps(row)}\n{DEEP}\n")
     assert log.read(tmp_path / "log.jsonl") == [row]
-    assert status._last_entry(tmp_path / "log.jsonl") == row

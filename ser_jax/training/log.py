@@ -94,8 +94,9 @@ def read(path: Path) -> list[dict]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict) and all(isinstance(row.get(name), int | float) for name in ("step", "epoch")):
-            rows.append(row)
+        if isinstance(row, dict) and {"step", "epoch"} <= row.keys():
+            if all(isinstance(row.get(name, 0), int | float) for name in ("step", "epoch", "seconds")):
+                rows.append(row)
     return rows
 
 
