@@ -94,9 +94,10 @@ def read(path: Path) -> list[dict]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict) and {"step", "epoch"} <= row.keys():
-            if all(isinstance(row.get(name, 0), int | float) for name in ("step", "epoch", "seconds")):
-                rows.append(row)
+        if not isinstance(row, dict) or not {"step", "epoch"} <= row.keys():
+            continue
+        if all(isinstance(row.get(name, 0), int | float) for name in ("step", "epoch", "seconds")):
+            rows.append(row)
     return rows
 
 
