@@ -10,17 +10,20 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int16
 
+from ser_jax import predictions
 from ser_jax.corpora.audio import heard, to_int16
 from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus
 from ser_jax.errors import UserError, did_you_mean
 from ser_jax.inference.windows import timeline_windows
 from ser_jax.shipped import PRETRAINED
+from ser_jax.statistics.abstention import Abstention, choose_threshold
 from ser_jax.studies import workdirs
-from ser_jax.studies.recognise import Recogniser, make_recogniser
-from ser_jax.studies.workdirs import recordings
+from ser_jax.studies.recognise import Recogniser, make_recogniser, probability_columns
+from ser_jax.studies.store import PREDICTIONS
+from ser_jax.studies.workdirs import Restored, recordings
+from ser_jax.training import published
 
 DEFAULT = "emodb"
-TIMELINE_COLUMNS = ("start", "end", "emotion", "level_db")  # of a timeline, beside the probabilities
 BASELINE_WINDOW = 3.0  # seconds of a timeline's window, of a model that hears an utterance whole
 
 Waveforms = np.ndarray | Sequence[np.ndarray]  # [samples], [batch, samples] or a list of [samples]; see `Model`
@@ -100,10 +103,10 @@ class Model:
     ) -> pd.DataFrame:
         """Returns the emotions over time of one recording, a row for each window.
 
-        The columns are `start` and `end` (seconds), `level_db` (RMS in dB below full scale, -inf where all samples are
-        zero), and a probability for each emotion (named `p_start` and the like where an emotion is called like one of
-        the other columns). Windows begin every `hop` seconds; the last one ends with the recording. A recording
-        shorter than a window is one row. Silence has an emotion as well: look at the level.
+        The columns are `start` and `end` (seconds), `emotion` (the most probable), `level_db` (RMS in dB below full
+        scale, -inf where all samples are zero), and a probability for each emotion (named `p_start` and the like where
+        an emotion is called like one of the other columns). Windows begin every `hop` seconds; the last one ends with
+        the recording. A recording shorter than a window is one row. Silence has an emotion as well: look at the level.
 
         Args:
             waveform: one recording of any length. An hour is heard a few windows at a time.
@@ -116,6 +119,16 @@ class Model:
             raise UserError("timeline: several recordings, expected one, an array [samples]")
         check_timeline(self.recogniser, hop, window)
         return timeline_of(self.recogniser, self._corpus(waveform, rate, trimmed=False), hop, window)
+
+    def abstention(self, share: float) -> Abstention:
+        """Returns the confidence below which to give no answer, and what that costs; see `Abstention`.
+
+        Below it lay the given share (between 0 and 1) of the cross-validated predictions that lie beside the model: of
+        a training whose folds share no speaker, its own; of a published model, those of its tests. A prediction's
+        confidence is `abstention.confidences(probabilities)`. Raises `UserError` where the model has no such
+        predictions.
+        """
+        return choose_threshold(cross_validated(self.folder, self.recogniser.restored), share)
 
     def _corpus(self, waveform: Waveforms, rate: int, *, trimmed: bool = True) -> Corpus:
         """The recordings of a call, checked, at the model's rate; with `trimmed` silence at the ends does not count."""
@@ -203,10 +216,28 @@ def timeline_of(
     probabilities = recogniser.probabilities(cut)
     starts, lengths = (cut.utterances[name].to_numpy() for name in ("start", "num_samples"))
     levels = [level_db(cut.samples[start : start + length]) for start, length in zip(starts, lengths, strict=True)]
-    times = {"start": starts / SAMPLE_RATE, "end": (starts + lengths) / SAMPLE_RATE, "level_db": levels}
+    times = {"start": starts / SAMPLE_RATE, "end": (starts + lengths) / SAMPLE_RATE}
+    times["emotion"] = [recogniser.restored.emotions[label] for label in probabilities.argmax(axis=1)]
     emotions = recogniser.restored.emotions
-    columns = [f"p_{emotion}" if emotion in TIMELINE_COLUMNS else emotion for emotion in emotions]
-    return pd.DataFrame({**times, **dict(zip(columns, probabilities.T, strict=True))})
+    columns = dict(zip(probability_columns(emotions), probabilities.T, strict=True))
+    return pd.DataFrame(times | {"level_db": levels} | columns)
+
+
+def cross_validated(folder: Path, restored: Restored) -> pd.DataFrame:
+    """Returns what a model said of speakers that it had not heard, as its training or `publish` left it in `folder`.
+
+    Raises `UserError` where there is no such thing.
+    """
+    path = folder / PREDICTIONS
+    independent = published.is_published(folder) or restored.metadata["protocol"]["speaker_independent"]
+    if not path.is_file() or not independent:
+        found = f"those of protocol {restored.metadata['protocol']['name']}" if path.is_file() else "none"
+        raise UserError(
+            f"{folder}: abstention goes by cross-validated predictions, found {found}; expected a training whose folds "
+            "share no speaker, or a model published from one"
+        )
+    table = predictions.read(path)
+    return table if published.is_published(folder) else table[table["variant"] == restored.name]
 
 
 def level_db(samples: Int16[np.ndarray, " samples"]) -> float:

@@ -161,7 +161,7 @@ def test_all_lengths_share_one_program(model, monkeypatch):
 def test_a_timeline_has_a_row_for_each_window(model):
     recording = np.concatenate([noise(1.0), np.zeros(SAMPLE_RATE), noise(0.63, 2)])
     table = model.timeline(recording, SAMPLE_RATE, hop=0.25)
-    assert table.columns.tolist() == ["start", "end", "level_db", *model.emotions]
+    assert table.columns.tolist() == ["start", "end", "emotion", "level_db", *model.emotions]
     np.testing.assert_allclose(table["start"], [*np.arange(0, 2.13, 0.25), 2.13])
     np.testing.assert_allclose(table["end"] - table["start"], 0.5)
     assert table["end"].iloc[-1] == pytest.approx(2.63)

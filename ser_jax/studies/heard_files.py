@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int16
 
-from ser_jax.corpora.audio import read_recording, to_int16
+from ser_jax.corpora.audio import Recording, heard, read_recording, to_int16
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.errors import UserError
 from ser_jax.predictions import PREDICTED
-from ser_jax.studies.recognise import Recogniser
+from ser_jax.statistics.abstention import Abstention
+from ser_jax.studies.recognise import Recogniser, probability_columns
 from ser_jax.studies.workdirs import recordings
 
-COLUMNS = ("file", "emotion", "confidence", "notes")  # of the table, beside the probabilities
 _TOGETHER = 600 * SAMPLE_RATE  # samples of recordings that are in memory at once
 
 
@@ -35,19 +35,26 @@ def read_groups(recogniser: Recogniser, files: Sequence[str], errors: list[UserE
     group: list[HeardFile] = []
     for file in files:
         try:
-            found = read_recording(file)
-            waveform = to_int16(found.samples)
-            if reason := recogniser.refusal(waveform):
-                raise UserError(f"{file}: {reason}")
+            group.append(_as_heard(recogniser, file, read_recording(file)))
         except UserError as error:
             errors.append(error)
-            continue
-        group.append(HeardFile(file, waveform, tuple(found.notes.values())))
         if not recogniser.restored.by_speaker and sum(len(one.waveform) for one in group) >= _TOGETHER:
             yield group
             group = []
     if group:
         yield group
+
+
+def from_samples(recogniser: Recogniser, name: str, samples: Float[np.ndarray, " samples"]) -> HeardFile:
+    """Returns samples at 16 kHz as those of a file; raises `UserError` for what the model cannot hear."""
+    return _as_heard(recogniser, name, heard(name, samples, SAMPLE_RATE))
+
+
+def _as_heard(recogniser: Recogniser, name: str, found: Recording) -> HeardFile:
+    waveform = to_int16(found.samples)
+    if reason := recogniser.refusal(waveform):
+        raise UserError(f"{name}: {reason}")
+    return HeardFile(name, waveform, tuple(found.notes.values()))
 
 
 def recognise(
@@ -59,7 +66,7 @@ def recognise(
     another column, its column is called `p_EMOTION`.
     """
     emotions = recogniser.restored.emotions
-    columns = [f"p_{emotion}" if emotion in COLUMNS else emotion for emotion in emotions]
+    columns = probability_columns(emotions)
     corpus = recordings({one.name: one.waveform for one in group}, emotions)
     try:
         probabilities = recogniser.probabilities(corpus)
@@ -80,3 +87,21 @@ def recognise(
     told = pd.DataFrame(values, columns=named)
     table = pd.concat([table, pd.DataFrame(probabilities, columns=columns), told], axis=1)
     return table.assign(notes=["; ".join(one.notes) for one in group]), vectors
+
+
+def abstain(table: pd.DataFrame, emotions: Sequence[str], abstention: Abstention) -> pd.DataFrame:
+    """Returns a table of recordings or windows with a column `confidence`, and no emotion (None) where that is low.
+
+    The notes of recordings say so.
+    """
+    confidence = abstention.confidences(table[probability_columns(emotions)].to_numpy(float))
+    low = confidence < abstention.threshold
+    table = table.assign(emotion=table["emotion"].astype(object).where(~low, None))
+    table.insert(table.columns.get_loc("emotion") + 1, "confidence", confidence)
+    if "notes" in table:
+        said = [
+            f"confidence {one:.2f}, below {abstention.threshold:.2f}" if is_low else ""
+            for one, is_low in zip(confidence, low, strict=True)
+        ]
+        table["notes"] = ["; ".join(filter(None, both)) for both in zip(table["notes"], said, strict=True)]
+    return table

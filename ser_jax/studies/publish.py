@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ser_jax import checksums
+from ser_jax import checksums, predictions
 from ser_jax import config as configuration
 from ser_jax.baselines import linear
 from ser_jax.corpora import load_corpus
@@ -18,6 +18,7 @@ from ser_jax.report import card
 from ser_jax.report import summary as tree
 from ser_jax.report.summary import Summary
 from ser_jax.studies import baselines, workdirs
+from ser_jax.studies.store import PREDICTIONS
 from ser_jax.studies.workdirs import Restored
 from ser_jax.training import published
 from ser_jax.training.initial import trainings_behind
@@ -48,6 +49,7 @@ def publish(
     arrays, parameters = _arrays(model)
     with atomic_folder(to) as folder:
         published.write(folder, model.name, arrays, model.metadata)
+        predictions.write(predictions.read(Path(tested) / PREDICTIONS), folder / published.TESTED)
         described = _described(Path(to), model, evidence.name, parameters, corpora)
         (folder / published.CARD).write_text(card.render(described, summary, elsewhere), encoding="utf-8")
         checksums.write_all(folder)
@@ -68,12 +70,8 @@ def _check_place(to: Path) -> None:
         return
     if not published.is_published(to):
         raise UserError(expected % "is no published model")
-    others = {path.name for path in to.iterdir()} - {
-        published.WEIGHTS,
-        published.METADATA,
-        published.CARD,
-        checksums.FILE,
-    }
+    own = {published.WEIGHTS, published.METADATA, published.CARD, published.TESTED, checksums.FILE}
+    others = {path.name for path in to.iterdir()} - own
     if others:
         raise UserError(expected % f"has {min(others)} too")
 

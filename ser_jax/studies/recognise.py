@@ -28,6 +28,10 @@ _BATCH = 8  # windows that a network hears at once; few, because most recordings
 _EXAMPLE_SECONDS = 10  # of silence, in the place of recordings before there are any
 
 
+# Of tables of recordings and of windows, beside the probabilities.
+COLUMNS = ("file", "start", "end", "emotion", "confidence", "level_db", "notes")
+
+
 @dataclasses.dataclass(frozen=True)
 class Recogniser:
     """Some runs of a variant, restored once and used on any number of recordings.
@@ -68,6 +72,11 @@ def make_recogniser(
     chosen = choose_runs(restored, fold, seed)
     make = _of_baseline if restored.is_baseline else _of_network
     return make(restored, chosen, data_dir)
+
+
+def probability_columns(emotions: Sequence[str]) -> list[str]:
+    """Returns the names of the emotions' columns: `p_EMOTION` where an emotion is called like one of `COLUMNS`."""
+    return [f"p_{emotion}" if emotion in COLUMNS else emotion for emotion in emotions]
 
 
 def choose_runs(restored: Restored, fold: str | None = None, seed: int | None = None) -> tuple[int, ...]:
