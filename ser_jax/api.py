@@ -228,16 +228,17 @@ def cross_validated(folder: Path, restored: Restored) -> pd.DataFrame:
 
     Raises `UserError` where there is no such thing.
     """
+    if published.is_published(folder) and (folder / published.TESTED).is_file():
+        return predictions.read(folder / published.TESTED)
     path = folder / PREDICTIONS
-    independent = published.is_published(folder) or restored.metadata["protocol"]["speaker_independent"]
-    if not path.is_file() or not independent:
+    if not path.is_file() or not restored.metadata["protocol"]["speaker_independent"]:
         found = f"those of protocol {restored.metadata['protocol']['name']}" if path.is_file() else "none"
         raise UserError(
             f"{folder}: abstention goes by cross-validated predictions, found {found}; expected a training whose folds "
             "share no speaker, or a model published from one"
         )
     table = predictions.read(path)
-    return table if published.is_published(folder) else table[table["variant"] == restored.name]
+    return table[table["variant"] == restored.name]
 
 
 def level_db(samples: Int16[np.ndarray, " samples"]) -> float:

@@ -244,7 +244,7 @@ def _write_table(table: "pd.DataFrame", path: Path, suffix: str) -> None:
 
 
 def _write_embeddings(files: Sequence[str], vectors: "np.ndarray", path: str) -> None:
-    """Writes `file` and `embedding` [files, dims] as .npz, or as .parquet with a column for each dim, e0, e1 ..."""
+    """Writes `files` and `embeddings` [files, dims] as .npz, or as .parquet with a column for each dim, e0, e1 ..."""
     import numpy as np
     import pandas as pd
 
@@ -254,7 +254,7 @@ def _write_embeddings(files: Sequence[str], vectors: "np.ndarray", path: str) ->
     with atomic_file(path) as temporary:
         if path.endswith(".npz"):
             with temporary.open("wb") as file:
-                np.savez(file, file=np.array(files), embedding=vectors)
+                np.savez(file, files=np.array(files), embeddings=vectors)
         else:
             table = pd.DataFrame(vectors, columns=[f"e{i}" for i in range(vectors.shape[1])])
             table.insert(0, "file", list(files))

@@ -4,6 +4,7 @@
 variables under their paths, such as `params/classifier/kernel`; `feature_statistics` where the training's normalise
 features; `step` and `diverged_at`. Those of a linear baseline have the fold axis first. `config.json` holds the
 metadata of what was trained, with the shape, dtype and SHA-256 of each array and a SHA-256 of themselves.
+`tested.parquet` holds what the same configuration predicted for speakers that it had not heard.
 """
 
 import json
@@ -21,6 +22,7 @@ from ser_jax.training.arrays import describe_array, differences, named_arrays, s
 from ser_jax.training.state import State
 
 WEIGHTS, METADATA, CARD = "model.safetensors", "config.json", "README.md"
+TESTED = "tested.parquet"
 LIBRARY = "ser_jax"  # what a hub calls the program that reads a model
 FORMAT_VERSION = 1
 # Fields of `State` under linen's names of what they hold.

@@ -7,12 +7,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.numpy
 import soundfile
 import yaml
 from flax.traverse_util import flatten_dict
 
+import ser_jax
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.inference.restore import restore_network
 from ser_jax.report import summary as tree
@@ -86,9 +88,12 @@ def test_a_card_tells_the_data_the_figures_and_the_limits(trained, published):
 
 def test_a_published_model_is_what_a_hub_takes_and_does_not_tell_where_it_was_made(trained, published):
     files = {path.name: path.read_bytes() for path in published.iterdir()}
-    assert files.keys() == {"README.md", "config.json", "model.safetensors", "SHA256SUMS"}
+    assert files.keys() == {"README.md", "config.json", "model.safetensors", "tested.parquet", "SHA256SUMS"}
     card = (published / "README.md").read_text().replace(str(published), "")
     assert str(published.parent) not in card
+    tested = pd.read_parquet(published / "tested.parquet")
+    pd.testing.assert_frame_equal(tested, pd.read_parquet(trained[1] / "predictions.parquet"))
+    assert ser_jax.load(published).abstention(0.5).utterances == tested["utterance"].nunique()
     assert all(str(published.parent).encode() not in files[name] for name in ("config.json", "model.safetensors"))
     header = yaml.safe_load(card.split("---\n")[1])
     assert header["license"] == "apache-2.0" and header["library_name"] == "ser_jax"
