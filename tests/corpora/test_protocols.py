@@ -281,7 +281,7 @@ def test_folds_are_read_from_a_file_and_looked_at_not_believed(tmp_path, suffix)
         (listed(train=["u0"], test=["u99"]), "lists 1 test utterances that corpus made has not.*'u99'"),
         (listed(train=["u0"]), "no test"),
         (listed(test=["u0"]), "no train"),
-        (listed(train=["u0"], dev=["u1"]), "'dev'"),
+        (listed(train=["u0"], exam=["u1"]), "'exam'"),
         ([{"fold": "1", "split": "train"}], "no 'utterance'"),
         (["u0"], "no 'fold'"),
         ([], "no folds"),
