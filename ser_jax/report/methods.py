@@ -290,10 +290,11 @@ def _runs(summary: Summary, networks: Sequence[Mapping]) -> list[str]:
     who = "Every variant was run on" if whole else "Variants were run on up to"
     text = f"{who} {count(folds, 'fold')} with {count(seeds, 'seed')} ({count(runs, 'run')} in all)"
     if networks:
+        begun = any(config["training"].get("initial") for config in networks)
+        drawn = "crops and augmentation" if begun else "crops, augmentation and initial parameters"
         text += (
-            "; runs of the same fold and seed saw the same batches in the same order and drew crops, augmentation and "
-            "initial parameters from the same random numbers, so that variants are paired and share part of the noise "
-            "of training"
+            f"; runs of the same fold and seed saw the same batches in the same order and drew {drawn} from the same "
+            "random numbers, so that variants are paired and share part of the noise of training"
         )
     diverged = sum(len(variant.known.diverged) for variant in variants)
     sentences = [f"{text}."]

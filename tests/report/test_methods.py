@@ -163,6 +163,8 @@ def test_degrees_of_freedom_are_those_of_the_comparisons(made):
 
 def test_variants_share_random_numbers_and_it_is_said(made):
     assert "drew crops, augmentation and initial parameters from the same random numbers" in paragraph_of(made)
+    begun = paragraph_of(made, training={"initial": "runs/first"})
+    assert "drew crops and augmentation from the same random numbers" in begun
 
 
 @pytest.mark.parametrize("model", [*models.FAMILIES, *baselines.NAMES])
