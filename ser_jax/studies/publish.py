@@ -88,6 +88,11 @@ def _arrays(model: Restored) -> tuple[dict[str, np.ndarray], int]:
     if not model.is_baseline:
         network, state = restore_network(model.metadata, model.folder)
         return published.arrays_of(state), network.num_parameters
+    if baselines.load_dimensions(model.folder):
+        raise UserError(
+            f"{model.folder}: a baseline that predicts dimensions, expected one of emotions alone (train it without "
+            "config.corpus.dimensions) or a network"
+        )
     fitted = list(baselines.load_folds(model.folder).values())
     return linear.to_arrays(fitted), fitted[0].coefficients.size + fitted[0].intercept.size
 

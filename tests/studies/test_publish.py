@@ -15,7 +15,10 @@ import yaml
 from flax.traverse_util import flatten_dict
 
 import ser_jax
+from ser_jax.baselines import linear
+from ser_jax.baselines.linear import Fitted
 from ser_jax.corpora.corpus import SAMPLE_RATE
+from ser_jax.errors import UserError
 from ser_jax.inference.restore import restore_network
 from ser_jax.report import summary as tree
 from ser_jax.studies import baselines, publish, workdirs
@@ -248,6 +251,15 @@ def test_a_published_baseline_predicts_what_the_trained_one_does(launch, publish
     status, _, errors = launch("evaluate", "--workdir", published)
     assert status == 0, errors
     assert (tmp_path / "runs" / "published_evaluated" / "on_synthetic" / "summary.json").is_file()
+
+
+def test_a_baseline_is_not_published_without_its_dimensions(tmp_path):
+    fitted = Fitted(np.zeros(3), np.ones(3), np.zeros((2, 3), np.float32), np.zeros(2), 1.0, np.zeros(8))
+    for name in (baselines.FOLDER, baselines.DIMENSIONS):
+        linear.save(tmp_path / name, [fitted], {"folds": ["a"]})
+    restored = workdirs.Restored("ridge", tmp_path, {"config": {"model": {"name": "ridge"}}})
+    with pytest.raises(UserError, match="a baseline that predicts dimensions, expected one of emotions alone"):
+        publish._arrays(restored)
 
 
 def test_a_damaged_array_of_a_published_baseline_is_refused(launch, published_baseline, tmp_path):

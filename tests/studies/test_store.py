@@ -1,11 +1,17 @@
+import dataclasses
 import importlib.metadata
 import multiprocessing
 
+import numpy as np
 import pytest
 
 from ser_jax import config as configuration
+from ser_jax.corpora import packed_folder
+from ser_jax.corpora.corpus import save
 from ser_jax.corpora.protocols import make_protocol
 from ser_jax.studies import source_code, store
+from ser_jax.studies.plan import make_plan
+from ser_jax.studies.variants import prepare
 from tests.training.tiny import CONFIG, tiny_corpus
 
 
@@ -42,6 +48,18 @@ def test_a_key_depends_on_all_that_decides_a_result_and_on_nothing_else(data):
         key({"model": {"name": "rnn", "cell": "gru"}}),
     ]
     assert len({key(), *others}) == 1 + len(others)
+
+
+def test_a_key_depends_on_the_values_that_are_learnt_beside_the_emotion(data, tmp_path):
+    config = configuration.merge(CONFIG, {"corpus": {"name": "own", "dimensions": ["arousal"]}})
+    config = configuration.merge(config, {"augmentation": {"mixup": 0.0}})
+    config["corpus"]["options"], keys = {}, []
+    for highest in (1.0, 2.0, 1.0):
+        table = data[0].utterances.assign(corpus="own", arousal=np.linspace(0, highest, len(data[0].utterances)))
+        save(dataclasses.replace(data[0], name="own", utterances=table), packed_folder("own", tmp_path))
+        (variant,) = prepare(make_plan(config), str(tmp_path))
+        keys.append(variant.key)
+    assert keys[0] == keys[2] != keys[1]
 
 
 @pytest.mark.parametrize("package", ["jax", "jaxlib", "flax", "optax", "numpy", "scipy", "soxr"])
