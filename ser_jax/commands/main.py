@@ -26,6 +26,7 @@ COMMANDS = {
     "verify": "say whether data and results are whole: every file against the hash that was kept of it",
     "report": "make a report again from results, without a device",
     "predict": "print the class probabilities of recordings",
+    "export": "write a trained model as a file that runs without ser_jax",
     "publish": "write a trained model and a card about it to a folder to share",
     "encoders": "list pretrained speech encoders, or take one to this machine",
     "models": "print what every model and its attention cost",

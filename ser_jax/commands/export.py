@@ -1,0 +1,116 @@
+"""Writes a trained model as a file that runs without ser_jax: a waveform in, probabilities of the emotions out.
+
+  python launch.py export emodb --to stablehlo --out emodb.stablehlo
+  python launch.py export runs/calls --to stablehlo --out calls.stablehlo --seconds 60 --recordings a.wav b.wav
+
+The file takes a recording as float32 at 16 kHz, filled up with zeros to --seconds, and its number of samples. Beside it
+FILE.json names the emotions. Before the file is there it runs in a process of JAX alone, on one core, on the recordings
+given or on built-in voices. Where a probability differs from the model's by more than 1e-4 nothing is written.
+docs/exporting.md shows how to use it.
+"""
+
+import argparse
+
+from ser_jax.commands.common import start_jax
+
+TARGETS = ("stablehlo",)
+TOLERANCE = 1e-4
+_REPEATS = 5  # calls of which the median is the latency
+_VOICES = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.add_argument("model", metavar="MODEL", help="a folder that `train`, `study` or `publish` made, or emodb")
+    parser.add_argument("--to", required=True, metavar="FORMAT", help=f"one of {', '.join(TARGETS)}")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the file to write; beside it goes FILE.json")
+    parser.add_argument(
+        "--recordings", nargs="+", default=[], metavar="FILE", help="to compare with the model on (built-in voices)"
+    )
+    parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="of the longest recording (30)")
+    parser.add_argument("--variant", metavar="NAME", help="the variant to use, where the workdir has several")
+    parser.add_argument("--fold", metavar="NAME", help="only the runs of this fold")
+    parser.add_argument("--seed", metavar="N", type=int, help="only the runs of this seed")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns its exit status."""
+    import json
+    from pathlib import Path
+
+    from ser_jax.errors import UserError, did_you_mean
+    from ser_jax.files import atomic_file
+
+    if args.to not in TARGETS:
+        raise UserError(f"--to {args.to}: not a format{did_you_mean(args.to, TARGETS)}")
+    if not 0 < args.seconds <= 600:
+        raise UserError(f"--seconds {args.seconds:g}: expected more than 0 and at most 600")
+    out = Path(args.out)
+    if out.suffix != f".{args.to}":
+        raise UserError(f"--out {out}: expected a name that ends in .{args.to}")
+    if out.is_dir() or not out.parent.is_dir():
+        raise UserError(f"--out {out}: expected a file in a folder that is there")
+    if (out.parent / "model.safetensors").exists():
+        raise UserError(
+            f"--out {out}: its folder is a published model, which is never changed; expected another folder"
+        )
+
+    import numpy as np
+
+    from ser_jax import api
+    from ser_jax.corpora.corpus import SAMPLE_RATE
+    from ser_jax.export import program as programs
+    from ser_jax.export import stablehlo
+    from ser_jax.report.numbers import count
+    from ser_jax.studies import workdirs
+
+    start_jax()
+    for one in workdirs.find(api.find_folder(args.model), args.variant, option="model"):
+        if one.is_baseline:
+            raise UserError(f"{args.model}: a linear model on functionals cannot be exported; expected a network")
+        programs.check_exportable(one.metadata, args.model)
+    model = api.load(args.model, variant=args.variant, fold=args.fold, seed=args.seed)
+    restored = model.recogniser.restored
+    waveforms = _recordings(args.recordings)
+    program = programs.make_program(restored.metadata, restored.folder, model.recogniser.runs, args.seconds)
+    for name, waveform in waveforms.items():
+        if len(waveform) > program.max_samples:
+            seconds = len(waveform) / SAMPLE_RATE
+            raise UserError(f"{name}: {seconds:.1f} s, longer than --seconds {args.seconds:g}; expected a larger one")
+        if reason := model.recogniser.refusal(waveform):
+            raise UserError(f"{name}: {reason}")
+    expected = model.recogniser.probabilities(workdirs.recordings(waveforms, model.emotions))
+    with atomic_file(out) as temporary:
+        temporary.write_bytes(stablehlo.serialised(program))
+        size = temporary.stat().st_size
+        heard = [waveform / np.float32(32768) for waveform in waveforms.values()]
+        ran = stablehlo.run(temporary, program.max_samples, heard, _REPEATS)
+        largest = float(np.max(np.abs(ran.probabilities - expected)))
+        if not largest <= TOLERANCE:
+            raise UserError(
+                f"{out}: its probabilities differ from the model's by {largest:.2g}, expected at most {TOLERANCE:g}; "
+                "nothing was written"
+            )
+        with atomic_file(out.with_name(f"{out.name}.json")) as described:
+            about = {"format": args.to, "emotions": list(model.emotions), "sample_rate": SAMPLE_RATE}
+            described.write_text(json.dumps(about | {"max_samples": program.max_samples}, indent=1) + "\n")
+    print(f"{out}: {size / 1e6:.2f} MB; {out}.json names the emotions")
+    compared = count(len(waveforms), "recording")
+    print(f"largest difference from the model on {compared}: {largest:.2g} (at most {TOLERANCE:g})")
+    lengths = np.array([len(waveform) / SAMPLE_RATE for waveform in waveforms.values()])
+    print(
+        f"median time on one core: {1000 * np.median(ran.seconds):.1f} ms, of recordings of {np.median(lengths):.1f} s"
+    )
+    return 0
+
+
+def _recordings(files: list[str]) -> dict:
+    """The 16-bit samples of recordings by their names, or of built-in voices where none is given."""
+    from ser_jax.corpora.audio import read_recording, to_int16
+    from ser_jax.corpora.corpus import waveform
+    from ser_jax.corpora.synthetic import make_synthetic
+
+    if files:
+        return {file: to_int16(read_recording(file).samples) for file in dict.fromkeys(files)}
+    voices = make_synthetic("synthetic", num_speakers=_VOICES, utterances_per_speaker=1)
+    return {f"built-in voice {row + 1}": waveform(voices, row) for row in range(len(voices.utterances))}
