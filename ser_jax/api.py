@@ -13,6 +13,7 @@ from jaxtyping import Float, Int16
 from ser_jax import predictions
 from ser_jax.corpora.audio import heard, to_int16
 from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus
+from ser_jax.encoders import store
 from ser_jax.errors import UserError, did_you_mean
 from ser_jax.inference.windows import timeline_windows
 from ser_jax.shipped import PRETRAINED
@@ -24,6 +25,7 @@ from ser_jax.studies.workdirs import Restored, recordings
 from ser_jax.training import published
 
 DEFAULT = "emodb"
+WITH_ENCODER = "emodb_encoder"  # more accurate, where its encoder is on the machine
 BASELINE_WINDOW = 3.0  # seconds of a timeline's window, of a model that hears an utterance whole
 
 Waveforms = np.ndarray | Sequence[np.ndarray]  # [samples], [batch, samples] or a list of [samples]; see `Model`
@@ -174,6 +176,16 @@ def load(
         config=restored.metadata["config"],
         recogniser=recogniser,
     )
+
+
+def best_here(data_dir: str | os.PathLike | None = None) -> tuple[str, str]:
+    """Returns the best model that comes with the code and can be used here, and the encoder that a better one needs.
+
+    The encoder is "" where nothing is missing.
+    """
+    needed = published.read_metadata(PRETRAINED / WITH_ENCODER)["features"]["info"]["encoder"]
+    here = store.available(data_dir).get(needed["name"], {})
+    return (WITH_ENCODER, "") if here.get("sha256") == needed["sha256"] else (DEFAULT, needed["name"])
 
 
 def find_folder(model: str | os.PathLike) -> Path:

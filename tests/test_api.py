@@ -26,8 +26,9 @@ from ser_jax.errors import UserError
 from ser_jax.frontend import features
 from ser_jax.inference.predict import evaluate, evaluate_with_dimensions
 from ser_jax.inference.restore import restore_network
+from ser_jax.shipped import PRETRAINED
 from ser_jax.studies import workdirs
-from ser_jax.training import devices
+from ser_jax.training import devices, published
 from ser_jax.training.population import initial_state, make_population
 from ser_jax.training.state import variables
 from tests.training.tiny import CONFIG, tiny_corpus
@@ -302,3 +303,14 @@ def test_a_head_on_hidden_states_hears_recordings_by_its_encoder(tmp_path, monke
     monkeypatch.setattr(extract, "load", lambda name, data_dir: dataclasses.replace(encoder, sha256="b" * 64))
     with pytest.raises(UserError, match=r"encoder tiny: sha256 bbbbbbbbbbbb, but the model learnt .* aaaaaaaaaaaa"):
         ser_jax.load(tmp_path / "work")
+
+
+def test_the_default_is_the_model_on_an_encoder_where_that_encoder_is_on_the_machine(monkeypatch):
+    needed = published.read_metadata(PRETRAINED / "emodb_encoder")["features"]["info"]["encoder"]
+    for cards, expected in (
+        ({}, ("emodb", needed["name"])),
+        ({needed["name"]: {"sha256": "0" * 64}}, ("emodb", needed["name"])),
+        ({needed["name"]: {"sha256": needed["sha256"]}}, ("emodb_encoder", "")),
+    ):
+        monkeypatch.setattr(api.store, "available", lambda data_dir, cards=cards: cards)
+        assert api.best_here() == expected

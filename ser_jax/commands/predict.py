@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workdir",
         metavar="DIR",
         help="a folder that `train`, `study` or `publish` made, or the name of a model that comes with ser_jax "
-        "(default: emodb)",
+        "(default: emodb_encoder, or emodb where its encoder is not on this machine)",
     )
     model.add_argument("--variant", metavar="NAME", help="the variant to use, where the workdir has several")
     model.add_argument("--fold", metavar="NAME", help="only the runs of this fold")
@@ -97,11 +97,14 @@ def run(args: argparse.Namespace) -> int:
     from ser_jax.studies.heard_files import abstain, recognise
 
     start_jax()
-    model = api.load(
-        args.workdir or api.DEFAULT, variant=args.variant, fold=args.fold, seed=args.seed, data_dir=args.data_dir
-    )
+    workdir, missing = args.workdir or api.DEFAULT, ""
+    if not args.workdir and not args.attention:  # the more accurate model has no attention to draw
+        workdir, missing = api.best_here(args.data_dir)
+    model = api.load(workdir, variant=args.variant, fold=args.fold, seed=args.seed, data_dir=args.data_dir)
     if not args.workdir:
-        print(f"model: {api.DEFAULT}; what it knows is in {model.folder}/README.md", file=sys.stderr)
+        print(f"model: {workdir}; what it knows is in {model.folder}/README.md", file=sys.stderr)
+    if missing:
+        print(f"note: `python launch.py encoders get {missing}` makes a more accurate model usable", file=sys.stderr)
     abstention = model.abstention(args.abstain) if args.abstain is not None else None
     if abstention:
         print(f"note: {_cost(abstention)}", file=sys.stderr)

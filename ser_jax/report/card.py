@@ -231,6 +231,11 @@ def _limits(model: Published, tested: Summary) -> list[str]:
             f"It is transductive, by {escaped(join(uses))}: all recordings of one call are taken for one speaker's. "
             "Results are of speakers with all their recordings, except where a row says otherwise."
         )
+    if is_baseline(model.config["model"]) and model.config["model"]["name"] != "logistic_regression":
+        lines.append(
+            "Its probabilities rank the emotions and are too sure of the first: they are not calibrated. "
+            "`predict --abstain` goes by a confidence that is."
+        )
     return [
         *lines,
         "It was trained on acted speech, close to the microphone and without noise. For spontaneous speech, other "
