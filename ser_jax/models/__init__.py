@@ -26,12 +26,13 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def build(name: str, num_classes: int, **options: Any) -> nn.Module:
+def build(name: str, num_classes: int, *, encoder: Any = None, **options: Any) -> nn.Module:
     """The model `name` for `num_classes` emotions.
 
     Args:
         name: a key of `FAMILIES`, or `package.module:NAME` of a `Family` outside the package.
         num_classes: at least 2.
+        encoder: the `Architecture` of the layers that the model computes itself, which no configuration sets; or None.
         options: fields of the module; text is taken for the value that it spells ("0.5", "none").
 
     Raises:
@@ -57,6 +58,8 @@ def build(name: str, num_classes: int, **options: Any) -> nn.Module:
             checked[option] = tuple(_nearest(what, v, choices) for v in values)
         else:
             checked[option] = _nearest(what, value, choices)
+    if encoder is not None:
+        checked["encoder"] = encoder
     model = family.module(num_classes=num_classes, **checked)
     family.check(model)
     return model
@@ -72,7 +75,7 @@ def options_of(family: Family) -> dict[str, Any]:
     return {
         field.name: field.default
         for field in dataclasses.fields(family.module)
-        if field.name not in ("num_classes", "axis_name", "parent", "name")
+        if field.name not in ("num_classes", "encoder", "axis_name", "parent", "name")
     }
 
 

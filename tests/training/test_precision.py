@@ -10,6 +10,7 @@ from ser_jax import config as configuration
 from ser_jax.errors import UserError
 from ser_jax.training import population as populations
 from ser_jax.training.programs import _evaluate_windows, _train_steps
+from ser_jax.training.step import evaluate_batch
 from tests.programs import equations, multiply_adds
 from tests.training.tiny import tiny_corpus, tiny_population
 
@@ -32,13 +33,13 @@ def products(data, precision, evaluation=False, **changes):
     state = jax.tree.map(one, populations.state_like(population))
     resident = population.resident
     if evaluation:
-        program = functools.partial(_evaluate_windows, learner, population.window_samples, "running")
+        program = functools.partial(_evaluate_windows, evaluate_batch, learner, population.window_samples, "running")
         table = jax.ShapeDtypeStruct((2, 4), jnp.int32)
-        arguments = (state, table, table, table, jnp.int32(2), resident)
+        arguments = (state, table, table, table, jnp.int32(2), resident, None)
     else:
         program = functools.partial(_train_steps, learner)
         run = jax.tree.map(one, population.run_values)
-        arguments = (state, run, jax.ShapeDtypeStruct((2, 4), jnp.int32), jnp.int32(2), resident)
+        arguments = (state, run, jax.ShapeDtypeStruct((2, 4), jnp.int32), jnp.int32(2), resident, None)
     found = [part for part in equations(jax.make_jaxpr(program)(*arguments).jaxpr) if multiply_adds(part)]
     convolutions = [part for part in found if part.primitive.name == "conv_general_dilated"]
     assert len(convolutions) >= 6

@@ -65,13 +65,13 @@ def trained(population, num_devices=None, steps=STEPS):
     program = devices.on_devices(
         functools.partial(programs._train_steps, population.learner),
         layout,
-        ("run", "run", "part", "shared", "shared"),
+        ("run", "run", "part", "shared", "shared", "shared"),
         "run",
     )
     parts = np.stack(np.split(rows[0], layout.parts, axis=-1))
     state = populations.initial_state(population)
     resident = devices.replicate(jax.device_get(population.resident), layout.devices)
-    state, sums = program(state, population.run_values, parts, jnp.int32(steps), resident)
+    state, sums = program(state, population.run_values, parts, jnp.int32(steps), resident, None)
     return jax.tree.map(np.asarray, (devices.gather(state, 1), devices.gather(sums, 1)))
 
 
@@ -223,7 +223,7 @@ def test_runs_that_do_not_divide_by_the_devices_give_what_one_device_gives(data)
     alone = devices.on_devices(
         functools.partial(programs._train_steps, everywhere.learner),
         layout,
-        ("run", "run", "part", "shared", "shared"),
+        ("run", "run", "part", "shared", "shared", "shared"),
         "run",
     )
     piece = populations.training_feed(everywhere, 0).take(6)
@@ -236,7 +236,7 @@ def test_runs_that_do_not_divide_by_the_devices_give_what_one_device_gives(data)
         everywhere.run_values.replace(key=0.0 * np.zeros((8, 2))),
     ).replace(key=jax.random.wrap_key_data(jnp.asarray(key)))
     resident = jax.device_get(everywhere.resident)
-    found = alone(one, run, devices.spread_parts(piece.rows, layout), jnp.int32(6), resident)
+    found = alone(one, run, devices.spread_parts(piece.rows, layout), jnp.int32(6), resident, None)
     for a, b in zip(
         jax.tree.leaves(devices.gather(found, 9)), jax.tree.leaves(devices.gather((state, sums), 9)), strict=True
     ):
