@@ -14,7 +14,7 @@ test: .venv/installed-test lint
 mutants: .venv/installed-test
 	$(BIN)/python -m tests.mutants $(MUTANTS_FLAGS)
 
-# Damages and makes up what strangers' files may hold, and reads it through every door.   make fuzz FUZZ_FLAGS="--cases 100000"
+# Damages and makes up untrusted files, and reads them through every door.   make fuzz FUZZ_FLAGS="--cases 100000"
 fuzz: .venv/installed-test
 	$(BIN)/python -m tests.fuzz $(FUZZ_FLAGS)
 

@@ -1,4 +1,4 @@
-"""Readers of strangers' files that may unpack to far more than they are: such a file is refused before it is unpacked.
+"""Readers of untrusted files that may unpack to far more than they are: such a file is refused before it is unpacked.
 
 A Parquet file of a kilobyte may hold a billion equal rows, an archive of arrays a gigabyte of zeros, and an HDF5 file
 an array that was never written.

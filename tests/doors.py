@@ -74,7 +74,10 @@ def tables(scratch: Path) -> Iterable[Door]:
     rows = ["a.wav,anger,p,0.01,0.1,1", "b.wav,joy,p,,,2", "c.wav,anger,q,0,0.05,3", "d.wav,joy,q,,,4"]
     names = "path,emotion,speaker,start,end,take"
     records = [dict(zip(names.split(","), row.split(","), strict=True)) for row in rows]
-    read = lambda path: read_table(path, scratch, Problems())  # noqa: E731
+
+    def read(path: Path) -> pd.DataFrame:
+        return read_table(path, scratch, Problems())
+
     yield text("table.csv", "\n".join([names, *rows, ""]), read)
     yield text("table.tsv", "\n".join([names, *rows, ""]).replace(",", "\t"), read)
     yield text("table.jsonl", "\n".join(map(json.dumps, records)), read)
@@ -266,7 +269,10 @@ def encoders(scratch: Path) -> Iterable[Door]:
     save_file(tensors, folder / encoder_store.WEIGHTS)
     encoder_store.get(str(folder), scratch, name="kept", licence="mine")
     kept = encoder_store.encoder_folder("kept", scratch)
-    load = lambda own: encoder_store.load(str(own))  # noqa: E731
+
+    def load(own: Path) -> encoder_store.LoadedEncoder:
+        return encoder_store.load(str(own))
+
     for name in (architecture.CONFIG, architecture.PREPROCESSOR, encoder_store.CARD, encoder_store.WEIGHTS):
         yield inside(scratch, kept, name, load)
     config = {
@@ -285,7 +291,7 @@ def encoders(scratch: Path) -> Iterable[Door]:
 
 
 def models(scratch: Path) -> Iterable[Door]:
-    """A shared model, its description sealed again as a stranger would; and the files of a checkpoint."""
+    """A shared model, its description sealed again as an attacker would; and the files of a checkpoint."""
     from ser_jax.inference.restore import network_of
     from ser_jax.studies import workdirs as of_workdirs
     from ser_jax.training import published

@@ -1,4 +1,4 @@
-"""Damages and makes up what strangers' files may hold, and reads it through every door of the project.
+"""Damages and makes up untrusted files, and reads them through every door of the project.
 
     python -m tests.fuzz --cases 100000
     python -m tests.fuzz --cases 2000 --door tables --door predictions

@@ -1,4 +1,4 @@
-"""What commands print: names come from strangers' data, and no terminal is to obey them."""
+"""What commands print: names come from untrusted data, and no terminal may obey them."""
 
 import contextlib
 import json

@@ -276,7 +276,7 @@ def versions() -> dict[str, str]:
 
 
 def check_metadata(metadata: dict, where: str) -> dict:
-    """Returns metadata; raises `UserError` where they are none that `describe` made, as a stranger's may be."""
+    """Returns metadata; raises `UserError` where `describe` did not make them, as in an untrusted file."""
     with reading(f"{where}: not the metadata of a training"):
         kinds = {"config": dict, "corpus": dict, "protocol": dict, "targets": dict, "runs": list, "versions": dict}
         for name, kind in kinds.items():

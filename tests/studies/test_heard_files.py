@@ -30,8 +30,13 @@ def recogniser(emotions=("joy", "anger"), by_speaker=False):
     config = {"model": {"name": "linear"}, "frontend": {"normalization": "speaker" if by_speaker else "none"}}
     metadata = {"corpus": {"emotions": emotions}, "config": config | {"evaluation": {"batch_statistics": "running"}}}
     restored = Restored("stub", Path("stub"), metadata)
-    refusal = lambda samples: "too short" if len(samples) < 100 else ""  # noqa: E731
-    embeddings = lambda corpus: probabilities(corpus)[:, :1] * 10  # noqa: E731
+
+    def refusal(samples):
+        return "too short" if len(samples) < 100 else ""
+
+    def embeddings(corpus):
+        return probabilities(corpus)[:, :1] * 10
+
     return Recogniser(restored, (0,), 0.0, refusal, probabilities, embeddings)
 
 
@@ -87,7 +92,10 @@ def test_dimensions_stand_behind_the_probabilities():
         HeardFile("a", np.tile(np.array([1, -1, 1, 1], np.int16), 50), ()),
         HeardFile("b", np.ones(300, np.int16), ()),
     ]
-    lengths = lambda corpus: corpus.utterances[["num_samples"]].to_numpy() / 100.0  # noqa: E731
+
+    def lengths(corpus):
+        return corpus.utterances[["num_samples"]].to_numpy() / 100.0
+
     heard = dataclasses.replace(recogniser(), dimensions=lengths, dimension_names=("joy",))
     table, _ = recognise(heard, group, [])
     assert table.columns.tolist() == ["file", "emotion", "joy", "anger", "predicted_joy", "notes"]
