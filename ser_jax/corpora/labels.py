@@ -162,7 +162,7 @@ def most_voted(utterances: pd.DataFrame) -> pd.Series:
 def _votes(utterances: pd.DataFrame) -> pd.DataFrame:
     """How many raters heard each emotion, by its name; none where nothing is said."""
     emotions = voted(utterances)
-    words = utterances[[VOTE + emotion for emotion in emotions]].replace("", "0")
+    words = utterances[[VOTE + emotion for emotion in emotions]].fillna("0").astype(str).replace("", "0")
     votes = words.apply(lambda column: pd.to_numeric(column.str.replace(",", "."), errors="coerce"))
     for column in votes:
         if votes[column].isna().any():
@@ -197,7 +197,7 @@ def relabelled(corpus: Corpus, changes: Changes) -> tuple[Corpus, dict[str, Any]
     kept = [emotion for emotion in dict.fromkeys(emotions) if emotion not in changes.dropped]
     table = corpus.utterances.assign(emotion=corpus.utterances["emotion"].map(new))
     left_out = int((~table["emotion"].isin(kept)).sum())
-    table = table[table["emotion"].isin(kept)].reset_index(drop=True)
+    table = with_renamed_votes(table[table["emotion"].isin(kept)].reset_index(drop=True), changes)
     if table.empty:
         raise UserError(f"corpus {corpus.name}: no utterance is left of the emotions {', '.join(corpus.emotions)}")
     table["label"] = [kept.index(emotion) for emotion in table["emotion"]]

@@ -50,13 +50,14 @@ def scaling_of(values: Float32[np.ndarray, "utterances dimensions"], fold: Fold)
     return np.stack([np.nanmean(known, axis=0), np.nanstd(known, axis=0)]).astype(np.float32)
 
 
-def vote_shares(corpus: Corpus, columns: str) -> Float32[np.ndarray, "utterances classes"]:
+def vote_shares(corpus: Corpus, columns: str, *, partly: bool = False) -> Float32[np.ndarray, "utterances classes"]:
     """Returns the share of the raters' votes that each class got, of every utterance.
 
     `columns` is what the names of the columns begin with (vote_), or their names, as a,b,c. They are either one column
     for each class, `PREFIX` and its name, with how many raters heard it, or one for each rater, with what that one
     heard. Votes for emotions that are no class of the corpus count for nothing.
-    Raises UserError where there are no such columns, and for an utterance with no vote for any class.
+    Raises UserError where there are no such columns or, unless `partly`, not one for every class, and for an utterance
+    with no vote for any class, whose shares are NaN with `partly`.
     """
     names = columns.split(",") if "," in columns else [one for one in corpus.utterances if one.startswith(columns)]
     absent = [name for name in names if name not in corpus.utterances]
@@ -68,13 +69,20 @@ def vote_shares(corpus: Corpus, columns: str) -> Float32[np.ndarray, "utterances
         )
     counted = [columns + emotion for emotion in corpus.emotions]
     lacking = [name for name in counted if name not in names]
-    if lacking and len(lacking) < len(counted):
+    if lacking and len(lacking) < len(counted) and not partly:
         raise UserError(
             f"{_VOTES}={columns}: corpus {corpus.name} has no column {lacking[0]}, expected one for every emotion "
             "(`prepare --drop` leaves an emotion out)"
         )
-    votes = _heard(corpus, names, columns) if lacking else _counts(corpus, counted)
+    if len(lacking) == len(counted):
+        votes = _heard(corpus, names, columns)
+    else:
+        votes = np.zeros((len(corpus.utterances), len(counted)))
+        there = [name not in lacking for name in counted]
+        votes[:, there] = _counts(corpus, [name for name in counted if name not in lacking])
     total = votes.sum(axis=1)
+    if partly:
+        total = np.where(total > 0, total, np.nan)
     if (total <= 0).any():
         utterance = corpus.utterances["id"].iloc[int(np.argmin(total))]
         raise UserError(

@@ -142,7 +142,7 @@ def prepare_states(
     info |= {"speeds": list(request.speeds), "version": VERSION, "licence": encoder.licence}
     if name in available_features(corpus.name, data_dir) and not force:
         packed = load_features(corpus, name, data_dir)
-        if packed.info == info:
+        if {"speeds": [1.0]} | packed.info == info:  # earlier versions knew one speed
             return packed
         raise UserError(
             f"corpus {corpus.name} has other features {name!r}: expected another --name, or --force to replace them"

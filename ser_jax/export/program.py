@@ -95,6 +95,13 @@ def _too_short(network: Network, num_samples: Array) -> Array:
     return num_frames(network.frontend, num_samples) < max(network.min_frames, 1)
 
 
+def window_start(i: Array, last: Array, gaps: Array) -> Array:
+    """Returns the nearest sample of i * last / gaps, and of two the even one, without a product beyond int32."""
+    least, more = last // gaps, last % gaps
+    whole, rest = i * least + i * more // gaps, i * more % gaps
+    return whole + (2 * rest > gaps) + ((2 * rest == gaps) & (whole % 2 == 1))
+
+
 def _mean_over_windows(
     of_window: Callable[[Array, Array], Array], waveform: Array, begin: Array, end: Array, window: int, refused: Array
 ) -> Array:
@@ -106,9 +113,7 @@ def _mean_over_windows(
     own = jnp.minimum(length, window)
 
     def add(i: Array, total: Array) -> Array:
-        # The nearest sample of i * last / gaps, and of two the even one.
-        whole, rest = i * last // gaps, i * last % gaps
-        start = begin + whole + (2 * rest > gaps) + ((2 * rest == gaps) & (whole % 2 == 1))
+        start = begin + window_start(i, last, gaps)
         cut = jax.lax.dynamic_slice_in_dim(padded, start, window)
         return total + of_window(jnp.where(jnp.arange(window) < own, cut, 0.0), own)
 

@@ -104,7 +104,7 @@ def references(corpus: Corpus, config: dict) -> pd.DataFrame:
         found |= {predictions.TRUE + name: np.full(len(values), np.nan, np.float32) for name in dimensions}
         found |= {predictions.TRUE + name: values[:, i] for i, name in enumerate(there)}
     if votes and any(column.startswith(votes.split(",")[0]) for column in corpus.utterances):
-        shares = vote_shares(corpus, votes)
+        shares = vote_shares(corpus, votes, partly=True)
         found |= {predictions.VOTES + emotion: shares[:, i] for i, emotion in enumerate(corpus.emotions)}
     return pd.DataFrame(found, index=corpus.utterances.index)
 

@@ -105,13 +105,18 @@ def _check_alike(model: Restored, evidence: Restored) -> None:
                 f"{evidence.metadata['corpus']['fingerprint'][:12]}, expected {model.metadata['corpus']['name']}, "
                 f"{model.metadata['corpus']['fingerprint'][:12]}, as in --workdir"
             )
-    if _features(model.metadata) != _features(evidence.metadata):
+    if _fingerprint(model.metadata) != _fingerprint(evidence.metadata):
         raise UserError("--tested: trained on other pre-extracted features than --workdir; prepare them once, for both")
     configs = [configuration.deciding(restored.metadata["config"]) for restored in (model, evidence)]
     own, other = ({key: value for key, value in config.items() if key not in _SPLITS} for config in configs)
     different = list(configuration.differences(own, other))
     if different:
         raise UserError(f"--tested: another configuration than in --workdir ({'; '.join(different[:3])})")
+
+
+def _fingerprint(metadata: dict) -> str | None:
+    """Of the pre-extracted features that a model takes."""
+    return (_features(metadata) or {}).get("fingerprint")
 
 
 def _features(metadata: dict) -> dict | None:

@@ -1,6 +1,7 @@
 """The layers of a pretrained encoder that a training computes itself, from the hidden states that it is given."""
 
 import dataclasses
+import json
 import os
 from typing import Any
 
@@ -32,7 +33,9 @@ class Upper:
 
     def describe(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps: not the weights, but which they are."""
-        architecture = {"family": self.architecture.family, **dataclasses.asdict(self.architecture)}
+        # As JSON has them: a checkpoint's metadata are compared with these when a training goes on.
+        fields = json.loads(json.dumps(dataclasses.asdict(self.architecture)))
+        architecture = {"family": self.architecture.family, **fields}
         return {**self.encoder, "first": self.first, "depth": self.depth, "architecture": architecture}
 
 

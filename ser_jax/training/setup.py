@@ -126,6 +126,10 @@ def targets_of(config: dict, corpus: Corpus, tracks: Packed | None, folds: Seque
         scaling = np.stack([scaling_of(values, fold) for fold in folds])
         found = dataclasses.replace(found, dimensions=values, dimension_names=dimensions, scaling=scaling)
     if config["corpus"]["votes"]:
+        if found.heads is not None:
+            raise UserError(
+                "config.corpus.votes: raters voted for all classes, and config.training.heads=source has some"
+            )
         found = dataclasses.replace(found, votes=vote_shares(corpus, config["corpus"]["votes"]))
     return found
 

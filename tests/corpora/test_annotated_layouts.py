@@ -9,6 +9,7 @@ import soundfile
 
 from ser_jax.corpora import layouts, load_corpus
 from ser_jax.corpora.labels import Changes
+from ser_jax.corpora.layouts import msp_podcast
 from ser_jax.corpora.prepare import Options, prepare_layout
 from ser_jax.corpora.protocols import make_protocol
 from ser_jax.errors import UserError
@@ -266,6 +267,22 @@ def test_damaged_annotations_are_refused_by_file(name, file, old, new, message, 
     path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
     with pytest.raises(UserError, match=rf"{re.escape(str(path))}: .*{message}"):
         prepare(name, tmp_path)
+
+
+@pytest.mark.parametrize("entry", [[], "x", None, 3])
+def test_an_entry_of_msp_podcast_that_is_no_object_is_refused_by_its_name(entry, tmp_path):
+    path = tmp_path / "labels_consensus.json"
+    path.write_text(json.dumps({"MSP_1.wav": entry}))
+    with pytest.raises(UserError, match=r"labels_consensus\.json: MSP_1\.wav has .*, expected an object with EmoClass"):
+        msp_podcast.annotated(tmp_path)
+
+
+@pytest.mark.parametrize("word", [None, 3])
+def test_a_rating_of_msp_podcast_that_is_no_word_is_refused(word, tmp_path):
+    (tmp_path / "labels_consensus.json").write_text("{}")
+    (tmp_path / "labels_detailed.json").write_text(json.dumps({"MSP_1.wav": {"Workers": [{"EmoClass_Major": word}]}}))
+    with pytest.raises(UserError, match=rf"labels_detailed\.json: .*emotion '{str(word).lower()}'"):
+        msp_podcast.annotated(tmp_path)
 
 
 def test_one_recording_in_two_formats_is_refused(tmp_path):

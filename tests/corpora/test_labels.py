@@ -2,10 +2,12 @@
 
 import unicodedata
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from ser_jax.corpora.labels import Changes, look_alike, parse_map, rename, unified
+from ser_jax.corpora.corpus import make_corpus
+from ser_jax.corpora.labels import Changes, look_alike, parse_map, relabelled, rename, unified
 from ser_jax.errors import UserError
 
 
@@ -64,3 +66,13 @@ def test_synonyms_are_taken_when_asked_for_and_told():
 
 def test_names_that_look_alike_are_pointed_out():
     assert look_alike(["happiness", "happyness", "anger", "fear", "sad", "mad"]) == ["happiness and happyness"]
+
+
+@pytest.mark.parametrize("absent", ["", None])
+def test_votes_go_with_the_emotions_that_a_corpus_renames(absent):
+    table = pd.DataFrame({"id": ["a", "b"], "emotion": ["joy", "excitement"]})
+    table = table.assign(vote_joy=["1", absent], vote_excitement=["1,5", "2"], vote_calm=["0", "1"])
+    corpus = make_corpus("made", table, [np.ones(5, np.int16)] * 2, ("joy", "excitement"))
+    found, _ = relabelled(corpus, Changes({"excitement": "joy"}))
+    assert found.utterances["vote_joy"].tolist() == ["2.5", "2"] and "vote_excitement" not in found.utterances
+    assert found.utterances["vote_calm"].tolist() == ["0", "1"] and found.emotions == ("joy",)

@@ -62,3 +62,10 @@ def test_what_is_learnt_is_told_apart_by_its_values():
     assert first.fingerprint == second.fingerprint, "which the fingerprint does not"
     assert describe_targets(first, ["arousal"], "") != describe_targets(second, ["arousal"], "")
     assert describe_targets(first, [], "") == []
+
+
+def test_votes_that_another_corpus_has_in_part_are_told_in_part():
+    corpus = corpus_of(vote_joy=["2", "", "1"])
+    np.testing.assert_array_equal(vote_shares(corpus, "vote_", partly=True), [[0, 1], [np.nan] * 2, [0, 1]])
+    both = corpus_of(vote_anger=["1", "0", "3"], vote_joy=["1", "0", "1"])
+    np.testing.assert_array_equal(vote_shares(both, "vote_", partly=True), [[0.5, 0.5], [np.nan] * 2, [0.75, 0.25]])

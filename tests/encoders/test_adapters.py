@@ -1,5 +1,7 @@
 """The upper layers of an encoder: the encoder's own until something is trained, and LoRA as PyTorch has it."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from ser_jax.encoders import weights
 from ser_jax.encoders.adapters import ADAPTATIONS, UpperLayers, upper_weights
 from ser_jax.encoders.architecture import Wav2Vec2Architecture, WhisperArchitecture
+from ser_jax.training.encoder import Upper
 
 FRAMES, LENGTHS = 9, np.array([9, 5])
 WHISPER = WhisperArchitecture(width=8, depth=3, heads=2, hidden=12, mel_bands=10, positions=50)
@@ -118,3 +121,9 @@ def test_gradients_are_those_of_pytorch(adapt):
             expected = tensor.grad.numpy() if adapt == "lora" else tensor.grad.numpy().T
             assert np.abs(expected).max() > 1e-3
             np.testing.assert_allclose(ours[name][part][number], expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("spec", [WHISPER, WAVLM], ids=["whisper", "wavlm"])
+def test_what_a_checkpoint_keeps_of_an_encoder_is_the_same_after_it_was_read(spec):
+    described = Upper({"name": "tiny", "sha256": "0"}, spec, 1, 1, {}).describe()
+    assert json.loads(json.dumps(described)) == described

@@ -2,8 +2,10 @@
 
 import functools
 import json
+from fractions import Fraction
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
@@ -13,6 +15,7 @@ from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.corpora.silence import speech_bounds
 from ser_jax.export import program as programs
 from ser_jax.export import stablehlo
+from ser_jax.export.program import window_start
 from ser_jax.models import FAMILIES
 from ser_jax.studies.recognise import make_recogniser
 from ser_jax.studies.workdirs import Restored, recordings
@@ -161,3 +164,12 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(
     errors = capsys.readouterr().err
     assert message in errors and errors.count("\n") == 1
     assert set(tmp_path.rglob("*")) == before
+
+
+def test_windows_of_a_long_recording_begin_where_evaluation_s_do():
+    window, length = 2 * 16_000, 600 * 16_000 - 1234
+    count = -(-length // window)
+    last, gaps = length - window, count - 1
+    found = jax.vmap(lambda i: window_start(i, jnp.int32(last), jnp.int32(gaps)))(jnp.arange(count, dtype=jnp.int32))
+    expected = [round(Fraction(i * last, gaps)) for i in range(count)]  # to the even one of two
+    assert np.asarray(found).tolist() == expected

@@ -1,5 +1,4 @@
 import dataclasses
-import re
 
 import jax
 import numpy as np
@@ -181,7 +180,8 @@ def test_what_has_heard_a_part_of_a_merged_corpus_is_not_begun_with(learnt, data
         on_corpus(now, learnt[earlier], data_dir)
     expected = f"config.training.initial: trained on {earlier}, in which {common} is too"
     message = str(error.value)
-    assert re.match(re.escape(expected) + r"( \(and \d+ more\))?: it has heard its test speakers", message)
+    more = {("both", "more"): " (and 2 more)", ("more", "both"): " (and 2 more)"}.get((earlier, now), "")
+    assert message.startswith(f"{expected}{more}: it has heard its test speakers")
     assert "\n" not in message
 
 

@@ -72,7 +72,7 @@ def _consensus(path: Path) -> list[dict[str, str]]:
     if path.suffix == ".csv":
         records = read_table(path, wanted=_COLUMNS, columns=()).to_dict("records")
     else:
-        records = [{"FileName": name, **_one(row)} for name, row in _read_json(path).items()]
+        records = [{"FileName": name, **_one(path, name, row)} for name, row in _read_json(path).items()]
     for record in records[:1]:
         for column in _COLUMNS:
             if column not in record:
@@ -96,7 +96,8 @@ def _votes(source: Path) -> dict[str, list[list[str]]]:
             (name, rating["EmoClass_Major"]) for name, raters in _read_json(path).items() for rating in _all(raters)
         ]
     for name, word in pairs:
-        word = "other" if word.lower().startswith("other") else word.lower()  # as Other-curious
+        word = str(word).lower()
+        word = "other" if word.startswith("other") else word  # as Other-curious
         heard[Path(name).stem].append([in_words(path, word, _HEARD)])
     return heard
 
@@ -111,13 +112,17 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _one(entry: Any) -> dict[str, Any]:
-    return entry[0] if isinstance(entry, list) else entry
+def _one(path: Path, name: str, entry: Any) -> dict[str, Any]:
+    found = entry[0] if isinstance(entry, list) and entry else entry
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: {name} has {str(found)!r}, expected an object with {', '.join(_COLUMNS[1:])}")
+    return found
 
 
 def _all(raters: Any) -> list[dict[str, Any]]:
     """The ratings of an utterance: by the rater's name, or a list of them."""
     entries = raters.get("Workers", list(raters.values())) if isinstance(raters, dict) else raters
+    entries = entries if isinstance(entries, list) else []
     return [entry for entry in entries if isinstance(entry, dict) and "EmoClass_Major" in entry]
 
 
