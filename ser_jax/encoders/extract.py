@@ -319,8 +319,9 @@ def _batches(
         length = int(np.ceil(SAMPLE_RATE * 2.0 ** (number / _LENGTHS_PER_OCTAVE) / architecture.hop)) * architecture.hop
         length = max(length, architecture.min_samples)
         length = min(length, architecture.max_samples or length)
-        size = max(int(_BATCH_SECONDS * SAMPLE_RATE) // length // devices, 1) * devices
         own = order[bucket == number]
+        most = int(_BATCH_SECONDS * SAMPLE_RATE) // length // devices
+        size = max(min(most, -(-len(own) // devices)), 1) * devices
         for first in range(0, len(own), size):
             batch = own[first : first + size]
             yield np.pad(batch, (0, size - len(batch)), constant_values=-1), length
@@ -328,17 +329,30 @@ def _batches(
 
 def _program(encoder: LoadedEncoder, request: Request) -> Callable[[np.ndarray, np.ndarray], Array]:
     """A batch of int16 waveforms and their lengths -> what is kept of each; the batch is shared out to all devices."""
-    deepest = None
-    if "final" not in request.states:
-        deepest = max(int(name.removeprefix("layer ")) for name in request.states)
-    module = make_module(encoder.architecture, depth=deepest)
+    deepest = _deepest(request)
     parameters = encoder.parameters if deepest is None else truncate(encoder.parameters, deepest)
-    mesh = jax.make_mesh((jax.device_count(),), ("batch",))
-    whole = jax.NamedSharding(mesh, jax.P())
-    share = jax.NamedSharding(mesh, jax.P("batch"))
-    kept = jax.jit(functools.partial(_kept, module, request), in_shardings=(whole, share, share))
+    kept, whole = _compiled(encoder.architecture, request)
     parameters = jax.device_put(parameters, whole)
     return lambda waveforms, lengths: kept(parameters, waveforms, lengths)
+
+
+def _deepest(request: Request) -> int | None:
+    """The highest layer that is wanted; None: all, and what follows them."""
+    if "final" in request.states:
+        return None
+    return max(int(name.removeprefix("layer ")) for name in request.states)
+
+
+@functools.cache
+def _compiled(architecture: Architecture, request: Request) -> tuple[Callable, jax.NamedSharding]:
+    """The function of (parameters, waveforms, lengths), which is compiled once for each shape, and where parameters lie.
+
+    It is kept: whoever predicts recordings asks for it again and again.
+    """
+    mesh = jax.make_mesh((jax.device_count(),), ("batch",))
+    whole, share = jax.NamedSharding(mesh, jax.P()), jax.NamedSharding(mesh, jax.P("batch"))
+    module = make_module(architecture, depth=_deepest(request))
+    return jax.jit(functools.partial(_kept, module, request), in_shardings=(whole, share, share)), whole
 
 
 def _kept(
