@@ -345,7 +345,7 @@ def _deepest(request: Request) -> int | None:
 
 @functools.cache
 def _compiled(architecture: Architecture, request: Request) -> tuple[Callable, jax.NamedSharding]:
-    """The function of (parameters, waveforms, lengths), which is compiled once for each shape, and where parameters lie.
+    """The function of (parameters, waveforms, lengths), compiled once for each shape, and where parameters lie.
 
     It is kept: whoever predicts recordings asks for it again and again.
     """
