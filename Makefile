@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test mutants fuzz soak bench lint format environment references clean
+.PHONY: quickstart test site mutants fuzz soak bench lint format environment references clean
 
 quickstart: .venv/installed
 	$(BIN)/python launch.py study configs/quickstart.py --workdir runs/quickstart
@@ -25,6 +25,10 @@ soak: .venv/installed-test
 # The short set of benchmarks, with the peers; refreshes docs/performance.md. Takes half an hour on two cores.
 bench: .venv/installed-references
 	$(BIN)/python -m benchmarks.run --set short
+
+# The documents as a site, in site/; every warning is an error.
+site: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 lint: .venv/installed-test
 	$(BIN)/ruff format --check .
@@ -49,9 +53,13 @@ environment: .venv/installed
 	$(BIN)/python -m pip install --quiet --requirement requirements-test.txt
 	touch $@
 
+.venv/installed-docs: requirements-docs.txt .venv/installed
+	$(BIN)/python -m pip install --quiet --requirement requirements-docs.txt
+	touch $@
+
 .venv/installed-references: requirements-references.txt .venv/installed-test
 	$(BIN)/python -m pip install --quiet --requirement requirements-references.txt
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site
