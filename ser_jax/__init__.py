@@ -21,6 +21,9 @@ def load(
 ) -> Model:
     """Returns a trained model, ready for recordings: see `ser_jax.api.Model`, and docs/using_models.md.
 
+    Compiled programs are kept in ~/.cache/ser_jax/xla, unless JAX_COMPILATION_CACHE_DIR says where: the next process
+    does not compile them anew.
+
     Args:
         model: one that comes with ser_jax (`emodb`, `ravdess`, `both`), or a folder that `train`, `study` or `publish`
             made.

@@ -19,10 +19,10 @@ from ser_jax.inference.windows import timeline_windows
 from ser_jax.shipped import PRETRAINED
 from ser_jax.statistics.abstention import Abstention, choose_threshold
 from ser_jax.studies import workdirs
-from ser_jax.studies.recognise import Recogniser, make_recogniser, probability_columns
+from ser_jax.studies.recognise import Recogniser, as_columns, make_recogniser
 from ser_jax.studies.store import PREDICTIONS
 from ser_jax.studies.workdirs import Restored, recordings
-from ser_jax.training import published
+from ser_jax.training import devices, published
 
 DEFAULT = "emodb"
 WITH_ENCODER = "emodb_encoder"  # more accurate, where its encoder is on the machine
@@ -76,7 +76,10 @@ class Model:
         Of one waveform a Series whose index is `emotions`, of several a DataFrame with a row for each and a column for
         each emotion.
         """
-        table = pd.DataFrame(self.recogniser.probabilities(self._corpus(waveform, rate)), columns=list(self.emotions))
+        if not self.emotions:
+            raise UserError(f"model {self.name}: predicts no emotions, its corpus had none; expected `dimensions`")
+        found = self.recogniser.predict(self._corpus(waveform, rate), False)
+        table = pd.DataFrame(found.probabilities, columns=list(self.emotions))
         return table if _is_several(waveform) else table.iloc[0].rename("probability")
 
     def dimensions(self, waveform: Waveforms, rate: int) -> pd.Series | pd.DataFrame:
@@ -88,16 +91,17 @@ class Model:
         names = list(self.recogniser.dimension_names)
         if not names:
             raise UserError(f"model {self.name}: predicts no dimensions; it was trained without corpus.dimensions")
-        table = pd.DataFrame(self.recogniser.dimensions(self._corpus(waveform, rate)), columns=names)
+        table = pd.DataFrame(self.recogniser.predict(self._corpus(waveform, rate), False).dimensions, columns=names)
         return table if _is_several(waveform) else table.iloc[0].rename("value")
 
     def embed(self, waveform: Waveforms, rate: int) -> Float[np.ndarray, " dims"] | Float[np.ndarray, "batch dims"]:
         """Returns the vector that the classifier is given, float32: [dims] of one waveform, [batch, dims] of several.
 
         It is that of the model's first run (`runs[0]`; different runs' vectors have nothing to do with one another),
-        averaged over windows. Of a linear model it is the standardised functionals or hidden states.
+        averaged over windows. Of a linear model it is the standardised functionals or hidden states, those alone that
+        have a part in what it says.
         """
-        vectors = self.recogniser.embeddings(self._corpus(waveform, rate)).astype(np.float32)
+        vectors = self.recogniser.embed(self._corpus(waveform, rate)).astype(np.float32)
         return vectors if _is_several(waveform) else vectors[0]
 
     def timeline(
@@ -106,9 +110,11 @@ class Model:
         """Returns the emotions over time of one recording, a row for each window.
 
         The columns are `start` and `end` (seconds), `emotion` (the most probable), `level_db` (RMS in dB below full
-        scale, -inf where all samples are zero), and a probability for each emotion (named `p_start` and the like where
-        an emotion is called like one of the other columns). Windows begin every `hop` seconds; the last one ends with
-        the recording. A recording shorter than a window is one row. Silence has an emotion as well: look at the level.
+        scale, -inf where all samples are zero), a probability for each emotion (named `p_start` and the like where
+        an emotion is called like one of the other columns), and `predicted_arousal` and the like of a model that
+        predicts dimensions, on the scale of the training's corpus. Windows begin every `hop` seconds; the last one ends
+        with the recording. A recording shorter than a window is one row. Silence has an emotion as well: look at the
+        level.
 
         Args:
             waveform: one recording of any length. An hour is heard a few windows at a time.
@@ -158,6 +164,7 @@ def load(
     data_dir: str | os.PathLike | None = None,
 ) -> Model:
     """See `ser_jax.load`."""
+    devices.keep_programs()
     folder = find_folder(model)
     found = workdirs.find(folder, variant, option="model")
     if len(found) > 1:
@@ -225,14 +232,13 @@ def timeline_of(
     """Returns the table of `Model.timeline` of a corpus of one recording."""
     hop_samples, window_samples = check_timeline(recogniser, hop, window)
     cut = timeline_windows(recording, window_samples, hop_samples)
-    probabilities = recogniser.probabilities(cut)
+    told = as_columns(recogniser, recogniser.predict(cut, False))
     starts, lengths = (cut.utterances[name].to_numpy() for name in ("start", "num_samples"))
     levels = [level_db(cut.samples[start : start + length]) for start, length in zip(starts, lengths, strict=True)]
-    times = {"start": starts / SAMPLE_RATE, "end": (starts + lengths) / SAMPLE_RATE}
-    times["emotion"] = [recogniser.restored.emotions[label] for label in probabilities.argmax(axis=1)]
-    emotions = recogniser.restored.emotions
-    columns = dict(zip(probability_columns(emotions), probabilities.T, strict=True))
-    return pd.DataFrame(times | {"level_db": levels} | columns)
+    told.insert(int("emotion" in told), "level_db", levels)
+    told.insert(0, "start", starts / SAMPLE_RATE)
+    told.insert(1, "end", (starts + lengths) / SAMPLE_RATE)
+    return told
 
 
 def cross_validated(folder: Path, restored: Restored) -> pd.DataFrame:

@@ -131,6 +131,12 @@ def test_dimensions_are_on_the_scale_of_the_training_of_each_run(corpus, tmp_pat
     assert loaded.dimensions(heard[0], SAMPLE_RATE).to_dict() == pytest.approx(
         {"arousal": table["arousal"][0]}, rel=1e-4
     )
+    timeline = loaded.timeline(heard[0], SAMPLE_RATE)
+    assert timeline.columns.tolist() == ["start", "end", "emotion", "level_db", *loaded.emotions, "predicted_arousal"]
+    window = heard[0][round(timeline["start"][1] * SAMPLE_RATE) : round(timeline["end"][1] * SAMPLE_RATE)]
+    of_window = loaded.dimensions(window, SAMPLE_RATE)["arousal"]
+    assert timeline["predicted_arousal"][1] == pytest.approx(of_window, rel=1e-4)
+    assert np.ptp(timeline["predicted_arousal"]) > 1e-3
 
 
 def test_a_model_of_emotions_alone_has_no_dimensions(model):
@@ -263,6 +269,21 @@ def test_the_name_of_a_model_that_comes_with_the_code_is_enough(tmp_path, monkey
     assert api.find_folder("./emodb").absolute() == tmp_path / "emodb"
 
 
+def test_compiled_programs_are_kept_for_the_next_process_where_nobody_has_said_where(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    told = jax.config.jax_compilation_cache_dir
+    ser_jax.load(folder)
+    assert jax.config.jax_compilation_cache_dir == told
+    seconds = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        ser_jax.load(folder)
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / ".cache" / "ser_jax" / "xla")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", told)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
+
+
 def test_neither_jax_nor_numpy_is_imported_before_a_model_is_loaded():
     code = "import sys, ser_jax; ser_jax.load; print({'jax', 'numpy', 'pandas', 'soundfile'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -297,6 +318,12 @@ def test_a_head_on_hidden_states_hears_recordings_by_its_encoder(tmp_path, monke
     np.testing.assert_allclose(found, expected, atol=2e-3)
     assert np.abs(expected[0] - expected[1]).max() > 1e-2
     assert model.embed(waveform(speech, 0), SAMPLE_RATE).shape == (4,)
+    shortest = architecture.min_samples
+    with pytest.raises(
+        UserError, match=f"waveform: {shortest - 1} samples at 16 kHz; the encoder tiny needs {shortest}"
+    ):
+        model.predict(noise(1)[: shortest - 1], SAMPLE_RATE)
+    assert model.predict(noise(1)[:shortest], SAMPLE_RATE).sum() == pytest.approx(1)
     timeline = model.timeline(waveform(speech, 0), SAMPLE_RATE)
     assert timeline["end"].iloc[-1] == pytest.approx(speech.utterances["num_samples"][0] / SAMPLE_RATE)
 

@@ -145,12 +145,11 @@ def start_jax() -> None:
     import jax
 
     from ser_jax.errors import UserError
+    from ser_jax.training import devices
 
     if jax.config.jax_num_cpu_devices < 1:
         jax.config.update("jax_num_cpu_devices", machine.cores())
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ser_jax" / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    devices.keep_programs()
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # JAX asserts that a platform was found

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"{name}: {seconds:.1f} s, longer than --seconds {args.seconds:g}; expected a larger one")
         if reason := model.recogniser.refusal(waveform):
             raise UserError(f"{name}: {reason}")
-    expected = model.recogniser.probabilities(workdirs.recordings(waveforms, model.emotions))
+    expected = model.recogniser.predict(workdirs.recordings(waveforms, model.emotions), False).probabilities
     with atomic_file(out) as temporary:
         temporary.write_bytes(stablehlo.serialised(program))
         size = temporary.stat().st_size

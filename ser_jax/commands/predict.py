@@ -270,11 +270,12 @@ def _write_timelines(
     from ser_jax import api
     from ser_jax.report.timeline import write_timeline
     from ser_jax.studies.heard_files import abstain
+    from ser_jax.studies.recognise import probability_columns
     from ser_jax.studies.workdirs import recordings
 
     recording = recordings({one.name: one.waveform}, model.emotions)
     table = api.timeline_of(model.recogniser, recording, args.hop, args.window)
-    columns = table.columns[-len(model.emotions) :].tolist()
+    columns = probability_columns(model.emotions)
     if abstention is not None:
         table = abstain(table, model.emotions, abstention)
     for path in paths:

@@ -1,6 +1,7 @@
 """The silence before and after an utterance, left out of a corpus without a copy of its samples."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Int, Int16
@@ -11,13 +12,17 @@ _FRAME, _HOP = 512, 160  # samples, of which the mean power is compared: 32 ms, 
 _BLOCK = 1 << 14  # frames whose power is computed at once, so that a long recording needs little memory
 
 
-def trimmed(corpus: Corpus, trim_db: float) -> Corpus:
+def trimmed(corpus: Corpus, trim_db: float, enough: Callable[[np.ndarray], np.ndarray] | None = None) -> Corpus:
     """Returns the corpus with each utterance from its first to its last frame within `trim_db` of its loudest one.
 
+    An utterance of which, by `enough` (lengths in samples -> whether they are), too little would be left stays whole.
     The samples are shared, the table's `start` and `num_samples` change; the fingerprint remains, and
     `info["trim_db"]` says what was done.
     """
     bounds = np.array([speech_bounds(waveform(corpus, row), trim_db) for row in range(len(corpus.utterances))])
+    if enough is not None:
+        whole = np.stack([np.zeros(len(bounds), int), corpus.utterances["num_samples"].to_numpy()], axis=1)
+        bounds = np.where(enough(bounds[:, 1] - bounds[:, 0])[:, None], bounds, whole)
     table = corpus.utterances.assign(
         start=corpus.utterances["start"] + bounds[:, 0], num_samples=bounds[:, 1] - bounds[:, 0]
     )

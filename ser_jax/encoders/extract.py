@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import soxr
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Int16
 from tqdm import tqdm
 
 from ser_jax.corpora.corpus import Corpus, refuse_full_disk
@@ -36,7 +36,7 @@ from ser_jax.corpora.features import (
     load_features,
     pack_source,
 )
-from ser_jax.corpora.silence import trimmed
+from ser_jax.corpora.silence import speech_bounds, trimmed
 from ser_jax.encoders.architecture import SAMPLE_RATE, Architecture
 from ser_jax.encoders.layers import HiddenStates, real_frames, state_names
 from ser_jax.encoders.store import LoadedEncoder, load
@@ -148,12 +148,12 @@ def prepare_states(
             f"corpus {corpus.name} has other features {name!r}: expected another --name, or --force to replace them"
         )
     corpus = trimmed(corpus, request.trim_db) if request.trim_db else corpus
-    shortest = encoder.architecture.min_samples * max(request.speeds)
+    shortest = _shortest(request, encoder)
     too_short = corpus.utterances["num_samples"] < shortest
     if too_short.any():
         ids = corpus.utterances["id"][too_short].tolist()
         raise UserError(
-            f"corpus {corpus.name}: {len(ids)} utterances are shorter than {shortest:g} samples, "
+            f"corpus {corpus.name}: {len(ids)} utterances are shorter than {shortest} samples, "
             f"the least that encoder {encoder.name} hears ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})"
         )
     scratch = features_folder(corpus.name, f".{name}.partial", data_dir)
@@ -185,11 +185,35 @@ def states_of(info: Mapping[str, Any], corpus: Corpus, encoder: LoadedEncoder) -
 
     Raises UserError as `prepare_states` does.
     """
-    options = {field.name: info[field.name] for field in dataclasses.fields(Request) if field.name in info}
-    request = Request(**{name: tuple(one) if isinstance(one, list) else one for name, one in options.items()})
+    request = _request_of(info)
+    if request.trim_db:  # a window of a timeline may be all but silent
+        shortest = _shortest(request, encoder)
+        corpus = trimmed(corpus, request.trim_db, lambda samples: samples >= shortest)
+        request = dataclasses.replace(request, trim_db=0.0)
     with tempfile.TemporaryDirectory() as folder:
         packed = prepare_states(corpus, encoder, request, folder, name="states")
         return dataclasses.replace(packed, values=np.array(packed.values))
+
+
+def refusal(info: Mapping[str, Any], samples: Int16[np.ndarray, " samples"], encoder: LoadedEncoder) -> str:
+    """Returns why a waveform (16 kHz) is too short for the encoder, as `info` says that it hears, or ""."""
+    request = _request_of(info)
+    begin, end = speech_bounds(samples, request.trim_db) if request.trim_db else (0, len(samples))
+    shortest = _shortest(request, encoder)
+    if end - begin >= shortest:
+        return ""
+    heard = " with sound" if request.trim_db else ""
+    return f"{end - begin} samples{heard} at 16 kHz; the encoder {encoder.name} needs {shortest}"
+
+
+def _request_of(info: Mapping[str, Any]) -> Request:
+    options = {field.name: info[field.name] for field in dataclasses.fields(Request) if field.name in info}
+    return Request(**{name: tuple(one) if isinstance(one, list) else one for name, one in options.items()})
+
+
+def _shortest(request: Request, encoder: LoadedEncoder) -> int:
+    """The fewest samples of an utterance that the encoder hears at each of the speeds."""
+    return int(np.ceil(encoder.architecture.min_samples * max(request.speeds)))
 
 
 def _frame_ms(encoder: LoadedEncoder, request: Request) -> float:

@@ -1,5 +1,6 @@
 """What trained runs predict: class probabilities and tracks of utterances, from the windows that cover them."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,21 @@ _STREAMED_BATCHES = 4  # where the windows have to be brought to the devices fir
 _SPEAKER_WINDOWS = 256  # of which batch normalisation takes a speaker's statistics, at most
 
 
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """What each run says of its utterances: an array [utterances, ...] for each run.
+
+    Attributes:
+        probabilities: of the classes.
+        dimensions: standardised as the run learnt them; [utterances, 0] without.
+        embeddings: what its classifier is given; [utterances, 0] where they were not asked for.
+    """
+
+    probabilities: list[Float[np.ndarray, "_ classes"]]
+    dimensions: list[Float[np.ndarray, "_ dimensions"]]
+    embeddings: list[Float[np.ndarray, "_ dims"]]
+
+
 def evaluate(
     population: Population, state: State, rows: Sequence[Int[np.ndarray, " _"]]
 ) -> list[Float[np.ndarray, "_ classes"]]:
@@ -37,13 +53,35 @@ def evaluate_with_dimensions(
 
     Raises `UserError` where a figure of a run that has not diverged is not finite.
     """
+    found = _utterance_means(population, state, rows, population.programs.evaluate, False)
+    return found.probabilities, found.dimensions
+
+
+def evaluate_with_embeddings(population: Population, state: State, rows: Sequence[Int[np.ndarray, " _"]]) -> Evaluated:
+    """Returns what `evaluate_with_dimensions` does, and what the classifier of each run is given, in one pass.
+
+    Raises `UserError` as that does, and for a model without a layer of the name `classifier`.
+    """
+    return _utterance_means(population, state, rows, population.programs.embed, True)
+
+
+def _utterance_means(
+    population: Population,
+    state: State,
+    rows: Sequence[Int[np.ndarray, " _"]],
+    program: devices.Program,
+    embeddings: bool,
+) -> Evaluated:
+    """The means over each utterance's windows of what a program says of them."""
     learner, utterances = population.learner, len(population.corpus.utterances)
-    classes = learner.num_classes
-    totals = [np.zeros((utterances, classes + len(learner.dimensions))) for _ in rows]
+    classes, figures = learner.num_classes, learner.num_classes + len(learner.dimensions)
+    totals: list[np.ndarray | None] = [None for _ in rows]
     pieces = [np.zeros(utterances) for _ in rows]
-    program = population.programs.evaluate
-    for r, table, probabilities, dimensions, _ in _evaluated_windows(population, state, rows, program):
-        told = probabilities if dimensions is None else np.concatenate([probabilities, dimensions], axis=1)
+    for r, table, probabilities, dimensions, vectors in _evaluated_windows(population, state, rows, program):
+        kinds = [probabilities, dimensions, vectors if embeddings else None]
+        told = np.concatenate([kind for kind in kinds if kind is not None], axis=1)
+        if totals[r] is None:
+            totals[r] = np.zeros((utterances, told.shape[1]))
         np.add.at(totals[r], table.utterance, told)
         np.add.at(pieces[r], table.utterance, 1)
     found = [totals[r][run_rows] / pieces[r][run_rows][:, None] for r, run_rows in enumerate(rows)]
@@ -55,23 +93,8 @@ def evaluate_with_dimensions(
                 f"{population.corpus.name}: run {r + 1} of {len(rows)} predicts figures that are not finite for "
                 f"{(~finite).sum()} of {len(finite)} utterances, first {utterance!r}"
             )
-    return [own[:, :classes] for own in found], [own[:, classes:] for own in found]
-
-
-def embed(
-    population: Population, state: State, rows: Sequence[Int[np.ndarray, " _"]]
-) -> list[Float[np.ndarray, "_ dims"]]:
-    """Returns what the classifier of run r is given of the utterances `rows[r]`; windows of one are averaged.
-
-    Raises `UserError` for a model without a layer of the name `classifier`.
-    """
-    totals: list[dict[int, np.ndarray]] = [{} for _ in rows]
-    pieces = np.zeros((len(rows), len(population.corpus.utterances)))
-    for r, table, vectors, _, _ in _evaluated_windows(population, state, rows, population.programs.embed):
-        for row, vector in zip(table.utterance.tolist(), vectors, strict=True):
-            totals[r][row] = totals[r].get(row, 0.0) + vector.astype(np.float64)
-            pieces[r, row] += 1
-    return [np.stack([totals[r][row] / pieces[r, row] for row in own]) for r, own in enumerate(rows)]
+    bounds = (0, classes), (classes, figures), (figures, None)
+    return Evaluated(*([own[:, low:high] for own in found] for low, high in bounds))
 
 
 def evaluate_tracks(
@@ -99,7 +122,7 @@ def _evaluated_windows(
 ) -> Iterator[tuple[int, Windows, np.ndarray, np.ndarray | None, np.ndarray | None]]:
     """Yields (run, its windows, their class probabilities, dimensions and tracks), some windows at a time, flat.
 
-    `program` is the population's `evaluate`, or its `embed`: then vectors come in the place of probabilities. Where
+    `program` is the population's `evaluate`, or its `embed`: then vectors come in the place of tracks. Where
     devices share the batches, each takes other windows of every run.
     """
     batch_size, layout = _evaluation_batch_size(population), population.layout.local

@@ -10,9 +10,8 @@ from jaxtyping import Float, Int16
 from ser_jax.corpora.audio import Recording, heard, read_recording, to_int16
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.errors import UserError
-from ser_jax.predictions import PREDICTED
 from ser_jax.statistics.abstention import Abstention
-from ser_jax.studies.recognise import Recogniser, probability_columns
+from ser_jax.studies.recognise import Recogniser, as_columns, probability_columns
 from ser_jax.studies.workdirs import recordings
 
 _TOGETHER = 600 * SAMPLE_RATE  # samples of recordings that are in memory at once
@@ -65,28 +64,20 @@ def recognise(
     A file that cannot be computed is left out, and its error appended to `errors`. Where an emotion is called like
     another column, its column is called `p_EMOTION`.
     """
-    emotions = recogniser.restored.emotions
-    columns = probability_columns(emotions)
-    corpus = recordings({one.name: one.waveform for one in group}, emotions)
+    corpus = recordings({one.name: one.waveform for one in group}, recogniser.restored.emotions)
     try:
-        probabilities = recogniser.probabilities(corpus)
-        vectors = recogniser.embeddings(corpus) if embeddings else None
-        values = recogniser.dimensions(corpus) if recogniser.dimension_names else np.zeros((len(group), 0))
+        found = recogniser.predict(corpus, embeddings)
     except UserError as error:
-        if len(group) == 1:
+        # The others again together: a model that adapts to the speaker needs all that can be heard.
+        well = [one for one in group if len(group) > 1 and len(recognise(recogniser, [one], errors)[0])]
+        if 0 < len(well) < len(group):
+            return recognise(recogniser, well, errors, embeddings=embeddings)
+        if len(group) == 1 or well:
             errors.append(error)
-            nothing = pd.DataFrame(columns=["file", "emotion", *columns, "notes"])
-            return nothing, np.zeros((0, 0)) if embeddings else None
-        parts = [recognise(recogniser, [one], errors, embeddings=embeddings) for one in group]
-        well = [part for part in parts if len(part[0])] or parts[:1]
-        table = pd.concat([table for table, _ in well], ignore_index=True)
-        return table, np.concatenate([vectors for _, vectors in well]) if embeddings else None
+        return pd.DataFrame({"file": [], "notes": []}), np.zeros((0, 0)) if embeddings else None
     table = pd.DataFrame({"file": [one.name for one in group]})
-    table["emotion"] = [emotions[label] for label in probabilities.argmax(axis=1)]
-    named = [PREDICTED + name for name in recogniser.dimension_names]
-    told = pd.DataFrame(values, columns=named)
-    table = pd.concat([table, pd.DataFrame(probabilities, columns=columns), told], axis=1)
-    return table.assign(notes=["; ".join(one.notes) for one in group]), vectors
+    table = pd.concat([table, as_columns(recogniser, found)], axis=1)
+    return table.assign(notes=["; ".join(one.notes) for one in group]), found.embeddings
 
 
 def abstain(table: pd.DataFrame, emotions: Sequence[str], abstention: Abstention) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int16
 
 from ser_jax.baselines import linear
@@ -16,8 +17,9 @@ from ser_jax.corpora.features import Packed, in_place_of_samples
 from ser_jax.corpora.silence import speech_bounds, trimmed
 from ser_jax.errors import UserError
 from ser_jax.frontend import num_frames
-from ser_jax.inference.predict import embed, evaluate, evaluate_with_dimensions
+from ser_jax.inference.predict import evaluate_with_dimensions, evaluate_with_embeddings
 from ser_jax.inference.restore import Network, network_of
+from ser_jax.predictions import PREDICTED
 from ser_jax.studies import baselines
 from ser_jax.studies.workdirs import Restored, population_on, recordings
 from ser_jax.training import devices, loop
@@ -33,6 +35,21 @@ COLUMNS = ("file", "start", "end", "emotion", "confidence", "level_db", "notes")
 
 
 @dataclasses.dataclass(frozen=True)
+class Predicted:
+    """What is predicted of utterances, in their order.
+
+    Attributes:
+        probabilities: of the classes; [utterances, 0] of a model without classes.
+        dimensions: values such as arousal; [utterances, 0] of a model without.
+        embeddings: what the classifier of the first run is given, or None where they were not asked for.
+    """
+
+    probabilities: Float[np.ndarray, "utterances classes"]
+    dimensions: Float[np.ndarray, "utterances dimensions"]
+    embeddings: Float[np.ndarray, "utterances dims"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Recogniser:
     """Some runs of a variant, restored once and used on any number of recordings.
 
@@ -41,19 +58,17 @@ class Recogniser:
         runs: numbers of the runs whose probabilities are averaged.
         window_seconds: what is heard at once; a longer utterance is averaged over windows. 0: it is heard whole.
         refusal: of a waveform (16 kHz), why the model cannot hear it, or "".
-        probabilities: of a corpus, [utterances, classes], the mean over the runs.
-        embeddings: of a corpus, [utterances, dims], what the classifier of the first run is given.
-        dimensions: of a corpus, [utterances, dimensions], values such as arousal, the mean over the runs.
-        dimension_names: what they are; empty for a model that predicts emotions alone.
+        predict: of a corpus, the mean of what the runs say, in one pass; the second argument asks for embeddings.
+        embed: of a corpus, [utterances, dims], the embeddings alone: no other run than the first is computed.
+        dimension_names: such as arousal; empty for a model that predicts emotions alone.
     """
 
     restored: Restored
     runs: tuple[int, ...]
     window_seconds: float
     refusal: Callable[[Int16[np.ndarray, " samples"]], str]
-    probabilities: Callable[[Corpus], Float[np.ndarray, "utterances classes"]]
-    embeddings: Callable[[Corpus], Float[np.ndarray, "utterances dims"]]
-    dimensions: Callable[[Corpus], Float[np.ndarray, "utterances dimensions"]] | None = None
+    predict: Callable[[Corpus, bool], Predicted]
+    embed: Callable[[Corpus], Float[np.ndarray, "utterances dims"]]
     dimension_names: tuple[str, ...] = ()
 
 
@@ -77,6 +92,20 @@ def make_recogniser(
 def probability_columns(emotions: Sequence[str]) -> list[str]:
     """Returns the names of the emotions' columns: `p_EMOTION` where an emotion is called like one of `COLUMNS`."""
     return [f"p_{emotion}" if emotion in COLUMNS else emotion for emotion in emotions]
+
+
+def as_columns(recogniser: Recogniser, found: Predicted) -> pd.DataFrame:
+    """Returns what is predicted as columns: `emotion`, the classes' probabilities, `predicted_DIMENSION`.
+
+    Of a model without classes there are dimensions alone.
+    """
+    emotions = recogniser.restored.emotions
+    columns = {}
+    if emotions:
+        columns["emotion"] = [emotions[label] for label in found.probabilities.argmax(axis=1)]
+    columns |= dict(zip(probability_columns(emotions), found.probabilities.T, strict=True))
+    names = [PREDICTED + name for name in recogniser.dimension_names]
+    return pd.DataFrame(columns | dict(zip(names, found.dimensions.T, strict=True)))
 
 
 def choose_runs(restored: Restored, fold: str | None = None, seed: int | None = None) -> tuple[int, ...]:
@@ -121,25 +150,31 @@ def _of_network(restored: Restored, chosen: tuple[int, ...], data_dir: str | os.
     own, first = (_select(population, state, runs) for runs in (chosen, chosen[:1]))
 
     def on(corpus: Corpus) -> Population:
-        heard = in_place_of_samples(corpus, hear(corpus)) if hear else _trimmed(corpus, network)
+        heard = in_place_of_samples(corpus, hear.states(corpus)) if hear else _trimmed(corpus, network)
         return dataclasses.replace(population, corpus=heard)
 
     def rows(corpus: Corpus, count: int) -> list[np.ndarray]:
         return [np.arange(len(corpus.utterances))] * count
 
-    def dimensions(corpus: Corpus) -> np.ndarray:
-        _, told = evaluate_with_dimensions(on(corpus), own, rows(corpus, len(chosen)))
-        scaling = population.targets.scaling[list(chosen)]
-        return np.mean([values * scale + mean for values, (mean, scale) in zip(told, scaling, strict=True)], axis=0)
+    def predict(corpus: Corpus, embeddings: bool = False) -> Predicted:
+        arguments = on(corpus), own, rows(corpus, len(chosen))
+        if embeddings:
+            found = evaluate_with_embeddings(*arguments)
+            probabilities, told, vectors = found.probabilities, found.dimensions, found.embeddings[0]
+        else:
+            (probabilities, told), vectors = evaluate_with_dimensions(*arguments), None
+        if population.targets.dimension_names:
+            scaling = population.targets.scaling[list(chosen)]
+            told = [values * scale + mean for values, (mean, scale) in zip(told, scaling, strict=True)]
+        return Predicted(np.mean(probabilities, axis=0), np.mean(told, axis=0), vectors)
 
     return Recogniser(
         restored,
         chosen,
         population.window_samples / population.learner.frontend.rate,
-        functools.partial(_refusal, network) if hear is None else lambda waveform: "",
-        lambda corpus: np.mean(evaluate(on(corpus), own, rows(corpus, len(chosen))), axis=0),
-        lambda corpus: embed(on(corpus), first, rows(corpus, 1))[0],
-        dimensions,
+        hear.refusal if hear else functools.partial(_refusal, network),
+        predict,
+        lambda corpus: evaluate_with_embeddings(on(corpus), first, rows(corpus, 1)).embeddings[0],
         population.targets.dimension_names,
     )
 
@@ -151,14 +186,10 @@ def _select(population: Population, state: State, chosen: Sequence[int]) -> Stat
 
 def _trimmed(corpus: Corpus, network: Network) -> Corpus:
     """The corpus without the silence that the model's frontend leaves out, but where too little would be left."""
-    trim_db, frontend = network.frontend.trim_db, network.frontend
-    if not trim_db:
+    frontend = network.frontend
+    if not frontend.trim_db:
         return corpus
-    cut = trimmed(corpus, trim_db)
-    enough = num_frames(frontend, cut.utterances["num_samples"].to_numpy()) >= network.min_frames
-    own, whole = cut.utterances, corpus.utterances
-    columns = {name: np.where(enough, own[name], whole[name]) for name in ("start", "num_samples")}
-    return dataclasses.replace(cut, utterances=own.assign(**columns))
+    return trimmed(corpus, frontend.trim_db, lambda samples: num_frames(frontend, samples) >= network.min_frames)
 
 
 def _refusal(network: Network, waveform: Int16[np.ndarray, " samples"]) -> str:
@@ -188,20 +219,27 @@ def _of_baseline(restored: Restored, chosen: tuple[int, ...], data_dir: str | os
     fitted, regressed = [folds[fold] for fold in of_runs], baselines.load_dimensions(folder)
 
     def values(corpus: Corpus) -> np.ndarray:
-        return baselines.versions(hear(corpus)) if hear else baselines.functionals_of(corpus, baseline.functionals)
+        if hear:
+            return baselines.versions(hear.states(corpus))
+        return baselines.functionals_of(corpus, baseline.functionals)
 
-    def probabilities(corpus: Corpus) -> np.ndarray:
+    def embedded(own: np.ndarray) -> np.ndarray:
+        used = fitted[0].coefficients.any(axis=0)  # of named or chosen columns, the others mean nothing to the model
+        return linear.standardise(fitted[0], own)[:, used]
+
+    def predict(corpus: Corpus, embeddings: bool = False) -> Predicted:
         own = values(corpus)
-        return np.mean([linear.predict(one, own) for one in fitted], axis=0)
+        probabilities = np.mean([linear.predict(one, own) for one in fitted], axis=0)
+        told = [linear.scores(regressed[fold], own) for fold in of_runs] if regressed else [np.zeros((len(own), 0))]
+        return Predicted(probabilities, np.mean(told, axis=0), embedded(own) if embeddings else None)
 
     return Recogniser(
         restored,
         chosen,
         0.0,
-        lambda waveform: "",
-        probabilities,
-        lambda corpus: linear.standardise(fitted[0], values(corpus)),
-        lambda corpus: np.mean([linear.scores(regressed[fold], values(corpus)) for fold in of_runs], axis=0),
+        hear.refusal if hear else lambda waveform: "",
+        predict,
+        lambda corpus: embedded(values(corpus)),
         baselines.dimensions_of(metadata["config"]) if regressed else (),
     )
 
@@ -209,9 +247,17 @@ def _of_baseline(restored: Restored, chosen: tuple[int, ...], data_dir: str | os
 # --- Models of hidden states: their encoder hears the recordings. ---
 
 
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """An encoder before a model: a corpus -> its states; and a waveform -> why it cannot be heard, or ""."""
+
+    states: Callable[[Corpus], Packed]
+    refusal: Callable[[Int16[np.ndarray, " samples"]], str]
+
+
 def _encoder(
     restored: Restored, features: Mapping[str, Any] | None, data_dir: str | os.PathLike | None
-) -> Callable[[Corpus], Packed] | None:
+) -> Encoded | None:
     """What makes the features that a model takes, or None: it takes recordings as they are."""
     if features is None:
         return None
@@ -223,7 +269,10 @@ def _encoder(
     from ser_jax.encoders import extract  # its layers take a second to import, which other models need not wait
 
     encoder = extract.encoder_of(features["info"], data_dir)
-    return lambda corpus: extract.states_of(features["info"], corpus, encoder)
+    return Encoded(
+        lambda corpus: extract.states_of(features["info"], corpus, encoder),
+        lambda waveform: extract.refusal(features["info"], waveform, encoder),
+    )
 
 
 def _example_features(features: Mapping[str, Any]) -> Packed:

@@ -8,6 +8,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -21,6 +22,17 @@ from ser_jax.errors import UserError
 BATCH = "batch"  # the axis of devices that share a batch
 DETERMINISTIC = "xla_gpu_deterministic_ops"  # no operation that differs from run to run, no timing of algorithms
 _SHARE = 0.9  # of a device's memory that one program may take
+
+
+def keep_programs() -> None:
+    """Keeps compiled programs on disk, where neither the environment nor the process has said where they go.
+
+    A process that asks for the same program later reads it, and does not compile it anew.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ser_jax" / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
 
 # How an argument or result lies: [groups, runs per group, ...], which devices that share batches all have alike;
 # [devices, runs, ...], of which each device has its own; or one for all.

@@ -222,8 +222,7 @@ def evaluate_batch(
     """
     places = start, num_samples, utterance
     output, source = _windows_output(learner, state, *places, resident, window_samples, batch_statistics, encoder)
-    logits, dimensions = split_outputs(learner, output.logits)
-    return probabilities(learner.heads, logits, source), dimensions, output.tracks
+    return *_classified(learner, output, source), output.tracks
 
 
 def embed_batch(
@@ -236,8 +235,8 @@ def embed_batch(
     window_samples: int,
     batch_statistics: str,
     encoder: Any = None,
-) -> tuple[Float[Array, "batch dims"], None, None]:
-    """Returns the vectors that the classifier is given of the windows that `evaluate_batch` takes, and nothing else.
+) -> tuple[Array, Array | None, Float[Array, "batch dims"]]:
+    """Returns what `evaluate_batch` does, but in the place of tracks the vectors that the classifier is given.
 
     Raises `UserError` for a model without a layer of the name `classifier`.
     """
@@ -250,10 +249,16 @@ def embed_batch(
 
     with nn.intercept_methods(keep):
         places = start, num_samples, utterance
-        _windows_output(learner, state, *places, resident, window_samples, batch_statistics, encoder)
+        output, source = _windows_output(learner, state, *places, resident, window_samples, batch_statistics, encoder)
     if not vectors:
         raise UserError(f"model {type(learner.model).__name__}: has no layer `classifier`, whose input would be taken")
-    return vectors[0].astype(jnp.float32), None, None
+    return *_classified(learner, output, source), vectors[0].astype(jnp.float32)
+
+
+def _classified(learner: Learner, output: Output, source: Int[Array, " batch"] | None) -> tuple[Array, Array | None]:
+    """The class probabilities and the standardised dimensions of a model's output."""
+    logits, dimensions = split_outputs(learner, output.logits)
+    return probabilities(learner.heads, logits, source), dimensions
 
 
 def _windows_output(

@@ -83,7 +83,7 @@ def test_a_program_is_the_model_at_every_length(tmp_path, name):
     program = programs.make_program(metadata, folder, recogniser.runs, SECONDS)
     call = jax.jit(program.call)
     found = [call(*arguments(program, waveform)) for waveform in waveforms.values()]
-    expected = recogniser.probabilities(recordings(waveforms, metadata["corpus"]["emotions"]))
+    expected = recogniser.predict(recordings(waveforms, metadata["corpus"]["emotions"]), False).probabilities
     np.testing.assert_allclose(found, expected, atol=2e-6)
     assert np.ptp(expected, axis=0).max() > 1e-3 and len(waveforms) >= 6  # they are not all alike
     assert all(np.isnan(call(*arguments(program, waveform))).all() for waveform in short)

@@ -16,14 +16,14 @@ from ser_jax.baselines import linear as fits
 from ser_jax.baselines.functionals import Functionals
 from ser_jax.corpora import load_corpus
 from ser_jax.corpora.corpus import SAMPLE_RATE, make_corpus, waveform
-from ser_jax.corpora.features import frames, pack_features
+from ser_jax.corpora.features import frames, load_features, pack_features
 from ser_jax.corpora.protocols import make_protocol
 from ser_jax.encoders import extract, weights
 from ser_jax.encoders.architecture import WhisperArchitecture
 from ser_jax.encoders.store import LoadedEncoder
 from ser_jax.errors import UserError
 from ser_jax.studies import baselines, workdirs
-from ser_jax.studies.recognise import make_recogniser
+from ser_jax.studies.recognise import Encoded, make_recogniser
 
 
 @pytest.fixture(scope="session")
@@ -204,6 +204,9 @@ def pooled(tmp_path):
     return corpus, tmp_path
 
 
+_BEGINNINGS = {"mean of layer 1": "layer 1/mean", "mean and deviation of layer 2": "layer 2/"}
+
+
 def with_states(**model):
     changes = {
         "model": {"name": "lda", "functionals": "precomputed", **model},
@@ -247,6 +250,28 @@ def test_baselines_refuse_features_that_they_cannot_take(pooled):
         make(configuration.merge(with_states(), {"frontend": {"features": "frames"}}))
 
 
+@pytest.mark.parametrize(
+    ("columns", "dims"), [("mean of layer 1", 5), ("mean and deviation of layer 2", 10), ("all", 30)]
+)
+def test_embeddings_are_of_the_columns_that_a_baseline_uses(pooled, monkeypatch, columns, dims):
+    corpus, data = pooled
+    protocol = make_protocol(corpus, "leave_one_speaker_out", validation_speakers=0)
+    all_runs = baselines.make_baselines(
+        configuration.merge(with_states(columns=columns), {"folds": [0]}), corpus, protocol, str(data)
+    )
+    baselines.run_variant("LDA", all_runs, data / "variant")
+    packed = load_features(corpus, "states", data)
+    encoded = Encoded(lambda _: packed, lambda _: "")
+    monkeypatch.setattr("ser_jax.studies.recognise._encoder", lambda *_: encoded)
+    folder = data / "variant"
+    recogniser = make_recogniser(workdirs.Restored("LDA", folder, baselines.load_metadata(folder)))
+    own, names = baselines.load_folds(folder)[protocol.folds[0].name], list(packed.names)
+    kept = [i for i, name in enumerate(names) if columns == "all" or name.startswith(_BEGINNINGS[columns])]
+    found = recogniser.embed(corpus)
+    assert found.shape == (len(corpus.utterances), dims)
+    np.testing.assert_allclose(found, ((packed.values - own.mean) / own.scale)[:, kept], rtol=1e-5)
+
+
 @pytest.mark.parametrize("speeds", [(1.0,), (0.8, 1.0)])
 def test_recordings_are_predicted_by_the_encoder_that_the_baseline_learnt_from(tmp_path, monkeypatch, speeds):
     architecture = WhisperArchitecture(width=8, depth=1, heads=2, hidden=8, mel_bands=10, positions=400)
@@ -272,9 +297,12 @@ def test_recordings_are_predicted_by_the_encoder_that_the_baseline_learnt_from(t
     own = baselines.load_folds(folder)[run["fold"]]
     versions = np.stack([frames(packed, 3), frames(packed, 0)])
     expected = fits.predict(own, versions)
-    np.testing.assert_allclose(recogniser.probabilities(heard), expected, atol=1e-3)
-    standardised = (versions.mean(1) - own.mean) / own.scale
-    np.testing.assert_allclose(recogniser.embeddings(heard), standardised, atol=1e-2)
+    found = recogniser.predict(heard, True)
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-3)
+    used = np.abs(own.coefficients).sum(axis=0) > 0
+    standardised = ((versions.mean(1) - own.mean) / own.scale)[:, used]
+    np.testing.assert_allclose(found.embeddings, standardised, atol=1e-2)
+    np.testing.assert_array_equal(recogniser.embed(heard), found.embeddings)
 
     monkeypatch.setattr(extract, "load", lambda name, data_dir: dataclasses.replace(encoder, sha256="b" * 64))
     with pytest.raises(UserError, match=r"encoder tiny: sha256 bbbbbbbbbbbb, but the model learnt .* aaaaaaaaaaaa"):

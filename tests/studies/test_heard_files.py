@@ -11,21 +11,27 @@ from ser_jax.corpora.corpus import SAMPLE_RATE, waveform
 from ser_jax.errors import UserError
 from ser_jax.studies import heard_files
 from ser_jax.studies.heard_files import HeardFile, read_groups, recognise
-from ser_jax.studies.recognise import Recogniser
+from ser_jax.studies.recognise import Predicted, Recogniser
 from ser_jax.studies.workdirs import Restored
 
 
-def recogniser(emotions=("joy", "anger"), by_speaker=False):
-    """Says of a recording the share of its samples above zero; refuses what ends in 7 samples of 7."""
+def recogniser(emotions=("joy", "anger"), by_speaker=False, heard=None):
+    """Says of a recording the share of its samples above zero; refuses what ends in 7 samples of 7.
 
-    def probabilities(corpus):
+    What it hears together is appended to `heard`.
+    """
+    heard = [] if heard is None else heard
+
+    def predict(corpus, embeddings):
+        heard.append(corpus.utterances["id"].tolist())
         rows = []
         for row, name in enumerate(corpus.utterances["id"]):
             samples = waveform(corpus, row)
             if (samples[-7:] == 7).all():
                 raise UserError(f"utterance {name}: no finite value")
             rows.append([np.mean(samples > 0), *[np.mean(samples <= 0) / (len(emotions) - 1)] * (len(emotions) - 1)])
-        return np.array(rows)
+        rows = np.array(rows)
+        return Predicted(rows, np.zeros((len(rows), 0)), rows[:, :1] * 10 if embeddings else None)
 
     config = {"model": {"name": "linear"}, "frontend": {"normalization": "speaker" if by_speaker else "none"}}
     metadata = {"corpus": {"emotions": emotions}, "config": config | {"evaluation": {"batch_statistics": "running"}}}
@@ -34,10 +40,7 @@ def recogniser(emotions=("joy", "anger"), by_speaker=False):
     def refusal(samples):
         return "too short" if len(samples) < 100 else ""
 
-    def embeddings(corpus):
-        return probabilities(corpus)[:, :1] * 10
-
-    return Recogniser(restored, (0,), 0.0, refusal, probabilities, embeddings)
+    return Recogniser(restored, (0,), 0.0, refusal, predict, lambda corpus: predict(corpus, True).embeddings)
 
 
 @pytest.fixture
@@ -76,8 +79,31 @@ def test_one_file_that_cannot_be_computed_does_not_take_the_others_with_it():
     assert vectors.tolist() == [[7.5], [2.5]]
     assert [str(error) for error in errors] == ["utterance bad: no finite value"]
     table, vectors = recognise(recogniser(), group[1:2], errors)
-    assert table.columns.tolist() == ["file", "emotion", "joy", "anger", "notes"] and not len(table)
-    assert vectors is None
+    assert not len(table) and vectors is None and len(errors) == 2
+
+
+def test_what_can_be_heard_is_heard_together_without_a_bad_file_and_in_one_pass():
+    """A model that adapts to the speaker needs all of the speaker's recordings at once."""
+    good, bad = np.tile(np.array([1, -1, 1, 1], np.int16), 50), np.full(200, 7, np.int16)
+    group = [HeardFile("a", good, ()), HeardFile("bad", bad, ()), HeardFile("b", -good, ())]
+    heard, errors = [], []
+    table, _ = recognise(recogniser(by_speaker=True, heard=heard), group, errors)
+    assert table["file"].tolist() == ["a", "b"] and heard[-1] == ["a", "b"] and len(errors) == 1
+    heard.clear()
+    table, vectors = recognise(recogniser(heard=heard), group[:1], errors, embeddings=True)
+    assert heard == [["a"]] and len(vectors) == len(table) == 1
+
+
+def test_a_group_that_cannot_be_computed_together_is_one_error():
+    def predict(corpus, embeddings):
+        if len(corpus.utterances) > 1:
+            raise UserError("files: figures that are not finite")
+        return Predicted(np.ones((1, 2)) / 2, np.zeros((1, 0)))
+
+    group = [HeardFile(name, np.ones(300, np.int16), ()) for name in "ab"]
+    errors = []
+    table, _ = recognise(dataclasses.replace(recogniser(by_speaker=True), predict=predict), group, errors)
+    assert not len(table) and [str(error) for error in errors] == ["files: figures that are not finite"]
 
 
 def test_classes_may_be_called_like_columns():
@@ -93,10 +119,12 @@ def test_dimensions_stand_behind_the_probabilities():
         HeardFile("b", np.ones(300, np.int16), ()),
     ]
 
-    def lengths(corpus):
-        return corpus.utterances[["num_samples"]].to_numpy() / 100.0
+    plain = recogniser()
 
-    heard = dataclasses.replace(recogniser(), dimensions=lengths, dimension_names=("joy",))
-    table, _ = recognise(heard, group, [])
+    def predict(corpus, embeddings):
+        lengths = corpus.utterances[["num_samples"]].to_numpy() / 100.0
+        return dataclasses.replace(plain.predict(corpus, embeddings), dimensions=lengths)
+
+    table, _ = recognise(dataclasses.replace(plain, predict=predict, dimension_names=("joy",)), group, [])
     assert table.columns.tolist() == ["file", "emotion", "joy", "anger", "predicted_joy", "notes"]
     assert table["predicted_joy"].tolist() == [2.0, 3.0]

@@ -342,6 +342,17 @@ def test_a_decoder_that_writes_the_text_is_refused(data):
         population_of((corpus, protocol), changes)
 
 
+def test_votes_with_heads_by_source_are_refused(data):
+    corpus, protocol = data
+    votes = {f"vote_{emotion}": "1" for emotion in corpus.emotions}
+    voted = dataclasses.replace(corpus, utterances=corpus.utterances.assign(**votes)), protocol
+    with pytest.raises(UserError, match=r"config\.corpus\.votes: raters voted for all classes, and .*heads=source has"):
+        population_of(voted, {"corpus": {"votes": "vote_"}})
+    assert (
+        population_of(voted, {"corpus": {"votes": "vote_"}, "training": {"heads": "shared"}}).targets.votes is not None
+    )
+
+
 def test_a_fold_that_hears_nothing_of_a_source_is_refused(data):
     corpus, _ = data
     second = np.flatnonzero(corpus.utterances["source"] == "second")
