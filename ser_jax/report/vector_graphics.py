@@ -33,6 +33,9 @@ OTHER_FONTS = (
     *("Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Thai", "Noto Color Emoji"),
 )
 SIZE, SMALL = 8, 7  # points
+_PLACE = re.compile(r'(?<=\s)(?:d|x|y|width|height|transform)="[^"]*"')
+_LONG_NUMBER = re.compile(r"-?\d+\.\d{4,}|-0(?![\d.])")
+_HASHED = re.compile(r'\bid="([a-zA-Z]\w*[0-9a-f]{10})"')  # ids that matplotlib makes from the exact numbers
 
 RULE = {"color": INK, "linewidth": 0.7, "alpha": 0.55}  # a thin line, as for zero and for chance
 STYLE = {
@@ -125,7 +128,7 @@ def to_svg(figure: "Figure", name: str) -> str:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     figure.set_layout_engine("none")  # it has found the places, and takes its time
-    return _with_page_colours(buffer.getvalue())
+    return _with_page_colours(_without_last_bits(buffer.getvalue()))
 
 
 def write_svg(figure: "Figure", path: str | os.PathLike, name: str) -> str:
@@ -171,6 +174,18 @@ def inline(svg: str, name: str, description: str) -> str:
         'aria-label="{}" viewBox="0 0 {} {}" width="{}" height="{}">'
     ).format(_attribute(description), width, height, *pixels)
     return re.sub(r"\s*\n\s*", "\n", re.sub(r"<svg[^>]*>", lambda _: opening, element, count=1)).strip()
+
+
+def _without_last_bits(svg: str) -> str:
+    """Places to a thousandth of a point and ids counted: nobody sees more, and the last bits depend on rounding."""
+
+    def short(number: re.Match) -> str:
+        value = round(float(number[0]), 3) + 0.0  # which makes -0 a 0
+        return f"{value:.3f}".rstrip("0").rstrip(".")
+
+    for number, name in enumerate(dict.fromkeys(_HASHED.findall(svg)), start=1):
+        svg = re.sub(rf'(?<=["#]){name}(?=[")])', f"{name[:-10]}{number}", svg)
+    return _PLACE.sub(lambda place: _LONG_NUMBER.sub(short, place[0]), svg)
 
 
 def _with_page_colours(svg: str) -> str:

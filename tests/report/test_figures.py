@@ -47,6 +47,19 @@ def test_a_figure_with_gaps_is_drawn_without_a_warning_and_fits_a_paper(tmp_path
     assert "<text" in svg and "<dc:date>" not in svg
 
 
+def test_the_last_bit_of_a_number_moves_nothing_in_a_figure(tmp_path):
+    drawn = []
+    for change in (0, 1e-13, -1e-13):
+        curve = [{"epoch": epoch, "loss": (1.5 + change) / epoch} for epoch in (1, 2, 3, 4)]
+        with vector_graphics.style():
+            figure = figures.curves_panel({"0.123456 of -0": curve}, "loss", "loss", 1.0)
+        drawn.append(vector_graphics.write_svg(figure, tmp_path / "a.svg", "a"))
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert "0.123456 of -0</text>" in drawn[0]  # text is not touched
+    places = [float(number) for number in re.findall(r"[ML] (-?[\d.]+) ", drawn[0])]
+    assert places and all(round(place, 3) == place for place in places)
+
+
 def test_inlined_figures_share_no_id_and_take_the_colours_of_the_page(tmp_path):
     with vector_graphics.style():
         svg = vector_graphics.write_svg(FIGURES["cost"](), tmp_path / "a.svg", "a")
