@@ -12,6 +12,7 @@ _MOST = 160  # letters of the names that a message lists
 _REASON = 120  # letters of what a library says
 _LINE, _BEGINNING = 300, 200  # letters of a message as it is printed, and those of its beginning where it is longer
 _LONG_WORD = re.compile(r"\S{160,}")
+_OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # as XLA says it
 _JOINERS = "\u200c\u200d"  # which scripts and emoji need
 
 
@@ -38,6 +39,26 @@ def reading(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(f"{what} ({reason_of(error)})") from error
+
+
+def refusal(error: BaseException) -> str | None:
+    """Returns the message of what a user or the machine did not allow; None for any other error, which is a fault here.
+
+    The machine refuses by a full disk, a file that may not be read, too little memory of its own or of a device ...
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        where = ", ".join(str(path) for path in (error.filename, error.filename2) if path is not None)
+        number = "" if error.errno is None else f" (errno {error.errno})"
+        return f"{where or 'the operating system'}: {error.strerror or reason_of(error)}{number}"
+    if isinstance(error, MemoryError):
+        return f"not enough memory{f': {reason_of(error)}' if str(error) else ''}"
+    if _OUT_OF_MEMORY in str(error) and type(error).__module__.startswith("jax"):
+        return f"not enough memory on the device: {reason_of(error)}"
+    if isinstance(error, RecursionError):
+        return "something that was given is nested too deeply"
+    return None
 
 
 def reason_of(error: BaseException) -> str:

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 import sys
@@ -23,6 +24,7 @@ from typing import Any
 _MARK = ".writing-"  # in the names of temporary files and folders
 _RANDOM = "[a-z0-9_]{8}"  # what tempfile appends to a prefix
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
+_being_written: set[tuple[int, Path]] = set()  # by which process: a forked one inherits the set
 
 
 @contextlib.contextmanager
@@ -34,7 +36,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_litter(path)
-    with _temporary(path, folder=False) as temporary:
+    with _temporary(path, folder=False) as temporary, _named(path, temporary):
         yield temporary
         os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp makes files that only their owner can read
         _synchronise(temporary)
@@ -52,7 +54,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_litter(path)
-    with _temporary(path, folder=True) as temporary:
+    with _temporary(path, folder=True) as temporary, _named(path, temporary):
         yield temporary
         os.chmod(temporary, 0o777 & ~_UMASK)
         for folder, _, names in os.walk(temporary):
@@ -62,10 +64,32 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
         if not os.path.lexists(path):
             os.replace(temporary, path)
         elif not _exchange(temporary, path):
-            with _temporary(path, folder=True) as old:
-                os.replace(path, old / path.name)
-                os.replace(temporary, path)
+            _step_aside(temporary, path)
         _synchronise(path.parent)
+
+
+@contextlib.contextmanager
+def scratch_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a temporary folder beside `path`, named after it, that is removed when the block ends.
+
+    Where the process is killed, the next one that asks for the same `path` removes it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_litter(path)
+    with _temporary(path, folder=True) as temporary:
+        yield temporary
+
+
+def discard() -> None:
+    """Removes all that this process has not finished writing. For a process that ends at once, from any thread."""
+    for process, temporary in list(_being_written):
+        if process != os.getpid():
+            continue
+        gone = temporary.with_name(f"{temporary.name.rpartition(_MARK)[0]}{_MARK}{secrets.token_hex(4)}")
+        with contextlib.suppress(OSError):
+            os.rename(temporary, gone)  # at once: another thread may be about to put it in its place
+            _remove(gone)
 
 
 def to_json(value: Any) -> str:
@@ -81,11 +105,25 @@ def _temporary(path: Path, folder: bool) -> Iterator[Path]:
         make = tempfile.mkdtemp if folder else _new_file
         temporary = Path(make(prefix=f".{path.name}{_MARK}", dir=path.parent))
         descriptor, _ = _lock(temporary)
+    entry = (os.getpid(), temporary)
+    _being_written.add(entry)
     try:
         yield temporary
     finally:
         _remove(temporary)
+        _being_written.discard(entry)
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _named(path: Path, temporary: Path) -> Iterator[None]:
+    """Lets an error of the disk name the path that was to be written, where it names none or the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or str(error.filename).startswith(str(temporary)):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def _new_file(prefix: str, dir: Path) -> str:
@@ -160,6 +198,18 @@ def _exchange(one: Path, other: Path) -> bool:
     except (OSError, AttributeError):
         return False
     return rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
+
+
+def _step_aside(new: Path, path: Path) -> None:
+    """Puts a folder in the place of an old one, which comes back where that cannot be done."""
+    with _temporary(path, folder=True) as aside:
+        _being_written.discard((os.getpid(), aside))  # what it will hold is whole
+        os.replace(path, aside / path.name)
+        try:
+            os.replace(new, path)
+        except BaseException:
+            os.replace(aside / path.name, path)
+            raise
 
 
 def _umask() -> int:

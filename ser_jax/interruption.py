@@ -14,6 +14,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from ser_jax import files
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STATUS = 130
 GRACE = 8.0  # seconds that a command has to end by itself
@@ -68,13 +70,19 @@ def say() -> None:
     print("interrupted", file=sys.stderr, flush=True)
 
 
+def _end() -> None:
+    """Ends the process as it stands: blocks of the code are not left, so what they were writing is removed here."""
+    files.discard()
+    say()
+    os._exit(STATUS)
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     _received.set()
     where = {(one.f_code.co_filename, one.f_code.co_name) for one in _frames(frame)}
     if any(file.startswith("<frozen importlib") for file, _ in where):
-        # In the middle of an import libraries make another error of the exception, or die of it; nothing is open yet.
-        say()
-        os._exit(STATUS)
+        # In the middle of an import libraries make another error of the exception, or die of it.
+        _end()
     if any(name == "_xla_gc_callback" for _, name in where):  # where JAX would lose it
         threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
         return
@@ -98,5 +106,4 @@ def _watch(reader: int, over: threading.Event) -> None:
                 if over.wait(0.1):
                     return
                 waited = 0.0 if _saving.is_set() else waited + 0.1
-            say()
-            os._exit(STATUS)
+            _end()

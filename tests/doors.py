@@ -251,22 +251,28 @@ def workdirs(scratch: Path) -> Iterable[Door]:
         yield inside(scratch, scratch / "baseline", path.name, read)
 
 
-def encoders(scratch: Path) -> Iterable[Door]:
+def tiny_encoder(folder: Path) -> Path:
+    """Writes a Whisper encoder of one layer and random weights to a folder, as transformers stores it."""
     from safetensors.numpy import save_file
 
-    from ser_jax.encoders import store as encoder_store
+    from ser_jax.encoders.store import WEIGHTS
 
-    folder = scratch / "tiny"
     folder.mkdir()
     for name, content in ((architecture.CONFIG, WHISPER), (architecture.PREPROCESSOR, PREPROCESSOR)):
         (folder / name).write_text(json.dumps(content))
-    read = architecture.read_architecture(folder)
+    read, rng, tensors = architecture.read_architecture(folder), np.random.default_rng(0), {}
     shapes = weights.flax.traverse_util.flatten_dict(weights.parameter_shapes(read), sep="/")
-    tensors = {}
     for entry in weights._entries(read):
-        shape = shapes[entry.path].shape[entry.stacked :]
-        tensors |= {name: np.zeros(weights._stored_shape(entry.layout, shape), np.float32) for name in entry.names}
-    save_file(tensors, folder / encoder_store.WEIGHTS)
+        shape = weights._stored_shape(entry.layout, shapes[entry.path].shape[entry.stacked :])
+        tensors |= {name: rng.normal(0, 0.3, shape).astype(np.float32) for name in entry.names}
+    save_file(tensors, folder / WEIGHTS)
+    return folder
+
+
+def encoders(scratch: Path) -> Iterable[Door]:
+    from ser_jax.encoders import store as encoder_store
+
+    folder = tiny_encoder(scratch / "tiny")
     encoder_store.get(str(folder), scratch, name="kept", licence="mine")
     kept = encoder_store.encoder_folder("kept", scratch)
 

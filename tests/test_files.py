@@ -144,3 +144,58 @@ def test_a_folder_is_there_at_every_instant_while_it_is_replaced(tmp_path):
     looker.communicate()
     if sys.platform.startswith("linux"):
         assert gone is None
+
+
+def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    path = tmp_path / "folder"
+    with atomic_folder(path) as temporary:
+        (temporary / "old").touch()
+    replace = os.replace
+
+    def fail(source, target):
+        if os.path.exists(os.path.join(source, "new")):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(path) as temporary:
+        (temporary / "new").touch()
+    assert [found.relative_to(tmp_path).as_posix() for found in sorted(tmp_path.rglob("*"))] == ["folder", "folder/old"]
+
+
+def test_a_process_that_ends_at_once_leaves_nothing_unfinished(tmp_path):
+    """And none of it appears, though the thread that was writing goes on for a moment."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").touch()
+    with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "folder") as folder:
+        (folder / "new").touch()
+        with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "file") as file:
+            file.write_text("half")
+            files.discard()
+        (tmp_path / "other").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder", "old", "other"]
+    files.discard()  # nothing is left to remove
+
+
+def test_what_another_process_began_is_not_discarded(tmp_path):
+    with atomic_file(tmp_path / "file") as temporary:
+        temporary.write_text("whole")
+        if (child := os.fork()) == 0:
+            files.discard()
+            os._exit(0)
+        os.waitpid(child, 0)
+    assert (tmp_path / "file").read_text() == "whole"
+
+
+@pytest.mark.parametrize("kind", ["killed", "whole"])
+def test_a_scratch_folder_goes_with_its_process_or_with_the_next(tmp_path, kind):
+    code = "import os, sys; from ser_jax.files import scratch_folder\n"
+    code += "with scratch_folder(sys.argv[1]) as folder: (folder / 'file').touch(); " + "os._exit(0)" * (
+        kind == "killed"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "unpacked")], check=True)
+    assert len(list(tmp_path.iterdir())) == (kind == "killed")
+    with files.scratch_folder(tmp_path / "unpacked") as folder:
+        assert list(tmp_path.iterdir()) == [folder] and not list(folder.iterdir())
+    assert not list(tmp_path.iterdir())

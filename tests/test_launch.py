@@ -189,6 +189,39 @@ def test_a_command_in_a_library_that_hears_no_signal_ends_all_the_same(number):
     assert (process.returncode, errors) == (130, "interrupted\n")
 
 
+WRITING = """
+import os, pathlib, sys, time
+from ser_jax import interruption
+from ser_jax.commands import models
+from ser_jax.commands.main import main
+from ser_jax.files import atomic_file, atomic_folder
+interruption.GRACE = 0.5
+folder, number, where = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+(folder / "lazy.py").write_text(f"import os, time; os.kill(os.getpid(), {number}); time.sleep(9)")
+sys.path.insert(0, str(folder))
+def write(args):
+    with atomic_folder(folder / "results") as results, atomic_file(folder / "summary") as summary:
+        (results / "half").touch(), summary.write_text("half")
+        if where == "import":
+            import lazy
+        while True:
+            try: os.kill(os.getpid(), number); time.sleep(9)
+            except KeyboardInterrupt: pass
+models.run = write
+sys.exit(main(["models"]))
+"""
+
+
+@pytest.mark.parametrize("where", ["import", "deaf library"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_something_is_written_leaves_nothing_half_written(tmp_path, number, where):
+    """Where the process ends at once: in an import that the writer needs, and in what hears no signal."""
+    command = [sys.executable, "-c", WRITING, str(tmp_path), str(int(number)), where]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert (result.returncode, result.stderr) == (130, "interrupted\n")
+    assert {path.name for path in tmp_path.rglob("*")} - {"__pycache__"} <= {"lazy.py", "lazy.cpython-311.pyc"}
+
+
 @pytest.mark.parametrize(("number", "seconds"), [(signal.SIGINT, 0.4), (signal.SIGTERM, 0.3), (signal.SIGTERM, 1.2)])
 def test_a_signal_at_any_instant_is_one_line_and_leaves_nothing(tmp_path, number, seconds):
     """In the imports of a study, which take seconds."""

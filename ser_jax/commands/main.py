@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ser_jax import __version__, interruption
 from ser_jax.commands.terminal import visible_output
-from ser_jax.errors import UserError, did_you_mean, printed
+from ser_jax.errors import UserError, did_you_mean, printed, refusal
 
 COMMANDS = {
     "corpora": "list the corpora that can be named, and what is prepared here",
@@ -60,20 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _refused(error: Exception) -> int:
     """Says what a user or the machine did not allow, and returns the exit status; raises any other error again."""
-    try:
-        raise error
-    except UserError as error:
-        return _failed(str(error))
-    except BrokenPipeError:  # who reads the output has enough of it, as `head` does
+    if isinstance(error, BrokenPipeError):  # who reads the output has enough of it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:  # a full disk, a folder that may not be written, a file that may not be read ...
-        where = ", ".join(str(path) for path in (error.filename, error.filename2) if path is not None)
-        return _failed(f"{where or 'the operating system'}: {error.strerror or error} (errno {error.errno})")
-    except MemoryError as error:
-        return _failed(f"not enough memory{f': {error}' if str(error) else ''}")
-    except RecursionError:
-        return _failed("something that was given is nested too deeply")
+    message = refusal(error)
+    if message is None:
+        raise error
+    return _failed(message)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -110,7 +110,7 @@ def run_shard(
     shard: tuple[int, int],
     profile_steps: tuple[int, int] | None = None,
 ) -> int:
-    """Runs a study's share and prints what came of it; returns the exit status, 1 where a variant failed."""
+    """Runs a study's share and prints what came of it; returns the exit status, not 0 where a variant failed."""
     import sys
 
     from ser_jax.errors import printed
@@ -130,7 +130,7 @@ def run_shard(
         print(f"this share is done; still to come from others: {', '.join(outcome.missing)}")
     for name, message in outcome.failed.items():
         print(f"error: variant {printed(name)} failed: {printed(message)}", file=sys.stderr)
-    return int(bool(outcome.failed))
+    return 0 if not outcome.failed else 2 if outcome.failed.keys() <= outcome.refused else 1
 
 
 def _shard(text: str | None) -> tuple[int, int]:

@@ -326,9 +326,18 @@ def _scratch(
     values = np.lib.format.open_memmap(folder / "values.npy", mode, dtype, shape)
     done = np.lib.format.open_memmap(folder / "done.npy", mode, np.bool_, (pieces,))
     if mode == "w+":
+        for name in ("values.npy", "done.npy"):
+            _reserve(folder / name)
         with atomic_file(path) as temporary:
             temporary.write_text(with_shape, encoding="utf-8")
     return values, done
+
+
+def _reserve(path: Path) -> None:
+    """Takes the room of a file on the disk: a write to mapped memory that finds none kills the process."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _batches(

@@ -53,34 +53,40 @@ class Outcome:
     Attributes:
       summary: None where other processes have not finished their share, or where nothing could be trained.
       missing, failed: the variants without a result yet, and the reason of each that has none to come.
+      refused: the variants that failed by a user's mistake, or because the machine could not do it.
     """
 
     summary: Summary | None
     missing: tuple[str, ...]
     failed: dict[str, str]
+    refused: frozenset[str] = frozenset()
 
 
-def collect(plan: Plan, variants: Sequence[Variant], workdir: Path, store: Path) -> Outcome:
+def collect(
+    plan: Plan, variants: Sequence[Variant], workdir: Path, store: Path, failures: Mapping[str, dict] | None = None
+) -> Outcome:
     """Writes the study's results where all populations are there, whoever made them.
 
-    Where a variant failed that the workdir's results have, those stay: a complete report is not replaced by a lesser
-    one. Predictions and summary are written before the report; where that fails, `launch.py report` makes it again.
+    `failures` tells of the variants that failed in this process, by their names; of others, their folders do. Where a
+    variant failed that the workdir's results have, those stay: a complete report is not replaced by a lesser one.
+    Predictions and summary are written before the report; where that fails, `launch.py report` makes it again.
     """
     folders = {variant.name: population_folder(store, variant.name, variant.key) for variant in variants}
     results = {name: read_json(folder / RESULT) for name, folder in folders.items() if (folder / RESULT).exists()}
-    failed = {
-        name: read_json(folder / FAILURE)["message"] for name, folder in folders.items() if (folder / FAILURE).exists()
-    }
+    told = {name: read_json(folder / FAILURE) for name, folder in folders.items() if (folder / FAILURE).exists()}
+    told |= failures or {}
+    failed = {name: one["message"] for name, one in told.items()}
+    refused = frozenset(name for name, one in told.items() if one.get("refused"))
     missing = tuple(name for name in folders if name not in results and name not in failed)
     trained = {name: folder for name, folder in folders.items() if name in results and name not in failed}
     if missing or not trained:
-        return Outcome(None, missing, failed)
+        return Outcome(None, missing, failed, refused)
     lost = _lost(workdir, failed)
     if lost:
         print(
             f"{workdir}: its results have {', '.join(lost)}, which failed now; they stay as they are", file=sys.stderr
         )
-        return Outcome(None, (), failed)
+        return Outcome(None, (), failed, refused)
     by_name = {variant.name: variant for variant in variants if variant.name in trained}
     table, validation, conditions = (_gather(trained, file) for file in (PREDICTIONS, VALIDATION, CONDITIONS))
     results = {name: results[name] for name in trained}
@@ -115,7 +121,7 @@ def collect(plan: Plan, variants: Sequence[Variant], workdir: Path, store: Path)
             f"{workdir}: the report could not be made ({type(error).__name__}: {error}); predictions.parquet and "
             f"summary.json are there, and `python launch.py report {workdir}` makes it again"
         ) from error
-    return Outcome(made, (), failed)
+    return Outcome(made, (), failed, refused)
 
 
 def _lost(workdir: Path, failed: Mapping[str, str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Runs a study: every variant a population, then its results."""
 
+import contextlib
 import functools
 import json
 import os
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from ser_jax import checksums, predictions
 from ser_jax import config as configuration
 from ser_jax.corpora.corpus import verify
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, refusal
 from ser_jax.files import atomic_file
 from ser_jax.inference.tables import test_predictions, test_tracks, validation_predictions
 from ser_jax.report.attention_figure import attention_figure
@@ -81,16 +82,16 @@ def run_study(
         claim(workdir, config)
     index, count = shard
     titles = {name: f"{name} ({number} of {len(variants)})" for number, name in enumerate(plan.variants, start=1)}
-    busy = []
+    busy, failures = [], {}
     for wait in (False, True):
         for variant in busy if wait else variants[index::count]:
             if wait:
                 print(f"{variant.name}: another process is at it; waiting", flush=True)
-            if not _finish(titles[variant.name], variant, store, profile_steps, wait=wait):
+            if not _finish(titles[variant.name], variant, store, profile_steps, failures, wait=wait):
                 busy.append(variant)
     if processes.leads():
         with locked(store, "results", wait=True):
-            outcome = collect(plan, variants, workdir, store)
+            outcome = collect(plan, variants, workdir, store, failures)
     else:
         outcome = Outcome(None, (), {})
     processes.of_the_leader(0)  # no process leaves before the first is done
@@ -120,10 +121,19 @@ def claim(workdir: Path, config: dict) -> None:
     write_json(path, config)
 
 
-def _finish(title: str, variant: Variant, store: Path, profile_steps: tuple[int, int] | None, *, wait: bool) -> bool:
+def _finish(
+    title: str,
+    variant: Variant,
+    store: Path,
+    profile_steps: tuple[int, int] | None,
+    failures: dict[str, dict],
+    *,
+    wait: bool,
+) -> bool:
     """Trains a variant and makes all else of it that is not there yet; False where another process is at it.
 
-    Processes that train together are one here: the first holds the lock, and makes alone what no training is.
+    Processes that train together are one here: the first holds the lock, and makes alone what no training is. Why a
+    variant failed is added to `failures`.
     """
     if not processes.leads():
         return _follow(variant, store)
@@ -147,10 +157,13 @@ def _finish(title: str, variant: Variant, store: Path, profile_steps: tuple[int,
         except Exception as error:  # whatever it is: the other variants are to finish
             if processes.several():
                 raise
-            message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            folder.mkdir(parents=True, exist_ok=True)
-            lines = message.strip().splitlines() or [type(error).__name__]
-            write_json(folder / FAILURE, {"message": lines[0], "traceback": traceback.format_exc()})
+            refused = refusal(error)
+            lines = (refused or f"{type(error).__name__}: {error}").strip().splitlines() or [type(error).__name__]
+            failure = {"message": lines[0], "refused": refused is not None, "traceback": traceback.format_exc()}
+            failures[variant.name] = failure
+            with contextlib.suppress(OSError):  # on a full disk nothing can be kept
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(folder / FAILURE, failure)
     return True
 
 

@@ -80,7 +80,7 @@ def test_a_study_that_fails_in_part_leaves_a_complete_report_as_it_is(launch, ti
 
     monkeypatch.setattr(run, "_test_under_conditions", fail)
     status, _, errors = launch("study", "--config", tiny_config, "--workdir", workdir)
-    assert status == 1
+    assert status == 2
     assert f"{workdir}: its results have plain, which failed now; they stay as they are" in errors
     assert {path: path.read_bytes() for path in workdir.glob("*.*")} == kept
     monkeypatch.undo()

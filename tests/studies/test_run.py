@@ -90,7 +90,7 @@ def test_a_variant_that_fails_is_reported_and_the_others_finish(launch, tmp_path
     (tmp_path / "config.json").write_text(json.dumps(study_of(**study)))
     arguments = "study", "--config", tmp_path / "config.json", "--workdir", tmp_path / "work"
     status, output, errors = launch(*arguments)
-    assert status == 1
+    assert status == 2
     assert "error: variant diverged failed: " in errors
     assert "config.optimizer.learning_rate: found 1e+30; every run diverged" in errors
     assert "Traceback" not in errors

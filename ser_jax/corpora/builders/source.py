@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 from ser_jax.corpora.audio import AUDIO_SUFFIXES, find_audio
 from ser_jax.corpora.corpus import refuse_full_disk
 from ser_jax.errors import UserError, brief, reason_of
+from ser_jax.files import scratch_folder
 
 _BESIDE = ("SHA256SUMS", "erkennung.txt")  # what may stand beside the recordings and is read
 _MOST_BYTES = 100_000_000  # of one file of a release: a zip that was made to fill the disk promises more
@@ -99,17 +99,16 @@ def _unpacked(path: Path, release: Release, scratch: Path) -> Iterator[tuple[Pat
         raise UserError(
             f"{path}: neither a folder nor a complete zip, expected the owner's archive or what it unpacks to"
         )
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unpacked.", dir=scratch) as folder:
+    with scratch_folder(scratch / "unpacked") as folder:
         try:
             with refuse_full_disk(scratch), zipfile.ZipFile(path) as archive:
                 extra = _unpack(path, archive, release, folder)
         except (zipfile.BadZipFile, EOFError, zlib.error, OSError, ValueError) as error:
             raise UserError(f"{path}: damaged zip ({reason_of(error)}), download it again") from error
-        yield Path(folder), extra
+        yield folder, extra
 
 
-def _unpack(path: Path, archive: zipfile.ZipFile, release: Release, folder: str) -> list[str]:
+def _unpack(path: Path, archive: zipfile.ZipFile, release: Release, folder: Path) -> list[str]:
     """Unpacks the release's own files, looked at before they take any room; returns the names of other recordings."""
     extra = []
     for member in archive.infolist():
