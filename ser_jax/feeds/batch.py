@@ -26,8 +26,7 @@ class Batch:
         for.
       source: [batch], the number of the corpus that each row was merged from, -1 for none that has a classifier of its
         own; None where one classifier is shared.
-      hidden: bool [batch, frames], which frames the model is not shown, chosen by the training step; None where it is
-        shown all.
+      masked: bool [batch, frames], which frames are masked, chosen by the training step; None where none is.
     """
 
     waveform: Any
@@ -40,4 +39,4 @@ class Batch:
     tracks: Any = None
     statistics: Any = None
     source: Any = None
-    hidden: Any = None
+    masked: Any = None

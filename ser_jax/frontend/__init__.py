@@ -20,7 +20,7 @@ from ser_jax.frontend.logmel import (
     num_features,
     num_frames,
 )
-from ser_jax.frontend.masking import Masking, hide_spans
+from ser_jax.frontend.masking import Masking, mask_spans
 
 __all__ = [
     "FeatureSums",
@@ -34,7 +34,7 @@ __all__ = [
     "feature_sums",
     "features",
     "fit_statistics",
-    "hide_spans",
+    "mask_spans",
     "mixup",
     "num_features",
     "num_frames",

@@ -90,27 +90,27 @@ def token_weights(tokens: Int[Array, "batch tokens"], weight: Float[Array, " bat
     return jnp.where(tokens >= 0, weight[:, None], 0.0)
 
 
-def hidden_frames_error(
-    told: Float[Array, "batch frames features"],
+def reconstruction_error(
+    reconstruction: Float[Array, "batch frames features"],
     features: Float[Array, "batch frames features"],
-    hidden: Bool[Array, "batch frames"],
+    masked: Bool[Array, "batch frames"],
     weight: Float[Array, " batch"],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Returns the weighted sum over hidden frames of the mean squared error of their features, and that of the weights.
+    """Returns the weighted sum over masked frames of the mean squared error of their features, and that of the weights.
 
-    Squared, because what is to be told of a frame is then its mean given all that is shown, and because the quotient of
-    both is the share of the variance left unexplained where the features are normalised: who tells zeros has about 1.
-    Every hidden frame counts with the weight of its utterance; the others, padding among them, count nothing.
+    Squared: the best prediction of a frame is then its mean given the frames in view, and where features are normalised
+    the quotient of both is the share of their variance left unexplained. Zeros for a prediction have about 1.
+    Every masked frame counts with the weight of its utterance; the others, padding among them, count nothing.
     """
     # Not a product alone: what stands in the padding need not even be finite.
-    difference = jnp.where(hidden[..., None], told.astype(jnp.float32) - features, 0.0)
-    frame_weight = hidden_weights(hidden, weight)
+    difference = jnp.where(masked[..., None], reconstruction.astype(jnp.float32) - features, 0.0)
+    frame_weight = masked_weights(masked, weight)
     return jnp.sum(frame_weight * jnp.mean(jnp.square(difference), -1)), jnp.sum(frame_weight)
 
 
-def hidden_weights(hidden: Bool[Array, "batch frames"], weight: Float[Array, " batch"]) -> Float[Array, "batch frames"]:
-    """Returns what each frame counts in `hidden_frames_error`."""
-    return jnp.where(hidden, weight[:, None], 0.0)
+def masked_weights(masked: Bool[Array, "batch frames"], weight: Float[Array, " batch"]) -> Float[Array, "batch frames"]:
+    """Returns what each frame counts in `reconstruction_error`."""
+    return jnp.where(masked, weight[:, None], 0.0)
 
 
 def concordance(

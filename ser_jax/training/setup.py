@@ -72,7 +72,7 @@ def make_frontend(config: dict, features: Packed | None = None) -> Frontend:
 
 
 def make_masking(config: dict, frontend: Frontend) -> Masking | None:
-    """Returns how frames are hidden for a model to tell them, or None where `config.objective.frames` is 0.
+    """Returns how frames are masked for a model to predict, or None where `config.objective.frames` is 0.
 
     Raises `UserError` where there are no frames to hide, or no zero to hide them by.
     """
@@ -83,7 +83,7 @@ def make_masking(config: dict, frontend: Frontend) -> Masking | None:
         raise UserError(f"config.objective.frames: features of kind {frontend.kind} have no frames in time to hide")
     if frontend.normalization == "none":
         raise UserError(
-            "config.frontend.normalization: found none, expected utterance, train or speaker: hidden frames are zero, "
+            "config.frontend.normalization: found none, expected utterance, train or speaker: masked frames are zero, "
             "which has to be the features' mean"
         )
     return masking

@@ -108,7 +108,7 @@ class Learner:
       accumulate: the number of parts of a batch that the network sees one after another.
       axis_name: of the devices that share a batch, or None.
       selects: whether validation decides anything, see `Selection`.
-      masking: how frames are hidden for the model to tell them, or None: it is shown all.
+      masking: how frames are masked for the model to predict, or None: none is.
       precision: a key of `ser_jax.training.precision.PRECISIONS`.
       augmentations: those that any run may use; the others leave no trace in the program.
     """

@@ -18,14 +18,14 @@ from jaxtyping import Array, Float, Int, Key
 from ser_jax.errors import UserError
 from ser_jax.feeds.batch import Batch
 from ser_jax.feeds.resident import Resident, crop_batch, window_batch
-from ser_jax.frontend import Statistics, augment_features, augment_waveform, features, hide_spans, mixup
+from ser_jax.frontend import Statistics, augment_features, augment_waveform, features, mask_spans, mixup
 from ser_jax.frontend.augment import OF_FEATURES
 from ser_jax.models.output import Output
 from ser_jax.training.heads import own_logits, possible_classes, probabilities
 from ser_jax.training.objectives import (
     concordance,
-    hidden_frames_error,
-    hidden_weights,
+    masked_weights,
+    reconstruction_error,
     token_cross_entropy,
     token_weights,
     utterance_concordance,
@@ -55,7 +55,7 @@ def train_step(
     inputs, num_frames, targets = _training_input(learner, state, run, batch, targets, augment_key)
     # The network's kernels look at the input so often that it must not be computed in each of them.
     inputs = jax.lax.optimization_barrier(inputs)
-    batch = batch.replace(hidden=_hidden_frames(learner, state, run, inputs, num_frames))
+    batch = batch.replace(masked=_masked_frames(learner, state, run, inputs, num_frames))
     example = (batch, inputs, num_frames, targets)
     totals = _over_devices(learner, _total_weights(learner, run, batch, targets))
 
@@ -94,7 +94,7 @@ def _objective(
     dtype = activations_dtype(learner.precision)
     output, updates = learner.model.apply(
         collections,
-        (inputs if batch.hidden is None else jnp.where(batch.hidden[..., None], 0.0, inputs)).astype(dtype),
+        (inputs if batch.masked is None else jnp.where(batch.masked[..., None], 0.0, inputs)).astype(dtype),
         num_frames,
         train=True,
         **({} if batch.tokens is None else {"tokens": batch.tokens, "label": targets}),
@@ -130,7 +130,7 @@ def metric_names(learner: Learner, resident: Resident) -> list[str]:
 
     `loss` and its `weight`, `correct` and `count`, `gradient_norm` and `learning_rate` and their number `steps`, which
     are zero where the run has diverged; with text `text_loss` and `text_weight`, with tracks `concordance`,
-    with dimensions `dimensions_concordance`, with hidden frames `frames_loss` and `frames_weight`.
+    with dimensions `dimensions_concordance`, with masked frames `frames_loss` and `frames_weight`.
     """
     names = ["loss", "weight", "correct", "count", "gradient_norm", "learning_rate", "steps"]
     names += [] if resident.tokens is None else ["text_loss", "text_weight"]
@@ -146,8 +146,8 @@ def _total_weights(learner: Learner, run: Run, batch: Batch, targets: Array) -> 
     totals = {"emotion": learner.loss(*rows, run.class_weights, run.label_smoothing, possible)[1]}
     if batch.tokens is not None:  # no utterance may be whole
         totals["text"] = jnp.sum(token_weights(batch.tokens, batch.weight))
-    if batch.hidden is not None:
-        totals["frames"] = jnp.sum(hidden_weights(batch.hidden, batch.weight))
+    if batch.masked is not None:
+        totals["frames"] = jnp.sum(masked_weights(batch.masked, batch.weight))
     return totals
 
 
@@ -185,8 +185,8 @@ def _losses(
         agreement = utterance_concordance(dimensions, target, batch.weight, learner.axis_name)
         metrics["dimensions_concordance"] = share * jnp.mean(agreement)
         total += run.loss_weights["dimensions"] * (share - metrics["dimensions_concordance"])
-    if batch.hidden is not None:
-        frames_loss, frames_weight = hidden_frames_error(output.reconstruction, inputs, batch.hidden, batch.weight)
+    if batch.masked is not None:
+        frames_loss, frames_weight = reconstruction_error(output.reconstruction, inputs, batch.masked, batch.weight)
         metrics |= {"frames_loss": frames_loss, "frames_weight": frames_weight}
         total += run.loss_weights["frames"] * frames_loss / jnp.maximum(totals["frames"], 1)
     return total, metrics
@@ -331,17 +331,17 @@ def _training_input(
     return _own_rows(learner, mixup(mixup_key, *whole, run.strengths.mixup), len(num_frames))
 
 
-def _hidden_frames(learner: Learner, state: State, run: Run, inputs: Array, num_frames: Array) -> Array | None:
-    """Which frames of each row the model is not shown, [batch, frames], or None where it is shown all.
+def _masked_frames(learner: Learner, state: State, run: Run, inputs: Array, num_frames: Array) -> Array | None:
+    """Which frames of each row are masked, [batch, frames], or None where none is.
 
-    Drawn from a stream of their own: hiding frames changes neither crops nor augmentation.
+    Drawn from a stream of their own: masking changes neither crops nor augmentation.
     """
     if learner.masking is None:
         return None
     key = jax.random.fold_in(jax.random.fold_in(run.key, MASKING), state.step)
     keys = _row_keys(learner, key, len(num_frames))
-    hide = jax.vmap(lambda key, count: hide_spans(key, count, inputs.shape[1], learner.masking))
-    return hide(keys, num_frames)
+    mask = jax.vmap(lambda key, count: mask_spans(key, count, inputs.shape[1], learner.masking))
+    return mask(keys, num_frames)
 
 
 def _row_keys(learner: Learner, key: Key[Array, ""], num_rows: int) -> Key[Array, " rows"]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ser_jax.frontend import Masking, hide_spans
+from ser_jax.frontend import Masking, mask_spans
 
 FRAMES = 120  # of a row: fixed, so that every masking is compiled once
 MASKINGS = [Masking(), Masking(0.15, 1), Masking(0.65, 7), Masking(0.95, 10), Masking(0.3, 200)]
@@ -15,7 +15,7 @@ MASKINGS = [Masking(), Masking(0.15, 1), Masking(0.65, 7), Masking(0.95, 10), Ma
 
 @functools.partial(jax.jit, static_argnums=2)
 def hidden(keys, num_frames, masking):
-    return jax.vmap(lambda key, count: hide_spans(key, count, FRAMES, masking))(keys, num_frames)
+    return jax.vmap(lambda key, count: mask_spans(key, count, FRAMES, masking))(keys, num_frames)
 
 
 def drawn(num_frames, masking, seed=0):
@@ -67,7 +67,7 @@ def test_utterances_and_steps_differ_but_neighbours_change_nothing():
 def test_more_padding_hides_frames_of_the_same_share():
     key = jax.random.key(0)
     for frames in (50, 500):
-        row = np.asarray(hide_spans(key, jnp.int32(50), frames, Masking()))
+        row = np.asarray(mask_spans(key, jnp.int32(50), frames, Masking()))
         assert row.sum() == 20 and not row[50:].any()
 
 

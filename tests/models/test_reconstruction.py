@@ -60,7 +60,7 @@ def test_the_other_parameters_are_those_of_the_model_without_it(name):
     assert trained.reconstruction is None
     without, with_it = flatten_dict(without), flatten_dict(with_it)
     added = {path for path in with_it if path not in without}
-    assert added == {("params", "hidden_frames", "kernel"), ("params", "hidden_frames", "bias")}
+    assert added == {("params", "reconstruction", "kernel"), ("params", "reconstruction", "bias")}
     assert {path: leaf.shape for path, leaf in without.items()} == {path: with_it[path].shape for path in without}
 
 
@@ -71,7 +71,7 @@ def test_the_other_parameters_are_drawn_as_without_it(jit):
         return jit(lambda: model.init(jax.random.key(0), features, lengths, train=False))()["params"]
 
     without, with_it = drawn(tiny("rnn", 0)), drawn(tiny("rnn"))
-    with_it.pop("hidden_frames")
+    with_it.pop("reconstruction")
     jax.tree.map(np.testing.assert_array_equal, with_it, without)
 
 
@@ -110,7 +110,7 @@ def test_a_step_reconstructs_the_frames_that_it_stands_for_one_after_another():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, 5, 2, 3)), jnp.float32)
     kernel, bias = rng.normal(size=(6, 4 * FEATURES)), rng.normal(size=4 * FEATURES)
-    variables = {"params": {"hidden_frames": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}}
+    variables = {"params": {"reconstruction": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}}
     found = Layer(FEATURES).apply(variables, x, 18)
     assert found.shape == (2, 18, FEATURES)
     for frame in range(18):

@@ -8,8 +8,8 @@ from ser_jax.training import objectives
 from ser_jax.training.objectives import cross_entropy
 
 # Compiled whole: one operation after another takes longer.
-concordance, token_cross_entropy, hidden_frames_error = map(
-    jax.jit, (objectives.concordance, objectives.token_cross_entropy, objectives.hidden_frames_error)
+concordance, token_cross_entropy, reconstruction_error = map(
+    jax.jit, (objectives.concordance, objectives.token_cross_entropy, objectives.reconstruction_error)
 )
 
 
@@ -169,24 +169,24 @@ def frames():
     return told, features, hidden, jnp.asarray([1.0, 2.0, 0.0])
 
 
-def test_the_error_of_hidden_frames_is_that_of_a_loop_over_them(frames):
+def test_the_error_of_masked_frames_is_that_of_a_loop_over_them(frames):
     told, features, hidden, weight = map(np.asarray, frames)
     errors, weights = [], []
     for row in range(3):
         for frame in np.flatnonzero(hidden[row]):
             errors.append(weight[row] * sum((told[row, frame, i] - features[row, frame, i]) ** 2 for i in range(4)) / 4)
             weights.append(weight[row])
-    found = hidden_frames_error(*frames)
+    found = reconstruction_error(*frames)
     np.testing.assert_allclose(found, (np.sum(errors), np.sum(weights)), rtol=1e-5)
     assert found[1] == 3 * 1 + 2
 
 
-def test_the_error_of_hidden_frames_and_its_gradient_equal_pytorch_s(frames):
+def test_the_error_of_masked_frames_and_its_gradient_equal_pytorch_s(frames):
     torch = pytest.importorskip("torch")
     told, features, hidden, _ = frames
 
     def mean_error(told):
-        loss, weight = hidden_frames_error(told, features, hidden, jnp.ones(3))
+        loss, weight = reconstruction_error(told, features, hidden, jnp.ones(3))
         return loss / weight
 
     ours, gradient = jax.value_and_grad(mean_error)(told)
@@ -200,10 +200,10 @@ def test_the_error_of_hidden_frames_and_its_gradient_equal_pytorch_s(frames):
 
 def test_what_is_told_of_shown_frames_and_padding_matters_to_neither_error_nor_gradient(frames):
     told, features, hidden, weight = frames
-    expected = hidden_frames_error(*frames)
+    expected = reconstruction_error(*frames)
     filled = [jnp.where(hidden[..., None], values, jnp.nan) for values in (told, features)]
-    np.testing.assert_allclose(hidden_frames_error(*filled, hidden, weight), expected, rtol=1e-6)
-    gradient = np.asarray(jax.grad(lambda told: hidden_frames_error(told, filled[1], hidden, weight)[0])(filled[0]))
+    np.testing.assert_allclose(reconstruction_error(*filled, hidden, weight), expected, rtol=1e-6)
+    gradient = np.asarray(jax.grad(lambda told: reconstruction_error(told, filled[1], hidden, weight)[0])(filled[0]))
     assert (gradient[~np.asarray(hidden)] == 0).all()
     assert (gradient[np.asarray(hidden)][:-1] != 0).all()  # the last one is of the row of weight zero
 
@@ -212,5 +212,5 @@ def test_who_tells_zeros_of_normalised_features_has_an_error_of_one():
     features = np.random.default_rng(0).normal(size=(2, 50, 8)).astype(np.float32)
     features = (features - features.mean(1, keepdims=True)) / features.std(1, keepdims=True)
     hidden = jnp.ones((2, 50), bool)
-    loss, weight = hidden_frames_error(jnp.zeros_like(features), jnp.asarray(features), hidden, jnp.ones(2))
+    loss, weight = reconstruction_error(jnp.zeros_like(features), jnp.asarray(features), hidden, jnp.ones(2))
     np.testing.assert_allclose(loss / weight, 1, rtol=1e-5)

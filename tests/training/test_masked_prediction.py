@@ -1,4 +1,4 @@
-"""Learning to tell the features of frames that the model is not shown, without labels or beside the emotion."""
+"""Learning to predict the features of masked frames, without labels or beside the emotion."""
 
 import dataclasses
 
@@ -54,7 +54,7 @@ def by_path(tree, axes):
     return {path: np.asarray(leaf)[(0,) * axes] for path, leaf in flatten_dict(tree).items()}
 
 
-def test_what_is_hidden_is_told_far_better_than_by_zeros(data, tmp_path):
+def test_masked_frames_are_predicted_far_better_than_by_zeros(data, tmp_path):
     """Whose error is 1, the variance of normalised features."""
     population = population_of(data, objective=UNLABELLED, augmentation=SHOWN, training={"train_steps": 60})
     entries = []
@@ -78,7 +78,7 @@ def test_without_the_emotion_s_loss_labels_change_nothing_and_the_classifier_has
         assert np.array_equal(vectors(own.parameters, 1), vectors(other.parameters, 1)) == alike
         moments = by_path(own.optimizer[1][0].mu, 1)
         assert (np.abs(moments["classifier", "kernel"]).max() == 0) == alike
-        assert np.abs(moments["hidden_frames", "kernel"]).max() > 0
+        assert np.abs(moments["reconstruction", "kernel"]).max() > 0
 
 
 def test_a_batch_seen_in_parts_or_shared_by_devices_makes_the_parameters_of_the_whole(data):
@@ -100,7 +100,7 @@ def test_the_streaming_feed_trains_as_the_resident_one(data, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_nothing_is_hidden_in_evaluation_even_by_a_speaker_s_batch_statistics(data):
+def test_nothing_is_masked_in_evaluation_even_by_a_speaker_s_batch_statistics(data):
     """What is drawn beside the layer is as drawn without it, so both must predict the same."""
     corpus, _ = data
     model = {"name": "cnn", "width": 2, "time_stride": 2}
@@ -144,14 +144,14 @@ def test_other_runs_begin_with_all_but_the_layer(tmp_path):
 
     population = variant_population(config, corpus, protocol, str(tmp_path))
     begun = by_path(populations.initial_state(population).parameters, 2)
-    assert {path[0] for path in learnt.keys() - begun.keys()} == {"hidden_frames"}
+    assert {path[0] for path in learnt.keys() - begun.keys()} == {"reconstruction"}
     for path, leaf in begun.items():
         np.testing.assert_array_equal(leaf, learnt[path])
 
     config = configuration.merge(config, {"objective": {"frames": 0.1}})
     population = variant_population(config, corpus, protocol, str(tmp_path))
     begun = by_path(populations.initial_state(population).parameters, 2)
-    np.testing.assert_array_equal(begun["hidden_frames", "kernel"], learnt["hidden_frames", "kernel"])
+    np.testing.assert_array_equal(begun["reconstruction", "kernel"], learnt["reconstruction", "kernel"])
 
 
 @pytest.mark.parametrize(
@@ -171,6 +171,6 @@ def test_other_runs_begin_with_all_but_the_layer(tmp_path):
     ],
     ids=str,
 )
-def test_what_cannot_be_hidden_or_told_is_refused_before_anything_compiles(data, changes, message):
+def test_what_cannot_be_masked_or_predicted_is_refused_before_anything_compiles(data, changes, message):
     with pytest.raises(UserError, match=message):
         population_of(data, **{"objective": UNLABELLED, "augmentation": SHOWN, **changes})
