@@ -8,32 +8,36 @@ A row is a design, a number of speakers and of seeds. Columns, in percent of the
 there is none; `covered`, the 95 % interval of a difference that is there; `power`, a difference found that is as large
 as the mean detectable difference of studies without one; `of four`, the same where it is one of four comparisons of a
 question; `UA covered`, the interval of a single variant; `flips`, type I error of exact sign flips over speakers; then
-in points of UA the detectable difference and the half width of the interval.
+in points of UA the detectable difference and the half width of the interval. One training that tests all speakers has
+no verdict: what is covered is the difference of these models.
 """
 
 import argparse
+import functools
+import math
 
 from tests.statistics.simulated_designs import DESIGNS, effect_of, rates
 
 FAMILY = 4
+_POINTS = ("detectable", "half width")
 
 
 def row(design: str, speakers: int, seeds: int, studies: int, *, balanced: bool = True) -> str:
     """Simulates one row of the table."""
-    options = {"studies": studies, "balanced": balanced}
-    without = rates(design, speakers, seeds, of_variants=True, **options)
-    there = rates(
-        design, speakers, seeds, effect=effect_of(without["detectable"], balanced=balanced), seed=1, **options
-    )
-    effect = effect_of(without["detectable of four"], balanced=balanced)
-    of_many = rates(
-        design, speakers, seeds, family=FAMILY, effect=effect, seed=1, **{**options, "studies": studies // 2}
-    )
-    percent = (without["difference"], there["covered"], there["difference"], of_many["difference"])
-    percent = (*percent, without["UA covered"], without["flips"])
-    points = (without["detectable"], without["half width"])
+    of = functools.partial(rates, design, speakers, seeds, balanced=balanced)
+    without = of(studies=studies, of_variants=True)
+    verdicts = not math.isnan(without["detectable"])
+    there = of(studies=studies, effect=effect_of(without["detectable" if verdicts else "half width"]), seed=1)
+    figures = [there["covered"], without["UA covered"]]
+    if verdicts:
+        effect = effect_of(without["detectable of four"])
+        many = of(studies=studies // 2, family=FAMILY, effect=effect, seed=1)
+        figures[1:1] = [there["difference"], many["difference"]]
+        figures = [without["difference"], *figures, without["flips"]]
+    else:
+        figures = [math.nan, figures[0], math.nan, math.nan, figures[1], math.nan]
+    cells = [f"{100 * value:.1f}" if value == value else "-" for value in (*figures, *map(without.get, _POINTS))]
     name = design if balanced else f"{design}, unbalanced"
-    cells = [f"{100 * value:.1f}" if value == value else "-" for value in (*percent, *points)]
     return f"| {name} | {speakers} | {seeds} | {' | '.join(cells)} |"
 
 

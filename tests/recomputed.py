@@ -61,11 +61,14 @@ class Shared:
 
 
 def figure(shared: Shared, weights: np.ndarray) -> dict:
-    """Estimate, squared standard error and degrees of freedom of a weighted sum of UA; NaN without an interval."""
+    """Estimate, standard error and degrees of freedom of a weighted sum of UA; NaN without an interval.
+
+    With one seed and folds of several speakers, folds are drawn for a difference, speakers for a variant alone.
+    """
     speaker = shared.groups([cell[1] for cell in shared.cells])
     fold = shared.groups([cell[0] for cell in shared.cells])
     several, nested = len(shared.cells) > len(fold), len(shared.cells) == len(speaker)
-    over_folds = len(shared.seeds) == 1 and several and nested and len(fold) > 1
+    over_folds = len(shared.seeds) == 1 and several and nested and len(fold) > 1 and len(weights) > 1
     clusters = fold if over_folds else speaker
     value = ua_sum(shared.hits.sum(axis=2), shared.total.sum(axis=1), weights)
     variance = bootstrap_variance(shared, clusters, weights)
@@ -86,7 +89,16 @@ def figure(shared: Shared, weights: np.ndarray) -> dict:
                 parts = variance**2 / degrees + (between**2).sum() / (number - 1)
                 degrees = max((variance + common) ** 2 / parts, min(degrees, trainings))
             variance += common
+        elif not nested:  # one seed: variances of folds and speakers that cross, less that of their cells
+            of_fold, cell = adds[0] @ fold.T, adds[0]
+            variance += max(0.0, sum_of_squares(of_fold) - sum_of_squares(cell))
+            degrees = min(len(fold), len(speaker)) - 1.0
     return {"estimate": value, "error": math.sqrt(variance), "degrees": degrees}
+
+
+def sum_of_squares(adds: np.ndarray) -> float:
+    """The variance of what clusters add to a sum of mean zero."""
+    return float((adds**2).sum() * len(adds) / (len(adds) - 1))
 
 
 def ua_sum(hits: np.ndarray, total: np.ndarray, weights: np.ndarray) -> float:

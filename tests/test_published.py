@@ -47,7 +47,12 @@ def test_published_figures_of_variants_are_of_the_predictions_beside_them(folder
     for name, published in summary["variants"].items():
         shared = recomputed.Shared(table, [name])
         found = recomputed.figure(shared, np.ones(1))
-        assert found["estimate"] == pytest.approx(published["metrics"]["ua"]["value"], abs=1e-9)
+        ua = published["metrics"]["ua"]
+        assert found["estimate"] == pytest.approx(ua["value"], abs=1e-9)
+        if ua["ci95"]:
+            low, high = recomputed.inference(found, 1.0)["ci95"]
+            expected = max(low, 0.0), min(high, 1.0)
+            assert ua["ci95"] == pytest.approx(expected, abs=0.06 * (high - low) / 2), f"{_name(folder)}: {name}"
         rows = table[table["variant"] == name]
         said = rows[[f"p_{e}" for e in summary["emotions"]]].to_numpy().argmax(axis=1)
         expected = pd.crosstab(rows["label"].to_numpy(), np.array(summary["emotions"])[said])
@@ -136,17 +141,19 @@ def test_every_p_value_beside_a_figure_is_that_of_its_comparison():
     assert wrong == []
 
 
-def test_shares_of_seeds_and_speakers_are_those_of_the_published_comparisons():
+def test_shares_of_seeds_and_speakers_are_those_of_all_published_comparisons():
     text = (ROOT / "docs" / "statistics.md").read_text()
-    rows = [row.split(" | ") for row in re.findall(r"^\| (\w+_\w+ \| .* against .*) \|$", text, flags=re.MULTILINE)]
-    assert len(rows) >= 20
-    for folder, name, *cells in rows:
-        summary = _summary(RESULTS / "five_seeds" / folder)
+    rows = [row.split(" | ") for row in re.findall(r"^\| ([\w/]+ \| .* against .*) \|$", text, flags=re.MULTILINE)]
+    expected = []
+    for folder in FOLDERS:
+        summary = _summary(folder)
         effects = [effect for question in summary["questions"] for effect in question["effects"]]
-        (one,) = (one for one in [*summary["comparisons"], *effects] if one["name"] == name)
-        shares = [f"{100 * one[key]:.0f} %" for key in ("seeds_share", "speakers_share")]
-        widths = [f"{100 * one[key]:.1f}" for key in ("half_width", "with_twice_seeds", "with_twice_speakers")]
-        assert cells == [widths[0], *shares, *widths[1:]], f"{folder}: {name}"
+        for one in (one for one in [*summary["comparisons"], *effects] if one["seeds_share"] is not None):
+            shares = [f"{100 * one[key]:.0f} %" for key in ("seeds_share", "speakers_share")]
+            widths = [f"{100 * one[key]:.1f}" for key in ("half_width", "with_twice_seeds", "with_twice_speakers")]
+            expected.append([_name(folder), one["name"], widths[0], *shares, *widths[1:]])
+    assert len(rows) > 20
+    assert sorted(rows) == sorted(expected)
 
 
 def test_published_shares_and_widths_follow_from_a_second_computation():

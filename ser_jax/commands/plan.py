@@ -1,4 +1,4 @@
-"""Says which differences of UA a study could detect, from the variance of results at hand; nothing is trained.
+"""Says which differences of UA a study could detect, and its time on this machine, from results at hand.
 
 The squared standard error of a difference is in part of the speakers and in part of the seeds. Both are estimated from
 the comparisons in RESULTS and carried over to other numbers of speakers and seeds:
@@ -6,10 +6,13 @@ the comparisons in RESULTS and carried over to other numbers of speakers and see
   python launch.py plan docs/results/five_seeds/emodb_recurrent --seeds 5 20 --speakers 10 40 --comparisons 3
 
 A detectable difference is one that 80 % of such studies find significant, after correction for `--comparisons`.
+Where the results were trained on other hardware, a training is timed here for some seconds (--no_timing leaves it out).
 """
 
 import argparse
 from typing import Any
+
+from ser_jax.commands.common import add_data_argument, start_jax
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,27 +21,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="numbers of seeds (default: 1, 2 and 4 times those there)")
     parser.add_argument("--speakers", type=int, nargs="+", help="numbers of speakers (default: as many as there)")
     parser.add_argument("--comparisons", type=int, default=1, help="that answer one question (default: %(default)s)")
+    parser.add_argument(
+        "--no_timing", action="store_true", help="state the time of the results' hardware; train nothing"
+    )
+    add_data_argument(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
     import json
+    import sys
 
+    from ser_jax.errors import UserError, printed
     from ser_jax.studies import design
 
     results = design.read_results(args.results)
     one_seed = results.parts.seeds != results.parts.seeds  # NaN: what seeds are worth is not known
     seeds = args.seeds or [results.seeds * times for times in ((1,) if one_seed else (1, 2, 4))]
-    designs = [
-        design.design(results, speakers, number, args.comparisons)
-        for speakers in args.speakers or [results.speakers]
-        for number in seeds
-    ]
+    wanted = [(speakers, number) for speakers in args.speakers or [results.speakers] for number in seeds]
+
+    def designs() -> list[design.Design]:
+        return [design.design(results, *sizes, args.comparisons) for sizes in wanted]
+
+    made, why_not = designs(), ""
+    if not args.no_timing:
+        start_jax()
+        try:
+            results = design.timed_here(results, args.data_dir)
+        except UserError as error:
+            why_not = str(error)
+        made = designs()
     if args.json:
-        print(json.dumps(design.as_dict(results, designs), indent=1))
+        print(json.dumps(design.as_dict(results, made), indent=1))
     else:
-        print(text(results, designs))
+        print(text(results, made))
+    if why_not:
+        print(printed(f"the time on this machine is not known: {why_not}"), file=sys.stderr)
     return 0
 
 
@@ -66,10 +85,9 @@ def text(results: Any, designs: list[Any]) -> str:
     if results.seconds is None:
         lines.append("Runs are those of two variants. How long they take was not measured in these results.")
     else:
-        lines.append(
-            f"Runs are those of two variants, timed on {results.hardware or 'unknown hardware'}; "
-            "`study` with fewer seeds tells the time on this machine."
-        )
+        place = f"{results.hardware or 'unknown hardware'}{', this machine' if results.here else ''}"
+        how = ", from some seconds of training" if results.here == "timed" else ""
+        lines.append(f"Runs are those of two variants; their time is that of {place}{how}, without compilation.")
     return "\n".join(lines)
 
 

@@ -54,7 +54,9 @@ def verdict(one: Comparison) -> str:
     """Says the verdict on a comparison: a difference, equivalence within the margin, or undecided; and why."""
     margin = f"{100 * one.margin:g} points"
     if one.verdict is None:
-        return "without an interval: no verdict"
+        if one.ci95 is None:
+            return "without an interval: no verdict"
+        return "of these trained models alone: one training of each gives no verdict on what they differ in"
     if one.verdict == DIFFERENCE:
         small = f", but smaller than {margin}" if one.p_equivalence < SIGNIFICANT else ""
         return f"a significant difference ({numbers.p_equals(one.p_holm)}){small}"
@@ -108,4 +110,6 @@ def _sentences(stated: Sequence[Comparison]) -> list[str]:
 
 def _detectable(comparisons: Sequence[Comparison]) -> str:
     values = [one.detectable for one in comparisons if one.detectable is not None]
+    if values and min(values) > 1:
+        return "; this study can detect no difference that UA can have"
     return f"; this study detects {numbers.span(values, sign=False)} points in 80 % of cases" if values else ""

@@ -55,7 +55,7 @@ def paragraph(summary: Summary, configs: Mapping[str, Mapping]) -> str:
     `configs` are the variants' complete configurations; without them only corpus and evaluation are described.
     """
     networks = [config for config in configs.values() if not is_baseline(config["model"])]
-    sentences = [*_corpus(summary), *_models(summary, configs)]
+    sentences = [*_corpus(summary), *_models(summary, configs), *_hidden_states(summary)]
     if networks:
         sentences += [*_features(networks[0]), *_training(networks[0], _platforms(summary, configs))]
         sentences += [*_testing(networks[0]), *_others(networks)]
@@ -149,6 +149,27 @@ def _features(config: Mapping) -> list[str]:
         AUGMENTATIONS[name].format(_strength(name, s)) for name, s in strengths.items() if s and name in AUGMENTATIONS
     ]
     sentences.append(f"Training data were augmented by {join(used)}." if used else "Training data were not augmented.")
+    return sentences
+
+
+def _hidden_states(summary: Summary) -> list[str]:
+    """What pre-extracted features are, of a pretrained encoder, for each that a variant takes."""
+    known = {of["name"]: of.get("info", {}) for v in summary.variants.values() if (of := v.known.features)}
+    sentences = []
+    for name, info in known.items():
+        if "encoder" not in info:
+            continue
+        encoder, average, trim = info["encoder"], info.get("average", 1), info.get("trim_db", 0)
+        text = f"The features {name} are hidden states ({join(info['states'])}) of the pretrained encoder "
+        text += f"{encoder['name']} (SHA-256 {encoder['sha256'][:16]}), "
+        pooled = info["form"] == "pooled"
+        text += "each as mean and deviation over a recording" if pooled else "frame by frame"
+        text += f", the means of {average} frames" if average > 1 else ""
+        text += f"; the encoder heard at most {info['window_seconds']:g} s at once"
+        text += f", without silence {trim:g} dB below the loudest at both ends" if trim else ""
+        speeds = info.get("speeds", [1.0])
+        text += f", at the speeds {join([f'{speed:g}' for speed in speeds])}" if len(speeds) > 1 else ""
+        sentences.append(f"{text}; states were kept as {info['dtype']}.")
     return sentences
 
 
@@ -281,6 +302,12 @@ def _duration(group: Mapping[str, Any], name: str) -> str:
     return "a length that follows from the number of utterances" if name == "train" else "a tenth of the training"
 
 
+def _validated(training: Mapping[str, Any]) -> str:
+    steps, epochs = training.get("validate_steps", -1), training.get("validate_epochs", -1)
+    every = count(steps, "step") if steps >= 0 else f"{epochs:g} epoch{'s' * (epochs != 1)}" if epochs >= 0 else ""
+    return f"every {every}" if every else "five times in a training"
+
+
 def _runs(summary: Summary, networks: Sequence[Mapping]) -> list[str]:
     variants = summary.variants.values()
     runs = sum(variant.runs for variant in variants)
@@ -319,6 +346,8 @@ def _selection(config: Mapping) -> str:
             f", though {count(validation, 'validation speaker')} of each fold {'was' if validation == 1 else 'were'}"
         )
         text += " held out of its training"
+    if best or config["training"].get("patience", 0):
+        text += f"; UA was validated {_validated(config['training'])}"
     apart = protocol.get("selection_speakers", 0)
     if apart:
         text += f". {count(apart, 'speaker')} {'was' if apart == 1 else 'were'} set apart to choose the recipe by, and "
@@ -344,10 +373,16 @@ def _evaluation(summary: Summary) -> list[str]:
     adapted = join(sorted({use for variant in variants for use in variant.known.uses_speaker}))
     sentences.append(f"Some figures are transductive: they use {adapted}." if adapted else "All figures are inductive.")
     if any(variant.ua.ci95 is not None for variant in variants):
+        noise = (
+            " Where a model tested several speakers, the noise of its training is added to UA, WA, macro F1 and "
+            "recalls, as far as several trainings show it {{cameron2011robust}}, with degrees of freedom by "
+            "{{satterthwaite1946approximate}}."
+        )
+        shared = any(variant.folds < variant.speakers for variant in variants)
         sentences.append(
             "Intervals of a variant's figures are 95 % intervals by Student's t with one degree of freedom less than "
             "there are speakers, on the standard error of a bootstrap that draws speakers {{field2007bootstrapping}}; "
-            "they hold for new speakers of the same kind."
+            f"they hold for new speakers of the same kind.{noise if shared else ''}"
         )
     if summary.comparisons:
         sentences.append(

@@ -13,8 +13,9 @@ from ser_jax.predictions import PREFIX, emotions_of, validate
 from ser_jax.report import summary as tree
 from ser_jax.report.answers import answer
 from ser_jax.report.summary import Knowledge, Measure, Question, Study, Summary, Variant, from_json
-from ser_jax.statistics import bootstrap, factorial, metrics, paired, scores
+from ser_jax.statistics import bootstrap, components, factorial, intervals, metrics, paired, scores
 from ser_jax.statistics.calibration import calibration
+from ser_jax.statistics.components import Cells
 from ser_jax.statistics.fairness import fairness
 from ser_jax.statistics.metrics import METRICS, Metric
 from ser_jax.statistics.paired import Comparison
@@ -158,16 +159,16 @@ def _effects(
 def _variant(
     table: pd.DataFrame, known: Knowledge, speakers: pd.DataFrame, validation: pd.DataFrame | None, how: How
 ) -> Variant:
-    confusion = metrics.confusion_counts(table, "speaker")
-    pooled = confusion.counts.sum(axis=1)
+    cells = components.count_cells([table])
+    pooled = cells.counts[0].sum(axis=1)
     ua_per_seed = metrics.unweighted_accuracy(pooled)
-    measured = _measures(confusion, how)
+    measured = _measures(cells, how)
     found = {
         "metrics": measured,
-        "recall": _recall(confusion, how),
+        "recall": _recall(table, cells, how),
         "per_fold": per_fold(table, how),
         "confusion": pooled.sum(axis=0),
-        "ua_per_seed": dict(zip(map(str, confusion.seeds), ua_per_seed, strict=True)),
+        "ua_per_seed": dict(zip(map(str, cells.seeds), ua_per_seed, strict=True)),
         "ua_seed_sd": ua_per_seed.std(ddof=1) if len(ua_per_seed) > 1 else None,
         "ensemble": ensemble(table, how),
         "by_source": by_source(table, speakers, how),
@@ -176,12 +177,12 @@ def _variant(
         "validation_ua": _validation_ua(validation),
         "runs": len(table[["fold", "seed"]].drop_duplicates()),
         "folds": table["fold"].nunique(),
-        "seeds": len(confusion.seeds),
-        "speakers": len(confusion.groups),
+        "seeds": len(cells.seeds),
+        "speakers": len(cells.speakers),
         "utterances": table["utterance"].nunique(),
         "known": known,
         "scores": _scores(table, how),
-        "notes": [*_notes(table, confusion, known, has_interval=measured["ua"].ci95 is not None), *known.notes],
+        "notes": [*_notes(table, cells, known, has_interval=measured["ua"].ci95 is not None), *known.notes],
     }
     return from_json(Variant, {key: _json(value) for key, value in found.items()}, "summary")
 
@@ -194,22 +195,22 @@ def _json(value: Any) -> Any:
     return value
 
 
-def _measures(confusion: metrics.ConfusionCounts, how: How) -> dict[str, Measure]:
+def _measures(cells: Cells, how: How) -> dict[str, Measure]:
     """Each metric, pooled over folds and averaged over seeds, with its interval over speakers."""
     measured = {}
     for metric in how.metrics:
-        found = bootstrap.bootstrap_interval(confusion.counts, metric.function, replicates=how.replicates)
+        found = intervals.interval(cells, metric.function, replicates=how.replicates)
         if np.ndim(found.value):
             raise UserError(f"metric {metric.name}: gives {np.ndim(found.value)} dimensions beyond those of its batch")
         measured[metric.name] = Measure(_number(found.value), _ends(found.low, found.high))
     return measured
 
 
-def _recall(confusion: metrics.ConfusionCounts, how: How) -> dict[str, Measure]:
-    found = bootstrap.bootstrap_interval(confusion.counts, metrics.recall, replicates=how.replicates)
+def _recall(table: pd.DataFrame, cells: Cells, how: How) -> dict[str, Measure]:
+    found = intervals.interval(cells, metrics.recall, replicates=how.replicates)
     return {
         emotion: Measure(_number(value), _ends(low, high))
-        for emotion, value, low, high in zip(confusion.emotions, found.value, found.low, found.high, strict=True)
+        for emotion, value, low, high in zip(emotions_of(table), found.value, found.low, found.high, strict=True)
     }
 
 
@@ -239,8 +240,8 @@ def ensemble(table: pd.DataFrame, how: How) -> tree.Ensemble | None:
     groups = table.groupby(["corpus", "variant", "fold", "utterance", "speaker", "label"], sort=False, observed=True)
     if seeds == 1 or not (groups.size() == seeds).all() or table[of].isin((0.0, 1.0)).all(axis=None):
         return None
-    together = metrics.confusion_counts(groups[of].mean().reset_index().assign(seed=0), "speaker")
-    return tree.Ensemble(seeds, _measures(together, how))
+    together = groups[of].mean().reset_index().assign(seed=0)
+    return tree.Ensemble(seeds, _measures(components.count_cells([together]), how))
 
 
 def by_source(table: pd.DataFrame, speakers: pd.DataFrame, how: How) -> dict[str, tree.Part] | None:
@@ -253,9 +254,9 @@ def by_source(table: pd.DataFrame, speakers: pd.DataFrame, how: How) -> dict[str
         return None
     found = {}
     for source, rows in table.groupby(sources):
-        confusion = metrics.confusion_counts(rows, "speaker")
-        measured, recalls = _measures(confusion, how), _recall(confusion, how)
-        found[source] = tree.Part(measured, recalls, len(confusion.groups), rows["utterance"].nunique())
+        cells = components.count_cells([rows])
+        measured, recalls = _measures(cells, how), _recall(rows, cells, how)
+        found[source] = tree.Part(measured, recalls, len(cells.speakers), rows["utterance"].nunique())
     return found
 
 
@@ -289,24 +290,25 @@ def _of(table: pd.DataFrame | None, variant: str) -> pd.DataFrame | None:
     return None if table is None else table[table["variant"] == variant]
 
 
-def _notes(
-    table: pd.DataFrame, confusion: metrics.ConfusionCounts, known: Knowledge, *, has_interval: bool
-) -> list[str]:
+def _notes(table: pd.DataFrame, cells: Cells, known: Knowledge, *, has_interval: bool) -> list[str]:
     """What a reader must know of the figures: what is missing, and what cannot be estimated."""
     notes = []
-    heard_from = (confusion.counts.sum(axis=(0, -1)) > 0).sum(axis=0)  # speakers, for each emotion
-    absent = [emotion for emotion, speakers in zip(confusion.emotions, heard_from, strict=True) if speakers == 0]
-    single = [emotion for emotion, speakers in zip(confusion.emotions, heard_from, strict=True) if speakers == 1]
+    heard_from = (cells.by_speaker()[0].sum(axis=(0, -1)) > 0).sum(axis=0)  # speakers, for each emotion
+    heard = list(zip(emotions_of(table), heard_from, strict=True))
+    absent = [emotion for emotion, speakers in heard if speakers == 0]
+    single = [emotion for emotion, speakers in heard if speakers == 1]
     if absent:
         notes.append(f"not in the test data and left out of UA and macro F1: {', '.join(absent)}")
     if not has_interval:
-        notes.append(bootstrap.no_interval(len(confusion.groups)))
+        notes.append(bootstrap.no_interval(len(cells.speakers)))
     elif single:
         notes.append(f"from one speaker only, so the intervals leave out how speakers differ in: {', '.join(single)}")
-    if len(confusion.seeds) == 1:
+    if len(cells.seeds) == 1:
         notes.append("one seed: how much UA varies between seeds is not known")
+    if has_interval and paired.of_these_models(cells):
+        notes.append(intervals.THIS_MODEL)
     runs = len(table[["fold", "seed"]].drop_duplicates())
-    missing = table["fold"].nunique() * len(confusion.seeds) - runs - len(known.diverged)
+    missing = table["fold"].nunique() * len(cells.seeds) - runs - len(known.diverged)
     if missing > 0:
-        notes.append(f"{runs} runs of {table['fold'].nunique()} folds x {len(confusion.seeds)} seeds: some are missing")
+        notes.append(f"{runs} runs of {table['fold'].nunique()} folds x {len(cells.seeds)} seeds: some are missing")
     return notes

@@ -174,6 +174,7 @@ class Knowledge:
 
     Attributes:
       uses_speaker: what is computed from the tested speaker's other unlabelled recordings; empty if inductive.
+      features: name and `info` of the pre-extracted features that it takes; empty: it takes none, or it is not known.
       notes: what a reader must know.
     """
 
@@ -183,6 +184,7 @@ class Knowledge:
     trained: tuple[Provenance, ...] = ()
     diverged: tuple[Diverged, ...] = ()
     tracks: dict[str, Measure] = dataclasses.field(default_factory=dict)  # concordance over all frames
+    features: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Int, Num
-from scipy import stats
+from scipy import special
 
 from ser_jax.statistics import metrics
 
@@ -53,20 +53,6 @@ def bootstrap_interval(
     heard = counts.sum(axis=(0, -1)) > 0  # [speakers, classes]
     speakers = heard.sum(axis=0) if np.ndim(value) else heard.any(axis=1).sum()
     return estimate(value, bootstrap(counts, statistic, replicates=replicates, seed=seed), speakers, bounds=(0.0, 1.0))
-
-
-def bootstrap_difference(
-    counts: Int[np.ndarray, "seeds speakers classes classes"],
-    baseline_counts: Int[np.ndarray, "seeds speakers classes classes"],
-    metric: Metric = metrics.unweighted_accuracy,
-    *,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> Estimate:
-    """Estimates a variant's gain over its baseline; the same speakers are drawn for both: what they share cancels."""
-    weights, both = np.array([[1.0, -1.0]]), np.stack([counts, baseline_counts])
-    difference = bootstrap_contrasts(both, weights, metric, replicates=replicates, seed=seed)
-    return Estimate(*(np.asarray(value[0]) for value in dataclasses.astuple(difference)))
 
 
 def bootstrap_contrasts(
@@ -161,7 +147,7 @@ def estimate(
     estimable = (freedom > 0) & (spread > 1e-12)
     freedom = np.where(estimable, freedom, np.nan)
     standard_error = spread * np.sqrt((freedom + 1) / freedom)
-    half = stats.t.ppf((1 + LEVEL) / 2, freedom) * standard_error
+    half = special.stdtrit(freedom, (1 + LEVEL) / 2) * standard_error
     low, high = np.clip(value - half, *bounds), np.clip(value + half, *bounds)
     return Estimate(*map(np.asarray, (value, low, high, standard_error)))
 

@@ -11,11 +11,12 @@ N_c of the classes fixed, each cell adds its hits less those expected of it, by 
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
-from scipy import stats
+from jaxtyping import Bool, Float, Int, Num
+from scipy import special
 
 from ser_jax.statistics import metrics, tests
 from ser_jax.statistics.bootstrap import LEVEL
@@ -44,6 +45,10 @@ class Cells:
         """Whether every speaker is tested in one fold only."""
         return len(np.unique(self.speaker_of)) == len(self.speaker_of)
 
+    def shares_models(self) -> bool:
+        """Whether a model tests several speakers."""
+        return len(self.speaker_of) > len(self.folds)
+
     def every_run_tests_all(self) -> bool:
         """Whether every fold tests every speaker: models of other corpora, tested on a whole corpus."""
         return len(self.folds) > 1 and len(self.speaker_of) == len(self.speakers) * len(self.folds)
@@ -56,7 +61,8 @@ class Components:
     Attributes:
       total: the squared standard error.
       seeds: what of it falls with more seeds.
-      shared: what of `seeds` speakers have in common and draws of speakers do not show; part of `total`.
+      shared: the noise of training that speakers have in common and draws of speakers do not show; part of `total`.
+        Where it is NaN, and speakers share a model, `total` is that of this model alone.
       clusters: speakers, or folds where the speakers of a fold share a model and one seed does not show how much.
       degrees: of freedom, of Student's t.
     """
@@ -86,7 +92,7 @@ class Components:
 
     def half_width(self) -> float:
         """Half of the width of the 95 % interval."""
-        return float(stats.t.ppf((1 + LEVEL) / 2, self.degrees) * np.sqrt(self.total))
+        return float(special.stdtrit(self.degrees, (1 + LEVEL) / 2) * np.sqrt(self.total))
 
     def detectable(self, comparisons: int = 1) -> float:
         """The smallest difference found in 80 % of studies, where it is one of so many comparisons."""
@@ -119,27 +125,72 @@ def influences(cells: Cells, weights: Float[np.ndarray, " variants"]) -> Float[n
     return np.where(counts.sum(axis=-1) > 0, own, np.nan)
 
 
-def decompose(own: Float[np.ndarray, "seeds cells"], cells: Cells, over_speakers: float) -> Components:
-    """Splits the squared standard error of a difference, `over_speakers` as the bootstrap over speakers has it."""
-    speakers, fold_of = len(cells.speakers), cells.fold_of
+def slopes(
+    sums: Num[np.ndarray, "seeds cells ..."], statistic: Callable[[np.ndarray], np.ndarray]
+) -> Float[np.ndarray, "seeds cells ..."]:
+    """What each cell adds to the mean over seeds of any statistic of sums; NaN where nothing was run.
+
+    It is the derivative of the statistic along the cell's own sums, by central differences. `statistic` maps
+    [chunk, ...] to a figure, or several, of each; for UA the slopes of a variant are its `influences`.
+    """
+    whole, step = sums.sum(axis=1).mean(axis=0), 1e-4
+    flat = step * sums.reshape(-1, *sums.shape[2:])
+    found = (statistic(whole + flat) - statistic(whole - flat)) / (2 * step)
+    found = found.reshape(*sums.shape[:2], *found.shape[1:])
+    run = sums.reshape(*sums.shape[:2], -1).any(axis=-1)
+    return np.where(run.reshape(*run.shape, *[1] * (found.ndim - 2)), found, np.nan)
+
+
+def decompose(
+    own: Float[np.ndarray, "seeds cells"], cells: Cells, over_speakers: float, speakers: int | None = None
+) -> Components:
+    """Splits the squared standard error of a figure, `over_speakers` as the bootstrap over speakers has it.
+
+    `own` is what each cell adds to the figure; `speakers` how many count, by default all.
+    """
+    speakers, fold_of = speakers or len(cells.speakers), cells.fold_of
     if np.isnan(over_speakers):
         return Components(np.nan, np.nan, np.nan, speakers, speakers - 1.0)
     if cells.every_run_tests_all():  # then a fold is one more training of the same, as a seed is
-        own = own.reshape(len(own), len(cells.folds), speakers).reshape(-1, speakers) * len(cells.folds)
-        fold_of = np.zeros(speakers, int)
+        own = own.reshape(-1, len(cells.speakers)) * len(cells.folds)
+        fold_of = np.zeros(len(cells.speakers), int)
     run, groups = ~np.isnan(own), int(fold_of.max()) + 1
     of_fold = _summed(np.nan_to_num(own), fold_of, groups, axis=1)
     run_of_fold = _summed(run.astype(int), fold_of, groups, axis=1) > 0
     between, trainings = _variance_of_mean(of_fold, run_of_fold)
-    if not (trainings > 1).all():
-        return Components(over_speakers, np.nan, np.nan, speakers, speakers - 1.0)
+    if not (trainings > 1).any():
+        return _of_one_seed(of_fold[0], np.nan_to_num(own[0]), cells, over_speakers, speakers)
     within, _ = _variance_of_mean(np.nan_to_num(own), run)
     shared, degrees = 0.0, speakers - 1.0
-    if len(cells.speaker_of) > groups:  # speakers share models
+    if cells.shares_models():
         shared = max(0.0, float(between.sum() - within.sum()))
         degrees = _degrees(over_speakers, speakers, shared, between, trainings)
     total = over_speakers + shared
     return Components(total, min(float(between.sum()), total), shared, speakers, degrees)
+
+
+def _of_one_seed(
+    of_fold: Float[np.ndarray, " folds"],
+    own: Float[np.ndarray, " cells"],
+    cells: Cells,
+    over_speakers: float,
+    speakers: int,
+) -> Components:
+    """Where seeds show nothing of the noise that speakers share, folds do that cross with speakers.
+
+    Variances of clusters that cross add up, less that of their intersections (Cameron, Gelbach & Miller 2011), with the
+    degrees of freedom of the fewer clusters. Folds that nest speakers take another bootstrap (`paired.variances`).
+    """
+    if not cells.shares_models() or cells.folds_nest_speakers():
+        return Components(over_speakers, np.nan, np.nan, speakers, speakers - 1.0)
+    shared = max(0.0, _clustered(of_fold) - _clustered(own))
+    return Components(over_speakers + shared, np.nan, shared, speakers, min(speakers, len(of_fold)) - 1.0)
+
+
+def _clustered(of_cluster: Float[np.ndarray, " clusters"]) -> float:
+    """The variance of a sum of what clusters add."""
+    number = len(of_cluster)
+    return float(number / (number - 1) * (of_cluster**2).sum())
 
 
 def _degrees(over_speakers: float, speakers: int, shared: float, between: np.ndarray, trainings: np.ndarray) -> float:
@@ -152,18 +203,21 @@ def _degrees(over_speakers: float, speakers: int, shared: float, between: np.nda
         return 1.0
     if not shared:
         return speakers - 1.0
-    parts = over_speakers**2 / (speakers - 1) + float((between**2 / (trainings - 1)).sum())
+    parts = over_speakers**2 / (speakers - 1) + float((between**2 / np.maximum(trainings - 1, 1)).sum())
     return max((over_speakers + shared) ** 2 / parts, min(speakers - 1.0, of_trainings))
 
 
 def _variance_of_mean(
     values: Float[np.ndarray, "trainings groups"], present: Bool[np.ndarray, "trainings groups"]
 ) -> tuple[Float[np.ndarray, " groups"], Int[np.ndarray, " groups"]]:
-    """The variance of each group's mean over trainings, NaN with one; and how many trainings it has."""
+    """The variance of each group's mean over trainings, and how many trainings it has.
+
+    A group of one training is given the mean noise of the others; where all are such, NaN.
+    """
     number = present.sum(axis=0)
     mean = metrics.divide(np.where(present, values, 0).sum(axis=0), number)
-    squares = (np.where(present, values - mean, 0) ** 2).sum(axis=0)
-    return metrics.divide(squares, number * (number - 1)), number
+    of_one = metrics.divide((np.where(present, values - mean, 0) ** 2).sum(axis=0), number - 1)
+    return np.where(number > 1, of_one, metrics.mean_of_present(of_one, axis=0)) / np.maximum(number, 1), number
 
 
 def _summed(values: np.ndarray, group_of: Int[np.ndarray, " cells"], groups: int, axis: int) -> np.ndarray:

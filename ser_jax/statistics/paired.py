@@ -46,7 +46,8 @@ class Comparison:
       ci95: the 95 % interval, by itself; ci90 the 90 % interval, which lies within the margin where TOST finds.
       p: of no difference, by itself: below 0.05 exactly where `ci95` excludes zero.
       p_holm: p corrected for all comparisons of the question; p_equivalence likewise, of two one-sided tests (TOST).
-      verdict: "difference" (p_holm < 0.05), else "equivalent" (p_equivalence < 0.05), else "undecided".
+      verdict: "difference" (p_holm < 0.05), else "equivalent" (p_equivalence < 0.05), else "undecided". None without an
+        interval, and where one training of each variant tested all speakers; then p is of these models, uncorrected.
       detectable: the smallest true difference for which the verdict is "difference" in 80 % of such studies.
       margin: differences below it do not matter.
       family: how many comparisons were corrected together.
@@ -123,16 +124,21 @@ def compare(
 
 def correct(family: Sequence[Comparison]) -> list[Comparison]:
     """Corrects the p values of one family together, and with them verdicts and detectable differences."""
-    p_holm = tests.holm([one.p for one in family])
-    p_equivalence = tests.holm([_equivalence(one) for one in family])
-    number = sum(one.p is not None for one in family)
+    tested = [one.verdict is not None for one in family]
+    p_holm = tests.holm([one.p if known else None for one, known in zip(family, tested, strict=True)])
+    p_equivalence = tests.holm(
+        [_equivalence(one) if known else None for one, known in zip(family, tested, strict=True)]
+    )
+    number = sum(tested)
     return [
         dataclasses.replace(
             one,
             p_holm=different,
             p_equivalence=alike,
             verdict=tests.verdict(different, alike),
-            detectable=None if one.p is None else tests.detectable_difference(one.standard_error, one.degrees, number),
+            detectable=None
+            if different is None
+            else tests.detectable_difference(one.standard_error, one.degrees, number),
             family=number,
         )
         for one, different, alike in zip(family, p_holm, p_equivalence, strict=True)
@@ -151,18 +157,14 @@ def contrasts(
     """Estimates weighted sums of the variants' UA: the fields of a `Comparison` of each, as a family of its own."""
     if not margin > 0:
         raise UserError(f"margin of equivalence: found {margin:g}, expected more than zero")
-    over_folds = shares_models(cells) and len(cells.seeds) == 1 and cells.folds_nest_speakers() and len(cells.folds) > 1
-    counts = cells.by_fold() if over_folds else cells.by_speaker()
-    found = bootstrap.bootstrap_contrasts(counts, weights, replicates=replicates, seed=seed)
+    values, variances = estimate_variances(cells, weights, replicates=replicates, seed=seed)
     made = []
-    for i, contrast in enumerate(weights):
-        own, error = components.influences(cells, contrast), float(found.standard_error[i])
-        if over_folds:
-            parts = Components(error**2, np.nan, np.nan, len(cells.folds), len(cells.folds) - 1.0)
-        else:
-            parts = components.decompose(own, cells, error**2)
-        figures = _figures(float(found.value[i]), parts, margin)
-        notes = list(_limits(cells, parts, over_folds))
+    for value, parts, contrast in zip(values, variances, weights, strict=True):
+        own = components.influences(cells, contrast)
+        figures = _figures(float(value), parts, margin)
+        if of_these_models(cells):  # what another training would give is not known
+            figures |= dict.fromkeys(("p_holm", "p_equivalence", "verdict", "detectable"))
+        notes = list(_limits(cells, parts))
         test = None
         if not fold_sizes:
             notes.append("the sizes of the folds are not known: no test of Nadeau and Bengio")
@@ -175,9 +177,36 @@ def contrasts(
     return made
 
 
-def shares_models(cells: Cells) -> bool:
-    """Whether a model tests several speakers."""
-    return len(cells.speaker_of) > len(cells.folds)
+def estimate_variances(
+    cells: Cells, weights: Float[np.ndarray, "contrasts variants"], *, replicates: int, seed: int
+) -> tuple[Float[np.ndarray, " contrasts"], list[Components]]:
+    """Returns weighted sums of the variants' UA, and the parts of their squared standard errors.
+
+    The bootstrap draws speakers; with one seed and folds of several speakers it draws folds.
+    """
+    over_folds = draws_folds(cells)
+    counts = cells.by_fold() if over_folds else cells.by_speaker()
+    found = bootstrap.bootstrap_contrasts(counts, weights, replicates=replicates, seed=seed)
+    squared = found.standard_error**2
+    if over_folds:
+        number = len(cells.folds)
+        return found.value, [Components(float(one), np.nan, np.nan, number, number - 1.0) for one in squared]
+    return found.value, [
+        components.decompose(components.influences(cells, contrast), cells, float(one))
+        for contrast, one in zip(weights, squared, strict=True)
+    ]
+
+
+def draws_folds(cells: Cells) -> bool:
+    """Whether folds are what the bootstrap draws: one seed does not show the noise that a fold's speakers share."""
+    return len(cells.seeds) == 1 and len(cells.folds) > 1 and cells.shares_models() and cells.folds_nest_speakers()
+
+
+def of_these_models(cells: Cells) -> bool:
+    """Whether one training of each variant tested all speakers: what is found is of these models, not of how they were
+    trained.
+    """
+    return len(cells.seeds) == len(cells.folds) == 1 and cells.shares_models()
 
 
 def by_run(own: Float[np.ndarray, "seeds cells"], cells: Cells) -> Float[np.ndarray, "seeds folds"]:
@@ -219,23 +248,26 @@ def _figures(estimate: float, parts: Components, margin: float) -> dict[str, Any
     }
 
 
-def _limits(cells: Cells, parts: Components, over_folds: bool) -> list[str]:
+def _limits(cells: Cells, parts: Components) -> list[str]:
     """Says what a design cannot show."""
     notes = []
     if np.isnan(parts.total):
         notes.append(bootstrap.no_interval(len(cells.speakers)))
     if len(cells.seeds) == 1:
         notes.append("one seed: how much of the uncertainty is due to training, and not to speakers, is not known")
-    if over_folds:
+    if draws_folds(cells):
         notes.append("one seed, and the speakers of a fold share a model: the interval is over folds, not speakers")
-    elif np.isnan(parts.seeds) and shares_models(cells):
-        notes.append("one seed, and speakers share a model: the interval leaves out the noise of its training")
+    elif of_these_models(cells) and not np.isnan(parts.total):
+        notes.append(
+            "one training of each variant tested all speakers: interval and p are of these trained models, and there "
+            "is no verdict on what they differ in; three or more seeds would give one"
+        )
+    elif len(cells.seeds) == 1 and cells.shares_models() and not cells.every_run_tests_all():
+        notes.append("one seed, and speakers share models: the noise of their training is estimated from the folds")
     return notes
 
 
-def _equivalence(one: Comparison) -> float | None:
-    if one.p is None:
-        return None
+def _equivalence(one: Comparison) -> float:
     return tests.equivalence_test(one.estimate, one.standard_error, one.degrees, one.margin)
 
 

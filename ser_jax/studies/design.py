@@ -12,11 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from ser_jax import config as configuration
 from ser_jax import predictions
 from ser_jax.errors import UserError
 from ser_jax.report import summary
 from ser_jax.statistics import bootstrap, components, paired
 from ser_jax.statistics.components import Components
+from ser_jax.studies import pace
+from ser_jax.studies.plan import make_plan
+from ser_jax.studies.provenance import hardware
+from ser_jax.studies.store import CONFIG, read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +33,10 @@ class Results:
       parts: variance components, the mean of these comparisons, each brought to the numbers below.
       speakers, seeds, folds: of the comparison with the most.
       seconds: to train and evaluate one run, on `hardware`; None where it was not measured.
+      evaluating: seconds to evaluate one run, as a share of those to train it.
+      train_utterances: of a run, the mean over folds; None where it is not known.
+      timed: the variants whose training `timed_here` times.
+      here: "recorded" or "timed" where `seconds` are of this machine, by `timed_here`.
     """
 
     folder: str
@@ -38,6 +47,10 @@ class Results:
     folds: int
     seconds: float | None
     hardware: str
+    evaluating: float = 0.0
+    train_utterances: float | None = None
+    timed: tuple[str, ...] = ()
+    here: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +84,12 @@ def read_results(folder: str | os.PathLike) -> Results:
     for pair in pairs:
         tables, *_ = paired.paired(table, list(pair), f"comparison {pair[0]} against {pair[1]}", {})
         cells, weights = components.count_cells(tables), np.array([[1.0, -1.0]])
-        error = bootstrap.bootstrap_contrasts(cells.by_speaker(), weights).standard_error[0]
-        found.append(components.decompose(components.influences(cells, weights[0]), cells, float(error) ** 2))
+        if paired.of_these_models(cells):
+            raise UserError(
+                f"{folder}: one training of each variant tested all speakers, which does not show how much trainings "
+                "differ; expected results with two or more seeds"
+            )
+        found += paired.estimate_variances(cells, weights, replicates=bootstrap.REPLICATES, seed=0)[1]
         sizes.append((len(cells.seeds), len(cells.speakers), len(cells.folds)))
     estimated = [size for size, one in zip(sizes, found, strict=True) if not np.isnan(one.total)]
     if not estimated:
@@ -85,6 +102,7 @@ def read_results(folder: str | os.PathLike) -> Results:
     ]
     known = [one for one in scaled if not np.isnan(one.total)]
     runs = sum(variant.runs for variant in made.variants.values())
+    sizes_of = made.study.fold_sizes
     spent = [made.study.seconds.get(phase) for phase in ("train", "evaluate")]
     places = [place.hardware for variant in made.variants.values() for place in variant.known.trained]
     return Results(
@@ -95,8 +113,35 @@ def read_results(folder: str | os.PathLike) -> Results:
         seeds=seeds,
         folds=folds,
         seconds=None if None in spent else sum(spent) / runs,
+        evaluating=0.0 if None in spent or not spent[0] else spent[1] / spent[0],
+        timed=pairs[0],
+        train_utterances=float(np.mean([train for train, _ in sizes_of.values()])) if sizes_of else None,
         hardware=", ".join(dict.fromkeys(str(place["device"]) for place in places if place.get("device"))),
     )
+
+
+def timed_here(results: Results, data_dir: str | os.PathLike | None = None) -> Results:
+    """Returns the results with the seconds and the hardware of this machine, where a short training is timed.
+
+    It is that of the first comparison's variant and baseline, whose evaluation takes the share that it took there.
+    Results of the same hardware stay as they are. Raises UserError where no training can be timed.
+    """
+    here = hardware()["device"]
+    if results.seconds is not None and results.hardware == here:
+        return dataclasses.replace(results, here="recorded")
+    path = Path(results.folder) / CONFIG
+    if not path.is_file() or results.train_utterances is None:
+        raise UserError(
+            f"{results.folder}: no {CONFIG} or sizes of folds in it, and a training that is timed needs them"
+        )
+    variants = make_plan(configuration.completed(read_json(path))).variants
+    runs, seconds = results.folds * results.seeds, []
+    for name in results.timed:
+        if name not in variants:
+            raise UserError(f"{path}: no variant {name}, whose training would be timed")
+        seconds.append(pace.seconds_of_run(variants[name], results.train_utterances, runs, data_dir))
+    whole = float(np.mean(seconds)) * (1 + results.evaluating)
+    return dataclasses.replace(results, seconds=whole, hardware=here, here="timed")
 
 
 def design(results: Results, speakers: int, seeds: int, comparisons: int = 1) -> Design:

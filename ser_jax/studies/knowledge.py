@@ -55,6 +55,7 @@ def knowledge_of(
             name: Measure(one["ccc"], one["ci95"] and tuple(one["ci95"]))
             for name, one in result.get("tracks", {}).items()
         },
+        features=dict(metadata.get("features") or {}),
         notes=notes,
     )
 

@@ -20,7 +20,7 @@ from ser_jax.corpora.perturbations import KNOWN, known_together, perturb, requir
 from ser_jax.errors import UserError, reading
 from ser_jax.files import atomic_file
 from ser_jax.inference.tables import test_predictions
-from ser_jax.statistics import bootstrap, metrics
+from ser_jax.statistics import bootstrap, components, intervals, paired
 from ser_jax.studies.baselines import Baselines, own_predictions
 from ser_jax.training.population import Population
 from ser_jax.training.state import State
@@ -136,20 +136,21 @@ def summarise_robustness(
 
 
 def _figures(rows: pd.DataFrame, twin: pd.DataFrame, replicates: int) -> dict[str, Any]:
-    counts, clean = (metrics.confusion_counts(part, "speaker").counts for part in (rows, twin))
-    ua = bootstrap.bootstrap_interval(counts, replicates=replicates)
-    difference = bootstrap.bootstrap_difference(counts, clean, replicates=replicates)
+    cells = components.count_cells([rows, twin])
+    ua = intervals.interval(dataclasses.replace(cells, counts=cells.counts[:1]), replicates=replicates)
+    less = np.array([[1.0, -1.0]])
+    (difference,), (parts,) = paired.estimate_variances(cells, less, replicates=replicates, seed=0)
+    half = parts.half_width()
     return {
         "ua": float(ua.value),
-        "ua_ci95": _interval(ua),
-        "difference": float(difference.value),
-        "difference_ci95": _interval(difference),
+        "ua_ci95": _ends(ua.low, ua.high),
+        "difference": float(difference),
+        "difference_ci95": _ends(*np.clip([difference - half, difference + half], -1, 1)),
     }
 
 
-def _interval(estimate: bootstrap.Estimate) -> list[float] | None:
-    ends = [float(estimate.low), float(estimate.high)]
-    return None if np.isnan(ends).any() else ends
+def _ends(low: Any, high: Any) -> list[float] | None:
+    return None if np.isnan([low, high]).any() else [float(low), float(high)]
 
 
 def _same_rows(clean: pd.DataFrame, rows: pd.DataFrame, variant: str, condition: str) -> pd.DataFrame:

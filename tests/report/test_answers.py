@@ -92,8 +92,18 @@ def test_what_would_decide_is_said_of_what_is_undecided():
             "3 tests (p = 0.060), nor equivalence within 2 points.",
         ),
         (
+            comparison(-9.7, [-150.7, 131.4], 0.5, detectable=181.3),
+            "eca against none: UA -9.7 points [-150.7, +131.4], undecided: no significant difference (p = 0.500), nor "
+            "equivalence within 2 points; this study can detect no difference that UA can have.",
+        ),
+        (
             comparison(5.0, None, None, None),
             "eca against none: UA +5.0 points, without an interval: no verdict.",
+        ),
+        (
+            comparison(5.0, [2.0, 8.0], None, alone=0.002, seeds=3),
+            "eca against none: UA +5.0 points [+2.0, +8.0], of these trained models alone: one training of each gives "
+            "no verdict on what they differ in.",
         ),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 
 from ser_jax import baselines, models
 from ser_jax import config as configuration
+from ser_jax.encoders.extract import Request
 from ser_jax.report import method_terms, methods, references
 from ser_jax.report.escape import latex
 from ser_jax.report.sections.provenance import trained
@@ -73,15 +74,22 @@ def leaves(tree, path=()):
             yield (*path, key), value
 
 
-NOT_TOLD = {  # where it lies, and what needs another option to have an effect; the latter are tested above
-    *(
-        ("training", name)
-        for name in ("split", "checkpoint_seconds", "validate_epochs", "validate_steps", "teacher_share")
-    ),
+NOT_TOLD = {  # what the summary says itself, and what decides no figure
+    *(("training", name) for name in ("split", "checkpoint_seconds")),
     *(("evaluation", name) for name in ("batch_size", "latency", "robustness")),
-    *(("masking", name) for name in ("share", "span")),
-    *(("frontend", name) for name in ("num_mfcc", "histogram_bins", "features")),
-    *(("optimizer", "warmup_epochs"), ("training", "train_epochs"), ("corpus", "name"), ("protocol", "name")),
+    *(("corpus", "name"), ("protocol", "name")),
+}
+NEEDS = {  # what has an effect with another option alone
+    ("training", "teacher_share"): {"training": {"teacher": "runs/teacher"}},
+    ("training", "validate_epochs"): {"training": {"keep": "best"}},
+    ("training", "validate_steps"): {"training": {"keep": "best"}},
+    ("training", "train_epochs"): {"training": {"train_steps": -1}},
+    ("optimizer", "warmup_epochs"): {"optimizer": {"warmup_steps": -1}},
+    ("masking", "share"): {"objective": {"frames": 0.5}},
+    ("masking", "span"): {"objective": {"frames": 0.5}},
+    ("frontend", "num_mfcc"): {"frontend": {"kind": "mfcc"}},
+    ("frontend", "histogram_bins"): {"frontend": {"kind": "histogram"}},
+    ("frontend", "features"): {"frontend": {"kind": "precomputed"}},
 }
 OTHER = {("frontend", "kind"): "mfcc", ("training", "heads"): "source", ("evaluation", "batch_statistics"): "speaker"}
 OTHER |= {("frontend", "normalization"): "speaker", ("protocol", "tested"): "validation", ("training", "keep"): "best"}
@@ -97,7 +105,8 @@ OTHER |= {("frontend", "normalization"): "speaker", ("protocol", "tested"): "val
     ids=".".join,
 )
 def test_every_option_that_decides_a_figure_changes_the_paragraph(made, path):
-    configs = made_study.make_configs()
+    base = made_study.make_configs()
+    configs = {variant: configuration.merge(config, NEEDS.get(path, {})) for variant, config in base.items()}
     changed = copy.deepcopy(configs)
     for config in changed.values():
         *groups, name = path
@@ -113,6 +122,70 @@ def test_every_option_that_decides_a_figure_changes_the_paragraph(made, path):
         else:
             config[name] = {"x": 1} if isinstance(value, dict) else "something"
     assert methods.paragraph(made, changed) != methods.paragraph(made, configs)
+
+
+STATES = {
+    "encoder": {"name": "whisper_tiny", "sha256": "0123456789abcdef" * 4, "source": "", "licence": "MIT"},
+    **{"states": ["layer 2"], "form": "frames", "width": 384, "window_seconds": 20.0, "dtype": "float16"},
+    **{"trim_db": 0.0, "average": 1, "speeds": [1.0], "version": 1, "licence": "MIT"},
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"encoder": {**STATES["encoder"], "name": "other"}},
+        {"encoder": {**STATES["encoder"], "sha256": "f" * 64}},
+        {"states": ["layer 3"]},
+        {"form": "pooled"},
+        {"window_seconds": 10.0},
+        {"dtype": "float32"},
+        {"trim_db": 40.0},
+        {"average": 4},
+        {"speeds": [0.9, 1.0]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_everything_that_decides_hidden_states_is_in_the_paragraph(made, change):
+    def text(info):
+        first, *others = made.variants.items()
+        known = dataclasses.replace(first[1].known, features={"name": "layer2.frames", "info": info})
+        variants = {first[0]: dataclasses.replace(first[1], known=known), **dict(others)}
+        return methods.paragraph(dataclasses.replace(made, variants=variants), made_study.make_configs())
+
+    assert "The features layer2.frames are hidden states (layer 2) of the pretrained encoder whisper_tiny" in text(
+        STATES
+    )
+    assert text(STATES | change) != text(STATES)
+
+
+def test_every_field_of_a_request_for_hidden_states_is_toggled():
+    toggled = {"states", "form", "window_seconds", "dtype", "trim_db", "average", "speeds"}
+    assert {field.name for field in dataclasses.fields(Request)} == toggled  # a new one needs its words and its case
+
+
+@pytest.mark.parametrize("model", models.FAMILIES)
+def test_every_option_of_every_model_changes_the_paragraph(made, model):
+    def text(**options):
+        configs = {
+            name: config | {"model": {"name": model, **options}} for name, config in made_study.make_configs().items()
+        }
+        return methods.paragraph(made, configs)
+
+    options = models.options_of(models.FAMILIES[model])
+    assert options
+    plain = text(**options)
+    for option, value in options.items():
+        other = (not value) if isinstance(value, bool) else value + 1 if isinstance(value, int | float) else "other"
+        assert text(**options | {option: other}) != plain, option
+
+
+def test_validations_are_told_where_they_decide_what_is_kept(made):
+    best = {"keep": "best", "validate_epochs": 2.0}
+    often, seldom = (paragraph_of(made, training=best | {"validate_epochs": every}) for every in (2.0, 4.0))
+    assert often != seldom and "every 2 epochs" in often
+    assert "every 30 steps" in paragraph_of(made, training={"keep": "best", "validate_steps": 30})
+    assert "five times in a training" in paragraph_of(made, training={"keep": "last", "patience": 3})
 
 
 def test_the_parameters_that_were_tested_are_named(made):

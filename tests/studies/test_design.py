@@ -1,9 +1,11 @@
 import argparse
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
+from ser_jax import config as configuration
 from ser_jax import predictions
 from ser_jax.commands import plan as command
 from ser_jax.errors import UserError
@@ -11,7 +13,7 @@ from ser_jax.report import summary
 from ser_jax.report.summarise import How, summarise
 from ser_jax.report.summary import Knowledge, Provenance, Study
 from ser_jax.statistics import bootstrap, components, paired, tests
-from ser_jax.studies import design
+from ser_jax.studies import design, pace
 from tests.statistics.made_tables import make_table, sizes
 from tests.statistics.simulated_designs import simulate
 
@@ -23,10 +25,10 @@ def folder(tmp_path_factory):
     return save(tmp_path_factory.mktemp("results"), make_table(variants=("none", "se", "eca"), gain=0.2, utterances=12))
 
 
-def call(*arguments):
+def call(*arguments, timing=False):
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    return command.run(parser.parse_args([str(argument) for argument in arguments]))
+    return command.run(parser.parse_args([*map(str, arguments), *([] if timing else ["--no_timing"])]))
 
 
 def save(folder, table, comparisons=(("se", "none"), ("eca", "none"))):
@@ -90,7 +92,7 @@ def test_the_command_prints_a_row_for_each_design_and_the_same_as_json(folder, c
     assert call(folder, "--seeds", "2", "8", "--speakers", "6", "24") == 0
     printed = capsys.readouterr().out
     assert f"{folder}: 2 comparisons, 6 speakers, 6 folds, 2 seeds." in printed
-    assert "timed on a card" in printed
+    assert "their time is that of a card, without compilation" in printed
     rows = [line.split() for line in printed.splitlines() if line[:8].strip().isdigit()]
     assert [(row[0], row[1]) for row in rows] == [("6", "2"), ("6", "8"), ("24", "2"), ("24", "8")]
     assert call(folder, "--seeds", "2", "8", "--speakers", "6", "24", "--json") == 0
@@ -104,6 +106,44 @@ def test_the_command_prints_a_row_for_each_design_and_the_same_as_json(folder, c
     detectable = [one["detectable"] for one in made["designs"]]
     assert detectable[0] > detectable[1] > detectable[3]
     assert detectable[0] > detectable[2] > detectable[3]
+
+
+def test_the_time_is_this_machines_from_some_seconds_of_training(tmp_path, capsys, monkeypatch):
+    folder = save(tmp_path, make_table(variants=("none", "se", "eca"), gain=0.2, utterances=12))
+    assert call(folder, timing=True) == 0  # no configuration beside the results
+    found = capsys.readouterr()
+    assert "the time on this machine is not known: " in found.err and "no config.json" in found.err
+    model = {"name": "cnn", "width": 2}
+    changes = {"corpus": {"name": "not_on_this_machine"}, "model": model, "training": {"train_epochs": 30.0}}
+    config = configuration.merge(configuration.default(), changes)
+    study = {"variants": {name: {} for name in ("none", "se", "eca")}}
+    (folder / "config.json").write_text(json.dumps(configuration.merge(config, {"study": study})))
+    monkeypatch.setattr(pace, "SECONDS", 0.2)
+    assert call(folder, "--json", timing=True) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["here"] == "timed" and told["hardware"] != "a card"
+    results = design.timed_here(design.read_results(folder))
+    assert told["seconds"] == pytest.approx(results.seconds, rel=0.8)  # two timings of a busy machine
+    assert told["designs"][0]["seconds"] == pytest.approx(told["seconds"] * told["designs"][0]["runs"])
+    monkeypatch.setattr(pace, "seconds_of_run", None)  # nothing is timed where it was recorded
+    known = dataclasses.replace(results, hardware=design.hardware()["device"])
+    assert design.timed_here(known).seconds == results.seconds
+
+
+def test_a_run_takes_its_steps_times_the_pace_of_the_later_calls(monkeypatch):
+    assert pace.pace([(1, 5.0), (3, 5.5), (21, 7.0)]) == pytest.approx(0.1)
+    monkeypatch.setattr(pace, "_seconds_of_step", lambda config, data_dir: 0.4 * len(config["seeds"]))
+    config = configuration.merge(configuration.default(), {"training": {"train_epochs": 10.0, "batch_size": 20}})
+    assert pace.seconds_of_run(config, 100, 1, None) == pytest.approx(0.4 * 10 * 100 / 20)
+    with pytest.raises(UserError, match="a baseline"):
+        pace.seconds_of_run(configuration.merge(config, {"model": {"name": "lda"}}), 100, 1, None)
+
+
+def test_one_training_of_each_variant_is_no_ground_for_a_plan(tmp_path):
+    table = make_table(seeds=(0,), utterances=12).assign(fold="all")
+    save(tmp_path, table, (("eca", "none"),))
+    with pytest.raises(UserError, match="expected results with two or more seeds"):
+        design.read_results(tmp_path)
 
 
 def test_one_seed_says_what_more_speakers_and_not_what_more_seeds_would_do(tmp_path, capsys):
