@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from ser_jax.errors import UserError
+from ser_jax.report import summary
 from ser_jax.studies import provenance, store
 from ser_jax.studies.knowledge import NO_EMOTION, knowledge_of
 from tests.training.tiny import CONFIG
@@ -112,3 +113,11 @@ def test_results_that_are_not_what_the_training_wrote_are_refused(tmp_path, name
             store.check_results(tmp_path)
     (tmp_path / store.RESULT).unlink()  # then it counts as not trained
     store.check_results(tmp_path)
+
+
+def test_pre_extracted_features_are_known_with_what_made_them():
+    features = {"name": "layer2.frames", "fingerprint": "f", "info": {"states": ["layer 2"], "form": "frames"}}
+    known = knowledge_of({"config": CONFIG, "versions": {}, "features": features})
+    assert known.features == features
+    assert summary.from_json(summary.Knowledge, summary.to_json(known), "summary") == known
+    assert knowledge_of({"config": CONFIG, "versions": {}}).features == {}
