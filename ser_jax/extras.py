@@ -10,8 +10,12 @@ from ser_jax.errors import UserError
 EXTRAS = {
     "tfds": ("tensorflow-cpu", "tensorflow-datasets", "importlib_resources"),
     "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow-skinny", "sqlalchemy", "alembic"),
     "baselines": ("opensmile",),
     "encoders": ("huggingface_hub",),
+    "export": ("tensorflow-cpu", "ai-edge-litert", "tf2onnx", "onnxruntime"),
+    "demo": ("gradio",),
     "slurm": ("submitit",),
 }
 

@@ -1,19 +1,27 @@
 """Writes a trained model as a file that runs without ser_jax: a waveform in, probabilities of the emotions out.
 
   python launch.py export emodb --to stablehlo --out emodb.stablehlo
-  python launch.py export runs/calls --to stablehlo --out calls.stablehlo --seconds 60 --recordings a.wav b.wav
+  python launch.py export emodb --to onnx --out emodb.onnx
+  python launch.py export runs/calls --to savedmodel --out calls.savedmodel --seconds 60 --recordings a.wav b.wav
 
 The file takes a recording as float32 at 16 kHz, filled up with zeros to --seconds, and its number of samples. Beside it
-FILE.json names the emotions. Before the file is there it runs in a process of JAX alone, on one core, on the recordings
-given or on built-in voices. Where a probability differs from the model's by more than 1e-4 nothing is written.
-docs/exporting.md shows how to use it.
+FILE.json names the emotions. Before the file is there it runs in its own runtime, in a process without ser_jax, on one
+core, on the recordings given or on built-in voices. Where a probability differs from the model's by more than 1e-4
+nothing is written. docs/exporting.md shows how to use it.
 """
 
 import argparse
 
 from ser_jax.commands.common import start_jax
 
-TARGETS = ("stablehlo",)
+# What each format imports, of the extra "export". The formats themselves import JAX.
+MODULES = {
+    "stablehlo": (),
+    "onnx": ("tensorflow", "tf2onnx", "onnxruntime"),
+    "savedmodel": ("tensorflow",),
+    "tflite": ("tensorflow", "ai_edge_litert"),
+}
+TARGETS = tuple(MODULES)
 TOLERANCE = 1e-4
 _REPEATS = 5  # calls of which the median is the latency
 _VOICES = 3
@@ -27,7 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recordings", nargs="+", default=[], metavar="FILE", help="to compare with the model on (built-in voices)"
     )
-    parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="of the longest recording (30)")
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="of the longest recording (30, or an encoder's window)"
+    )
+    parser.add_argument("--data_dir", metavar="DIR", help="where its encoder lies (default: SER_JAX_DATA, else ./data)")
     parser.add_argument("--variant", metavar="NAME", help="the variant to use, where the workdir has several")
     parser.add_argument("--fold", metavar="NAME", help="only the runs of this fold")
     parser.add_argument("--seed", metavar="N", type=int, help="only the runs of this seed")
@@ -38,53 +49,47 @@ def run(args: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
-    from ser_jax.errors import UserError, did_you_mean
-    from ser_jax.files import atomic_file
+    from ser_jax.errors import UserError
+    from ser_jax.files import atomic_file, atomic_folder
 
-    if args.to not in TARGETS:
-        raise UserError(f"--to {args.to}: not a format{did_you_mean(args.to, TARGETS)}")
-    if not 0 < args.seconds <= 600:
-        raise UserError(f"--seconds {args.seconds:g}: expected more than 0 and at most 600")
+    _check(args)
     out = Path(args.out)
-    if out.suffix != f".{args.to}":
-        raise UserError(f"--out {out}: expected a name that ends in .{args.to}")
-    if out.is_dir() or not out.parent.is_dir():
-        raise UserError(f"--out {out}: expected a file in a folder that is there")
-    if (out.parent / "model.safetensors").exists():
-        raise UserError(
-            f"--out {out}: its folder is a published model, which is never changed; expected another folder"
-        )
 
     import numpy as np
 
     from ser_jax import api
     from ser_jax.corpora.corpus import SAMPLE_RATE
     from ser_jax.export import program as programs
-    from ser_jax.export import stablehlo
+    from ser_jax.export import runtime
+    from ser_jax.export.formats import FORMATS
     from ser_jax.report.numbers import count
-    from ser_jax.studies import workdirs
+    from ser_jax.studies import baselines, workdirs
 
     start_jax()
+    form = FORMATS[args.to]
     for one in workdirs.find(api.find_folder(args.model), args.variant, option="model"):
-        if one.is_baseline:
-            raise UserError(f"{args.model}: a linear model on functionals cannot be exported; expected a network")
-        programs.check_exportable(one.metadata, args.model)
-    model = api.load(args.model, variant=args.variant, fold=args.fold, seed=args.seed)
+        seconds = programs.check_exportable(one.metadata, args.seconds, args.model)
+    model = api.load(args.model, variant=args.variant, fold=args.fold, seed=args.seed, data_dir=args.data_dir)
     restored = model.recogniser.restored
     waveforms = _recordings(args.recordings)
-    program = programs.make_program(restored.metadata, restored.folder, model.recogniser.runs, args.seconds)
+    if restored.is_baseline:
+        folds = baselines.load_folds(restored.folder)
+        recogniser = programs.of_linear([folds[run["fold"]] for run in model.runs])
+    else:
+        recogniser = programs.of_network(restored.metadata, restored.folder, model.recogniser.runs)
+    program = programs.make_program(restored.metadata, recogniser, seconds, args.data_dir)
     for name, waveform in waveforms.items():
         if len(waveform) > program.max_samples:
-            seconds = len(waveform) / SAMPLE_RATE
-            raise UserError(f"{name}: {seconds:.1f} s, longer than --seconds {args.seconds:g}; expected a larger one")
+            length = len(waveform) / SAMPLE_RATE
+            raise UserError(f"{name}: {length:.1f} s, longer than --seconds {seconds:g}; expected a larger one")
         if reason := model.recogniser.refusal(waveform):
             raise UserError(f"{name}: {reason}")
     expected = model.recogniser.predict(workdirs.recordings(waveforms, model.emotions), False).probabilities
-    with atomic_file(out) as temporary:
-        temporary.write_bytes(stablehlo.serialised(program))
-        size = temporary.stat().st_size
+    with (atomic_folder if form.is_folder else atomic_file)(out) as temporary:
+        form.write(program, temporary)
+        size = sum(path.stat().st_size for path in [temporary, *temporary.rglob("*")] if path.is_file())
         heard = [waveform / np.float32(32768) for waveform in waveforms.values()]
-        ran = stablehlo.run(temporary, program.max_samples, heard, _REPEATS)
+        ran = runtime.run(form.load, form.runtime, temporary, program.max_samples, heard, _REPEATS)
         largest = float(np.max(np.abs(ran.probabilities - expected)))
         if not largest <= TOLERANCE:
             raise UserError(
@@ -96,12 +101,38 @@ def run(args: argparse.Namespace) -> int:
             described.write_text(json.dumps(about | {"max_samples": program.max_samples}, indent=1) + "\n")
     print(f"{out}: {size / 1e6:.2f} MB; {out}.json names the emotions")
     compared = count(len(waveforms), "recording")
-    print(f"largest difference from the model on {compared}: {largest:.2g} (at most {TOLERANCE:g})")
+    where = f"on {compared}, in {form.runtime}"
+    print(f"largest difference from the model {where}: {largest:.2g} (at most {TOLERANCE:g})")
     lengths = np.array([len(waveform) / SAMPLE_RATE for waveform in waveforms.values()])
     print(
         f"median time on one core: {1000 * np.median(ran.seconds):.1f} ms, of recordings of {np.median(lengths):.1f} s"
     )
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuses options that cannot be had, before anything is loaded."""
+    from pathlib import Path
+
+    from ser_jax import extras
+    from ser_jax.errors import UserError, did_you_mean
+
+    if args.to not in TARGETS:
+        raise UserError(f"--to {args.to}: not a format{did_you_mean(args.to, TARGETS)}")
+    extras.require("export", f"--to {args.to}", *MODULES[args.to])
+    if args.seconds is not None and not 0 < args.seconds <= 600:
+        raise UserError(f"--seconds {args.seconds:g}: expected more than 0 and at most 600")
+    out = Path(args.out)
+    if out.suffix != f".{args.to}":
+        raise UserError(f"--out {out}: expected a name that ends in .{args.to}")
+    kind = "folder" if args.to == "savedmodel" else "file"
+    taken = out.exists() if args.to == "savedmodel" else out.is_dir()
+    if taken or not out.parent.is_dir():
+        raise UserError(f"--out {out}: expected a {'new ' if taken else ''}{kind} in a folder that is there")
+    if (out.parent / "model.safetensors").exists():
+        raise UserError(
+            f"--out {out}: its folder is a published model, which is never changed; expected another folder"
+        )
 
 
 def _recordings(files: list[str]) -> dict:

@@ -180,12 +180,18 @@ def encoder_of(info: Mapping[str, Any], data_dir: str | os.PathLike | None = Non
     return encoder
 
 
+def request_of(info: Mapping[str, Any]) -> Request:
+    """Returns what was wanted of the encoder of features that `prepare_states` described by `info`."""
+    options = {field.name: info[field.name] for field in dataclasses.fields(Request) if field.name in info}
+    return Request(**{name: tuple(one) if isinstance(one, list) else one for name, one in options.items()})
+
+
 def states_of(info: Mapping[str, Any], corpus: Corpus, encoder: LoadedEncoder) -> Packed:
     """Returns the states of another corpus as `info` says, of the same encoder; keeps none.
 
     Raises UserError as `prepare_states` does.
     """
-    request = _request_of(info)
+    request = request_of(info)
     if request.trim_db:  # a window of a timeline may be all but silent
         shortest = _shortest(request, encoder)
         corpus = trimmed(corpus, request.trim_db, lambda samples: samples >= shortest)
@@ -197,18 +203,13 @@ def states_of(info: Mapping[str, Any], corpus: Corpus, encoder: LoadedEncoder) -
 
 def refusal(info: Mapping[str, Any], samples: Int16[np.ndarray, " samples"], encoder: LoadedEncoder) -> str:
     """Returns why a waveform (16 kHz) is too short for the encoder, as `info` says that it hears, or ""."""
-    request = _request_of(info)
+    request = request_of(info)
     begin, end = speech_bounds(samples, request.trim_db) if request.trim_db else (0, len(samples))
     shortest = _shortest(request, encoder)
     if end - begin >= shortest:
         return ""
     heard = " with sound" if request.trim_db else ""
     return f"{end - begin} samples{heard} at 16 kHz; the encoder {encoder.name} needs {shortest}"
-
-
-def _request_of(info: Mapping[str, Any]) -> Request:
-    options = {field.name: info[field.name] for field in dataclasses.fields(Request) if field.name in info}
-    return Request(**{name: tuple(one) if isinstance(one, list) else one for name, one in options.items()})
 
 
 def _shortest(request: Request, encoder: LoadedEncoder) -> int:
@@ -362,15 +363,15 @@ def _batches(
 
 def _program(encoder: LoadedEncoder, request: Request) -> Callable[[np.ndarray, np.ndarray], Array]:
     """A batch of int16 waveforms and their lengths -> what is kept of each; the batch is shared out to all devices."""
-    deepest = _deepest(request)
+    deepest = deepest_layer(request)
     parameters = encoder.parameters if deepest is None else truncate(encoder.parameters, deepest)
     kept, whole = _compiled(encoder.architecture, request)
     parameters = jax.device_put(parameters, whole)
     return lambda waveforms, lengths: kept(parameters, waveforms, lengths)
 
 
-def _deepest(request: Request) -> int | None:
-    """The highest layer that is wanted; None: all, and what follows them."""
+def deepest_layer(request: Request) -> int | None:
+    """Returns the highest layer that is wanted; None: all, and what follows them."""
     if "final" in request.states:
         return None
     return max(int(name.removeprefix("layer ")) for name in request.states)
@@ -384,7 +385,7 @@ def _compiled(architecture: Architecture, request: Request) -> tuple[Callable, j
     """
     mesh = jax.make_mesh((jax.device_count(),), ("batch",))
     whole, share = jax.NamedSharding(mesh, jax.P()), jax.NamedSharding(mesh, jax.P("batch"))
-    module = make_module(architecture, depth=_deepest(request))
+    module = make_module(architecture, depth=deepest_layer(request))
     return jax.jit(functools.partial(_kept, module, request), in_shardings=(whole, share, share)), whole
 
 

@@ -19,6 +19,7 @@ from ser_jax.frontend.logmel import (
     fit_statistics,
     num_features,
     num_frames,
+    spectra_by_product,
 )
 from ser_jax.frontend.masking import Masking, mask_spans
 
@@ -39,6 +40,7 @@ __all__ = [
     "num_features",
     "num_frames",
     "place_crop",
+    "spectra_by_product",
     "take_crop",
     "take_frames",
 ]

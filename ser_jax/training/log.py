@@ -74,7 +74,7 @@ class Events:
         for run, own in by_run.items():
             with self._file(run).open("ab") as file:
                 for row in own:
-                    values = [Summary.Value(tag=name, simple_value=value) for name, value in _figures(row).items()]
+                    values = [Summary.Value(tag=name, simple_value=value) for name, value in figures_of(row).items()]
                     event = Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values))
                     RecordWriter(file).write(event.SerializeToString())
 
@@ -108,14 +108,15 @@ def means(rows: Iterable[dict]) -> list[dict]:
         by_step.setdefault(row["step"], []).append(row)
     entries = []
     for step, own in sorted(by_step.items()):
-        figures = [_figures(row) for row in own]
+        figures = [figures_of(row) for row in own]
         names = dict.fromkeys(name for of_run in figures for name in of_run)
         entry = {name: float(np.mean([of_run[name] for of_run in figures if name in of_run])) for name in names}
         entries.append({"step": step, "epoch": own[0]["epoch"], **entry})
     return entries
 
 
-def _figures(row: dict) -> dict[str, float]:
+def figures_of(row: dict) -> dict[str, float]:
+    """Returns what of a row is a figure, by its name."""
     return {name: value for name, value in row.items() if name not in _OF_ROW and isinstance(value, int | float)}
 
 

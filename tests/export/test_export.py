@@ -1,29 +1,45 @@
 """An export computes what the model does at every length. What cannot be exported is refused before it is written."""
 
+import dataclasses
 import functools
 import json
+import re
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 
+from ser_jax import config as configuration
+from ser_jax.baselines import linear
+from ser_jax.commands import export as command
 from ser_jax.commands.main import main
-from ser_jax.corpora.corpus import SAMPLE_RATE
+from ser_jax.corpora.corpus import SAMPLE_RATE, make_corpus
+from ser_jax.corpora.protocols import make_protocol
 from ser_jax.corpora.silence import speech_bounds
+from ser_jax.encoders import extract, weights
+from ser_jax.encoders.architecture import WhisperArchitecture
+from ser_jax.encoders.store import LoadedEncoder
+from ser_jax.errors import UserError
 from ser_jax.export import program as programs
-from ser_jax.export import stablehlo
+from ser_jax.export import runtime
+from ser_jax.export.formats import FORMATS
 from ser_jax.export.program import window_start
 from ser_jax.models import FAMILIES
 from ser_jax.studies.recognise import make_recogniser
 from ser_jax.studies.workdirs import Restored, recordings
 from ser_jax.training import devices, published
-from ser_jax.training.population import describe, initial_state
+from ser_jax.training.population import describe, initial_state, make_population
 from ser_jax.training.state import for_evaluation
-from tests.training.tiny import tiny_corpus, tiny_population
+from tests.training.tiny import CONFIG, tiny_corpus, tiny_population
+from tests.untrained import keep
 
+ROOT = Path(__file__).parents[2]
 SECONDS = 3.0
 LENGTHS = (400, 3201, 8000, 16000, 16001, 24123, 40000, 48000)
 
@@ -80,7 +96,8 @@ def test_a_program_is_the_model_at_every_length(tmp_path, name):
     waveforms = {str(length): sound(length, length) for length in LENGTHS} | {"silent": np.zeros(20000, np.int16)}
     short = [waveform for waveform in waveforms.values() if recogniser.refusal(waveform)]
     waveforms = {name: waveform for name, waveform in waveforms.items() if not recogniser.refusal(waveform)}
-    program = programs.make_program(metadata, folder, recogniser.runs, SECONDS)
+    network = programs.of_network(metadata, folder, recogniser.runs)
+    program = programs.make_program(metadata, network, SECONDS)
     call = jax.jit(program.call)
     found = [call(*arguments(program, waveform)) for waveform in waveforms.values()]
     expected = recogniser.predict(recordings(waveforms, metadata["corpus"]["emotions"]), False).probabilities
@@ -113,29 +130,82 @@ def test_silence_is_found_where_a_corpus_s_is():
             assert tuple(map(int, found)) == speech_bounds(waveform.astype(np.int16), 30.0), (length, loud)
 
 
-def test_the_command_compares_in_jax_alone_and_names_the_emotions(folder, tmp_path, capsys):
-    out, recording = tmp_path / "tiny.stablehlo", tmp_path / "a.wav"
+def exported(form, folder, tmp_path, capsys, *options):
+    """Exports the tiny model, compared on one recording; returns the file and what the command printed."""
+    out, recording = tmp_path / f"tiny.{form}", tmp_path / "a.wav"
     soundfile.write(recording, sound(20000), SAMPLE_RATE)
-    options = ("--to", "stablehlo", "--out", str(out), "--seconds", "2", "--recordings", str(recording))
-    assert main(["export", str(folder), *options]) == 0
-    output = capsys.readouterr().out
-    assert "largest difference from the model on 1 recording: " in output and "median time on one core: " in output
-    about = json.loads((tmp_path / "tiny.stablehlo.json").read_text())
+    places = ("--out", str(out), "--seconds", "2", "--recordings", str(recording))
+    assert main(["export", str(folder), "--to", form, *places, *options]) == 0
+    about = json.loads((tmp_path / f"tiny.{form}.json").read_text())
     emotions = published.read_metadata(folder)["corpus"]["emotions"]
-    assert about == {"format": "stablehlo", "emotions": emotions, "sample_rate": 16000, "max_samples": 32000}
-    exported = jax.export.deserialize(bytearray(out.read_bytes()))
-    assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
-    assert [shape.shape for shape in exported.in_avals] == [(32000,), ()]
+    assert about == {"format": form, "emotions": emotions, "sample_rate": 16000, "max_samples": 32000}
+    return out, capsys.readouterr().out
+
+
+def test_stablehlo_is_compared_in_jax_alone(folder, tmp_path, capsys):
+    out, said = exported("stablehlo", folder, tmp_path, capsys)
+    assert "largest difference from the model on 1 recording, in JAX alone: " in said
+    assert "median time on one core: " in said
+    with out.open("rb") as file:
+        program = jax.export.deserialize(bytearray(file.read()))
+    assert set(program.platforms) == {"cpu", "cuda", "tpu"}
+    assert [shape.shape for shape in program.in_avals] == [(32000,), ()]
+
+
+def difference(said):
+    return float(re.search(r"largest difference .*: ([\d.e-]+)", said)[1])
+
+
+def test_files_run_in_their_own_runtimes_and_as_the_page_says(folder, tmp_path, monkeypatch, capsys):
+    for module in ("tensorflow", "tf2onnx", "onnxruntime"):
+        pytest.importorskip(module)
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "exporting.md").read_text(), re.M | re.S)
+    metadata = published.read_metadata(folder)
+    recogniser = make_recogniser(Restored("tiny", folder, metadata))
+    expected = recogniser.predict(recordings({"a": sound(20000)}, metadata["corpus"]["emotions"]), False).probabilities[
+        0
+    ]
+    for form, where in {"onnx": "ONNX Runtime", "savedmodel": "TensorFlow", "tflite": "LiteRT"}.items():
+        out, said = exported(form, folder, tmp_path, capsys)
+        assert f"in {where}: " in said and difference(said) < 1e-5
+        out.rename(f"emodb.{form}")
+        (tmp_path / f"tiny.{form}.json").rename(f"emodb.{form}.json")
+        (block,) = [one for one in blocks if f'"emodb.{form}"' in one]
+        names = {}
+        exec(blocks[0], names)
+        exec(block, names)
+        np.testing.assert_allclose(names["probabilities"], expected, atol=1e-5)
+
+    # At a length of its own, beyond what the command tried, and too short for the model.
+    waveform = sound(9000, 1)
+    expected = recogniser.predict(recordings({"a": waveform}, metadata["corpus"]["emotions"]), False).probabilities[0]
+    padded = np.pad(waveform / np.float32(32768), (0, 23000))
+    call = interpreter.Interpreter("emodb.tflite").get_signature_runner()
+    found = call(waveform=padded, num_samples=np.int32(9000))["probabilities"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.isnan(call(waveform=padded, num_samples=np.int32(0))["probabilities"]).all()
 
 
 def test_what_differs_from_the_model_is_not_written(folder, tmp_path, capsys, monkeypatch):
-    wrong = stablehlo.Ran(np.full((3, len(published.read_metadata(folder)["corpus"]["emotions"])), np.nan), (1.0,) * 3)
-    monkeypatch.setattr(stablehlo, "run", lambda *_: wrong)
-    monkeypatch.setattr(stablehlo, "serialised", lambda _: b"program")
+    wrong = runtime.Ran(np.full((3, len(published.read_metadata(folder)["corpus"]["emotions"])), np.nan), (1.0,) * 3)
+    monkeypatch.setattr(runtime, "run", lambda *_: wrong)
     before = set(tmp_path.rglob("*"))
-    assert main(["export", str(folder), "--to", "stablehlo", "--out", str(tmp_path / "x.stablehlo")]) == 2
-    assert "differ from the model's by nan, expected at most 0.0001; nothing was written" in capsys.readouterr().err
-    assert set(tmp_path.rglob("*")) == before
+    for form in FORMATS:
+        monkeypatch.setitem(FORMATS, form, dataclasses.replace(FORMATS[form], write=write_nothing))
+        assert main(["export", str(folder), "--to", form, "--out", str(tmp_path / f"x.{form}")]) == 2
+        assert "differ from the model's by nan, expected at most 0.0001; nothing was written" in capsys.readouterr().err
+        assert set(tmp_path.rglob("*")) == before
+
+
+def write_nothing(program, path):
+    (path / "program" if path.is_dir() else path).write_bytes(b"program")
+
+
+def test_a_program_that_does_not_run_is_one_line():
+    with pytest.raises(UserError, match="the exported program does not run in Nowhere: ValueError: not this"):
+        runtime.run("def load(path):\n    raise ValueError('not this')\n", "Nowhere", Path("x"), 4, [], 1)
 
 
 @pytest.mark.parametrize(
@@ -150,20 +220,107 @@ def test_what_differs_from_the_model_is_not_written(folder, tmp_path, capsys, mo
         ({}, ("--seconds", "0.6", "--recordings", "a.wav"), "a.wav: 1.2 s, longer than --seconds 0.6"),
         ({}, ("--recordings", "b.wav"), "b.wav"),
         ({}, ("--out", "model/x.stablehlo"), "is a published model, which is never changed"),
+        ({}, ("--to", "savedmodel", "--out", "there.savedmodel"), "there.savedmodel: expected a new folder"),
+        (
+            {},
+            ("--to", "tflite", "--out", "x.tflite"),
+            "--to tflite: needs ai_edge_litert, which is not installed; expected `pip install tensorflow-cpu "
+            "ai-edge-litert tf2onnx onnxruntime`",
+        ),
     ],
 )
 def test_what_cannot_be_exported_is_refused_before_anything_is_written(
     tmp_path, monkeypatch, capsys, changes, options, message
 ):
     write(tmp_path / "model", "linear", **changes)
+    (tmp_path / "there.savedmodel").mkdir()
     soundfile.write(tmp_path / "a.wav", sound(20000), SAMPLE_RATE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stablehlo, "serialised", lambda _: pytest.fail("it was made all the same"))
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)  # as if it were not installed
+    made = dataclasses.replace(FORMATS["stablehlo"], write=lambda *_: pytest.fail("it was made all the same"))
+    monkeypatch.setitem(FORMATS, "stablehlo", made)
     before = set(tmp_path.rglob("*"))
     assert main(["export", "model", "--to", "stablehlo", "--out", "x.stablehlo", *options]) == 2
     errors = capsys.readouterr().err
     assert message in errors and errors.count("\n") == 1
     assert set(tmp_path.rglob("*")) == before
+
+
+@functools.cache
+def heard():
+    """A tiny encoder, and its name for what is made of it."""
+    architecture = WhisperArchitecture(width=8, depth=1, heads=2, hidden=8, mel_bands=10, positions=400)
+    rng = np.random.default_rng(0)
+    shapes = weights.parameter_shapes(architecture)
+    parameters = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 3, shapes)
+    return LoadedEncoder("tiny", architecture, parameters, sha256="a" * 64, source="here")
+
+
+def on_an_encoder(folder, form, model, **options):
+    """Writes a model as it is drawn, or fitted, on the states of the tiny encoder; returns its workdir."""
+    table = pd.DataFrame({"id": list("abcdef"), "emotion": ["x", "y"] * 3, "speaker": list("ppqqrr")})
+    voices = [sound(9000 + 1000 * i, i) // (1 + i % 2) for i in range(6)]
+    speech = make_corpus("speech", table, voices, ("x", "y"))
+    protocol = make_protocol(speech, "leave_one_speaker_out", validation_speakers=0)
+    request = extract.make_request(heard().architecture, form, ["0", "1"], window_seconds=3.0, trim_db=30.0, **options)
+    packed = extract.prepare_states(speech, heard(), request, folder)
+    frontend = {"kind": "precomputed", "features": packed.name, "normalization": "train", "trim_db": 0.0}
+    changes = {
+        "frontend": frontend,
+        "augmentation": {"mixup": 0.0, "speed": 0.0},
+        "protocol": {"validation_speakers": 0},
+    }
+    config = configuration.merge(CONFIG, changes) | {"model": model}
+    population = make_population(config, speech, protocol, features=packed, data_dir=str(folder))
+    keep(folder, population)
+    return folder
+
+
+def test_a_head_on_an_encoder_is_exported_with_the_encoder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(extract, "load", lambda name, data_dir: heard())
+    head = {"name": "encoder_head", "states": 2, "width": 4}
+    folder = on_an_encoder(tmp_path / "work", "frames", head, average=4)
+    paths = [tmp_path / f"{length}.wav" for length in (5000, 21000, 32000)]
+    for path in paths:
+        soundfile.write(path, sound(int(path.stem), 1), SAMPLE_RATE)
+    options = ("--to", "stablehlo", "--out", str(tmp_path / "x.stablehlo"))
+    assert main(["export", str(folder), *options, "--recordings", *map(str, paths)]) == 0
+    assert difference(capsys.readouterr().out) < 1e-5
+    assert json.loads((tmp_path / "x.stablehlo.json").read_text())["max_samples"] == 48000  # the encoder's window
+    assert main(["export", str(folder), *options, "--seconds", "3.5"]) == 2
+    assert "hears 3 s at once; expected no more" in capsys.readouterr().err
+    monkeypatch.setattr(extract, "load", lambda name, data_dir: dataclasses.replace(heard(), sha256="b" * 64))
+    assert main(["export", str(folder), *options]) == 2
+    assert "encoder tiny: sha256 bbbbbbbbbbbb" in capsys.readouterr().err
+
+
+def test_a_linear_model_on_pooled_states_is_what_it_is_in_numpy(monkeypatch, tmp_path):
+    monkeypatch.setattr(extract, "load", lambda name, data_dir: heard())
+    request = extract.make_request(heard().architecture, "pooled", ["0", "1"], window_seconds=3.0, trim_db=30.0)
+    rng = np.random.default_rng(0)
+    fitted = []
+    for _ in range(2):
+        scaling, weights_ = (rng.normal(size=32), rng.uniform(1, 2, 32)), rng.normal(size=(2, 32))
+        fitted.append(linear.Fitted(*scaling, weights_, rng.normal(size=2), 1.0, np.zeros(0)))
+    voices = {str(length): sound(length, length) for length in (3000, 8000, 30001)}
+    speech = recordings(voices, ("x", "y"))
+    packed = extract.prepare_states(speech, heard(), request, tmp_path)
+    expected = np.mean([linear.predict(one, packed.values[:, None]) for one in fitted], axis=0)
+    metadata = {"config": {"model": {"name": "lda"}}, "corpus": {"emotions": ["x", "y"]}}
+    metadata["features"] = {"info": packed.info}
+    assert programs.check_exportable(metadata, None, "m") == 3.0
+    program = programs.make_program(metadata, programs.of_linear(fitted), 3.0)
+    call = jax.jit(program.call)
+    found = [call(*arguments(program, waveform)) for waveform in voices.values()]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.ptp(expected, axis=0).max() > 1e-3
+    assert np.isnan(call(*arguments(program, np.ones(100, np.int16)))).all()  # fewer samples than the encoder needs
+    with pytest.raises(UserError, match=r"m: its encoder hears every recording at the speeds 0\.9, 1, which needs"):
+        programs.check_exportable(metadata | {"features": {"info": packed.info | {"speeds": [0.9, 1.0]}}}, None, "m")
+
+
+def test_the_command_knows_the_formats():
+    assert set(command.TARGETS) == set(FORMATS)
 
 
 def test_windows_of_a_long_recording_begin_where_evaluation_s_do():

@@ -1,0 +1,43 @@
+"""Serves a page that says the emotion of a recording: drop a file, or record one.
+
+  python launch.py demo emodb
+  python launch.py demo runs/calls --port 7861
+
+The page is for this machine alone (127.0.0.1), and needs no network. It shows probabilities, emotions over time and, of
+a model with attention, what it attended to. Ctrl-C ends it.
+"""
+
+import argparse
+
+from ser_jax.commands.common import start_jax
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.add_argument(
+        "model",
+        nargs="?",
+        default="emodb",
+        metavar="MODEL",
+        help="a folder that `train`, `study` or `publish` made (emodb)",
+    )
+    parser.add_argument("--port", type=int, default=7860, metavar="N", help="of the page (7860)")
+    parser.add_argument("--variant", metavar="NAME", help="the variant to use, where the workdir has several")
+    parser.add_argument("--data_dir", metavar="DIR", help="where its encoder lies (default: SER_JAX_DATA, else ./data)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command until it is interrupted; returns its exit status."""
+    from ser_jax import extras
+    from ser_jax.errors import UserError
+
+    extras.require("demo", "demo", "gradio")
+    if not 1024 <= args.port <= 65535:
+        raise UserError(f"--port {args.port}: expected 1024 to 65535")
+
+    from ser_jax import api, demo
+
+    demo.refuse_port(args.port)
+    start_jax()
+    demo.serve(api.load(args.model, variant=args.variant, data_dir=args.data_dir), args.port)
+    return 0

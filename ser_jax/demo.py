@@ -1,0 +1,148 @@
+"""A page in the browser that says the emotion of a recording, by gradio; on this machine alone, without a network."""
+
+import dataclasses
+import os
+import socket
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ser_jax import api
+from ser_jax.errors import UserError
+from ser_jax.report.attention_figure import attention_figure
+from ser_jax.report.timeline import write_timeline
+from ser_jax.studies import heard_files, restored
+from ser_jax.studies.recognise import probability_columns
+from ser_jax.studies.workdirs import recordings
+
+if TYPE_CHECKING:
+    import gradio
+
+HOST = "127.0.0.1"
+LARGEST = "200mb"  # of an upload
+_HOP = 0.25  # seconds from one window of a timeline to the next
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What the page shows of a recording.
+
+    Attributes:
+      probabilities: of the emotions.
+      notes: what is odd about the recording, in words; empty where nothing is.
+      timeline: a picture of the emotions over time; None for a recording of less than two windows.
+      attention: a picture of what the model attended to; None for one without attention.
+    """
+
+    probabilities: dict[str, float]
+    notes: str
+    timeline: Path | None
+    attention: Path | None
+
+
+def tell(model: api.Model, path: str | os.PathLike, folder: Path) -> Told:
+    """Returns what a model says of a file; pictures go to `folder`.
+
+    Raises `UserError`, which names the file, for what is no recording or too short for the model.
+    """
+    name = Path(path).name
+    found: list[UserError] = []
+    groups = list(heard_files.read_groups(model.recogniser, [str(path)], found))
+    if found:
+        raise UserError(str(found[0]).replace(str(path), name))
+    ((one,),) = groups
+    recording = recordings({name: one.waveform}, model.emotions)
+    values = model.recogniser.predict(recording, False).probabilities[0]
+    table, timeline = api.timeline_of(model.recogniser, recording, hop=_HOP), None
+    if len(table) > 1:
+        timeline = folder / "timeline.png"
+        write_timeline(timeline, table, probability_columns(model.emotions), f"{name} ({model.name})")
+    try:
+        own = model.recogniser.restored
+        ((_, title, look),) = restored.look_at(own, {name: one.waveform}, model.recogniser.runs[0])
+        attention = folder / "attention.png"
+        attention_figure(look, title, attention)
+    except UserError:  # a model without attention
+        attention = None
+    probabilities = dict(zip(model.emotions, map(float, values), strict=True))
+    return Told(probabilities, "; ".join(one.notes), timeline, attention)
+
+
+def page(model: api.Model, folder: Path) -> "gradio.Blocks":
+    """Returns the page of a model; pictures go to `folder`."""
+    import gradio
+
+    def recognise(path: str | None) -> tuple:
+        if path is None:
+            return {}, "", *_picture(None), *_picture(None)
+        try:
+            told = tell(model, path, Path(tempfile.mkdtemp(dir=folder)))
+        except UserError as error:
+            raise gradio.Error(str(error), print_exception=False) from None
+        return told.probabilities, told.notes or "nothing odd", *_picture(told.timeline), *_picture(told.attention)
+
+    corpus = model.recogniser.restored.metadata["corpus"]["name"]
+    with gradio.Blocks(title="ser_jax", analytics_enabled=False) as blocks:
+        gradio.Markdown(
+            f"# The emotion of a recording\n\nModel `{model.name}`, trained on the corpus `{corpus}`. It knows "
+            f"{', '.join(model.emotions)}, and says one of them of silence and music too. Nothing leaves this machine."
+        )
+        with gradio.Row():
+            with gradio.Column(min_width=300):
+                audio = gradio.Audio(type="filepath", label="Recording", sources=["upload", "microphone"], buttons=[])
+                notes = gradio.Textbox(label="Notes on the recording", interactive=False)
+            with gradio.Column(min_width=300):
+                label = gradio.Label(label="Probabilities")
+        shown = {"show_label": False, "interactive": False, "buttons": ["download", "fullscreen"]}
+        with gradio.Column(visible=False) as over_time:
+            gradio.Markdown("## Emotions over time")
+            timeline = gradio.Image(**shown)
+        with gradio.Column(visible=False) as attended:
+            gradio.Markdown("## What the model attended to")
+            attention = gradio.Image(**shown)
+        audio.change(recognise, audio, [label, notes, over_time, timeline, attended, attention])
+    return blocks
+
+
+def _picture(path: Path | None) -> "tuple[gradio.Column, str | None]":
+    """Returns a picture's part of the page, which is shown where there is a picture, and its file."""
+    import gradio
+
+    return gradio.Column(visible=path is not None), path and str(path)
+
+
+def serve(model: api.Model, port: int, ended: threading.Event | None = None) -> None:
+    """Serves the page on this machine until it is interrupted, or `ended` is set."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+    import gradio
+
+    with tempfile.TemporaryDirectory(prefix="ser_jax_demo_") as folder:
+        # The system's own fonts: the theme's would be fetched.
+        theme = gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+        blocks = page(model, Path(folder))
+        blocks.launch(
+            server_name=HOST,
+            server_port=port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            max_file_size=LARGEST,
+            allowed_paths=[folder],
+            theme=theme,
+            footer_links=[],
+        )
+        print(f"http://{HOST}:{port} (Ctrl-C ends it)", flush=True)
+        try:
+            (ended or threading.Event()).wait()
+        finally:
+            blocks.close(verbose=False)
+
+
+def refuse_port(port: int) -> None:
+    """Raises `UserError` for a port that cannot be had."""
+    with socket.socket() as one:
+        try:
+            one.bind((HOST, port))
+        except OSError as error:
+            raise UserError(f"--port {port}: {error.strerror}; expected a port that is free") from error

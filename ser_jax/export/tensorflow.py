@@ -1,0 +1,56 @@
+"""A model as a SavedModel of TensorFlow and as a TFLite file, by jax2tf and TensorFlow's converter."""
+
+import tempfile
+import warnings
+from pathlib import Path
+
+from ser_jax.export.program import Program
+
+LOAD_SAVED_MODEL = """
+def load(path):
+    import tensorflow as tf
+    model = tf.saved_model.load(path)  # kept, for its signature does not keep it
+    call = model.signatures["serving_default"]
+    return lambda samples, size: (model, call(waveform=tf.constant(samples), num_samples=tf.constant(size)))[1][
+        "probabilities"
+    ]
+"""
+LOAD_TFLITE = """
+def load(path):
+    from ai_edge_litert.interpreter import Interpreter
+    call = Interpreter(model_path=path, num_threads=1).get_signature_runner()
+    return lambda samples, size: call(waveform=samples, num_samples=size)["probabilities"]
+"""
+
+
+def write_saved_model(program: Program, folder: Path) -> None:
+    """Writes a SavedModel for CPUs and GPUs to an empty folder; its signature is `serving_default`."""
+    _save(program, folder, ("cpu", "cuda"))
+
+
+def write_tflite(program: Program, path: Path) -> None:
+    """Writes a TFLite file of built-in operations alone, with weights in float32."""
+    import tensorflow as tf
+
+    with tempfile.TemporaryDirectory() as folder:
+        _save(program, Path(folder), ("cpu",))
+        path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
+
+
+def _save(program: Program, folder: Path, platforms: tuple[str, ...]) -> None:
+    import tensorflow as tf
+    from jax.experimental import jax2tf
+
+    tf.config.set_visible_devices([], "GPU")  # JAX has them
+    call = jax2tf.convert(program.call, with_gradient=False, native_serialization_platforms=platforms)
+    signature = [tf.TensorSpec([program.max_samples], tf.float32), tf.TensorSpec([], tf.int32)]
+
+    @tf.function(autograph=False, input_signature=signature)
+    def recognise(waveform: tf.Tensor, num_samples: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"probabilities": call(waveform, num_samples)}
+
+    module = tf.Module()
+    module.recognise = recognise
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tf.saved_model.save(module, str(folder), signatures=recognise)
