@@ -18,9 +18,13 @@ mutants: .venv/installed-test
 fuzz: .venv/installed-test
 	$(BIN)/python -m tests.fuzz $(FUZZ_FLAGS)
 
-# Kills a small study at random instants and compares what it comes to with an undisturbed one.   make soak SOAK_FLAGS="--kills 20"
+# Kills small jobs at random instants and compares what they come to with undisturbed ones.   make soak SOAK_FLAGS="--kills 100"
 soak: .venv/installed-test
 	$(BIN)/python -m tests.soak $(SOAK_FLAGS)
+
+# Lets the disk and the permissions fail under every command.   make faults FAULTS_FLAGS="--points 12"
+faults: .venv/installed-test
+	$(BIN)/python -W ignore -m tests.faults $(FAULTS_FLAGS)
 
 # The short set of benchmarks, with the peers; refreshes docs/performance.md. Takes half an hour on two cores.
 bench: .venv/installed-references

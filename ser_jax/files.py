@@ -36,7 +36,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_litter(path)
-    with _temporary(path, folder=False) as temporary, _named(path, temporary):
+    with _temporary(path, folder=False) as temporary, named(path, temporary):
         yield temporary
         os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp makes files that only their owner can read
         _synchronise(temporary)
@@ -54,7 +54,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_litter(path)
-    with _temporary(path, folder=True) as temporary, _named(path, temporary):
+    with _temporary(path, folder=True) as temporary, named(path, temporary):
         yield temporary
         os.chmod(temporary, 0o777 & ~_UMASK)
         for folder, _, names in os.walk(temporary):
@@ -79,6 +79,17 @@ def scratch_folder(path: str | os.PathLike) -> Iterator[Path]:
     _remove_litter(path)
     with _temporary(path, folder=True) as temporary:
         yield temporary
+
+
+@contextlib.contextmanager
+def named(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Lets an error of the disk name the path that was to be written, where it names none or the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or (temporary and str(error.filename).startswith(str(temporary))):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def discard() -> None:
@@ -113,17 +124,6 @@ def _temporary(path: Path, folder: bool) -> Iterator[Path]:
         _remove(temporary)
         _being_written.discard(entry)
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _named(path: Path, temporary: Path) -> Iterator[None]:
-    """Lets an error of the disk name the path that was to be written, where it names none or the temporary one."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None or str(error.filename).startswith(str(temporary)):
-            error.filename, error.filename2 = str(path), None
-        raise
 
 
 def _new_file(prefix: str, dir: Path) -> str:

@@ -26,6 +26,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # The shapes that signatures promise are checked at run time, in the tests alone.
 install_import_hook("ser_jax", "beartype.beartype")
 
+pytest_plugins = ["tests.messages"]
+
 
 @pytest.fixture(scope="session")
 def real_corpora() -> Path:

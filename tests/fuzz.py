@@ -132,7 +132,7 @@ class Count:
 
 def run(door: Door, folder: Path, cases: int, seed: int, kept: Path | None = None) -> Count:
     """Draws so many cases of a door's file and reads them; contents that are findings are kept in a folder."""
-    name, valid, read = door
+    name, valid, _ = door
     count, tree = Count(), None
     if name.endswith(".json"):
         with contextlib.suppress(ValueError):
@@ -143,31 +143,7 @@ def run(door: Door, folder: Path, cases: int, seed: int, kept: Path | None = Non
             content = with_bytes(valid, changes)
         else:
             content = json.dumps(with_values(tree, changes)).encode(errors="surrogatepass")
-        path = folder / name
-        path.write_bytes(content)
-        begun, finding = time.monotonic(), None
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                read(path)
-            count.taken += 1
-        except UserError as error:
-            count.refused += 1
-            text = re.sub(rf"{re.escape(tempfile.gettempdir())}\S*/", "", str(error))
-            if "\n" in text or len(text) > MOST_LETTERS:
-                finding = f"{_raised(error)}: a long message: {len(text)} letters, {text.count(chr(10)) + 1} lines: "
-                finding += repr(text[:100])
-        except Exception as error:
-            finding = f"{_raised(error)}: {type(error).__name__}: {str(error)[:120]!r}"
-        count.cases += 1
-        if time.monotonic() - begun > MOST_SECONDS:
-            finding = f"took {time.monotonic() - begun:.0f} s"
-        kind = ":".join(finding.split(": ")[:2]) if finding else ""  # where, and what
-        if finding and kind not in count.findings:
-            count.findings[kind] = finding
-            if kept:
-                kept.mkdir(parents=True, exist_ok=True)
-                (kept / f"{len(list(kept.iterdir()))}-{name}").write_bytes(content)
+        read_one(door, folder, content, count, kept)
 
     strategy = _BYTES if tree is None else _BYTES | _VALUES
     begun = time.monotonic()
@@ -182,6 +158,36 @@ def run(door: Door, folder: Path, cases: int, seed: int, kept: Path | None = Non
     hypothesis.seed(seed)(drawn)()
     count.seconds = time.monotonic() - begun
     return count
+
+
+def read_one(door: Door, folder: Path, content: bytes, count: Count, kept: Path | None = None) -> None:
+    """Reads one content through a door, and counts what came of it."""
+    name, _, read = door
+    path = folder / name
+    path.write_bytes(content)
+    begun, finding = time.monotonic(), None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            read(path)
+        count.taken += 1
+    except UserError as error:
+        count.refused += 1
+        text = re.sub(rf"{re.escape(tempfile.gettempdir())}\S*/", "", str(error))
+        if "\n" in text or len(text) > MOST_LETTERS:
+            finding = f"{_raised(error)}: a long message: {len(text)} letters, {text.count(chr(10)) + 1} lines: "
+            finding += repr(text[:100])
+    except Exception as error:
+        finding = f"{_raised(error)}: {type(error).__name__}: {str(error)[:120]!r}"
+    count.cases += 1
+    if time.monotonic() - begun > MOST_SECONDS:
+        finding = f"took {time.monotonic() - begun:.0f} s"
+    kind = ":".join(finding.split(": ")[:2]) if finding else ""  # where, and what
+    if finding and kind not in count.findings:
+        count.findings[kind] = finding
+        if kept:
+            kept.mkdir(parents=True, exist_ok=True)
+            (kept / f"{len(list(kept.iterdir()))}-{name}").write_bytes(content)
 
 
 def _raised(error: BaseException) -> str:

@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from ser_jax import __version__, interruption
@@ -114,7 +115,13 @@ def test_a_mistake_is_one_line_and_status_2(capsys, arguments, expected):
             "runs/x/log: No space left on device (errno 28)",
         ),
         (PermissionError(errno.EACCES, "Permission denied", "a", None, "b"), "a, b: Permission denied (errno 13)"),
+        (OSError(errno.ENOSPC, "No space left on device"), "the operating system: No space left on device (errno 28)"),
         (MemoryError(), "not enough memory"),
+        (MemoryError("Unable to allocate 9 GiB"), "not enough memory: Unable to allocate 9 GiB"),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 9 bytes"),
+            "not enough memory on the device: RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes",
+        ),
         (RecursionError(), "nested too deeply"),
     ],
     ids=repr,

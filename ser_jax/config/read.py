@@ -23,7 +23,6 @@ from ser_jax.errors import UserError, brief, did_you_mean
 from ser_jax.shipped import CONFIGURATIONS, ROOT
 
 PREFIX = "--config."
-_LONGEST = 40  # letters of an unknown option that a message shows
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> dict:
@@ -132,8 +131,7 @@ def _reader(keys: Sequence[str], name: str) -> Callable[[str], Any]:
                 raise UserError(f"{name}: {where} is no group of options")
             return guess
         if key not in node:
-            shown = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
-            raise UserError(f"{shown}: {where} has no {brief(key)}{did_you_mean(key, node)}")
+            raise UserError(f"--{where} has no {brief(key)}{did_you_mean(key, node)}")
         node, where = node[key], f"{where}.{key}"
     if not isinstance(node, Option):
         raise UserError(f"{name}: a group of options; expected one of them, as {name}.{next(iter(node))}=VALUE")

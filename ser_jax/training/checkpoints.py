@@ -6,11 +6,13 @@ that to go on, and `metadata` describes both. Arrays lie under their paths, such
 and a SHA-256 of themselves.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import operator
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ser_jax import config as configuration
 from ser_jax.corpora.merge import parts_of
 from ser_jax.errors import UserError, brief, reading, reason_of
+from ser_jax.files import named
 from ser_jax.training import published
 from ser_jax.training.arrays import describe_array, differences, named_arrays, sealed, sha256
 from ser_jax.training.state import State
@@ -83,7 +86,8 @@ class Checkpoints:
         items = {_METADATA: ocp.args.JsonSave(sealed(metadata))}
         for item, part in _by_item(arrays).items():
             items[item] = ocp.args.StandardSave(part)
-        self._manager.save(int(np.max(state.step)), args=ocp.args.Composite(**items))
+        with self._writing():
+            self._manager.save(int(np.max(state.step)), args=ocp.args.Composite(**items))
 
     def metadata(self) -> dict:
         """Reads the metadata of the newest checkpoint that is whole.
@@ -147,8 +151,20 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits until the last checkpoint is written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with self._writing():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Lets what the disk refused, now or in the background since the last checkpoint, name the folder."""
+        with named(self.folder):
+            try:
+                yield
+            except ValueError as error:  # TensorStore's for all, with the system's own words somewhere in it
+                said = re.search(r"OS error \d+: ([^\]]+)", str(error))
+                reason = said[1] if said else reason_of(error)
+                raise UserError(f"{self.folder}: the checkpoint cannot be written ({reason})") from error
 
     def _steps(self) -> list[int]:
         """The steps of all checkpoints, the newest first."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ser_jax.files import atomic_file
+from ser_jax.files import atomic_file, named
 
 FILE, EVENTS = "log.jsonl", "tensorboard"
 _OF_ROW = ("step", "epoch", "fold", "seed", "seconds", "diverged_at")  # what is no figure
@@ -39,7 +39,7 @@ class Log:
 
     def write(self, rows: Sequence[dict]) -> None:
         """Appends rows."""
-        with self._path.open("a") as file:
+        with named(self._path), self._path.open("a") as file:
             file.write("".join(map(_line, rows)))
         self._events.append(rows)
 
@@ -72,7 +72,7 @@ class Events:
         for row in rows:
             by_run.setdefault(f"{row['fold']}, seed {row['seed']}", []).append(row)
         for run, own in by_run.items():
-            with self._file(run).open("ab") as file:
+            with named(self._folder), self._file(run).open("ab") as file:
                 for row in own:
                     values = [Summary.Value(tag=name, simple_value=value) for name, value in figures_of(row).items()]
                     event = Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values))
