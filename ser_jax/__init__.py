@@ -25,8 +25,8 @@ def load(
     does not compile them anew.
 
     Args:
-        model: one that comes with ser_jax (`emodb`, `ravdess`, `both`), or a folder that `train`, `study` or `publish`
-            made.
+        model: one that comes with ser_jax (`emodb`, `ravdess`, `both`), a folder that `train`, `study` or `publish`
+            made, or a published model on the Hugging Face hub, as `hub:OWNER/NAME`.
         variant: which one, of a study that has several.
         fold: uses the runs of this fold alone; by default the probabilities are the mean over all runs.
         seed: likewise of this seed.

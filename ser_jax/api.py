@@ -18,7 +18,7 @@ from ser_jax.errors import UserError, did_you_mean
 from ser_jax.inference.windows import timeline_windows
 from ser_jax.shipped import PRETRAINED
 from ser_jax.statistics.abstention import Abstention, choose_threshold
-from ser_jax.studies import workdirs
+from ser_jax.studies import hub, workdirs
 from ser_jax.studies.recognise import Recogniser, as_columns, make_recogniser
 from ser_jax.studies.store import PREDICTIONS
 from ser_jax.studies.workdirs import Restored, recordings
@@ -196,10 +196,12 @@ def best_here(data_dir: str | os.PathLike | None = None) -> tuple[str, str]:
 
 
 def find_folder(model: str | os.PathLike) -> Path:
-    """Returns the folder of a model that comes with the code, by its name, or else the folder itself.
+    """Returns the folder of a model that comes with the code or lies on a hub, by its name, or else the folder itself.
 
-    Raises `UserError` for a name that is neither.
+    Raises `UserError` for a name that is none of them.
     """
+    if str(model).startswith(hub.PREFIX):
+        return hub.download(str(model))
     known = sorted(path.name for path in PRETRAINED.glob("*/"))
     if str(model) in known:
         return PRETRAINED / str(model)

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from docs import architecture_figure, site_links
+from docs import architecture_figure, protocol_figures, site_links
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -92,6 +92,22 @@ def test_the_picture_of_the_architecture_shows_the_imports_of_the_sources():
     assert ("export", "training") in imported and ("frontend", "corpora") in imported
     assert arrows == {f"{upper}-to-{lower}" for upper, lower in imported}, "run python -m docs.architecture_figure"
     assert [text.text for text in drawn.iter(f"{svg}text")] == [name for row in rows for name in row]
+
+
+def test_the_pictures_of_protocols_and_verdicts_are_what_the_code_does():
+    hint = "run python -m docs.protocol_figures"
+    assert (DOCS / protocol_figures.FOLDS).read_text() == protocol_figures.draw_folds(), hint
+    assert (DOCS / protocol_figures.VERDICTS).read_text() == protocol_figures.draw_verdicts(), hint
+    folds = protocol_figures.parts_of(protocol_figures.voices(), "leave_one_speaker_out")
+    assert [[i for i, part in enumerate(row) if part == "test"] for row in folds] == [
+        list(range(first, first + 6)) for first in (0, 6, 12, 18)
+    ]
+    assert [verdict for *_, verdict in protocol_figures.verdicts()] == [
+        "difference",
+        "equivalent",
+        "undecided",
+        "undecided",
+    ]
 
 
 def test_the_notebook_runs_as_it_stands():
