@@ -86,7 +86,8 @@ def page(model: api.Model, folder: Path) -> "gradio.Blocks":
     with gradio.Blocks(title="ser_jax", analytics_enabled=False) as blocks:
         gradio.Markdown(
             f"# The emotion of a recording\n\nModel `{model.name}`, trained on the corpus `{corpus}`. It knows "
-            f"{', '.join(model.emotions)}, and gives one of these even for silence or music. Nothing leaves this machine."
+            f"{', '.join(model.emotions)}, and gives one of these even for silence or music. Nothing leaves this "
+            "machine."
         )
         with gradio.Row():
             with gradio.Column(min_width=300):
