@@ -18,9 +18,7 @@ from ser_jax.errors import UserError
 from ser_jax.report import summary
 from ser_jax.statistics import bootstrap, components, paired
 from ser_jax.statistics.components import Components
-from ser_jax.studies import pace
 from ser_jax.studies.plan import make_plan
-from ser_jax.studies.provenance import hardware
 from ser_jax.studies.store import CONFIG, read_json
 
 
@@ -126,7 +124,9 @@ def timed_here(results: Results, data_dir: str | os.PathLike | None = None) -> R
     It is that of the first comparison's variant and baseline, whose evaluation takes the share that it took there.
     Results of the same hardware stay as they are. Raises UserError where no training can be timed.
     """
-    here = hardware()["device"]
+    from ser_jax.studies import pace, provenance  # JAX, which all else here does without
+
+    here = provenance.hardware()["device"]
     if results.seconds is not None and results.hardware == here:
         return dataclasses.replace(results, here="recorded")
     path = Path(results.folder) / CONFIG

@@ -13,7 +13,7 @@ from ser_jax.report import summary
 from ser_jax.report.summarise import How, summarise
 from ser_jax.report.summary import Knowledge, Provenance, Study
 from ser_jax.statistics import bootstrap, components, paired, tests
-from ser_jax.studies import design, pace
+from ser_jax.studies import design, pace, provenance
 from tests.statistics.made_tables import make_table, sizes
 from tests.statistics.simulated_designs import simulate
 
@@ -121,7 +121,7 @@ def test_the_time_is_this_machines_from_some_seconds_of_training(tmp_path, capsy
     monkeypatch.setattr(pace, "SECONDS", 0.2)
     assert call(folder, "--json", timing=True) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["here"] == "timed" and told["hardware"] == design.hardware()["device"]
+    assert told["here"] == "timed" and told["hardware"] == provenance.hardware()["device"]
     assert 0 < told["seconds"] < 60
     assert told["designs"][0]["seconds"] == pytest.approx(told["seconds"] * told["designs"][0]["runs"])
     monkeypatch.setattr(pace, "seconds_of_run", None)  # nothing is timed where it was recorded
