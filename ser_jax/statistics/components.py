@@ -24,21 +24,21 @@ from ser_jax.statistics.bootstrap import LEVEL
 
 @dataclasses.dataclass(frozen=True)
 class Cells:
-    """Confusion matrices of variants by seed and cell (one speaker's utterances in one fold)."""
+    """Confusion matrices of variants, or other sums, by seed and cell (one speaker's utterances in one fold)."""
 
-    counts: Int[np.ndarray, "variants seeds cells classes classes"]
+    counts: Num[np.ndarray, "variants seeds cells ..."]
     speaker_of: Int[np.ndarray, " cells"]  # numbers into `speakers`
     fold_of: Int[np.ndarray, " cells"]  # numbers into `folds`
     seeds: tuple[int, ...]
     speakers: tuple[str, ...]
     folds: tuple[str, ...]
 
-    def by_speaker(self) -> Int[np.ndarray, "variants seeds speakers classes classes"]:
-        """The matrices of each speaker, over folds."""
+    def by_speaker(self) -> Num[np.ndarray, "variants seeds speakers ..."]:
+        """The sums of each speaker, over folds."""
         return _summed(self.counts, self.speaker_of, len(self.speakers), axis=2)
 
-    def by_fold(self) -> Int[np.ndarray, "variants seeds folds classes classes"]:
-        """The matrices of each fold, over its speakers."""
+    def by_fold(self) -> Num[np.ndarray, "variants seeds folds ..."]:
+        """The sums of each fold, over its speakers."""
         return _summed(self.counts, self.fold_of, len(self.folds), axis=2)
 
     def folds_nest_speakers(self) -> bool:

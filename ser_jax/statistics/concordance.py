@@ -11,20 +11,19 @@ import pandas as pd
 
 from ser_jax.predictions import TRUE
 from ser_jax.statistics import bootstrap
-from ser_jax.statistics.scores import bootstrap_score, concordance, moments, speaker_sums
+from ser_jax.statistics.scores import cell_sums, concordance, moments, with_interval
 
 
 def summarise_tracks(table: pd.DataFrame, *, replicates: int = bootstrap.REPLICATES) -> dict[str, dict[str, Any]]:
     """Returns for each track `ccc` and `ci95`: its concordance correlation coefficient (Lin 1989) over all frames.
 
-    The frames of all folds are pooled for each seed, and the seeds averaged; the 95 % interval is a bootstrap over
-    speakers, None with one.
+    The frames of all folds are pooled for each seed, and the seeds averaged; the 95 % interval is over speakers, None
+    with one.
     """
     names = [column.removeprefix(TRUE) for column in table.columns if column.startswith(TRUE)]
     return {name: _summarise(table, name, replicates) for name in names}
 
 
 def _summarise(table: pd.DataFrame, name: str, replicates: int) -> dict[str, Any]:
-    sums = speaker_sums(table, moments(table, name))
-    found = bootstrap_score(sums, concordance, (-1.0, 1.0), replicates)
+    found = with_interval(cell_sums(table, moments(table, name)[None]), concordance, (-1.0, 1.0), replicates)
     return {"ccc": float(found.value), "ci95": None if np.isnan(found.low) else [float(found.low), float(found.high)]}

@@ -1,9 +1,8 @@
 """Figures of what is predicted beside the label: dimensions of utterances, and the raters' votes.
 
 Each is computed from sums over utterances, so that the bootstrap draws speakers as it does for UA: the folds are pooled
-for each seed, the seeds averaged, and the 95 % interval is over speakers. A paired difference draws the same speakers
-for both variants. Unlike the interval of a difference in UA, it leaves out the noise of training that speakers share
-who are tested by one model.
+for each seed, the seeds averaged, and the 95 % interval is over speakers, with the noise of training that they share
+(`intervals`). A paired difference draws the same speakers for both variants.
 
 - CCC of a dimension (Lin 1989): over the utterances whose value is known.
 - Of votes: the cross-entropy of the probabilities with the shares of the votes, in nats; the Kullback-Leibler
@@ -19,7 +18,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from ser_jax.predictions import PREDICTED, TRUE, dimensions_of, probabilities_of, votes_of
-from ser_jax.statistics import bootstrap, paired, tests
+from ser_jax.statistics import bootstrap, components, intervals, paired, tests
+from ser_jax.statistics.components import Cells
 
 _SMALLEST = float(np.finfo(np.float32).tiny)  # probability: a model that says zero is not infinitely wrong
 
@@ -68,8 +68,8 @@ def scores_of(table: pd.DataFrame) -> list[Score]:
 
 def estimate(table: pd.DataFrame, score: Score, *, replicates: int = bootstrap.REPLICATES) -> bootstrap.Estimate | None:
     """Returns one variant's figure with its interval; None where no utterance counts."""
-    sums = speaker_sums(table, score.per_row(table))
-    return None if sums is None else bootstrap_score(sums, score.value, score.bounds, replicates)
+    cells = cell_sums(table, score.per_row(table)[None])
+    return None if cells is None else with_interval(cells, score.value, score.bounds, replicates)
 
 
 def differences(
@@ -84,29 +84,39 @@ def differences(
         both, _, _ = paired.paired(table, [variant, baseline], f"scores of {variant} against {baseline}", {})
         for score in scores_of(table):
             rows = np.stack([score.per_row(one) for one in both])
-            rows[:, np.isnan(rows).any(axis=(0, 2))] = np.nan
-            sums = [speaker_sums(one, of_one) for one, of_one in zip(both, rows, strict=True)]
-            if sums[0] is None:
-                continue
-            found.append(_difference(score, variant, baseline, np.stack(sums, axis=1), replicates))
+            cells = cell_sums(both[0], rows)
+            if cells is not None:
+                found.append(_difference(score, variant, baseline, cells, replicates))
     corrected = tests.holm([one.p for one in found])
     return [dataclasses.replace(one, p_holm=p) for one, p in zip(found, corrected, strict=True)]
 
 
-def _difference(
-    score: Score, variant: str, baseline: str, sums: Float[np.ndarray, "speakers 2 seeds sums"], replicates: int
-) -> ScoreDifference:
+def _difference(score: Score, variant: str, baseline: str, cells: Cells, replicates: int) -> ScoreDifference:
     low, high = score.bounds
 
     def gained(both: np.ndarray) -> np.ndarray:
         figures = score.value(both)
         return figures[..., 0, :] - figures[..., 1, :]
 
-    found = bootstrap_score(sums, gained, (low - high, high - low), replicates)
-    known = bool(np.isfinite(found.low))
-    p = tests.t_test(float(found.value), float(found.standard_error), len(sums) - 1.0) if known else None
-    ends = (float(found.low), float(found.high)) if known else None
-    return ScoreDifference(score.name, variant, baseline, float(found.value), ends, p, p, len(sums))
+    found = bootstrap_score(np.moveaxis(cells.by_speaker(), 2, 0), gained, (low - high, high - low), replicates)
+    own = components.slopes(cells.counts[0], score.value) - components.slopes(cells.counts[1], score.value)
+    parts = components.decompose(own, cells, float(found.standard_error) ** 2)
+    value, ends, p = float(found.value), None, None
+    if not np.isnan(parts.total):
+        p = tests.t_test(value, float(np.sqrt(parts.total)), parts.degrees)
+        half = parts.half_width()
+        ends = max(low - high, value - half), min(high - low, value + half)
+    return ScoreDifference(score.name, variant, baseline, value, ends, p, p, len(cells.speakers))
+
+
+def with_interval(
+    cells: Cells, value: Callable[[np.ndarray], np.ndarray], bounds: tuple[float, float], replicates: int
+) -> bootstrap.Estimate:
+    """Estimates `value` of one variant's sums, with its interval."""
+    found = bootstrap_score(np.moveaxis(cells.by_speaker()[0], 1, 0), value, bounds, replicates)
+    if not cells.shares_models():
+        return found
+    return intervals.widened(found, components.slopes(cells.counts[0], value), cells, len(cells.speakers), bounds)
 
 
 def bootstrap_score(
@@ -128,16 +138,23 @@ def bootstrap_score(
     return bootstrap.estimate(np.asarray(mean_over_seeds(sums.sum(axis=0)[None])[0]), values, len(sums), bounds)
 
 
-def speaker_sums(
-    table: pd.DataFrame, rows: Float[np.ndarray, "rows sums"]
-) -> Float[np.ndarray, "speakers seeds sums"] | None:
-    """Returns the sums of each speaker and seed, of the rows that are no NaN; None where there are none."""
-    known = ~np.isnan(rows).any(axis=1)
+def cell_sums(table: pd.DataFrame, rows: Float[np.ndarray, "variants rows sums"]) -> Cells | None:
+    """Returns the sums of each variant, seed and cell, of the rows that are no NaN; None where there are none.
+
+    `table` says whose the rows are, in all variants.
+    """
+    known = ~np.isnan(rows).any(axis=(0, 2))
     if not known.any():
         return None
-    groups = [table[column][known] for column in ("seed", "speaker")]
-    sums = pd.DataFrame(rows[known], index=table.index[known]).groupby(groups).sum().unstack(fill_value=0)
-    return sums.to_numpy().reshape(len(sums), rows.shape[1], -1).transpose(2, 0, 1)
+    codes = {name: pd.factorize(table[name][known], sort=True) for name in ("seed", "fold", "speaker")}
+    (seed_of, seeds), (fold_of, folds), (speaker_of, speakers) = codes.values()
+    cells, cell_of = np.unique(fold_of * len(speakers) + speaker_of, return_inverse=True)
+    group, number = seed_of * len(cells) + cell_of, len(seeds) * len(cells)
+    columns = rows[:, known].transpose(0, 2, 1).reshape(-1, known.sum())
+    sums = np.stack([np.bincount(group, weights=column, minlength=number) for column in columns], axis=-1)
+    sums = sums.reshape(len(seeds), len(cells), len(rows), -1).transpose(2, 0, 1, 3)
+    names = (tuple(seeds.tolist()), tuple(speakers), tuple(folds))
+    return Cells(sums, cells % len(speakers), cells // len(speakers), *names)
 
 
 def concordance(sums: Float[np.ndarray, "... 6"]) -> Float[np.ndarray, "..."]:

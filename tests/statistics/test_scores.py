@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ser_jax.statistics import scores
+from ser_jax.statistics import components, scores
 from ser_jax.statistics.scores import differences, estimate, scores_of
 
 
@@ -17,9 +17,9 @@ def table_of(noises=(0.3,), speakers=6, per_speaker=12, seeds=2):
     parts = []
     for number, noise in enumerate(noises):
         for seed in range(seeds):
-            columns = {"corpus": "c", "variant": f"v{number}", "fold": "f", "seed": seed}
+            columns = {"corpus": "c", "variant": f"v{number}", "seed": seed}
             columns |= {"utterance": [f"u{i}" for i in range(rows)], "label": "a"}
-            columns |= {"speaker": [f"s{i // per_speaker}" for i in range(rows)]}
+            columns |= {name: [f"{name}{i // per_speaker}" for i in range(rows)] for name in ("fold", "speaker")}
             columns |= dict(zip(("p_a", "p_b", "p_c"), rng.dirichlet((2, 2, 2), rows).T, strict=True))
             columns |= dict(zip(("v_a", "v_b", "v_c"), votes.T, strict=True))
             for i, name in enumerate(("arousal", "valence")):
@@ -120,10 +120,35 @@ def test_differences_without_a_difference_are_rarely_significant():
         for name in ("v0", "v1"):
             rows = table["variant"] == name
             table.loc[rows, "predicted_arousal"] = table.loc[rows, "true_arousal"] + rng.normal(size=rows.sum())
-        sums = [
-            scores.speaker_sums(own, scores.moments(own, "arousal"))
-            for own in (table[table["variant"] == name] for name in ("v1", "v0"))
-        ]
-        one = scores._difference(by_name(table)["ccc_arousal"], "v1", "v0", np.stack(sums, axis=1), 300)
+        own = [table[table["variant"] == name] for name in ("v1", "v0")]
+        cells = scores.cell_sums(own[0], np.stack([scores.moments(one, "arousal") for one in own]))
+        one = scores._difference(by_name(table)["ccc_arousal"], "v1", "v0", cells, 300)
         found.append(one.p)
     assert np.mean(np.array(found) < 0.05) < 0.15
+
+
+def test_the_noise_that_speakers_share_is_part_of_the_interval():
+    table = table_of(noises=(0.4, 0.4), speakers=12, seeds=4)
+    shifted = (table["variant"] == "v1") * np.array([0.0, 0.3, 0.6, 0.9])[table["seed"]]  # of one training, for all
+    table["predicted_arousal"] = table["true_arousal"] + shifted + np.random.default_rng(0).normal(0, 0.3, len(table))
+    score, one_model = by_name(table)["ccc_arousal"], table.assign(fold="all")
+    own_models = table.assign(fold=table["speaker"])
+    shared, alone = (estimate(t[t["variant"] == "v1"], score, replicates=500) for t in (one_model, own_models))
+    cells = scores.cell_sums(
+        one_model[one_model["variant"] == "v1"], score.per_row(table[table["variant"] == "v1"])[None]
+    )
+    adds = components.slopes(cells.counts[0], score.value)
+    noise = (adds.sum(axis=1).var(ddof=1) - adds.var(axis=0, ddof=1).sum()) / 4
+    assert float(shared.value) == pytest.approx(float(alone.value))
+    assert float(shared.standard_error) == pytest.approx(np.sqrt(float(alone.standard_error) ** 2 + noise))
+    of_seeds = [
+        float(estimate(own, score, replicates=2).value) for _, own in table[table["variant"] == "v1"].groupby("seed")
+    ]
+    assert noise == pytest.approx(np.var(of_seeds, ddof=1) / 4, rel=0.5)  # of the slopes, and of the figures themselves
+    wide, short = (
+        next(one for one in differences(t, [("v1", "v0")], replicates=500) if one.score == "ccc_arousal")
+        for t in (one_model, own_models)
+    )
+    assert np.ptp(wide.ci95) > 1.2 * np.ptp(short.ci95)
+    assert wide.p > short.p
+    assert (wide.p < 0.05) == (wide.ci95[0] > 0 or wide.ci95[1] < 0)
