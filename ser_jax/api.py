@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Int16
 
 from ser_jax import predictions
-from ser_jax.corpora.audio import heard, to_int16
+from ser_jax.corpora.audio import heard
 from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus
 from ser_jax.encoders import store
 from ser_jax.errors import UserError, did_you_mean
@@ -134,8 +134,10 @@ class Model:
         Below it lay the given share (between 0 and 1) of the cross-validated predictions that lie beside the model: of
         a training whose folds share no speaker, its own; of a published model, those of its tests. A prediction's
         confidence is `abstention.confidences(probabilities)`. Raises `UserError` where the model has no such
-        predictions.
+        predictions, or predicts no emotions.
         """
+        if not self.emotions:
+            raise UserError(f"model {self.name}: predicts no emotions, and so none to abstain from")
         return choose_threshold(cross_validated(self.folder, self.recogniser.restored), share)
 
     def _corpus(self, waveform: Waveforms, rate: int, *, trimmed: bool = True) -> Corpus:
@@ -149,7 +151,7 @@ class Model:
             recording = heard(name, np.asarray(one), rate)
             for note in recording.notes.values():
                 warnings.warn(f"{name}: {note}", stacklevel=3)
-            made[name] = to_int16(recording.samples)
+            made[name] = recording.samples
             if reason := self.recogniser.refusal(made[name] if trimmed else np.ones_like(made[name])):
                 raise UserError(f"{name}: {reason}")
         return recordings(made, self.emotions)

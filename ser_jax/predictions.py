@@ -3,6 +3,7 @@
 Columns: corpus, variant, fold, seed, utterance, speaker, label (an emotion's name), then one probability column
 `p_<emotion>` for each class, in class order. Where dimensions such as arousal are predicted too, `true_<dimension>`
 (NaN where it is not known) and `predicted_<dimension>`; where raters' votes are known, their shares `v_<emotion>`.
+Of a corpus without emotions the label is "", and there are no probabilities.
 Every figure of a report is computed from this table.
 """
 
@@ -51,7 +52,7 @@ def make_predictions(
             "seed": int(seed),
             "utterance": list(utterances),
             "speaker": list(speakers),
-            "label": [emotions[label] for label in labels],
+            "label": [emotions[label] for label in labels] if emotions else "",
         }
     )
     classes = pd.DataFrame(np.asarray(probabilities), columns=[PREFIX + emotion for emotion in emotions])
@@ -75,7 +76,7 @@ def votes_of(predictions: pd.DataFrame) -> Float[np.ndarray, "rows classes"] | N
     They are NaN in rows that have no votes for any of the classes.
     """
     columns = [VOTES + emotion for emotion in emotions_of(predictions)]
-    if not set(columns) <= set(predictions.columns):
+    if not columns or not set(columns) <= set(predictions.columns):
         return None
     shares = predictions[columns].to_numpy(np.float64)
     total = shares.sum(axis=1, keepdims=True)
@@ -118,7 +119,7 @@ def validate(predictions: pd.DataFrame, source: str | os.PathLike = "predictions
     missing = [column for column in COLUMNS if column not in predictions]
     if missing:
         raise UserError(f"{source}: columns missing: {', '.join(missing)}")
-    if len(emotions) < 2:
+    if len(emotions) < 2 and (emotions or not dimensions_of(predictions)):
         raise UserError(
             f"{source}: expected a column p_<emotion> for each of two or more classes, found {len(emotions)}"
         )
@@ -142,7 +143,10 @@ def _validate_probabilities(predictions: pd.DataFrame, source: str | os.PathLike
     for wrong, what in (
         (~np.isfinite(probabilities).all(axis=1), "a probability that is NaN or infinite"),
         ((probabilities < 0).any(axis=1), "a negative probability"),
-        (abs(probabilities.sum(axis=1) - 1) > SUM_TOLERANCE, "probabilities that do not sum to one"),
+        (
+            (probabilities.shape[1] > 0) & (abs(probabilities.sum(axis=1) - 1) > SUM_TOLERANCE),
+            "probabilities that do not sum to one",
+        ),
     ):
         if wrong.any():
             raise UserError(f"{source}: {what} in {wrong.sum()} rows, first {_describe(predictions, wrong)}")
@@ -150,12 +154,12 @@ def _validate_probabilities(predictions: pd.DataFrame, source: str | os.PathLike
 
 def _validate_rows(predictions: pd.DataFrame, source: str | os.PathLike) -> None:
     emotions = emotions_of(predictions)
-    unknown = ~predictions["label"].isin(emotions).to_numpy()
+    unknown = ~predictions["label"].isin(emotions or [""]).to_numpy()
     if unknown.any():
         label = predictions["label"].to_numpy()[unknown][0]
         raise UserError(
             f"{source}: label {label!r} of {_describe(predictions, unknown)} is not among the classes "
-            f"{', '.join(emotions)}"
+            f"{', '.join(emotions) or '(there are none)'}"
         )
     repeated = predictions.duplicated(KEY).to_numpy()
     if repeated.any():

@@ -16,6 +16,7 @@ with five seeds is in docs/answer.md; one H200 took seven and a half minutes for
 
 from configs import recipe
 from ser_jax.config import choose, completed, merge
+from ser_jax.errors import UserError
 
 CONDITIONS = ("noise_20", "noise_10", "noise_0", "reverberation_0.6", "band_limit_4000", "telephone", "alone")
 WITHOUT_BATCH_NORMALISATION = {"evaluation": {"batch_statistics": "running"}}  # there are none to take
@@ -40,8 +41,10 @@ ON_STATES = {  # heads learn fast; the encoder has heard the waveforms already, 
 }
 
 
-def get_config(corpus: str = "synthetic", question: str = "", encoder_name: str = "smart-turn-v3.2") -> dict:
+def get_config(corpus: str = "synthetic", question: str = "", encoder_name: str = "") -> dict:
     """Returns the study, whole or one question of it, on a corpus."""
+    if encoder_name and question != "encoder_pooling":
+        raise UserError(f"question {question}: takes no encoder, found {encoder_name!r}")
     base = completed(TINY) if corpus == "synthetic" else recipe.get_config(corpus, use="transductive")
     questions = {make.__name__: make for make in (shufflenet, encoder, recurrent, eca, cnn, encoder_pooling)}
     chosen = (shufflenet, encoder, recurrent) if not question else (choose("question", question, questions),)
@@ -50,7 +53,7 @@ def get_config(corpus: str = "synthetic", question: str = "", encoder_name: str 
         "questions": [make(corpus == "synthetic") for make in chosen],
     }
     if question == "encoder_pooling":
-        features = {"frontend": {"features": f"{encoder_name}.frames"}}
+        features = {"frontend": {"features": f"{encoder_name or 'smart-turn-v3.2'}.frames"}}
         return merge(merge(merge(base, ON_STATES), features), {"study": study})
     return merge(base, {"evaluation": {"robustness": CONDITIONS}, "study": study})
 

@@ -164,6 +164,12 @@ def fit_columns(
     return Fitted(mean, scale, coefficients, intercept, float(C), inner_ua), best
 
 
+def without_classes(dims: int) -> Fitted:
+    """Returns what is fitted to a corpus without emotions: it has no classes."""
+    nothing = np.zeros(0)
+    return Fitted(np.zeros(dims), np.ones(dims), np.zeros((0, dims), np.float32), nothing, 0.0, np.zeros(len(GRID)))
+
+
 def make_baseline(options: dict[str, Any]) -> Baseline:
     """Returns the baseline that `config.model` describes; raises UserError, naming the nearest, for a wrong option."""
     checked = {}
@@ -271,6 +277,8 @@ def predict(
 
     Raises UserError where one is not finite.
     """
+    if not len(fitted.coefficients):
+        return np.zeros((len(values), 0))
     with np.errstate(all="ignore"):  # what comes of it is refused
         found = softmax(scores(fitted, values), axis=1)
     if not (finite := np.isfinite(found).all(axis=1)).all():

@@ -2,8 +2,8 @@
 
 On their own corpus every run is scored on its own test fold, which reproduces the training's figures to the last
 digit. With --corpus every run is scored on all of another corpus: emotions that the model does not know are dropped,
-and named. The results go to WORKDIR/on_CORPUS. With --window_seconds or --batch_statistics the runs are tested
-otherwise than their configuration says, and the folder's name tells how.
+and named. The results go to --out, else to WORKDIR/on_CORPUS. With --window_seconds or --batch_statistics the runs are
+tested otherwise than their configuration says, and the folder's name tells how.
 
 The exit status is 1 where runs on their own corpus do not predict what they did after their training.
 """
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("running", "speaker"),
         help="have batch normalisation take running averages, or the statistics of each tested speaker, instead",
     )
+    parser.add_argument("--out", metavar="DIR", help="where the results go (default: a folder of the workdir)")
     add_label_arguments(parser.add_argument_group("other names for the emotions of --corpus"))
     add_data_argument(parser)
 
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     changes = {name: getattr(args, name) for name in ("window_seconds", "batch_statistics")}
     changes = {name: value for name, value in changes.items() if value is not None}
     summary, folder, remarks, reproduced = evaluate_workdir(
-        args.workdir, args.corpus, args.variant, args.data_dir, changes, labels
+        args.workdir, args.corpus, args.variant, args.data_dir, changes, labels, args.out
     )
     print(results_table(summary))
     print("", *remarks, f"{folder}: summary.json, predictions.parquet", sep="\n")

@@ -137,11 +137,11 @@ def _check(args: argparse.Namespace) -> None:
 
 def _recordings(files: list[str]) -> dict:
     """The 16-bit samples of recordings by their names, or of built-in voices where none is given."""
-    from ser_jax.corpora.audio import read_recording, to_int16
+    from ser_jax.corpora.audio import read_recording
     from ser_jax.corpora.corpus import waveform
     from ser_jax.corpora.synthetic import make_synthetic
 
     if files:
-        return {file: to_int16(read_recording(file).samples) for file in dict.fromkeys(files)}
+        return {file: read_recording(file).samples for file in dict.fromkeys(files)}
     voices = make_synthetic("synthetic", num_speakers=_VOICES, utterances_per_speaker=1)
     return {f"built-in voice {row + 1}": waveform(voices, row) for row in range(len(voices.utterances))}

@@ -56,6 +56,8 @@ def text(found: dict[str, Any]) -> str:
         f"seconds       {_spread(found['seconds'], '.2f')}",
         f"level, dB     {_spread(found['level_db'], '.0f')}",
     ]
+    for name, values in found["dimensions"].items():
+        lines.append(f"{name:<14}{_spread(values, '.3g')}; known of {values['known']}")
     for name in ("rates", "channels"):
         if found[name]:
             lines.append(f"{name:<14}{', '.join(f'{key}: {number} files' for key, number in found[name].items())}")
@@ -83,6 +85,10 @@ def text(found: dict[str, Any]) -> str:
 
 def _table(found: dict[str, Any]) -> list[str]:
     rows, emotions = found["speakers_x_emotions"], list(found["emotions"])
+    if not emotions:
+        counts = [f"{speaker or '?'} {count}" for speaker, count in found["utterances_of_speakers"].items()]
+        more = f", ... and {len(counts) - _MOST_ROWS} more speakers" if len(counts) > _MOST_ROWS else ""
+        return [f"no emotions; utterances of each speaker: {', '.join(counts[:_MOST_ROWS])}{more}"]
     width = max(8, *(len(name) for name in rows))
     columns = [max(5, len(name)) for name in emotions]
     lines = [" ".join([f"{'':{width}}", *(f"{name:>{size}}" for name, size in zip(emotions, columns, strict=True))])]
@@ -101,7 +107,7 @@ def _cells(found: dict[str, Any]) -> int:
 
 def _spread(values: dict[str, Any], form: str) -> str:
     if values["median"] is None:
-        return "none has a sound"
+        return "none is known"
     return f"{values['least']:{form}} to {values['most']:{form}}, half of them {values['quarter']:{form}} to " + (
         f"{values['three_quarters']:{form}}"
     )

@@ -233,7 +233,9 @@ def _tell(table: "pd.DataFrame", out: str | None, as_json: bool) -> None:
     if as_json:
         print(table.to_json(orient="records", lines=True, force_ascii=False, double_precision=15), end="")
     elif len(table) and not out:
-        shown = table.drop(columns="notes").fillna({"emotion": "-"})
+        shown = table.drop(columns="notes")
+        if "emotion" in shown:
+            shown = shown.fillna({"emotion": "-"})
         print(shown.to_string(index=False, float_format="{:.3f}".format))
 
 

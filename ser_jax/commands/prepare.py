@@ -290,6 +290,7 @@ def _summary(corpus: Corpus) -> str:
     from ser_jax.corpora.audio import NOTES
     from ser_jax.corpora.corpus import SAMPLE_RATE
     from ser_jax.corpora.labels import look_alike
+    from ser_jax.corpora.targets import DIMENSIONS
 
     counts = corpus.utterances["emotion"].value_counts()
     speakers = corpus.utterances["speaker"].nunique() if corpus.info["speakers_known"] else "unknown"
@@ -298,10 +299,12 @@ def _summary(corpus: Corpus) -> str:
         f"corpus        {corpus.name}",
         f"utterances    {len(corpus.utterances)}",
         f"speakers      {speakers}",
-        f"emotions      {', '.join(f'{emotion} {counts.get(emotion, 0)}' for emotion in corpus.emotions)}",
+        f"emotions      {', '.join(f'{emotion} {counts.get(emotion, 0)}' for emotion in corpus.emotions) or 'none'}",
         f"minutes       {len(corpus.samples) / SAMPLE_RATE / 60:.1f}",
         f"fingerprint   {corpus.fingerprint}",
     ]
+    there = [name for name in DIMENSIONS if name in corpus.utterances]
+    lines += [f"dimensions    {', '.join(there)}"] if there else []
     differences = [kind for kind in ("missing", "extra", "changed") if check.get(kind)]
     outcome = "MISMATCH" if differences else "verified"
     lines.append(f"{outcome:<14}{check['files']} files against {check['verified_against']}")

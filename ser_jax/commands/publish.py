@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tested", required=True, metavar="DIR", help="a folder in which `train` tested the same configuration"
     )
     parser.add_argument("--to", required=True, metavar="DIR", help="where the model goes; what is there is replaced")
+    parser.add_argument("--licence", metavar="NAME", default="", help="of the model, for its card, as CC-BY-4.0")
+    parser.add_argument("--description", metavar="TEXT", default="", help="what its speech is, for its card")
     add_data_argument(parser)
 
 
@@ -31,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from ser_jax.studies.publish import publish
     from ser_jax.training.published import CARD
 
-    folder = publish(args.workdir, args.tested, args.to, args.data_dir)
+    folder = publish(args.workdir, args.tested, args.to, args.data_dir, args.licence, args.description)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"{folder}: {size / 1e6:.1f} MB; its card is {folder / CARD}")
     return 0

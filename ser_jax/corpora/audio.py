@@ -38,6 +38,7 @@ NOTES = {  # the kinds of `Recording.notes`, in words
     "scaled_down": "above full scale, scaled down",
     "scaled_up": "too soft for 16 bits, scaled up",
     "cancelling_channels": "with channels that cancel, the loudest one taken",
+    "silent_channels": "with channels without a sound, left out of the mean",
     "structure": "with an odd structure, read all the same",
 }
 
@@ -59,7 +60,7 @@ class Recording:
     """A recording as models take it, and what was found on the way.
 
     Attributes:
-        samples: 16 kHz, mono, in [-1, 1].
+        samples: 16 kHz, mono.
         rate: Hz, of the file.
         channels: of the file.
         level_db: RMS of `samples` before they were scaled, dB below full scale; -inf for silence.
@@ -67,7 +68,7 @@ class Recording:
         notes: what a user should know, by kind, one of NOTES.
     """
 
-    samples: Float32[np.ndarray, " samples"]
+    samples: Int16[np.ndarray, " samples"]
     rate: int
     channels: int
     level_db: float
@@ -106,22 +107,18 @@ def printable(path: str | os.PathLike) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def read_audio(path: str | os.PathLike) -> Float32[np.ndarray, " samples"]:
-    """Returns the samples of an audio file at 16 kHz, in [-1, 1]: those of `read_recording`."""
-    return read_recording(path).samples
-
-
 def read_recording(path: str | os.PathLike) -> Recording:
-    """Returns the samples of an audio file at 16 kHz, in [-1, 1], and what was found in it.
+    """Returns the samples of an audio file at 16 kHz, mono, and what was found in it.
 
     Whatever libsndfile reads (wav, flac, ogg, mp3, ...) of any width, length and number of channels, at RATES;
     other containers (m4a, webm, amr, ...) through PyAV or ffmpeg, where there is one. `-`, a pipe or a device is read
-    to its end. Channels are averaged, or, where they cancel, the loudest one is taken; then resampled (soxr, very high
-    quality). What exceeds full scale is scaled down, what would vanish in 16 bits is scaled up; `notes` says so.
+    to its end. Channels with a sound are averaged, or, where they cancel, the loudest one is taken; then resampled
+    (soxr, very high quality). What exceeds full scale is scaled down, what would vanish in 16 bits is scaled up;
+    `notes` says so. Blocks are decoded one after another, so that an hour needs little more memory than its samples.
     Raises UserError for a file that is missing, empty, cut short, damaged, no audio, without samples, or holds NaN or
     infinity: the frames that come out of the decoder are counted against those that the file promises.
     """
-    name = printable(path)
+    name = "standard input" if os.fspath(path) == "-" else printable(path)
     with _bytes_of(path, name) as data:
         checked = containers.check_structure(name, data)
         decode = _decoder(path, name, data, checked)
@@ -152,9 +149,11 @@ def heard(name: str, waveform: np.ndarray, rate: int) -> Recording:
 def to_int16(samples: Float32[np.ndarray, " samples"]) -> Int16[np.ndarray, " samples"]:
     """Returns samples in [-1, 1) as int16, rounded to the nearest step and clipped."""
     # A block at a time: an hour needs little more memory than its samples.
-    starts = range(0, len(samples), _BLOCK_FRAMES)
-    blocks = (np.rint(samples[start : start + _BLOCK_FRAMES] * 32768.0) for start in starts)
-    return np.concatenate([np.zeros(0, np.int16), *(np.clip(b, -32768, 32767).astype(np.int16) for b in blocks)])
+    found = np.empty(len(samples), np.int16)
+    for start in range(0, len(samples), _BLOCK_FRAMES):
+        block = np.rint(samples[start : start + _BLOCK_FRAMES] * 32768.0)
+        found[start : start + _BLOCK_FRAMES] = np.clip(block, -32768, 32767)
+    return found
 
 
 @contextlib.contextmanager
@@ -163,7 +162,7 @@ def _bytes_of(path: str | os.PathLike, name: str) -> Iterator[bytes | mmap.mmap]
     if os.fspath(path) == "-":
         data = sys.stdin.buffer.read()
         if not data:
-            raise UserError("standard input: empty, expected audio")
+            raise UserError(f"{name}: empty, expected audio")
         yield data
         return
     try:
@@ -223,7 +222,7 @@ def _decoder(path: str | os.PathLike, name: str, data: containers.Bytes, checked
         reason = error.error_string.removeprefix("Error : ").rstrip(".")
         found = foreign.decode(path, name, data, reason)
         _refuse_rate(name, found.rate)
-        return _Decoder(lambda: iter((found.samples,)), found.rate, found.samples.shape[1], found.fine)
+        return _Decoder(lambda: _limited(name, found.blocks(), found.rate), found.rate, found.channels, fine=False)
     _refuse_rate(name, rate)
 
     def blocks() -> Iterator[Float32[np.ndarray, "frames channels"]]:
@@ -240,13 +239,21 @@ def _decoder(path: str | os.PathLike, name: str, data: containers.Bytes, checked
                 if not len(block):
                     break
                 decoded += len(block)
-                if decoded > MOST_HOURS * 3600 * rate:
-                    raise UserError(f"{name}: longer than {MOST_HOURS} hours, expected less; cut it into pieces")
                 yield block
         if decoded + late < promised < 1 << 60:  # a flac written to a pipe promises no length
             raise UserError(f"{name}: cut short or damaged, {decoded} frames can be decoded, expected {promised}")
 
-    return _Decoder(blocks, rate, channels, fine)
+    return _Decoder(lambda: _limited(name, blocks(), rate), rate, channels, fine)
+
+
+def _limited(name: str, blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
+    """Passes blocks on; raises UserError where they are longer than a recording may be."""
+    frames = 0
+    for block in blocks:
+        frames += len(block)
+        if frames > MOST_HOURS * 3600 * rate:
+            raise UserError(f"{name}: longer than {MOST_HOURS} hours, expected less; cut it into pieces")
+        yield block
 
 
 class _InMemory(io.BytesIO):
@@ -268,8 +275,9 @@ def _refuse_rate(name: str, rate: int) -> None:
 
 
 def _listen(name: str, decoder: _Decoder) -> Recording:
-    heard = _Heard(decoder.channels)
-    samples = _resample(heard.mono(name, decoder.blocks()), decoder.rate)
+    """Decodes a file, again where channels cancel or are silent, and once more where its level has to be changed."""
+    heard, blocks = _Heard(decoder.channels), decoder.blocks
+    samples, peak = _in_16_bits(_resampled(heard.mono(name, blocks()), decoder.rate))
     if not heard.frames:
         raise UserError(f"{name}: audio without samples, expected at least one")
     notes: dict[str, str] = {}
@@ -278,8 +286,22 @@ def _listen(name: str, decoder: _Decoder) -> Recording:
         notes["cancelling_channels"] = f"its channels cancel when averaged; channel {loudest + 1} alone is taken"
         clipped = heard.clipped
         heard = _Heard(1)
-        one = (block[:, loudest : loudest + 1] for block in decoder.blocks())
-        samples = _resample(heard.mono(name, one), decoder.rate)
+
+        def blocks() -> Iterator[np.ndarray]:
+            return (block[:, loudest : loudest + 1] for block in decoder.blocks())
+
+        samples, peak = _in_16_bits(_resampled(heard.mono(name, blocks()), decoder.rate))
+        heard.clipped = clipped
+    elif 0 < (sounding := heard.powers > 0).sum() < decoder.channels:
+        channels = ", ".join(str(channel + 1) for channel in np.flatnonzero(~sounding))
+        notes["silent_channels"] = f"all zeros in channel {channels}; the mean is over the others"
+        clipped = heard.clipped
+        heard = _Heard(int(sounding.sum()))
+
+        def blocks() -> Iterator[np.ndarray]:
+            return (block[:, sounding] for block in decoder.blocks())
+
+        samples, peak = _in_16_bits(_resampled(heard.mono(name, blocks()), decoder.rate))
         heard.clipped = clipped
     share = heard.clipped / (heard.frames * decoder.channels)
     if share >= _CLIPPED_SHARE:
@@ -287,7 +309,7 @@ def _listen(name: str, decoder: _Decoder) -> Recording:
     level = 10 * float(np.log10(heard.power / heard.frames)) if heard.power else -np.inf
     if heard.high - heard.low <= _SILENT:
         notes["silent"] = "silent: there is no sound in it"
-        return Recording(np.clip(samples, -1, 1), decoder.rate, decoder.channels, -np.inf, share, notes)
+        return Recording(samples, decoder.rate, decoder.channels, -np.inf, share, notes)
     if heard.zeros >= _ZEROS_SECONDS * decoder.rate:
         where = " at its end" if heard.run == heard.zeros else ""
         notes["zeros"] = f"{heard.zeros / decoder.rate:.1f} s of nothing but zeros{where}: is it whole?"
@@ -296,12 +318,13 @@ def _listen(name: str, decoder: _Decoder) -> Recording:
         notes["scaled_down"] = f"exceeds full scale, up to {max(heard.high, -heard.low):.6g}; scaled by {gain:.6g}"
     elif gain > 1:
         notes["scaled_up"] = f"too soft for 16 bits, {level:.0f} dB; scaled by {gain:.6g}"
-    if gain != 1:
-        samples = samples * np.float32(gain)
-    peak = float(np.abs(samples).max(initial=0.0))
+    peak = float(np.float32(peak) * np.float32(gain))
     if peak > 1:  # a resampled wave swings over the samples that it was made of
         notes.setdefault("scaled_down", f"exceeds full scale at {SAMPLE_RATE} Hz; scaled by {1 / peak:.4f}")
-        samples = samples / np.float32(peak)
+    if gain != 1 or peak > 1:
+        del samples
+        again = _resampled(_Heard(len(heard.powers)).mono(name, blocks()), decoder.rate)
+        samples, _ = _in_16_bits(again, gain, max(peak, 1.0))
     return Recording(samples, decoder.rate, decoder.channels, level, share, notes)
 
 
@@ -354,9 +377,32 @@ class _Heard:
         self.zeros = max(self.zeros, self.run)
 
 
-def _resample(blocks: Iterator[np.ndarray], rate: int) -> Float32[np.ndarray, " samples"]:
+def _resampled(blocks: Iterator[np.ndarray], rate: int) -> Iterator[Float32[np.ndarray, " frames"]]:
     if rate == SAMPLE_RATE:
-        return np.concatenate([np.zeros(0, np.float32), *blocks])
+        yield from blocks
+        return
     stream = soxr.ResampleStream(rate, SAMPLE_RATE, num_channels=1, dtype="float32", quality="VHQ")
-    resampled = [stream.resample_chunk(block) for block in blocks]
-    return np.concatenate([*resampled, stream.resample_chunk(np.zeros(0, np.float32), last=True)])
+    for block in blocks:
+        yield stream.resample_chunk(block)
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _in_16_bits(
+    blocks: Iterator[np.ndarray], gain: float = 1.0, peak: float = 1.0
+) -> tuple[Int16[np.ndarray, " samples"], float]:
+    """The samples of all blocks times `gain` and over `peak`, as int16, and the highest of them before rounding."""
+    # An array that grows in place: of an hour there are never two copies.
+    found, length, highest = np.empty(_BLOCK_FRAMES, np.int16), 0, 0.0
+    for block in blocks:
+        if gain != 1:
+            block = block * np.float32(gain)
+        if peak > 1:
+            block = block / np.float32(peak)
+        highest = max(highest, float(np.abs(block).max(initial=0.0)))
+        end = length + len(block)
+        if end > len(found):
+            found.resize(max(end, len(found) + len(found) // 4), refcheck=False)
+        found[length:end] = to_int16(block)
+        length = end
+    found.resize(length, refcheck=False)
+    return found, highest

@@ -2,18 +2,18 @@
 
 Decoders hide a broken download: they return what is left of an ogg, or fill an mp3 up to the length that its header
 promises. Here the bytes themselves are counted: the chunks of wav, au, aiff, w64 and caf, the pages of ogg, the frames
-of mp3. Layouts are those of the formats' specifications (RIFF/RF64, EBU Tech 3306, RFC 3533, ISO 11172-3).
+of mp3; `foreign_structure` has what other libraries read. Layouts are those of the formats' specifications (RIFF/RF64,
+EBU Tech 3306, RFC 3533, ISO 11172-3).
 """
 
 import dataclasses
-import mmap
 import struct
 import zlib
 from collections.abc import Iterator
 
+from ser_jax.corpora import foreign_structure
+from ser_jax.corpora.foreign_structure import Bytes
 from ser_jax.errors import UserError
-
-Bytes = bytes | mmap.mmap
 
 _UNKNOWN_BYTES = 0x7FFF0000  # programs that write to a pipe promise about 2 or 4 GiB, not knowing the length
 _TOLERATED_BYTES = 64  # some recorders count the header as audio: nothing is missing where so little is
@@ -58,6 +58,17 @@ def _check(name: str, data: Bytes) -> Checked:
         return _check_w64(name, data)
     if start[:4] == b"caff":
         return _check_caf(name, data)
+    if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
+        foreign_structure.check_avi(name, data)
+        return Checked()
+    if start[4:8] == b"ftyp":
+        foreign_structure.check_mpeg4(name, data)
+        return Checked()
+    if start[:4] == b"\x1aE\xdf\xa3":
+        foreign_structure.check_matroska(name, data)
+        return Checked()
+    if start[:5] == b"#!AMR":
+        return Checked(note=foreign_structure.check_amr(name, data))
     if start[:4] == b"OggS":
         return _check_ogg(name, data)
     if start[:3] == b"ID3" or _mp3_frame(start[:4]):

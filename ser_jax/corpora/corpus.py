@@ -40,7 +40,8 @@ class Corpus:
 
     `utterances` has one row per utterance and the columns `COLUMNS`, then any others (intensity, session,
     recognition, naturalness, transcript, ...). `speaker`, `gender`, `text` and `language` are "" where unknown.
-    Label i means `emotions[i]`; an utterance's samples are `samples[start : start + num_samples]`.
+    Label i means `emotions[i]`. Without emotions, where dimensions such as arousal are all that is known, `emotion` is
+    "" and the label -1. An utterance's samples are `samples[start : start + num_samples]`.
     `features.in_place_of_samples` makes a corpus whose samples are feature frames [frames, dims].
     """
 
@@ -67,7 +68,7 @@ def make_corpus(
     """
     emotions = tuple(emotions)
     table = _with_all_columns(name, utterances, [len(waveform) for waveform in waveforms], emotions)
-    samples = np.concatenate(waveforms)
+    samples = waveforms[0] if len(waveforms) == 1 else np.concatenate(waveforms)  # an hour is not copied
     return Corpus(name, table, samples, emotions, fingerprint(table, emotions, samples), dict(info or {}))
 
 
@@ -89,18 +90,19 @@ def _with_all_columns(
     duplicates = table["id"][table["id"].duplicated()]
     if len(duplicates):
         raise UserError(f"corpus {name}: {len(duplicates)} duplicate ids, the first is {duplicates.iloc[0]!r}")
-    unknown = table[~table["emotion"].isin(emotions)]
+    unknown = table[~table["emotion"].isin(emotions or [""])]
     if len(unknown):
         row = unknown.iloc[0]
         raise UserError(
-            f"corpus {name}: utterance {row['id']!r} has the emotion {row['emotion']!r}, expected one of "
-            f"{', '.join(emotions)}"
+            f"corpus {name}: utterance {row['id']!r} has the emotion {row['emotion']!r}, expected "
+            + (f"one of {', '.join(emotions)}" if emotions else "none, in a corpus without emotions")
         )
     num_samples = np.array(lengths, np.int64)
     if not num_samples.all():
         raise UserError(f"corpus {name}: utterance {table['id'][int(np.argmin(num_samples))]!r} has no samples")
 
-    table["label"] = table["emotion"].map({emotion: i for i, emotion in enumerate(emotions)}).astype(np.int64)
+    numbers = {emotion: i for i, emotion in enumerate(emotions)} or {"": -1}
+    table["label"] = table["emotion"].map(numbers).astype(np.int64)
     table["start"] = np.cumsum(num_samples) - num_samples
     table["num_samples"] = num_samples
     return table[[*COLUMNS, *(column for column in table.columns if column not in COLUMNS)]]

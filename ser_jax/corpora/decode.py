@@ -12,7 +12,7 @@ from jaxtyping import Int16
 from tqdm import tqdm
 
 from ser_jax import machine
-from ser_jax.corpora.audio import Recording, read_recording, to_int16
+from ser_jax.corpora.audio import Recording, read_recording
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.corpora.problems import Problems
 from ser_jax.errors import UserError
@@ -48,7 +48,7 @@ def read_utterances(
                     continue
                 for kind in recording.notes:
                     notes.setdefault(kind, []).append(row["id"])
-                yield {key: value for key, value in row.items() if key != "path"}, to_int16(samples)
+                yield {key: value for key, value in row.items() if key != "path"}, samples
     info["notes"] = notes
     info["rates"] = {str(rate): number for rate, number in sorted(rates.items())}
     info["channels"] = {str(number): count for number, count in sorted(channels.items())}

@@ -6,7 +6,8 @@ is downloaded, and a second copy of the recordings would serve nobody.
 
 import hashlib
 import os
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -15,6 +16,7 @@ import pandas as pd
 from ser_jax.corpora import labels, tables
 from ser_jax.corpora.audio import AUDIO_SUFFIXES, find_audio, printable
 from ser_jax.corpora.problems import Problems
+from ser_jax.corpora.targets import DIMENSIONS, is_number_or_nothing, says_nothing
 from ser_jax.errors import UserError, one_line
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # a Hugging Face audio folder's table
@@ -54,6 +56,9 @@ def read_split_tables(
         parts.append(rows.assign(**named) if "split" in rows else rows.assign(**named, split=split))
         changed |= own
     rows = pd.concat(parts, ignore_index=True)
+    without = [split for split, part in zip(split_tables, parts, strict=True) if (part["emotion"] == "").all()]
+    if 0 < len(without) < len(parts):
+        raise UserError(f"{split_tables[without[0]]}: no column `emotion`, which the tables of other splits have")
     rows = rows.fillna({column: "" for column in rows.select_dtypes(exclude="number")})
     where = str(next(iter(split_tables.values())).parents[1])
     if speakers:
@@ -73,7 +78,8 @@ def read_table(
     """Returns the utterances that a table lists, all columns as text, and the speakers that were unified, new by old.
 
     `path` is resolved below the folder `source`. The table has the columns path, emotion and, unless `speakers` is
-    False, speaker; any further column is kept. Without emotion, it is the one that has most in columns `vote_EMOTION`.
+    False, speaker; any further column is kept. Without emotion, it is the one that has most in columns `vote_EMOTION`;
+    without those too, arousal, valence or dominance are what is known, and `emotion` is "".
     With start or end, in seconds or as timedeltas, a row is that segment of its file, and has `segment_start` and
     `segment_end` in seconds (NaN: the file's end), and `recording`, the file.
     Bad rows are added to `problems` and left out. Raises UserError for a table that cannot be used at all.
@@ -82,11 +88,16 @@ def read_table(
     rows = tables.read_table(table)
     if "emotion" not in rows and labels.voted(rows):
         rows["emotion"] = labels.most_voted(rows)
-    for column in ("path", "emotion"):
+    dimensions = [name for name in DIMENSIONS if name in rows]
+    if "emotion" in rows and not (dimensions and rows["emotion"].map(_says_nothing).all()):
+        dimensions = []
+    for column in ("path", *(() if dimensions else ("emotion",))):
         if column not in rows:
             found = ", ".join(rows.columns)
+            other = f" (or {', '.join(DIMENSIONS)})" if column == "emotion" else ""
             raise UserError(
-                f"{table}: no column `{column}`, found {found}; expected path, emotion, speaker in the first line"
+                f"{table}: no column `{column}`{other}, found {found}; expected path, emotion, speaker in the first "
+                "line"
             )
     if speakers and "speaker" not in rows:
         raise UserError(
@@ -99,20 +110,23 @@ def read_table(
         rows["speaker"] = ""
     rows = _with_segments(table, rows, problems)
     rows = _with_ids(rows)
-    for column in ("path", "emotion", *(("speaker",) if speakers else ()), "id"):
+    if dimensions:
+        rows = _with_dimensions(table, rows, dimensions, problems)
+    for column in ("path", *(() if dimensions else ("emotion",)), *(("speaker",) if speakers else ()), "id"):
         words = _NO_SPEAKER if column == "speaker" else _MISSING if column == "emotion" else ()
-        missing = (rows[column] == "") | rows[column].str.lower().isin(words)
+        missing = rows[column].map(lambda text, words=words: _says_nothing(text, words)).astype(bool)
         rows = problems.rows(table, rows, missing, lambda row, column=column: f"has no {column}")
-        odd = rows[column].map(lambda text: not text.isprintable())
+        odd = rows[column].map(lambda text: not text.isprintable()).astype(bool)
         rows = problems.rows(
             table, rows, odd, lambda row, column=column: f"has a control character in its {column} {row[column]!r}"
         )
     rows = problems.rows(table, rows, rows["id"].duplicated(), lambda row: f"repeats the id {row['id']!r}")
+    rows = _without_contradictions(table, rows, problems)
     changed: dict[str, str] = {}
     if speakers:
         rows["speaker"], changed = labels.unified(rows["speaker"], str(table), "speaker", unify)
     if "gender" in rows:
-        rows["gender"] = rows["gender"].str.lower().map(lambda word: _GENDERS.get(word, word))
+        rows["gender"] = rows["gender"].map(lambda word: _GENDERS.get(word.lower(), word.lower()))
         if speakers:
             rows = _with_genders_of_speakers(table, rows, problems)
     return _with_paths(table, rows, Path(source), problems), changed
@@ -138,15 +152,40 @@ def list_emotion_folders(source: str | os.PathLike, problems: Problems) -> pd.Da
     for path in relative:
         if len(path.parts) == 1:
             raise UserError(f"{source}: {path} is in no emotion's folder, expected {source}/EMOTION/{path}, or --table")
+    _refuse_emotions_below(source, relative)
     utterances = pd.DataFrame(
         {
             "id": [path.with_suffix("").as_posix() for path in relative],
             "path": [str(source / path) for path in relative],
-            "emotion": [path.parts[0] for path in relative],
+            "emotion": [path.parts[0].strip() for path in relative],
             "speaker": "",
         }
     )
+    place = utterances["path"].map(_place)
+    several = utterances.groupby(place)["emotion"].transform("nunique").astype(int) > 1
+    utterances = problems.rows(
+        source, utterances, several, lambda row: "is one file that stands in several emotions' folders, by links"
+    )
     return problems.rows(source, utterances, utterances["id"].duplicated(), lambda row: f"repeats the id {row['id']!r}")
+
+
+def _refuse_emotions_below(source: Path, relative: Sequence[Path]) -> None:
+    """Raises UserError where not the folders but those below them are named by emotions: the speakers come first."""
+    above, below = ({path.parts[i] for path in relative if len(path.parts) > i + 1} for i in (0, 1))
+    named = sorted(name for name in below if labels.is_known(name))
+    if named and not any(map(labels.is_known, above)):
+        raise UserError(
+            f"{source}: its folders ({', '.join(sorted(above)[:3])}, ...) hold folders that are named by emotions "
+            f"({', '.join(named[:3])}), expected {source}/EMOTION/FILE, or the files listed in a --table"
+        )
+
+
+def _place(path: str) -> tuple[int, ...] | str:
+    try:
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    except OSError:  # it is refused when it is read
+        return path
 
 
 def content_of(utterances: pd.DataFrame) -> str:
@@ -161,7 +200,26 @@ def content_of(utterances: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
+def _says_nothing(text: str, words: Sequence[str] = _MISSING) -> bool:
+    return text == "" or text.lower() in words
+
+
+def _without_contradictions(table: Path, rows: pd.DataFrame, problems: Problems) -> pd.DataFrame:
+    """Rows whose recording, or segment of one, has no other row with another emotion."""
+    where = ["recording", "segment_start", "segment_end"] if "segment_start" in rows else ["path"]
+    emotions = rows.groupby(where, dropna=False)["emotion"]
+    several = emotions.transform("nunique").astype(int) > 1
+    if not several.any():
+        return rows
+    listed = emotions.transform(lambda names: ", ".join(sorted(set(names))))
+    what = "segment" if len(where) > 1 else "file"
+    return problems.rows(
+        table, rows, several, lambda row: f"names a {what} that has several emotions here: {listed[row.name]}"
+    )
+
+
 def _with_segments(table: Path, rows: pd.DataFrame, problems: Problems) -> pd.DataFrame:
+    rows = _in_seconds(rows)
     given = [column for column in ("start", "end") if column in rows]
     if not given:
         return rows
@@ -170,6 +228,7 @@ def _with_segments(table: Path, rows: pd.DataFrame, problems: Problems) -> pd.Da
         values = rows[column] if column in given else pd.Series("", index=rows.index)
         seconds[column] = values.map(_seconds_or_text)
         bad = seconds[column].map(lambda value: isinstance(value, str) or (value is not None and value < 0))
+        bad = bad.astype(bool)  # also of no rows
         rows = problems.rows(
             table,
             rows,
@@ -181,7 +240,57 @@ def _with_segments(table: Path, rows: pd.DataFrame, problems: Problems) -> pd.Da
     end = seconds["end"].loc[rows.index].astype(float)
     rows = rows.drop(columns=given).assign(segment_start=start, segment_end=end, recording=rows["path"])
     backward = rows["segment_end"] <= rows["segment_start"]
-    return problems.rows(table, rows, backward, lambda row: f"ends at {row['segment_end']:g} s, before it begins")
+    rows = problems.rows(table, rows, backward, lambda row: f"ends at {row['segment_end']:g} s, before it begins")
+    return _without_open_segments(
+        table, rows, {name: seconds[name].loc[rows.index].isna() for name in seconds}, problems
+    )
+
+
+def _without_open_segments(
+    table: Path, rows: pd.DataFrame, open_at: Mapping[str, pd.Series], problems: Problems
+) -> pd.DataFrame:
+    """Rows whose start or end is known, or where no other segment of the file lies between it and the file's.
+
+    Else a column that is missing would make each segment hold those before or behind it, under its own label.
+    """
+    of_file = rows.groupby("recording")
+    no_start = open_at["start"] & (rows["segment_end"] > of_file["segment_end"].transform("min"))
+    no_start |= open_at["start"] & rows["segment_end"].isna() & (of_file["segment_start"].transform("size") > 1)
+    rows = problems.rows(
+        table, rows, no_start, lambda row: "has no start, and the file has another segment before its end"
+    )
+    of_file = rows.groupby("recording")
+    no_end = open_at["end"].loc[rows.index] & (rows["segment_start"] < of_file["segment_start"].transform("max"))
+    return problems.rows(
+        table, rows, no_end, lambda row: "has no end, and the file has another segment behind its start"
+    )
+
+
+def _in_seconds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with start and end, where they have them in milliseconds, or a start and a duration."""
+    for column in ("start", "end"):
+        if f"{column}_ms" in rows and column not in rows:
+            rows = rows.assign(**{column: rows[f"{column}_ms"].map(_from_milliseconds)}).drop(columns=f"{column}_ms")
+    if "offset" in rows:  # an end beside an onset, a start beside a duration
+        named = {"offset": "start"} if "duration" in rows and "start" not in rows else {"offset": "end"}
+        if named["offset"] not in rows and ("start" in rows or "duration" in rows):
+            rows = rows.rename(columns=named)
+    if "start" in rows and "end" not in rows and "duration" in rows:
+        pairs = zip(rows["start"].map(_seconds_or_text), rows["duration"].map(_seconds_or_text), strict=True)
+        ends = [
+            "" if None in pair else repr(pair[0] + pair[1]) if all(isinstance(one, float) for one in pair) else "?"
+            for pair in pairs
+        ]
+        ends = [given if end == "?" else end for given, end in zip(rows["duration"], ends, strict=True)]
+        rows = rows.assign(end=ends)
+    return rows
+
+
+def _from_milliseconds(text: str) -> str:
+    try:
+        return repr(float(text.replace(",", ".")) / 1000) if text else ""
+    except ValueError:
+        return text
 
 
 def _seconds_or_text(text: str) -> float | str | None:
@@ -189,6 +298,18 @@ def _seconds_or_text(text: str) -> float | str | None:
         return tables.to_seconds(text)
     except ValueError:
         return text
+
+
+def _with_dimensions(table: Path, rows: pd.DataFrame, dimensions: Sequence[str], problems: Problems) -> pd.DataFrame:
+    """Rows that have a number in one of these columns, and numbers or nothing in the others; no emotion."""
+    for name in dimensions:
+        wrong = ~is_number_or_nothing(rows[name])
+        rows = problems.rows(
+            table, rows, wrong, lambda row, name=name: f"has the {name} {row[name]!r}, expected a number, or nothing"
+        )
+    known = (~rows[list(dimensions)].map(says_nothing)).any(axis=1)
+    rows = problems.rows(table, rows, ~known, lambda row: f"has no {' and no '.join(dimensions)}")
+    return rows.assign(emotion="")
 
 
 def _with_ids(rows: pd.DataFrame) -> pd.DataFrame:
@@ -215,14 +336,16 @@ def _with_genders_of_speakers(table: Path, rows: pd.DataFrame, problems: Problem
 
 def _with_paths(table: Path, rows: pd.DataFrame, source: Path, problems: Problems) -> pd.DataFrame:
     resolved = {path: _resolve(path, source) for path in dict.fromkeys(rows["path"])}
-    absent = rows["path"].map(lambda path: resolved[path] is None)
+    absent = rows["path"].map(lambda path: resolved[path] is None).astype(bool)
     by_name: dict[str, list[Path]] = {}
     if absent.any():
         for path in find_audio(source):
-            by_name.setdefault(path.name, []).append(path)
+            by_name.setdefault(path.name.casefold(), []).append(path)
 
     def where(row: pd.Series) -> str:
-        name = os.path.basename(row["path"].replace("\\", "/"))
+        if "://" in row["path"]:
+            return f"names {row['path']}, expected a file that is here"
+        name = os.path.basename(row["path"].replace("\\", "/")).casefold()
         there = [path for suffix in ("", *AUDIO_SUFFIXES) for path in by_name.get(name + suffix, [])]
         hint = f"; {there[0].relative_to(source)} is: write that, or pass the --source that fits" if there else ""
         return f"names the file {source / row['path']}, which is not there{hint}"
@@ -235,7 +358,7 @@ def _resolve(path: str, source: Path) -> str | None:
     """Where the file that a table names is: below `source`, whatever slashes or URL it is written with."""
     if path.startswith("file://"):
         path = unquote(urlparse(path).path)
-    for one in (path, path.replace("\\", "/")):
-        if os.path.isfile(source / one):
-            return str(source / one)
-    return None
+    spelled = (path, path.replace("\\", "/"), unquote(path))
+    # A Mac writes an accent as a sign of its own.
+    spelled += tuple(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+    return next((str(source / one) for one in spelled if os.path.isfile(source / one)), None)

@@ -10,6 +10,7 @@ import io
 import os
 import shutil
 import subprocess
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,23 +30,25 @@ _KINDS = (  # how a file that libsndfile does not know begins: place, bytes, kin
     (0, b"MAC ", "Monkey's Audio"),
     (0, b"wvpk", "WavPack"),
 )
+_BLOCK_FRAMES = 1 << 18
 _HEADLESS = (".raw", ".pcm", ".vox")
 _TOLERATED_SECONDS = 0.25  # by which a container may promise more than its audio holds
 
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """A decoded file; `fine` says whether its samples may be finer than 16 bits."""
+    """A file that can be decoded: its rate (Hz), its channels, and what gives its samples, as often as asked."""
 
-    samples: Float32[np.ndarray, "frames channels"]
+    blocks: Callable[[], Iterator[Float32[np.ndarray, "frames channels"]]]
     rate: int
-    fine: bool
+    channels: int
 
 
 def decode(path: str | os.PathLike, name: str, data: Any, reason: str) -> Decoded:
-    """Returns what PyAV, or else ffmpeg, reads of a file that libsndfile refuses with `reason`; `data` are its bytes.
+    """Returns how PyAV, or else ffmpeg, reads a file that libsndfile refuses with `reason`; `data` are its bytes.
 
-    Raises UserError that names the kind of the file, for what neither can read or is not there to read it.
+    Raises UserError that names the kind of the file, also while it is decoded, for what neither can read or is not
+    there to read it.
     """
     suffix = os.path.splitext(name)[1].lower()
     kind = next((kind for at, mark, kind in _KINDS if data[at : at + len(mark)] == mark), None)
@@ -72,9 +75,25 @@ def _refuse(name: str, kind: str | None, reason: str) -> UserError:
 
 
 def _by_pyav(name: str, data: Any, kind: str | None, reason: str) -> Decoded:
+    def blocks() -> Iterator[np.ndarray]:
+        waiting: list[np.ndarray] = []  # a frame has a thousand samples, too few to work on one by one
+        for samples, _ in _frames_of_pyav(name, data, kind, reason):
+            waiting.append(samples)
+            if len(waiting) * len(samples) >= _BLOCK_FRAMES:
+                yield np.concatenate(waiting)
+                waiting = []
+        if waiting:
+            yield np.concatenate(waiting)
+
+    first, rate = next(_frames_of_pyav(name, data, kind, reason))
+    return Decoded(blocks, rate, first.shape[1])
+
+
+def _frames_of_pyav(name: str, data: Any, kind: str | None, reason: str) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields samples [frames, channels] and their rate, one frame of the container after another."""
     av = importlib.import_module("av")  # here, since it takes a moment, and few need it
     av.logging.set_level(av.logging.PANIC)
-    parts, rate = [], 0
+    rate, decoded = 0, 0
     try:
         with av.open(io.BytesIO(data[:])) as container:
             if not container.streams.audio:
@@ -86,23 +105,25 @@ def _by_pyav(name: str, data: Any, kind: str | None, reason: str) -> Decoded:
                 if rate and frame.sample_rate != rate:
                     raise _refuse(name, kind, f"its rate changes from {rate} to {frame.sample_rate} Hz")
                 rate = frame.sample_rate
-                parts += [one.to_ndarray().T for one in to_float.resample(frame)]
-            parts += [one.to_ndarray().T for one in to_float.resample(None)] if parts else []
+                for one in to_float.resample(frame):
+                    decoded += one.samples
+                    yield np.ascontiguousarray(one.to_ndarray().T, np.float32), rate
+            for one in to_float.resample(None) if decoded else ():
+                decoded += one.samples
+                yield np.ascontiguousarray(one.to_ndarray().T, np.float32), rate
     except (av.FFmpegError, ValueError, IndexError, EOFError) as error:
         raise _refuse(name, kind, reason if kind is None else getattr(error, "strerror", None) or str(error)) from error
-    if not parts:
+    if not decoded:
         raise _refuse(name, kind, "it holds no samples")
-    samples = np.ascontiguousarray(np.concatenate(parts), np.float32)
-    if promised is not None and len(samples) / rate < promised - _TOLERATED_SECONDS:
-        raise UserError(f"{name}: cut short, {len(samples) / rate:.2f} s can be decoded, expected {promised:.2f}")
-    return Decoded(samples, rate, fine=False)
+    if promised is not None and decoded / rate < promised - _TOLERATED_SECONDS:
+        raise UserError(f"{name}: cut short, {decoded / rate:.2f} s can be decoded, expected {promised:.2f}")
 
 
 def _promised_seconds(container: Any, stream: Any) -> float | None:
     if stream.duration:
         return float(stream.duration * stream.time_base)
     # Of other containers ffmpeg estimates the length by the bit rate.
-    kept = container.format.name.startswith(("matroska", "mov"))
+    kept = container.format.name.startswith(("matroska", "mov", "flv", "avi", "asf"))
     return container.duration / 1e6 if container.duration and kept else None
 
 
@@ -114,4 +135,8 @@ def _by_ffmpeg(name: str, data: Any, kind: str | None, reason: str) -> Decoded:
     samples, rate = soundfile.read(io.BytesIO(done.stdout), dtype="float32", always_2d=True)
     if not len(samples):
         raise _refuse(name, kind, "it holds no samples")
-    return Decoded(samples, rate, fine=False)
+
+    def blocks() -> Iterator[np.ndarray]:
+        return (samples[start : start + _BLOCK_FRAMES] for start in range(0, len(samples), _BLOCK_FRAMES))
+
+    return Decoded(blocks, rate, samples.shape[1])

@@ -8,6 +8,7 @@ import pandas as pd
 from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus, waveform
 from ser_jax.corpora.duplicates import exact_copies, near_copies
 from ser_jax.corpora.protocols import speakers_known
+from ser_jax.corpora.targets import DIMENSIONS, dimension_values
 
 _KNOWN = ("speaker", "gender", "text", "transcript", "language", "session")  # what a corpus may tell of utterances
 _FULL_SCALE = 32_766  # int16 steps from which on a sample stands at full scale
@@ -30,6 +31,8 @@ def inspect(corpus: Corpus) -> dict[str, Any]:
         "speakers": int(table["speaker"].nunique()) if speakers_known(corpus) else None,
         "emotions": {name: int((table["emotion"] == name).sum()) for name in corpus.emotions},
         "speakers_x_emotions": {str(name): row.to_dict() for name, row in counts.iterrows()},
+        "utterances_of_speakers": {str(name): int(count) for name, count in table.groupby("speaker").size().items()},
+        "dimensions": {name: _of_dimension(corpus, name) for name in DIMENSIONS if name in table},
         "missing_cells": [
             f"{speaker or '?'}: {emotion}" for speaker, row in counts.iterrows() for emotion in row.index[row == 0]
         ],
@@ -72,6 +75,13 @@ def _histogram(values: np.ndarray) -> dict[str, list]:
         return {"counts": [], "edges": []}
     counts, edges = np.histogram(values, bins=min(30, max(5, len(values) // 5)))
     return {"counts": counts.tolist(), "edges": edges.tolist()}
+
+
+def _of_dimension(corpus: Corpus, name: str) -> dict[str, Any]:
+    """How a dimension's values are spread, and how many utterances have one."""
+    values = dimension_values(corpus, [name])[:, 0].astype(np.float64)
+    known = values[~np.isnan(values)]
+    return {"known": len(known)} | _quantiles(known) | {"histogram": _histogram(known)}
 
 
 def _known(table: pd.DataFrame, column: str) -> float:

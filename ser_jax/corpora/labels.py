@@ -103,6 +103,18 @@ def meant_by(word: str, names: Iterable[str]) -> str | None:
     return synonym if synonym in names else next(iter(difflib.get_close_matches(word, names, n=1, cutoff=0.8)), None)
 
 
+def hint_of_map(word: str, names: Iterable[str]) -> str:
+    """Returns "; --map surprised=surprise, if that is meant" where one of the names may be meant by a word, or ""."""
+    meant = meant_by(word, names)
+    return f"; --map {word}={meant}, if that is meant" if meant else ""
+
+
+def is_known(word: str) -> bool:
+    """Returns whether a word is the name of an emotion, or a synonym of one."""
+    word = word.strip().casefold()
+    return word in SYNONYMS or word in _OF_WORD
+
+
 def unified(values: pd.Series, where: str, column: str, unify: bool) -> tuple[pd.Series, dict[str, str]]:
     """Returns names of which none differ by case, zeros, ".0" or spaces alone, and those that were changed, new by old.
 

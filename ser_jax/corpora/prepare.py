@@ -177,7 +177,7 @@ def _pack_recordings(
     total = len(utterances) + len(problems.found)
     utterances, said = _with_labels(utterances, where, options, problems)
     check = {"files": len(utterances), "verified_against": verified_against, "content": content_of(utterances)}
-    classes = list(emotions or sorted(set(utterances["emotion"])))
+    classes = list(emotions or sorted(set(utterances["emotion"]) - {""}))
     info |= {"source_check": check, "labels": said + info["labels"], "min_seconds": options.min_seconds}
     prepared = None if options.force else _prepared(name, data_dir)
     same = prepared and all(prepared.info.get(key) == info[key] for key in ("source_check", "min_seconds"))
@@ -202,6 +202,10 @@ def _with_labels(
     """The utterances under the names of emotions that are meant, and what was done, in words."""
     if utterances.empty:
         return utterances, []
+    if (utterances["emotion"] == "").all():
+        if options.emotions is not None or options.labels.renamed or options.labels.dropped:
+            raise UserError(f"{where}: has no emotions, which --emotions, --map and --drop are about")
+        return utterances, []
     emotions = utterances["emotion"].map(lambda name: unicodedata.normalize("NFC", name))
     renamed_names, renamed = labels.rename(emotions.tolist(), options.labels, known=labels.voted(utterances))
     utterances = labels.with_renamed_votes(utterances.assign(emotion=renamed_names), options.labels)
@@ -224,7 +228,10 @@ def _with_labels(
             where,
             utterances,
             ~utterances["emotion"].isin(options.emotions),
-            lambda row: f"has the emotion {row['emotion']!r}, expected one of {expected}",
+            lambda row: (
+                f"has the emotion {row['emotion']!r}, expected one of {expected}"
+                + labels.hint_of_map(row["emotion"], options.emotions)
+            ),
         )
     return utterances, said
 

@@ -18,7 +18,20 @@ from ser_jax.errors import UserError, reading
 
 # What other programs call the columns; a name is looked for as it stands, then in lower case, then here.
 SYNONYMS = {
-    "path": ("file", "filename", "file_name", "filepath", "file_path", "wav", "wav_path", "audio", "audio_path"),
+    "path": (
+        "audio_filepath",
+        "audio_file",
+        "wav_file",
+        "file",
+        "filename",
+        "file_name",
+        "filepath",
+        "file_path",
+        "wav",
+        "wav_path",
+        "audio",
+        "audio_path",
+    ),
     "emotion": ("label", "emo", "emotions", "emotion_label", "class", "category"),
     "speaker": ("speaker_id", "speakerid", "spk", "spk_id", "actor", "actor_id", "subject", "subject_id"),
     "gender": ("sex",),
@@ -27,11 +40,29 @@ SYNONYMS = {
     "language": ("lang",),
     "session": ("session_id",),
     "split": ("split_set", "partition", "subset"),
+    "arousal": ("activation", "emoact"),
+    "valence": ("emoval",),
+    "dominance": ("emodom",),
     "id": ("utterance", "utterance_id", "utt", "utt_id"),
-    "start": ("begin", "onset", "start_time", "begin_time", "segment_start"),
-    "end": ("stop", "end_time", "segment_end"),
+    "start": (
+        *("begin", "onset", "start_time", "begin_time", "segment_start", "start_s", "start_sec", "start_seconds"),
+        *("starttime", "xmin", "tmin"),
+    ),
+    "end": (
+        *("stop", "end_time", "stop_time", "segment_end", "end_s", "end_sec", "end_seconds", "endtime"),
+        *("xmax", "tmax"),
+    ),
+    "start_ms": ("begin_ms", "onset_ms"),
+    "end_ms": ("stop_ms",),
+    "duration": ("dur", "duration_s", "duration_sec", "duration_seconds"),
 }
 _SEPARATORS = ",;\t|"
+_MAGIC = {  # how files begin that are no text, and what they are
+    b"PK\x03\x04": "a spreadsheet or another zip archive",
+    b"\xd0\xcf\x11\xe0": "an old spreadsheet (.xls)",
+    b"\x1f\x8b": "compressed by gzip",
+    b"PAR1": "a Parquet file, whose name has to end in .parquet",
+}
 _SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 
 
@@ -45,6 +76,8 @@ def read_table(
     Raises UserError that names the line for whatever cannot be read without a doubt.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: a folder, expected a table, as a CSV file")
     if not path.is_file():
         raise UserError(f"{path}: no such table, expected a CSV file")
     if path.suffix.lower() in _SPREADSHEETS:
@@ -66,6 +99,11 @@ def read_table(
 
 def _decoded(path: Path) -> str:
     data = path.read_bytes()
+    kind = next((kind for begins, kind in _MAGIC.items() if data.startswith(begins)), None)
+    if kind is None and data.lstrip()[:1] == b"<":
+        kind = "HTML or XML"
+    if kind:
+        raise UserError(f"{path}: {kind}, expected a table as text: save it as CSV (UTF-8)")
     encoding = "utf-8-sig"
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         encoding = "utf-16"
@@ -93,8 +131,12 @@ def _read_text(path: Path, text: str, wanted: Sequence[str], columns: Sequence[s
         skipped, lines = skipped + 1, lines[1:]
     if not lines:
         raise UserError(f"{path}: not a CSV file, no line of column names")
-    if not lines[0].strip().replace("\t", "").isprintable():
-        raise UserError(f"{path}: not a CSV file, its line of column names holds control characters")
+    lines[0] = lines[0].replace("\u00a0", " ")
+    hidden = next((sign for sign in lines[0].strip().replace("\t", "") if not sign.isprintable()), None)
+    if hidden:
+        raise UserError(
+            f"{path}: not a CSV file, its line of column names holds the character {hidden!a}, which is not seen"
+        )
     separator = separator or _separator(lines[0], wanted, columns)
     lines_of_rows = io.StringIO("".join(lines), newline="")
     reader = csv.reader(lines_of_rows, delimiter=separator, skipinitialspace=True, strict=True)

@@ -12,6 +12,7 @@ from ser_jax.corpora.labels import VOTE, meant_by
 from ser_jax.corpora.protocols import Fold
 from ser_jax.errors import UserError, brief, did_you_mean
 
+DIMENSIONS = ("arousal", "valence", "dominance")  # that a table without emotions is known by
 _DIMENSIONS, _VOTES = "config.corpus.dimensions", "config.corpus.votes"
 _UNKNOWN = ("", "nan", "n/a", "na", "none", "<na>")
 
@@ -143,9 +144,7 @@ def _heard(corpus: Corpus, raters: Sequence[str], columns: str) -> Float64[np.nd
 def _numbers(corpus: Corpus, name: str, option: str, expected: str) -> Float64[np.ndarray, " utterances"]:
     """A column's numbers, also those with a decimal comma; NaN where nothing is said."""
     words = corpus.utterances[name].map(_text)
-    unknown = words.str.lower().isin(_UNKNOWN)
-    found = pd.to_numeric(words.where(~unknown, "nan").str.replace(",", ".", regex=False), errors="coerce")
-    wrong = (~unknown & ~np.isfinite(found)).to_numpy()
+    found, wrong = _numbers_of(words), ~is_number_or_nothing(words).to_numpy()
     if wrong.any():
         row = int(np.argmax(wrong))
         raise UserError(
@@ -153,6 +152,21 @@ def _numbers(corpus: Corpus, name: str, option: str, expected: str) -> Float64[n
             f"{words.iloc[row]!r}, expected {expected}"
         )
     return found.to_numpy(np.float64)
+
+
+def says_nothing(word: object) -> bool:
+    """Returns whether a cell of a table says that a value is not known."""
+    return _text(word).lower() in _UNKNOWN
+
+
+def is_number_or_nothing(words: pd.Series) -> pd.Series:
+    """Returns which cells are finite numbers, also with a decimal comma, or say that a value is not known."""
+    return words.map(says_nothing) | np.isfinite(_numbers_of(words.map(_text)))
+
+
+def _numbers_of(words: pd.Series) -> pd.Series:
+    unknown = words.map(says_nothing)
+    return pd.to_numeric(words.where(~unknown, "nan").str.replace(",", ".", regex=False), errors="coerce")
 
 
 def _text(value: object) -> str:

@@ -30,7 +30,7 @@ class Look:
         log_mel: natural logarithm of the mel power, frames and bands of `DRAWN`.
         mel_frequencies: the bands' centres in Hz.
         seconds: the length of what was heard.
-        probabilities: of the emotions.
+        probabilities: of the emotions; none of a model of dimensions alone.
         attention: as in `Output`, for a batch of this recording alone, without padding.
         frame_seconds: from one frame of the model's input to the next.
         tokens: what a decoder emits: the emotion, then the text if there is one.

@@ -31,7 +31,7 @@ def build(name: str, num_classes: int, *, encoder: Any = None, **options: Any) -
 
     Args:
         name: a key of `FAMILIES`, or `package.module:NAME` of a `Family` outside the package.
-        num_classes: at least 2.
+        num_classes: at least 1: beside emotions, of which there are 2 and more, each dimension is one.
         encoder: the `Architecture` of the layers that the model computes itself, which no configuration sets; or None.
         options: fields of the module; text is taken for the value that it spells ("0.5", "none").
 
@@ -39,8 +39,8 @@ def build(name: str, num_classes: int, *, encoder: Any = None, **options: Any) -
         UserError: for an unknown model, option or value, naming the nearest right one and all of them, and for options
             that do not go together.
     """
-    if num_classes < 2:
-        raise UserError(f"model {name}: a classifier needs at least 2 emotions, found {num_classes}")
+    if num_classes < 1:
+        raise UserError(f"model {name}: found {num_classes} outputs, expected at least 1")
     family = family_of(name)
     defaults = options_of(family)
     checked = {}

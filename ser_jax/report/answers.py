@@ -1,11 +1,12 @@
 """A study's answer to a question, in words: each difference, its interval, its verdict and what would decide it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ser_jax.report import numbers
 from ser_jax.statistics import factorial
 from ser_jax.statistics.paired import PAIR, Comparison
+from ser_jax.statistics.scores import ScoreDifference
 from ser_jax.statistics.tests import DIFFERENCE, EQUIVALENT, SIGNIFICANT, UNDECIDED
 
 if TYPE_CHECKING:
@@ -67,6 +68,19 @@ def verdict(one: Comparison) -> str:
         f"undecided: no significant difference{corrected} ({numbers.p_equals(one.p_holm)}), nor equivalence within "
         f"{margin}{_detectable([one])}"
     )
+
+
+def describe_difference(one: ScoreDifference, titles: Mapping[str, str]) -> str:
+    """Says how much a variant's score differs from its baseline's."""
+    title = titles.get(one.score, one.score)
+    gained = f"{one.variant} against {one.baseline}: {title} {signed(one)}"
+    return f"{gained}, {numbers.p_equals(one.p_holm)}." if one.p_holm is not None else f"{gained}."
+
+
+def signed(one: ScoreDifference) -> str:
+    """A difference of scores with its interval."""
+    ends = "" if one.ci95 is None else f" [{one.ci95[0]:+.3f}, {one.ci95[1]:+.3f}]"
+    return f"{one.estimate:+.3f}{ends}"
 
 
 def what_would_decide(one: Comparison) -> str:

@@ -14,15 +14,18 @@ from ser_jax.report.sections.provenance import describe_provenance, licence
 from ser_jax.report.summary import Measure, Provenance, Summary
 from ser_jax.training.published import LIBRARY, METADATA, WEIGHTS
 
+_ACTED = {"emodb", "ravdess", "crema_d", "savee", "tess", "emovo", "cafe", "esd"}  # corpora of acted speech
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingCorpus:
-    """A corpus that a model was trained on, and its `info`."""
+    """A corpus that a model was trained on, its `info`, and the corpora that it was merged from (else itself)."""
 
     name: str
     utterances: int
     speakers: int
     info: Mapping[str, Any]
+    sources: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Published:
       runs: how many networks it is the mean of.
       heads: source corpus -> the emotions of its own classifier; empty for one classifier.
       variant: what it is called in the summaries of its tests.
+      licence, description: of the model, as its publisher states them; "" where nothing is stated.
       features: name and `info` of the pre-extracted features that it takes; None: it takes log-mels or functionals.
     """
 
@@ -48,6 +52,8 @@ class Published:
     corpora: Sequence[TrainingCorpus]
     versions: Mapping[str, str]
     features: Mapping[str, Any] | None = None
+    licence: str = ""
+    description: str = ""
 
     @property
     def encoder(self) -> Mapping[str, Any] | None:
@@ -66,7 +72,8 @@ def render(model: Published, tested: Summary, elsewhere: Mapping[str, Summary]) 
     parts = [
         _header(name, model, rows, tested.metrics),
         f"# {escaped(name)}",
-        f"Recognises {escaped(', '.join(model.emotions))} in speech.",
+        _purpose(model),
+        *([escaped(model.description)] if model.description else []),
     ]
     parts += ["## The model", "\n".join(f"- {line}" for line in _model(model))]
     parts += ["## Training data", "\n".join(f"- {line}" for line in _corpora(model.corpora))]
@@ -77,6 +84,14 @@ def render(model: Published, tested: Summary, elsewhere: Mapping[str, Summary]) 
     trained = describe_provenance(Provenance(dict(model.versions)))
     parts.append(f"Trained with {escaped(trained)}. Corpus {tested.study.fingerprint[:16]}.")
     return "\n\n".join(parts) + "\n"
+
+
+def _purpose(model: Published) -> str:
+    dimensions = escaped(join(list(model.config["corpus"].get("dimensions", ()))))
+    if not model.emotions:
+        return f"Predicts {dimensions} of speech."
+    also = f" Also predicts {dimensions}." if dimensions else ""
+    return f"Recognises {escaped(', '.join(model.emotions))} in speech.{also}"
 
 
 def _model(model: Published) -> list[str]:
@@ -147,6 +162,7 @@ class _Test:
     setting: str
     metrics: Mapping[str, Measure]
     recall: Mapping[str, Measure]
+    scores: Mapping[str, Measure] = dataclasses.field(default_factory=dict)
 
 
 def _header(name: str, model: Published, tests: Sequence[_Test], titles: Mapping[str, str]) -> str:
@@ -159,6 +175,8 @@ def _header(name: str, model: Published, tests: Sequence[_Test], titles: Mapping
         for test in tests
     ]
     infos = [corpus.info for corpus in model.corpora]
+    if model.licence:
+        infos = [dict(info) | {"licence": model.licence} for info in infos]
     return card_header.header(name, LIBRARY, model.config["model"]["name"], infos, results)
 
 
@@ -167,7 +185,7 @@ def _tests(model: Published, tested: Summary, elsewhere: Mapping[str, Summary]) 
     variant = tested.variants[model.variant]
     setting = variant.known.setting
     corpus = tested.corpus
-    rows = [_Test(corpus, f"{corpus}, unseen speakers", setting, variant.metrics, variant.recall)]
+    rows = [_Test(corpus, f"{corpus}, unseen speakers", setting, variant.metrics, variant.recall, variant.scores)]
     if variant.ensemble:
         rows.append(
             _Test(
@@ -186,7 +204,7 @@ def _tests(model: Published, tested: Summary, elsewhere: Mapping[str, Summary]) 
         rows.insert(0, _Test(corpus, "the same, each recording by itself", "inductive", ua, {}))
     for other, summary in elsewhere.items():
         one = summary.variants[model.variant]
-        rows.append(_Test(other, f"{other}, all of it", one.known.setting, one.metrics, one.recall))
+        rows.append(_Test(other, f"{other}, all of it", one.known.setting, one.metrics, one.recall, one.scores))
     return rows
 
 
@@ -194,19 +212,20 @@ def _results(model: Published, tests: Sequence[_Test], tested: Summary, elsewher
     """The table of results, and what it is of."""
     runs = tested.variants[model.variant].runs
     protocol = "; ".join(one.description or one.name for one in tested.study.protocols)
-    columns = ["tested on", "setting", *tested.metrics.values(), *tested.emotions]
+    columns = ["tested on", "setting", *tested.metrics.values(), *tested.emotions, *tested.scores.values()]
     cells = [
         [
             test.what,
             test.setting,
             *(_measure(test.metrics.get(name)) for name in tested.metrics),
             *(_value(test.recall.get(e)) for e in tested.emotions),
+            *(_score(test.scores.get(name)) for name in tested.scores),
         ]
         for test in tests
     ]
     parts = [
         f"Results are of {count(runs, 'model')} of the same configuration, tested on unseen speakers "
-        f"({escaped(protocol)}); this model was trained on all. Percent, with 95 % intervals over speakers.",
+        f"({escaped(protocol)}); this model was trained on all. {_units(tested)}, with 95 % intervals over speakers.",
         table(columns, cells, words=2),
     ]
     for other, summary in elsewhere.items():
@@ -217,6 +236,15 @@ def _results(model: Published, tests: Sequence[_Test], tested: Summary, elsewher
 
 def _measure(measure: Measure | None) -> str:
     return numbers.MISSING if measure is None else numbers.percent_with(measure.value, measure.ci95)
+
+
+def _score(measure: Measure | None) -> str:
+    return numbers.MISSING if measure is None else numbers.decimal_with(measure.value, measure.ci95)
+
+
+def _units(tested: Summary) -> str:
+    of_scores = f"{join(list(tested.scores.values()))} as they are" if tested.scores else ""
+    return "; ".join(filter(None, ("Percent" if tested.emotions else "", of_scores)))
 
 
 def _value(measure: Measure | None) -> str:
@@ -231,22 +259,32 @@ def _limits(model: Published, tested: Summary) -> list[str]:
             f"It is transductive, by {escaped(join(uses))}: all recordings of one call are taken for one speaker's. "
             "Results are of speakers with all their recordings, except where a row says otherwise."
         )
-    if is_baseline(model.config["model"]) and model.config["model"]["name"] != "logistic_regression":
+    if model.emotions and is_baseline(model.config["model"]) and model.config["model"]["name"] != "logistic_regression":
         lines.append(
             "Its probabilities rank the emotions and are too sure of the first: they are not calibrated. "
             "`predict --abstain` goes by a confidence that is."
         )
+    classes = ["Its probabilities are those of a classifier that has the listed emotions and no others."]
     return [
         *lines,
-        "It was trained on acted speech, close to the microphone and without noise. For spontaneous speech, other "
-        "languages, rooms and telephones, only the table's figures are known; expect little.",
-        "Its probabilities are those of a classifier that has the listed emotions and no others.",
+        _speech(model),
+        *(classes if model.emotions else []),
         "It is for research. What a voice expresses is not what a person feels; not for decisions about people.",
     ]
 
 
+def _speech(model: Published) -> str:
+    """What the speech of its training means for other speech; of a folder nothing is known but what it was called."""
+    known = "For other languages, rooms and telephones, only the table's figures are known; expect little."
+    names = {name for corpus in model.corpora for name in corpus.sources}
+    if names <= _ACTED:
+        known = known.replace("other languages", "spontaneous speech, other languages")
+        return f"It was trained on acted speech, close to the microphone and without noise. {known}"
+    return f"What kind of speech it was trained on, this card says no more of than the corpora's names. {known}"
+
+
 def _licences(model: Published) -> list[str]:
-    parts = []
+    parts = [f"- this model: {escaped(licence(model.licence))}"] if model.licence else []
     if model.encoder:
         said = escaped(licence(str(model.features["info"].get("licence") or "not known")))
         parts.append(f"- encoder {escaped(model.encoder['name'])}, which is not in this folder: {said}")

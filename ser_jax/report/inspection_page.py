@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ser_jax.errors import one_line
-from ser_jax.report import vector_graphics
+from ser_jax.report import numbers, vector_graphics
 from ser_jax.report.vector_graphics import PAPER, SMALL, TWO_COLUMNS
 
 if TYPE_CHECKING:
@@ -26,12 +26,13 @@ def page(found: dict[str, Any], words: str) -> str:
     pictures = [
         ("Lengths of utterances, seconds", 2.0, lambda axes: _draw_histogram(axes, found["seconds"], "seconds")),
         ("Levels of utterances, dB below full scale", 2.0, lambda axes: _draw_histogram(axes, found["level_db"], "dB")),
-        (
-            f"Utterances of each of {speakers} speakers and {emotions} emotions",
-            1.2 + 0.2 * speakers,
-            lambda axes: _draw_cells(axes, found),
-        ),
     ]
+    if emotions:
+        title = f"Utterances of each of {speakers} speakers and {emotions} emotions"
+        pictures.append((title, 1.2 + 0.2 * speakers, lambda axes: _draw_cells(axes, found)))
+    for name, values in found["dimensions"].items():
+        title = f"{numbers.sentence_case(name)} of {values['known']} utterances"
+        pictures.append((title, 2.0, lambda axes, values=values: _draw_histogram(axes, values, "")))
     body = "".join(
         f"<h2>{title}</h2>\n{_picture(f'figure{number}', title, height, draw)}\n"
         for number, (title, height, draw) in enumerate(pictures)

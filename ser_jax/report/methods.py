@@ -57,8 +57,8 @@ def paragraph(summary: Summary, configs: Mapping[str, Mapping]) -> str:
     networks = [config for config in configs.values() if not is_baseline(config["model"])]
     sentences = [*_corpus(summary), *_models(summary, configs), *_hidden_states(summary)]
     if networks:
-        sentences += [*_features(networks[0]), *_training(networks[0], _platforms(summary, configs))]
-        sentences += [*_testing(networks[0]), *_others(networks)]
+        sentences += [*_features(networks[0]), *_training(networks[0], _platforms(summary, configs), summary.emotions)]
+        sentences += [*_testing(networks[0], summary.emotions), *_others(networks)]
     sentences += [*_runs(summary, networks), *_evaluation(summary), *_software(summary, networks)]
     return " ".join(sentences)
 
@@ -70,7 +70,8 @@ def _corpus(summary: Summary) -> list[str]:
     emotions = ", ".join(summary.emotions)
     sentences = [
         f"We used the corpus {summary.corpus}{source}: {variant.utterances} utterances of "
-        f"{count(variant.speakers, 'speaker')} were tested, in {len(summary.emotions)} emotions ({emotions})."
+        f"{count(variant.speakers, 'speaker')} were tested"
+        + (f", in {len(summary.emotions)} emotions ({emotions})." if emotions else ".")
     ]
     for protocol in summary.study.protocols:
         text = f"The protocol was {protocol.name.replace('_', ' ')}"
@@ -194,7 +195,7 @@ def _precision(name: str, platforms: Collection[str]) -> str:
     return f"{text}." if name != "tf32" or known else f"{text} on devices that have it, and float32 on others."
 
 
-def _training(config: Mapping, platforms: Collection[str]) -> list[str]:
+def _training(config: Mapping, platforms: Collection[str], emotions: Sequence[str]) -> list[str]:
     optimizer, training = config["optimizer"], config["training"]
     by = optimizer.get("name", "adamw")
     by = "AdamW {{loshchilov2019decoupled}}" if by == "adamw" else str(by)
@@ -230,8 +231,9 @@ def _training(config: Mapping, platforms: Collection[str]) -> list[str]:
         )
     corpus = config["corpus"]
     if corpus.get("dimensions"):
+        also = "also " if emotions else ""
         sentences.append(
-            f"The networks also predicted {join(list(corpus['dimensions']))} of every utterance, standardised by the "
+            f"The networks {also}predicted {join(list(corpus['dimensions']))} of every utterance, standardised by the "
             f"training utterances, by 1 - CCC over the batch (weight {config['objective']['dimensions']:g})."
         )
     if corpus.get("votes"):
@@ -247,11 +249,12 @@ def _training(config: Mapping, platforms: Collection[str]) -> list[str]:
     return sentences
 
 
-def _testing(config: Mapping) -> list[str]:
+def _testing(config: Mapping, emotions: Sequence[str]) -> list[str]:
     """How a recording is tested: windows, and the statistics of batch normalisation."""
     window = config["evaluation"]["window_seconds"] or config["training"]["crop_seconds"]
     sentences = [
-        f"Recordings were tested in windows of {window:g} s, whose probabilities were averaged over a recording."
+        f"Recordings were tested in windows of {window:g} s, whose {'probabilities' if emotions else 'values'} were "
+        "averaged over a recording."
     ]
     if config["evaluation"]["batch_statistics"] == "speaker":
         sentences.append(
@@ -366,10 +369,10 @@ def _selection(config: Mapping) -> str:
 
 def _evaluation(summary: Summary) -> list[str]:
     variants = list(summary.variants.values())
-    sentences = [
-        "The main metric is unweighted accuracy (UA), the mean of the classes' recalls {{schuller2009interspeech}}, "
-        "pooled over folds for each seed and averaged over seeds."
-    ]
+    main = "unweighted accuracy (UA), the mean of the classes' recalls {{schuller2009interspeech}}"
+    if not summary.emotions:
+        main = "the concordance correlation coefficient (CCC) over utterances"
+    sentences = [f"The main metric is {main}, pooled over folds for each seed and averaged over seeds."]
     adapted = join(sorted({use for variant in variants for use in variant.known.uses_speaker}))
     sentences.append(f"Some figures are transductive: they use {adapted}." if adapted else "All figures are inductive.")
     if any(variant.ua.ci95 is not None for variant in variants):

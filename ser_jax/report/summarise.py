@@ -11,7 +11,7 @@ import pandas as pd
 from ser_jax.errors import UserError
 from ser_jax.predictions import PREFIX, emotions_of, validate
 from ser_jax.report import summary as tree
-from ser_jax.report.answers import answer
+from ser_jax.report.answers import answer, describe_difference
 from ser_jax.report.summary import Knowledge, Measure, Question, Study, Summary, Variant, from_json
 from ser_jax.statistics import bootstrap, components, factorial, intervals, metrics, paired, scores
 from ser_jax.statistics.calibration import calibration
@@ -62,9 +62,14 @@ def summarise(
     wanted = dict.fromkeys([*comparisons, *(pair for question in questions for pair in question.comparisons)])
     pairs = [pair for pair in wanted if not failed & set(pair)]
     options = {"margin": how.margin, "replicates": how.replicates}
+    classes, titles = emotions_of(predictions), {score.name: score.title for score in scores.scores_of(predictions)}
+    gained = tuple(scores.differences(predictions, pairs, replicates=how.replicates))
+    if not classes:  # without emotions there is no UA to compare
+        pairs, of_scores = [], tuple(_asked_of_scores(question, gained, titles) for question in questions)
     compared = {pair: paired.compare(predictions, *pair, study.fold_sizes, **options) for pair in pairs}
     asked = [
-        _asked(question, compared, *_effects(predictions, question, study, failed, options)) for question in questions
+        _asked(question, compared, *_effects(predictions, question, study, failed, options))
+        for question in (questions if classes else ())
     ]
     corrected = _corrected(compared, [family for _, family in asked])
     order = [name for name in known if name in tables]
@@ -73,18 +78,18 @@ def summarise(
         form=tree.FORM,
         study=study,
         corpus=corpora[0],
-        emotions=tuple(emotions_of(predictions)),
-        chance_ua=1 / predictions["label"].nunique(),
+        emotions=classes,
+        chance_ua=1 / predictions["label"].nunique() if classes else None,
         margin=how.margin,
-        metrics={metric.name: metric.title for metric in how.metrics},
+        metrics={metric.name: metric.title for metric in how.metrics} if classes else {},
         variants={
             name: _variant(tables[name], known.get(name, Knowledge()), speakers, _of(validation, name), how)
             for name in dict.fromkeys([*order, *tables])
         },
         comparisons=tuple(corrected[pair] for pair in pairs),
-        questions=tuple(_answered(entry, own, pairs, corrected) for entry, own in asked),
-        scores={score.name: score.title for score in scores.scores_of(predictions)},
-        score_differences=tuple(scores.differences(predictions, pairs, replicates=how.replicates)),
+        questions=tuple(_answered(entry, own, pairs, corrected) for entry, own in asked) if classes else of_scores,
+        scores=titles,
+        score_differences=gained,
     )
 
 
@@ -112,6 +117,21 @@ def _asked(
         answer="",
     )
     return entry, dict(zip(own, family[: len(own)], strict=True))
+
+
+def _asked_of_scores(question: Any, found: Sequence[scores.ScoreDifference], titles: Mapping[str, str]) -> Question:
+    """A question about a corpus without emotions, answered by the differences of scores."""
+    own = [one for one in found if (one.variant, one.baseline) in question.comparisons]
+    return Question(
+        name=question.name,
+        text=question.text,
+        factors={factor: tuple(levels) for factor, levels in question.factors.items()},
+        levels=dict(question.levels),
+        comparisons=(),
+        effects=(),
+        notes=(),
+        answer=" ".join(describe_difference(one, titles) for one in own) or "No comparison could be made.",
+    )
 
 
 def _corrected(
@@ -159,11 +179,39 @@ def _effects(
 def _variant(
     table: pd.DataFrame, known: Knowledge, speakers: pd.DataFrame, validation: pd.DataFrame | None, how: How
 ) -> Variant:
+    found = {
+        "runs": len(table[["fold", "seed"]].drop_duplicates()),
+        "folds": table["fold"].nunique(),
+        "seeds": table["seed"].nunique(),
+        "speakers": table["speaker"].nunique(),
+        "utterances": table["utterance"].nunique(),
+        "known": known,
+        "scores": _scores(table, how),
+    }
+    if emotions_of(table):
+        found |= _of_classes(table, known, speakers, validation, how)
+    else:
+        has_interval = any(one.ci95 is not None for one in found["scores"].values())
+        notes = [] if has_interval else [bootstrap.no_interval(found["speakers"])]
+        found |= _WITHOUT_CLASSES | {"notes": [*notes, *_notes_on_runs(table, known), *known.notes]}
+    return from_json(Variant, {key: _json(value) for key, value in found.items()}, "summary")
+
+
+_WITHOUT_CLASSES = {name: {} for name in ("metrics", "recall", "per_fold", "ua_per_seed")} | {
+    "confusion": [],
+    **dict.fromkeys(("ua_seed_sd", "ensemble", "by_source", "calibration", "fairness", "validation_ua")),
+}
+
+
+def _of_classes(
+    table: pd.DataFrame, known: Knowledge, speakers: pd.DataFrame, validation: pd.DataFrame | None, how: How
+) -> dict[str, Any]:
+    """The figures of a variant that are of its classes, and its notes."""
     cells = components.count_cells([table])
     pooled = cells.counts[0].sum(axis=1)
     ua_per_seed = metrics.unweighted_accuracy(pooled)
     measured = _measures(cells, how)
-    found = {
+    return {
         "metrics": measured,
         "recall": _recall(table, cells, how),
         "per_fold": per_fold(table, how),
@@ -175,16 +223,8 @@ def _variant(
         "calibration": calibration(table, validation, replicates=how.replicates),
         "fairness": fairness(table, speakers[["speaker", "gender"]], replicates=how.replicates),
         "validation_ua": _validation_ua(validation),
-        "runs": len(table[["fold", "seed"]].drop_duplicates()),
-        "folds": table["fold"].nunique(),
-        "seeds": len(cells.seeds),
-        "speakers": len(cells.speakers),
-        "utterances": table["utterance"].nunique(),
-        "known": known,
-        "scores": _scores(table, how),
         "notes": [*_notes(table, cells, known, has_interval=measured["ua"].ci95 is not None), *known.notes],
     }
-    return from_json(Variant, {key: _json(value) for key, value in found.items()}, "summary")
 
 
 def _json(value: Any) -> Any:
@@ -303,12 +343,16 @@ def _notes(table: pd.DataFrame, cells: Cells, known: Knowledge, *, has_interval:
         notes.append(bootstrap.no_interval(len(cells.speakers)))
     elif single:
         notes.append(f"from one speaker only, so the intervals leave out how speakers differ in: {', '.join(single)}")
-    if len(cells.seeds) == 1:
-        notes.append("one seed: how much UA varies between seeds is not known")
     if has_interval and paired.of_these_models(cells):
         notes.append(intervals.THIS_MODEL)
+    return [*notes, *_notes_on_runs(table, known)]
+
+
+def _notes_on_runs(table: pd.DataFrame, known: Knowledge) -> list[str]:
+    folds, seeds = table["fold"].nunique(), table["seed"].nunique()
+    what = "UA varies" if emotions_of(table) else "figures vary"
+    notes = [f"one seed: how much {what} between seeds is not known"] if seeds == 1 else []
     runs = len(table[["fold", "seed"]].drop_duplicates())
-    missing = table["fold"].nunique() * len(cells.seeds) - runs - len(known.diverged)
-    if missing > 0:
-        notes.append(f"{runs} runs of {table['fold'].nunique()} folds x {len(cells.seeds)} seeds: some are missing")
+    if folds * seeds - runs - len(known.diverged) > 0:
+        notes.append(f"{runs} runs of {folds} folds x {seeds} seeds: some are missing")
     return notes

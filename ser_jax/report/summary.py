@@ -176,6 +176,7 @@ class Knowledge:
       uses_speaker: what is computed from the tested speaker's other unlabelled recordings; empty if inductive.
       features: name and `info` of the pre-extracted features that it takes; empty: it takes none, or it is not known.
       notes: what a reader must know.
+      training_accuracy: of augmented crops, at the end of the training; the mean over runs.
     """
 
     parameters: int | None = None
@@ -186,6 +187,7 @@ class Knowledge:
     tracks: dict[str, Measure] = dataclasses.field(default_factory=dict)  # concordance over all frames
     features: dict[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    training_accuracy: float | None = None
 
     @property
     def setting(self) -> str:
@@ -227,8 +229,8 @@ class Variant:
 
     @property
     def ua(self) -> Measure:
-        """Unweighted accuracy."""
-        return self.metrics["ua"]
+        """Unweighted accuracy; without a value where there are no emotions."""
+        return self.metrics.get("ua", Measure(None))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,13 +322,16 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """All figures of a study on one corpus; `metrics` and `scores` are titles by name, in the order of tables."""
+    """All figures of a study on one corpus; `metrics` and `scores` are titles by name, in the order of tables.
+
+    Of a corpus without emotions there are scores alone.
+    """
 
     form: int
     study: Study
     corpus: str
     emotions: tuple[str, ...]
-    chance_ua: float
+    chance_ua: float | None
     margin: float
     metrics: dict[str, str]
     variants: dict[str, Variant]

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from ser_jax.errors import one_line
 from ser_jax.report import numbers
-from ser_jax.report.answers import sentence
+from ser_jax.report.answers import describe_difference, sentence
 from ser_jax.report.sections.common import by_note
-from ser_jax.report.sections.scores import describe_difference
-from ser_jax.report.sections.variants import describe_ensemble, describe_sources, describe_tracks
+from ser_jax.report.sections.variants import describe_ensemble, describe_learning, describe_sources, describe_tracks
 from ser_jax.report.sources import Sources
 from ser_jax.report.summary import Measure, Summary, Variant
 
@@ -41,6 +40,9 @@ def results_table(summary: Summary) -> str:
 
 def _sentences(summary: Summary, variants: dict[str, Variant]) -> Iterator[str]:
     for name, variant in variants.items():
+        if variant.known.training_accuracy is not None:
+            yield describe_learning(name, variant)
+    for name, variant in variants.items():
         if variant.ensemble:
             yield describe_ensemble(name, variant.ensemble, summary.metrics)
     for name, variant in variants.items():
@@ -59,7 +61,9 @@ def _sentences(summary: Summary, variants: dict[str, Variant]) -> Iterator[str]:
 def _heading(summary: Summary) -> str:
     where = ", ".join(part for part in (summary.corpus, summary.study.protocol) if part)
     settings = _settings(summary.variants)
-    parts = [where, "percent, with 95 % intervals over speakers", f"chance UA {numbers.percent(summary.chance_ua)}"]
+    parts = [where, "with 95 % intervals over speakers"]
+    if summary.emotions:
+        parts[1:] = [f"percent, {parts[1]}", f"chance UA {numbers.percent(summary.chance_ua)}"]
     if summary.scores:
         parts.append(f"{', '.join(summary.scores.values())} as they are")
     if len(settings) == 1:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ser_jax.files import atomic_file
+from ser_jax.predictions import PREDICTED
 from ser_jax.report.escape import one_line
 
 SUFFIXES = (".csv", ".jsonl", ".txt", ".TextGrid", ".png")
@@ -17,15 +18,20 @@ SILENCE = "silence"
 
 
 def write_timeline(
-    path: str | os.PathLike, table: pd.DataFrame, columns: Sequence[str], title: str, unsure: str = ""
+    path: str | os.PathLike,
+    table: pd.DataFrame,
+    columns: Sequence[str],
+    title: str,
+    unsure: str = "",
 ) -> None:
     """Writes a timeline as the suffix of `path` says; the file appears whole or not at all.
 
     Args:
         path: one of SUFFIXES: .csv and .jsonl hold the table, .txt labels for Audacity (a line for each window),
             .TextGrid an interval tier for Praat, .png a picture.
-        table: `start`, `end` (seconds), `emotion` (None where there is none), `level_db`, and the emotions' columns.
-        columns: those of the emotions, in their order.
+        table: `start`, `end` (seconds), `emotion` (None where there is none), `level_db`, the emotions' columns, and
+            `predicted_DIMENSION`. Labels of a table without emotions are the dimensions' values.
+        columns: those of the emotions, in their order; none of a model of dimensions alone.
         title: of the picture.
         unsure: the label of a window without an emotion.
     """
@@ -49,9 +55,21 @@ def silent(table: pd.DataFrame) -> np.ndarray:
     return ~(level > level.max(initial=-np.inf) - _SILENT_DB)
 
 
+def dimensions_in(table: pd.DataFrame) -> list[str]:
+    """Returns the dimensions that a timeline has values of."""
+    return [column.removeprefix(PREDICTED) for column in table if column.startswith(PREDICTED)]
+
+
 def labels(table: pd.DataFrame, unsure: str = "") -> list[str]:
     """Returns each window's label: its emotion, `silence`, or `unsure` where it has none."""
-    emotions = [unsure if pd.isna(emotion) else str(emotion) for emotion in table["emotion"]]
+    if "emotion" in table:
+        emotions = [unsure if pd.isna(emotion) else str(emotion) for emotion in table["emotion"]]
+    else:
+        names = dimensions_in(table)
+        emotions = [
+            ", ".join(f"{name} {value:.2f}" for name, value in zip(names, row, strict=True))
+            for row in table[[PREDICTED + name for name in names]].to_numpy(float)
+        ]
     return [SILENCE if quiet else emotion for quiet, emotion in zip(silent(table), emotions, strict=True)]
 
 
@@ -62,7 +80,7 @@ def audacity_labels(table: pd.DataFrame, unsure: str = "") -> str:
 
 
 def text_grid(table: pd.DataFrame, unsure: str = "") -> str:
-    """Returns a TextGrid (Praat's long text format) with one interval tier, `emotion`.
+    """Returns a TextGrid (Praat's long text format): an interval tier `emotion`, then one for each dimension.
 
     Intervals may not overlap: each window has the time up to the middle between its centre and the next one's, and
     neighbours of the same label are one interval.
@@ -70,20 +88,32 @@ def text_grid(table: pd.DataFrame, unsure: str = "") -> str:
     centres = (table["start"] + table["end"]).to_numpy() / 2
     end = float(table["end"].iloc[-1])
     bounds = [0.0, *((centres[:-1] + centres[1:]) / 2), end]
-    intervals: list[tuple[float, float, str]] = []
-    for low, high, label in zip(bounds[:-1], bounds[1:], labels(table, unsure), strict=True):
-        if intervals and intervals[-1][2] == label:
-            low = intervals.pop()[0]
-        intervals.append((low, high, label))
+    tiers = {"emotion": labels(table, unsure)} if "emotion" in table else {}
+    tiers |= {name: [f"{value:.2f}" for value in table[PREDICTED + name]] for name in dimensions_in(table)}
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {end:.6f}"]
-    lines += ["tiers? <exists>", "size = 1", "item []:", "    item [1]:"]
-    lines += ['        class = "IntervalTier"', '        name = "emotion"', "        xmin = 0"]
-    lines += [f"        xmax = {end:.6f}", f"        intervals: size = {len(intervals)}"]
-    for number, (low, high, label) in enumerate(intervals, 1):
-        quoted = one_line(label).replace('"', '""')
-        lines += [f"        intervals [{number}]:", f"            xmin = {low:.6f}", f"            xmax = {high:.6f}"]
-        lines += [f'            text = "{quoted}"']
+    lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
+    for number, (name, texts) in enumerate(tiers.items(), 1):
+        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{_quoted(name)}"']
+        lines += ["        xmin = 0", f"        xmax = {end:.6f}", *_intervals(bounds, texts)]
     return "\n".join(lines) + "\n"
+
+
+def _intervals(bounds: Sequence[float], texts: Sequence[str]) -> list[str]:
+    """The lines of a tier's intervals; neighbours of one text are one."""
+    intervals: list[tuple[float, float, str]] = []
+    for low, high, text in zip(bounds[:-1], bounds[1:], texts, strict=True):
+        if intervals and intervals[-1][2] == text:
+            low = intervals.pop()[0]
+        intervals.append((low, high, text))
+    lines = [f"        intervals: size = {len(intervals)}"]
+    for number, (low, high, text) in enumerate(intervals, 1):
+        lines += [f"        intervals [{number}]:", f"            xmin = {low:.6f}", f"            xmax = {high:.6f}"]
+        lines += [f'            text = "{_quoted(text)}"']
+    return lines
+
+
+def _quoted(text: str) -> str:
+    return one_line(text).replace('"', '""')
 
 
 def _json_lines(table: pd.DataFrame) -> str:
@@ -93,7 +123,7 @@ def _json_lines(table: pd.DataFrame) -> str:
 
 
 def _draw(table: pd.DataFrame, columns: Sequence[str], title: str, path: Path) -> None:
-    """Probabilities over time, one row for each emotion, and under them the level; silent windows are left blank."""
+    """Probabilities over time, one row for each emotion, then dimensions and the level; silent windows are blank."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -102,17 +132,26 @@ def _draw(table: pd.DataFrame, columns: Sequence[str], title: str, path: Path) -
 
     centres = (table["start"] + table["end"]).to_numpy() / 2
     bounds = np.concatenate([[table["start"].iloc[0]], (centres[:-1] + centres[1:]) / 2, [table["end"].iloc[-1]]])
-    values = np.where(silent(table)[:, None], np.nan, table[list(columns)].to_numpy(float)).T
+    quiet, names = silent(table)[:, None], dimensions_in(table)
+    heights = ([max(len(columns), 2)] if columns else []) + [2] * (len(names) > 0) + [2]
     with matplotlib.rc_context({"text.parse_math": False, "font.family": fonts()}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = Figure(figsize=(9.0, 1.6 + 0.3 * len(columns)), layout="constrained")
+        figure = Figure(figsize=(9.0, 1.6 + 0.3 * len(columns) + 1.2 * bool(names)), layout="constrained")
         FigureCanvasAgg(figure)
-        above, below = figure.subplots(2, sharex=True, height_ratios=(max(len(columns), 2), 2))
-        image = above.pcolormesh(bounds, np.arange(len(columns) + 1), values, cmap="viridis", vmin=0, vmax=1)
-        above.set_yticks(np.arange(len(columns)) + 0.5, [one_line(name) for name in columns])
-        above.invert_yaxis()
-        above.set_title(title, loc="left")
-        figure.colorbar(image, ax=above, label="probability")
+        axes = list(figure.subplots(len(heights), sharex=True, height_ratios=heights))
+        axes[0].set_title(title, loc="left")
+        below = axes.pop()
+        if columns:
+            above = axes.pop(0)
+            values = np.where(quiet, np.nan, table[list(columns)].to_numpy(float)).T
+            image = above.pcolormesh(bounds, np.arange(len(columns) + 1), values, cmap="viridis", vmin=0, vmax=1)
+            above.set_yticks(np.arange(len(columns)) + 0.5, [one_line(name) for name in columns])
+            above.invert_yaxis()
+            figure.colorbar(image, ax=above, label="probability")
+        for of_dimensions in axes:
+            values = np.where(quiet, np.nan, table[[PREDICTED + name for name in names]].to_numpy(float))
+            of_dimensions.plot(centres, values, marker=".", linewidth=1, label=[one_line(name) for name in names])
+            of_dimensions.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
         level = table["level_db"].to_numpy(float)
         below.plot(centres, np.where(np.isfinite(level), level, np.nan), color="black", marker=".", linewidth=1)
         below.set(xlabel="seconds", ylabel="level (dB)", xlim=(bounds[0], bounds[-1]))

@@ -28,6 +28,7 @@ from ser_jax.errors import UserError
 from ser_jax.inference.tables import references, tabulate
 from ser_jax.training import checkpoints, published
 from ser_jax.training.runs import runs_of
+from ser_jax.training.setup import check_classes
 
 FOLDER = "baseline"  # of a variant's folder: where its fitted baselines are
 DIMENSIONS = "baseline_dimensions"  # and those of dimensions
@@ -69,6 +70,8 @@ def make_baselines(
         if baseline.columns != "all":
             raise UserError(f"config.model.columns={baseline.columns}: expected config.model.functionals=precomputed")
     names = dimensions_of(config)
+    if training:
+        check_classes(config, corpus)
     if names and training:
         dimensions.check(baseline)
         check_dimensions(dimension_values(corpus, names), names, [protocol.folds[fold] for fold, _ in runs])
@@ -178,6 +181,8 @@ def fit_folds(name: str, all_runs: Baselines, values: np.ndarray) -> dict[str, F
         names = pooled_states(all_runs.config, corpus, all_runs.data_dir).names
         sets = linear.column_sets(all_runs.baseline.columns, names)
     folds = {fold.name: fold for fold in all_runs.folds}
+    if not corpus.emotions:
+        return {name: linear.without_classes(values.shape[2]) for name in folds}
     for fold in tqdm(folds.values(), desc=name, unit="fold", disable=None):
         rows = fold.train
         held_out = linear.inner_folds(speakers[rows], genders[rows], labels[rows])

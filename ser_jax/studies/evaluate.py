@@ -11,7 +11,7 @@ import pandas as pd
 from ser_jax import config as configuration
 from ser_jax import predictions
 from ser_jax.corpora import load_corpus
-from ser_jax.corpora.labels import Changes, relabelled
+from ser_jax.corpora.labels import Changes, hint_of_map, relabelled
 from ser_jax.corpora.protocols import speakers_known
 from ser_jax.errors import UserError
 from ser_jax.predictions import PREDICTED, PREFIX
@@ -38,17 +38,20 @@ def evaluate_workdir(
     data_dir: str | None,
     changes: Mapping[str, Any],
     labels: Changes | None = None,
+    out: str | None = None,
 ) -> tuple[Summary, Path, list[str], bool]:
     """Returns the summary, its folder, remarks for the reader, and whether its own training's predictions are the same.
 
     Without `corpus_name` every run is scored on its own test fold, else on all of that corpus. `changes` are what of
     `config.evaluation` is to differ from the training's; `labels` gives the other corpus's emotions other names. The
     study's own comparisons, margin and metrics are those of the summary.
-    The folder is in the workdir, or for a published model, which is never changed, in runs/NAME_evaluated. Raises
-    `UserError` for a workdir without checkpoints, a corpus that is not the training's, and one that shares no emotion
-    with it.
+    The folder is `out`, or in the workdir, or for a published model, which is never changed, in runs/NAME_evaluated.
+    Raises `UserError` for a workdir without checkpoints, a corpus that is not the training's, and one that shares no
+    emotion with it.
     """
     place = Path(workdir)
+    if out is not None and ((Path(out) / "config.json").exists() or (Path(out).exists() and not Path(out).is_dir())):
+        raise UserError(f"--out {out}: a file, a published model or the workdir of a study; expected another folder")
     if is_published(place):
         place = Path("runs", f"{place.resolve().name}_evaluated")
     found, how = [_changed(one, changes) for one in workdirs.find(workdir, variant)], _how(Path(workdir))
@@ -80,6 +83,8 @@ def evaluate_workdir(
         results = [restored.predictions_on(one, corpus, data_dir) for one in found]
         table, unasked = _among_those_present(predictions.merge([table for table, _ in results]))
         remarks = [f"{corpus_name}: dropped {', '.join(dropped)}, which the model does not know"] if dropped else []
+        hints = [hint_of_map(emotion, found[0].emotions).removeprefix("; ") for emotion in dropped]
+        remarks += [f"{corpus_name}: {hint}" for hint in hints if hint]
         if any(in_common(seen, corpus) for one in found for seen in corpora_seen(one.metadata)):
             remarks.append(
                 f"the model has learnt from {corpus_name}: it may have heard the speakers that it is tested on"
@@ -110,6 +115,7 @@ def evaluate_workdir(
         known={one.name: knowledge_of(one.metadata, parameters[one.name]) for one in found},
         how=how,
     )
+    folder = folder if out is None else Path(out)
     write_results(folder, table, made)
     return made, folder, remarks, reproduced
 

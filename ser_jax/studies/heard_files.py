@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int16
 
-from ser_jax.corpora.audio import Recording, heard, read_recording, to_int16
+from ser_jax.corpora.audio import Recording, heard, read_recording
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.errors import UserError
 from ser_jax.statistics.abstention import Abstention
@@ -50,10 +50,9 @@ def from_samples(recogniser: Recogniser, name: str, samples: Float[np.ndarray, "
 
 
 def _as_heard(recogniser: Recogniser, name: str, found: Recording) -> HeardFile:
-    waveform = to_int16(found.samples)
-    if reason := recogniser.refusal(waveform):
+    if reason := recogniser.refusal(found.samples):
         raise UserError(f"{name}: {reason}")
-    return HeardFile(name, waveform, tuple(found.notes.values()))
+    return HeardFile(name, found.samples, tuple(found.notes.values()))
 
 
 def recognise(

@@ -21,6 +21,14 @@ def has_attention(population: Population) -> bool:
     return attention.has_attention(learner.model, num_features(learner.frontend))
 
 
+def describe(seen: Look) -> str:
+    """Returns the most probable emotion and its probability; "" of a model without emotions."""
+    if not seen.probabilities:
+        return ""
+    emotion = max(seen.probabilities, key=seen.probabilities.get)
+    return f": {emotion} {seen.probabilities[emotion]:.2f}"
+
+
 def look_into(population: Population, state: State, run: int, row: int) -> Look:
     """Returns what run number `run` looked at in the first window of utterance `row` of the population's corpus.
 

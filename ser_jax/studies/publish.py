@@ -1,5 +1,6 @@
 """Makes a folder to share out of a training: its models, ready for `predict` and `evaluate`, and a card about them."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from ser_jax import config as configuration
 from ser_jax.baselines import linear
 from ser_jax.corpora import load_corpus
 from ser_jax.corpora.corpus import Corpus
+from ser_jax.corpora.merge import parts_of
 from ser_jax.errors import UserError
 from ser_jax.files import atomic_folder
 from ser_jax.inference.restore import restore_network
@@ -27,14 +29,20 @@ _SPLITS = ("protocol", "folds", "seeds")  # in which a model and its tests may d
 
 
 def publish(
-    workdir: str | os.PathLike, tested: str | os.PathLike, to: str | os.PathLike, data_dir: str | None = None
+    workdir: str | os.PathLike,
+    tested: str | os.PathLike,
+    to: str | os.PathLike,
+    data_dir: str | None = None,
+    licence: str = "",
+    description: str = "",
 ) -> Path:
     """Writes the one variant of `workdir` to the folder `to`, and returns that folder.
 
     What a training alone needs is left out. `tested` is a workdir in which the same configuration was trained and
     tested speaker-independently: the card's figures are read from its summary, and from its `on_CORPUS` where it was
-    evaluated on other corpora. Raises `UserError` where one of them has several variants, where their configurations
-    differ in more than the folds and seeds, and where the tests' folds share speakers.
+    evaluated on other corpora. `licence` and `description` are for the card. Raises `UserError` where one of them has
+    several variants, where their configurations differ in more than the folds and seeds, and where the tests' folds
+    share speakers.
     """
     _check_place(Path(to))
     model, evidence = _single("--workdir", workdir), _single("--tested", tested)
@@ -51,6 +59,7 @@ def publish(
         published.write(folder, model.name, arrays, model.metadata)
         predictions.write(predictions.read(Path(tested) / PREDICTIONS), folder / published.TESTED)
         described = _described(Path(to), model, evidence.name, parameters, corpora)
+        described = dataclasses.replace(described, licence=licence.strip(), description=" ".join(description.split()))
         (folder / published.CARD).write_text(card.render(described, summary, elsewhere), encoding="utf-8")
         checksums.write_all(folder)
     return Path(to)
@@ -135,6 +144,12 @@ def _corpora(metadata: dict, data_dir: str | None) -> list[Corpus]:
     return list(corpora.values())
 
 
+def _sources(corpus: Corpus) -> list[str]:
+    parts = parts_of(corpus)
+    leaves = [name for name in parts if not any(other.startswith(f"{name}/") for other in parts)]
+    return [name.split("/")[-1] for name in leaves] or [corpus.name]
+
+
 def _described(to: Path, model: Restored, variant: str, parameters: int, corpora: Sequence[Corpus]) -> card.Published:
     """What the card says of a model."""
     return card.Published(
@@ -148,7 +163,11 @@ def _described(to: Path, model: Restored, variant: str, parameters: int, corpora
         features=_features(model.metadata),
         corpora=[
             card.TrainingCorpus(
-                corpus.name, len(corpus.utterances), corpus.utterances["speaker"].nunique(), corpus.info
+                corpus.name,
+                len(corpus.utterances),
+                corpus.utterances["speaker"].nunique(),
+                corpus.info,
+                _sources(corpus),
             )
             for corpus in corpora
         ],

@@ -223,9 +223,11 @@ def _of_baseline(restored: Restored, chosen: tuple[int, ...], data_dir: str | os
             return baselines.versions(hear.states(corpus))
         return baselines.functionals_of(corpus, baseline.functionals)
 
+    first = fitted[0] if restored.emotions else regressed[of_runs[0]]
+
     def embedded(own: np.ndarray) -> np.ndarray:
-        used = fitted[0].coefficients.any(axis=0)  # of named or chosen columns, the others mean nothing to the model
-        return linear.standardise(fitted[0], own)[:, used]
+        used = first.coefficients.any(axis=0)  # of named or chosen columns, the others mean nothing to the model
+        return linear.standardise(first, own)[:, used]
 
     def predict(corpus: Corpus, embeddings: bool = False) -> Predicted:
         own = values(corpus)

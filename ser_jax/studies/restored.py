@@ -78,12 +78,15 @@ def relabel(corpus: Corpus, emotions: Sequence[str]) -> tuple[Corpus, list[str]]
 
     Raises `UserError` where nothing is left.
     """
+    if not emotions:  # of a model of dimensions alone; they are what is compared
+        table = corpus.utterances.assign(emotion="", label=-1)
+        return dataclasses.replace(corpus, utterances=table, emotions=()), list(corpus.emotions)
     dropped = [emotion for emotion in corpus.emotions if emotion not in emotions]
     table = corpus.utterances[corpus.utterances["emotion"].isin(emotions)].reset_index(drop=True)
     if table.empty:
         raise UserError(
-            f"corpus {corpus.name}: none of its emotions ({', '.join(corpus.emotions)}) is known to the model "
-            f"({', '.join(emotions)})"
+            f"corpus {corpus.name}: none of its emotions ({', '.join(corpus.emotions) or 'it has none'}) is known to "
+            f"the model ({', '.join(emotions)})"
         )
     table["label"] = [emotions.index(emotion) for emotion in table["emotion"]]
     return dataclasses.replace(corpus, utterances=table, emotions=tuple(emotions)), dropped
@@ -108,8 +111,7 @@ def look_at(
     described = restored.metadata["runs"][run]
     for row, (file, num_samples) in enumerate(zip(waveforms, population.corpus.utterances["num_samples"], strict=True)):
         seen = looks.look_into(population, state, run, row)
-        emotion = max(seen.probabilities, key=seen.probabilities.get)
-        title = f"{Path(file).name}: {emotion} {seen.probabilities[emotion]:.2f}"
+        title = f"{Path(file).name}{looks.describe(seen)}"
         title += f"  ({restored.name}, fold {described['fold']}, seed {described['seed']}"
         if population.window_samples < num_samples:
             title += f"; the first {seen.seconds:.1f} of {num_samples / SAMPLE_RATE:.1f} s"

@@ -65,6 +65,11 @@ def perturbed(corpus: Corpus, condition: str) -> Corpus:
     )
 
 
+def asked_of(config: dict, corpus: Corpus) -> list[str]:
+    """Returns the conditions that a variant is to be tested under: none without emotions, of whose UA all this is."""
+    return list(config["evaluation"]["robustness"]) if corpus.emotions else []
+
+
 def test_predictions_under(
     population: Population | Baselines,
     trained: State | Mapping[str, Fitted],

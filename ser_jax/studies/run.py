@@ -284,8 +284,8 @@ def _draw_attention(name: str, population: Population | Baselines, trained: Call
     row = fold.test[0]
     seen = looks.look_into(population, state, run, int(row))
     utterance = population.corpus.utterances.loc[row]
-    emotion = max(seen.probabilities, key=seen.probabilities.get)
-    title = f"{utterance['id']} ({utterance['emotion']}): {emotion} {seen.probabilities[emotion]:.2f}"
+    reference = f" ({utterance['emotion']})" if utterance["emotion"] else ""
+    title = f"{utterance['id']}{reference}{looks.describe(seen)}"
     title += f"  ({name}, fold {fold.name}, seed {seed})"
     attention_figure(seen, title, folder / PICTURE)
     checksums.record(folder / PICTURE)
@@ -295,12 +295,15 @@ def _test_under_conditions(
     variant: Variant, population: Population | Baselines, trained: Callable[[], Any], folder: Path
 ) -> None:
     """Tests a trained variant under the conditions that its configuration names and its folder lacks."""
-    path, conditions = folder / CONDITIONS, variant.config["evaluation"]["robustness"]
+    path, conditions = folder / CONDITIONS, robustness.asked_of(variant.config, variant.corpus)
     known = robustness.read(path) if checksums.is_whole(path) else None
     lacking = [name for name in conditions if known is None or name not in set(known["condition"])]
     if lacking:
         table = robustness.test_predictions_under(population, trained(), variant.name, lacking, variant.perturbed)
         robustness.write(table if known is None else pd.concat([known, table], ignore_index=True), path)
+
+
+_SHOWN = ("loss", "frames_loss", "dimensions_concordance")  # of what is logged, beside the progress
 
 
 @functools.cache
@@ -309,7 +312,7 @@ def _say_once(line: str) -> None:
 
 
 def _progress(title: str, population: Population) -> tqdm:
-    return tqdm(
+    bar = tqdm(
         total=population.num_steps * len(population.runs),
         desc=title,
         unit="step",
@@ -317,12 +320,16 @@ def _progress(title: str, population: Population) -> tqdm:
         smoothing=0.1,
         disable=None,  # where there is no terminal
     )
+    bar.set_postfix_str("compiling")
+    return bar
 
 
 def _show(bar: tqdm, entry: dict, num_runs: int) -> None:
     """Shows the figures that a step has: none where no run was trained, the last validation where it had none."""
+    if bar.n == 0 and not bar.disable:  # the rate, and what is left by it, leave compiling out
+        bar.initial, bar.start_t = entry["step"] * num_runs, time.time()
     bar.n = entry["step"] * num_runs
-    shown = {name.replace("_", " "): f"{entry[name]:.3f}" for name in ("loss", "frames_loss") if name in entry}
+    shown = {name.replace("_", " "): f"{entry[name]:.3f}" for name in _SHOWN if name in entry}
     if "validation_ua" in entry:
         bar.validation = f"{100 * entry['validation_ua']:.1f}%"
     if hasattr(bar, "validation"):

@@ -141,7 +141,7 @@ def recordings(waveforms: dict[str, np.ndarray], emotions: Sequence[str]) -> Cor
 
     They are of no source that a model may have a head for.
     """
-    table = pd.DataFrame({"id": list(waveforms), "emotion": emotions[0], "source": ""})
+    table = pd.DataFrame({"id": list(waveforms), "emotion": emotions[0] if emotions else "", "source": ""})
     return make_corpus("files", table, list(waveforms.values()), emotions)
 
 

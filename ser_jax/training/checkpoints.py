@@ -302,8 +302,14 @@ def check_metadata(metadata: dict, where: str) -> dict:
         texts = [corpus["name"], corpus["fingerprint"], *corpus["emotions"], *(fold for fold, _ in runs)]
         if not all(isinstance(text, str) for text in texts) or not all(isinstance(seed, int) for _, seed in runs):
             raise ValueError("expected texts for the corpus, its emotions and the folds, and numbers for the seeds")
-        if not corpus["emotions"] or not runs:
-            raise ValueError("expected emotions and runs, found none")
+        if not (
+            corpus["emotions"]
+            or metadata["targets"].get("dimensions")
+            or metadata["config"]["corpus"].get("dimensions")
+        ):
+            raise ValueError("expected emotions or dimensions, found neither")
+        if not runs:
+            raise ValueError("expected runs, found none")
         configuration.check({name: value for name, value in metadata["config"].items() if name != "study"})
     return metadata
 

@@ -131,10 +131,10 @@ def probabilities(
 ) -> Float[Array, "batch classes"]:
     """Returns the classes' probabilities: by the head of each utterance's source, or all heads' mean where it is -1.
 
-    Without heads, and then without sources, the softmax of the outputs.
+    Without heads, and then without sources, the softmax of the outputs; of no outputs there are no probabilities.
     """
     if heads is None:
-        return jax.nn.softmax(outputs)
+        return jax.nn.softmax(outputs) if outputs.shape[-1] else outputs
     count = len(heads.sources)
     share = jnp.where(source[:, None] >= 0, jax.nn.one_hot(source, count), 1 / count)
     return jnp.sum(share[..., None] * jax.nn.softmax(_all_logits(heads, outputs)), axis=1)

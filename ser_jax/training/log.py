@@ -115,6 +115,25 @@ def means(rows: Iterable[dict]) -> list[dict]:
     return entries
 
 
+def learning(entries: Sequence[dict]) -> tuple[float | None, float]:
+    """Returns the training accuracy at the end of a training, and by how much it had still risen.
+
+    `entries` are those of `means`. The accuracy is the mean over the last fifth of the steps, or None where none was
+    logged; what it had risen by is against the fifth before, and 0 with fewer than five entries.
+    """
+    known = [entry for entry in entries if "accuracy" in entry]
+    if not known:
+        return None, 0.0
+    last = known[-1]["step"]
+
+    def mean(low: float, high: float) -> float:
+        return float(np.mean([one["accuracy"] for one in known if low * last < one["step"] <= high * last] or [np.nan]))
+
+    end = mean(0.8, 1.0)
+    gained = end - mean(0.6, 0.8) if len(known) >= 5 else 0.0
+    return end, gained if np.isfinite(gained) else 0.0
+
+
 def figures_of(row: dict) -> dict[str, float]:
     """Returns what of a row is a figure, by its name."""
     return {name: value for name, value in row.items() if name not in _OF_ROW and isinstance(value, int | float)}

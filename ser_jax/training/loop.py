@@ -168,7 +168,7 @@ def _train(
 
 def _validate_every(population: Population) -> int:
     every = configuration.steps(population.config, "training", "validate", population.steps_per_epoch)
-    has_validation = all(len(fold.validation) for fold in population.folds)
+    has_validation = all(len(fold.validation) for fold in population.folds) and population.learner.num_classes > 0
     return every if every > 0 and has_validation else population.num_steps + 1
 
 
@@ -181,9 +181,10 @@ def _rows(
     validation: np.ndarray,
 ) -> list[dict]:
     """The log's row of each run; `sums` are over the steps since the last one, `validation` is each run's UA or NaN."""
-    figures = {
-        "loss": sums["loss"] / sums["weight"],
-        "accuracy": sums["correct"] / sums["count"],
+    figures = {}
+    if population.learner.num_classes:
+        figures |= {"loss": sums["loss"] / sums["weight"], "accuracy": sums["correct"] / sums["count"]}
+    figures |= {
         "gradient_norm": sums["gradient_norm"] / sums["steps"],
         "learning_rate": sums["learning_rate"] / sums["steps"],
     }

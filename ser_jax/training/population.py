@@ -37,6 +37,7 @@ from ser_jax.training.setup import (
     Targets,
     check_batch,
     check_batch_statistics,
+    check_classes,
     check_features,
     check_order,
     check_selection,
@@ -182,6 +183,7 @@ def make_population(
     if tracks is not None and (frontend.kind in ("histogram", "functionals") or not frontend.rate):
         raise UserError(f"config.corpus.tracks: features of kind {frontend.kind} have no frames in time to follow them")
     if training:
+        check_classes(config, packed)
         targets = targets_of(config, corpus, tracks, [protocol.folds[fold] for fold, _ in runs])
     else:
         targets = restored_targets(trained_targets, corpus.emotions)
@@ -208,7 +210,7 @@ def make_population(
         devices.check_deterministic()
     accumulate = check_batch(config, targets, layout, feed)
     loss = plugins.resolve(config["training"]["loss"], LOSSES, "config.training.loss")
-    if loss not in LOSSES.values():
+    if loss not in LOSSES.values() and corpus.emotions:
         check_loss(config["training"]["loss"], loss, len(corpus.emotions))
     check_order(config, corpus, [protocol.folds[fold] for fold, _ in runs], feed)
 

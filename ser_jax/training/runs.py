@@ -31,9 +31,10 @@ def make_run(config: dict, corpus: Corpus, fold: Fold, number: int, seed: int, i
     """
     optimizer = config["optimizer"]
     strengths = configuration.construct(Strengths, config["augmentation"], "config.augmentation")
-    counts = np.bincount(corpus.utterances["label"].to_numpy()[fold.train], minlength=len(corpus.emotions))
+    labels = corpus.utterances["label"].to_numpy()[fold.train]
+    counts = np.bincount(labels[labels >= 0], minlength=len(corpus.emotions))
     weights = np.ones(len(corpus.emotions))
-    if optimizer["class_weights"]:
+    if optimizer["class_weights"] and corpus.emotions:
         # The mean weight of the training utterances is 1; a class that the fold lacks has none to weigh.
         weights = counts.sum() / (np.maximum(counts, 1) * np.count_nonzero(counts))
     return Run(

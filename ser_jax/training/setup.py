@@ -12,7 +12,7 @@ from ser_jax import machine, models
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.features import Packed
 from ser_jax.corpora.protocols import Fold, speakers_known
-from ser_jax.corpora.targets import check_dimensions, dimension_values, scaling_of, vote_shares
+from ser_jax.corpora.targets import DIMENSIONS, check_dimensions, dimension_values, scaling_of, vote_shares
 from ser_jax.corpora.vocabulary import Vocabulary, encode_all, from_json, make_vocabulary
 from ser_jax.encoders.architecture import Architecture
 from ser_jax.errors import UserError, reading
@@ -87,6 +87,31 @@ def make_masking(config: dict, frontend: Frontend) -> Masking | None:
             "which has to be the features' mean"
         )
     return masking
+
+
+def check_classes(config: dict, corpus: Corpus) -> None:
+    """Raises `UserError` for a corpus of one emotion, and for one without where other targets do not take its place."""
+    number, dimensions = len(corpus.emotions), config["corpus"]["dimensions"]
+    if number > 1:
+        return
+    if number == 1:
+        raise UserError(f"corpus {corpus.name}: has the emotion {corpus.emotions[0]} alone, expected at least 2")
+    if not dimensions:
+        there = ",".join(name for name in DIMENSIONS if name in corpus.utterances)
+        raise UserError(
+            f"config.corpus.dimensions: corpus {corpus.name} has no emotions, expected what to learn in their place, "
+            f"as --config.corpus.dimensions={there}"
+        )
+    training = config["training"]
+    for option, name, value in (
+        ("training.keep", training["keep"], "best"),
+        ("training.teacher", bool(training["teacher"]), True),
+        ("training.patience", training["patience"] > 0, True),
+        ("training.heads", training["heads"], "source"),
+        ("corpus.votes", bool(config["corpus"]["votes"]), True),
+    ):
+        if name == value:
+            raise UserError(f"config.{option}: is about emotions, and corpus {corpus.name} has none; expected it unset")
 
 
 def targets_of(config: dict, corpus: Corpus, tracks: Packed | None, folds: Sequence[Fold]) -> Targets:

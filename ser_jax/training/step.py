@@ -143,7 +143,9 @@ def _total_weights(learner: Learner, run: Run, batch: Batch, targets: Array) -> 
     """What the losses of a batch are divided by; that of the emotion says it itself, whatever the logits are."""
     possible = None if learner.heads is None else possible_classes(learner.heads, batch.source)
     rows = jnp.zeros_like(targets), targets, batch.weight
-    totals = {"emotion": learner.loss(*rows, run.class_weights, run.label_smoothing, possible)[1]}
+    totals = {}
+    if learner.num_classes:
+        totals["emotion"] = learner.loss(*rows, run.class_weights, run.label_smoothing, possible)[1]
     if batch.tokens is not None:  # no utterance may be whole
         totals["text"] = jnp.sum(token_weights(batch.tokens, batch.weight))
     if batch.masked is not None:
@@ -165,10 +167,12 @@ def _losses(
     (logits, dimensions), possible = split_outputs(learner, output.logits), None
     if learner.heads is not None:
         logits, possible = own_logits(learner.heads, logits, batch.source)
-    loss, weight = learner.loss(logits, targets, batch.weight, run.class_weights, run.label_smoothing, possible)
-    correct = jnp.sum((jnp.argmax(logits, -1) == batch.label) * batch.weight)
+    loss = weight = correct = total = jnp.zeros(())
+    if learner.num_classes:
+        loss, weight = learner.loss(logits, targets, batch.weight, run.class_weights, run.label_smoothing, possible)
+        correct = jnp.sum((jnp.argmax(logits, -1) == batch.label) * batch.weight)
+        total = run.loss_weights["emotion"] * loss / totals["emotion"]
     metrics = {"loss": loss, "weight": weight, "correct": correct, "count": jnp.sum(batch.weight)}
-    total = run.loss_weights["emotion"] * loss / totals["emotion"]
     if batch.tokens is not None:
         text_loss, text_weight = token_cross_entropy(output.tokens, batch.tokens, batch.weight)
         metrics |= {"text_loss": text_loss, "text_weight": text_weight}

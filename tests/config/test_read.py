@@ -175,6 +175,7 @@ def test_every_configuration_takes_any_corpus(argument, expected):
             "studies/attention.py:mine,banana",
             "no question 'banana'; expected one of shufflenet, encoder, recurrent, eca",
         ),
+        ("studies/attention.py:mine,cnn,banana", "question cnn: takes no encoder, found 'banana'"),
         ("studies/attention.py:mine,encodr", "did you mean encoder"),
         ("studies/recipes.py:mine,imput", "did you mean input"),
         ("recipe.py:mine,cnn,inductiv", "did you mean inductive"),

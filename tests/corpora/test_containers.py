@@ -6,10 +6,64 @@ import numpy as np
 import pytest
 import soundfile
 
-from ser_jax.corpora.audio import read_audio, read_recording
+from ser_jax.corpora import containers
+from ser_jax.corpora.audio import read_recording
 from ser_jax.errors import UserError
 
 RATE = 16000
+AMR_FRAME = bytes([0x3C, *range(1, 32)])  # of 12.2 kbit/s, marked as good
+
+
+def box(kind, data, size=None):
+    return struct.pack(">I4s", 8 + len(data) if size is None else size, kind) + data
+
+
+def element(number, data, size=None):
+    """Of EBML, its size in eight bytes; size -1 is unknown."""
+    size = len(data) if size is None else size
+    length = b"\x01" + (b"\xff" * 7 if size < 0 else size.to_bytes(7, "big"))
+    return bytes.fromhex(number) + length + data
+
+
+MPEG4 = box(b"ftyp", b"M4A isom") + box(b"moov", bytes(40)) + box(b"mdat", bytes(500))
+LIVE = element("1F43B675", element("A3", bytes(300)), -1)
+MATROSKA = element("1A45DFA3", bytes(20)) + element("18538067", element("1549A966", bytes(9)) + LIVE)
+STREAMED = element("1A45DFA3", bytes(20)) + element("18538067", element("1549A966", bytes(9)) + LIVE + LIVE, -1)
+AVI = b"RIFF" + struct.pack("<I", 504) + b"AVI " + bytes(500)
+
+
+@pytest.mark.parametrize(
+    ("whole", "by"),
+    [
+        (MPEG4, "box mdat"),
+        (box(b"ftyp", b"M4A isom") + struct.pack(">I4sQ", 1, b"mdat", 616) + bytes(600), "box mdat"),
+        (MATROSKA, "element 18538067"),
+        (STREAMED, "element A3"),
+        (b"#!AMR\n" + AMR_FRAME * 20, "frame 20"),
+        (b"#!AMR-WB\n" + bytes([0x04, *range(17)]) * 20, "frame 20"),
+        (AVI, "header"),
+    ],
+    ids=["mpeg4", "mpeg4 of 64 bits", "matroska", "webm to a pipe", "amr", "amr-wb", "avi"],
+)
+def test_what_other_libraries_read_is_whole_or_refused_with_what_it_lacks(whole, by):
+    assert containers.check_structure("a", whole) == containers.Checked()
+    for missing in (1, 11):
+        found = f"it holds {len(whole) - missing} bytes, expected at least {len(whole)} by its {by}"
+        with pytest.raises(UserError, match=f"^a: cut short, {found}$"):
+            containers.check_structure("a", whole[:-missing])
+    if not whole.startswith(b"#!AMR"):  # whose frames may begin with any sign
+        assert containers.check_structure("a", whole + b"<html>not found</html>") == containers.Checked()
+
+
+def test_frames_of_amr_that_are_marked_as_damaged_are_said():
+    damaged = bytes([AMR_FRAME[0] & ~4]) + AMR_FRAME[1:]
+    checked = containers.check_structure("a", b"#!AMR\n" + AMR_FRAME * 3 + damaged + AMR_FRAME)
+    assert checked.note == "1 of 5 frames are marked as damaged"
+
+
+def read_audio(path):
+    """The samples of a file in [-1, 1)."""
+    return read_recording(path).samples / np.float32(32768)
 
 
 def voice(seconds=1.0, rate=RATE, seed=0):
@@ -53,7 +107,7 @@ PCM = (voice() * 32767).astype("<i2").tobytes()
 def test_a_wav_whose_header_lies_but_whose_sound_is_whole_is_read(tmp_path, wav, note):
     (tmp_path / "a.wav").write_bytes(wav)
     recording = read_recording(tmp_path / "a.wav")
-    np.testing.assert_array_equal(recording.samples, np.frombuffer(PCM, "<i2") / np.float32(32768))
+    np.testing.assert_array_equal(recording.samples, np.frombuffer(PCM, "<i2"))
     assert note in recording.notes.get("structure", "")
     assert bool(note) == bool(recording.notes)
 

@@ -377,3 +377,113 @@ def test_a_data_dir_that_cannot_be_written_is_refused_in_one_line(own, tmp_path)
     (tmp_path / "in" / "s0_joy.wav").write_bytes(b"")
     with pytest.raises(UserError, match=r"cannot be written"):
         prepare(tmp_path)
+
+
+def dialog(tmp_path, head, rows):
+    """A recording of 8 s in which four emotions follow one another, and a table of its segments."""
+    (tmp_path / "in").mkdir(exist_ok=True)
+    soundfile.write(tmp_path / "in" / "d.wav", voice(8.0), RATE)
+    write_table(tmp_path / "table.csv", [("d.wav", "a", *row) for row in rows], ("file", "speaker", *head))
+
+
+EMOTIONS = ("anger", "joy", "neutral", "sadness")
+
+
+@pytest.mark.parametrize(
+    ("head", "of"),
+    [
+        (("emotion", "start", "end"), lambda i: (2 * i, 2 * i + 2)),
+        (("emotion", "start_ms", "end_ms"), lambda i: (2000 * i, 2000 * i + 2000)),
+        (("emotion", "start", "duration"), lambda i: (f"0:0{2 * i}", "2,0")),
+        (("emotion", "offset", "duration"), lambda i: (2.0 * i, 2)),
+        (("emotion", "onset", "offset"), lambda i: (2 * i, 2 * i + 2)),
+        (("emotion", "xmin", "xmax"), lambda i: (2 * i, "" if i == 3 else 2 * i + 2)),
+    ],
+)
+def test_segments_are_cut_however_their_ends_are_told(tmp_path, head, of):
+    dialog(tmp_path, head, [(emotion, *of(i)) for i, emotion in enumerate(EMOTIONS)])
+    corpus = prepare(tmp_path)
+    assert corpus.utterances["segment_start"].tolist() == [0, 2, 4, 6]
+    assert corpus.utterances["num_samples"].tolist() == [2 * RATE] * 4
+
+
+@pytest.mark.parametrize(
+    ("head", "of", "bad", "what"),
+    [
+        (
+            ("emotion", "end"),
+            lambda i: (2 * i + 2,),
+            3,
+            "has no start, and the file has another segment before its end",
+        ),
+        (("emotion", "start"), lambda i: (2 * i,), 3, "has no end, and the file has another segment behind its start"),
+        (
+            ("emotion", "id", "start", "end"),
+            lambda i: (i, 0, 2),
+            4,
+            "names a segment that has several emotions here: an",
+        ),
+        (
+            ("emotion", "id"),
+            lambda i: (i,),
+            4,
+            "names a file that has several emotions here: anger, joy, neutral, sadn",
+        ),
+        (
+            ("emotion", "start", "end"),
+            lambda i: (f"{i}s", f"{i}ms"),
+            4,
+            "has the end '3ms', expected seconds, or hours:",
+        ),
+        (
+            ("emotion", "start", "duration"),
+            lambda i: (2 * i, "two"),
+            4,
+            "has the end 'two', expected seconds, or hours",
+        ),
+    ],
+)
+def test_one_part_of_a_recording_is_never_packed_under_several_emotions(tmp_path, head, of, bad, what):
+    dialog(tmp_path, head, [(emotion, *of(i)) for i, emotion in enumerate(EMOTIONS)])
+    with pytest.raises(UserError, match=f"{bad} of 4 utterances" if bad > 1 else ""):
+        prepare(tmp_path)
+    problems = listed(tmp_path)
+    assert len(problems) == bad and what in problems[-1]["what"]
+
+
+def test_paths_are_found_as_a_mac_and_a_browser_write_them_and_a_near_one_is_named(own, tmp_path):
+    soundfile.write(tmp_path / "in" / unicodedata.normalize("NFC", "é 1.wav"), voice(seed=50), RATE)
+    more = [(unicodedata.normalize("NFD", "é 1.wav"), "anger", "s0"), ("s1_joy%2Ewav", "joy", "s1")]
+    write_table(tmp_path / "table.csv", [*own[:4], *more])
+    assert len(prepare(tmp_path).utterances) == 6
+    write_table(tmp_path / "table.csv", [*own[:4], ("S1_JOY.WAV", "joy", "s1"), ("http://x.org/a.wav", "joy", "s1")])
+    with pytest.raises(UserError, match="2 of 6"):
+        prepare(tmp_path)
+    whats = [row["what"] for row in listed(tmp_path)]
+    assert "s1_joy.wav is: write that" in whats[0] and "names http://x.org/a.wav, expected a file that is" in whats[1]
+
+
+def test_a_folder_of_speakers_and_one_file_under_two_emotions_are_refused(tmp_path):
+    for speaker in ("anna", "ben"):
+        for emotion in ("anger", "joy"):
+            (tmp_path / "in" / speaker / emotion).mkdir(parents=True)
+            soundfile.write(tmp_path / "in" / speaker / emotion / "a.wav", voice(), RATE)
+    expected = (
+        r"its folders \(anna, ben, ...\) hold folders that are named by emotions \(anger, joy\), expected .*EMOTION"
+    )
+    with pytest.raises(UserError, match=expected):
+        prepare_folder("own", tmp_path / "in", tmp_path / "data")
+    folder = tmp_path / "in" / "anna"
+    (folder / "joy").rename(folder / "joy ")
+    assert prepare_folder("own", folder, tmp_path / "data").emotions == ("anger", "joy")
+    (folder / "joy " / "linked.wav").symlink_to(folder / "anger" / "a.wav")
+    with pytest.raises(UserError, match=r"is one file that stands in several emotions' folders, by links .and 1 more"):
+        prepare_folder("own", folder, tmp_path / "data")
+
+
+def test_an_emotion_that_is_not_allowed_is_said_with_the_one_that_may_be_meant(own, tmp_path):
+    write_table(tmp_path / "table.csv", [*own[:-1], (own[-1][0], "surprised", "s2")])
+    with pytest.raises(
+        UserError, match=r"expected one of anger, .*; --map surprised=surprise, if that is meant; --skip"
+    ):
+        prepare(tmp_path, emotions=["anger", "joy", "neutral", "sadness", "surprise"])

@@ -102,7 +102,9 @@ def test_a_full_disk_is_reported_and_leaves_nothing_half_written_and_a_second_tr
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((speech_builder, "to_int16") if stage == "records" else (corpus, "_write_samples")), raise_full)
+        patch.setattr(
+            *((speech_builder, "read_recording") if stage == "records" else (corpus, "_write_samples")), raise_full
+        )
         with pytest.raises(UserError, match="the disk is full"):
             prepare_corpus("emodb", toy, tmp_path / "data")
     assert not list((tmp_path / "data").rglob("packed/*"))

@@ -55,7 +55,7 @@ def test_a_study_of_unknown_speakers_is_neither_independent_nor_dependent(prepar
 
 def test_a_card_names_them_too(prepared):
     corpus, _ = prepared
-    lines = card._corpora([card.TrainingCorpus("mine", 7, 4, corpus.info)])
+    lines = card._corpora([card.TrainingCorpus("mine", 7, 4, corpus.info, ["mine"])])
     assert lines[0].startswith("**mine**: all 7 utterances of 4 speakers.")
     assert [line.split(":")[0] for line in lines[1:]] == [
         "1 utterance of mine left out when it was prepared",

@@ -72,3 +72,21 @@ def test_a_single_window_is_drawn_and_written(table, tmp_path):
     for suffix in SUFFIXES:
         write_timeline(tmp_path / f"a{suffix}", table.iloc[:1], EMOTIONS, "a")
         assert (tmp_path / f"a{suffix}").stat().st_size > 20
+
+
+def test_dimensions_are_a_tier_a_line_and_without_emotions_the_labels(table, tmp_path):
+    told = table.assign(predicted_arousal=[1.0, 1.0, 2.5, 3.25, 4.0])
+    grid = text_grid(told)
+    assert "size = 2" in grid and 'name = "emotion"' in grid and 'name = "arousal"' in grid
+    of_arousal = re.findall(r'^ +text = "(.*)"$', grid.split('name = "arousal"')[1], flags=re.M)
+    assert of_arousal == ["1.00", "2.50", "3.25", "4.00"]
+    alone = told[["start", "end", "level_db", "predicted_arousal"]]
+    write_timeline(tmp_path / "a.txt", alone, [], "a")
+    labels = [line.split("\t")[2] for line in (tmp_path / "a.txt").read_text().splitlines()]
+    assert labels == ["arousal 1.00", "arousal 1.00", "arousal 2.50", "silence", "arousal 4.00"]
+    assert "size = 1" in text_grid(alone) and 'name = "emotion"' not in text_grid(alone)
+    sizes = {}
+    for name, rows, columns in (("both", told, EMOTIONS), ("alone", alone, []), ("emotions", table, EMOTIONS)):
+        write_timeline(tmp_path / f"{name}.png", rows, columns, name)
+        sizes[name] = Image.open(tmp_path / f"{name}.png").size[1]
+    assert sizes["both"] > max(sizes["emotions"], sizes["alone"])

@@ -3,6 +3,7 @@
 import platform
 import subprocess
 
+import numpy as np
 import pytest
 
 from ser_jax.errors import UserError
@@ -80,6 +81,29 @@ def test_a_report_says_that_the_emotion_was_not_learnt():
     config = {**CONFIG, "objective": {"emotion": 0.0}}
     assert NO_EMOTION in knowledge_of({"config": config, "versions": {}}).notes
     assert NO_EMOTION not in knowledge_of({"config": CONFIG, "versions": {}}).notes
+    without = {"config": config, "versions": {}, "corpus": {"emotions": []}}
+    assert NO_EMOTION not in knowledge_of(without).notes, "a corpus that has none"
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "says"),
+    [
+        (np.linspace(0.3, 0.8, 20), "rose by 11 points in the last fifth of the training, to 76 %"),
+        (np.minimum(np.linspace(0.3, 1.6, 20), 0.8), None),
+        (np.linspace(0.8, 1.0, 20), None),
+        ([0.3, 0.5, 0.8], None),
+    ],
+)
+def test_a_training_says_where_it_ended_and_whether_it_had_finished(accuracies, says):
+    logged = [{"step": 10 * (i + 1), "epoch": i, "accuracy": float(one)} for i, one in enumerate(accuracies)]
+    found = knowledge_of({"config": CONFIG, "versions": {}}, logged=logged)
+    last = [one["accuracy"] for one in logged if one["step"] > 0.8 * logged[-1]["step"]]
+    assert found.training_accuracy == pytest.approx(np.mean(last))
+    assert [note for note in found.notes if "not finished learning" in note] == [
+        n for n in found.notes if says and says in n
+    ]
+    assert bool(found.notes) == (says is not None)
+    assert knowledge_of({"config": CONFIG, "versions": {}}).training_accuracy is None
 
 
 def test_of_some_seeds_only_their_trainers_count():

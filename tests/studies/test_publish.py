@@ -117,6 +117,17 @@ def test_a_published_model_is_what_a_hub_takes_and_does_not_tell_where_it_was_ma
     assert shown["the same, each recording by itself (inductive)"] == {"recall": round(100 * alone["ua"], 1)}
 
 
+def test_a_card_states_what_its_publisher_does_and_claims_no_more_of_a_corpus(launch, trained, published, tmp_path):
+    assert "acted speech" not in (published / "README.md").read_text(), "the built-in voices are no actors"
+    stated = ("--licence", "MIT", "--description", "Calls\n to a *bank*.")
+    arguments = ("--workdir", trained[0], "--tested", trained[1], "--to", tmp_path / "stated", *stated)
+    status, _, errors = launch("publish", *arguments)
+    assert status == 0, errors
+    text = (tmp_path / "stated" / "README.md").read_text()
+    assert yaml.safe_load(text.split("---")[1])["license"] == "mit"
+    assert r"Calls to a \*bank\*." in text and "- this model: MIT." in text
+
+
 def test_only_tests_on_other_corpora_are_told_as_such(tmp_path):
     made = made_study.make_summary(made_study.make_predictions(["pooling: mean"]), whole=False)
     others = {"on_made": "made", "on_made_window_seconds_3.0": "made", "on_other": "other"}

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from ser_jax.corpora.audio import read_audio, to_int16
+from ser_jax.corpora.audio import read_recording
 from ser_jax.corpora.builders.source import Release, Source, open_source
 from ser_jax.errors import UserError
 
@@ -92,5 +92,5 @@ class SpeechBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self.info.metadata["source_check"] = source.check
         descriptions = self.describe(source)
         for name, path in tqdm(sorted(source.recordings.items()), desc=self.name, unit="file", disable=None):
-            waveform = to_int16(read_audio(path))
+            waveform = read_recording(path).samples
             yield name, {"id": name, "language": self.LANGUAGE, "waveform": waveform, **descriptions[name]}

@@ -45,4 +45,6 @@ def subtitle(summary: Summary) -> str:
     parts.append(numbers.count(len(of), "variant"))
     sizes = [("folds", "fold"), ("seeds", "seed"), ("speakers", "speaker"), ("utterances", "utterance")]
     parts += [numbers.count(max(getattr(variant, key) for variant in of), noun) for key, noun in sizes]
-    return " · ".join([*parts, f"chance UA {numbers.percent(summary.chance_ua)} %"])
+    if summary.emotions:
+        parts.append(f"chance UA {numbers.percent(summary.chance_ua)} %")
+    return " · ".join(parts)

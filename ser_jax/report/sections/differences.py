@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from ser_jax.report import figures as draw
 from ser_jax.report import numbers
-from ser_jax.report.answers import describe, sentence, what_would_decide
+from ser_jax.report.answers import describe, describe_difference, sentence, what_would_decide
 from ser_jax.report.blocks import Answer, Block, Cell, Figure, Items, Panel, Table
 from ser_jax.report.sections.common import SEEDS, cell, forest, notes_of, points_cell
 from ser_jax.report.sources import Sources, beneath, slug
@@ -35,7 +35,9 @@ def answers(sources: Sources) -> Iterator[Block]:
     decisive = tuple(text for one in stated if (text := what_would_decide(one)))
     if decisive:
         yield Items(decisive)
-    if not comparisons and not any(question.effects for question in sources.questions):
+    if not sources.summary.emotions:
+        yield from _answers_by_scores(sources)
+    elif not comparisons and not any(question.effects for question in sources.questions):
         name, best = max(sources.variants.items(), key=lambda item: item[1].ua.value)
         text = f"The highest UA is {numbers.percent_with(best.ua.value, best.ua.ci95)} %, of {name}."
         if len(sources.variants) > 1:
@@ -45,6 +47,22 @@ def answers(sources: Sources) -> Iterator[Block]:
                 "partly the luckiest."
             )
         yield Answer("No comparison", "", text)
+
+
+def _answers_by_scores(sources: Sources) -> Iterator[Block]:
+    """What is said of a corpus without emotions beside its questions: differences of scores, or the highest ones."""
+    titles, found = sources.summary.scores, sources.summary.score_differences
+    if found and not sources.questions:
+        yield Answer("Comparisons", "", " ".join(describe_difference(one, titles) for one in found))
+    if found:
+        return
+    best = []
+    for score, title in titles.items():
+        known = [(name, v.scores[score]) for name, v in sources.variants.items() if score in v.scores]
+        if known:
+            name, one = max(known, key=lambda item: item[1].value)
+            best.append(f"The highest {title} is {numbers.decimal_with(one.value, one.ci95)}, of {name}.")
+    yield Answer("No comparison", "", " ".join(best))
 
 
 def _each_once(comparisons: Sequence[Comparison], questions: Sequence[Question]) -> list[Comparison]:

@@ -18,7 +18,9 @@ def conditions(sources: Sources) -> Iterator[Block]:
         facts.append(("Licence of the corpus", licence(study.corpus_info["licence"])))
     facts += [("Protocol", _protocol(protocol)) for protocol in study.protocols]
     facts.append(("Setting", _setting(sources)))
-    facts += [("Runs", _runs(sources)), ("Smallest detectable difference", _detectable(sources))]
+    facts.append(("Runs", _runs(sources)))
+    if sources.summary.emotions:
+        facts.append(("Smallest detectable difference", _detectable(sources)))
     facts += [("Trained", text) for text in trained(sources)]
     if study.seconds:
         facts.append(("Time", _time(study.seconds)))
@@ -79,7 +81,8 @@ def _runs(sources: Sources) -> str:
     text = f"{count(runs, 'run')}: {count(len(variants), 'variant')} × {count(folds, 'fold')} × {count(seeds, 'seed')}"
     if runs < len(variants) * folds * seeds:
         text += " at most"
-    return text + (". With one seed, how much UA varies between seeds is not known." if seeds == 1 else ".")
+    vary = "UA varies" if sources.summary.emotions else "figures vary"
+    return text + (f". With one seed, how much {vary} between seeds is not known." if seeds == 1 else ".")
 
 
 def _detectable(sources: Sources) -> str:

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from ser_jax.report import numbers
+from ser_jax.report.answers import signed
 from ser_jax.report.blocks import Block, Cell, Table
 from ser_jax.report.sections.common import decimal_cell
 from ser_jax.report.sources import Sources
-from ser_jax.statistics.scores import ScoreDifference
 
 _WHAT = {
     "ccc_": "CCC is the concordance correlation coefficient over the utterances whose value is known: 1 is perfect, 0 "
@@ -39,26 +39,14 @@ def scores(sources: Sources) -> Iterator[Block]:
         yield Table("score_differences", caption, ("variant", "score", "difference", "p, Holm (alone)"), _rows(sources))
 
 
-def describe_difference(one: ScoreDifference, titles: dict[str, str]) -> str:
-    """Says how much a variant's score differs from its baseline's."""
-    title = titles.get(one.score, one.score)
-    gained = f"{one.variant} against {one.baseline}: {title} {_signed(one)}"
-    return f"{gained}, {numbers.p_equals(one.p_holm)}." if one.p_holm is not None else f"{gained}."
-
-
 def _rows(sources: Sources) -> tuple[tuple[Cell, ...], ...]:
     titles = sources.summary.scores
     return tuple(
         (
             Cell(f"{one.variant} against {one.baseline}"),
             Cell(titles.get(one.score, one.score)),
-            Cell(_signed(one), value=one.estimate),
+            Cell(signed(one), value=one.estimate),
             Cell(numbers.p_value(one.p_holm), numbers.p_value(one.p), one.p_holm),
         )
         for one in sources.summary.score_differences
     )
-
-
-def _signed(one: ScoreDifference) -> str:
-    ends = "" if one.ci95 is None else f" [{one.ci95[0]:+.3f}, {one.ci95[1]:+.3f}]"
-    return f"{one.estimate:+.3f}{ends}"

@@ -8,18 +8,39 @@ from ser_jax.report import numbers
 from ser_jax.report.blocks import Block, Cell, Figure, Panel, Picture, Table, Text
 from ser_jax.report.sections.common import SEEDS, cell, forest, measure_cell, notes_of
 from ser_jax.report.sources import Sources
-from ser_jax.report.summary import TRANSDUCTIVE, Ensemble, Measure, Part, Variant
+from ser_jax.report.summary import TRANSDUCTIVE, Ensemble, Measure, Part, Spread, Variant
 
 
 def variants(sources: Sources) -> Iterator[Block]:
     """UA as a forest plot, all metrics and recalls as tables, ensembles and source corpora in words."""
+    if sources.summary.emotions:
+        yield _ua(sources)
+    if any(variant.known.setting == TRANSDUCTIVE for variant in sources.variants.values()):
+        yield Text(_transductive(sources))
+    yield _table(sources)
+    if sources.summary.emotions:
+        yield _recall(sources)
+    titles = sources.summary.metrics
+    for name, variant in sources.variants.items():
+        if variant.known.training_accuracy is not None:
+            yield Text(describe_learning(name, variant))
+        if variant.ensemble:
+            yield Text(describe_ensemble(name, variant.ensemble, titles))
+        if variant.by_source:
+            yield Text(describe_sources(name, variant.by_source))
+        if variant.known.tracks:
+            yield Text(describe_tracks(name, variant.known.tracks))
+    yield from notes_of((name, v.notes) for name, v in sources.variants.items())
+
+
+def _ua(sources: Sources) -> Figure:
     rows = {
         heading: [_ua_row(label, sources.variants[name]) for name, label in of.items()]
         for heading, of in sources.groups().items()
     }
     chance = sources.summary.chance_ua
     seeds = any(row.dots[1:] for of in rows.values() for row in of)
-    yield forest(
+    return forest(
         "ua",
         rows,
         "UA (%); the line is chance",
@@ -28,22 +49,13 @@ def variants(sources: Sources) -> Iterator[Block]:
         "whether two variants differ: they share speakers, and their paired difference is known better than either.",
         chance,
     )
-    if any(variant.known.setting == TRANSDUCTIVE for variant in sources.variants.values()):
-        yield Text(_transductive(sources))
-    yield _table(sources)
+
+
+def _recall(sources: Sources) -> Table:
     emotions = sources.summary.emotions
     recalls = [(Cell(name), *(measure_cell(v.recall.get(e)) for e in emotions)) for name, v in sources.variants.items()]
     caption = "Recall of every emotion in percent, with its 95 % interval over the speakers who were heard with it."
-    yield Table("recall", caption, ("variant", *emotions), tuple(recalls))
-    titles = sources.summary.metrics
-    for name, variant in sources.variants.items():
-        if variant.ensemble:
-            yield Text(describe_ensemble(name, variant.ensemble, titles))
-        if variant.by_source:
-            yield Text(describe_sources(name, variant.by_source))
-        if variant.known.tracks:
-            yield Text(describe_tracks(name, variant.known.tracks))
-    yield from notes_of((name, v.notes) for name, v in sources.variants.items())
+    return Table("recall", caption, ("variant", *emotions), tuple(recalls))
 
 
 def _transductive(sources: Sources) -> str:
@@ -94,7 +106,7 @@ def _table(sources: Sources) -> Table:
 
 
 def _per_fold(variant: Variant) -> Cell:
-    spread = variant.per_fold["ua"]
+    spread = variant.per_fold.get("ua", Spread(None, None))
     under = "" if spread.sd is None else f"± {numbers.percent(spread.sd)}"
     return Cell(numbers.percent(spread.mean), under, spread.mean)
 
@@ -106,6 +118,14 @@ def describe_ensemble(variant: str, ensemble: Ensemble, titles: dict[str, str]) 
         for name, one in ensemble.metrics.items()
     ]
     return f"{variant}, its {ensemble.seeds} seeds as an ensemble (mean of their probabilities): {', '.join(reached)}."
+
+
+def describe_learning(name: str, variant: Variant) -> str:
+    """Says how accurate a variant was on what it learnt from, on validation speakers, and on test speakers."""
+    parts = [f"training accuracy {numbers.percent(variant.known.training_accuracy)} % (of augmented crops, at the end)"]
+    if variant.validation_ua is not None:
+        parts.append(f"validation UA {numbers.percent(variant.validation_ua)} %")
+    return f"{name}: {', '.join([*parts, f'test UA {numbers.percent(variant.ua.value)} %'])}."
 
 
 def describe_sources(variant: str, sources: dict[str, Part]) -> str:
@@ -127,6 +147,8 @@ def describe_tracks(variant: str, tracks: dict[str, Measure]) -> str:
 
 def cost(sources: Sources) -> Iterator[Block]:
     """UA against parameters, multiply-adds and latency."""
+    if not sources.summary.emotions:
+        return
     costs: dict[str, tuple[str, Callable[[Variant], float | None]]] = {
         "parameters": ("parameters", lambda v: v.known.parameters),
         "multiply_adds": ("multiply-adds", lambda v: v.known.cost and v.known.cost.multiply_adds),
@@ -151,6 +173,8 @@ def cost(sources: Sources) -> Iterator[Block]:
 def confusions(sources: Sources) -> Iterator[Block]:
     """A confusion matrix for each variant."""
     emotions = sources.summary.emotions
+    if not emotions:
+        return
     panels = []
     for name, v in sources.variants.items():
         recalls = [f"{e} recognised {numbers.percent(v.recall[e].value)} %" for e in emotions if e in v.recall]
@@ -168,6 +192,7 @@ def training(sources: Sources) -> Iterator[Block]:
         ("loss", "training loss", 1.0),
         ("accuracy", "training accuracy (%)", 100.0),
         ("validation_ua", "validation UA (%)", 100.0),
+        ("dimensions_concordance", "training CCC", 1.0),
     ]
     text = "Learning curves: means over the runs of each variant. Training accuracy is of augmented crops."
     logged = [name for name, entries in sources.curves.items() if entries]
