@@ -114,7 +114,12 @@ def _picture(path: Path | None) -> "tuple[gradio.Column, str | None]":
 
 
 def serve(model: api.Model, port: int, ended: threading.Event | None = None) -> None:
-    """Serves the page on this machine until it is interrupted, or `ended` is set."""
+    """Serves the page on this machine until it is interrupted, or `ended` is set.
+
+    Raises `UserError` for a model of dimensions alone: the page is about emotions.
+    """
+    if not model.emotions:
+        raise UserError(f"demo: model {model.name} predicts no emotions, expected one that does")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     import gradio
 
