@@ -92,14 +92,13 @@ def collect(
     results = {name: results[name] for name in trained}
     costs, latency = _costs(by_name, trained, workdir)
     study = _describe(plan, list(by_name.values()), results)
-    curves = {name: log.means(log.read(folder / log.FILE)) for name, folder in trained.items()}
     made = summarise(
         table,
         dataclasses.replace(study, failed=failed),
         comparisons=[pair for pair in plan.comparisons if set(pair) <= set(trained)],
         questions=plan.questions,
         known={
-            name: knowledge_of(one["trained"], one["parameters"], result=one, cost=costs.get(name), logged=curves[name])
+            name: knowledge_of(one["trained"], one["parameters"], result=one, cost=costs.get(name))
             for name, one in results.items()
         },
         validation=validation,
@@ -117,6 +116,7 @@ def collect(
     pictures = {name: folder / PICTURE for name, folder in trained.items() if (folder / PICTURE).exists()}
     configs = {name: variant.config for name, variant in by_name.items()}
     try:
+        curves = {name: log.means(log.read(folder / log.FILE)) for name, folder in trained.items()}
         write_report(workdir, made, curves=curves, pictures=pictures, configs=configs)
     except Exception as error:  # whatever it is: the training is done, and its results are there
         raise UserError(

@@ -1,13 +1,12 @@
 """What is known of a variant beside its predictions: where it was trained, what it uses, what went wrong."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ser_jax.baselines import is_baseline
 from ser_jax.report.summary import Cost, Diverged, Knowledge, Measure, Provenance
 from ser_jax.studies import provenance
-from ser_jax.training import log
 
 OWN_HEADS = (
     "a classifier for each source corpus: each utterance is recognised by its own corpus's classifier, which has that "
@@ -39,12 +38,8 @@ def knowledge_of(
     *,
     result: Mapping[str, Any] | None = None,
     cost: Cost | None = None,
-    logged: Sequence[Mapping[str, Any]] = (),
 ) -> Knowledge:
-    """Returns what is known of a variant from the metadata of its training, its result.json, and what it logged.
-
-    `logged` are the entries of `training.log.means`.
-    """
+    """Returns what is known of a variant from the metadata of its training and its result.json."""
     config, result = metadata["config"], result or {}
     notes = tuple(metadata.get("notes", ()))
     if not is_baseline(config["model"]) and config["training"]["heads"] == "source":
@@ -53,8 +48,8 @@ def knowledge_of(
     learns_emotions = has_emotions and not is_baseline(config["model"])
     if learns_emotions and not config.get("objective", {}).get("emotion", 1):
         notes += (NO_EMOTION,)
-    accuracy, gained = log.learning(logged)
-    if gained > _STILL_RISING and accuracy < _LEARNT:
+    accuracy, gained = result.get("learning") or (None, 0.0)
+    if accuracy is not None and gained > _STILL_RISING and accuracy < _LEARNT:
         notes += (
             f"it had not finished learning: its training accuracy rose by {100 * gained:.0f} points in the last fifth "
             f"of the training, to {100 * accuracy:.0f} %; more training.train_epochs may help",

@@ -48,7 +48,7 @@ from ser_jax.studies.store import (
     write_json,
 )
 from ser_jax.studies.variants import Variant, prepare
-from ser_jax.training import devices, loop, processes
+from ser_jax.training import devices, log, loop, processes
 from ser_jax.training.population import Population, describe, diverged
 from ser_jax.training.state import State
 
@@ -217,6 +217,7 @@ def _train(
             for one in lost
         ]
         result["diverged"] = lost
+        result["learning"] = log.learning(log.means(log.read(folder / log.FILE)))
         result["seconds"] = {**seconds, "evaluate": time.monotonic() - begun}
     result |= {"parameters": population.num_parameters, "code": code_version(variant.config), "provenance": trained_by}
     result |= {"family": variant.family, "seeds": list(variant.config["seeds"])}

@@ -10,6 +10,7 @@ from ser_jax.errors import UserError
 from ser_jax.report import summary
 from ser_jax.studies import provenance, store
 from ser_jax.studies.knowledge import NO_EMOTION, knowledge_of
+from ser_jax.training import log
 from tests.training.tiny import CONFIG
 
 H200 = {"platform": "gpu", "device": "NVIDIA H200", "devices": 1}
@@ -96,7 +97,7 @@ def test_a_report_says_that_the_emotion_was_not_learnt():
 )
 def test_a_training_says_where_it_ended_and_whether_it_had_finished(accuracies, says):
     logged = [{"step": 10 * (i + 1), "epoch": i, "accuracy": float(one)} for i, one in enumerate(accuracies)]
-    found = knowledge_of({"config": CONFIG, "versions": {}}, logged=logged)
+    found = knowledge_of({"config": CONFIG, "versions": {}}, result={"learning": list(log.learning(logged))})
     last = [one["accuracy"] for one in logged if one["step"] > 0.8 * logged[-1]["step"]]
     assert found.training_accuracy == pytest.approx(np.mean(last))
     assert [note for note in found.notes if "not finished learning" in note] == [
