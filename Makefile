@@ -38,6 +38,7 @@ lint: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 format: .venv/installed-test
 	$(BIN)/ruff format .

@@ -141,8 +141,8 @@ def _validate_probabilities(predictions: pd.DataFrame, source: str | os.PathLike
             raise UserError(f"{source}: column {column} must hold probabilities, found {predictions[column].dtype}")
     probabilities = probabilities_of(predictions)
     for wrong, what in (
-        (~np.isfinite(probabilities).all(axis=1), "a probability that is NaN or infinite"),
-        ((probabilities < 0).any(axis=1), "a negative probability"),
+        (~np.all(np.isfinite(probabilities), axis=1), "a probability that is NaN or infinite"),
+        (np.any(probabilities < 0, axis=1), "a negative probability"),
         (
             (probabilities.shape[1] > 0) & (abs(probabilities.sum(axis=1) - 1) > SUM_TOLERANCE),
             "probabilities that do not sum to one",

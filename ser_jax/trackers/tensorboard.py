@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ser_jax.trackers.run import TrackedRun
 
@@ -34,5 +35,5 @@ def write(runs: Sequence[TrackedRun], folder: Path, project: str) -> None:
                 writer.write(Event(wall_time=now, step=step, summary=summary).SerializeToString())
 
 
-def _scalars(summary: type, figures: dict[str, float]) -> object:
+def _scalars(summary: Any, figures: dict[str, float]) -> Any:
     return summary(value=[summary.Value(tag=name, simple_value=value) for name, value in figures.items()])
