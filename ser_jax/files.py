@@ -87,9 +87,9 @@ def named(path: Path, temporary: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None or (temporary and str(error.filename).startswith(str(temporary))):
-            error.filename, error.filename2 = str(path), None
-        raise
+        if error.filename is not None and not (temporary and str(error.filename).startswith(str(temporary))):
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def discard() -> None:

@@ -199,3 +199,17 @@ def test_a_scratch_folder_goes_with_its_process_or_with_the_next(tmp_path, kind)
     with files.scratch_folder(tmp_path / "unpacked") as folder:
         assert list(tmp_path.iterdir()) == [folder] and not list(folder.iterdir())
     assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_the_disk_names_what_was_to_be_written(tmp_path):
+    """And not the temporary file, nor nothing; what was read meanwhile keeps its name."""
+    full = errno.ENOSPC, os.strerror(errno.ENOSPC)
+    for arguments in (full, (*full, str(tmp_path / ".file.writing-abcdefgh"))):
+        with pytest.raises(OSError) as caught, files.named(tmp_path / "file", tmp_path / ".file.writing-abcdefgh"):
+            raise OSError(*arguments)
+        assert str(caught.value) == f"[Errno 28] No space left on device: '{tmp_path / 'file'}'"
+    with pytest.raises(PermissionError, match="other"), files.named(tmp_path / "file"):
+        raise OSError(errno.EACCES, "Permission denied", "other")
+    with pytest.raises(OSError, match="disk") as caught, atomic_folder(tmp_path / "folder"):
+        raise OSError("disk")  # as libraries do
+    assert caught.value.filename == str(tmp_path / "folder")

@@ -14,7 +14,7 @@ from ser_jax.baselines import is_baseline
 from ser_jax.corpora.audit import audit
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.protocols import speakers_known
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, refusal
 from ser_jax.frontend import num_features, num_frames
 from ser_jax.inference.latency import SECONDS, one_utterance, relative_latency
 from ser_jax.models.cost import cost
@@ -119,8 +119,9 @@ def collect(
         curves = {name: log.means(log.read(folder / log.FILE)) for name, folder in trained.items()}
         write_report(workdir, made, curves=curves, pictures=pictures, configs=configs)
     except Exception as error:  # whatever it is: the training is done, and its results are there
+        said = refusal(error) or f"{type(error).__name__}: {error}"
         raise UserError(
-            f"{workdir}: the report could not be made ({type(error).__name__}: {error}); predictions.parquet and "
+            f"{workdir}: the report could not be made ({said}); predictions.parquet and "
             f"summary.json are there, and `python launch.py report {workdir}` makes it again"
         ) from error
     return Outcome(made, (), failed, refused)

@@ -9,7 +9,9 @@ and a SHA-256 of themselves.
 import contextlib
 import importlib.metadata
 import json
+import logging
 import operator
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -28,6 +30,8 @@ from ser_jax.files import named
 from ser_jax.training import published
 from ser_jax.training.arrays import describe_array, differences, named_arrays, sealed, sha256
 from ser_jax.training.state import State
+
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it raises too, with tracebacks
 
 FORMAT_VERSION = 2
 _EVALUATION, _TRAINING, _METADATA = "evaluation", "training", "metadata"
@@ -161,10 +165,11 @@ class Checkpoints:
         with named(self.folder):
             try:
                 yield
-            except ValueError as error:  # TensorStore's for all, with the system's own words somewhere in it
-                said = re.search(r"OS error \d+: ([^\]]+)", str(error))
-                reason = said[1] if said else reason_of(error)
-                raise UserError(f"{self.folder}: the checkpoint cannot be written ({reason})") from error
+            except ValueError as error:  # TensorStore's, with the system's number in it
+                number = re.search(r"os_error_code='(\d+)'", str(error))
+                if number is None:
+                    raise UserError(f"{self.folder}: no checkpoint can be written ({reason_of(error)})") from error
+                raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
     def _steps(self) -> list[int]:
         """The steps of all checkpoints, the newest first."""

@@ -1,6 +1,7 @@
 """The runner: what it never does twice, what it does when a variant fails, and how processes share its work."""
 
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -101,6 +102,18 @@ def test_a_variant_that_fails_is_reported_and_the_others_finish(launch, tmp_path
     assert "good" in output
     (folder,) = (tmp_path / "work" / "populations").glob("diverged-*")
     assert "Traceback" in json.loads((folder / store.FAILURE).read_text())["traceback"]
+
+
+def test_a_variant_on_a_full_disk_fails_alone_though_nothing_of_it_can_be_kept(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "log.jsonl")
+
+    monkeypatch.setattr(run, "write_json", fail)
+    (variant,) = prepare(make_plan(study_of(variants={"plain": {}})), None)
+    failures = {}
+    assert run._finish("title", dataclasses.replace(variant, population=fail), tmp_path, None, failures, wait=True)
+    assert failures["plain"]["message"] == "log.jsonl: No space left on device (errno 28)"
+    assert failures["plain"]["refused"]
 
 
 def test_more_seeds_are_trained_by_themselves_and_joined_with_those_there_are(launch, trained, tmp_path):

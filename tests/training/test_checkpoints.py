@@ -64,6 +64,24 @@ def test_what_was_saved_is_restored_under_its_names(saved):
     assert Checkpoints(folder).metadata()["runs"] == METADATA["runs"]
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("RESOURCE_EXHAUSTED: Error writing: No space left on device [os_error_code='28']", "No space left on device"),
+        ("INTERNAL: nobody knows", "no checkpoint can be written .INTERNAL: nobody knows"),
+    ],
+)
+def test_what_the_disk_refuses_in_the_background_names_the_folder(tmp_path, monkeypatch, said, expected):
+    def fail(self):
+        raise ValueError(said)
+
+    store = Checkpoints(tmp_path)
+    monkeypatch.setattr(type(store._manager), "wait_until_finished", fail)
+    with pytest.raises((UserError, OSError), match=expected) as caught:
+        store.close()
+    assert str(tmp_path) in str(caught.value)
+
+
 def test_one_for_evaluation_holds_no_more_and_is_not_trained_further(tmp_path):
     store = Checkpoints(tmp_path)
     store.save(for_evaluation(state_of(3)), METADATA)
