@@ -73,7 +73,7 @@ CASES = (
     Case("publish", ("publish", "--workdir", "{}/one", "--tested", "{}/one", "--to", "{}/model", "--data_dir",
          "{}/data"), ("model",)),
     Case("export", ("export", "{}/one", "--to", "stablehlo", "--out", "{}/exported.stablehlo", "--seconds", "3"),
-         ("exported.stablehlo", "exported.stablehlo.json")),
+         ("exported.stablehlo.json",)),
     Case("compare", ("compare", "{}/run", "--out", "{}/compared"), ("compared",)),
 )  # fmt: skip
 

@@ -174,7 +174,11 @@ def _records(folder: Path, unlisted: list[str]) -> tuple[list[str], list[str]]:
 
 def _population(folder: Path, unlisted: list[str]) -> tuple[list[str], list[str]]:
     """Checkpoints keep hashes of their own, so those of a training that is not finished are verified too."""
-    damaged = _of_checkpoints(folder) if any(name.startswith(_CHECKPOINTS) for name in unlisted) else []
+    parts = [name.split("/") for name in unlisted]
+    saved = any(
+        part[0] == _CHECKPOINTS and part[1].isdigit() for part in parts
+    )  # else only begun, when a disk was full
+    damaged = _of_checkpoints(folder) if saved else []
     without = [name for name in unlisted if name.split("/")[0] not in (_CHECKPOINTS, *_UNFINISHED)]
     return damaged + _of_tables(folder, without), _without_hash(without)
 

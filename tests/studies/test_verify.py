@@ -132,3 +132,12 @@ def test_a_bit_of_a_checkpoint_of_a_training_that_goes_on_is_noticed(tmp_path):
             store.close()
     assert noticed
     assert states(tmp_path) == {"population": WHOLE}
+
+
+def test_a_training_without_a_checkpoint_yet_is_not_damaged(tmp_path):
+    """As one is whose first checkpoint found the disk full."""
+    (tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp" / "metadata").write_text("{")
+    (tmp_path / "log.jsonl").write_text("")
+    (found,) = verify(tmp_path)
+    assert found.kind == "population" and found.state != DAMAGED
