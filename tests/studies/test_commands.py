@@ -85,6 +85,7 @@ def test_a_finished_study_is_not_run_again_and_what_is_damaged_of_its_results_is
     status, output, _ = launch("verify", workdir)
     assert status == 1 and output.count("damaged: ") == 1 and f"{log}: damaged or changed" in output
     log.write_bytes(kept)
+    assert launch("study", "--config", tiny_config, "--workdir", workdir)[0] == 0  # its report has the whole log again
 
 
 def test_evaluation_reproduces_the_training_s_own_predictions_to_the_last_digit(launch, workdir):
