@@ -35,22 +35,8 @@ def simulate(
     *,
     balanced: bool = True,
     shared: float = SHARED,
-) -> Cells:
-    """Makes the counts of a study of variants that gain `effects`, in logits."""
-    return simulate_with_truth(rng, design, speakers, seeds, effects, balanced=balanced, shared=shared)[0]
-
-
-def simulate_with_truth(
-    rng: np.random.Generator,
-    design: str,
-    speakers: int,
-    seeds: int,
-    effects: tuple[float, ...],
-    *,
-    balanced: bool = True,
-    shared: float = SHARED,
 ) -> tuple[Cells, np.ndarray]:
-    """Also returns the true UA of each variant: see the module."""
+    """Returns the counts of a study of variants that gain `effects`, in logits, and their true UA (see the module)."""
     size = DESIGNS[design] or speakers
     size = min(size, max(1, speakers // 3)) if design == "folds" else size
     fold_of = np.arange(speakers) // size
@@ -120,7 +106,7 @@ def rates(
     weights = np.concatenate([np.eye(family), -np.ones((family, 1))], axis=1)
     seen: dict[str, list[float]] = {}
     for study in range(studies):
-        cells, of_variant = simulate_with_truth(rng, design, speakers, seeds, (effect, *[0.0] * family), **options)
+        cells, of_variant = simulate(rng, design, speakers, seeds, (effect, *[0.0] * family), **options)
         truth = of_variant[0] - of_variant[-1]
         made = paired.contrasts(cells, weights, {}, margin=MARGIN, replicates=replicates, seed=study)
         one, *_ = paired.correct([paired.Comparison(name="", kind="", **figures) for figures in made])

@@ -13,7 +13,7 @@ DIFFERENCE = np.array([1.0, -1.0])
 
 
 def cells_of(design, speakers=8, seeds=3):
-    return simulate(np.random.default_rng(0), design, speakers, seeds, (0.3, 0.0))
+    return simulate(np.random.default_rng(0), design, speakers, seeds, (0.3, 0.0))[0]
 
 
 def ua_differences(cells):

@@ -9,7 +9,7 @@ from tests.statistics.simulated_designs import rates, simulate
 
 
 def cells_of(design, speakers=8, seeds=3, shared=0.4):
-    cells = simulate(np.random.default_rng(0), design, speakers, seeds, (0.0,), shared=shared)
+    cells, _ = simulate(np.random.default_rng(0), design, speakers, seeds, (0.0,), shared=shared)
     return dataclasses.replace(cells, counts=cells.counts[:1])
 
 

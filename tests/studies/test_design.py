@@ -77,7 +77,7 @@ def test_a_comparison_of_fewer_speakers_or_seeds_is_brought_to_those_of_the_larg
 @pytest.mark.parametrize("kind", ["own model", "one model"])
 def test_the_half_width_of_another_design_is_what_studies_of_that_design_have(kind, speakers, seeds):
     def parts(rng, persons, trainings):
-        cells = simulate(rng, kind, persons, trainings, (0.0, 0.0))
+        cells, _ = simulate(rng, kind, persons, trainings, (0.0, 0.0))
         error = bootstrap.bootstrap_contrasts(cells.by_speaker(), WEIGHTS, replicates=100).standard_error[0]
         return components.decompose(components.influences(cells, WEIGHTS[0]), cells, float(error) ** 2)
 
