@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test site mutants fuzz soak bench lint format environment references clean
+.PHONY: quickstart test site mutants fuzz faults soak bench lint format environment references clean
 
 quickstart: .venv/installed
 	$(BIN)/python launch.py study configs/quickstart.py --workdir runs/quickstart

@@ -120,10 +120,11 @@ def serve(model: api.Model, port: int, ended: threading.Event | None = None) -> 
     """
     if not model.emotions:
         raise UserError(f"demo: model {model.name} predicts no emotions, expected one that does")
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
-    import gradio
-
     with tempfile.TemporaryDirectory(prefix="ser_jax_demo_") as folder:
+        # Read when gradio is imported. Uploads lie in the folder too: voices do not outlive the page.
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
+        import gradio
+
         # The system's own fonts: the theme's would be fetched.
         theme = gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])
         blocks = page(model, Path(folder))
@@ -148,6 +149,9 @@ def serve(model: api.Model, port: int, ended: threading.Event | None = None) -> 
 def refuse_port(port: int) -> None:
     """Raises `UserError` for a port that cannot be had."""
     with socket.socket() as one:
+        one.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # a connection that has just ended holds it for a minute
         try:
             one.bind((HOST, port))
         except OSError as error:

@@ -204,11 +204,13 @@ def _step_aside(new: Path, path: Path) -> None:
     """Puts a folder in the place of an old one, which comes back where that cannot be done."""
     with _temporary(path, folder=True) as aside:
         _being_written.discard((os.getpid(), aside))  # what it will hold is whole
-        os.replace(path, aside / path.name)
+        old = aside / path.name
         try:
+            os.replace(path, old)
             os.replace(new, path)
         except BaseException:
-            os.replace(aside / path.name, path)
+            if old.exists() and not path.exists():
+                os.replace(old, path)
             raise
 
 

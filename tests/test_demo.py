@@ -40,6 +40,19 @@ def test_what_is_told_is_what_the_model_says(model, tmp_path):
         demo.tell(model, path, tmp_path)
 
 
+def test_a_port_whose_connection_has_just_ended_can_be_had(port):
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((demo.HOST, port))
+        listening.listen()
+        with socket.create_connection((demo.HOST, port)) as caller:
+            listening.accept()[0].close()  # the side that ends it waits
+            caller.recv(1)
+        with pytest.raises(UserError, match=f"--port {port}: "):
+            demo.refuse_port(port)
+    demo.refuse_port(port)
+
+
 def test_the_page_tells_of_an_upload_and_asks_nothing_of_the_network(model, port, tmp_path):
     pytest.importorskip("gradio")
     playwright = pytest.importorskip("playwright.sync_api")

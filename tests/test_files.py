@@ -146,7 +146,8 @@ def test_a_folder_is_there_at_every_instant_while_it_is_replaced(tmp_path):
         assert gone is None
 
 
-def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+@pytest.mark.parametrize("moved", ["new", "old"])  # Ctrl-C before the new one moves, and right after the old one has
+def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_place(tmp_path, monkeypatch, moved):
     monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     path = tmp_path / "folder"
     with atomic_folder(path) as temporary:
@@ -154,9 +155,11 @@ def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_place(tmp_p
     replace = os.replace
 
     def fail(source, target):
-        if os.path.exists(os.path.join(source, "new")):
+        if moved == "new" and os.path.exists(os.path.join(source, "new")):
             raise KeyboardInterrupt
         replace(source, target)
+        if os.fspath(source) == os.fspath(path):
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(KeyboardInterrupt), atomic_folder(path) as temporary:

@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
+    import re
     import shutil
     from pathlib import Path
 
@@ -40,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
     runs = tracked_runs(args.workdir, args.variant)
     out.mkdir()
     try:
-        trackers.TRACKERS[args.to](runs, out, Path(args.workdir).resolve().name)
+        # Letters that a tracker refuses in names of projects are left out.
+        project = re.sub(r"[^\w. -]+", "_", Path(args.workdir).resolve().name)[:100] or "runs"
+        trackers.TRACKERS[args.to](runs, out, project)
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
         raise

@@ -48,7 +48,7 @@ VERSION = 1  # of this computation; part of what a cache is recognised by
 SPEEDS = 0.5, 2.0  # the lowest and the highest
 MOST_SECONDS = 20.0  # of a window, where positions do not end earlier: attention's work grows with its square
 _BATCH_SECONDS = 64.0  # of audio that the encoder hears at once
-_LENGTHS_PER_OCTAVE = 4  # batches are padded to one of so many lengths: as many programs, at most 19 % of padding
+_LENGTHS_PER_OCTAVE = 4  # batches are padded to one of so many lengths, at most 19 % of padding: few programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -355,7 +355,8 @@ def _batches(
         length = min(length, architecture.max_samples or length)
         own = order[bucket == number]
         most = int(_BATCH_SECONDS * SAMPLE_RATE) // length // devices
-        size = max(min(most, -(-len(own) // devices)), 1) * devices
+        # A power of two: every size is a program of its own, and whoever predicts a few recordings has any number.
+        size = max(min(most, 1 << (-(-len(own) // devices) - 1).bit_length()), 1) * devices
         for first in range(0, len(own), size):
             batch = own[first : first + size]
             yield np.pad(batch, (0, size - len(batch)), constant_values=-1), length

@@ -84,6 +84,8 @@ def abstain(table: pd.DataFrame, emotions: Sequence[str], abstention: Abstention
 
     The notes of recordings say so.
     """
+    if table.empty:  # no file of a group could be computed
+        return table
     confidence = abstention.confidences(table[probability_columns(emotions)].to_numpy(float))
     low = confidence < abstention.threshold
     table = table.assign(emotion=table["emotion"].astype(object).where(~low, None))

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from ser_jax import checksums, extras
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, reason_of
 from ser_jax.training import published
 
 PREFIX = "hub:"
@@ -24,8 +24,7 @@ def download(name: str) -> Path:
     try:
         folder = Path(hub.snapshot_download(match[1], revision=match[2], allow_patterns=files))
     except Exception as error:  # of the network, of the hub, of its client: all say why in their text
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise UserError(f"model {name}: the Hugging Face hub did not give it ({reason})") from error
+        raise UserError(f"model {name}: the Hugging Face hub did not give it ({reason_of(error)})") from error
     if not published.is_published(folder):
         raise UserError(f"model {name}: no published model; expected what `publish` writes, with {published.WEIGHTS}")
     return folder

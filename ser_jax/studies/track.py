@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ser_jax import predictions
@@ -13,6 +14,7 @@ from ser_jax.errors import UserError
 from ser_jax.report import figures
 from ser_jax.report.vector_graphics import style
 from ser_jax.statistics import metrics
+from ser_jax.statistics.scores import scores_of
 from ser_jax.studies import workdirs
 from ser_jax.studies.store import PREDICTIONS
 from ser_jax.trackers.run import TrackedRun
@@ -46,10 +48,13 @@ def _runs(restored: workdirs.Restored) -> Iterator[TrackedRun]:
 
 
 def _tested(table: pd.DataFrame, title: str) -> tuple[dict[str, float], bytes]:
-    """The scores of a run's test utterances, and their confusion matrix as a PNG picture."""
+    """The scores of a run's test utterances, and their confusion matrix as a PNG picture; b"" without emotions."""
+    scores = {f"test_{score.name}": float(score.value(_sums(score.per_row(table)))) for score in scores_of(table)}
+    if not predictions.emotions_of(table):
+        return scores, b""
     counts = metrics.confusion_counts(table, "fold")
     confusion = counts.counts.sum(axis=(0, 1))
-    scores = {
+    scores |= {
         "test_ua": float(metrics.unweighted_accuracy(confusion)),
         "test_wa": float(metrics.weighted_accuracy(confusion)),
         "test_macro_f1": float(metrics.macro_f1(confusion)),
@@ -60,6 +65,10 @@ def _tested(table: pd.DataFrame, title: str) -> tuple[dict[str, float], bytes]:
             picture, format="png", dpi=120, facecolor="white"
         )
     return scores, picture.getvalue()
+
+
+def _sums(rows: np.ndarray) -> np.ndarray:
+    return rows[~np.isnan(rows).any(axis=1)].sum(axis=0)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, int | float | bool | str]]:

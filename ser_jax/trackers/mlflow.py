@@ -17,6 +17,8 @@ def write(runs: Sequence[TrackedRun], folder: Path, project: str) -> None:
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.tracking import MlflowClient
 
+    if project.lower() == "default":  # which MLflow has already
+        project += " runs"
     client = MlflowClient(tracking_uri=f"sqlite:///{folder.absolute()}/mlflow.db")
     experiment = client.create_experiment(project, artifact_location=(folder.absolute() / "pictures").as_uri())
     now = int(1000 * time.time())

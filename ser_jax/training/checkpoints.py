@@ -31,7 +31,8 @@ from ser_jax.training import published
 from ser_jax.training.arrays import describe_array, differences, named_arrays, sealed, sha256
 from ser_jax.training.state import State
 
-logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs what it raises too, with tracebacks
+# Orbax logs what it raises too, with tracebacks, by absl's logger, which is others' as well.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 FORMAT_VERSION = 2
 _EVALUATION, _TRAINING, _METADATA = "evaluation", "training", "metadata"

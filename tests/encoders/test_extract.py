@@ -100,6 +100,16 @@ def test_a_long_utterance_is_heard_in_equal_windows(encoder, corpus, tmp_path):
     np.testing.assert_allclose(frames(packed, 0), np.concatenate(parts), rtol=0, atol=2e-4)
 
 
+def test_any_number_of_recordings_takes_few_programs(encoder, monkeypatch):
+    monkeypatch.setattr(extract, "_BATCH_SECONDS", 64.0)
+    shapes = set()
+    for number in range(1, 60):
+        pieces = list(extract._batches(np.full(number, 16000), np.arange(number), encoder.architecture))
+        np.testing.assert_array_equal(np.sort(np.concatenate([rows[rows >= 0] for rows, _ in pieces])), range(number))
+        shapes |= {(len(rows), length) for rows, length in pieces}
+    assert len(shapes) <= 4  # eight devices share 64 s: one, two, four or eight recordings each
+
+
 def test_an_interrupted_computation_goes_on_where_it_ended(encoder, corpus, tmp_path, monkeypatch):
     request = extract.make_request(WHISPER, "frames", ["1"])
     heard, program = [], extract._program

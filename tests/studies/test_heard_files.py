@@ -9,6 +9,7 @@ import soundfile
 
 from ser_jax.corpora.corpus import SAMPLE_RATE, waveform
 from ser_jax.errors import UserError
+from ser_jax.statistics.abstention import Abstention
 from ser_jax.studies import heard_files
 from ser_jax.studies.heard_files import HeardFile, read_groups, recognise
 from ser_jax.studies.recognise import Predicted, Recogniser
@@ -51,6 +52,14 @@ def files(tmp_path):
     for name, samples in made.items():
         soundfile.write(tmp_path / name, samples, SAMPLE_RATE)
     return [str(tmp_path / name) for name in ("a.wav", "short.wav", "b.wav", "gone.wav", "silent.wav")]
+
+
+def test_where_no_file_can_be_computed_the_errors_are_kept_and_nothing_is_told():
+    errors, bad = [], HeardFile("bad.wav", np.full(1600, 7, np.int16), ())
+    table, _ = recognise(recogniser(), [bad], errors)
+    abstention = Abstention(0.5, 1.0, 0.8, 1.0, 1.0, 0.9, 0.9, 10, ())
+    assert len(heard_files.abstain(table, ("joy", "anger"), abstention)) == 0
+    assert [str(error) for error in errors] == ["utterance bad.wav: no finite value"]
 
 
 def test_files_are_read_in_groups_and_each_bad_one_is_named(files, monkeypatch):

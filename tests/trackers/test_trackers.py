@@ -6,6 +6,7 @@ import struct
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -110,9 +111,9 @@ def test_mlflow_has_curves_options_scores_and_the_picture(tmp_path):
     from mlflow.tracking import MlflowClient
 
     many = {f"option.{i}": i for i in range(150)} | {"long": "x" * 9000}  # more than one call takes
-    mlflow.write([RUNS[0], TrackedRun("plain", "a", 0, many, [], {}, b"")], tmp_path, "study")
+    mlflow.write([RUNS[0], TrackedRun("plain", "a", 0, many, [], {}, b"")], tmp_path, "Default")  # a name that is taken
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
-    (experiment,) = [one for one in client.search_experiments() if one.name == "study"]
+    (experiment,) = [one for one in client.search_experiments() if one.name == "Default runs"]
     runs = {one.info.run_name: one for one in client.search_runs([experiment.experiment_id])}
     assert runs.keys() == {"ECA, k=3, a, seed 1", "plain, a, seed 0"}
     run = runs["ECA, k=3, a, seed 1"]
@@ -157,6 +158,25 @@ def test_runs_have_their_own_curves_options_and_scores(workdir):
     # Every probability is a half, so that the first emotion is predicted of all: half of them are right.
     assert first.scores["test_ua"] == first.scores["test_wa"] == 0.5
     assert first.confusion.startswith(b"\x89PNG") and diverged.confusion == b"" and diverged.scores == {}
+
+
+def test_a_run_without_emotions_has_the_scores_of_its_dimensions():
+    known, found = np.array([0.1, 0.5, np.nan, 0.9]), np.array([0.2, 0.4, 0.3, 0.8])
+    table = pd.DataFrame({"true_arousal": known, "predicted_arousal": found})
+    scores, picture = track._tested(table, "title")
+    known, found = np.delete(known, 2), np.delete(found, 2)
+    spread = np.var(known) + np.var(found) + (known.mean() - found.mean()) ** 2
+    assert scores == {"test_ccc_arousal": pytest.approx(2 * np.cov(known, found, bias=True)[0, 1] / spread)}
+    assert picture == b""
+
+
+@pytest.mark.parametrize(("name", "project"), [("a:b#c", "a_b_c"), ("runs 1.2-x", "runs 1.2-x")])
+def test_a_project_has_no_letters_that_a_tracker_refuses(workdir, tmp_path, monkeypatch, name, project):
+    told = []
+    monkeypatch.setitem(TRACKERS, "tensorboard", lambda runs, folder, project: told.append(project))
+    (tmp_path / name).mkdir()
+    assert main(["track", str(tmp_path / name), "--to", "tensorboard", "--out", str(tmp_path / "new")]) == 0
+    assert told == [project]
 
 
 def test_the_command_writes_a_new_folder_and_leaves_none_behind_that_failed(workdir, tmp_path, monkeypatch, capsys):
