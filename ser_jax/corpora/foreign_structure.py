@@ -17,7 +17,8 @@ _IN_SEGMENT = (  # of Matroska: what may stand in a segment or a cluster of unkn
     *(0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1254C367, 0x1941A469, 0x1043A770, 0xEC, 0xBF),
     *(0xE7, 0xA7, 0xAB, 0xA3, 0xA0, 0x5854, 0xAF, _CLUSTER),
 )
-_AMR_SIZES = (12, 13, 15, 17, 19, 20, 26, 31, 5)  # bytes of a frame behind its first, by its type; others have none
+# Bytes of a frame behind its first, by its type: speech at each bit rate, then comfort noise; other types have none.
+_AMR_SIZES = (12, 13, 15, 17, 19, 20, 26, 31, 5)
 _AMR_WB_SIZES = (17, 23, 32, 36, 40, 46, 50, 58, 60, 5)
 
 
@@ -73,7 +74,7 @@ def check_amr(name: str, data: Bytes) -> str:
         kind = data[at] >> 3 & 15
         if data[at] & 0x83 or len(sizes) + 1 <= kind < 14:
             return "something that is no audio stands behind the sound"
-        damaged += not data[at] & 4 and kind < 8
+        damaged += not data[at] & 4 and kind < len(sizes) - 1  # speech, not comfort noise
         at += 1 + (sizes[kind] if kind < len(sizes) else 0)
         frames += 1
     if damaged == frames:  # not one that is good: these may be no frames at all

@@ -55,10 +55,19 @@ def test_what_other_libraries_read_is_whole_or_refused_with_what_it_lacks(whole,
         assert containers.check_structure("a", whole + b"<html>not found</html>") == containers.Checked()
 
 
-def test_frames_of_amr_that_are_marked_as_damaged_are_said():
-    damaged = bytes([AMR_FRAME[0] & ~4]) + AMR_FRAME[1:]
-    checked = containers.check_structure("a", b"#!AMR\n" + AMR_FRAME * 3 + damaged + AMR_FRAME)
-    assert checked.note == "1 of 5 frames are marked as damaged"
+@pytest.mark.parametrize(
+    ("magic", "kind", "size", "damaged"),
+    [
+        (b"#!AMR\n", 7, 31, 1),  # 12.2 kbit/s
+        (b"#!AMR\n", 8, 5, 0),  # comfort noise
+        (b"#!AMR-WB\n", 8, 60, 1),  # 23.85 kbit/s
+        (b"#!AMR-WB\n", 9, 5, 0),
+    ],
+)
+def test_frames_of_speech_in_amr_that_are_marked_as_damaged_are_said(magic, kind, size, damaged):
+    bad, good = (bytes([kind << 3 | mark, *range(size)]) for mark in (0, 4))
+    checked = containers.check_structure("a", magic + good * 3 + bad + good)
+    assert checked.note == ("1 of 5 frames are marked as damaged" if damaged else "")
 
 
 def read_audio(path):
