@@ -175,10 +175,11 @@ def _records(folder: Path, unlisted: list[str]) -> tuple[list[str], list[str]]:
 def _population(folder: Path, unlisted: list[str]) -> tuple[list[str], list[str]]:
     """Checkpoints keep hashes of their own, so those of a training that is not finished are verified too."""
     parts = [name.split("/") for name in unlisted]
-    saved = any(
-        part[0] == _CHECKPOINTS and part[1].isdigit() for part in parts
-    )  # else only begun, when a disk was full
-    damaged = _of_checkpoints(folder) if saved else []
+    inside = [part[1] for part in parts if part[0] == _CHECKPOINTS and len(part) > 1]
+    # Without a number, a checkpoint was only begun, when a disk was full.
+    damaged = _of_checkpoints(folder) if any(name.isdigit() for name in inside) else []
+    if _CHECKPOINTS in unlisted:
+        damaged.append(f"{folder / _CHECKPOINTS}: a file, expected a folder of checkpoints")
     without = [name for name in unlisted if name.split("/")[0] not in (_CHECKPOINTS, *_UNFINISHED)]
     return damaged + _of_tables(folder, without), _without_hash(without)
 

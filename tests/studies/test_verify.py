@@ -141,3 +141,10 @@ def test_a_training_without_a_checkpoint_yet_is_not_damaged(tmp_path):
     (tmp_path / "log.jsonl").write_text("")
     (found,) = verify(tmp_path)
     assert found.kind == "population" and found.state != DAMAGED
+
+
+def test_a_file_in_the_place_of_the_checkpoints_is_damage_in_one_line(tmp_path, capsys):
+    (tmp_path / "checkpoints").write_text("")
+    assert main(["verify", str(tmp_path)]) == 1
+    found = f"{tmp_path / 'checkpoints'}: a file, expected a folder of checkpoints"
+    assert capsys.readouterr().out == f"damaged: {tmp_path}: {found}\n"
