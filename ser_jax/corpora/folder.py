@@ -60,9 +60,10 @@ def read_split_tables(
     if 0 < len(without) < len(parts):
         raise UserError(f"{split_tables[without[0]]}: no column `emotion`, which the tables of other splits have")
     rows = rows.fillna({column: "" for column in rows.select_dtypes(exclude="number")})
-    where = str(next(iter(split_tables.values())).parents[1])
+    where = next(iter(split_tables.values())).parents[1]
+    rows = _without_contradictions(where, rows, problems)
     if speakers:
-        rows["speaker"], own = labels.unified(rows["speaker"], where, "speaker", unify)
+        rows["speaker"], own = labels.unified(rows["speaker"], str(where), "speaker", unify)
         changed |= own
     return rows, changed
 
@@ -108,7 +109,7 @@ def read_table(
         raise UserError(f"{table}: the column `{computed[0]}` is computed, rename or remove it")
     if not speakers:
         rows["speaker"] = ""
-    rows = _with_segments(table, rows, problems)
+    rows = _with_segments(table, rows, Path(source), problems)
     rows = _with_ids(rows)
     if dimensions:
         rows = _with_dimensions(table, rows, dimensions, problems)
@@ -121,7 +122,6 @@ def read_table(
             table, rows, odd, lambda row, column=column: f"has a control character in its {column} {row[column]!r}"
         )
     rows = problems.rows(table, rows, rows["id"].duplicated(), lambda row: f"repeats the id {row['id']!r}")
-    rows = _without_contradictions(table, rows, problems)
     changed: dict[str, str] = {}
     if speakers:
         rows["speaker"], changed = labels.unified(rows["speaker"], str(table), "speaker", unify)
@@ -129,7 +129,8 @@ def read_table(
         rows["gender"] = rows["gender"].map(lambda word: _GENDERS.get(word.lower(), word.lower()))
         if speakers:
             rows = _with_genders_of_speakers(table, rows, problems)
-    return _with_paths(table, rows, Path(source), problems), changed
+    rows = _with_paths(table, rows, Path(source), problems)
+    return _without_contradictions(table, rows, problems), changed
 
 
 def list_emotion_folders(source: str | os.PathLike, problems: Problems) -> pd.DataFrame:
@@ -204,21 +205,22 @@ def _says_nothing(text: str, words: Sequence[str] = _MISSING) -> bool:
     return text == "" or text.lower() in words
 
 
-def _without_contradictions(table: Path, rows: pd.DataFrame, problems: Problems) -> pd.DataFrame:
-    """Rows whose recording, or segment of one, has no other row with another emotion."""
-    where = ["recording", "segment_start", "segment_end"] if "segment_start" in rows else ["path"]
-    emotions = rows.groupby(where, dropna=False)["emotion"]
+def _without_contradictions(where: Path, rows: pd.DataFrame, problems: Problems) -> pd.DataFrame:
+    """Rows whose file, however it is spelled or linked, or whose segment of it has no row with another emotion.
+
+    `where` is the table, or the folder of several.
+    """
+    segment = [rows[column] for column in ("segment_start", "segment_end") if column in rows]
+    emotions = rows.groupby([rows["path"].map(_place), *segment], dropna=False)["emotion"]
     several = emotions.transform("nunique").astype(int) > 1
     if not several.any():
         return rows
     listed = emotions.transform(lambda names: ", ".join(sorted(set(names))))
-    what = "segment" if len(where) > 1 else "file"
-    return problems.rows(
-        table, rows, several, lambda row: f"names a {what} that has several emotions here: {listed[row.name]}"
-    )
+    names = f"names a {'segment' if segment else 'file'} that " if where.is_file() else ""
+    return problems.rows(where, rows, several, lambda row: f"{names}has several emotions here: {listed[row.name]}")
 
 
-def _with_segments(table: Path, rows: pd.DataFrame, problems: Problems) -> pd.DataFrame:
+def _with_segments(table: Path, rows: pd.DataFrame, source: Path, problems: Problems) -> pd.DataFrame:
     rows = _in_seconds(rows)
     given = [column for column in ("start", "end") if column in rows]
     if not given:
@@ -238,12 +240,23 @@ def _with_segments(table: Path, rows: pd.DataFrame, problems: Problems) -> pd.Da
     # Beside numbers, None is NaN by now.
     start = seconds["start"].loc[rows.index].astype(float).fillna(0.0)
     end = seconds["end"].loc[rows.index].astype(float)
-    rows = rows.drop(columns=given).assign(segment_start=start, segment_end=end, recording=rows["path"])
+    recording = _recordings(rows["path"], source)
+    rows = rows.drop(columns=given).assign(segment_start=start, segment_end=end, recording=recording)
     backward = rows["segment_end"] <= rows["segment_start"]
     rows = problems.rows(table, rows, backward, lambda row: f"ends at {row['segment_end']:g} s, before it begins")
     return _without_open_segments(
         table, rows, {name: seconds[name].loc[rows.index].isna() for name in seconds}, problems
     )
+
+
+def _recordings(paths: pd.Series, source: Path) -> pd.Series:
+    """The file of each row under one name, the first spelling of it: `a.wav` and `./a.wav` are one recording."""
+    first: dict[tuple[int, ...] | str, str] = {}
+    of = {}
+    for path in dict.fromkeys(paths):
+        resolved = _resolve(path, source)
+        of[path] = first.setdefault(_place(resolved) if resolved else path, path)
+    return paths.map(of)
 
 
 def _without_open_segments(

@@ -451,6 +451,49 @@ def test_one_part_of_a_recording_is_never_packed_under_several_emotions(tmp_path
     assert len(problems) == bad and what in problems[-1]["what"]
 
 
+def spellings_of(folder):
+    """Names of one file, which a table may have: as it stands, by another way, with other slashes, as a URL, links."""
+    (folder / "b").mkdir()
+    (folder / "b" / "a.wav").write_bytes((folder / "d.wav").read_bytes())
+    (folder / "soft.wav").symlink_to("b/a.wav")
+    os.link(folder / "b" / "a.wav", folder / "hard.wav")
+    return ["b/a.wav", "./b/a.wav", "b\\a.wav", (folder / "b" / "a.wav").as_uri(), "soft.wav", "hard.wav"]
+
+
+@pytest.mark.parametrize("segment", [(), (0, 2)], ids=["file", "segment"])
+def test_a_file_that_is_spelled_in_several_ways_is_never_packed_under_several_emotions(tmp_path, segment):
+    dialog(tmp_path, ("emotion",), [])
+    rows = [(path, f"e{i}", "s", i, *segment) for i, path in enumerate(spellings_of(tmp_path / "in"))]
+    head = ("path", "emotion", "speaker", "id", "start", "end")[: len(rows[0])]
+    write_table(tmp_path / "table.csv", rows, head)
+    with pytest.raises(UserError, match="6 of 6 utterances"):
+        prepare(tmp_path)
+    what = f"names a {'segment' if segment else 'file'} that has several emotions here: e0, e1, e2, e3, e4, e5"
+    assert all(row["what"].endswith(what) for row in listed(tmp_path))
+
+
+def test_segments_of_a_file_that_is_spelled_in_several_ways_are_of_one_recording(tmp_path):
+    dialog(tmp_path, ("emotion",), [])
+    paths = spellings_of(tmp_path / "in")
+    head = ("path", "emotion", "speaker", "id", "start", "end")
+    write_table(tmp_path / "table.csv", [(path, "joy", "s", i, i, i + 1) for i, path in enumerate(paths)], head)
+    assert set(prepare(tmp_path).utterances["recording"]) == {"b/a.wav"}
+    write_table(tmp_path / "table.csv", [(path, "joy", "s", i, i, "") for i, path in enumerate(paths)], head)
+    with pytest.raises(UserError, match="has no end, and the file has another segment behind .* 5 of 6 utterances"):
+        prepare(tmp_path)
+
+
+def test_one_file_under_two_emotions_in_the_tables_of_two_splits_is_refused(tmp_path):
+    for split, emotion in (("train", "joy"), ("test", "anger")):
+        (tmp_path / "in" / split).mkdir(parents=True)
+        write_table(tmp_path / "in" / split / "metadata.csv", [("a.wav", emotion, "s")])
+    soundfile.write(tmp_path / "in" / "train" / "a.wav", voice(), RATE)
+    (tmp_path / "in" / "test" / "a.wav").symlink_to("../train/a.wav")
+    expected = r"file \S*test/a.wav has several emotions here: anger, joy .and 1 more"
+    with pytest.raises(UserError, match=expected):
+        prepare_folder("own", tmp_path / "in", tmp_path / "data")
+
+
 def test_paths_are_found_as_a_mac_and_a_browser_write_them_and_a_near_one_is_named(own, tmp_path):
     soundfile.write(tmp_path / "in" / unicodedata.normalize("NFC", "é 1.wav"), voice(seed=50), RATE)
     more = [(unicodedata.normalize("NFD", "é 1.wav"), "anger", "s0"), ("s1_joy%2Ewav", "joy", "s1")]
