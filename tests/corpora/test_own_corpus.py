@@ -479,7 +479,7 @@ def test_segments_of_a_file_that_is_spelled_in_several_ways_are_of_one_recording
     write_table(tmp_path / "table.csv", [(path, "joy", "s", i, i, i + 1) for i, path in enumerate(paths)], head)
     assert set(prepare(tmp_path).utterances["recording"]) == {"b/a.wav"}
     write_table(tmp_path / "table.csv", [(path, "joy", "s", i, i, "") for i, path in enumerate(paths)], head)
-    with pytest.raises(UserError, match="has no end, and the file has another segment behind .* 5 of 6 utterances"):
+    with pytest.raises(UserError, match=r"has no end, and the file has another segment behind .* 5 of 6 utterances"):
         prepare(tmp_path)
 
 
