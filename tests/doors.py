@@ -18,9 +18,10 @@ from ser_jax.corpora import containers, corpus, duplicates, features
 from ser_jax.corpora.audio import read_recording
 from ser_jax.corpora.builders.source import Release, open_source, read_sums, sha256
 from ser_jax.corpora.feature_source import read_features
+from ser_jax.corpora.fold_lists import read_fold_list
 from ser_jax.corpora.folder import read_table
 from ser_jax.corpora.problems import Problems
-from ser_jax.corpora.protocols import make_protocol, read_fold_list
+from ser_jax.corpora.protocols import make_protocol
 from ser_jax.encoders import architecture, weights
 from ser_jax.report import summary
 from ser_jax.studies import more_seeds, outside, results, robustness, status, store

@@ -66,7 +66,6 @@ def files_of(rooms: list[str]) -> list[str]:
     patterns = (
         "statistics/*.py",
         "corpora/protocols.py",
-        "corpora/protocols/*.py",
         "feeds/order.py",
         "frontend/*.py",
         "models/normalisation.py",

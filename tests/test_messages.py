@@ -14,7 +14,7 @@ from ser_jax import corpora, predictions
 from ser_jax.commands import prepare as prepare_command
 from ser_jax.commands.main import main
 from ser_jax.config.tree import choose, construct
-from ser_jax.corpora import audio, corpus, microphone, prepare, protocols, synthetic, tables, targets
+from ser_jax.corpora import audio, corpus, fold_lists, microphone, prepare, synthetic, tables, targets
 from ser_jax.corpora.annotations import text_of
 from ser_jax.corpora.layouts import msp_improv, msp_podcast
 from ser_jax.corpora.protocols import Fold
@@ -169,7 +169,7 @@ def test_two_lists_for_a_split_are_refused(tmp_path):
     for name in ("a_train.jsonl", "b_train.jsonl"):
         _written(tmp_path / "fold_1", name, "{}")
     with pytest.raises(UserError, match=r"fold_1: 2 lists for train, expected one: a_train.jsonl, b_train.jsonl"):
-        protocols.read_fold_list(tmp_path)
+        fold_lists.read_fold_list(tmp_path)
 
 
 @pytest.mark.parametrize(

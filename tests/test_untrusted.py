@@ -13,9 +13,9 @@ from ser_jax.corpora import duplicates, packed_folder
 from ser_jax.corpora.builders.source import Release, open_source
 from ser_jax.corpora.corpus import load, save
 from ser_jax.corpora.feature_source import read_features
+from ser_jax.corpora.fold_lists import read_fold_list
 from ser_jax.corpora.folder import read_table
 from ser_jax.corpora.problems import Problems
-from ser_jax.corpora.protocols import read_fold_list
 from ser_jax.encoders.architecture import read_architecture
 from ser_jax.encoders.weights import read_tensors
 from ser_jax.errors import UserError

@@ -7,8 +7,6 @@ figures are of what was learnt.
 """
 
 import dataclasses
-import json
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,9 +15,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int64
 
-from ser_jax.corpora import tables
 from ser_jax.corpora.corpus import Corpus
-from ser_jax.errors import UserError, brief, did_you_mean, reason_of
+from ser_jax.corpora.fold_lists import SPLITS, read_fold_list, split_named
+from ser_jax.errors import UserError, brief, did_you_mean
 
 PROTOCOLS = {  # and the rule that makes their folds
     "leave_one_speaker_out": "each speaker is tested by models that never heard that speaker",
@@ -30,8 +28,6 @@ PROTOCOLS = {  # and the rule that makes their folds
     "random": "random folds with equal shares of each emotion",
     "everything": "all utterances are learnt, and the same are tested",
 }
-SPLITS = ("train", "validation", "test")
-_SPLIT_WORDS = {"valid": "validation", "val": "validation", "dev": "validation", "development": "validation"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -402,7 +398,7 @@ def _own_split(corpus: Corpus) -> pd.DataFrame:
             "test, or a file of folds"
         )
     words = table["split"].astype(str)
-    splits = [_split(word.lower(), f"corpus {corpus.name}: column split") if word else "" for word in words]
+    splits = [split_named(word.lower(), f"corpus {corpus.name}: column split") if word else "" for word in words]
     return pd.DataFrame({"fold": "official", "split": splits, "utterance": [(name,) for name in table["id"]]})
 
 
@@ -439,84 +435,8 @@ def _official(corpus: Corpus, entries: pd.DataFrame, where: str, validation_spea
     return folds
 
 
-def read_fold_list(file: Path) -> pd.DataFrame:
-    """Returns the folds that a file or folder lists, with the columns fold, split and utterance, one row per utterance.
-
-    `utterance` is a tuple of the names that the utterance may have in the corpus. Read are
-    - a .jsonl file of lines `{"fold": "1", "split": "train", "utterance": "03a01Fa"}`, a .json file with a list of such
-      objects, or a .csv file with these columns; split is train, validation or test;
-    - a folder in EmoBox's layout (github.com/emo-box/EmoBox, data/CORPUS): `fold_1/CORPUS_train_fold_1.jsonl`, likewise
-      test and, where there is one, valid; each line has `key` ("emodb-03a01Fa"), `dataset` and `wav`.
-    Raises UserError where the file is missing, unreadable, empty, or has other fields.
-    """
-    file = Path(file)
-    if file.is_dir():
-        rows = _read_emobox(file)
-    elif file.suffix in (".jsonl", ".json", ".csv", ".tsv"):
-        rows = [
-            (str(record["fold"]), _split(str(record["split"]), file), (str(record["utterance"]),))
-            for record in _records(file, ("fold", "split", "utterance"))
-        ]
-    else:
-        raise UserError(f"{file}: folds are read from a .jsonl, .json or .csv file or a folder in EmoBox's layout")
-    if not rows:
-        raise UserError(f"{file}: no folds in it")
-    return pd.DataFrame(rows, columns=["fold", "split", "utterance"])
-
-
-def _read_emobox(folder: Path) -> list[tuple[str, str, tuple[str, ...]]]:
-    rows = []
-    fold_folders = [path for path in folder.iterdir() if re.fullmatch(r"fold_?\d+", path.name)]
-    for fold in sorted(fold_folders, key=lambda path: int(re.sub(r"\D", "", path.name))):
-        for split in ("train", "valid", "test"):
-            files = sorted(fold.glob(f"*{split}*.jsonl"))
-            # Some corpora have a second copy under an older name: the name that EmoBox itself reads goes first.
-            files = [path for path in files if path.stem.endswith(f"_{split}_{fold.name}")] or files
-            if len(files) > 1:
-                raise UserError(
-                    f"{fold}: {len(files)} lists for {split}, expected one: {files[0].name}, {files[1].name}"
-                )
-            for record in _records(files[0], ("key",)) if files else ():
-                rows.append((fold.name, _split(split, fold), _names_of(record)))
-    return rows
-
-
-def _names_of(record: dict) -> tuple[str, ...]:
-    """Returns the names a record of EmoBox may have in a corpus: its key, with and without prefix, its file's stem."""
-    key, wav = str(record["key"]), str(record.get("wav", ""))
-    return (key, key.removeprefix(f"{record.get('dataset', '')}-"), Path(wav).stem)
-
-
 def _row(row_of: dict[str, int], names: tuple[str, ...]) -> int | None:
     return next((row_of[name] for name in names if name in row_of), None)
-
-
-def _records(file: Path, fields: tuple[str, ...]) -> list[dict]:
-    """Returns the records of a .jsonl, .json or .csv file, each of which must have all `fields`."""
-    try:
-        if file.suffix in (".csv", ".tsv") and file.is_file():
-            records = tables.read_table(file, wanted=fields, columns=()).to_dict("records")
-        elif file.suffix == ".json":
-            records = json.loads(file.read_text(encoding="utf-8-sig"))
-        else:
-            lines = file.read_text(encoding="utf-8-sig").split("\n")  # JSON may hold Unicode's other line ends
-            records = [json.loads(line) for line in lines if line.strip()]
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not {file.suffix.removeprefix('.')} ({reason_of(error)})") from error
-    for i, record in enumerate(records if isinstance(records, list) else [records]):
-        missing = [field for field in fields if not isinstance(record, dict) or record.get(field) in (None, "")]
-        if missing:
-            raise UserError(f"{file}: record {i + 1} has no {missing[0]!r}, expected {', '.join(fields)}")
-    return records
-
-
-def _split(split: str, where: Path | str) -> str:
-    split = _SPLIT_WORDS.get(split, split)
-    if split not in SPLITS:
-        raise UserError(f"{where}: split {split!r}, expected one of {', '.join(SPLITS)}")
-    return split
 
 
 # --- What all of them end with. ---
