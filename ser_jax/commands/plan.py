@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     import json
     import sys
 
-    from ser_jax.errors import UserError, printed
+    from ser_jax.errors import printed, refusal
     from ser_jax.studies import design
 
     results = design.read_results(args.results)
@@ -46,11 +46,13 @@ def run(args: argparse.Namespace) -> int:
 
     made, why_not = designs(), ""
     if not args.no_timing:
-        start_jax()
         try:
+            start_jax()
             results = design.timed_here(results, args.data_dir)
-        except UserError as error:
-            why_not = str(error)
+        except Exception as error:  # what cannot be timed here takes nothing from what was computed
+            why_not = refusal(error) or ""
+            if not why_not:
+                raise
         made = designs()
     if args.json:
         print(json.dumps(design.as_dict(results, made), indent=1))

@@ -201,10 +201,16 @@ def _training(config: Mapping, platforms: Collection[str], emotions: Sequence[st
     by = "AdamW {{loshchilov2019decoupled}}" if by == "adamw" else str(by)
     schedule = optimizer.get("schedule", "cosine_decay")
     fell = "fell to zero along a cosine" if schedule == "cosine_decay" else f"followed the schedule {schedule}"
+    warmup = _duration(optimizer, "warmup")
+    rose = (
+        f"rose to {optimizer['learning_rate']:g} over {warmup}"
+        if warmup
+        else (f"began at {optimizer['learning_rate']:g}, without a warm-up,")
+    )
+    decay = f"a weight decay of {optimizer['weight_decay']:g}" if optimizer["weight_decay"] else "no weight decay"
     text = (
         f"Every network was trained for {_duration(training, 'train')} in batches of {training['batch_size']} crops of "
-        f"{training['crop_seconds']:g} s, by {by} with a weight decay of {optimizer['weight_decay']:g} and a learning "
-        f"rate that rose to {optimizer['learning_rate']:g} over {_duration(optimizer, 'warmup')} and {fell}"
+        f"{training['crop_seconds']:g} s, by {by} with {decay} and a learning rate that {rose} and {fell}"
     )
     extras = []
     if optimizer["gradient_clip"]:
@@ -231,10 +237,13 @@ def _training(config: Mapping, platforms: Collection[str], emotions: Sequence[st
         )
     corpus = config["corpus"]
     if corpus.get("dimensions"):
+        names, weight = join(list(corpus["dimensions"])), config["objective"]["dimensions"]
         also = "also " if emotions else ""
         sentences.append(
-            f"The networks {also}predicted {join(list(corpus['dimensions']))} of every utterance, standardised by the "
-            f"training utterances, by 1 - CCC over the batch (weight {config['objective']['dimensions']:g})."
+            f"The networks {also}predicted {names} of every utterance, standardised by the training utterances, by "
+            f"1 - CCC over the batch (weight {weight:g})."
+            if weight
+            else f"Outputs for {names} were not trained."
         )
     if corpus.get("votes"):
         sentences.append("The targets of the emotion were the shares of the raters' votes.")
@@ -274,7 +283,8 @@ def _others(networks: Sequence[Mapping]) -> list[str]:
         for key, value in networks[0].get(group, {}).items():
             default = defaults.get(group, {}).get(key)
             if key not in _STATED.get(group, ()) and _jsonable(value) != _jsonable(default):
-                further.append(f"{group} {key} {value}".replace("_", " "))
+                off = group == "objective" and not value
+                further.append(f"{group} {key} {'off' if off else value}".replace("_", " "))
     if further:
         sentences.append(f"Further options: {', '.join(further)}.")
     leaves: dict[str, list[Any]] = {}
@@ -296,19 +306,22 @@ def _jsonable(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+_UNSET = {
+    "train": "a length that follows from the number of utterances",
+    "warmup": "a tenth of the training",
+    "validate": "five times in a training",
+}
+
+
 def _duration(group: Mapping[str, Any], name: str) -> str:
+    """A duration in words; of validations, how often they come; empty for a warm-up of zero."""
     steps, epochs = group.get(f"{name}_steps", -1), group.get(f"{name}_epochs", -1)
-    if steps >= 0:
-        return f"{steps:g} steps"
-    if epochs >= 0:
-        return f"{epochs:g} epochs"
-    return "a length that follows from the number of utterances" if name == "train" else "a tenth of the training"
-
-
-def _validated(training: Mapping[str, Any]) -> str:
-    steps, epochs = training.get("validate_steps", -1), training.get("validate_epochs", -1)
-    every = count(steps, "step") if steps >= 0 else f"{epochs:g} epoch{'s' * (epochs != 1)}" if epochs >= 0 else ""
-    return f"every {every}" if every else "five times in a training"
+    if 0 in (steps, epochs):
+        return "never" if name == "validate" else ""
+    if steps < 0 and epochs < 0:
+        return _UNSET[name]
+    length = count(steps, "step") if steps > 0 else f"{epochs:g} epoch{'s' * (epochs != 1)}"
+    return f"every {length}" if name == "validate" else length
 
 
 def _runs(summary: Summary, networks: Sequence[Mapping]) -> list[str]:
@@ -350,7 +363,7 @@ def _selection(config: Mapping) -> str:
         )
         text += " held out of its training"
     if best or config["training"].get("patience", 0):
-        text += f"; UA was validated {_validated(config['training'])}"
+        text += f"; UA was validated {_duration(config['training'], 'validate')}"
     apart = protocol.get("selection_speakers", 0)
     if apart:
         text += f". {count(apart, 'speaker')} {'was' if apart == 1 else 'were'} set apart to choose the recipe by, and "

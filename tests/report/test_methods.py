@@ -188,6 +188,28 @@ def test_validations_are_told_where_they_decide_what_is_kept(made):
     assert "five times in a training" in paragraph_of(made, training={"keep": "last", "patience": 3})
 
 
+@pytest.mark.parametrize(
+    ("changes", "told", "not_told"),
+    [
+        ({"training": {"patience": 3, "validate_steps": 0}}, "UA was validated never", "0 steps"),
+        ({"training": {"patience": 3, "validate_epochs": 0.0}}, "UA was validated never", "0 epochs"),
+        ({"optimizer": {"warmup_steps": 0, "warmup_epochs": -1.0}}, "without a warm-up, and fell to zero", "0 steps"),
+        ({"optimizer": {"warmup_epochs": 0.0, "warmup_steps": -1}}, "without a warm-up, and fell to zero", "0 epochs"),
+        ({"optimizer": {"weight_decay": 0.0}}, "with no weight decay", "weight decay of 0"),
+        (
+            {"corpus": {"dimensions": ["arousal"]}, "objective": {"dimensions": 0.0}},
+            "Outputs for arousal were not trained.",
+            "weight 0",
+        ),
+        ({"objective": {"emotion": 0.0}}, "objective emotion off", "emotion 0.0"),
+    ],
+)
+def test_an_option_of_zero_that_means_off_is_told_as_off(made, changes, told, not_told):
+    text = paragraph_of(made, **changes)
+    assert told in text and not_told not in text
+    assert "1 epochs" not in paragraph_of(made, training={"train_epochs": 1.0, "train_steps": -1})
+
+
 def test_the_parameters_that_were_tested_are_named(made):
     last, best = (paragraph_of(made, training={"keep": keep}) for keep in ("last", "best"))
     assert "The last parameters were tested; no epoch was selected" in last

@@ -129,6 +129,29 @@ def test_the_time_is_this_machines_from_some_seconds_of_training(tmp_path, capsy
     assert (design.timed_here(known).seconds, design.timed_here(known).here) == (known.seconds, "recorded")
 
 
+def test_an_answer_that_was_computed_is_printed_also_where_no_training_can_be_timed(folder, capsys, monkeypatch):
+    def refused():
+        raise UserError("JAX_PLATFORMS=cuda: no such device")
+
+    monkeypatch.setattr(command, "start_jax", refused)
+    assert call(folder, timing=True) == 0
+    found = capsys.readouterr()
+    assert "Points of UA: what 80 % of studies detect" in found.out
+    assert found.err == "the time on this machine is not known: JAX_PLATFORMS=cuda: no such device\n"
+    monkeypatch.setattr(command, "start_jax", lambda: None)
+    for error, said in (
+        (MemoryError(), "not enough memory"),
+        (OSError(28, "No space left", "/x"), "/x: No space left"),
+    ):
+        monkeypatch.setattr(design, "timed_here", lambda *of, error=error: (_ for _ in ()).throw(error))
+        assert call(folder, "--json", timing=True) == 0
+        found = capsys.readouterr()
+        assert json.loads(found.out)["designs"] and said in found.err
+    monkeypatch.setattr(design, "timed_here", lambda *of: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # a fault of this program is not hidden
+        call(folder, timing=True)
+
+
 def test_a_run_takes_its_steps_times_the_pace_of_the_later_calls(monkeypatch):
     assert pace.pace([(1, 5.0), (3, 5.5), (21, 7.0)]) == pytest.approx(0.1)
     monkeypatch.setattr(pace, "_seconds_of_step", lambda config, data_dir: 0.4 * len(config["seeds"]))
