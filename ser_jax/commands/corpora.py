@@ -27,30 +27,11 @@ def run(args: argparse.Namespace) -> int:
 
 def table(data_dir: str | os.PathLike | None) -> list[dict[str, Any]]:
     """Returns a row for every corpus: the published ones, then the user's own that are prepared."""
-    import importlib
-
-    from ser_jax.corpora import BUILDERS, available_corpora, corpus, layouts, packed_folder
+    from ser_jax.corpora import available_corpora, catalogue, corpus, packed_folder
     from ser_jax.corpora.synthetic import BUILT_IN
     from ser_jax.errors import UserError
 
-    rows = {}
-    for name in BUILDERS:
-        module = importlib.import_module(f"ser_jax.corpora.builders.{name}")
-        rows[name] = {
-            "title": module.RELEASE.title,
-            "language": module.LANGUAGE,
-            "speakers": module.SPEAKERS,
-            "utterances": len(module.RELEASE.hashes),
-            "protocol": "leave_one_speaker_out",
-            "licence": module.LICENCE,
-            "from": module.RELEASE.url,
-        }
-    for name in layouts.names():
-        layout = layouts.load(name)
-        told = {
-            key: getattr(layout, key) for key in ("title", "language", "speakers", "utterances", "protocol", "licence")
-        }
-        rows[name] = told | {"from": layout.homepage}
+    rows = catalogue.published()
     for name in available_corpora(data_dir):
         if name not in rows and name not in BUILT_IN:
             rows[name] = {"title": "your own"}

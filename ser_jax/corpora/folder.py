@@ -7,7 +7,7 @@ is downloaded, and a second copy of the recordings would serve nobody.
 import hashlib
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -16,7 +16,8 @@ import pandas as pd
 from ser_jax.corpora import labels, tables
 from ser_jax.corpora.audio import AUDIO_SUFFIXES, find_audio, printable
 from ser_jax.corpora.problems import Problems
-from ser_jax.corpora.targets import DIMENSIONS, is_number_or_nothing, says_nothing
+from ser_jax.corpora.tables import says_nothing
+from ser_jax.corpora.targets import DIMENSIONS, is_number_or_nothing
 from ser_jax.errors import UserError, one_line
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # a Hugging Face audio folder's table
@@ -24,10 +25,9 @@ METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # a Hugging F
 _GENDERS = {
     **dict.fromkeys(("f", "female", "w", "woman", "weiblich"), "female"),
     **dict.fromkeys(("m", "male", "man", "männlich"), "male"),
-    **dict.fromkeys(("", "unknown", "n/a", "na", "nan", "none", "-", "?"), ""),
 }
-_MISSING = ("nan", "n/a", "#n/a", "<na>")  # a spreadsheet's or a program's word for nothing
-_NO_SPEAKER = (*_MISSING, "none", "null")
+_OF_FILES = ("path", "id")  # columns of names that may be any word; of others some words say that nothing is known
+_MAY_BE_UNKNOWN = ("gender", "text", "language", "session", "split")
 _COMPUTED = ("label", "num_samples", "corpus", "recording", "segment_start", "segment_end")
 
 
@@ -43,7 +43,12 @@ def find_split_tables(source: str | os.PathLike) -> dict[str, Path]:
 
 
 def read_split_tables(
-    split_tables: Mapping[str, Path], problems: Problems, *, speakers: bool = True, unify: bool = False
+    split_tables: Mapping[str, Path],
+    problems: Problems,
+    *,
+    speakers: bool = True,
+    unify: bool = False,
+    named: Collection[str] = (),
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Returns what `read_table` does of several tables, whose names of utterances begin with the split.
 
@@ -51,7 +56,7 @@ def read_split_tables(
     """
     parts, changed = [], {}
     for split, table in split_tables.items():
-        rows, own = read_table(table, table.parent, problems, speakers=speakers, unify=unify)
+        rows, own = read_table(table, table.parent, problems, speakers=speakers, unify=unify, named=named)
         named = {column: f"{split}/" + rows[column] for column in ("id", "recording") if column in rows}
         parts.append(rows.assign(**named) if "split" in rows else rows.assign(**named, split=split))
         changed |= own
@@ -75,6 +80,7 @@ def read_table(
     *,
     speakers: bool = True,
     unify: bool = False,
+    named: Collection[str] = (),
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Returns the utterances that a table lists, all columns as text, and the speakers that were unified, new by old.
 
@@ -83,14 +89,17 @@ def read_table(
     without those too, arousal, valence or dominance are what is known, and `emotion` is "".
     With start or end, in seconds or as timedeltas, a row is that segment of its file, and has `segment_start` and
     `segment_end` in seconds (NaN: the file's end), and `recording`, the file.
+    NaN, "none", "unknown", a dash and the like say that nothing is known, unless they are among the emotions `named`.
     Bad rows are added to `problems` and left out. Raises UserError for a table that cannot be used at all.
     """
     table = Path(table)
     rows = tables.read_table(table)
+    for column in set(_MAY_BE_UNKNOWN) & set(rows.columns):
+        rows[column] = rows[column].mask(rows[column].map(says_nothing), "")
     if "emotion" not in rows and labels.voted(rows):
         rows["emotion"] = labels.most_voted(rows)
     dimensions = [name for name in DIMENSIONS if name in rows]
-    if "emotion" in rows and not (dimensions and rows["emotion"].map(_says_nothing).all()):
+    if "emotion" in rows and not (dimensions and rows["emotion"].map(says_nothing).all()):
         dimensions = []
     for column in ("path", *(() if dimensions else ("emotion",))):
         if column not in rows:
@@ -114,9 +123,10 @@ def read_table(
     if dimensions:
         rows = _with_dimensions(table, rows, dimensions, problems)
     for column in ("path", *(() if dimensions else ("emotion",)), *(("speaker",) if speakers else ()), "id"):
-        words = _NO_SPEAKER if column == "speaker" else _MISSING if column == "emotion" else ()
-        missing = rows[column].map(lambda text, words=words: _says_nothing(text, words)).astype(bool)
-        rows = problems.rows(table, rows, missing, lambda row, column=column: f"has no {column}")
+        missing = rows[column] == ""
+        if column not in _OF_FILES:
+            missing |= rows[column].map(says_nothing) & ~(rows[column].isin(named) & (column == "emotion"))
+        rows = problems.rows(table, rows, missing.astype(bool), lambda row, column=column: _has_no(row, column))
         odd = rows[column].map(lambda text: not text.isprintable()).astype(bool)
         rows = problems.rows(
             table, rows, odd, lambda row, column=column: f"has a control character in its {column} {row[column]!r}"
@@ -201,8 +211,11 @@ def content_of(utterances: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
-def _says_nothing(text: str, words: Sequence[str] = _MISSING) -> bool:
-    return text == "" or text.lower() in words
+def _has_no(row: pd.Series, column: str) -> str:
+    if not row[column]:
+        return f"has no {column}"
+    hint = ", unless --map, --drop or --emotions name it" if column == "emotion" else ""
+    return f"has no {column}: {row[column]!r} says that it is not known{hint}"
 
 
 def _without_contradictions(where: Path, rows: pd.DataFrame, problems: Problems) -> pd.DataFrame:

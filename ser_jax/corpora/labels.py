@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ser_jax.corpora.corpus import Corpus
+from ser_jax.corpora.tables import says_nothing
 from ser_jax.errors import UserError
 
 # Other corpora's words for the names that this project's corpora have; used when asked for, and named then.
@@ -174,7 +175,8 @@ def most_voted(utterances: pd.DataFrame) -> pd.Series:
 def _votes(utterances: pd.DataFrame) -> pd.DataFrame:
     """How many raters heard each emotion, by its name; none where nothing is said."""
     emotions = voted(utterances)
-    words = utterances[[VOTE + emotion for emotion in emotions]].fillna("0").astype(str).replace("", "0")
+    words = utterances[[VOTE + emotion for emotion in emotions]]
+    words = words.mask(words.map(says_nothing), "0").astype(str)
     votes = words.apply(lambda column: pd.to_numeric(column.str.replace(",", "."), errors="coerce"))
     for column in votes:
         if votes[column].isna().any():

@@ -109,7 +109,9 @@ def prepare_folder(
     problems = Problems()
     table = options.table or find_table(source)
     split_tables = {} if table else find_split_tables(source)
-    how = {"speakers": options.speakers, "unify": options.labels.unify}
+    asked = options.labels
+    named = {*asked.renamed, *asked.dropped, *(options.emotions or ())}
+    how = {"speakers": options.speakers, "unify": asked.unify, "named": named}
     if table is not None:
         utterances, unified = read_table(table, source, problems, **how)
     elif split_tables:

@@ -56,6 +56,8 @@ SYNONYMS = {
     "end_ms": ("stop_ms",),
     "duration": ("dur", "duration_s", "duration_sec", "duration_seconds"),
 }
+# What spreadsheets, programs and people write into a cell of which nothing is known.
+_NOTHING = {"", "nan", "na", "n/a", "n.a.", "#n/a", "<na>", "nat", "null", "none", "unknown", "?", "-", "--", "."}
 _SEPARATORS = ",;\t|"
 _MAGIC = {  # how files begin that are no text, and what they are
     b"PK\x03\x04": "a spreadsheet or another zip archive",
@@ -247,12 +249,17 @@ def _named(path: Path, names: list[str], columns: Sequence[str]) -> list[str]:
     return named
 
 
+def says_nothing(cell: object) -> bool:
+    """Returns whether a cell says that a value is not known: it is empty, NaN, NA, "unknown", a dash, ..."""
+    return cell is None or str(cell).strip().lower() in _NOTHING
+
+
 def to_seconds(text: str) -> float | None:
-    """Returns seconds from "1.5", "1,5", "00:01.5", "0 days 00:00:01.500000"; None where there are none ("", "NaT").
+    """Returns seconds from "1.5", "1,5", "00:01.5", "0 days 00:00:01.500000"; None for a cell that says nothing.
 
     Raises ValueError for anything else, infinity and any other spelling of NaN included.
     """
-    if text.lower() in ("", "nat", "nan"):
+    if says_nothing(text):
         return None
     if ":" not in text:
         seconds = float(text.lower().removesuffix("s").replace(",", "."))

@@ -10,11 +10,11 @@ from jaxtyping import Float32, Float64
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.labels import VOTE, meant_by
 from ser_jax.corpora.protocols import Fold
+from ser_jax.corpora.tables import says_nothing
 from ser_jax.errors import UserError, brief, did_you_mean
 
 DIMENSIONS = ("arousal", "valence", "dominance")  # that a table without emotions is known by
 _DIMENSIONS, _VOTES = "config.corpus.dimensions", "config.corpus.votes"
-_UNKNOWN = ("", "nan", "n/a", "na", "none", "<na>")
 
 
 def dimension_values(corpus: Corpus, names: Sequence[str]) -> Float32[np.ndarray, "utterances dimensions"]:
@@ -152,11 +152,6 @@ def _numbers(corpus: Corpus, name: str, option: str, expected: str) -> Float64[n
             f"{words.iloc[row]!r}, expected {expected}"
         )
     return found.to_numpy(np.float64)
-
-
-def says_nothing(word: object) -> bool:
-    """Returns whether a cell of a table says that a value is not known."""
-    return _text(word).lower() in _UNKNOWN
 
 
 def is_number_or_nothing(words: pd.Series) -> pd.Series:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ser_jax.baselines import is_baseline
+from ser_jax.corpora import catalogue
 from ser_jax.report import card_header, numbers, preparation
 from ser_jax.report.escape import markdown as escaped
 from ser_jax.report.markdown import table
@@ -13,8 +14,6 @@ from ser_jax.report.numbers import count, join
 from ser_jax.report.sections.provenance import describe_provenance, licence
 from ser_jax.report.summary import Measure, Provenance, Summary
 from ser_jax.training.published import LIBRARY, METADATA, WEIGHTS
-
-_ACTED = {"emodb", "ravdess", "crema_d", "savee", "tess", "emovo", "cafe", "esd"}  # corpora of acted speech
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,20 +266,24 @@ def _limits(model: Published, tested: Summary) -> list[str]:
     classes = ["Its probabilities are those of a classifier that has the listed emotions and no others."]
     return [
         *lines,
-        _speech(model),
+        _speech(model.corpora),
         *(classes if model.emotions else []),
         "It is for research. What a voice expresses is not what a person feels; not for decisions about people.",
     ]
 
 
-def _speech(model: Published) -> str:
+def _speech(corpora: Sequence[TrainingCorpus]) -> str:
     """What the speech of its training means for other speech; of a folder nothing is known but what it was called."""
-    known = "For other languages, rooms and telephones, only the table's figures are known; expect little."
-    names = {name for corpus in model.corpora for name in corpus.sources}
-    if names <= _ACTED:
-        known = known.replace("other languages", "spontaneous speech, other languages")
-        return f"It was trained on acted speech, close to the microphone and without noise. {known}"
-    return f"What kind of speech it was trained on, this card says no more of than the corpora's names. {known}"
+    known = "other languages, rooms and telephones, only the table's figures are known; expect little."
+    facts = catalogue.published()
+    names = dict.fromkeys(name for corpus in corpora for name in corpus.sources)
+    speech = {name: facts[name]["speech"] for name in names if name in facts}
+    if not speech or len(speech) < len(names):
+        return f"What kind of speech it was trained on, this card says no more of than the corpora's names. For {known}"
+    kinds = "; ".join(dict.fromkeys(speech.values()))
+    if all(kind.startswith("acted") for kind in speech.values()):
+        known = f"spontaneous speech, {known}"
+    return f"It was trained on {kinds}. For {known}"
 
 
 def _licences(model: Published) -> list[str]:

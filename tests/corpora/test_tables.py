@@ -8,6 +8,8 @@ import pytest
 import soundfile
 
 from ser_jax.corpora.folder import read_table
+from ser_jax.corpora.labels import Changes, with_renamed_votes
+from ser_jax.corpora.prepare import Options, prepare_folder
 from ser_jax.corpora.problems import Problems
 from ser_jax.corpora.tables import to_seconds
 from ser_jax.errors import UserError
@@ -149,6 +151,40 @@ def test_a_bad_row_is_named_by_its_line_and_the_others_are_read(tmp_path, source
     assert len(problems) == 1
     with pytest.raises(AssertionError, match=f"table.csv: line 5 .*{message}"):
         raise AssertionError(problems[0])
+
+
+@pytest.mark.parametrize("word", ["NaN", "NA", "n/a", "#N/A", "<NA>", "null", "None", "unknown", "?", "-", "--"])
+def test_a_word_for_nothing_says_nothing_in_whatever_column_it_stands(tmp_path, source, word):
+    head = (*HEAD, "sex", "text", "session", "split", "vote_anger", "start", "end")
+    told = [(*row, "m", "t", "1", "train", "1", "0", "0.1") for row in ROWS]
+    lines = [*told[:1], (*ROWS[1], *[word] * 7), *told[2:]]
+    rows, problems, _ = read(tmp_path, source, text(lines, head))
+    assert problems == [] and pairs(rows) == ROWS
+    assert rows.loc[3, ["text", "session", "split"]].tolist() == [""] * 3
+    assert rows["segment_start"].tolist() == [0.0] * 9 and rows["segment_end"].isna().sum() == 1
+    votes = with_renamed_votes(rows, Changes({"anger": "wrath"}))["vote_wrath"]
+    assert votes.tolist() == ["1", "0", *["1"] * 7]
+    for column in ("emotion", "speaker"):
+        rows, problems, _ = read(tmp_path, source, text(bad(ROWS[3], {column: word})))
+        assert len(rows) == 8 and f"line 5 has no {column}: {word!r} says that it is not known" in problems[0]
+    values = [(*row, word if i == 3 else f"{i}", word if i < 5 else f"{i}") for i, row in enumerate(ROWS)]
+    rows, problems, _ = read(tmp_path, source, text(values, ("path", "mood", "speaker", "arousal", "valence")))
+    assert len(rows) == 8 and "line 5 has no arousal and no valence" in problems[0]
+
+
+def test_an_emotion_that_is_called_by_a_word_for_nothing_can_be_named(tmp_path, source):
+    table = tmp_path / "table.csv"
+    table.write_text(text([(row[0], "none" if row[1] == "neutral" else row[1], row[2]) for row in ROWS]))
+
+    def prepared(**options):
+        return prepare_folder("own", source, tmp_path / "data", Options(table=table, **options)).utterances
+
+    with pytest.raises(UserError, match="'none' says that it is not known, unless --map, --drop or --emotions name it"):
+        prepared()
+    assert "neutral" in set(prepared(labels=Changes({"none": "neutral"}))["emotion"])
+    assert set(prepared(labels=Changes(dropped=["none"]))["emotion"]) == {row[1] for row in ROWS} - {"neutral"}
+    kept = ["none", *sorted({row[1] for row in ROWS} - {"neutral"})]
+    assert set(prepared(emotions=kept)["emotion"]) == set(kept)
 
 
 def test_genders_in_any_words_are_those_of_speakers(tmp_path, source):

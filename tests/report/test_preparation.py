@@ -75,3 +75,21 @@ def test_a_merged_corpus_keeps_what_its_parts_say(prepared):
 def test_nothing_is_said_of_a_corpus_that_was_taken_as_it_is():
     for of in (preparation.left_out, preparation.labels, preparation.notes):
         assert of("synthetic", {}) == ()
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        (
+            ["emodb"],
+            "trained on acted speech, close to the microphone and without noise. For spontaneous speech, other",
+        ),
+        (["emodb", "meld"], "without noise; acted dialogs of a television series, with its music and laughter. For sp"),
+        (["msp_podcast"], "It was trained on spontaneous speech, of podcasts. For other languages"),
+        (["mine"], "this card says no more of than the corpora's names. For other languages"),
+        (["emodb", "mine"], "this card says no more of than the corpora's names. For other languages"),
+    ],
+)
+def test_a_card_claims_of_speech_what_the_builders_of_its_corpora_declare(sources, said):
+    trained_on = [card.TrainingCorpus("any", 7, 4, {}, sources)]
+    assert said in card._speech(trained_on)

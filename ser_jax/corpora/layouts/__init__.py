@@ -27,6 +27,7 @@ class Layout:
     Attributes:
         title: its name in print.
         language: ISO 639-1.
+        speech: what kind of speech it is, in words, as its owner describes it.
         emotions: the classes, in the order of the labels.
         utterances: how many its owner describes; None where releases differ.
         speakers: how many its owner describes; None where not all are known.
@@ -44,6 +45,7 @@ class Layout:
 
     title: str
     language: str
+    speech: str
     emotions: tuple[str, ...]
     utterances: int | None
     speakers: int | None

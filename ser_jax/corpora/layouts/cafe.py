@@ -36,6 +36,7 @@ def describe(path: Path) -> dict[str, str] | None:
 LAYOUT = Layout(
     title="CaFE",
     language="fr",
+    speech="acted speech, in a studio",
     emotions=tuple(EMOTIONS.values()),
     utterances=936,
     speakers=12,

@@ -50,6 +50,7 @@ def describe(path: Path) -> dict[str, str] | None:
 LAYOUT = Layout(
     title="CREMA-D",
     language="en",
+    speech="acted speech, in a sound-attenuated room",
     emotions=tuple(EMOTIONS.values()),
     utterances=7442,
     speakers=91,

@@ -30,6 +30,7 @@ def describe(path: Path) -> dict[str, str] | None:
 LAYOUT = Layout(
     title="EMOVO",
     language="it",
+    speech="acted speech, in a laboratory",
     emotions=tuple(EMOTIONS.values()),
     utterances=588,
     speakers=6,

@@ -38,6 +38,7 @@ def describe(path: Path) -> dict[str, str] | None:
 LAYOUT = Layout(
     title="ESD",
     language="",
+    speech="acted speech, in a room",
     emotions=tuple(EMOTIONS.values()),
     utterances=35000,
     speakers=20,

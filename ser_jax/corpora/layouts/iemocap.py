@@ -96,6 +96,7 @@ def _transcripts(path: Path) -> dict[str, str]:
 LAYOUT = Layout(
     title="IEMOCAP (4 classes)",
     language="en",
+    speech="acted dialogs, scripted and improvised",
     emotions=("anger", "happiness", "neutral", "sadness"),
     utterances=10039,
     speakers=10,

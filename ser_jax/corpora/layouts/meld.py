@@ -64,6 +64,7 @@ def _key(path: Path) -> tuple[str, str] | None:
 LAYOUT = Layout(
     title="MELD",
     language="en",
+    speech="acted dialogs of a television series, with its music and laughter",
     emotions=tuple(EMOTIONS.values()),
     utterances=13708,
     speakers=None,

@@ -75,6 +75,7 @@ def _described(path: Path, recordings: dict[str, Path], name: str, emotion: str,
 LAYOUT = Layout(
     title="MSP-IMPROV",
     language="en",
+    speech="acted dialogs, improvised, and read sentences",
     emotions=("anger", "happiness", "neutral", "sadness"),
     utterances=8438,
     speakers=12,

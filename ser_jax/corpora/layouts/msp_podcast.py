@@ -129,6 +129,7 @@ def _all(raters: Any) -> list[dict[str, Any]]:
 LAYOUT = Layout(
     title="MSP-Podcast",
     language="en",
+    speech="spontaneous speech, of podcasts",
     emotions=("anger", "contempt", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"),
     utterances=None,
     speakers=None,

@@ -41,6 +41,7 @@ def describe(path: Path) -> dict[str, str] | None:
 LAYOUT = Layout(
     title="SAVEE",
     language="en",
+    speech="acted speech, in a laboratory",
     emotions=tuple(EMOTIONS.values()),
     utterances=480,
     speakers=4,

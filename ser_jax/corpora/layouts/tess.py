@@ -37,6 +37,7 @@ def describe(path: Path) -> dict[str, str] | None:
 LAYOUT = Layout(
     title="TESS",
     language="en",
+    speech="acted speech, in a sound-attenuated booth",
     emotions=tuple(EMOTIONS.values()),
     utterances=2800,
     speakers=2,

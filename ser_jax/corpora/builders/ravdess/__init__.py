@@ -11,5 +11,6 @@ RELEASE = Release(
     hashes=read_sums(Path(__file__).with_name("SHA256SUMS")),
 )
 LANGUAGE = "en"  # ISO 639-1
+SPEECH = "acted speech, close to the microphone and without noise"
 LICENCE = "CC BY-NC-SA 4.0"
 SPEAKERS = 24
