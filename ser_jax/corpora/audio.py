@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
-from jaxtyping import Float32, Int16
+from jaxtyping import Bool, Float32, Float64, Int16
 
 from ser_jax.corpora import containers, foreign
 from ser_jax.corpora.corpus import SAMPLE_RATE
@@ -34,11 +34,12 @@ AUDIO_SUFFIXES = LIBSNDFILE_SUFFIXES + FOREIGN_SUFFIXES
 NOTES = {  # the kinds of `Recording.notes`, in words
     "silent": "silent",
     "clipped": "clipped",
-    "zeros": "with long stretches of nothing but zeros",
+    "zeros": "with long stretches of one value, such as zeros",
     "scaled_down": "above full scale, scaled down",
     "scaled_up": "too soft for 16 bits, scaled up",
     "cancelling_channels": "with channels that cancel, the loudest one taken",
     "silent_channels": "with channels without a sound, left out of the mean",
+    "different_channels": "with channels that have nothing in common, averaged",
     "structure": "with an odd structure, read all the same",
 }
 
@@ -51,7 +52,12 @@ _SILENT = 2.0**-31  # what differs less than a step of 32 bits has no sound
 _FINE = ("PCM_24", "PCM_32", "FLOAT", "DOUBLE")  # soft sound may stand below the 16th bit
 _SOFT, _AUDIBLE = 2.0**-7, 0.1  # peak below which such sound is scaled up, and the peak that it then has
 _FULL_SCALE, _CLIPPED_SHARE = 0.9999, 1e-3  # what is clipped, and from which share of the samples it is said
-_ZEROS_SECONDS = 1.0  # of nothing but zeros, from which on it is said: a microphone is never that still, a gap is
+_ZEROS_SECONDS = 1.0  # of one value, from which on it is said: a microphone is never that still, a gap is
+_DEAD = 1e-6  # of the loudest channel's power: a channel with less has the noise of its converter, or an offset, alone
+_UNLIKE = 0.1  # correlation below which two channels have nothing in common, as those of a telephone's two parties
+_CHECKED = {  # formats of libsndfile whose length `containers` or the decoder checks
+    *("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "AU", "CAF", "FLAC", "OGG", "MP3", "NIST", "VOC", "HTK"),
+}
 _CANCELLED = 0.1  # of the loudest channel's level that is left where channels cancel
 
 
@@ -123,7 +129,8 @@ def read_recording(path: str | os.PathLike) -> Recording:
         checked = containers.check_structure(name, data)
         decode = _decoder(path, name, data, checked)
         recording = _listen(name, decode)
-    notes = {"structure": checked.note} if checked.note else {}
+    structure = checked.note or decode.note
+    notes = {"structure": structure} if structure else {}
     return dataclasses.replace(recording, notes=notes | recording.notes)
 
 
@@ -203,6 +210,7 @@ class _Decoder:
     rate: int
     channels: int
     fine: bool  # whether its samples are finer than 16 bits
+    note: str = ""  # what a reader should know of its structure
 
 
 def _decoder(path: str | os.PathLike, name: str, data: containers.Bytes, checked: containers.Checked) -> _Decoder:
@@ -216,6 +224,9 @@ def _decoder(path: str | os.PathLike, name: str, data: containers.Bytes, checked
         with opened() as sound:
             promised = sound.frames if checked.frames is None else checked.frames
             rate, channels, fine = sound.samplerate, sound.channels, sound.subtype in _FINE
+            unchecked = (
+                "" if sound.format in _CHECKED else f"of the format {sound.format}: nothing tells if it is whole"
+            )
             # A lossy file's samples may be fewer than its frames would hold, by what its coder was late.
             late = 2304 if "MPEG" in sound.subtype else 0
     except soundfile.LibsndfileError as error:
@@ -243,7 +254,7 @@ def _decoder(path: str | os.PathLike, name: str, data: containers.Bytes, checked
         if decoded + late < promised < 1 << 60:  # a flac written to a pipe promises no length
             raise UserError(f"{name}: cut short or damaged, {decoded} frames can be decoded, expected {promised}")
 
-    return _Decoder(lambda: _limited(name, blocks(), rate), rate, channels, fine)
+    return _Decoder(lambda: _limited(name, blocks(), rate), rate, channels, fine, unchecked)
 
 
 def _limited(name: str, blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
@@ -292,9 +303,9 @@ def _listen(name: str, decoder: _Decoder) -> Recording:
 
         samples, peak = _in_16_bits(_resampled(heard.mono(name, blocks()), decoder.rate))
         heard.clipped = clipped
-    elif 0 < (sounding := heard.powers > 0).sum() < decoder.channels:
+    elif 0 < (sounding := heard.sounding()).sum() < decoder.channels:
         channels = ", ".join(str(channel + 1) for channel in np.flatnonzero(~sounding))
-        notes["silent_channels"] = f"all zeros in channel {channels}; the mean is over the others"
+        notes["silent_channels"] = f"no sound in channel {channels}; the mean is over the others"
         clipped = heard.clipped
         heard = _Heard(int(sounding.sum()))
 
@@ -303,6 +314,10 @@ def _listen(name: str, decoder: _Decoder) -> Recording:
 
         samples, peak = _in_16_bits(_resampled(heard.mono(name, blocks()), decoder.rate))
         heard.clipped = clipped
+    if heard.least_alike() < _UNLIKE:
+        notes["different_channels"] = (
+            "its channels have nothing in common and were averaged: two speakers? then prepare each channel by itself"
+        )
     share = heard.clipped / (heard.frames * decoder.channels)
     if share >= _CLIPPED_SHARE:
         notes["clipped"] = f"{100 * share:.1f} % of its samples are clipped"
@@ -310,9 +325,10 @@ def _listen(name: str, decoder: _Decoder) -> Recording:
     if heard.high - heard.low <= _SILENT:
         notes["silent"] = "silent: there is no sound in it"
         return Recording(samples, decoder.rate, decoder.channels, -np.inf, share, notes)
-    if heard.zeros >= _ZEROS_SECONDS * decoder.rate:
-        where = " at its end" if heard.run == heard.zeros else ""
-        notes["zeros"] = f"{heard.zeros / decoder.rate:.1f} s of nothing but zeros{where}: is it whole?"
+    if heard.still >= _ZEROS_SECONDS * decoder.rate:
+        what = f"the value {heard.value:.3g}" if heard.value else "zeros"
+        where = " at its end" if heard.run == heard.still else ""
+        notes["zeros"] = f"{heard.still / decoder.rate:.1f} s of nothing but {what}{where}: is it whole?"
     gain = _gain(max(heard.high, -heard.low), decoder.fine)
     if gain < 1:
         notes["scaled_down"] = f"exceeds full scale, up to {max(heard.high, -heard.low):.6g}; scaled by {gain:.6g}"
@@ -323,7 +339,7 @@ def _listen(name: str, decoder: _Decoder) -> Recording:
         notes.setdefault("scaled_down", f"exceeds full scale at {SAMPLE_RATE} Hz; scaled by {1 / peak:.4f}")
     if gain != 1 or peak > 1:
         del samples
-        again = _resampled(_Heard(len(heard.powers)).mono(name, blocks()), decoder.rate)
+        again = _resampled(_Heard(len(heard.sums)).mono(name, blocks()), decoder.rate)
         samples, _ = _in_16_bits(again, gain, max(peak, 1.0))
     return Recording(samples, decoder.rate, decoder.channels, level, share, notes)
 
@@ -342,9 +358,29 @@ class _Heard:
 
     def __init__(self, channels: int) -> None:
         self.frames, self.clipped, self.power = 0, 0, 0.0
-        self.powers = np.zeros(channels)
+        self.sums, self.products = np.zeros(channels), np.zeros((channels, channels))  # of samples, and of their pairs
         self.low, self.high = np.inf, -np.inf
-        self.zeros, self.run = 0, 0  # the longest run of zeros, and the one at the end
+        self.still, self.value = 0, 0.0  # the longest run of one value
+        self.run, self.last = 0, np.nan  # the run at the end
+
+    @property
+    def powers(self) -> Float64[np.ndarray, " channels"]:
+        """The sum of the squares of each channel."""
+        return np.diagonal(self.products)
+
+    def sounding(self) -> Bool[np.ndarray, " channels"]:
+        """Which channels have a sound, and not the noise of a converter or an offset alone."""
+        variances = self.powers - self.sums**2 / max(self.frames, 1)
+        return variances > _DEAD * variances.max()
+
+    def least_alike(self) -> float:
+        """The smallest correlation, by its size, of the loudest channel with another one; 1 of one channel."""
+        covariances = self.products - np.outer(self.sums, self.sums) / max(self.frames, 1)
+        variances = np.diagonal(covariances)
+        loudest = int(np.argmax(variances))
+        if len(variances) < 2 or variances.min() <= 0:
+            return 1.0
+        return float(np.abs(covariances[loudest] / np.sqrt(variances[loudest] * variances)).min())
 
     def mono(self, name: str, blocks: Iterator[np.ndarray]) -> Iterator[Float32[np.ndarray, " frames"]]:
         """Yields the mean over channels of every block, and counts."""
@@ -354,9 +390,10 @@ class _Heard:
                 raise UserError(f"{name}: audio holds NaN or infinity, expected finite samples")
             self.frames += len(mono)
             self.power += float(np.square(mono, dtype=np.float64).sum())
-            self.powers += np.square(block, dtype=np.float64).sum(axis=0)
+            fine = block.astype(np.float64)
+            self.sums, self.products = self.sums + fine.sum(axis=0), self.products + fine.T @ fine
             self.low, self.high = min(self.low, float(mono.min())), max(self.high, float(mono.max()))
-            self._count_zeros(mono)
+            self._count_still(mono)
             full = (np.abs(block) >= _FULL_SCALE) & (np.abs(block) <= 1)
             if full.any():
                 thrice = full[:-2] & full[1:-1] & full[2:]
@@ -366,15 +403,17 @@ class _Heard:
                 self.clipped += int(in_a_row.sum())
             yield mono
 
-    def _count_zeros(self, mono: Float32[np.ndarray, " frames"]) -> None:
-        sounding = np.flatnonzero(mono)
-        if not len(sounding):
-            self.run += len(mono)
-        else:
-            inner = int(np.diff(sounding).max(initial=1)) - 1
-            self.zeros = max(self.zeros, inner, self.run + int(sounding[0]))
-            self.run = len(mono) - 1 - int(sounding[-1])
-        self.zeros = max(self.zeros, self.run)
+    def _count_still(self, mono: Float32[np.ndarray, " frames"]) -> None:
+        """Counts how many samples in a row have one value, over the ends of blocks."""
+        before = np.concatenate([[np.float32(self.last)], mono[:-1]])
+        new = np.flatnonzero(mono != before)
+        runs = np.diff(new, prepend=0, append=len(mono))  # what goes on from before comes first
+        runs[0] += self.run
+        values = np.concatenate([[self.last], mono[new]])
+        longest = int(np.argmax(runs))
+        if runs[longest] > self.still:
+            self.still, self.value = int(runs[longest]), float(values[longest])
+        self.run, self.last = int(runs[-1]), float(mono[-1])
 
 
 def _resampled(blocks: Iterator[np.ndarray], rate: int) -> Iterator[Float32[np.ndarray, " frames"]]:

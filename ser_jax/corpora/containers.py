@@ -17,6 +17,8 @@ from ser_jax.errors import UserError
 
 _UNKNOWN_BYTES = 0x7FFF0000  # programs that write to a pipe promise about 2 or 4 GiB, not knowing the length
 _TOLERATED_BYTES = 64  # some recorders count the header as audio: nothing is missing where so little is
+_FLAC = b"fLaC\0\0\0\x22"  # how a flac file begins
+_SPHERE = ("sample_count", "channel_count", "sample_n_bytes")
 _CHUNKS = (b"data", b"fmt ", b"fact", b"LIST", b"bext", b"JUNK", b"cue ", b"id3 ", b"smpl")
 
 
@@ -42,7 +44,7 @@ def check_structure(name: str, data: Bytes) -> Checked:
     """
     try:
         return _check(name, data)
-    except (struct.error, IndexError):  # it ends inside a header: the decoder says what it makes of that
+    except (struct.error, IndexError, ValueError):  # it ends inside a header: the decoder says what it makes of that
         return Checked()
 
 
@@ -50,8 +52,8 @@ def _check(name: str, data: Bytes) -> Checked:
     start = data[:16]
     if start[:4] in (b"RIFF", b"RIFX", b"RF64") and start[8:12] == b"WAVE":
         return _check_wav(name, data, "<" if start[:4] != b"RIFX" else ">")
-    if start[:4] == b"FORM" and start[8:12] in (b"AIFF", b"AIFC"):
-        return _check_aiff(name, data)
+    if start[:4] == b"FORM" and start[8:12] in (b"AIFF", b"AIFC", b"8SVX", b"16SV"):
+        return _check_iff(name, data, b"SSND" if start[8:11] == b"AIF" else b"BODY")
     if start[:4] == b".snd":
         return _check_au(name, data)
     if start[:4] == b"riff" and len(data) > 40:
@@ -71,6 +73,12 @@ def _check(name: str, data: Bytes) -> Checked:
         return Checked(note=foreign_structure.check_amr(name, data))
     if start[:4] == b"OggS":
         return _check_ogg(name, data)
+    if start[:4] == b"fLaC" and data.find(_FLAC, 4) >= 0:
+        raise _refuse_several(name)
+    if start[:8] == b"NIST_1A\n":
+        return _check_nist(name, data)
+    if data[:19] == b"Creative Voice File":
+        return _check_voc(name, data)
     if start[:3] == b"ID3" or _mp3_frame(start[:4]):
         return _check_mp3(name, data)
     return Checked()
@@ -81,7 +89,11 @@ def _refuse_cut(name: str, found: int, promised: int, unit: str = "bytes of audi
     return UserError(f"{name}: cut short, it holds {found} {unit}, expected {promised} by its header{hint}")
 
 
-# --- Chunks: wav, aiff, au, w64, caf. ---
+def _refuse_several(name: str, what: str = "recordings end to end") -> UserError:
+    return UserError(f"{name}: holds several {what}, of which one would be read; split it")
+
+
+# --- Chunks: wav, aiff, 8svx, au, w64, caf. ---
 
 
 def _check_wav(name: str, data: Bytes, order: str) -> Checked:
@@ -113,7 +125,28 @@ def _check_wav(name: str, data: Bytes, order: str) -> Checked:
             raise _refuse_cut(name, available, promised)
         note = f"the header promises {promised - available} bytes more than there are"
         return Checked(_wav(order, kept, data[body:]), frames, note)
+    _refuse_more_chunks(name, data, body + promised, order, b"data")
     return Checked(_wav(order, kept, data[body : body + promised]) if misplaced else None, frames)
+
+
+def _refuse_more_chunks(name: str, data: Bytes, at: int, order: str, audio: bytes) -> None:
+    """Raises UserError where another chunk of audio, or another file, stands behind the first one's end."""
+    at += at % 2
+    while at + 12 <= len(data):
+        tag, (size,) = data[at : at + 4], struct.unpack(order + "I", data[at + 4 : at + 8])
+        if tag in (b"RIFF", b"RIFX", b"FORM") and data[at + 8 : at + 12] in (
+            b"WAVE",
+            b"AIFF",
+            b"AIFC",
+            b"8SVX",
+            b"16SV",
+        ):
+            raise _refuse_several(name)
+        if tag == audio and size:
+            raise _refuse_several(name, "parts of audio")
+        if not tag.isascii() or not tag.decode().isprintable():
+            return  # no chunk
+        at += 8 + size + size % 2
 
 
 def _wav(order: str, chunks: list[bytes], audio: Bytes) -> bytes:
@@ -123,14 +156,16 @@ def _wav(order: str, chunks: list[bytes], audio: Bytes) -> bytes:
     return (b"RIFX" if order == ">" else b"RIFF") + struct.pack(order + "I", min(len(body), 0xFFFFFFFF)) + body
 
 
-def _check_aiff(name: str, data: Bytes) -> Checked:
+def _check_iff(name: str, data: Bytes, audio: bytes) -> Checked:
     at = 12
     while at + 8 <= len(data):
         tag, (size,) = data[at : at + 4], struct.unpack(">I", data[at + 4 : at + 8])
-        if tag == b"SSND":
+        if tag == audio:
             available = len(data) - at - 8
             if available - size > size == 0 or available + _TOLERATED_BYTES < size < _UNKNOWN_BYTES:
                 raise _refuse_cut(name, available, size)
+            if size < available:
+                _refuse_more_chunks(name, data, at + 8 + size, ">", audio)
             break
         at += 8 + size + size % 2
     return Checked()
@@ -145,6 +180,8 @@ def _check_au(name: str, data: Bytes) -> Checked:
         return Checked(data[:8] + b"\xff\xff\xff\xff" + data[12:])
     if available + _TOLERATED_BYTES < size < _UNKNOWN_BYTES:
         raise _refuse_cut(name, max(available, 0), size)
+    if size < available and data[offset + size : offset + size + 4] == b".snd":
+        raise _refuse_several(name)
     return Checked()
 
 
@@ -167,16 +204,48 @@ def _check_w64(name: str, data: Bytes) -> Checked:
 
 
 def _check_caf(name: str, data: Bytes) -> Checked:
-    at = 8
+    at, coded = 8, False
     while at + 12 <= len(data):
         tag, (size,) = data[at : at + 4], struct.unpack(">q", data[at + 4 : at + 12])
-        if tag == b"data":
-            if len(data) - at - 12 < size:
-                raise _refuse_cut(name, len(data) - at - 12, size)
-            break
-        if size < 0:
+        if tag == b"caff":
+            raise _refuse_several(name)
+        if tag == b"desc":
+            coded = data[at + 20 : at + 24] not in (b"lpcm", b"alaw", b"ulaw")
+        if tag == b"data" and len(data) - at - 12 < size:
+            raise _refuse_cut(name, len(data) - at - 12, size)
+        if tag == b"data" and coded and size > 64 and not any(data[at + size - 52 : at + size + 12]):
+            raise UserError(
+                f"{name}: damaged, its sound ends in zeros that no coder writes, as a download that broke off"
+            )
+        if size < 0 or not tag.isascii() or not tag.decode().isprintable():
             break
         at += 12 + size
+    return Checked()
+
+
+# --- Headers of their own: NIST Sphere, voc. ---
+
+
+def _check_nist(name: str, data: Bytes) -> Checked:
+    size = int(data[8:16])
+    fields = dict(line.split(None, 2)[::2] for line in data[16:size].decode("latin-1").splitlines() if " -i " in line)
+    frames, channels, width = (int(fields.get(what, 0)) for what in _SPHERE)
+    available = len(data) - size
+    if available + _TOLERATED_BYTES < frames * channels * width:
+        raise _refuse_cut(name, available, frames * channels * width)
+    return Checked()
+
+
+def _check_voc(name: str, data: Bytes) -> Checked:
+    at, sounds = struct.unpack("<H", data[20:22])[0], 0
+    while at + 4 <= len(data) and data[at]:  # 0 ends the file
+        kind, size = data[at], int.from_bytes(data[at + 1 : at + 4], "little")
+        sounds += kind in (1, 2, 9)
+        if at + 4 + size > len(data) + _TOLERATED_BYTES:
+            raise _refuse_cut(name, len(data) - at - 4, size)
+        at += 4 + size
+    if sounds > 1:
+        raise _refuse_several(name, "blocks of audio")
     return Checked()
 
 
@@ -201,7 +270,7 @@ def _check_ogg(name: str, data: Bytes) -> Checked:
             raise UserError(f"{name}: cut short, it ends inside a page, after {granule} samples")
         flags, granule_here, stream, number, checksum = struct.unpack("<BqIII", head[5:26])
         if flags & 2 and ended:
-            raise UserError(f"{name}: holds several streams end to end, of which one would be read; split it")
+            raise _refuse_several(name, "streams end to end")
         page = head[:22] + bytes(4) + head[26:] + data[at + 27 : end]
         if checksum != _ogg_sum(page) or number != expected.get(stream, number):
             raise UserError(f"{name}: damaged, a page at byte {at} is not as it was written (checksum or number)")

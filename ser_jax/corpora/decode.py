@@ -46,7 +46,8 @@ def read_utterances(
                 samples = _segment(row, recording, problems, min_seconds)
                 if samples is None:
                     continue
-                for kind in recording.notes:
+                still = ["silent"] if samples.min() == samples.max() else []  # also a part of a recording with sound
+                for kind in dict.fromkeys([*recording.notes, *still]):
                     notes.setdefault(kind, []).append(row["id"])
                 yield {key: value for key, value in row.items() if key != "path"}, samples
     info["notes"] = notes

@@ -173,6 +173,10 @@ def sound(seconds=1.5):
     return 0.1 * np.sin(2 * np.pi * 150 * time) * (1 + 0.5 * np.sin(2 * np.pi * 3 * time))
 
 
+def dither(like):
+    return np.random.default_rng(0).integers(-1, 2, len(like)) / 32768
+
+
 def recording_of(tmp_path, samples, subtype):
     soundfile.write(tmp_path / "a.wav", samples, 16000, subtype=subtype)
     return read_recording(tmp_path / "a.wav")
@@ -185,8 +189,11 @@ def recording_of(tmp_path, samples, subtype):
         (lambda x: (x * 32768).astype(np.float32), "FLOAT", 1, "scaled_down", "scaled by 3.05176e-05"),
         (lambda x: x * 4 / np.abs(x).max(), "FLOAT", 1 / 0.15, "scaled_down", "up to 4; scaled by 0.25"),
         (lambda x: np.stack([x, x], 1), "PCM_16", 1, None, ""),
-        (lambda x: np.stack([x, 0 * x], 1), "PCM_16", 1, "silent_channels", "all zeros in channel 2"),
+        (lambda x: np.stack([x, 0 * x], 1), "PCM_16", 1, "silent_channels", "no sound in channel 2"),
         (lambda x: np.stack([0 * x, x, 0 * x, x / 2], 1), "PCM_16", 0.75, "silent_channels", "channel 1, 3; the mean"),
+        (lambda x: np.stack([dither(x), x], 1), "PCM_16", 1, "silent_channels", "no sound in channel 1"),
+        (lambda x: np.stack([x, 0 * x + 0.5], 1), "PCM_16", 1, "silent_channels", "no sound in channel 2"),
+        (lambda x: np.stack([x, x / 100], 1), "PCM_16", 0.505, None, ""),
         (lambda x: np.stack([x, -x], 1), "PCM_16", 1, "cancelling_channels", "channel 1 alone"),
         (lambda x: np.stack([-0.9 * x, 0.95 * x], 1), "PCM_16", 0.95, "cancelling_channels", "channel 2 alone"),
         (lambda x: x * 0.002, "PCM_24", 0.1 / 0.15, "scaled_up", "too soft for 16 bits"),
@@ -208,6 +215,26 @@ def test_levels_and_channels_that_would_ruin_a_recording_are_mended_and_said(tmp
 )
 def test_a_recording_without_a_sound_is_called_silent(tmp_path, samples, subtype):
     assert set(recording_of(tmp_path, samples, subtype).notes) == {"silent"}
+
+
+def test_channels_that_have_nothing_in_common_are_said_and_two_microphones_are_not(tmp_path):
+    rng, x = np.random.default_rng(0), sound()
+    parties = [x, 0.1 * np.sin(2 * np.pi * 231 * np.arange(len(x)) / 16000)]
+    said = recording_of(tmp_path, np.stack(parties, 1), "PCM_16").notes
+    assert set(said) == {"different_channels"} and "two speakers?" in said["different_channels"]
+    apart = np.stack([x + 0.01 * rng.normal(size=len(x)), np.roll(x, 9) / 2 + 0.01 * rng.normal(size=len(x))], 1)
+    assert recording_of(tmp_path, apart, "PCM_16").notes == {}
+
+
+@pytest.mark.parametrize(("value", "what"), [(0.0, "zeros"), (-0.25, "the value -0.25")])
+@pytest.mark.parametrize("block", [1 << 18, 1000])
+def test_a_second_of_one_value_is_said_wherever_it_lies(tmp_path, monkeypatch, value, what, block):
+    monkeypatch.setattr("ser_jax.corpora.audio._BLOCK_FRAMES", block)
+    still = np.full(17000, value)
+    for parts, end in (([sound(), still], " at its end"), ([still, sound()], ""), ([sound(), still, sound()], "")):
+        said = recording_of(tmp_path, np.concatenate(parts), "PCM_16").notes
+        assert said == {"zeros": f"1.1 s of nothing but {what}{end}: is it whole?"}
+    assert recording_of(tmp_path, np.concatenate([sound(), still[:15900], sound()]), "PCM_16").notes == {}
 
 
 def test_clipping_is_counted_and_a_loud_voice_is_none(tmp_path):

@@ -272,3 +272,47 @@ def test_damage_anywhere_is_read_or_refused_in_one_line(tmp_path, suffix):
             refused += 1
             assert "\n" not in str(error) and f"damaged.{suffix}" in str(error)
     assert refused > 20
+
+
+def written(tmp_path, kind, subtype="PCM_16"):
+    soundfile.write(tmp_path / "a", voice(), RATE, format=kind, subtype=subtype)
+    return (tmp_path / "a").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["WAV", "AIFF", "AU", "CAF", "FLAC", "SVX"])
+def test_recordings_put_end_to_end_are_refused_where_a_decoder_would_read_the_first_alone(tmp_path, kind):
+    whole = written(tmp_path, kind)
+    containers.check_structure("a", whole)
+    with pytest.raises(UserError, match=r"^a: holds several recordings end to end, .*; split it$"):
+        containers.check_structure("a", whole + whole)
+
+
+def test_a_wav_with_two_parts_of_audio_is_refused_and_one_with_other_chunks_is_read():
+    behind = [chunk(b"LIST", b"INFOIART\x05\0\0\0QA me"), chunk(b"data", b"")]
+    assert containers.check_structure("a", riff(FORMAT, chunk(b"data", PCM), *behind)) == containers.Checked()
+    halves = [chunk(b"data", PCM[:8000]), behind[0], chunk(b"data", PCM[8000:])]
+    with pytest.raises(UserError, match="holds several parts of audio, of which one would be read"):
+        containers.check_structure("a", riff(FORMAT, *halves))
+
+
+@pytest.mark.parametrize("kind", ["NIST", "VOC", "SVX"])
+def test_a_cut_file_of_a_format_with_a_header_of_its_own_is_refused_with_both_numbers(tmp_path, kind):
+    whole = written(tmp_path, kind)
+    containers.check_structure("a", whole)
+    with pytest.raises(UserError, match=r"^a: cut short, it holds \d+ bytes of audio, expected 320\d\d by its header"):
+        containers.check_structure("a", whole[: len(whole) // 2])
+
+
+def test_a_voc_of_several_blocks_and_an_alac_that_ends_in_zeros_are_refused(tmp_path):
+    whole = written(tmp_path, "VOC")
+    with pytest.raises(UserError, match="several blocks of audio"):
+        containers.check_structure("a", whole.rstrip(b"\0") + whole[26:])
+    whole = written(tmp_path, "CAF", "ALAC_16")
+    containers.check_structure("a", whole)
+    with pytest.raises(UserError, match="its sound ends in zeros that no coder writes"):
+        containers.check_structure("a", whole[: len(whole) // 2] + bytes(len(whole) // 2))
+
+
+def test_a_format_that_does_not_tell_its_length_is_read_with_a_note(tmp_path):
+    (tmp_path / "a.paf").write_bytes(written(tmp_path, "PAF"))
+    assert read_recording(tmp_path / "a.paf").notes == {"structure": "of the format PAF: nothing tells if it is whole"}

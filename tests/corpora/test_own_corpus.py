@@ -472,6 +472,12 @@ def test_a_file_that_is_spelled_in_several_ways_is_never_packed_under_several_em
     assert all(row["what"].endswith(what) for row in listed(tmp_path))
 
 
+def test_a_segment_without_a_sound_is_called_silent_in_a_recording_that_has_one(tmp_path):
+    dialog(tmp_path, ("emotion", "start", "end"), [("joy", 0, 2), ("anger", 2, 4), ("joy", 4, 6)])
+    soundfile.write(tmp_path / "in" / "d.wav", np.concatenate([voice(2.0), np.zeros(2 * RATE), voice(4.0)]), RATE)
+    assert prepare(tmp_path).info["notes"]["silent"] == ["d_0002000"]
+
+
 def test_segments_of_a_file_that_is_spelled_in_several_ways_are_of_one_recording(tmp_path):
     dialog(tmp_path, ("emotion",), [])
     paths = spellings_of(tmp_path / "in")
