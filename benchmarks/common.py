@@ -79,7 +79,7 @@ def device() -> str:
     """What JAX computes on."""
     if jax.default_backend() != "cpu":
         return jax.devices()[0].device_kind
-    from ser_jax.studies.run import hardware  # needs packages that a machine with a GPU may lack
+    from ser_jax.studies.provenance import hardware  # needs packages that a machine with a GPU may lack
 
     return hardware()["device"]
 

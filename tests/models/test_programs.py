@@ -3,6 +3,7 @@
 Traced for one run, and lowered for a GPU and a TPU, at which this machine need not have any.
 """
 
+import functools
 import math
 
 import jax
@@ -95,12 +96,12 @@ def test_bfloat16_gives_the_logits_of_float32_but_for_rounding(name):
     model = build(name, CLASSES, **FAMILIES[name].tiny)
     features = jnp.asarray(np.random.default_rng(0).normal(size=(6, 40, 40)), jnp.float32)
     lengths = jnp.array([40, 17, 8, 33, 40, 24])
-    variables = model.init(jax.random.key(0), features, lengths, train=False)
+    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), features, lengths)
+    train = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
 
     def logits(precision):
-        inputs = features.astype(PRECISIONS[precision].activations)
         with products_in(precision):
-            output, updates = model.apply(variables, inputs, lengths, train=True, mutable=["batch_stats"])
+            output, updates = train(variables, features.astype(PRECISIONS[precision].activations), lengths)
         assert output.logits.dtype == jnp.float32
         assert {leaf.dtype for leaf in jax.tree.leaves(updates)} <= {jnp.dtype(jnp.float32)}
         return output.logits
