@@ -12,6 +12,7 @@ from ser_jax.statistics.tests import DIFFERENCE, EQUIVALENT, SIGNIFICANT, UNDECI
 if TYPE_CHECKING:
     from ser_jax.report.summary import Question
 
+_OF_THESE_MODELS = "of these trained models alone: one training of each gives no verdict on what they differ in"
 NAMED = 4  # comparisons; of more, those without a difference are summed up
 
 
@@ -57,7 +58,7 @@ def verdict(one: Comparison) -> str:
     if one.verdict is None:
         if one.ci95 is None:
             return "without an interval: no verdict"
-        return "of these trained models alone: one training of each gives no verdict on what they differ in"
+        return _OF_THESE_MODELS
     if one.verdict == DIFFERENCE:
         small = f", but smaller than {margin}" if one.p_equivalence < SIGNIFICANT else ""
         return f"a significant difference ({numbers.p_equals(one.p_holm)}){small}"
@@ -74,7 +75,9 @@ def describe_difference(one: ScoreDifference, titles: Mapping[str, str]) -> str:
     """Says how much a variant's score differs from its baseline's."""
     title = titles.get(one.score, one.score)
     gained = f"{one.variant} against {one.baseline}: {title} {signed(one)}"
-    return f"{gained}, {numbers.p_equals(one.p_holm)}." if one.p_holm is not None else f"{gained}."
+    if one.p_holm is not None:
+        return f"{gained}, {numbers.p_equals(one.p_holm)}."
+    return f"{gained}, {_OF_THESE_MODELS}." if one.ci95 is not None else f"{gained}."
 
 
 def signed(one: ScoreDifference) -> str:

@@ -193,6 +193,8 @@ def _variant(
     else:
         has_interval = any(one.ci95 is not None for one in found["scores"].values())
         notes = [] if has_interval else [bootstrap.no_interval(found["speakers"])]
+        if has_interval and scores.cell_sums(table, np.ones((1, len(table), 1))).of_these_models():
+            notes.append(intervals.THIS_MODEL)
         found |= _WITHOUT_CLASSES | {"notes": [*notes, *_notes_on_runs(table, known), *known.notes]}
     return from_json(Variant, {key: _json(value) for key, value in found.items()}, "summary")
 
@@ -343,7 +345,7 @@ def _notes(table: pd.DataFrame, cells: Cells, known: Knowledge, *, has_interval:
         notes.append(bootstrap.no_interval(len(cells.speakers)))
     elif single:
         notes.append(f"from one speaker only, so the intervals leave out how speakers differ in: {', '.join(single)}")
-    if has_interval and paired.of_these_models(cells):
+    if has_interval and cells.of_these_models():
         notes.append(intervals.THIS_MODEL)
     return [*notes, *_notes_on_runs(table, known)]
 

@@ -53,41 +53,102 @@ class Cells:
         """Whether every fold tests every speaker: models of other corpora, tested on a whole corpus."""
         return len(self.folds) > 1 and len(self.speaker_of) == len(self.speakers) * len(self.folds)
 
+    def trained_once(self) -> bool:
+        """Whether no model was trained twice, whatever its seed: nothing shows then how trainings of it differ."""
+        run = self.counts[0].reshape(len(self.seeds), len(self.fold_of), -1).any(axis=-1)
+        trainings = (_summed(run.astype(int), self.fold_of, len(self.folds), axis=1) > 0).sum(axis=0)
+        return not self.every_run_tests_all() and bool((trainings <= 1).all())
+
+    def draws_folds(self) -> bool:
+        """Whether a difference draws folds: nothing else shows the noise of training that a fold's speakers share."""
+        return self.trained_once() and len(self.folds) > 1 and self.shares_models() and self.folds_nest_speakers()
+
+    def of_these_models(self) -> bool:
+        """Whether one training tested all speakers: what is found is of this model, not of how it was trained."""
+        return self.trained_once() and len(self.folds) == 1 and self.shares_models()
+
+    def drawn(self) -> Num[np.ndarray, "variants seeds drawn ..."]:
+        """The sums of what the bootstrap of a difference draws: speakers, or folds."""
+        return self.by_fold() if self.draws_folds() else self.by_speaker()
+
+    def of_speakers(self, chosen: Bool[np.ndarray, " speakers"]) -> "Cells":
+        """The cells of some speakers, in those folds that have any of them."""
+        here = chosen[self.speaker_of]
+        folds, fold_of = np.unique(self.fold_of[here], return_inverse=True)
+        return Cells(
+            self.counts[:, :, here],
+            (np.cumsum(chosen) - 1)[self.speaker_of[here]],
+            fold_of,
+            self.seeds,
+            tuple(np.array(self.speakers)[chosen]),
+            tuple(np.array(self.folds)[folds]),
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Components:
-    """Parts of the squared standard error of a difference; NaN for what one seed does not show.
+    """Parts of the squared standard error of a difference; NaN for what trainings that are all different do not show.
 
     Attributes:
       total: the squared standard error.
       seeds: what of it falls with more seeds.
       shared: the noise of training that speakers have in common and draws of speakers do not show; part of `total`.
         Where it is NaN, and speakers share a model, `total` is that of this model alone.
-      clusters: speakers, or folds where the speakers of a fold share a model and one seed does not show how much.
-      degrees: of freedom, of Student's t.
+      clusters: speakers, or folds where they were drawn.
+      models: how many of them speakers share; 0 where the noise of their training is not shared, or not known.
+      trainings: of these models, in all.
+      spread: the sum over models of the squared variance between trainings, each by its degrees of freedom.
     """
 
     total: float
     seeds: float
     shared: float
-    clusters: int
-    degrees: float
+    clusters: int | float
+    models: int = 0
+    trainings: int = 0
+    spread: float = 0.0
+
+    @property
+    def degrees(self) -> float:
+        """Degrees of freedom of a sum of variances (Satterthwaite 1946), on the side of fewer.
+
+        Two trainings of one model show next to nothing of its noise: their one degree of freedom is then the sum's.
+        Where folds alone show the noise of their models, the degrees are those of the fewer clusters.
+        """
+        freedom, of_trainings = self.clusters - 1.0, float(self.trainings - self.models)
+        if self.models and not of_trainings:
+            return min(freedom, self.models - 1.0)
+        if of_trainings == 1:
+            return 1.0
+        if not self.shared > 0:
+            return freedom
+        parts = (self.total - self.shared) ** 2 / freedom + self.spread
+        return max(self.total**2 / parts, min(freedom, of_trainings))
 
     def scaled(self, *, seeds: float = 1.0, speakers: float = 1.0) -> "Components":
         """What to expect with so many times the seeds and speakers, which the same number of models tests.
 
-        Where each speaker has a model of its own, there are as many times the models. NaN for other seeds than one.
+        Where each speaker has a model of its own, or folds were drawn, there are as many times the models. NaN for
+        other seeds than one.
         """
-        own, shared = self.seeds, self.shared
-        if np.isnan(self.seeds):
-            own = shared = 0.0 if seeds == 1 else np.nan
-        shared, own = shared / seeds, (own - shared) / seeds / speakers
-        persons = (self.total - (0.0 if np.isnan(self.seeds) else self.seeds)) / speakers
         clusters = self.clusters if speakers == 1 else round(self.clusters * speakers)
-        degrees = self.degrees if speakers == 1 else max(self.degrees, clusters - 1.0)
-        known = not np.isnan(self.seeds)
+        if np.isnan(self.seeds):
+            shared = 0.0 if np.isnan(self.shared) else self.shared
+            total = (self.total - shared) / speakers + shared if seeds == 1 else np.nan
+            return dataclasses.replace(self, total=total, clusters=clusters)
+        shared, persons = self.shared / seeds, (self.total - self.seeds) / speakers
+        noise = shared + (self.seeds - self.shared) / seeds / speakers
+        trainings = round(self.trainings * seeds)
+        spread = self.spread * (noise / self.seeds) ** 2 if self.spread else 0.0
+        more = (trainings - self.models) / (self.trainings - self.models) if self.trainings > self.models else 1.0
         return Components(
-            persons + own + shared, own + shared if known else np.nan, shared if known else np.nan, clusters, degrees
+            total=persons + noise,
+            seeds=noise,
+            shared=shared,
+            clusters=clusters,
+            models=self.models,
+            trainings=trainings,
+            spread=spread / more if more else 0.0,
         )
 
     def half_width(self) -> float:
@@ -99,16 +160,21 @@ class Components:
         return tests.detectable_difference(float(np.sqrt(self.total)), self.degrees, comparisons)
 
 
+def grid_of(table: pd.DataFrame) -> tuple[Int[np.ndarray, " rows"], Cells]:
+    """The number of each row's cell, and the cells, of which nothing is counted yet."""
+    fold_codes, folds = pd.factorize(table["fold"], sort=True)
+    speaker_codes, speakers = pd.factorize(table["speaker"], sort=True)
+    cells, cell_of = np.unique(fold_codes * len(speakers) + speaker_codes, return_inverse=True)
+    fold_of, speaker_of = np.divmod(cells, len(speakers))
+    seeds = tuple(np.unique(table["seed"]).tolist())
+    return cell_of, Cells(np.zeros((0, len(seeds), len(cells))), speaker_of, fold_of, seeds, (*speakers,), (*folds,))
+
+
 def count_cells(tables: list[pd.DataFrame]) -> Cells:
     """Counts the predictions of variants that were tested on the same rows (see `paired.paired`)."""
-    first = tables[0]
-    fold_codes, folds = pd.factorize(first["fold"], sort=True)
-    speaker_codes, speakers = pd.factorize(first["speaker"], sort=True)
-    cell = fold_codes * len(speakers) + speaker_codes
-    counted = [metrics.confusion_counts(table.assign(cell=cell), "cell") for table in tables]
-    fold_of, speaker_of = np.divmod(np.array(counted[0].groups), len(speakers))
-    counts = np.stack([one.counts for one in counted])
-    return Cells(counts, speaker_of, fold_of, counted[0].seeds, tuple(speakers), tuple(folds))
+    cell_of, cells = grid_of(tables[0])
+    counted = [metrics.confusion_counts(table.assign(cell=cell_of), "cell").counts for table in tables]
+    return dataclasses.replace(cells, counts=np.stack(counted))
 
 
 def influences(cells: Cells, weights: Float[np.ndarray, " variants"]) -> Float[np.ndarray, "seeds cells"]:
@@ -128,7 +194,7 @@ def influences(cells: Cells, weights: Float[np.ndarray, " variants"]) -> Float[n
 def slopes(
     sums: Num[np.ndarray, "seeds cells ..."], statistic: Callable[[np.ndarray], np.ndarray]
 ) -> Float[np.ndarray, "seeds cells ..."]:
-    """What each cell adds to the mean over seeds of any statistic of sums; NaN where nothing was run.
+    """What each cell adds to its seed's figure, of any statistic of sums; NaN where nothing was run.
 
     It is the derivative of the statistic along the cell's own sums, by central differences. `statistic` maps
     [chunk, ...] to a figure, or several, of each; for UA the slopes of a variant are its `influences`.
@@ -142,82 +208,72 @@ def slopes(
 
 
 def decompose(
-    own: Float[np.ndarray, "seeds cells"], cells: Cells, over_speakers: float, speakers: int | None = None
+    own: Float[np.ndarray, "seeds cells"], cells: Cells, over_speakers: float, speakers: int | float | None = None
 ) -> Components:
     """Splits the squared standard error of a figure, `over_speakers` as the bootstrap over speakers has it.
 
-    `own` is what each cell adds to the figure; `speakers` how many count, by default all.
+    `own` is what each cell adds to its seed's figure; `speakers` how many count, by default all.
     """
-    speakers, fold_of = speakers or len(cells.speakers), cells.fold_of
+    speakers = len(cells.speakers) if speakers is None else speakers
     if np.isnan(over_speakers):
-        return Components(np.nan, np.nan, np.nan, speakers, speakers - 1.0)
+        return Components(np.nan, np.nan, np.nan, speakers)
+    added, fold_of = own / len(cells.seeds), cells.fold_of  # to the mean over seeds
+    if cells.trained_once():
+        return _of_different_trainings(np.nansum(added, axis=0), cells, over_speakers, speakers)
     if cells.every_run_tests_all():  # then a fold is one more training of the same, as a seed is
-        own = own.reshape(-1, len(cells.speakers)) * len(cells.folds)
+        added = added.reshape(-1, len(cells.speakers))
         fold_of = np.zeros(len(cells.speakers), int)
-    run, groups = ~np.isnan(own), int(fold_of.max()) + 1
-    of_fold = _summed(np.nan_to_num(own), fold_of, groups, axis=1)
-    run_of_fold = _summed(run.astype(int), fold_of, groups, axis=1) > 0
-    between, trainings = _variance_of_mean(of_fold, run_of_fold)
-    if not (trainings > 1).any():
-        return _of_one_seed(of_fold[0], np.nan_to_num(own[0]), cells, over_speakers, speakers)
-    within, _ = _variance_of_mean(np.nan_to_num(own), run)
-    shared, degrees = 0.0, speakers - 1.0
-    if cells.shares_models():
-        shared = max(0.0, float(between.sum() - within.sum()))
-        degrees = _degrees(over_speakers, speakers, shared, between, trainings)
-    total = over_speakers + shared
-    return Components(total, min(float(between.sum()), total), shared, speakers, degrees)
+    run, models = ~np.isnan(added), int(fold_of.max()) + 1
+    run_of_model = _summed(run.astype(int), fold_of, models, axis=1) > 0
+    between, trainings = _variance_of_sum(_summed(np.nan_to_num(added), fold_of, models, axis=1), run_of_model)
+    if not cells.shares_models():
+        return Components(over_speakers, min(float(between.sum()), over_speakers), 0.0, speakers)
+    within, _ = _variance_of_sum(np.nan_to_num(added), run)
+    shared = max(0.0, float(between.sum() - within.sum()))
+    spread = float((between**2 / np.maximum(trainings - 1, 1)).sum())
+    seeds = min(float(between.sum()), over_speakers + shared)
+    return Components(over_speakers + shared, seeds, shared, speakers, models, int(trainings.sum()), spread)
 
 
-def _of_one_seed(
-    of_fold: Float[np.ndarray, " folds"],
-    own: Float[np.ndarray, " cells"],
-    cells: Cells,
-    over_speakers: float,
-    speakers: int,
+def of_difference(own: Float[np.ndarray, "seeds cells"], cells: Cells, variance: float) -> Components:
+    """Splits the squared standard error of a difference, `variance` as the bootstrap of `cells.drawn` has it."""
+    if cells.draws_folds():
+        return Components(variance, np.nan, np.nan, len(cells.folds))
+    return decompose(own, cells, variance)
+
+
+def _of_different_trainings(
+    added: Float[np.ndarray, " cells"], cells: Cells, over_speakers: float, speakers: int | float
 ) -> Components:
-    """Where seeds show nothing of the noise that speakers share, folds do that cross with speakers.
+    """Where no two trainings of a model show the noise that its speakers share, folds that cross with speakers do.
 
     Variances of clusters that cross add up, less that of their intersections (Cameron, Gelbach & Miller 2011), with the
-    degrees of freedom of the fewer clusters. Folds that nest speakers take another bootstrap (`paired.variances`).
+    degrees of freedom of the fewer clusters. Folds that nest speakers are drawn (`of_difference`).
     """
     if not cells.shares_models() or cells.folds_nest_speakers():
-        return Components(over_speakers, np.nan, np.nan, speakers, speakers - 1.0)
-    shared = max(0.0, _clustered(of_fold) - _clustered(own))
-    return Components(over_speakers + shared, np.nan, shared, speakers, min(speakers, len(of_fold)) - 1.0)
+        return Components(over_speakers, np.nan, np.nan, speakers)
+    models = len(cells.folds)
+    shared = max(0.0, clustered(_summed(added, cells.fold_of, models, axis=0)) - clustered(added))
+    return Components(over_speakers + shared, np.nan, shared, speakers, models, models)
 
 
-def _clustered(of_cluster: Float[np.ndarray, " clusters"]) -> float:
+def clustered(of_cluster: Float[np.ndarray, " clusters"]) -> float:
     """The variance of a sum of what clusters add."""
     number = len(of_cluster)
     return float(number / (number - 1) * (of_cluster**2).sum())
 
 
-def _degrees(over_speakers: float, speakers: int, shared: float, between: np.ndarray, trainings: np.ndarray) -> float:
-    """Degrees of freedom of a sum of variances (Satterthwaite 1946), on the side of fewer.
-
-    Two trainings of one model show next to nothing of its noise: their one degree of freedom is then the sum's.
-    """
-    of_trainings = float((trainings - 1).sum())
-    if of_trainings == 1:
-        return 1.0
-    if not shared:
-        return speakers - 1.0
-    parts = over_speakers**2 / (speakers - 1) + float((between**2 / np.maximum(trainings - 1, 1)).sum())
-    return max((over_speakers + shared) ** 2 / parts, min(speakers - 1.0, of_trainings))
-
-
-def _variance_of_mean(
+def _variance_of_sum(
     values: Float[np.ndarray, "trainings groups"], present: Bool[np.ndarray, "trainings groups"]
 ) -> tuple[Float[np.ndarray, " groups"], Int[np.ndarray, " groups"]]:
-    """The variance of each group's mean over trainings, and how many trainings it has.
+    """The variance of each group's sum over trainings, and how many trainings it has.
 
-    A group of one training is given the mean noise of the others; where all are such, NaN.
+    A training of a group that has no other is given the mean noise of the other groups'.
     """
     number = present.sum(axis=0)
     mean = metrics.divide(np.where(present, values, 0).sum(axis=0), number)
     of_one = metrics.divide((np.where(present, values - mean, 0) ** 2).sum(axis=0), number - 1)
-    return np.where(number > 1, of_one, metrics.mean_of_present(of_one, axis=0)) / np.maximum(number, 1), number
+    return np.where(number > 1, of_one, metrics.mean_of_present(of_one, axis=0)) * number, number
 
 
 def _summed(values: np.ndarray, group_of: Int[np.ndarray, " cells"], groups: int, axis: int) -> np.ndarray:

@@ -162,9 +162,9 @@ def contrasts(
     for value, parts, contrast in zip(values, variances, weights, strict=True):
         own = components.influences(cells, contrast)
         figures = _figures(float(value), parts, margin)
-        if of_these_models(cells):  # what another training would give is not known
+        if cells.of_these_models():  # what another training would give is not known
             figures |= dict.fromkeys(("p_holm", "p_equivalence", "verdict", "detectable"))
-        notes = list(_limits(cells, parts))
+        notes = limits(cells, parts)
         test = None
         if not fold_sizes:
             notes.append("the sizes of the folds are not known: no test of Nadeau and Bengio")
@@ -182,31 +182,13 @@ def estimate_variances(
 ) -> tuple[Float[np.ndarray, " contrasts"], list[Components]]:
     """Returns weighted sums of the variants' UA, and the parts of their squared standard errors.
 
-    The bootstrap draws speakers; with one seed and folds of several speakers it draws folds.
+    The bootstrap draws speakers, or folds where only they show the noise of training (`Cells.draws_folds`).
     """
-    over_folds = draws_folds(cells)
-    counts = cells.by_fold() if over_folds else cells.by_speaker()
-    found = bootstrap.bootstrap_contrasts(counts, weights, replicates=replicates, seed=seed)
-    squared = found.standard_error**2
-    if over_folds:
-        number = len(cells.folds)
-        return found.value, [Components(float(one), np.nan, np.nan, number, number - 1.0) for one in squared]
+    found = bootstrap.bootstrap_contrasts(cells.drawn(), weights, replicates=replicates, seed=seed)
     return found.value, [
-        components.decompose(components.influences(cells, contrast), cells, float(one))
-        for contrast, one in zip(weights, squared, strict=True)
+        components.of_difference(components.influences(cells, contrast), cells, float(error) ** 2)
+        for contrast, error in zip(weights, found.standard_error, strict=True)
     ]
-
-
-def draws_folds(cells: Cells) -> bool:
-    """Whether folds are what the bootstrap draws: one seed does not show the noise that a fold's speakers share."""
-    return len(cells.seeds) == 1 and len(cells.folds) > 1 and cells.shares_models() and cells.folds_nest_speakers()
-
-
-def of_these_models(cells: Cells) -> bool:
-    """Whether one training of each variant tested all speakers: what is found is of these models, not of how they were
-    trained.
-    """
-    return len(cells.seeds) == len(cells.folds) == 1 and cells.shares_models()
 
 
 def by_run(own: Float[np.ndarray, "seeds cells"], cells: Cells) -> Float[np.ndarray, "seeds folds"]:
@@ -248,22 +230,25 @@ def _figures(estimate: float, parts: Components, margin: float) -> dict[str, Any
     }
 
 
-def _limits(cells: Cells, parts: Components) -> list[str]:
-    """Says what a design cannot show."""
+def limits(cells: Cells, parts: Components, *, verdicts: bool = True) -> list[str]:
+    """Says what the design of a difference cannot show; `verdicts` where others of its kind have one."""
     notes = []
     if np.isnan(parts.total):
         notes.append(bootstrap.no_interval(len(cells.speakers)))
-    if len(cells.seeds) == 1:
-        notes.append("one seed: how much of the uncertainty is due to training, and not to speakers, is not known")
-    if draws_folds(cells):
-        notes.append("one seed, and the speakers of a fold share a model: the interval is over folds, not speakers")
-    elif of_these_models(cells) and not np.isnan(parts.total):
-        notes.append(
-            "one training of each variant tested all speakers: interval and p are of these trained models, and there "
-            "is no verdict on what they differ in; three or more seeds would give one"
+    once = "one seed" if len(cells.seeds) == 1 else "no fold was trained with two seeds"
+    if cells.trained_once():
+        notes.append(f"{once}: how much of the uncertainty is due to training, and not to speakers, is not known")
+    if cells.draws_folds():
+        notes.append(f"{once}, and the speakers of a fold share a model: the interval is over folds, not speakers")
+    elif cells.of_these_models() and not np.isnan(parts.total):
+        known = (
+            "interval and p are of these trained models, and there is no verdict on what they differ in"
+            if verdicts
+            else "the interval is of these trained models, and there is no p value of what they differ in"
         )
-    elif len(cells.seeds) == 1 and cells.shares_models() and not cells.every_run_tests_all():
-        notes.append("one seed, and speakers share models: the noise of their training is estimated from the folds")
+        notes.append(f"one training of each variant tested all speakers: {known}; three or more seeds would give one")
+    elif cells.trained_once() and cells.shares_models():
+        notes.append(f"{once}, and speakers share models: the noise of their training is estimated from the folds")
     return notes
 
 

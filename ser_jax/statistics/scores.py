@@ -44,10 +44,11 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class ScoreDifference:
-    """What a variant has more of a score than its baseline; None for what cannot be estimated.
+    """What a variant has more of a score than its baseline; None for what cannot be estimated, and `notes` say why.
 
     Attributes:
-      p: of no difference, by itself; p_holm corrected for all differences of scores in the summary.
+      p: of no difference, by itself; p_holm corrected for all differences of scores in the summary. None also where one
+        training of each variant tested all speakers: `ci95` is of these models then.
     """
 
     score: str
@@ -58,6 +59,7 @@ class ScoreDifference:
     p: float | None
     p_holm: float | None
     speakers: int
+    notes: tuple[str, ...] = ()
 
 
 def scores_of(table: pd.DataFrame) -> list[Score]:
@@ -81,12 +83,13 @@ def differences(
     """
     found = []
     for variant, baseline in pairs:
-        both, _, _ = paired.paired(table, [variant, baseline], f"scores of {variant} against {baseline}", {})
+        both, _, notes = paired.paired(table, [variant, baseline], f"scores of {variant} against {baseline}", {})
         for score in scores_of(table):
             rows = np.stack([score.per_row(one) for one in both])
             cells = cell_sums(both[0], rows)
             if cells is not None:
-                found.append(_difference(score, variant, baseline, cells, replicates))
+                one = _difference(score, variant, baseline, cells, replicates)
+                found.append(dataclasses.replace(one, notes=(*notes, *one.notes)))
     corrected = tests.holm([one.p for one in found])
     return [dataclasses.replace(one, p_holm=p) for one, p in zip(found, corrected, strict=True)]
 
@@ -98,15 +101,17 @@ def _difference(score: Score, variant: str, baseline: str, cells: Cells, replica
         figures = score.value(both)
         return figures[..., 0, :] - figures[..., 1, :]
 
-    found = bootstrap_score(np.moveaxis(cells.by_speaker(), 2, 0), gained, (low - high, high - low), replicates)
+    found = bootstrap_score(np.moveaxis(cells.drawn(), 2, 0), gained, (low - high, high - low), replicates)
     own = components.slopes(cells.counts[0], score.value) - components.slopes(cells.counts[1], score.value)
-    parts = components.decompose(own, cells, float(found.standard_error) ** 2)
+    parts = components.of_difference(own, cells, float(found.standard_error) ** 2)
     value, ends, p = float(found.value), None, None
     if not np.isnan(parts.total):
-        p = tests.t_test(value, float(np.sqrt(parts.total)), parts.degrees)
         half = parts.half_width()
         ends = max(low - high, value - half), min(high - low, value + half)
-    return ScoreDifference(score.name, variant, baseline, value, ends, p, p, len(cells.speakers))
+        if not cells.of_these_models():  # what another training would give is not known
+            p = tests.t_test(value, float(np.sqrt(parts.total)), parts.degrees)
+    notes = tuple(paired.limits(cells, parts, verdicts=False))
+    return ScoreDifference(score.name, variant, baseline, value, ends, p, p, len(cells.speakers), notes)
 
 
 def with_interval(
@@ -146,15 +151,13 @@ def cell_sums(table: pd.DataFrame, rows: Float[np.ndarray, "variants rows sums"]
     known = ~np.isnan(rows).any(axis=(0, 2))
     if not known.any():
         return None
-    codes = {name: pd.factorize(table[name][known], sort=True) for name in ("seed", "fold", "speaker")}
-    (seed_of, seeds), (fold_of, folds), (speaker_of, speakers) = codes.values()
-    cells, cell_of = np.unique(fold_of * len(speakers) + speaker_of, return_inverse=True)
-    group, number = seed_of * len(cells) + cell_of, len(seeds) * len(cells)
+    cell_of, cells = components.grid_of(table[known])
+    number = len(cells.seeds) * len(cells.fold_of)
+    group = np.searchsorted(cells.seeds, table["seed"][known]) * len(cells.fold_of) + cell_of
     columns = rows[:, known].transpose(0, 2, 1).reshape(-1, known.sum())
     sums = np.stack([np.bincount(group, weights=column, minlength=number) for column in columns], axis=-1)
-    sums = sums.reshape(len(seeds), len(cells), len(rows), -1).transpose(2, 0, 1, 3)
-    names = (tuple(seeds.tolist()), tuple(speakers), tuple(folds))
-    return Cells(sums, cells % len(speakers), cells // len(speakers), *names)
+    sums = sums.reshape(len(cells.seeds), -1, len(rows), rows.shape[-1]).transpose(2, 0, 1, 3)
+    return dataclasses.replace(cells, counts=sums)
 
 
 def concordance(sums: Float[np.ndarray, "... 6"]) -> Float[np.ndarray, "..."]:

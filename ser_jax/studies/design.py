@@ -82,7 +82,7 @@ def read_results(folder: str | os.PathLike) -> Results:
     for pair in pairs:
         tables, *_ = paired.paired(table, list(pair), f"comparison {pair[0]} against {pair[1]}", {})
         cells, weights = components.count_cells(tables), np.array([[1.0, -1.0]])
-        if paired.of_these_models(cells):
+        if cells.of_these_models():
             raise UserError(
                 f"{folder}: one training of each variant tested all speakers, which does not show how much trainings "
                 "differ; expected results with two or more seeds"
@@ -147,8 +147,10 @@ def timed_here(results: Results, data_dir: str | os.PathLike | None = None) -> R
 def design(results: Results, speakers: int, seeds: int, comparisons: int = 1) -> Design:
     """Returns what a study of two variants with so many speakers and seeds could detect.
 
-    Each of `comparisons` in a question is corrected for all. Raises UserError for fewer than two speakers, no seed, no
-    comparison, and other seeds than those of results that have one, which do not show what a seed is worth.
+    Each of `comparisons` in a question is corrected for all. More speakers have more models where each speaker has one
+    of its own, and where the results have one seed and folds of several speakers; else the same models test them.
+    Raises UserError for fewer than two speakers, no seed, no comparison, other seeds than those of results that have
+    one, which do not show what a seed is worth, and one training of each variant that is to test all speakers.
     """
     if speakers < 2 or seeds < 1 or comparisons < 1:
         raise UserError(
@@ -160,8 +162,13 @@ def design(results: Results, speakers: int, seeds: int, comparisons: int = 1) ->
             "or more seeds"
         )
     parts = results.parts.scaled(seeds=seeds / results.seeds, speakers=speakers / results.speakers)
-    own_models = results.folds >= results.speakers
-    runs = 2 * seeds * (speakers if own_models else results.folds)
+    if not parts.degrees > 0:
+        raise UserError(
+            f"{seeds} seed: one training of each variant that tests all speakers gives no verdict; expected 2 or more"
+        )
+    more_models = results.folds >= results.speakers or np.isnan(parts.shared)
+    folds = round(results.folds * speakers / results.speakers) if more_models else results.folds
+    runs = 2 * seeds * folds
     return Design(
         speakers=speakers,
         seeds=seeds,
@@ -175,11 +182,14 @@ def design(results: Results, speakers: int, seeds: int, comparisons: int = 1) ->
 
 def as_dict(results: Results, designs: Sequence[Design]) -> dict[str, Any]:
     """Returns plain values for JSON."""
-    parts = {key: None if value != value else value for key, value in dataclasses.asdict(results.parts).items()}
+    parts = dataclasses.asdict(results.parts) | {"degrees": results.parts.degrees}
+    parts = {key: None if value != value else value for key, value in parts.items()}
     return {**dataclasses.asdict(results), "parts": parts, "designs": [dataclasses.asdict(one) for one in designs]}
 
 
 def _mean(found: Sequence[Components]) -> Components:
-    """The mean of the variances; the fewest degrees of freedom."""
-    means = [float(np.mean([getattr(one, part) for one in found])) for part in ("total", "seeds", "shared")]
-    return Components(*means, clusters=found[0].clusters, degrees=min(one.degrees for one in found))
+    """The mean of the variances, of a design with the fewest speakers and trainings of all."""
+    means = {part: float(np.mean([getattr(one, part) for one in found])) for part in ("total", "seeds", "shared")}
+    spread = float(np.mean([one.spread for one in found]))
+    fewest = {part: min(getattr(one, part) for one in found) for part in ("clusters", "models", "trainings")}
+    return Components(**means, **fewest, spread=spread)

@@ -10,6 +10,7 @@ from ser_jax.report.sections.scores import scores
 from ser_jax.report.sources import Sources
 from ser_jax.report.summarise import How, summarise
 from ser_jax.report.terminal import results_table
+from ser_jax.statistics import intervals
 from ser_jax.studies.compare import compare
 from tests.statistics.made_tables import EMOTIONS, make_table
 
@@ -49,6 +50,20 @@ def test_the_terminal_and_the_report_show_them_as_they_are(made):
     assert "eca against none: CCC arousal +" in text.replace("\n  ", " ")
     figures, gains = scores(Sources(made, {}, {}, {}))
     assert figures.columns[:2] == ("variant", "CCC arousal") and len(gains.rows) == 4
+
+
+def test_of_one_training_that_tests_all_speakers_the_report_says_what_the_intervals_are_of(table):
+    one = table[table["seed"] == 0].assign(fold="all")
+    made = summarise(one, comparisons=[("eca", "none")], how=How(replicates=100))
+    _, gains, notes = scores(Sources(made, {}, {}, {}))
+    assert {row[3].text for row in gains.rows} == {"–"} and "Holm" not in gains.caption
+    assert any(note.startswith("One training of each variant tested all speakers: ") for note in notes.items)
+    assert "of these trained models alone" in " ".join(results_table(made).split())
+    alone = one[[column for column in one if not column.startswith(("p_", "v_"))]].assign(label="")
+    made = summarise(alone, comparisons=[("eca", "none")], how=How(replicates=100))
+    assert made.emotions == () and all(intervals.THIS_MODEL in of.notes for of in made.variants.values())
+    several = alone.assign(fold=alone["speaker"])
+    assert intervals.THIS_MODEL not in summarise(several, how=How(replicates=100)).variants["eca"].notes
 
 
 def test_tables_without_targets_say_nothing_of_scores(table):

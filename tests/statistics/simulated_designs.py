@@ -54,7 +54,7 @@ def simulate(
     wrong = (counts - hits)[..., None] * np.roll(np.eye(CLASSES, dtype=int), 1, axis=1)  # UA does not care where
     names = (tuple(map(str, range(number))) for number in (speakers, folds))
     cells = Cells(right + wrong, np.arange(speakers), fold_of, tuple(range(seeds)), *names)
-    if paired.of_these_models(cells):
+    if cells.of_these_models():
         truth = [_expected(effect + own, 0.0) for effect, own in zip(effects, of_models[:, 0, 0], strict=True)]
     else:
         truth = [true_ua(effect, shared=shared) for effect in effects]

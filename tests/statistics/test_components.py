@@ -98,12 +98,7 @@ def test_one_training_of_each_variant_gives_an_interval_and_no_verdict():
 
 
 def test_one_seed_of_models_that_cross_with_speakers_shows_their_noise_between_folds():
-    cells = cells_of("one model", speakers=6, seeds=4)
-    # Four trainings as folds; each tests all speakers but two, so that no fold is one more training of the same.
-    keep = np.array([(fold, speaker) for fold in range(4) for speaker in range(6) if speaker // 2 != fold % 3])
-    counts = cells.counts[:, keep[:, 0], keep[:, 1]][:, None]
-    names = tuple(map(str, range(6)))
-    split = Cells(counts, keep[:, 1], keep[:, 0], (0,), names, names[:4])
+    split = crossing()
     own = components.influences(split, DIFFERENCE)[0]
     folds = np.array([own[split.fold_of == fold].sum() for fold in range(4)])
     expected = max(0.0, 4 / 3 * (folds**2).sum() - 16 / 15 * (own**2).sum())
@@ -129,8 +124,82 @@ def test_a_fold_that_was_trained_once_has_the_mean_noise_of_the_others():
     lost = dataclasses.replace(cells, counts=counts)
     own = components.influences(lost, DIFFERENCE)
     found = components.decompose(own, lost, 1e-3)
-    of_run = [own[:, lost.fold_of == fold].sum(axis=1).var(ddof=1) for fold in (1, 2)]
-    assert found.seeds == pytest.approx(min(found.total, np.mean(of_run) + sum(of_run) / 3))
+    of_run = [own[:, lost.fold_of == fold].sum(axis=1).var(ddof=1) / 9 for fold in (1, 2)]  # in the mean of 3 seeds
+    assert found.seeds == pytest.approx(min(found.total, np.mean(of_run) + 3 * sum(of_run)))
+
+
+def test_the_variance_of_seeds_is_that_of_studies_whose_folds_differ_in_their_number_of_trainings():
+    rng, counts = np.random.default_rng(0), np.full((4, 3), 200)  # [cells, classes]; a fold is two speakers
+    fold_of, run = np.arange(4) // 2, np.array([[True, True], [True, False], [True, False]])  # [seeds, folds]
+    estimates, seeds = [], []
+    for _ in range(150):
+        noise = 0.1 * rng.normal(size=(2, 3, 2))[:, :, fold_of, None]  # of one training, for all its speakers
+        hits = np.round(counts * np.clip(0.5 + noise, 0, 1)).astype(int) * run[None, :, fold_of, None]
+        miss = (counts * run[:, fold_of, None])[None] - hits
+        confusion = hits[..., None] * np.eye(3, dtype=int)
+        confusion += miss[..., None] * np.roll(np.eye(3, dtype=int), 1, axis=1)
+        cells = Cells(confusion, np.arange(4), fold_of, (0, 1, 2), tuple("abcd"), ("0", "1"))
+        estimates.append(ua_differences(cells).mean())
+        seeds.append(components.decompose(components.influences(cells, DIFFERENCE), cells, 1.0).seeds)
+    # All noise is of the trainings: its estimate is within 35 % of the variance over studies, itself known to 12 %.
+    assert np.mean(seeds) == pytest.approx(np.var(estimates), rel=0.35)
+
+
+def once_with_different_seeds(cells):
+    """The same predictions, of which the folds' seeds differ: half of the folds are seed 0, the others seed 1."""
+    first = cells.fold_of < len(cells.folds) / 2
+    both = [np.where((first == own)[None, None, :, None, None], cells.counts, 0) for own in (True, False)]
+    return dataclasses.replace(cells, counts=np.concatenate(both, axis=1), seeds=(0, 1))
+
+
+def test_folds_that_were_trained_once_with_different_seeds_are_as_those_of_one_seed():
+    nested, own_model = cells_of("folds", speakers=24, seeds=1), cells_of("own model", speakers=24, seeds=1)
+    options = {"margin": 0.02, "replicates": 2000, "seed": 0}
+    for one in (nested, own_model):
+        split = once_with_different_seeds(one)
+        assert one.trained_once() and split.trained_once() and split.draws_folds() == one.draws_folds()
+        (expected,), (found,) = (paired.contrasts(c, DIFFERENCE[None], {}, **options) for c in (one, split))
+        assert found["degrees"] == expected["degrees"]
+        assert found["standard_error"] == pytest.approx(expected["standard_error"], rel=0.2)
+        assert (found["seeds_share"], found["with_twice_seeds"]) == (None, None)
+        assert [
+            note.split(":")[0].replace("no fold was trained with two seeds", "one seed") for note in found["notes"]
+        ] == [note.split(":")[0] for note in expected["notes"]]
+    assert not cells_of("folds", seeds=2).trained_once()
+
+
+def crossing(seeds=1):
+    """Four trainings as folds; each tests all of six speakers but two, so that folds and speakers cross."""
+    cells = cells_of("one model", speakers=6, seeds=4 * seeds)
+    keep = np.array([(fold, speaker) for fold in range(4) for speaker in range(6) if speaker // 2 != fold % 3])
+    counts = np.stack([cells.counts[:, keep[:, 0] + 4 * seed, keep[:, 1]] for seed in range(seeds)], axis=1)
+    names = tuple(map(str, range(6)))
+    return Cells(counts, keep[:, 1], keep[:, 0], tuple(range(seeds)), names, names[:4])
+
+
+def test_no_row_is_lost_where_folds_that_cross_with_speakers_have_different_seeds():
+    cells = once_with_different_seeds(crossing())
+    own = components.influences(cells, DIFFERENCE)
+    assert np.isnan(own[0, cells.fold_of >= 2]).all() and np.isnan(own[1, cells.fold_of < 2]).all()
+    added = np.nansum(own, axis=0) / 2  # to the mean of both seeds
+    folds = np.array([added[cells.fold_of == fold].sum() for fold in range(4)])
+    found = components.decompose(own, cells, 1e-3)
+    assert found.shared == pytest.approx(max(0.0, 4 / 3 * (folds**2).sum() - 16 / 15 * (added**2).sum()))
+    assert found.shared > 0 and found.degrees == 3
+
+
+def test_twice_the_speakers_of_one_seed_leave_the_noise_of_models_that_cross_with_them():
+    cells = crossing()
+    parts = components.decompose(components.influences(cells, DIFFERENCE), cells, 1e-3)
+    twice = parts.scaled(speakers=2.0)
+    assert (twice.shared, twice.degrees) == (parts.shared, 3.0)  # four models still
+    assert twice.total == pytest.approx(0.5e-3 + parts.shared)
+    assert twice.half_width() == pytest.approx(stats.t.ppf(0.975, 3) * np.sqrt(0.5e-3 + parts.shared))
+    (found,) = paired.contrasts(cells, DIFFERENCE[None], {}, margin=0.02, replicates=200, seed=0)
+    noise = stats.t.ppf(0.975, 3) * np.sqrt(parts.shared)
+    assert noise < found["with_twice_speakers"] < found["half_width"]
+    fewer = parts.scaled(speakers=0.5)
+    assert fewer.degrees == 2.0
 
 
 def test_one_seed_and_folds_of_several_speakers_resample_folds():
@@ -155,14 +224,32 @@ def test_models_tested_on_all_speakers_are_trainings_whatever_fold_they_are_of()
 
 
 def test_half_widths_fall_with_what_their_variance_is_of():
-    parts = Components(total=4e-4, seeds=3e-4, shared=2e-4, clusters=10, degrees=9.0)
-    t = stats.t.ppf(0.975, 9)
-    assert parts.half_width() == pytest.approx(t * 0.02)
-    assert parts.scaled(seeds=2.0).half_width() == pytest.approx(t * np.sqrt(1e-4 + 1.5e-4))
-    assert parts.scaled(speakers=2.0).half_width() == pytest.approx(stats.t.ppf(0.975, 19) * np.sqrt(2e-4 + 1e-4))
+    parts = Components(total=4e-4, seeds=3e-4, shared=0.0, clusters=10)
+    assert parts.half_width() == pytest.approx(stats.t.ppf(0.975, 9) * 0.02)
+    assert parts.scaled(seeds=2.0).half_width() == pytest.approx(stats.t.ppf(0.975, 9) * np.sqrt(1e-4 + 1.5e-4))
+    assert parts.scaled(speakers=2.0).half_width() == pytest.approx(stats.t.ppf(0.975, 19) * np.sqrt(2e-4))
     alone = dataclasses.replace(parts, seeds=np.nan, shared=np.nan)
     assert alone.scaled(speakers=2.0).half_width() == pytest.approx(stats.t.ppf(0.975, 19) * np.sqrt(2e-4))
     assert np.isnan(alone.scaled(seeds=2.0).total)
+
+
+def test_degrees_of_freedom_to_expect_are_those_of_the_parts_to_expect():
+    # One model of 10 speakers, three trainings of it: two degrees of freedom of its noise.
+    parts = Components(4e-4, 3e-4, 2e-4, clusters=10, models=1, trainings=3, spread=(3e-4) ** 2 / 2)
+
+    def satterthwaite(over, speakers, shared, between, trainings):
+        return (over + shared) ** 2 / (over**2 / (speakers - 1) + between**2 / (trainings - 1))
+
+    assert parts.degrees == pytest.approx(satterthwaite(2e-4, 10, 2e-4, 3e-4, 3))
+    seeds, speakers = parts.scaled(seeds=2.0), parts.scaled(speakers=2.0)
+    assert (seeds.total, seeds.seeds, seeds.trainings) == (pytest.approx(2.5e-4), pytest.approx(1.5e-4), 6)
+    assert seeds.degrees == pytest.approx(satterthwaite(1.5e-4, 10, 1e-4, 1.5e-4, 6))
+    assert speakers.total == pytest.approx(0.5e-4 + 0.5e-4 + 2e-4)
+    assert speakers.degrees == pytest.approx(satterthwaite(1e-4, 20, 2e-4, 2.5e-4, 3))
+    assert parts.scaled() == parts
+    alone = parts.scaled(seeds=1 / 3)  # one training of one model: no verdict, so nothing is detectable
+    assert (alone.trainings, alone.degrees) == (1, 0.0)
+    assert np.isnan(alone.half_width())
 
 
 def test_shares_follow_what_was_simulated():

@@ -152,3 +152,43 @@ def test_the_noise_that_speakers_share_is_part_of_the_interval():
     assert np.ptp(wide.ci95) > 1.2 * np.ptp(short.ci95)
     assert wide.p > short.p
     assert (wide.p < 0.05) == (wide.ci95[0] > 0 or wide.ci95[1] < 0)
+
+
+def with_noise_of_training(rng, folds, per_fold, seeds=1):
+    """Two variants without a difference whose trainings shift all of a fold's predictions of arousal."""
+    table = table_of(noises=(0.3, 0.3), speakers=folds * per_fold, per_speaker=8, seeds=seeds)
+    table["fold"] = "fold" + (table["speaker"].str.removeprefix("speaker").astype(int) // per_fold).astype(str)
+    table = table.drop(columns=["v_a", "v_b", "v_c"])
+    shift = table.groupby(["variant", "fold", "seed"]).ngroup()
+    shift = rng.normal(0, 0.8, shift.max() + 1)[shift]
+    table["predicted_arousal"] = table["true_arousal"] + shift + rng.normal(0, 0.5, len(table))
+    return table
+
+
+def arousal(table, replicates=200):
+    return next(one for one in differences(table, [("v1", "v0")], replicates=replicates) if one.score == "ccc_arousal")
+
+
+def test_with_one_seed_and_folds_of_several_speakers_a_difference_is_over_folds():
+    table = with_noise_of_training(np.random.default_rng(0), folds=4, per_fold=3)
+    found, expected = arousal(table), arousal(table.assign(speaker=table["fold"]))
+    assert (found.ci95, found.p) == (pytest.approx(expected.ci95), pytest.approx(expected.p))
+    assert any("the interval is over folds, not speakers" in note for note in found.notes)
+    several = arousal(with_noise_of_training(np.random.default_rng(0), folds=4, per_fold=3, seeds=3))
+    assert several.p is not None and several.notes == ()
+
+
+def test_one_training_of_each_variant_that_tests_all_speakers_has_no_p_value():
+    table = with_noise_of_training(np.random.default_rng(0), folds=1, per_fold=12)
+    found = arousal(table)
+    assert found.ci95[0] < found.estimate < found.ci95[1]
+    assert (found.p, found.p_holm) == (None, None)
+    assert any(
+        note.startswith("one training of each variant tested all speakers: the interval is of") for note in found.notes
+    )
+
+
+def test_the_noise_of_training_of_one_seed_makes_no_difference_significant():
+    rng = np.random.default_rng(2)
+    found = [arousal(with_noise_of_training(rng, folds=4, per_fold=6), replicates=100).p for _ in range(50)]
+    assert np.mean(np.array(found) < 0.05) <= 0.14  # over speakers it is a third

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ser_jax.report import numbers
 from ser_jax.report.answers import signed
 from ser_jax.report.blocks import Block, Cell, Table
-from ser_jax.report.sections.common import decimal_cell
+from ser_jax.report.sections.common import decimal_cell, notes_of
 from ser_jax.report.sources import Sources
 
 _WHAT = {
@@ -31,12 +31,16 @@ def scores(sources: Sources) -> Iterator[Block]:
     yield Table("scores", caption, ("variant", *titles.values()), tuple(rows))
     differences = sources.summary.score_differences
     if differences:
+        tested = sum(one.p_holm is not None for one in differences)
         caption = (
-            "Differences, over the utterances that both were tested on, with 95 % intervals over speakers; p values "
-            f"are corrected by Holm's method for {numbers.count(len(differences), 'difference')}. The noise of "
-            "training that speakers of one model share is left out."
+            "Differences, over the utterances that both were tested on, with 95 % intervals that include the noise of "
+            "training that speakers of one model share, as far as it shows."
         )
+        if tested:
+            caption += f" p values are corrected by Holm's method for {numbers.count(tested, 'difference')}."
         yield Table("score_differences", caption, ("variant", "score", "difference", "p, Holm (alone)"), _rows(sources))
+        titled = ((f"{one.variant} against {one.baseline}, {titles[one.score]}", one.notes) for one in differences)
+        yield from notes_of(titled)
 
 
 def _rows(sources: Sources) -> tuple[tuple[Cell, ...], ...]:
