@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--unify",
         action="store_true",
-        help="take names that differ by case, zeros or spaces alone for one, in their most frequent spelling",
+        help="take names that differ by case, zeros, spaces or signs alone for one, in their most frequent spelling",
     )
     labels = parser.add_argument_group("names of emotions (folder and merge)")
     add_label_arguments(labels)

@@ -21,17 +21,19 @@ from ser_jax.errors import UserError
 
 LIBSNDFILE_SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".w64", ".caf"),
-    *(".rf64", ".sph", ".nist", ".voc", ".wve", ".8svx", ".svx"),
+    *(".rf64", ".sph", ".nist", ".voc", ".wve", ".8svx", ".svx", ".wave"),
 )
 # Read through PyAV or ffmpeg, or refused by name; .raw, .pcm and .vox have no header and are refused.
 FOREIGN_SUFFIXES = (
     *(".m4a", ".mp4", ".m4b", ".aac", ".webm", ".mka", ".mkv", ".mov", ".avi", ".3gp", ".3g2", ".amr", ".wma", ".wmv"),
     *(".asf", ".mp2", ".mpg", ".mpeg", ".flv", ".gsm", ".ape", ".wv", ".tta", ".ac3", ".spx", ".ra", ".rm"),
-    *(".amr-nb", ".amr-wb", ".raw", ".pcm", ".vox"),
+    *(".amr-nb", ".amr-wb", ".raw", ".pcm", ".vox", ".weba", ".m4r", ".m4v", ".mpga", ".dss", ".ds2", ".silk", ".awb"),
 )
 AUDIO_SUFFIXES = LIBSNDFILE_SUFFIXES + FOREIGN_SUFFIXES
 
-NOTES = {  # the kinds of `Recording.notes`, in words
+NOTES = {  # what is to be known of recordings, by kind, in words
+    "copies": "whose bytes are those of another one",
+    "contradicting_copies": "whose bytes are those of another one, of another emotion or speaker",
     "silent": "silent",
     "clipped": "clipped",
     "zeros": "with long stretches of one value, such as zeros",
@@ -71,7 +73,7 @@ class Recording:
         channels: of the file.
         level_db: RMS of `samples` before they were scaled, dB below full scale; -inf for silence.
         clipped: share of the file's samples that stand at full scale, three or more in a row.
-        notes: what a user should know, by kind, one of NOTES.
+        notes: what a user should know, by kind, of NOTES.
     """
 
     samples: Int16[np.ndarray, " samples"]
@@ -85,8 +87,8 @@ class Recording:
 def find_audio(folder: str | os.PathLike) -> list[Path]:
     """Returns the audio files anywhere below `folder`, sorted; hidden files and folders are passed over.
 
-    Linked folders are followed, once round. Whatever has the suffix of audio is returned, readable or not.
-    Raises UserError for a folder that may not be read.
+    Linked folders are followed, once round. Whatever has the suffix of audio, or begins as audio does, is returned,
+    readable or not. Raises UserError for a folder that may not be read, and for a pipe or device.
     """
     found, walk = [], [(Path(folder), frozenset[tuple[int, int]]())]
     while walk:
@@ -103,9 +105,19 @@ def find_audio(folder: str | os.PathLike) -> list[Path]:
                 continue
             if entry.is_dir():
                 walk.append((here / entry.name, above | {(place.st_dev, place.st_ino)}))
-            elif os.path.splitext(entry.name)[1].lower() in AUDIO_SUFFIXES:
+            elif os.path.splitext(entry.name)[1].lower() in AUDIO_SUFFIXES or _begins_as_audio(entry):
+                if os.path.exists(entry.path) and not entry.is_file():
+                    raise UserError(f"{printable(entry.path)}: a pipe or a device, expected a file")
                 found.append(here / entry.name)
     return sorted(found)
+
+
+def _begins_as_audio(entry: os.DirEntry) -> bool:
+    with contextlib.suppress(OSError):
+        if entry.is_file():
+            with open(entry.path, "rb") as file:
+                return containers.begins_as_audio(file.read(32))
+    return False
 
 
 def printable(path: str | os.PathLike) -> str:

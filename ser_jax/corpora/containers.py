@@ -37,6 +37,22 @@ class Checked:
     note: str = ""
 
 
+_STARTS = (  # of files of sound, or of sound and pictures
+    *(b"fLaC", b"OggS", b"ID3", b"caff", b".snd", b"#!AMR", b"#!SILK", b"NIST_1A", b"Creative Voice File"),
+    *(b"MAC ", b"wvpk", b"TTA1", b"\x1aE\xdf\xa3", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
+)
+_PICTURES = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"crx ")  # that come in MPEG-4's boxes
+
+
+def begins_as_audio(start: bytes) -> bool:
+    """Returns whether a file begins as those do that hold sound, by its first bytes, 20 or more."""
+    if start[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
+        return start[8:12] in (b"WAVE", b"AVI ", b"AIFF", b"AIFC", b"8SVX", b"16SV")
+    if start[4:8] == b"ftyp":
+        return start[8:12] not in _PICTURES
+    return start.startswith(_STARTS) or start[:16] == b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"
+
+
 def check_structure(name: str, data: Bytes) -> Checked:
     """Returns what the structure of an audio file says; files of an unknown structure pass.
 

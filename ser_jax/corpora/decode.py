@@ -26,7 +26,7 @@ def read_utterances(
     """Yields the rows of a table from `folder.read_table` and their waveforms, in the table's order.
 
     A file is decoded once for segments of it that follow one another. Files that cannot be read and utterances shorter
-    than `min_seconds` are added to `problems` and left out. At the end `info` gets `notes`, `rates` and `channels`.
+    than `min_seconds` are added to `problems` and left out. At the end `info` gets `rates`, `channels`, more `notes`.
     """
     notes: dict[str, list[str]] = {}
     rates, channels = Counter(), Counter()
@@ -50,7 +50,7 @@ def read_utterances(
                 for kind in dict.fromkeys([*recording.notes, *still]):
                     notes.setdefault(kind, []).append(row["id"])
                 yield {key: value for key, value in row.items() if key != "path"}, samples
-    info["notes"] = notes
+    info["notes"] = info["notes"] | notes
     info["rates"] = {str(rate): number for rate, number in sorted(rates.items())}
     info["channels"] = {str(number): count for number, count in sorted(channels.items())}
 

@@ -7,7 +7,7 @@ is downloaded, and a second copy of the recordings would serve nobody.
 import hashlib
 import os
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -65,10 +65,9 @@ def read_split_tables(
     if 0 < len(without) < len(parts):
         raise UserError(f"{split_tables[without[0]]}: no column `emotion`, which the tables of other splits have")
     rows = rows.fillna({column: "" for column in rows.select_dtypes(exclude="number")})
-    where = next(iter(split_tables.values())).parents[1]
-    rows = _without_contradictions(where, rows, problems)
     if speakers:
-        rows["speaker"], own = labels.unified(rows["speaker"], str(where), "speaker", unify)
+        where = str(next(iter(split_tables.values())).parents[1])
+        rows["speaker"], own = labels.unified(rows["speaker"], where, "speaker", unify)
         changed |= own
     return rows, changed
 
@@ -134,24 +133,28 @@ def read_table(
     rows = problems.rows(table, rows, rows["id"].duplicated(), lambda row: f"repeats the id {row['id']!r}")
     changed: dict[str, str] = {}
     if speakers:
+        several = rows["speaker"].map(labels.finder_of_several(rows["speaker"])).astype(bool)
+        rows = problems.rows(
+            table, rows, several, lambda row: f"has several speakers at once, {row['speaker']!r}, expected one"
+        )
         rows["speaker"], changed = labels.unified(rows["speaker"], str(table), "speaker", unify)
     if "gender" in rows:
         rows["gender"] = rows["gender"].map(lambda word: _GENDERS.get(word.lower(), word.lower()))
         if speakers:
             rows = _with_genders_of_speakers(table, rows, problems)
-    rows = _with_paths(table, rows, Path(source), problems)
-    return _without_contradictions(table, rows, problems), changed
+    return _with_paths(table, rows, Path(source), problems), changed
 
 
 def list_emotion_folders(source: str | os.PathLike, problems: Problems) -> pd.DataFrame:
     """Returns the utterances of a folder per emotion, `source`/EMOTION/.../file, whose speakers are unknown.
 
-    Files whose name is not UTF-8 are added to `problems` and left out. Raises UserError where there are none, and for a
-    file outside such a folder.
+    Files whose name is not UTF-8, and folders without audio, are added to `problems` and left out. Raises UserError
+    where there are none, and for a file outside such a folder.
     """
     source = Path(source)
     relative = []
-    for path in find_audio(source):
+    found = find_audio(source)
+    for path in found:
         if printable(path) != os.fspath(path):
             problems.add(printable(path), "its name is not UTF-8; rename it")
         elif one_line(name := str(path.relative_to(source))) != name:
@@ -164,6 +167,7 @@ def list_emotion_folders(source: str | os.PathLike, problems: Problems) -> pd.Da
         if len(path.parts) == 1:
             raise UserError(f"{source}: {path} is in no emotion's folder, expected {source}/EMOTION/{path}, or --table")
     _refuse_emotions_below(source, relative)
+    _list_folders_without_audio(source, {path.relative_to(source).parts[0] for path in found}, problems)
     utterances = pd.DataFrame(
         {
             "id": [path.with_suffix("").as_posix() for path in relative],
@@ -171,11 +175,6 @@ def list_emotion_folders(source: str | os.PathLike, problems: Problems) -> pd.Da
             "emotion": [path.parts[0].strip() for path in relative],
             "speaker": "",
         }
-    )
-    place = utterances["path"].map(_place)
-    several = utterances.groupby(place)["emotion"].transform("nunique").astype(int) > 1
-    utterances = problems.rows(
-        source, utterances, several, lambda row: "is one file that stands in several emotions' folders, by links"
     )
     return problems.rows(source, utterances, utterances["id"].duplicated(), lambda row: f"repeats the id {row['id']!r}")
 
@@ -191,6 +190,17 @@ def _refuse_emotions_below(source: Path, relative: Sequence[Path]) -> None:
         )
 
 
+def _list_folders_without_audio(source: Path, heard: Collection[str], problems: Problems) -> None:
+    """Adds to `problems` the folders, and links to what is not there, that would be emotions without a recording."""
+    for entry in sorted(os.scandir(source), key=lambda entry: entry.name):
+        if entry.name in heard or entry.name.startswith((".", "__MACOSX")):
+            continue
+        if entry.is_dir():
+            problems.add(printable(entry.path), "holds no audio file, expected the recordings of an emotion")
+        elif not os.path.exists(entry.path):
+            problems.add(printable(entry.path), "a link to what is not there")
+
+
 def _place(path: str) -> tuple[int, ...] | str:
     try:
         found = os.stat(path)
@@ -199,16 +209,66 @@ def _place(path: str) -> tuple[int, ...] | str:
         return path
 
 
-def content_of(utterances: pd.DataFrame) -> str:
-    """Returns a SHA-256 (hex) over the table and the bytes of every file that it names, if it can be read."""
-    digest = hashlib.sha256(utterances.drop(columns="path").to_csv(index=False).encode())
-    for path in dict.fromkeys(utterances["path"]):
+def hashes_of(paths: Iterable[str]) -> dict[str, str]:
+    """Returns a SHA-256 (hex) of the bytes of every file, by its path; "" for one that cannot be read."""
+    hashes = {}
+    for path in dict.fromkeys(paths):
         try:
             with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+                hashes[path] = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError:
-            digest.update(b"unreadable")
+            hashes[path] = ""
+    return hashes
+
+
+def content_of(utterances: pd.DataFrame, hashes: Mapping[str, str]) -> str:
+    """Returns a SHA-256 (hex) over the table and the files that it names, by their `hashes_of`."""
+    digest = hashlib.sha256(utterances.drop(columns="path").to_csv(index=False).encode())
+    for path in dict.fromkeys(utterances["path"]):
+        digest.update(bytes.fromhex(hashes[path]) if hashes[path] else b"unreadable")
     return digest.hexdigest()
+
+
+def without_contradictions(where: Path, utterances: pd.DataFrame, problems: Problems) -> pd.DataFrame:
+    """Returns the utterances whose file, or segment of it, is there once; the others are added to `problems`.
+
+    A file is the same however it is spelled or linked. `where` is the table, or the folder.
+    """
+    segment = [utterances[column] for column in ("segment_start", "segment_end") if column in utterances]
+    names = f"names a {'segment' if segment else 'file'} that " if where.is_file() else ""
+    places = [utterances["path"].map(_place), *segment]
+    for column in ("emotion", "speaker"):
+        groups = utterances.groupby(places, dropna=False)[column]
+        several = groups.transform("nunique").astype(int) > 1
+        if several.any():
+            listed = groups.transform(lambda words: ", ".join(sorted(set(words))))
+            words = f"{names}has several {column}s here: "
+            utterances = problems.rows(
+                where, utterances, several, lambda row, words=words, listed=listed: words + listed[row.name]
+            )
+            places = [values.loc[utterances.index] for values in places]
+    groups = utterances.groupby(places, dropna=False)["id"]
+    first = groups.transform("first")
+    return problems.rows(
+        where, utterances, groups.cumcount() > 0, lambda row: f"{names}is there already, as {first[row.name]!r}"
+    )
+
+
+def notes_of_copies(utterances: pd.DataFrame, hashes: Mapping[str, str]) -> dict[str, list[str]]:
+    """Returns the ids of the utterances whose files have the bytes of others: "copies", and "contradicting_copies".
+
+    The latter have another emotion or speaker than their copy.
+    """
+    files = utterances.drop_duplicates("path")
+    of = files["path"].map(hashes)
+    copied = of.duplicated(keep=False) & (of != "")
+    groups = files.groupby(of)
+    contradicting = copied & (
+        (groups["emotion"].transform("nunique") > 1) | (groups["speaker"].transform("nunique") > 1)
+    )
+    found = {"copies": copied & ~contradicting, "contradicting_copies": contradicting}
+    ids = {kind: utterances["id"][utterances["path"].isin(files["path"][which])] for kind, which in found.items()}
+    return {kind: of_kind.tolist() for kind, of_kind in ids.items() if len(of_kind)}
 
 
 def _has_no(row: pd.Series, column: str) -> str:
@@ -216,21 +276,6 @@ def _has_no(row: pd.Series, column: str) -> str:
         return f"has no {column}"
     hint = ", unless --map, --drop or --emotions name it" if column == "emotion" else ""
     return f"has no {column}: {row[column]!r} says that it is not known{hint}"
-
-
-def _without_contradictions(where: Path, rows: pd.DataFrame, problems: Problems) -> pd.DataFrame:
-    """Rows whose file, however it is spelled or linked, or whose segment of it has no row with another emotion.
-
-    `where` is the table, or the folder of several.
-    """
-    segment = [rows[column] for column in ("segment_start", "segment_end") if column in rows]
-    emotions = rows.groupby([rows["path"].map(_place), *segment], dropna=False)["emotion"]
-    several = emotions.transform("nunique").astype(int) > 1
-    if not several.any():
-        return rows
-    listed = emotions.transform(lambda names: ", ".join(sorted(set(names))))
-    names = f"names a {'segment' if segment else 'file'} that " if where.is_file() else ""
-    return problems.rows(where, rows, several, lambda row: f"{names}has several emotions here: {listed[row.name]}")
 
 
 def _with_segments(table: Path, rows: pd.DataFrame, source: Path, problems: Problems) -> pd.DataFrame:

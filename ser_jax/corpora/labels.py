@@ -5,7 +5,7 @@ import difflib
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -41,7 +41,7 @@ class Changes:
         renamed: new name by old name; several old names may get one new name.
         dropped: classes (by their new names) whose utterances are left out.
         synonyms: whether the words of SYNONYMS become this project's names.
-        unify: whether names that differ only by case, zeros or spaces become the most frequent of them.
+        unify: whether names that differ only by case, zeros, spaces or signs become the most frequent of them.
     """
 
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -117,7 +117,7 @@ def is_known(word: str) -> bool:
 
 
 def unified(values: pd.Series, where: str, column: str, unify: bool) -> tuple[pd.Series, dict[str, str]]:
-    """Returns names of which none differ by case, zeros, ".0" or spaces alone, and those that were changed, new by old.
+    """Returns names of which none differ by case, zeros, ".0", spaces or quotes alone, and those changed, new by old.
 
     Names are in Unicode's composed form (NFC) in any case. Raises UserError that lists what differs so, unless `unify`:
     then all get the most frequent spelling.
@@ -135,18 +135,33 @@ def unified(values: pd.Series, where: str, column: str, unify: bool) -> tuple[pd
         listed = "; ".join(" = ".join(f"{name!r} ({counts[name]})" for name in names) for names in alike[:8])
         more = f"; and {len(alike) - 8} more" if len(alike) > 8 else ""
         raise UserError(
-            f"{where}: {column}s that differ by case, zeros or spaces alone: {listed}{more}; spell them alike, or "
-            "--unify takes the most frequent spelling of each"
+            f"{where}: {column}s that differ by case, zeros, spaces or signs alone: {listed}{more}; spell them "
+            "alike, or --unify takes the most frequent spelling of each"
         )
     changed = {name: names[0] for names in alike for name in names[1:]}
     return values.replace(changed) if changed else values, changed
 
 
 def _key(name: str) -> str:
-    """What two spellings of one name have in common: "S04", "s4" and " S4"; "3", "03" and "3.0"."""
-    name = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    """What two spellings of one name have in common: "S04", "s4" and " S4"; "3", "03" and "3.0"; "a_1" and "a-1"."""
+    name = unicodedata.normalize("NFKC", name).casefold().strip().strip("'\"").rstrip(".,;:")
+    name = " ".join(re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", name.replace("_", " ")).split())
     name = re.sub(r"^(\d+)[.,]0+$", r"\1", name)
     return re.sub(r"(?<!\d)0+(?=\d)", "", name)
+
+
+def finder_of_several(names: Iterable[str]) -> Callable[[str], bool]:
+    """Returns a function that says whether a name is several of `names` at once: anger;neutral, a/b, ['a', 'b']."""
+    names = set(names)
+
+    def is_several(name: str) -> bool:
+        listed = name.startswith("[") and name.endswith("]")
+        parts = [part.strip(" '\"") for part in re.split(r"[;|/+&,]|\sand\s", name.strip("[]"))]
+        behind = [part.strip() for part in re.split(r"[;|]", name)[1:]]
+        several = len(parts) > 1 and (listed or names.issuperset(parts))
+        return several or not names.isdisjoint(behind)
+
+    return is_several
 
 
 def with_renamed_votes(utterances: pd.DataFrame, changes: Changes) -> pd.DataFrame:

@@ -26,9 +26,12 @@ from ser_jax.corpora.folder import (
     content_of,
     find_split_tables,
     find_table,
+    hashes_of,
     list_emotion_folders,
+    notes_of_copies,
     read_split_tables,
     read_table,
+    without_contradictions,
 )
 from ser_jax.corpora.labels import Changes
 from ser_jax.corpora.problems import Problems
@@ -178,7 +181,10 @@ def _pack_recordings(
     data_dir = Path(data_dir or default_data_dir())
     total = len(utterances) + len(problems.found)
     utterances, said = _with_labels(utterances, where, options, problems)
-    check = {"files": len(utterances), "verified_against": verified_against, "content": content_of(utterances)}
+    utterances = without_contradictions(Path(where), utterances, problems)
+    hashes = hashes_of(utterances["path"])
+    content = content_of(utterances, hashes)
+    check = {"files": len(utterances), "verified_against": verified_against, "content": content}
     classes = list(emotions or sorted(set(utterances["emotion"]) - {""}))
     info |= {"source_check": check, "labels": said + info["labels"], "min_seconds": options.min_seconds}
     prepared = None if options.force else _prepared(name, data_dir)
@@ -190,6 +196,7 @@ def _pack_recordings(
             return prepared
     folder, listed = packed_folder(name, data_dir), data_dir / "problems" / f"{name}.csv"
     with _removed_if_made(folder.parent, data_dir):
+        info["notes"] = notes_of_copies(utterances, hashes)
         examples = read_utterances(name, utterances, problems, info, options.min_seconds)
         return pack(folder, name, _unless_bad(examples, name, total, problems, listed, info, options), classes, info)
 
@@ -216,8 +223,7 @@ def _with_labels(
     utterances = utterances[~dropped]
     utterances["emotion"], unified = labels.unified(utterances["emotion"], where, "emotion", options.labels.unify)
     said += [f"unified: {', '.join(f'{old} as {new}' for old, new in unified.items())}"] if unified else []
-    names = set(utterances["emotion"])
-    several = utterances["emotion"].map(lambda name: any(part.strip() in names for part in re.split(r"[;|]", name)[1:]))
+    several = utterances["emotion"].map(labels.finder_of_several(utterances["emotion"])).astype(bool)
     utterances = problems.rows(
         where,
         utterances,

@@ -7,10 +7,12 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ser_jax import bounded
@@ -46,16 +48,20 @@ SYNONYMS = {
     "id": ("utterance", "utterance_id", "utt", "utt_id"),
     "start": (
         *("begin", "onset", "start_time", "begin_time", "segment_start", "start_s", "start_sec", "start_seconds"),
-        *("starttime", "xmin", "tmin"),
+        *("starttime", "xmin", "tmin", "t_start", "tstart", "start_offset"),
     ),
     "end": (
         *("stop", "end_time", "stop_time", "segment_end", "end_s", "end_sec", "end_seconds", "endtime"),
-        *("xmax", "tmax"),
+        *("xmax", "tmax", "t_end", "tend", "end_offset"),
     ),
     "start_ms": ("begin_ms", "onset_ms"),
     "end_ms": ("stop_ms",),
     "duration": ("dur", "duration_s", "duration_sec", "duration_seconds"),
 }
+# Of a segment, in a unit that no rate tells here.
+_COUNTED = re.compile(
+    r"(start|begin|onset|end|stop|offset)[_ ]?(samples?|frames?|idx|index|us|ns|ticks)", re.IGNORECASE
+)
 # What spreadsheets, programs and people write into a cell of which nothing is known.
 _NOTHING = {"", "nan", "na", "n/a", "n.a.", "#n/a", "<na>", "nat", "null", "none", "unknown", "?", "-", "--", "."}
 _SEPARATORS = ",;\t|"
@@ -86,9 +92,9 @@ def read_table(
         raise UserError(f"{path}: a spreadsheet, expected a table as text: save it as CSV (UTF-8)")
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
-            table = _read_parquet(path)
+            table = _read_parquet(path, columns)
         elif path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
-            table = _read_json(path, _decoded(path))
+            table = _read_json(path, _decoded(path), columns)
         else:
             table = _read_text(path, _decoded(path), wanted, columns)
     except OSError as error:
@@ -96,6 +102,9 @@ def read_table(
     if table.empty:
         raise UserError(f"{path}: no rows below the line of column names")
     table.columns = _named(path, list(table.columns), columns)
+    counted = next((name for name in table.columns if "start" in columns and _COUNTED.fullmatch(name)), None)
+    if counted:
+        raise UserError(f"{path}: the column `{counted}` may be of segments, expected start and end in seconds, or _ms")
     return table
 
 
@@ -187,31 +196,51 @@ def _separator(line: str, wanted: Sequence[str], columns: Sequence[str]) -> str:
     return max(_SEPARATORS, key=found)
 
 
-def _read_json(path: Path, text: str) -> pd.DataFrame:
+def _read_json(path: Path, text: str, columns: Sequence[str]) -> pd.DataFrame:
     records, places = [], []
     try:
         if path.suffix.lower() == ".json":
-            records = json.loads(text)
+            records = json.loads(text, object_pairs_hook=_without_repeats)
             places = range(1, len(records) + 1)
         else:
             for number, line in enumerate(text.split("\n"), start=1):  # JSON may hold Unicode's other line ends
                 if line.strip():
-                    records.append(json.loads(line))
+                    records.append(json.loads(line, object_pairs_hook=_without_repeats))
                     places.append(number)
     except (ValueError, RecursionError, TypeError) as error:
         raise UserError(f"{path}: not {path.suffix[1:]} ({str(error)[:80]})") from error
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise UserError(f"{path}: expected an object with the columns' values for every row")
+    for place, record in zip(places, records, strict=True):
+        for key, value in record.items():
+            _refuse_several(path, place, key, value, columns)
     values = [{key: _as_text(value) for key, value in record.items()} for record in records]
     return pd.DataFrame(values, index=list(places)).fillna("")
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
+    return dict(pairs)
+
+
+def _refuse_several(path: Path, place: int, name: str, value: Any, columns: Sequence[str]) -> None:
+    """Raises UserError for a list or an object in one of the known columns, of which each has one value."""
+    if isinstance(value, list | dict | np.ndarray) and _canonical(name, columns) in columns:
+        found = "an object" if isinstance(value, dict) else "a list"
+        raise UserError(f"{path}: row {place} has {found} as its `{name}`, expected one value")
+
+
+def _read_parquet(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     with reading(f"{path}: not a Parquet file"):
         table = bounded.read_parquet(path)
     if any(name is not None for name in table.index.names):  # audformat keeps file, start and end there
         table = table.reset_index()
     table.columns = [str(name) for name in table.columns]
+    for name in table:
+        for place, value in enumerate(table[name], start=1):
+            _refuse_several(path, place, name, value, columns)
     table = pd.DataFrame({name: [_as_text(value) for value in table[name]] for name in table})
     table.index = range(1, len(table) + 1)
     return table
@@ -220,7 +249,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 def _as_text(value: Any) -> str:
     if isinstance(value, str):
         return value.strip()
-    if value is None or (not isinstance(value, list | dict) and pd.isna(value)):
+    if value is None or (not isinstance(value, list | dict | np.ndarray) and pd.isna(value)):
         return ""
     return str(value)
 

@@ -24,14 +24,18 @@ from ser_jax.errors import UserError
 )
 def test_spellings_of_one_name_are_refused_or_unified(names, one):
     values = pd.Series([*names, "other"])
-    with pytest.raises(UserError, match=r"t\.csv: emotions that differ by case, zeros or spaces alone: .*--unify"):
+    with pytest.raises(
+        UserError, match=r"t\.csv: emotions that differ by case, zeros, spaces or signs alone: .*--unify"
+    ):
         unified(values, "t.csv", "emotion", unify=False)
     made, changed = unified(values, "t.csv", "emotion", unify=True)
     assert set(made) == {one, "other"} and set(changed) == set(names) - {one} and set(changed.values()) == {one}
 
 
 def test_names_that_differ_otherwise_stay_apart():
-    names = pd.Series(["1", "10", "100", "s1", "s10", "1.5", "15", "a1b", "a01c", "0"])
+    names = pd.Series(
+        ["1", "10", "100", "s1", "s10", "1.5", "15", "a1b", "a01c", "0", "-1", "1-2", "12", "+1", "S 9", "S9"]
+    )
     made, changed = unified(names, "t.csv", "speaker", unify=True)
     assert made.tolist() == names.tolist() and changed == {}
 
@@ -76,3 +80,11 @@ def test_votes_go_with_the_emotions_that_a_corpus_renames(absent):
     found, _ = relabelled(corpus, Changes({"excitement": "joy"}))
     assert found.utterances["vote_joy"].tolist() == ["2.5", "2"] and "vote_excitement" not in found.utterances
     assert found.utterances["vote_calm"].tolist() == ["0", "1"] and found.emotions == ("joy",)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("spk_1", "spk-1"), ("anger.", "anger"), ("'anger'", "anger"), ("s_01", "S 1"), ("a-b", "a_b")]
+)
+def test_names_that_differ_by_signs_alone_are_one(one, other):
+    with pytest.raises(UserError, match="that differ by case, zeros, spaces or signs alone"):
+        unified(pd.Series([one, other]), "t.csv", "speaker", unify=False)

@@ -218,7 +218,7 @@ def test_spellings_of_one_emotion_or_speaker_are_refused_or_unified(own, tmp_pat
         for i, (path, emotion, speaker) in enumerate(own)
     ]
     write_table(tmp_path / "table.csv", rows)
-    with pytest.raises(UserError, match="speakers that differ by case, zeros or spaces alone: 's0'"):
+    with pytest.raises(UserError, match="speakers that differ by case, zeros, spaces or signs alone: 's0'"):
         prepare(tmp_path)
     corpus = prepare(tmp_path, labels=Changes(unify=True))
     assert corpus.emotions == ("anger", "joy", "neutral", "sadness")
@@ -472,6 +472,97 @@ def test_a_file_that_is_spelled_in_several_ways_is_never_packed_under_several_em
     assert all(row["what"].endswith(what) for row in listed(tmp_path))
 
 
+def test_a_file_or_segment_that_is_listed_twice_or_for_two_speakers_is_refused(tmp_path):
+    dialog(tmp_path, ("emotion",), [])
+    head = ("path", "emotion", "speaker", "id", "start", "end")
+    for row, what in (
+        (("d.wav", "joy", "a", "y", 0, 2), "line 3 names a segment that is there already, as 'x'"),
+        (("d.wav", "joy", "b", "y", 0, 2), "line 2 names a segment that has several speakers here: a, b .and 1 more"),
+    ):
+        write_table(
+            tmp_path / "table.csv", [("d.wav", "joy", "a", "x", 0, 2), row, ("d.wav", "joy", "b", "z", 1, 3)], head
+        )
+        with pytest.raises(UserError, match=what):
+            prepare(tmp_path)
+    os.link(tmp_path / "in" / "d.wav", tmp_path / "in" / "e.wav")
+    write_table(tmp_path / "table.csv", [("d.wav", "joy", "a"), ("e.wav", "joy", "a")])
+    with pytest.raises(UserError, match="line 3 names a file that is there already, as 'd'; --skip bad"):
+        prepare(tmp_path)
+
+
+def test_copies_are_said_and_whether_they_contradict_one_another(own, tmp_path):
+    folder = tmp_path / "in"
+    for name, like in (("s1_joy.wav", "s0_joy.wav"), ("s2_anger.wav", "s2_sadness.wav")):
+        (folder / name).write_bytes((folder / like).read_bytes())
+    own[5] = (own[5][0], "joy", "s0")  # the copy of one of s0
+    write_table(tmp_path / "table.csv", own)
+    notes = prepare(tmp_path).info["notes"]
+    assert notes == {"copies": ["s0_joy", "s1_joy"], "contradicting_copies": ["s2_anger", "s2_sadness"]}
+
+
+@pytest.mark.parametrize(
+    ("speakers", "said"),
+    [(("a", "b", "a;b"), "'a;b'"), (("a", "b", "['a', 'b']"), "['a', 'b']"), (("a", "b", "b and a"), "'b and a'")],
+)
+def test_several_speakers_at_once_are_refused(own, tmp_path, speakers, said):
+    write_table(tmp_path / "table.csv", [(*row[:2], speakers[i % 3]) for i, row in enumerate(own)])
+    with pytest.raises(UserError, match=r"line 4 has several speakers at once, .*3 more") as error:
+        prepare(tmp_path)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "both", ["anger;joy", "anger/joy", "joy + anger", "anger, joy", "anger and joy", "['joy', 'anger']"]
+)
+def test_several_emotions_are_refused_whatever_stands_between_them(own, tmp_path, both):
+    write_table(tmp_path / "table.csv", [*own[:-1], (own[-1][0], both, "s2")])
+    with pytest.raises(UserError, match="line 13 has several emotions at once"):
+        prepare(tmp_path)
+
+
+def emotion_folders(tmp_path):
+    for i, emotion in enumerate(("anger", "joy")):
+        (tmp_path / "in" / emotion).mkdir(parents=True)
+        soundfile.write(tmp_path / "in" / emotion / "a.wav", voice(seed=i), RATE)
+    return tmp_path / "in"
+
+
+def test_an_emotion_whose_folder_holds_no_audio_is_not_left_out_without_a_word(tmp_path):
+    folder = emotion_folders(tmp_path)
+    (folder / "calm").mkdir()
+    (folder / "calm" / "a.txt").write_text("no audio")
+    (folder / ".git").mkdir()
+    with pytest.raises(UserError, match="calm: holds no audio file, expected the recordings of an emotion; --skip bad"):
+        prepare_folder("own", folder, tmp_path / "data")
+    assert prepare_folder("own", folder, tmp_path / "data", Options(skip_bad=True)).emotions == ("anger", "joy")
+    (folder / "calm" / "a.txt").unlink()
+    (folder / "calm").rmdir()
+    (folder / "calm").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match="calm: a link to what is not there"):
+        prepare_folder("own", folder, tmp_path / "data")
+
+
+def test_what_begins_as_audio_is_audio_whatever_its_name(tmp_path):
+    folder = emotion_folders(tmp_path)
+    for i, name in enumerate(("b.wave", "c", "d.rec")):
+        soundfile.write(folder / "joy" / name, voice(seed=5 + i), RATE, format=("WAV", "FLAC", "OGG")[i])
+    (folder / "joy" / "e.weba").write_bytes(b"")
+    for name, content in (("f.txt", b"RIFF is a word"), ("g", b"RIFF\0\0\0\0WEBP" + bytes(20)), ("h", b"")):
+        (folder / "joy" / name).write_bytes(content)
+    (folder / "joy" / "i.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    with pytest.raises(UserError, match=r"e\.weba: an empty file"):
+        prepare_folder("own", folder, tmp_path / "data")
+    corpus = prepare_folder("own", folder, tmp_path / "data", Options(skip_bad=True))
+    assert corpus.utterances["id"].tolist() == ["anger/a", "joy/a", "joy/b", "joy/c", "joy/d"]
+
+
+def test_a_pipe_in_a_folder_is_refused_and_not_waited_for(tmp_path):
+    folder = emotion_folders(tmp_path)
+    os.mkfifo(folder / "joy" / "b.wav")
+    with pytest.raises(UserError, match=r"b\.wav: a pipe or a device, expected a file"):
+        prepare_folder("own", folder, tmp_path / "data")
+
+
 def test_a_segment_without_a_sound_is_called_silent_in_a_recording_that_has_one(tmp_path):
     dialog(tmp_path, ("emotion", "start", "end"), [("joy", 0, 2), ("anger", 2, 4), ("joy", 4, 6)])
     soundfile.write(tmp_path / "in" / "d.wav", np.concatenate([voice(2.0), np.zeros(2 * RATE), voice(4.0)]), RATE)
@@ -526,7 +617,7 @@ def test_a_folder_of_speakers_and_one_file_under_two_emotions_are_refused(tmp_pa
     (folder / "joy").rename(folder / "joy ")
     assert prepare_folder("own", folder, tmp_path / "data").emotions == ("anger", "joy")
     (folder / "joy " / "linked.wav").symlink_to(folder / "anger" / "a.wav")
-    with pytest.raises(UserError, match=r"is one file that stands in several emotions' folders, by links .and 1 more"):
+    with pytest.raises(UserError, match=r"has several emotions here: anger, joy .and 1 more"):
         prepare_folder("own", folder, tmp_path / "data")
 
 

@@ -187,6 +187,34 @@ def test_an_emotion_that_is_called_by_a_word_for_nothing_can_be_named(tmp_path, 
     assert set(prepared(emotions=kept)["emotion"]) == set(kept)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "t.jsonl",
+            '{"path": "a", "emotion": ["joy", "anger"]}',
+            "row 1 has a list as its `emotion`, expected one value",
+        ),
+        ("t.json", '[{"audio": {"path": "a"}, "emotion": "joy"}]', "row 1 has an object as its `audio`"),
+        ("t.jsonl", '{"path": "a", "emotion": "joy", "emotion": "anger"}', "'emotion' stands twice in an object"),
+        ("t.csv", "path,emotion,speaker,start_sample\na,joy,s,0\n", "the column `start_sample` may be of segments"),
+        ("t.csv", "path,emotion,speaker,End Frame\na,joy,s,0\n", "the column `End Frame` may be of segments"),
+    ],
+)
+def test_what_a_column_cannot_mean_is_refused(tmp_path, source, name, content, message):
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, source, content, name)
+
+
+def test_a_list_in_parquet_is_refused_and_votes_may_be_lists(tmp_path, source):
+    table = pd.DataFrame(ROWS, columns=list(HEAD)).assign(raters=[["a", "b"]] * len(ROWS))
+    table.to_parquet(tmp_path / "t.parquet")
+    assert pairs(read(tmp_path, source, (tmp_path / "t.parquet").read_bytes(), "t.parquet")[0]) == ROWS
+    table.assign(emotion=[["a", "b"]] * len(ROWS)).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="row 1 has a list as its `emotion`"):
+        read(tmp_path, source, (tmp_path / "t.parquet").read_bytes(), "t.parquet")
+
+
 def test_genders_in_any_words_are_those_of_speakers(tmp_path, source):
     genders = ["Female", "", "w", "", "M", "m", "other", "", "other"]
     rows, problems, _ = read(
