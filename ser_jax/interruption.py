@@ -20,7 +20,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STATUS = 130
 GRACE = 8.0  # seconds that a command has to end by itself
 
-_saving, _received = threading.Event(), threading.Event()
+_saving, _received, _said = threading.Event(), threading.Event(), threading.Event()
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def heard() -> Iterator[None]:
         return
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    _received.clear()
+    _received.clear(), _said.clear()
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     ours = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     previous = {number: signal.signal(number, _interrupt) for number in ours}
@@ -65,8 +65,14 @@ def received() -> bool:
     return _received.is_set()
 
 
+def said() -> bool:
+    """Whether the command is over because it was interrupted: what is left is to end the process."""
+    return _said.is_set()
+
+
 def say() -> None:
     """Says that a command was interrupted."""
+    _said.set()
     print("interrupted", file=sys.stderr, flush=True)
 
 

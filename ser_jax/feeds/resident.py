@@ -86,7 +86,7 @@ def make_resident(corpus: Corpus, longest_read: int) -> Resident:
         )
     samples = np.zeros((size, *corpus.samples.shape[1:]), corpus.samples.dtype)
     samples[: len(corpus.samples)] = corpus.samples
-    rows = _round_up(len(table))
+    rows = padded_rows(corpus)
 
     def padded(column: np.ndarray) -> np.ndarray:
         return np.pad(column.astype(np.int32), (0, rows - len(table)))
@@ -97,6 +97,11 @@ def make_resident(corpus: Corpus, longest_read: int) -> Resident:
 def padded_size(corpus: Corpus, longest_read: int) -> int:
     """Returns the length of `make_resident`'s samples."""
     return _round_up(len(corpus.samples) + longest_read)
+
+
+def padded_rows(corpus: Corpus) -> int:
+    """Returns the length of `make_resident`'s columns."""
+    return _round_up(len(corpus.utterances))
 
 
 @dataclasses.dataclass(frozen=True)

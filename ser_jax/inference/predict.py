@@ -158,6 +158,18 @@ def _evaluated_windows(
                     yield r, flat, *(None if kind is None else kind[r][valid] for kind in predicted)
 
 
+def evaluation_shapes(population: Population, state: State) -> tuple:
+    """Returns the shapes and dtypes of what the evaluation program of the resident feed takes before the corpus.
+
+    `state` has those of a training's state.
+    """
+    layout = population.layout.local
+    table = layout.parts, len(population.runs), _EVALUATION_BATCHES, _evaluation_batch_size(population)
+    places = devices.spread_parts(np.broadcast_to(np.int32(0), table), layout)
+    column = jax.ShapeDtypeStruct(places.shape, np.int32)
+    return for_evaluation(state), column, column, column, jax.ShapeDtypeStruct((), np.int32)
+
+
 def _evaluation_batch_size(population: Population) -> int:
     """The windows of a batch: as configured, or as many as the speaker with the most has."""
     evaluation, table = population.config["evaluation"], population.corpus.utterances

@@ -48,7 +48,7 @@ from ser_jax.studies.store import (
     write_json,
 )
 from ser_jax.studies.variants import Variant, prepare
-from ser_jax.training import devices, log, loop, processes
+from ser_jax.training import ahead, background, devices, log, loop, processes
 from ser_jax.training.population import Population, describe, diverged
 from ser_jax.training.state import State
 
@@ -84,10 +84,12 @@ def run_study(
     titles = {name: f"{name} ({number} of {len(variants)})" for number, name in enumerate(plan.variants, start=1)}
     busy, failures = [], {}
     for wait in (False, True):
-        for variant in busy if wait else variants[index::count]:
+        own = busy if wait else variants[index::count]
+        for variant, following in zip(own, [*own[1:], None], strict=False):
             if wait:
                 print(f"{variant.name}: another process is at it; waiting", flush=True)
-            if not _finish(titles[variant.name], variant, store, profile_steps, failures, wait=wait):
+            compile_beside = functools.partial(_compile_beside, following, store)
+            if not _finish(titles[variant.name], variant, store, profile_steps, failures, compile_beside, wait=wait):
                 busy.append(variant)
     if processes.leads():
         with locked(store, "results", wait=True):
@@ -121,12 +123,30 @@ def claim(workdir: Path, config: dict) -> None:
     write_json(path, config)
 
 
+def _compile_beside(following: Variant | None, store: Path, population: Population | Baselines) -> None:
+    """Lets threads compile what this population calls, then what the following variant will, where they help."""
+    if not devices.compiles_beside():
+        return
+    if isinstance(population, Population):
+        ahead.begin(population)
+    if following is None or (population_folder(store, following.name, following.key) / RESULT).exists():
+        return
+
+    def begin_following() -> None:
+        later = following.population()
+        if isinstance(later, Population):
+            ahead.begin(later)
+
+    background.begin(begin_following)
+
+
 def _finish(
     title: str,
     variant: Variant,
     store: Path,
     profile_steps: tuple[int, int] | None,
     failures: dict[str, dict],
+    compile_beside: Callable[[Population | Baselines], None],
     *,
     wait: bool,
 ) -> bool:
@@ -149,6 +169,7 @@ def _finish(
             check_results(folder)
             population = variant.population()
             if trains:
+                compile_beside(population)
                 _train(title, variant, population, folder, store, profile_steps)
             load = baselines.load_folds if isinstance(population, Baselines) else _restore(population)
             trained = functools.cache(functools.partial(load, folder))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -18,7 +19,7 @@ from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.protocols import Fold
 from ser_jax.feeds import resident as resident_feed
 from ser_jax.feeds.resident import Resident, Tracks
-from ser_jax.frontend import FeatureSums, Frontend, feature_sums
+from ser_jax.frontend import FeatureSums, Frontend, Statistics, feature_sums, num_features
 from ser_jax.frontend.statistics import speaker_statistics
 from ser_jax.inference.windows import Windows, cut_windows
 from ser_jax.training import devices, heads
@@ -68,6 +69,31 @@ def place_corpus(
             return bring(teacher_table(teacher, folds, len(resident.label), len(corpus.emotions)))
 
         resident = resident.replace(teacher_probabilities=latest(cache, "teacher", key, table))
+    return resident
+
+
+def resident_shapes(
+    corpus: Corpus,
+    frontend: Frontend,
+    targets: Targets,
+    teacher: Teacher | None,
+    folds: Sequence[Fold],
+    window_samples: int,
+) -> Resident:
+    """Returns the shapes and dtypes of what `place_corpus` returns; brings nothing to the devices."""
+    rows = resident_feed.padded_rows(corpus)
+    size = resident_feed.padded_size(corpus, longest_read(corpus, frontend, window_samples))
+    column = jax.ShapeDtypeStruct((rows,), np.int32)
+    samples = jax.ShapeDtypeStruct((size, *corpus.samples.shape[1:]), corpus.samples.dtype)
+    resident = Resident(samples, column, column, column)
+    for name, (_, value) in _beside(corpus, targets, rows).items():
+        resident = resident.replace(**{name: jax.eval_shape(lambda value=value: jax.tree.map(jnp.asarray, value))})
+    if frontend.normalization == "speaker":
+        figures = jax.ShapeDtypeStruct((rows, num_features(frontend)), np.float32)
+        resident = resident.replace(statistics=Statistics(figures, figures))
+    if teacher is not None:
+        table = jax.ShapeDtypeStruct((len(folds), rows, len(corpus.emotions)), np.float32)
+        resident = resident.replace(teacher_probabilities=table)
     return resident
 
 

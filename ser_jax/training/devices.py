@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ser_jax import machine
 from ser_jax.errors import UserError
+from ser_jax.training.background import Once
 
 BATCH = "batch"  # the axis of devices that share a batch
 DETERMINISTIC = "xla_gpu_deterministic_ops"  # no operation that differs from run to run, no timing of algorithms
@@ -114,23 +115,38 @@ class Program:
     memory: int | None
     deterministic: bool
     compiled: dict[Any, tuple[Callable, int]]
+    made: Once
+
+    def begin(self, *shapes: Any) -> None:
+        """Compiles the program for arguments of these shapes, trees of `jax.ShapeDtypeStruct`, all runs at once.
+
+        For a thread beside the one that will call it, which waits for what is begun.
+        """
+        self._made(shapes, self._runs(shapes))
 
     def compile(self, *arguments: Any) -> tuple[Callable, int]:
         """Returns the executable for such arguments, and how many of a device's runs it takes at once."""
         if jax.process_count() > 1:  # what is compiled ahead would want arrays of all processes: `pmap` makes them
             return self.function, self._runs(arguments)
-        shapes = str(jax.tree.map(jnp.shape, arguments))
+        shapes = shapes_of(arguments)
         if shapes not in self.compiled:
             at_once = self._runs(arguments)
             memory = free_memory(self.devices, arguments) if self.memory is None else self.memory
             while True:
-                lowered = self.function.lower(*self._piece(arguments, 0, at_once))
-                program = lowered.compile(compiler_options=compiler_options(at_once, self.deterministic))
+                program = self._made(arguments, at_once)
                 if at_once == 1 or _bytes_needed(program) <= memory:
                     break
+                self.made.forget((shapes, at_once))
                 at_once = max(min(at_once - 1, int(at_once * memory / _bytes_needed(program))), 1)
             self.compiled[shapes] = program, at_once
         return self.compiled[shapes]
+
+    def _made(self, arguments: Sequence[Any], at_once: int) -> Callable:
+        def make() -> Callable:
+            lowered = self.function.lower(*self._piece(arguments, 0, at_once))
+            return lowered.compile(compiler_options=compiler_options(at_once, self.deterministic))
+
+        return self.made((shapes_of(arguments), at_once), make)
 
     def __call__(self, *arguments: Any) -> Any:
         """Computes the function for all runs."""
@@ -203,7 +219,48 @@ def on_devices(
         devices=layout.devices,
         donate_argnums=tuple(range(donate)),
     )
-    return Program(mapped, kinds, layout.local.devices, memory, deterministic, {})
+    return Program(mapped, kinds, layout.local.devices, memory, deterministic, {}, Once())
+
+
+@dataclasses.dataclass(frozen=True)
+class HostProgram:
+    """A function that the processor computes, whatever devices there are; compiled once for arguments of the same
+    shapes.
+    """
+
+    function: Callable
+    made: Once
+
+    def begin(self, *arguments: Any) -> Callable:
+        """Returns the executable for such arguments; trees of `jax.ShapeDtypeStruct` will do."""
+
+        def make() -> Callable:
+            with jax.default_device(host()):
+                return self.function.lower(*arguments).compile()
+
+        return self.made(shapes_of(arguments), make)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Computes the function."""
+        return self.begin(*arguments)(*jax.device_put(arguments, host()))
+
+
+def on_host(function: Callable, options: dict[str, Any]) -> HostProgram:
+    """Returns `function` as a program of the processor's, compiled with these options of XLA's."""
+    return HostProgram(jax.jit(function, compiler_options=options), Once())
+
+
+def compiles_beside() -> bool:
+    """Whether programs are compiled by threads while others run.
+
+    Where the processor itself computes, it has nothing to spare for that.
+    """
+    return jax.default_backend() != "cpu" and jax.process_count() == 1
+
+
+def shapes_of(tree: Any) -> str:
+    """Returns what tells the arguments of one executable from those of another: their structure, shapes and dtypes."""
+    return str(jax.tree.map(lambda leaf: (*leaf.shape, str(leaf.dtype)), tree))
 
 
 def compiler_options(at_once: int = 2, deterministic: bool = False) -> dict[str, bool] | None:

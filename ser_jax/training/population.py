@@ -101,6 +101,11 @@ class Population:
         return [self.protocol.folds[fold] for fold, _ in self.runs]
 
     @property
+    def distinct_folds(self) -> list[Fold]:
+        """The folds of all runs, each once."""
+        return list({fold.name: fold for fold in self.folds}.values())
+
+    @property
     def learner(self) -> Learner:
         """What is static in the population's programs."""
         return self.programs.learner
@@ -118,7 +123,7 @@ class Population:
             self.learner.frontend,
             self.targets,
             self.teacher,
-            _distinct(self.folds),
+            self.distinct_folds,
             self.window_samples,
             self.layout.local,
             self.cache,
@@ -334,6 +339,13 @@ def training_arguments(population: Population, state: State, piece: Piece) -> tu
     return state, population.run_values, piece.rows, count, piece.resident, population.encoder
 
 
+def training_rows_shape(population: Population) -> tuple[int, ...]:
+    """Returns the shape of the rows of a `Piece` that `to_devices` returns."""
+    layout, batch_size = population.layout, population.config["training"]["batch_size"]
+    rows = len(layout.own_parts), len(population.runs), _TABLE_STEPS, batch_size // layout.parts
+    return devices.spread_parts(np.broadcast_to(np.int32(0), rows), layout).shape
+
+
 def initial_state(population: Population) -> State:
     """Returns every run's state before its first step, [groups, runs per group, ...]."""
     statistics = None
@@ -346,10 +358,7 @@ def initial_state(population: Population) -> State:
             [fold_statistics(sums, fold.train) for fold in population.folds], population.layout.groups
         )
     # A hundred small draws take a minute and more to compile for a GPU, and two seconds for the processor beside it.
-    with jax.default_device(devices.host()):
-        keys = jax.device_put(population.run_values.key, devices.host())
-        drawn = population.programs.initialise(keys, statistics)
-        state = jax.tree.map(np.asarray, drawn)
+    state = jax.tree.map(np.asarray, population.programs.initialise(population.run_values.key, statistics))
     if population.initial is None:
         return state
     seeds = [seed for _, seed in population.runs]
@@ -366,13 +375,22 @@ def diverged(population: Population, diverged_at: np.ndarray) -> list[dict]:
 
 def state_like(population: Population) -> State:
     """Returns what `initial_state` does, but all zeros: what a checkpoint is read into."""
-    statistics = None
-    if population.learner.frontend.normalization == "train":
-        runs = population.run_values.key.shape
-        statistics = Statistics(*(np.zeros((*runs, num_features(population.learner.frontend)), np.float32),) * 2)
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state_shapes(population))
+
+
+def state_shapes(population: Population) -> State:
+    """Returns the shapes and dtypes of what `initial_state` returns, as `jax.ShapeDtypeStruct`."""
     draw = jax.vmap(jax.vmap(functools.partial(initialise, population.learner)))
-    shapes = jax.eval_shape(draw, population.run_values.key, statistics)
-    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.eval_shape(draw, *first_shapes(population))
+
+
+def first_shapes(population: Population) -> tuple[Any, Statistics | None]:
+    """Returns the shapes and dtypes of what a population's first parameters are drawn from."""
+    key = jax.ShapeDtypeStruct(population.run_values.key.shape, population.run_values.key.dtype)
+    if population.learner.frontend.normalization != "train":
+        return key, None
+    figures = jax.ShapeDtypeStruct((*key.shape, num_features(population.learner.frontend)), np.float32)
+    return key, Statistics(figures, figures)
 
 
 def describe(population: Population) -> dict:
@@ -395,10 +413,6 @@ def describe(population: Population) -> dict:
     if population.upper is not None:
         metadata["encoder"] = population.upper.describe()
     return metadata | {"recordings": list(recordings(population.packed))}
-
-
-def _distinct(folds: Sequence[Fold]) -> list[Fold]:
-    return list({fold.name: fold for fold in folds}.values())
 
 
 def cached(cache: dict[str, Any], key: Sequence[Any], make: Callable[[], Any]) -> Any:

@@ -30,7 +30,7 @@ class Programs:
     """
 
     learner: Learner
-    initialise: Callable
+    initialise: devices.HostProgram
     train: devices.Program
     evaluate: devices.Program
     embed: devices.Program
@@ -63,7 +63,7 @@ def make_programs(
 
     return Programs(
         learner,
-        jax.jit(draw, compiler_options=options),
+        devices.on_host(draw, options),
         devices.on_devices(
             train,
             layout,

@@ -115,3 +115,23 @@ def test_a_program_is_compiled_once_for_the_same_shapes():
     for value in (1.0, 2.0):
         np.testing.assert_array_equal(program(np.full((1, 3), value), jnp.float32(1)), np.full((1, 3), value + 1))
     assert len(traced) == 1
+
+
+def test_what_was_begun_by_its_shapes_is_not_compiled_again_and_still_obeys_the_memory():
+    traced = []
+    own = np.random.default_rng(0).normal(size=(1, 5, 64)).astype(np.float32)
+    shapes = jax.ShapeDtypeStruct(own.shape, own.dtype), jax.ShapeDtypeStruct((64,), np.float32)
+    for memory, at_once in ((None, 5), (2500, 2)):
+        program = devices.on_devices(
+            lambda own, shared: traced.append(1) or jnp.sort(own * shared),
+            devices.make_layout(1, "runs", 32),
+            ("run", "shared"),
+            "run",
+            memory=memory,
+        )
+        program.begin(*shapes)
+        found = program(own, jnp.arange(64.0))
+        np.testing.assert_array_equal(found, np.sort(own * np.arange(64, dtype=np.float32)))
+        assert program.compile(own, jnp.arange(64.0))[1] in (at_once, at_once + 1)
+        assert len(program.made) == 1
+    assert len(traced) == 1 + 2  # for all runs, which does not fit the second time, and for as many as do
