@@ -287,8 +287,24 @@ def dimensions_of(config: dict) -> tuple[str, ...]:
     return tuple(config["corpus"].get("dimensions", ()))  # a configuration of an earlier version does not know of them
 
 
+def arrays_of(folder: Path) -> tuple[dict[str, np.ndarray], int]:
+    """Returns the arrays of the saved baselines of a variant's folder under published names, and a run's parameters."""
+    fitted, regressed = list(load_folds(folder).values()), list(load_dimensions(folder).values())
+    arrays = linear.to_arrays(fitted)
+    if regressed:
+        arrays |= {f"{DIMENSIONS}/{name}": array for name, array in linear.to_arrays(regressed).items()}
+    used = [one[0] for one in (fitted, regressed) if one]
+    return arrays, sum(one.coefficients.size + one.intercept.size for one in used)
+
+
 def load_dimensions(folder: Path) -> dict[str, Fitted]:
-    """Reads the saved regressions of a variant's folder, by fold; nothing where there are none."""
+    """Reads the saved regressions of a variant's folder, or of a published model, by fold; nothing where none are."""
+    if published.is_published(folder):
+        arrays = published.read_arrays(folder)
+        own = {
+            name.removeprefix(f"{DIMENSIONS}/"): arrays[name] for name in arrays if name.startswith(f"{DIMENSIONS}/")
+        }
+        return dict(zip(load_metadata(folder)["folds"], linear.from_arrays(own), strict=True)) if own else {}
     place = folder / DIMENSIONS
     if not place.is_dir():
         return {}

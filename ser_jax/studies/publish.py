@@ -9,7 +9,6 @@ import numpy as np
 
 from ser_jax import checksums, predictions
 from ser_jax import config as configuration
-from ser_jax.baselines import linear
 from ser_jax.corpora import load_corpus
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.merge import parts_of
@@ -97,13 +96,7 @@ def _arrays(model: Restored) -> tuple[dict[str, np.ndarray], int]:
     if not model.is_baseline:
         network, state = restore_network(model.metadata, model.folder)
         return published.arrays_of(state), network.num_parameters
-    if baselines.load_dimensions(model.folder):
-        raise UserError(
-            f"{model.folder}: a baseline that predicts dimensions, expected one of emotions alone (train it without "
-            "config.corpus.dimensions) or a network"
-        )
-    fitted = list(baselines.load_folds(model.folder).values())
-    return linear.to_arrays(fitted), fitted[0].coefficients.size + fitted[0].intercept.size
+    return baselines.arrays_of(model.folder)
 
 
 def _check_alike(model: Restored, evidence: Restored) -> None:

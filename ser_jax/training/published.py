@@ -2,8 +2,9 @@
 
 `README.md` is its card. `model.safetensors` holds the arrays. Those of a network have the run axis first: linen
 variables under their paths, such as `params/classifier/kernel`; `feature_statistics` where the training's normalise
-features; `step` and `diverged_at`. Those of a linear baseline have the fold axis first. `config.json` holds the
-metadata of what was trained, with the shape, dtype and SHA-256 of each array and a SHA-256 of themselves.
+features; `step` and `diverged_at`. Those of a linear baseline have the fold axis first, and those of its dimensions
+stand under `baseline_dimensions/`. `config.json` holds the metadata of what was trained, with the shape, dtype and
+SHA-256 of each array and a SHA-256 of themselves.
 `tested.parquet` holds what the same configuration predicted for speakers that it had not heard.
 """
 

@@ -15,13 +15,14 @@ import yaml
 from flax.traverse_util import flatten_dict
 
 import ser_jax
+from ser_jax import config as configuration
 from ser_jax.baselines import linear
 from ser_jax.baselines.linear import Fitted
 from ser_jax.corpora.corpus import SAMPLE_RATE
-from ser_jax.errors import UserError
 from ser_jax.inference.restore import restore_network
 from ser_jax.report import summary as tree
 from ser_jax.studies import baselines, publish, workdirs
+from ser_jax.training import published as published_models
 from tests.flips import unnoticed
 from tests.report import made_study
 
@@ -264,13 +265,20 @@ def test_a_published_baseline_predicts_what_the_trained_one_does(launch, publish
     assert (tmp_path / "runs" / "published_evaluated" / "on_synthetic" / "summary.json").is_file()
 
 
-def test_a_baseline_is_not_published_without_its_dimensions(tmp_path):
-    fitted = Fitted(np.zeros(3), np.ones(3), np.zeros((2, 3), np.float32), np.zeros(2), 1.0, np.zeros(8))
-    for name in (baselines.FOLDER, baselines.DIMENSIONS):
-        linear.save(tmp_path / name, [fitted], {"folds": ["a"]})
-    restored = workdirs.Restored("ridge", tmp_path, {"config": {"model": {"name": "ridge"}}})
-    with pytest.raises(UserError, match="a baseline that predicts dimensions, expected one of emotions alone"):
-        publish._arrays(restored)
+def test_a_baseline_is_published_with_its_dimensions(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, outputs in ((baselines.FOLDER, 4), (baselines.DIMENSIONS, 2)):
+        told = rng.normal(size=(outputs, 3)).astype(np.float32), rng.normal(size=outputs)
+        linear.save(tmp_path / name, [Fitted(np.zeros(3), np.ones(3), *told, 1.0, np.zeros(8))], {"folds": ["a"]})
+    arrays, parameters = baselines.arrays_of(tmp_path)
+    assert parameters == (4 + 2) * (3 + 1)
+    (tmp_path / "published").mkdir()
+    metadata = {"folds": ["a"], "config": configuration.default()}
+    published_models.write(tmp_path / "published", "ridge", arrays, metadata)
+    for load in (baselines.load_folds, baselines.load_dimensions):
+        (own,), (other,) = load(tmp_path).values(), load(tmp_path / "published").values()
+        for one, copy in zip(dataclasses.astuple(own), dataclasses.astuple(other), strict=True):
+            np.testing.assert_array_equal(one, copy)
 
 
 def test_a_damaged_array_of_a_published_baseline_is_refused(launch, published_baseline, tmp_path):
