@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pybtex.errors
-from pybtex.database import BibliographyData, Entry, parse_string
+from pybtex.database import BibliographyData, Entry, Person, parse_string
 
 from ser_jax.report.escape import latex as escaped
 
@@ -63,8 +63,14 @@ def _author_year(entries: dict[str, Entry], key: str, year_as: str) -> str:
     authors = entry.persons.get("author") if entry else None
     if not authors or "year" not in entry.fields:
         return key
-    families = [
-        " ".join(str(part.render_as("text")) for part in (*a.rich_prelast_names, *a.rich_last_names)) for a in authors
-    ]
+    families = [_family(author) for author in authors]
     shown = f"{families[0]} et al." if len(families) > 2 else " and ".join(families)
     return shown + year_as.format(entry.fields["year"])
+
+
+def _family(author: Person) -> str:
+    """A person's family name, with what stands before it. LaTeX is rendered where there is any: it takes long."""
+    parts = (*author.prelast_names, *author.last_names)
+    if any(sign in part for part in parts for sign in "\\{~"):
+        parts = (part.render_as("text") for part in (*author.rich_prelast_names, *author.rich_last_names))
+    return " ".join(map(str, parts))

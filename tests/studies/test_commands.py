@@ -102,7 +102,7 @@ def test_evaluation_reproduces_the_training_s_own_predictions_to_the_last_digit(
 
 def test_a_training_can_be_tested_otherwise_than_it_was(launch, tiny_config, tmp_path):
     """As a training whose configuration says so from the beginning."""
-    model = ("--config.model.name=shufflenet_v2", "--config.model.width=tiny")
+    model = ("--config.model.name=tcn", "--config.model.width=8", "--config.model.levels=1")
     for folder, changes in (("plain", ()), ("otherwise", ("--config.evaluation.batch_statistics=speaker",))):
         arguments = ("train", "--config", tiny_config, "--variant", "plain", *model, *changes)
         status, _, errors = launch(*arguments, "--workdir", tmp_path / folder)
