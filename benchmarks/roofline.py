@@ -149,6 +149,7 @@ def make_program(learner: Learner, args: argparse.Namespace) -> tuple[Callable, 
         class_weights=np.ones(NUM_CLASSES, np.float32),
         loss_weights={"emotion": np.float32(1)},
         strengths=jax.tree.map(np.float32, Strengths()),
+        ema_decay=np.float32(0.99),
     )
     # How long a step takes does not depend on the values: small ones in place of an initialisation to be compiled.
     shapes = jax.eval_shape(functools.partial(initialise, learner), key, None)

@@ -374,6 +374,7 @@ FAMILY = Family(
         "tracks": Range(0),
     },
     switches={"attention": ATTENTION},
+    rates=("scheduled_sampling", "dropout"),
     tiny={"hidden": 8, "decoder_hidden": 16, "attention": "location", "location_filters": 2, "location_width": 5},
     check=_check,
     min_frames=lambda model: model.min_frames,

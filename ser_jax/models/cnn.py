@@ -104,6 +104,7 @@ FAMILY = Family(
         "dropout": RATE,
     },
     switches={"attention": ("none", "eca", "se"), "pooling": pooling.OVER_TIME},
+    rates=("dropout",),
     tiny={"width": 4, "attention": "eca", "pooling": "multi_head", "heads": 2},
     check=lambda model: pooling.check_heads(model.pooling, model.heads, CHANNELS[-1] * model.width),
     batch_normalisation=True,

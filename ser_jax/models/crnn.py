@@ -160,6 +160,7 @@ FAMILY = Family(
         "dropout": RATE,
     },
     switches={"pooling": pooling.OVER_TIME},
+    rates=("dropout",),
     tiny={"size": "tiny", "pooling": "weighted"},
     check=lambda model: pooling.check_heads(model.pooling, model.heads, 2 * SIZES[model.size].hidden),
     batch_normalisation=True,

@@ -175,6 +175,7 @@ FAMILY = Family(
         "dropout": RATE,
     },
     switches={"pooling": OVER_TIME, "mixing": MIXINGS, "attention": ("none", "eca")},
+    rates=("dropout",),
     tiny={"states": 2, "width": 8, "depth": 1, "mixing": "self_attention", "attention": "eca", "pooling": "multi_head"},
     check=_check,
 )

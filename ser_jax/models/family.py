@@ -38,6 +38,7 @@ class Family:
         switches: the options that switch its attention -> their values, the one without attention first.
         tiny: options of an instance for tests, with attention.
         check: raises UserError for options that do not go together.
+        rates: the options that may be traced scalars: variants that differ in them alone share a compiled program.
         batch_normalisation: whether it has layers of it, whose statistics devices can share along `axis_name`.
         min_frames: the frames of the shortest utterance that an instance takes.
         deltas: the orders of deltas that an instance takes apart from the features.
@@ -49,6 +50,7 @@ class Family:
     switches: Mapping[str, Sequence[Any]]
     tiny: Mapping[str, Any]
     check: Callable[[Any], None] = lambda model: None
+    rates: tuple[str, ...] = ()
     batch_normalisation: bool = False
     min_frames: Callable[[Any], int] = lambda model: 1
     deltas: Callable[[Any], int] = lambda model: 0

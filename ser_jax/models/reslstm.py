@@ -93,5 +93,6 @@ FAMILY = Family(
         "dropout": RATE,
     },
     switches={"attention": ("none", "self_attention")},
+    rates=("dropout",),
     tiny={"hidden": 8, "vectors": 2},
 )

@@ -91,6 +91,7 @@ FAMILY = Family(
         "dropout": RATE,
     },
     switches={"pooling": ("mean", *(kind for kind in KINDS if kind != "mean"))},
+    rates=("dropout",),
     tiny={"hidden": 8, "pooling": "weighted", "tracks": 2},
     check=lambda model: check_heads(model.pooling, model.heads, 2 * model.hidden),
 )

@@ -236,6 +236,7 @@ FAMILY = Family(
         "dropout": RATE,
     },
     switches={"attention": ("none", "eca", "se"), "pooling": pooling.OVER_TIME},
+    rates=("dropout",),
     tiny={"width": "tiny", "attention": "eca"},
     check=lambda model: pooling.check_heads(model.pooling, model.heads, CHANNELS[model.width][-1]),
     batch_normalisation=True,

@@ -140,6 +140,7 @@ FAMILY = Family(
         "dropout": RATE,
     },
     switches={"fusion": ("uniform", "dynamic"), "pooling": pooling.OVER_TIME},
+    rates=("dropout",),
     tiny={"width": 8, "levels": 3, "pooling": "weighted"},
     check=lambda model: pooling.check_heads(model.pooling, model.heads, model.width),
     batch_normalisation=True,

@@ -388,6 +388,7 @@ FAMILY = Family(
         "stochastic_depth": RATE,
     },
     switches={"mixing": MIXINGS, "pooling": POOLINGS},
+    rates=("dropout", "stochastic_depth"),
     tiny={"size": "tiny", "mixing": "conformer", "positions": "rotary", "pooling": "attentive_statistics"},
     check=_check,
     min_frames=lambda model: model.min_frames,

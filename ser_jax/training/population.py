@@ -32,7 +32,7 @@ from ser_jax.training.encoder import Upper, upper_layers
 from ser_jax.training.initial import Initial, begin_with, check_initial
 from ser_jax.training.objectives import LOSSES, check_loss
 from ser_jax.training.programs import Programs, make_programs
-from ser_jax.training.runs import BY_RUN, make_run, runs_of
+from ser_jax.training.runs import ANY_RATE, BY_RUN, make_run, rates_of, runs_of
 from ser_jax.training.setup import (
     Targets,
     check_batch,
@@ -201,6 +201,8 @@ def make_population(
     upper = upper_layers(config, features, data_dir)
     model = make_model(config, frontend, targets, len(corpus.emotions), upper and upper.architecture)
     check_features(config, model, frontend, corpus)
+    rates = rates_of(config["model"]["name"], model)
+    model = model.clone(**dict.fromkeys(rates, ANY_RATE))
     durations = {"num_steps": max(num_steps, warmup_steps + 1), "warmup_steps": warmup_steps}
     check_batch_statistics(config, corpus, training=training)
     layout = devices.make_layout(len(runs), config["training"]["split"], config["training"]["batch_size"])
@@ -248,6 +250,7 @@ def make_population(
         )
 
     optimizer = [value for name, value in config["optimizer"].items() if name not in BY_RUN]
+    optimizer.append(bool(config["optimizer"]["ema_decay"]))
     key = (model, frontend, masking, crop_samples, window_samples, batch_statistics)
     key += (
         *durations.values(),
@@ -271,7 +274,9 @@ def make_population(
     if teacher is not None:
         own_heads = heads.to_json(targets.heads, corpus.emotions)
         check_teacher(teacher, corpus, [protocol.folds[fold] for fold in numbers], own_heads)
-    own = [make_run(config, corpus, protocol.folds[fold], fold, seed, numbers.index(fold)) for fold, seed in runs]
+    own = [
+        make_run(config, corpus, protocol.folds[fold], fold, seed, numbers.index(fold), rates) for fold, seed in runs
+    ]
     if training and targets.scaling is not None:
         own = [run.replace(dimension_scaling=scaling) for run, scaling in zip(own, targets.scaling, strict=True)]
     order = devices.spread(np.arange(len(own)), layout.groups)

@@ -1,9 +1,13 @@
 """The runs of a variant, a fold and a seed each, and what distinguishes them as arrays."""
 
+from collections.abc import Mapping
+
+import flax.linen as nn
 import jax
 import numpy as np
 
 from ser_jax import config as configuration
+from ser_jax import models
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.protocols import Fold, Protocol
 from ser_jax.errors import UserError
@@ -11,7 +15,8 @@ from ser_jax.frontend import Strengths
 from ser_jax.training.state import Run
 
 # Of config.optimizer what is a value of each run, and no part of the compiled programs.
-BY_RUN = ("learning_rate", "weight_decay", "label_smoothing", "class_weights")
+BY_RUN = ("learning_rate", "weight_decay", "label_smoothing", "class_weights", "ema_decay")
+ANY_RATE = 0.5  # of a model whose rates come with each run: in the programs nothing depends on it
 
 
 def runs_of(config: dict, protocol: Protocol) -> tuple[tuple[int, int], ...]:
@@ -23,11 +28,19 @@ def runs_of(config: dict, protocol: Protocol) -> tuple[tuple[int, int], ...]:
     return tuple((fold, seed) for fold in folds for seed in config["seeds"])
 
 
-def make_run(config: dict, corpus: Corpus, fold: Fold, number: int, seed: int, index: int) -> Run:
+def rates_of(name: str, model: nn.Module) -> dict[str, float]:
+    """Returns those rates of a model that a run has as values; one of 0 leaves no trace in the programs."""
+    rates = {option: getattr(model, option) for option in models.family_of(name).rates}
+    return {option: rate for option, rate in rates.items() if rate}
+
+
+def make_run(
+    config: dict, corpus: Corpus, fold: Fold, number: int, seed: int, index: int, rates: Mapping[str, float]
+) -> Run:
     """Returns one run's values.
 
     `number` is its fold's number in the protocol, `index` its place among the folds of the population. The key depends
-    on the number and the seed alone.
+    on the number and the seed alone. `rates` are the model's.
     """
     optimizer = config["optimizer"]
     strengths = configuration.construct(Strengths, config["augmentation"], "config.augmentation")
@@ -47,4 +60,6 @@ def make_run(config: dict, corpus: Corpus, fold: Fold, number: int, seed: int, i
         loss_weights={name: np.float32(weight) for name, weight in config["objective"].items()},
         strengths=jax.tree.map(np.float32, strengths),
         teacher_share=np.float32(config["training"]["teacher_share"]),
+        rates={name: np.float32(rate) for name, rate in rates.items()},
+        ema_decay=np.float32(optimizer["ema_decay"]),
     )

@@ -81,6 +81,8 @@ class Run:
       fold: the place of its fold among those of its population.
       dimension_scaling: [2, dimensions], mean and deviation over the fold's training utterances, or None.
       teacher_share: of a teacher's probabilities in what is learnt; the rest is the label.
+      rates: a scalar for each rate of the model that is not 0, as that of dropout, by its name.
+      ema_decay: of the moving averages, where there are any.
     """
 
     key: Any
@@ -93,6 +95,8 @@ class Run:
     fold: Any = 0
     teacher_share: Any = 0.0
     dimension_scaling: Any = None
+    rates: Any = flax.struct.field(default_factory=dict)
+    ema_decay: Any = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +104,9 @@ class Learner:
     """What is static in a training step.
 
     Attributes:
+      model: the network; its rates that are not 0, as that of dropout, are those of `Run.rates`.
       optimizer: what a gradient does to the parameters.
+      averages: whether parameters are averaged for evaluation, by `Run.ema_decay`.
       parameters: shapes and dtypes of one run's parameters, a tree of `jax.ShapeDtypeStruct`.
       heads: the classifiers whose outputs the model has, or None: it has one.
       dimensions: the names of those that the last outputs of the model are; see `step.split_outputs`.
@@ -120,7 +126,7 @@ class Learner:
     heads: Heads | None
     crop_samples: int
     optimizer: Optimizer
-    ema_decay: float
+    averages: bool
     parameters: Any
     loss: Callable
     accumulate: int
@@ -167,7 +173,7 @@ def make_learner(
         heads=heads,
         crop_samples=crop_samples,
         optimizer=make_optimizer(optimizer, shapes["params"], num_steps=num_steps, warmup_steps=warmup_steps),
-        ema_decay=optimizer["ema_decay"],
+        averages=bool(optimizer["ema_decay"]),
         parameters=shapes["params"],
         loss=loss,
         accumulate=accumulate,

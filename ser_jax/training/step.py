@@ -92,7 +92,7 @@ def _objective(
     """This part's share of the loss of the whole batch, its metrics, and the new statistics of batch normalisation."""
     batch, inputs, num_frames, targets = example
     dtype = activations_dtype(learner.precision)
-    output, updates = learner.model.apply(
+    output, updates = learner.model.clone(**run.rates).apply(
         collections,
         (inputs if batch.masked is None else jnp.where(batch.masked[..., None], 0.0, inputs)).astype(dtype),
         num_frames,
@@ -388,7 +388,7 @@ def _update(
 
     parameters = jax.tree.map(stepped, state.parameters, updates, optimizer.decays, optimizer.rates)
     # The average starts short and lengthens to ema_decay, so that the first parameters, drawn at random, do not linger.
-    decay = jnp.minimum(learner.ema_decay, (1.0 + state.step) / (10.0 + state.step)) if learner.ema_decay else 0.0
+    decay = jnp.minimum(run.ema_decay, (1.0 + state.step) / (10.0 + state.step)) if learner.averages else 0.0
     after = state.replace(
         parameters=parameters,
         batch_stats=batch_stats,

@@ -14,6 +14,7 @@ import optax
 import pytest
 
 from ser_jax.models import FAMILIES, build
+from ser_jax.models.family import RATE
 from ser_jax.training.arrays import named_arrays
 
 NUM_CLASSES = 5
@@ -176,3 +177,24 @@ def test_a_step_has_the_loss_and_the_gradient_that_it_had(request, tiny, trainin
     again = training(params, rest)
     np.testing.assert_array_equal(losses, again[1])  # to the last bit, at every step
     np.testing.assert_array_equal(gradients, again[2])
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_every_rate_may_be_a_value_that_a_program_is_given(name):
+    family = FAMILIES[name]
+    assert set(family.rates) == {option for option, choices in family.choices.items() if choices is RATE}
+    model = build(name, NUM_CLASSES, **family.tiny)
+    inputs = jnp.zeros((2, 32, BANDS)), jnp.array([32, 20])
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs, train=False))
+
+    def train(rates, variables, key):
+        dropping = model.clone(**rates)
+        return dropping.apply(variables, *inputs, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
+
+    rates = {option: jnp.float32(0.5) for option in family.rates}
+    program = jax.make_jaxpr(train)(rates, variables, jax.random.key(0)).jaxpr
+    read = {id(variable) for equation in program.eqns for variable in equation.invars}
+    read_rates = [
+        option for option, variable in zip(sorted(rates), program.invars, strict=False) if id(variable) in read
+    ]
+    assert set(read_rates) == set(rates) - {"scheduled_sampling"}  # which acts where there is text

@@ -369,3 +369,22 @@ def test_a_checkpoint_cut_short_is_refused(trained, tmp_path):
 def test_what_cannot_be_trained_is_refused_before_anything_compiles(data, changes, expected):
     with pytest.raises(UserError, match=expected):
         tiny_population(*data, **changes)
+
+
+def test_variants_that_differ_in_rates_share_their_programs_and_each_run_has_its_own(data):
+    made = {}
+    little, much, none = (
+        tiny_population(
+            *data,
+            cache=made,
+            model={"name": "rnn", "hidden": 8, "dropout": rate},
+            optimizer={"ema_decay": decay},
+        )
+        for rate, decay in ((0.1, 0.99), (0.6, 0.9), (0.0, 0.0))
+    )
+    assert little.programs is much.programs
+    assert none.programs is not little.programs
+    for population, rate, decay in ((little, 0.1, 0.99), (much, 0.6, 0.9)):
+        np.testing.assert_array_equal(population.run_values.rates["dropout"], np.float32(rate))
+        np.testing.assert_array_equal(population.run_values.ema_decay, np.float32(decay))
+    assert none.run_values.rates == {}

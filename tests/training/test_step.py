@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,8 @@ import pytest
 from ser_jax import config as configuration
 from ser_jax.feeds.resident import Resident
 from ser_jax.frontend import Frontend, Masking, Strengths
-from ser_jax.models import build
+from ser_jax.models import build, layers
+from ser_jax.models.output import Output
 from ser_jax.training.arrays import named_arrays
 from ser_jax.training.objectives import cross_entropy
 from ser_jax.training.state import Run, initialise, make_learner
@@ -47,6 +50,7 @@ def run_of(**changes):
         "class_weights": np.ones(3, np.float32),
         "loss_weights": {"emotion": np.float32(1), "frames": np.float32(1)},
         "strengths": jax.tree.map(np.float32, Strengths()),
+        "ema_decay": np.float32(0.5),
     }
     return Run(**values | changes)
 
@@ -98,6 +102,28 @@ def test_weight_decay_pulls_at_kernels_and_at_nothing_else(resident):
     kernel = state.parameters["classifier"]["kernel"]
     np.testing.assert_allclose(ends[1]["kernel"] - ends[0]["kernel"], -0.1 * 0.5 * kernel, atol=1e-6)
     np.testing.assert_array_equal(ends[1]["bias"], ends[0]["bias"])
+
+
+class Dropping(nn.Module):
+    """The mean over time, much of which is dropped."""
+
+    dropout: Any
+
+    @nn.compact
+    def __call__(self, inputs, num_frames, *, train):
+        x = jnp.mean(inputs, axis=1)
+        return Output(nn.Dense(3)(layers.dropout(x, self.dropout, self.make_rng("dropout")) if train else x))
+
+
+def test_a_rate_of_a_run_does_what_it_does_as_a_constant_of_the_model(resident):
+    def norm_of(step, learner, **changes):
+        return float(step(begun(learner), run_of(**changes), ROWS, resident)[1]["gradient_norm"])
+
+    any_rate, constant = (learner_of(Dropping(rate), 2000) for rate in (0.5, 0.3))
+    steps = [jax.jit(functools.partial(train_step, learner)) for learner in (any_rate, constant)]
+    little, much = (norm_of(steps[0], any_rate, rates={"dropout": np.float32(rate)}) for rate in (0.3, 0.8))
+    np.testing.assert_allclose(little, norm_of(steps[1], constant), rtol=1e-4)
+    assert abs(much / little - 1) > 0.01
 
 
 def gradient_at(name, resident, step, strengths=None, key=3):
