@@ -2,7 +2,8 @@
 
 The speakers of each gender are a sample of their own, so they are drawn apart, and the interval of the gap between two
 genders is that of Welch: the squared standard errors add up, and Student's t has the degrees of freedom of
-Satterthwaite (1946). The gap is over the emotions that both genders were heard with.
+Satterthwaite (1946). The noise of training that the speakers of a model share is added, as to a difference in UA
+(`components`). The gap is over the emotions that both genders were heard with.
 
 A single speaker's UA has an interval over that speaker's utterances: it says how well the speaker's own UA is known.
 It is the mean of independent recalls, each with Wilson's interval, combined by the rule of Zou & Donner 2008
@@ -11,15 +12,17 @@ utterances and do not add to their number. The worst and the best of many speake
 `spread_by_chance` is the standard deviation to expect if all speakers had the same recalls.
 """
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int, Num
+from jaxtyping import Bool, Float, Num
 from scipy import stats
 
 from ser_jax.errors import UserError
-from ser_jax.statistics import bootstrap, metrics, tests
+from ser_jax.statistics import bootstrap, components, intervals, metrics, tests
+from ser_jax.statistics.components import Cells, Components
 
 GENDERS = ("female", "male")
 
@@ -35,14 +38,14 @@ def fairness(
 
     `speakers` has the columns speaker and gender ("female", "male" or "" where unknown).
     `genders`: for each gender ua, ua_ci95, speakers and utterances; `gender_gap`: the female less the male UA
-    (ua_difference, ci95, p) over `emotions`; `speakers`: for each speaker ua, ua_ci95, utterances, gender and the
-    emotions that are `missing`; `worst` and `best` speaker; `spread`, the standard deviation over speakers, and
-    `spread_by_chance`.
+    (ua_difference, ci95, and p unless one training tested all speakers) over `emotions`; `speakers`: for each speaker
+    ua, ua_ci95, utterances, gender and the emotions that are `missing`; `worst` and `best` speaker; `spread`, the
+    standard deviation over speakers, and `spread_by_chance`.
     Raises UserError for a speaker of two genders.
     """
     confusion = metrics.confusion_counts(table, "speaker")
     gender_of = _genders(speakers)
-    found, notes = _by_gender(confusion, gender_of, table, replicates, seed)
+    found, notes = _by_gender(components.count_cells([table]), confusion.emotions, gender_of, table, replicates, seed)
     rows, unlike = _by_speaker(confusion, gender_of)
     if unlike:
         notes.append("UA is over the other emotions where a speaker lacks some: " + "; ".join(unlike))
@@ -50,33 +53,45 @@ def fairness(
 
 
 def gap_estimate(
-    female: Int[np.ndarray, "seeds speakers classes classes"],
-    male: Int[np.ndarray, "seeds speakers_too classes classes"],
-    *,
-    replicates: int = bootstrap.REPLICATES,
-    seed: int = 0,
-) -> tuple[bootstrap.Estimate, bootstrap.Estimate, bootstrap.Estimate, float]:
-    """The UA of both genders and of their difference, each with its interval, and the degrees of freedom of the last.
+    cells: Cells, female: Bool[np.ndarray, " speakers"], *, replicates: int = bootstrap.REPLICATES, seed: int = 0
+) -> tuple[bootstrap.Estimate, bootstrap.Estimate, bootstrap.Estimate, Components]:
+    """The UA of both genders and of their difference, each with its interval, and the parts of the last.
 
-    All are over the classes that both genders were heard with.
+    `cells` are of one variant. All figures are over the classes that both genders were heard with, at least one.
     """
-    shared = [(counts.sum(axis=(0, 1, -1)) > 0) for counts in (female, male)]
-    shared = (shared[0] & shared[1])[:, None]
-    groups = [counts[:, counts.sum(axis=(0, 2, 3)) > 0] * shared for counts in (female, male)]
+    heard = cells.counts[0].sum(axis=(0, -1))  # [cells, classes]
+    both = [heard[female[cells.speaker_of] == side].any(axis=0) for side in (True, False)]
+    cells = dataclasses.replace(cells, counts=cells.counts * (both[0] & both[1])[:, None])
+    present = cells.by_speaker()[0].any(axis=(0, 2, 3))
+    cells, female = cells.of_speakers(present), female[present]
+    own = np.full(cells.counts.shape[1:3], np.nan)
+    made, squares = [], []
     # Not the same draws for both: their speakers have nothing to do with one another.
-    made = [
-        bootstrap.bootstrap_interval(counts, replicates=replicates, seed=2 * seed + i)
-        for i, counts in enumerate(groups)
-    ]
-    numbers = np.array([(counts.sum(axis=(0, 2, 3)) > 0).sum() for counts in groups])
-    squares = np.array([one.standard_error**2 for one in made])
-    standard_error = np.sqrt(squares.sum())
+    for number, (sign, side) in enumerate(((1, female), (-1, ~female))):
+        one = cells.of_speakers(side)
+        found = bootstrap.bootstrap_interval(one.by_speaker()[0], replicates=replicates, seed=2 * seed + number)
+        added = components.slopes(one.counts[0], metrics.unweighted_accuracy)
+        own[:, side[cells.speaker_of]] = sign * added
+        squares.append(float(found.standard_error) ** 2)
+        shares = one.shares_models()
+        made.append(intervals.widened(found, added, one, int(side.sum()), (0.0, 1.0)) if shares else found)
+    parts = _parts_of_gap(own, cells, np.array(squares), np.array([female.sum(), (~female).sum()]))
+    value, half = made[0].value - made[1].value, parts.half_width()
+    low, high = np.clip([value - half, value + half], -1, 1)
+    return *made, bootstrap.Estimate(*map(np.asarray, (value, low, high, np.sqrt(parts.total)))), parts
+
+
+def _parts_of_gap(
+    own: Float[np.ndarray, "seeds cells"], cells: Cells, squares: np.ndarray, speakers: np.ndarray
+) -> Components:
+    """The parts of the gap's squared standard error, of which `squares` are the genders' over so many speakers."""
+    total = float(squares.sum())
+    if cells.draws_folds() and not np.isnan(total):
+        of_fold = np.array([np.nansum(own[:, cells.fold_of == fold]) for fold in range(len(cells.folds))])
+        return Components(components.clustered(of_fold / len(own)), np.nan, np.nan, len(cells.folds))
     with np.errstate(divide="ignore", invalid="ignore"):
-        freedom = squares.sum() ** 2 / (squares**2 / (numbers - 1)).sum()
-    value = made[0].value - made[1].value
-    low, high = np.clip(tests.t_interval(float(value), float(standard_error), float(freedom)), -1, 1)
-    gap = bootstrap.Estimate(*map(np.asarray, (value, low, high, standard_error)))
-    return made[0], made[1], gap, float(freedom)
+        freedom = total**2 / (squares**2 / (speakers - 1)).sum()
+    return components.decompose(own, cells, total, float(freedom) + 1)
 
 
 def speaker_intervals(
@@ -116,43 +131,63 @@ def _genders(speakers: pd.DataFrame | None) -> dict[str, str]:
 
 
 def _by_gender(
-    confusion: metrics.ConfusionCounts, gender_of: dict[str, str], table: pd.DataFrame, replicates: int, seed: int
+    cells: Cells,
+    classes: tuple[str, ...],
+    gender_of: dict[str, str],
+    table: pd.DataFrame,
+    replicates: int,
+    seed: int,
 ) -> tuple[dict[str, Any], list[str]]:
-    genders = np.array([gender_of.get(speaker, "") for speaker in confusion.groups])
-    unknown, heard = int((~np.isin(genders, GENDERS)).sum()), [g for g in GENDERS if (genders == g).any()]
-    if unknown == len(genders):
+    genders = np.array([gender_of.get(speaker, "") for speaker in cells.speakers])
+    known, heard = np.isin(genders, GENDERS), [g for g in GENDERS if (genders == g).any()]
+    if not heard:
         return {"genders": None, "gender_gap": None}, ["the speakers' genders are not known"]
+    unknown = int((~known).sum())
     notes = [f"gender not known: {unknown} of {len(genders)} speakers, left out of the genders' UA"] if unknown else []
-    of = [confusion.counts[:, genders == gender] for gender in GENDERS]
+    cells = cells.of_speakers(known)
+    made, gap, emotions = [], None, list(classes)
     if len(heard) < 2:
-        one = of[GENDERS.index(heard[0])]
-        made = [bootstrap.bootstrap_interval(one, replicates=replicates, seed=seed)]
-        gap, emotions = None, confusion.emotions
+        made = [intervals.interval(cells, replicates=replicates, seed=seed)]
         notes.append(f"all speakers are {heard[0]}: no gap between genders")
     else:
-        *made, difference, freedom = gap_estimate(*of, replicates=replicates, seed=seed)
-        present = [counts.sum(axis=(0, 1, -1)) > 0 for counts in of]
-        emotions = [e for e, both in zip(confusion.emotions, present[0] & present[1], strict=True) if both]
-        alone = [e for e, one in zip(confusion.emotions, present[0] ^ present[1], strict=True) if one]
+        female = genders[known] == GENDERS[0]
+        present = [cells.of_speakers(side).counts.any(axis=(0, 1, 2, 4)) for side in (female, ~female)]
+        emotions = [e for e, both in zip(classes, present[0] & present[1], strict=True) if both]
+        alone = [e for e, one in zip(classes, present[0] ^ present[1], strict=True) if one]
         if alone:
             notes.append(f"heard from one gender only and left out of the genders' UA: {', '.join(alone)}")
-        p_value = tests.t_test(float(difference.value), float(difference.standard_error), float(freedom))
-        gap = {"ua_difference": difference.value, "ci95": _ends(difference), "p": p_value, "emotions": emotions}
-        if not emotions:
-            gap = None
-        elif gap["ci95"] is None:
-            notes.append("no interval of the gap: it needs two speakers of each gender that differ")
+        if emotions:
+            *made, difference, parts = gap_estimate(cells, female, replicates=replicates, seed=seed)
+            gap = {"ua_difference": difference.value, "ci95": _ends(difference), "emotions": emotions}
+            gap["p"] = _p_of_gap(cells, float(difference.value), parts)
+            notes += _limits_of_gap(cells, parts)
     speaker_gender = table["speaker"].map(gender_of)
     figures = {
         gender: {
-            "ua": estimate.value if emotions else None,
-            "ua_ci95": _ends(estimate),
+            "ua": estimate and estimate.value,
+            "ua_ci95": estimate and _ends(estimate),
             "speakers": int((genders == gender).sum()),
             "utterances": table["utterance"][speaker_gender == gender].nunique(),
         }
-        for gender, estimate in zip(heard, made, strict=True)
+        for gender, estimate in zip(heard, made or [None, None], strict=True)
     }
     return {"genders": figures, "gender_gap": gap}, notes
+
+
+def _p_of_gap(cells: Cells, value: float, parts: Components) -> float | None:
+    if np.isnan(parts.total) or cells.of_these_models():  # what another training would give is not known
+        return None
+    return tests.t_test(value, float(np.sqrt(parts.total)), parts.degrees)
+
+
+def _limits_of_gap(cells: Cells, parts: Components) -> list[str]:
+    if np.isnan(parts.total):
+        return ["no interval of the gap: it needs two speakers of each gender that differ"]
+    if cells.of_these_models():
+        return ["one training tested all speakers: the gap is of this trained model, without a p value"]
+    if cells.draws_folds():
+        return ["one seed, and the speakers of a fold share a model: the gap's interval is over folds, not speakers"]
+    return []
 
 
 def _by_speaker(confusion: metrics.ConfusionCounts, gender_of: dict[str, str]) -> tuple[dict[str, Any], list[str]]:

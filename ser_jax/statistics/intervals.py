@@ -1,8 +1,9 @@
 """The interval of a single variant's figure: over speakers, with the noise of training that speakers share added.
 
-It is that of a difference (`paired`), for any figure that is computed from sums over speakers. With one seed and folds
-of several speakers it is over speakers alone: what speakers of a fold share by their model is small beside what they
-differ in. Where one training tested all speakers, it is the interval of this model alone.
+It is that of a difference (`paired`), for any figure that is computed from sums over speakers: UA, WA, recalls, CCC,
+scores of votes, ECE, Brier score. With one seed and folds of several speakers it is over speakers alone: what speakers
+of a fold share by their model is small beside what they differ in. Where one training tested all speakers, it is the
+interval of this model alone.
 """
 
 import numpy as np
@@ -44,7 +45,7 @@ def widened(
     own: Float[np.ndarray, "seeds cells ..."],
     cells: Cells,
     speakers: int | np.integer | np.ndarray,
-    bounds: tuple[float, float],
+    bounds: tuple[float | np.ndarray, float | np.ndarray],
 ) -> Estimate:
     """An estimate over speakers, whose interval has the noise of training that they share as well.
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ser_jax import predictions
+from ser_jax.statistics.components import Cells
 
 EMOTIONS = ("anger", "joy", "neutral", "sadness")
 
@@ -25,3 +26,10 @@ def make_table(variants=("none", "eca"), speakers=6, seeds=(0, 1), utterances=24
 
 def sizes(table):
     return {fold: (120, 24) for fold in table["fold"].unique()}
+
+
+def one_fold_each(counts):
+    """The cells of counts [variants, seeds, speakers, ...] of which each speaker has a model of its own."""
+    numbers = np.arange(counts.shape[2])
+    names = tuple(map(str, numbers))
+    return Cells(counts, numbers, numbers, tuple(range(counts.shape[1])), names, names)

@@ -13,6 +13,7 @@ import pandas as pd
 from scipy import special
 
 from ser_jax.statistics import bootstrap, calibration, factorial, fairness, metrics, pooled
+from tests.statistics.made_tables import one_fold_each
 
 CLASSES = 7
 ACTIVATION, ATTENTION = ("relu", "hard_swish"), ("none", "se", "eca")
@@ -93,8 +94,9 @@ def gap_coverage(speakers, *, studies, replicates, gap=0.4, seed=0):
     true = np.subtract(*(true_values((effect,))[0] for effect in (gap, 0.0)))
     covered, found = 0, 0
     for study in range(studies):
-        female, male = (simulate(rng, speakers // 2, (effect,))[0] for effect in (gap, 0.0))
-        *_, difference, _ = fairness.gap_estimate(female, male, replicates=replicates, seed=study)
+        counts = np.concatenate([simulate(rng, speakers // 2, (effect,)) for effect in (gap, 0.0)], axis=2)
+        female = np.arange(counts.shape[2]) < speakers // 2
+        *_, difference, _ = fairness.gap_estimate(one_fold_each(counts), female, replicates=replicates, seed=study)
         covered += difference.low <= true <= difference.high
         found += difference.low > 0 or difference.high < 0
     return {"gender gap": covered / studies, "gender gap apart": found / studies}

@@ -101,6 +101,28 @@ def test_the_lower_end_of_ece_alone_is_moved_down_by_the_bias_of_the_bootstrap()
     assert (found.high[0], found.low[1]) == (plain.high[0], plain.low[1])
 
 
+def test_the_noise_of_training_that_speakers_of_a_model_share_is_part_of_the_interval():
+    rng = np.random.default_rng(0)
+    table, stated, labels = simulate_probabilities(rng, 12, 2.0, seeds=4)
+    table["speaker"] = "s" + table["speaker"].map("{:02}".format)
+    sharper = np.exp(rng.normal(0, 0.4, 4))[table["seed"]]  # of one training, for all its speakers
+    stated = special.softmax(np.log(stated) * sharper[:, None], axis=1)
+    alone, shared = (
+        calibration.cell_sums(table.assign(fold=fold), stated, labels) for fold in (table["speaker"], "all")
+    )
+    sums = calibration.speaker_sums(table, stated, labels)
+    for cells in (alone, shared):
+        np.testing.assert_array_equal(np.moveaxis(cells.by_speaker()[0], 1, 0), sums)
+    short, wide = (calibration.estimate(sums, cells, replicates=400) for cells in (alone, shared))
+    plain = calibration.estimate(sums, replicates=400)
+    np.testing.assert_array_equal([short.low, short.high], [plain.low, plain.high])
+    of_seeds = np.stack([calibration.ece_and_brier(sums[:, [seed]].sum(axis=0)) for seed in range(4)])
+    added = wide.standard_error**2 - short.standard_error**2
+    np.testing.assert_allclose(added, of_seeds.var(axis=0, ddof=1) / 4, rtol=0.3)
+    assert (wide.high - wide.low > 1.2 * (short.high - short.low)).all()
+    assert wide.low[0] < wide.value[0] - (wide.high[0] - wide.value[0])  # moved down by the bias of ECE all the same
+
+
 @pytest.mark.parametrize("sharpness", [1.0, 2.0])
 def test_intervals_cover_the_truth_in_95_percent_of_simulated_studies(sharpness):
     rates = calibration_coverage(10, studies=100, replicates=100, sharpness=sharpness)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,8 @@ from sklearn.metrics import balanced_accuracy_score
 from ser_jax import predictions
 from ser_jax.errors import UserError
 from ser_jax.statistics import fairness, metrics
-from tests.statistics.made_tables import EMOTIONS, make_table
+from tests.statistics.made_tables import EMOTIONS, make_table, one_fold_each
+from tests.statistics.simulated_designs import simulate
 from tests.statistics.simulated_studies import gap_coverage, speaker_coverage
 
 GENDERS = pd.DataFrame({"speaker": [f"s{i}" for i in range(6)], "gender": ["female", "male"] * 3})
@@ -53,11 +56,11 @@ def test_gap_is_welchs_test_where_every_speaker_counts_the_same():
     counts = hits[:, :, None] * np.eye(3, dtype=int) + (10 - hits)[:, :, None] * np.roll(
         np.eye(3, dtype=int), 1, axis=1
     )
-    *_, gap, freedom = fairness.gap_estimate(counts[None, :9], counts[None, 9:], replicates=20_000)
+    *_, gap, parts = fairness.gap_estimate(one_fold_each(counts[None, None]), np.arange(14) < 9, replicates=20_000)
     each = hits.mean(axis=1) / 10
     expected = stats.ttest_ind(each[:9], each[9:], equal_var=False)
     assert gap.value == pytest.approx(each[:9].mean() - each[9:].mean())
-    assert freedom == pytest.approx(expected.df, rel=0.02)
+    assert parts.degrees == pytest.approx(expected.df, rel=0.02)
     ends = expected.confidence_interval()
     np.testing.assert_allclose([gap.low, gap.high], [ends.low, ends.high], atol=0.003)
 
@@ -127,6 +130,53 @@ def test_emotions_that_a_speaker_lacks_are_named_and_the_gap_is_over_the_shared_
     expected = fairness.fairness(shared, GENDERS, replicates=50)
     assert found["genders"]["female"]["ua"] == pytest.approx(expected["genders"]["female"]["ua"])
     assert found["gender_gap"]["ua_difference"] == pytest.approx(expected["gender_gap"]["ua_difference"])
+
+
+def gap_of(design, seeds, *, shift=0.0, speakers=12):
+    """The gap between speakers of even and odd number, whose trainings may have learnt one gender better by `shift`."""
+    rng = np.random.default_rng(0)
+    cells, _ = simulate(rng, design, speakers, seeds, (0.0,), shared=0.0)
+    female = np.arange(speakers) % 2 == 0
+    hits = np.diagonal(cells.counts[0], axis1=-2, axis2=-1)
+    more = rng.normal(0, shift, (seeds, len(cells.folds)))[:, cells.fold_of] * np.where(female, 1, -1)
+    total = cells.counts[0].sum(axis=-1)
+    hits = np.clip(hits + np.rint(total * more[..., None]).astype(int), 0, total)
+    counts = hits[..., None] * np.eye(7, dtype=int) + (total - hits)[..., None] * np.roll(
+        np.eye(7, dtype=int), 1, axis=1
+    )
+    cells = dataclasses.replace(cells, counts=counts[None])
+    return cells, female, fairness.gap_estimate(cells, female, replicates=400)
+
+
+def test_the_noise_of_training_that_speakers_of_a_model_share_is_part_of_the_gaps_interval():
+    cells, female, (*_, gap, parts) = gap_of("one model", 4, shift=0.2)
+    *_, alone, _ = fairness.gap_estimate(one_fold_each(cells.counts), female, replicates=400)
+    assert gap.value == pytest.approx(alone.value)
+    recall = np.diagonal(cells.counts[0], axis1=-2, axis2=-1)
+    per_seed = [
+        np.mean(recall[:, side].sum(axis=1) / cells.counts[0][:, side].sum(axis=(1, -1)), axis=-1)
+        for side in (female, ~female)
+    ]
+    of_trainings = np.subtract(*per_seed).var(ddof=1) / 4
+    assert parts.seeds == pytest.approx(of_trainings, rel=0.1)
+    assert gap.standard_error**2 == pytest.approx(alone.standard_error**2 + parts.shared) and parts.shared > 0
+    assert gap.high - gap.low > 1.2 * (alone.high - alone.low)
+
+
+def test_with_one_seed_the_gap_is_over_folds_and_of_one_model_it_has_no_p_value():
+    cells, _, (*_, parts) = gap_of("folds", 1, shift=0.1)
+    assert parts.degrees == len(cells.folds) - 1 == 2
+    table = make_table(variants=("eca",), seeds=(0,), utterances=30)
+    folds = table["fold"].map({f"fold{i}": f"fold{i // 2}" for i in range(6)})
+    one_model, of_folds = (
+        fairness.fairness(table.assign(fold=fold), GENDERS, replicates=100) for fold in ("all", folds)
+    )
+    assert one_model["gender_gap"]["ci95"] is not None and one_model["gender_gap"]["p"] is None
+    assert one_model["notes"] == [
+        "one training tested all speakers: the gap is of this trained model, without a p value"
+    ]
+    assert of_folds["gender_gap"]["p"] is not None
+    assert of_folds["notes"][0].endswith("the gap's interval is over folds, not speakers")
 
 
 def test_what_is_not_known_of_genders_is_said(table):
