@@ -390,9 +390,8 @@ def _evaluation(summary: Summary) -> list[str]:
     sentences.append(f"Some figures are transductive: they use {adapted}." if adapted else "All figures are inductive.")
     if any(variant.ua.ci95 is not None for variant in variants):
         noise = (
-            " Where a model tested several speakers, the noise of its training is added to UA, WA, macro F1 and "
-            "recalls, as far as several trainings show it {{cameron2011robust}}, with degrees of freedom by "
-            "{{satterthwaite1946approximate}}."
+            " Where a model tested several speakers, the noise of its training is part of them, as far as several "
+            "trainings show it {{cameron2011robust}}, with degrees of freedom by {{satterthwaite1946approximate}}."
         )
         shared = any(variant.folds < variant.speakers for variant in variants)
         sentences.append(

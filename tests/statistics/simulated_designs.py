@@ -13,7 +13,7 @@ import functools
 import numpy as np
 from scipy import special
 
-from ser_jax.statistics import intervals, paired, tests
+from ser_jax.statistics import fairness, intervals, paired, tests
 from ser_jax.statistics.components import Cells
 
 CLASSES = 7
@@ -128,6 +128,24 @@ def rates(
         for name, value in figures.items():
             seen.setdefault(name, []).append(float(value))
     return {name: float(np.mean(values)) for name, values in seen.items()}
+
+
+def gaps_found(
+    design: str, seeds: int, *, studies: int, speakers: int = 24, shared: float = 0.3, seed: int = 0
+) -> float:
+    """The share of studies that find a gap between genders where there is none.
+
+    Speakers of both genders take turns. Each training learns the classes of each gender better or worse.
+    """
+    rng, found = np.random.default_rng(seed), 0
+    female = np.arange(speakers) % 2 == 0
+    for study in range(studies):
+        sides = [simulate(rng, design, speakers, seeds, (0.0,), shared=shared)[0] for _ in range(2)]
+        counts = np.where(female[:, None, None], *(one.counts for one in sides))
+        cells = dataclasses.replace(sides[0], counts=counts)
+        *_, gap, _ = fairness.gap_estimate(cells, female, replicates=200, seed=study)
+        found += gap.low > 0 or gap.high < 0
+    return found / studies
 
 
 def sign_flips(cells: Cells, weights: np.ndarray) -> float:

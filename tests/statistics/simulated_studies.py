@@ -14,6 +14,7 @@ from scipy import special
 
 from ser_jax.statistics import bootstrap, calibration, factorial, fairness, metrics, pooled
 from tests.statistics.made_tables import one_fold_each
+from tests.statistics.simulated_designs import gaps_found
 
 CLASSES = 7
 ACTIVATION, ATTENTION = ("relu", "hard_swish"), ("none", "se", "eca")
@@ -182,6 +183,9 @@ def main():
         for sharpness in (1.0, 1.3, 2.0):
             rates = calibration_coverage(speakers, sharpness=sharpness, **both)
             show(f"{speakers} speakers, sharpness {sharpness}:", rates)
+    for design, seeds in (("folds", 1), ("folds", 3), ("one model", 3)):
+        found = gaps_found(design, seeds, studies=options.studies)
+        show(f"24 speakers, {design}, {seeds} seeds, no gap:", {"gender gap apart": found})
     for utterances in (2, 7):
         show(f"{utterances} utterances of a class:", speaker_coverage(studies=10_000, utterances=utterances))
     for corpora in (2, 3, 5, 10):
