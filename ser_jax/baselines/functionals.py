@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +34,7 @@ KINDS = ("own", *opensmile.SETS)
 # utterances. Deltas carry how fast the spectrum moves. Nothing is normalised: level and tilt tell emotions apart.
 FRONTEND = Frontend(kind="functionals", num_mels=40, deltas=1, normalization="none")
 
+_TIMED, _WORTH_TIMING = 6, 100  # utterances that tell how long openSMILE takes, and from how many on it is told
 _OWN_VERSION = 2  # of what `own` computes: raised when it changes, so that what was kept is computed again
 
 
@@ -50,9 +52,7 @@ def load_functionals(corpus: Corpus, kind: str, data_dir: str | os.PathLike | No
     They are computed once, and kept in DATA/functionals/CORPUS/ under a name that depends on the corpus's fingerprint,
     the kind, and the versions of what computes it. Raises UserError where `compute` does.
     """
-    folder = Path(data_dir or default_data_dir()) / "functionals" / (corpus.name or "corpus")
-    key = json.dumps([corpus.fingerprint, kind, _version(kind)])
-    path = folder / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+    path = _path(corpus, kind, data_dir)
     ids = corpus.utterances["id"].tolist()
     kept = _read(path)
     if kept is not None:
@@ -60,11 +60,24 @@ def load_functionals(corpus: Corpus, kind: str, data_dir: str | os.PathLike | No
         if all(utterance in row_of for utterance in ids):  # a part of a corpus has the fingerprint of the whole
             rows = np.array([row_of[utterance] for utterance in ids])
             return Functionals(kept[1].values[rows], kept[1].names)
+    if kind in opensmile.SETS and len(ids) >= _WORTH_TIMING:
+        minutes = seconds_of_functionals(corpus, kind, data_dir) / 60
+        print(f"{corpus.name}: openSMILE's {kind} of {len(ids)} utterances: about {minutes:.1f} min", file=sys.stderr)
     utterances = [(utterance, waveform(corpus, i)) for i, utterance in enumerate(ids)]
     result = compute(utterances, kind, progress=f"{corpus.name}: {kind}")
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         np.savez(file, ids=np.array(ids), values=result.values, names=np.array(result.names))
     return result
+
+
+def seconds_of_functionals(corpus: Corpus, kind: str, data_dir: str | os.PathLike | None = None) -> float:
+    """Returns about how long openSMILE will take for a corpus on all cores, by some utterances; 0 where it is done."""
+    if _path(corpus, kind, data_dir).is_file():
+        return 0.0
+    chosen = np.unique(np.linspace(0, len(corpus.utterances) - 1, _TIMED).astype(int)).tolist()
+    samples = int(corpus.utterances["num_samples"].sum())
+    workers = opensmile.workers(len(corpus.utterances))
+    return opensmile.seconds_of(kind, [_as_float(waveform(corpus, i)) for i in chosen], samples) / workers
 
 
 def compute(
@@ -77,7 +90,7 @@ def compute(
     that openSMILE has no finite value for.
     """
     require(kind)
-    waveforms = [np.asarray(samples, np.float32) / 32768 for _, samples in utterances]
+    waveforms = [_as_float(samples) for _, samples in utterances]
     rows = []
     with _opened(kind, len(utterances)) as (names, extract):
         bar = tqdm(
@@ -128,6 +141,16 @@ def own_names() -> tuple[str, ...]:
 @jax.jit
 def _functionals(samples: jax.Array, num_samples: jax.Array) -> jax.Array:
     return features(FRONTEND, samples, num_samples)[0][0]
+
+
+def _path(corpus: Corpus, kind: str, data_dir: str | os.PathLike | None) -> Path:
+    folder = Path(data_dir or default_data_dir()) / "functionals" / (corpus.name or "corpus")
+    key = json.dumps([corpus.fingerprint, kind, _version(kind)])
+    return folder / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+
+
+def _as_float(samples: Int16[np.ndarray, " samples"]) -> Float32[np.ndarray, " samples"]:
+    return np.asarray(samples, np.float32) / 32768
 
 
 def _version(kind: str) -> str:

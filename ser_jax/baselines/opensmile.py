@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import multiprocessing
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -44,6 +45,11 @@ def version() -> str:
     return f"opensmile {importlib.metadata.version('opensmile')}, from {_LEAST_SAMPLES} samples on"
 
 
+def workers(num_utterances: int) -> int:
+    """Returns how many processes work on so many utterances."""
+    return min(machine.cores(), 1 + num_utterances // _PER_PROCESS)
+
+
 @contextlib.contextmanager
 def opened(kind: str, num_utterances: int) -> Iterator[tuple[tuple[str, ...], Extract]]:
     """Yields the names of a set's functionals, and a function from waveforms at 16 kHz to their functionals.
@@ -52,13 +58,24 @@ def opened(kind: str, num_utterances: int) -> Iterator[tuple[tuple[str, ...], Ex
     and where it crashes.
     """
     require(kind)
-    workers = min(machine.cores(), 1 + num_utterances // _PER_PROCESS)
     spawned = multiprocessing.get_context("spawn")  # a fork would inherit TensorFlow
     try:
-        with ProcessPoolExecutor(workers, mp_context=spawned, initializer=_set_up, initargs=(kind,)) as processes:
+        with ProcessPoolExecutor(
+            workers(num_utterances), mp_context=spawned, initializer=_set_up, initargs=(kind,)
+        ) as processes:
             yield processes.submit(_names).result(), lambda waveforms: processes.map(_extract, waveforms, chunksize=4)
     except BrokenProcessPool as error:
         raise UserError(f"functionals {kind!r}: openSMILE's process died before its end") from error
+
+
+def seconds_of(kind: str, waveforms: Sequence[np.ndarray], total_samples: int) -> float:
+    """Returns about how long a set's functionals of so many samples take, by those of some waveforms at 16 kHz."""
+    with opened(kind, 1) as (_, extract):
+        list(extract(waveforms[:1]))  # the first one sets up
+        begun = time.monotonic()
+        list(extract(waveforms))
+        elapsed = time.monotonic() - begun
+    return elapsed * total_samples / sum(map(len, waveforms))
 
 
 def _set_up(kind: str) -> None:

@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
 
 def text(results: Any, designs: list[Any]) -> str:
     """The table for people."""
+    from ser_jax.report.numbers import duration
+
     share = results.parts.seeds / results.parts.total
     counts = {"comparison": results.comparisons, "speaker": results.speakers}
     counts |= {"fold": results.folds, "seed": results.seeds}
@@ -81,8 +83,9 @@ def text(results: Any, designs: list[Any]) -> str:
     lines += ["", f"Points of UA: what 80 % of studies detect{corrected}, and the 95 % interval's half width", ""]
     lines.append(f"{'speakers':>8}{'seeds':>8}{'detectable':>12}{'half width':>12}{'runs':>8}{'time':>12}")
     for one in designs:
+        told = "-" if one.seconds is None else duration(one.seconds)
         figures = f"{100 * one.detectable:12.1f}{100 * one.half_width:12.1f}{one.runs:8,}"
-        lines.append(f"{one.speakers:8}{one.seeds:8}{figures}{_time(one.seconds):>12}")
+        lines.append(f"{one.speakers:8}{one.seeds:8}{figures}{told:>12}")
     lines.append("")
     if results.seconds is None:
         lines.append("Runs are those of two variants. How long they take was not measured in these results.")
@@ -91,15 +94,3 @@ def text(results: Any, designs: list[Any]) -> str:
         how = ", from some seconds of training" if results.here == "timed" else ""
         lines.append(f"Runs are those of two variants; their time is that of {place}{how}, without compilation.")
     return "\n".join(lines)
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 60
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )

@@ -97,6 +97,13 @@ def clock(seconds: int | float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {total % 60} s"
 
 
+def duration(seconds: int | float) -> str:
+    """Returns about how long something takes: 45 s, 12 min, 3.5 h."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def count(number: int, noun: str) -> str:
     """A number of things: "1 fold", "10 folds"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

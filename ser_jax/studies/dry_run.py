@@ -1,12 +1,19 @@
-"""What a study would train, and what of it is there already; nothing is compiled or written."""
+"""What a study would train, how long it takes, and what of it is there already; nothing is compiled or written."""
 
+import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ser_jax.baselines import opensmile
+from ser_jax.baselines.functionals import seconds_of_functionals
+from ser_jax.corpora import default_data_dir
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.frontend import num_features, num_frames
+from ser_jax.report.numbers import count, duration, join
+from ser_jax.studies import rates
 from ser_jax.studies.baselines import Baselines
 from ser_jax.studies.plan import make_plan
 from ser_jax.studies.run import POPULATIONS
@@ -23,8 +30,12 @@ def dry_run(config: dict, workdir: str | os.PathLike, data_dir: str | None, stor
     """
     variants = prepare(make_plan(config), data_dir)
     folder = Path(store) if store else Path(workdir) / POPULATIONS
-    head = ("variant", "runs", "steps", "batch", "frames x features", "parameters", "MB of all runs", "there already")
-    rows = [head, *(_row(variant, folder) for variant in variants)]
+    head = (
+        *("variant", "runs", "steps", "batch", "frames x features", "parameters", "MB of all runs", "there already"),
+        "time",
+    )
+    told = [_seconds(variant, folder, data_dir) for variant in variants]
+    rows = [head, *((*_row(variant, folder), _time(one)) for variant, one in zip(variants, told, strict=True))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     corpus, protocol = variants[0].corpus, variants[0].protocol
@@ -34,6 +45,7 @@ def dry_run(config: dict, workdir: str | os.PathLike, data_dir: str | None, stor
         f"corpus {corpus.name}: {len(corpus.utterances)} utterances, {seconds / 3600:.2f} h, "
         f"{corpus.samples.nbytes / 1e6:,.0f} MB; protocol {protocol.name}: {len(protocol.folds)} folds",
         f"workdir {workdir}; MB are of parameters, their average, the optimizer and gradients, without activations",
+        _about_time(told, Path(data_dir or default_data_dir())),
     ]
     return "\n".join(lines)
 
@@ -56,6 +68,50 @@ def _row(variant: Variant, store: Path) -> tuple[str, ...]:
         f"{megabytes:,.1f}",
         there,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Told:
+    """How long what is left of a variant takes: seconds, or None; `by` is the model whose training tells it."""
+
+    seconds: float | None
+    by: str = ""
+
+
+def _seconds(variant: Variant, store: Path, data_dir: str | None) -> _Told:
+    if (population_folder(store, variant.name, variant.key) / RESULT).exists():
+        return _Told(0.0)
+    population = variant.population()
+    functionals = 0.0
+    if isinstance(population, Baselines) and population.baseline.functionals in opensmile.SETS:
+        functionals = seconds_of_functionals(variant.corpus, population.baseline.functionals, data_dir)
+    found = rates.seconds_of(population, data_dir)
+    if found is None:
+        return _Told(functionals or None, "")
+    return _Told(found[0] + functionals, found[1])
+
+
+def _time(told: _Told) -> str:
+    return "not known" if told.seconds is None else "" if not told.seconds else f"about {duration(told.seconds)}"
+
+
+def _about_time(told: Sequence[_Told], data_dir: Path) -> str:
+    """What the times of the table are, all together."""
+    known = [one for one in told if one.seconds]
+    lacking = sum(one.seconds is None for one in told)
+    parts = []
+    if known:
+        by = join(sorted({one.by for one in known if one.by}))
+        how = f", by trainings of {by} on this machine ({data_dir / rates.FILE})" if by else ", openSMILE's alone"
+        parts.append(
+            f"time: about {duration(sum(one.seconds for one in known))}{how}; another network's tells it roughly"
+        )
+    if lacking:
+        parts.append(
+            f"time of {count(lacking, 'variant')}: not known, since nothing like it was trained here for some seconds; "
+            "`plan RESULTS` times a training"
+        )
+    return "; ".join(parts) or "time: nothing is left to train"
 
 
 def _there(folder: Path) -> str:

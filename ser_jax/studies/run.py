@@ -23,7 +23,7 @@ from ser_jax.files import atomic_file
 from ser_jax.inference.tables import test_predictions, test_tracks, validation_predictions
 from ser_jax.report.attention_figure import attention_figure
 from ser_jax.statistics.concordance import summarise_tracks
-from ser_jax.studies import baselines, looks, robustness
+from ser_jax.studies import baselines, looks, rates, robustness
 from ser_jax.studies.baselines import Baselines
 from ser_jax.studies.collect import Outcome, collect
 from ser_jax.studies.more_seeds import Part, find_parts, join, lacking_seeds
@@ -89,8 +89,12 @@ def run_study(
             if wait:
                 print(f"{variant.name}: another process is at it; waiting", flush=True)
             compile_beside = functools.partial(_compile_beside, following, store)
+            folder = population_folder(store, variant.name, variant.key)
+            begun = rates.is_begun(folder)
             if not _finish(titles[variant.name], variant, store, profile_steps, failures, compile_beside, wait=wait):
                 busy.append(variant)
+            elif not begun and processes.leads():
+                rates.remember(variant.population(), folder, data_dir)
     if processes.leads():
         with locked(store, "results", wait=True):
             outcome = collect(plan, variants, workdir, store, failures)

@@ -38,6 +38,23 @@ def no_computing(monkeypatch):
     return lambda: monkeypatch.setattr(functionals, "compute", fail)
 
 
+def test_what_opensmile_will_take_is_said_before_it_starts(corpus, tmp_path, monkeypatch, capsys):
+    said = []
+
+    def compute(utterances, kind, *, progress):
+        said.append(capsys.readouterr().err)
+        return functionals.Functionals(np.zeros((len(utterances), 1), np.float32), ("x",))
+
+    for name, value in (("compute", compute), ("_WORTH_TIMING", 3)):
+        monkeypatch.setattr(functionals, name, value)
+    monkeypatch.setattr(functionals.opensmile, "require", lambda kind: None)
+    monkeypatch.setattr(functionals.opensmile, "version", lambda: "1")
+    monkeypatch.setattr(functionals.opensmile, "seconds_of", lambda kind, waveforms, samples: samples / 30_000 * 240)
+    load_functionals(corpus, "compare", tmp_path)
+    assert said == ["tiny: openSMILE's compare of 3 utterances: about 4.0 min\n"]
+    assert functionals.seconds_of_functionals(corpus, "compare", tmp_path) == 0.0  # they are kept
+
+
 def test_own_functionals_are_those_of_pandas():
     samples = noise(20_000).astype(np.float32) / 32768
     log_mel = dataclasses.replace(FRONTEND, kind="log_mel")

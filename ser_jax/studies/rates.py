@@ -1,0 +1,128 @@
+"""How long variants took on this machine, kept so that the next one's time can be told before it is spent.
+
+DATA/rates.jsonl has a line for each that took long enough. What another one takes is estimated by the amount of work:
+of a network the multiply-adds of its forward pass, of a baseline the values that it is fitted to. Within a family of
+networks that is close, between families it is not.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ser_jax.baselines.linear import inner_folds
+from ser_jax.corpora import default_data_dir
+from ser_jax.corpora.corpus import SAMPLE_RATE
+from ser_jax.frontend import num_features, num_frames
+from ser_jax.models.cost import cost
+from ser_jax.studies.baselines import Baselines
+from ser_jax.studies.provenance import hardware
+from ser_jax.studies.store import RESULT, has_checkpoint, read_json
+from ser_jax.training.population import Population
+
+FILE = "rates.jsonl"
+_LEAST_STEPS = 10  # fewer are mostly the first call of a program
+_LEAST_SECONDS = {True: 3.0, False: 0.5}  # of a network, and of a baseline
+_OF_FOLDS = ("speaker", "gender", "label")
+_FIGURES = ("seconds_of_work", "seconds_of_compiling", "seconds_of_evaluating")
+
+
+def is_begun(folder: Path) -> bool:
+    """Returns whether a variant's folder has something of its training: what it takes is then not seen whole."""
+    return (folder / RESULT).exists() or has_checkpoint(folder)
+
+
+def remember(population: Population | Baselines, folder: Path, data_dir: str | os.PathLike | None) -> None:
+    """Appends what a variant took that was trained in one go, by the result in its folder.
+
+    Nothing where that was short or several trainings were joined, and where the folder of the data may not be written.
+    """
+    if not (folder / RESULT).is_file():
+        return
+    result = read_json(folder / RESULT)
+    seconds = result["seconds"]
+    is_network = isinstance(population, Population)
+    short = seconds["train"] < _LEAST_SECONDS[is_network] or (is_network and population.num_steps < _LEAST_STEPS)
+    if short or len(result["provenance"]) > 1:
+        return
+    row = {
+        **_machine(),
+        "model": _model(population),
+        "seconds_of_work": (seconds["train"] + seconds.get("validate", 0.0)) / _work(population),
+        "seconds_of_compiling": seconds.get("initialise", 0.0) + seconds.get("compile", 0.0),
+        "seconds_of_evaluating": seconds["evaluate"] / _heard(population),
+    }
+    path = Path(data_dir or default_data_dir()) / FILE
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError:  # a corpus of somebody else's: what was trained is kept all the same
+        return
+
+
+def seconds_of(population: Population | Baselines, data_dir: str | os.PathLike | None) -> tuple[float, str] | None:
+    """Returns the seconds that a variant takes on this machine, and the model of the training that tells it.
+
+    That is the latest of the same family here, else of another network; without openSMILE's functionals. None where
+    nothing like it was trained here. Compiling and evaluating are among the seconds.
+    """
+    rows = [row for row in _read(data_dir) if {key: row.get(key) for key in _machine()} == _machine()]
+    name, is_network = _model(population), isinstance(population, Population)
+    of_family = [row for row in rows if row.get("model") == name]
+    others = [row for row in rows if is_network and row["seconds_of_compiling"]]
+    if not of_family and not others:
+        return None
+    row = (of_family or others)[-1]
+    evaluating = row["seconds_of_evaluating"] * _heard(population)
+    return row["seconds_of_work"] * _work(population) + evaluating + row["seconds_of_compiling"], str(row["model"])
+
+
+def _machine() -> dict[str, Any]:
+    found = hardware()
+    return {"device": found["device"], "devices": found["devices"]}
+
+
+def _model(population: Population | Baselines) -> str:
+    name = population.config["model"]["name"]
+    return name if isinstance(population, Population) else f"{name} on {population.baseline.functionals}"
+
+
+def _work(population: Population | Baselines) -> float:
+    """Multiply-adds of all forward passes, traced and not compiled; of a baseline the values that all fits see."""
+    if isinstance(population, Baselines):
+        speakers, genders, labels = (population.corpus.utterances[name].to_numpy() for name in _OF_FOLDS)
+        folds = {fold.name: fold.train for fold in population.folds}.values()
+        fits = [len(rows) * (1 + len(inner_folds(speakers[rows], genders[rows], labels[rows]))) for rows in folds]
+        return float(sum(fits) * population.num_parameters)
+    learner = population.learner
+    frames = max(int(num_frames(learner.frontend, np.int64(learner.crop_samples))), 1)
+    of_one = max(cost(learner.model, frames, num_features(learner.frontend)).multiply_adds, 1)
+    return float(of_one * population.config["training"]["batch_size"] * population.num_steps * len(population.runs))
+
+
+def _heard(population: Population | Baselines) -> float:
+    """Seconds of speech that all runs are tested on."""
+    samples = population.corpus.utterances["num_samples"].to_numpy()
+    return max(sum(float(samples[fold.test].sum()) for fold in population.folds) / SAMPLE_RATE, 1.0)
+
+
+def _read(data_dir: str | os.PathLike | None) -> list[dict[str, Any]]:
+    """The rows of the file, without lines that are damaged."""
+    rows = []
+    try:
+        lines = (Path(data_dir or default_data_dir()) / FILE).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return rows
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and all(
+            isinstance(row.get(name), int | float) and row[name] >= 0 for name in _FIGURES
+        ):
+            rows.append(row)
+    return rows

@@ -1,0 +1,70 @@
+"""The time that `--dry_run` tells is that of trainings on this machine, in proportion to their work."""
+
+import functools
+import json
+
+import pytest
+
+from ser_jax import config as configuration
+from ser_jax.studies import rates
+from ser_jax.studies.dry_run import dry_run
+from ser_jax.studies.plan import make_plan
+from ser_jax.studies.store import RESULT
+from ser_jax.studies.variants import prepare
+from tests.training.tiny import CONFIG
+
+SECONDS = {"initialise": 1.0, "compile": 3.0, "train": 60.0, "validate": 20.0, "evaluate": 6.0}
+
+
+def changed(**training):
+    return configuration.merge(CONFIG, {"training": {"train_steps": 100, **training}})
+
+
+@pytest.fixture(scope="module")
+def population(tmp_path_factory):
+    """What makes the runs of the tiny training with other options; each is made once."""
+    data = str(tmp_path_factory.mktemp("data"))
+    return functools.cache(lambda **training: prepare(make_plan(changed(**training)), data)[0].population())
+
+
+def trained(population, tmp_path, seconds=SECONDS, provenance=({},)):
+    """What a training leaves, that took so long."""
+    (tmp_path / RESULT).write_text(json.dumps({"seconds": seconds, "provenance": list(provenance)}))
+    rates.remember(population, tmp_path, tmp_path)
+
+
+def test_a_training_takes_what_its_like_took_and_more_in_proportion_to_its_steps(tmp_path, population):
+    assert rates.seconds_of(population(), tmp_path) is None
+    trained(population(), tmp_path)
+    assert rates.seconds_of(population(), tmp_path) == (pytest.approx(90.0), "linear")
+    twice = population(train_steps=200)
+    assert rates.seconds_of(twice, tmp_path)[0] == pytest.approx(90.0 + 80.0)
+    wider = population(batch_size=8)
+    assert rates.seconds_of(wider, tmp_path)[0] == pytest.approx(90.0 + 80.0)
+    trained(population(), tmp_path, SECONDS | {"train": 10.0})  # the latest counts
+    assert rates.seconds_of(population(), tmp_path)[0] == pytest.approx(40.0)
+
+
+def test_another_machine_a_damaged_line_and_what_was_short_or_joined_tell_nothing(tmp_path, population, monkeypatch):
+    trained(population(train_steps=9), tmp_path)
+    trained(population(), tmp_path, SECONDS | {"train": 2.9})
+    trained(population(), tmp_path, provenance=({}, {}))
+    assert not (tmp_path / rates.FILE).exists()
+    (tmp_path / rates.FILE).write_bytes(b'{"device": \n[1]\n')
+    with monkeypatch.context() as other:
+        other.setattr(rates, "hardware", lambda: {"device": "an abacus", "devices": 1})
+        trained(population(), tmp_path)
+    assert rates.seconds_of(population(), tmp_path) is None
+
+
+def test_a_dry_run_says_how_long_a_study_takes_or_that_it_is_not_known(tmp_path, population):
+    ridge = {"model": {"name": "ridge", "functionals": "own"}}
+    study = {"variants": {"linear": {}, "wide": {"training": {"batch_size": 8}}, "ridge": ridge}}
+    config = configuration.merge(changed(), {"seeds": [0], "study": study})
+    told = dry_run(config, tmp_path / "work", str(tmp_path))
+    assert told.count("not known") == 4 and "time of 3 variants: not known" in told
+    trained(population(), tmp_path)
+    lines = dry_run(config, tmp_path / "work", str(tmp_path)).splitlines()
+    assert lines[1].endswith("  about 2 min") and lines[2].endswith("  about 3 min") and lines[3].endswith("not known")
+    assert "time: about 4 min, by trainings of linear on this machine" in lines[-1]
+    assert "time of 1 variant: not known" in lines[-1]
