@@ -55,8 +55,8 @@ def add_dry_run_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry_run",
         action="store_true",
-        help="print what would be trained (runs, steps, parameters, memory, time by earlier trainings here) and what is "
-        "there already; compile nothing",
+        help="print what would be trained (runs, steps, parameters, memory, time by earlier trainings here) and what "
+        "is there already; compile nothing",
     )
 
 
