@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from ser_jax import config
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.statistics.metrics import Metric, recall
 from ser_jax.studies import evaluate
-from ser_jax.training import arrays
+from ser_jax.training import arrays, loop
 from tests.flips import unnoticed
 
 
@@ -63,7 +62,7 @@ def figures_of(workdir):
 
 
 def test_a_finished_study_is_not_run_again_and_what_is_damaged_of_its_results_is_made_again(
-    launch, workdir, tiny_config
+    launch, workdir, tiny_config, monkeypatch
 ):
     before, table = figures_of(workdir), (workdir / "predictions.parquet").read_bytes()
     latency = json.loads((workdir / "latency.json").read_text())
@@ -73,12 +72,12 @@ def test_a_finished_study_is_not_run_again_and_what_is_damaged_of_its_results_is
     log.write_bytes(b"\xff" + kept[1:])
     for name in ("predictions.parquet", "summary.json", "study.json", "latency.json", "report.md", "report.html"):
         (workdir / name).write_bytes(b"damaged")
-    begun = time.monotonic()
-    status, output, errors = launch("study", "--config", tiny_config, "--workdir", workdir)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train", None)  # nothing calls it
+        status, output, errors = launch("study", "--config", tiny_config, "--workdir", workdir)
     assert status == 0, errors
     assert output == (workdir / "printed.txt").read_text()
     assert figures_of(workdir) == before
-    assert time.monotonic() - begun < 30
     assert (workdir / "predictions.parquet").read_bytes() == table
     assert set(json.loads((workdir / "latency.json").read_text())) == set(latency)
     assert all((workdir / name).stat().st_size > 5000 for name in ("report.md", "report.html"))
