@@ -65,6 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own = parser.add_argument_group("folder")
     own.add_argument("--table", help="the utterances; without it, --source has a folder per emotion")
     own.add_argument(
+        "--rename",
+        metavar="OLD=NEW,...",
+        help="what columns of the table mean: --rename Datei=path,Sprecher=speaker (--map renames emotions)",
+    )
+    own.add_argument(
         "--emotions", help="the allowed emotions in the order of the classes, as a,b,c (default: all, sorted)"
     )
     own.add_argument(
@@ -133,6 +138,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _prepare_corpus(args: argparse.Namespace, data_dir: str | os.PathLike) -> Corpus:
     from ser_jax.corpora import layouts
+    from ser_jax.corpora.labels import parse_map
     from ser_jax.corpora.merge import merge_corpora
     from ser_jax.corpora.prepare import Options, check_name, prepare_corpus, prepare_folder, prepare_layout
     from ser_jax.errors import UserError
@@ -154,6 +160,7 @@ def _prepare_corpus(args: argparse.Namespace, data_dir: str | os.PathLike) -> Co
         table=args.table,
         emotions=_split(args.emotions),
         speakers=not args.no_speakers,
+        renamed=parse_map(args.rename, "--rename", "Datei=path,Sprecher=speaker") if args.rename else {},
         labels=label_changes(args, unify=args.unify),
         skip_bad=args.skip == "bad",
         force=args.force,
@@ -237,7 +244,19 @@ def _numbers(flag: str, text: str | None) -> list[float]:
 
 _FLAGS = {  # that only some of what can be prepared has
     "folder": (
-        *("name", "table", "emotions", "no_speakers", "skip", "min_seconds", "unify", "map", "synonyms", "drop"),
+        *(
+            "name",
+            "table",
+            "rename",
+            "emotions",
+            "no_speakers",
+            "skip",
+            "min_seconds",
+            "unify",
+            "map",
+            "synonyms",
+            "drop",
+        ),
     ),
     "merge": ("name", "corpora", "map", "synonyms", "drop"),
     "features": ("name", "corpus", "frame_ms", "dims", "licence"),

@@ -49,6 +49,7 @@ def read_split_tables(
     speakers: bool = True,
     unify: bool = False,
     named: Collection[str] = (),
+    renamed: Mapping[str, str] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Returns what `read_table` does of several tables, whose names of utterances begin with the split.
 
@@ -56,7 +57,9 @@ def read_split_tables(
     """
     parts, changed = [], {}
     for split, table in split_tables.items():
-        rows, own = read_table(table, table.parent, problems, speakers=speakers, unify=unify, named=named)
+        rows, own = read_table(
+            table, table.parent, problems, speakers=speakers, unify=unify, named=named, renamed=renamed
+        )
         named = {column: f"{split}/" + rows[column] for column in ("id", "recording") if column in rows}
         parts.append(rows.assign(**named) if "split" in rows else rows.assign(**named, split=split))
         changed |= own
@@ -80,6 +83,7 @@ def read_table(
     speakers: bool = True,
     unify: bool = False,
     named: Collection[str] = (),
+    renamed: Mapping[str, str] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Returns the utterances that a table lists, all columns as text, and the speakers that were unified, new by old.
 
@@ -88,11 +92,12 @@ def read_table(
     without those too, arousal, valence or dominance are what is known, and `emotion` is "".
     With start or end, in seconds or as timedeltas, a row is that segment of its file, and has `segment_start` and
     `segment_end` in seconds (NaN: the file's end), and `recording`, the file.
+    Columns are first `renamed`, new name by old.
     NaN, "none", "unknown", a dash and the like say that nothing is known, unless they are among the emotions `named`.
     Bad rows are added to `problems` and left out. Raises UserError for a table that cannot be used at all.
     """
     table = Path(table)
-    rows = tables.read_table(table)
+    rows = tables.read_table(table, renamed=renamed)
     for column in set(_MAY_BE_UNKNOWN) & set(rows.columns):
         rows[column] = rows[column].mask(rows[column].map(says_nothing), "")
     if "emotion" not in rows and labels.voted(rows):
@@ -106,11 +111,12 @@ def read_table(
             other = f" (or {', '.join(DIMENSIONS)})" if column == "emotion" else ""
             raise UserError(
                 f"{table}: no column `{column}`{other}, found {found}; expected path, emotion, speaker in the first "
-                "line"
+                f"line, or --rename OLD={column}"
             )
     if speakers and "speaker" not in rows:
         raise UserError(
-            f"{table}: no column `speaker`, which speaker-independent protocols need; add it, or pass --no_speakers"
+            f"{table}: no column `speaker`, which speaker-independent protocols need; add it, or pass --no_speakers "
+            "or --rename OLD=speaker"
         )
     computed = [column for column in _COMPUTED if column in rows]
     if computed:

@@ -53,8 +53,8 @@ class Changes:
         return bool(self.renamed or self.dropped or self.synonyms or self.unify)
 
 
-def parse_map(text: str) -> dict[str, str]:
-    """Returns the names of "angry=anger,joy=happiness", new by old.
+def parse_map(text: str, flag: str = "--map", example: str = "angry=anger,joy=happiness") -> dict[str, str]:
+    """Returns the names of "angry=anger,joy=happiness", new by old; `flag` and `example` are for messages.
 
     Raises UserError for what is no such list, and for a name that is given two new ones.
     """
@@ -62,9 +62,9 @@ def parse_map(text: str) -> dict[str, str]:
     for pair in text.split(","):
         old, equals, new = (part.strip() for part in pair.partition("="))
         if not (old and equals and new):
-            raise UserError(f"--map {text}: {pair.strip()!r} is no OLD=NEW, expected as in angry=anger,joy=happiness")
+            raise UserError(f"{flag} {text}: {pair.strip()!r} is no OLD=NEW, expected as in {example}")
         if renamed.setdefault(old, new) != new:
-            raise UserError(f"--map {text}: {old!r} becomes both {renamed[old]!r} and {new!r}")
+            raise UserError(f"{flag} {text}: {old!r} becomes both {renamed[old]!r} and {new!r}")
     return renamed
 
 

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ class Options:
     Attributes:
         table: the table of the utterances; None: the one that the folder holds, else a folder per emotion.
         emotions: the allowed emotions, in the order of the classes; None: all, sorted.
+        renamed: columns of the table under the names that are meant, new by old.
         speakers: whether the table has speakers.
         labels: what is done with the names of emotions and speakers.
         skip_bad: whether bad utterances are left out, and named in the corpus; else the corpus is refused.
@@ -87,6 +88,7 @@ class Options:
     table: str | os.PathLike | None = None
     emotions: Sequence[str] | None = None
     speakers: bool = True
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     labels: Changes = dataclasses.field(default_factory=Changes)
     skip_bad: bool = False
     min_seconds: float = 0.1
@@ -114,11 +116,15 @@ def prepare_folder(
     split_tables = {} if table else find_split_tables(source)
     asked = options.labels
     named = {*asked.renamed, *asked.dropped, *(options.emotions or ())}
-    how = {"speakers": options.speakers, "unify": asked.unify, "named": named}
+    how = {"speakers": options.speakers, "unify": asked.unify, "named": named, "renamed": options.renamed}
     if table is not None:
         utterances, unified = read_table(table, source, problems, **how)
     elif split_tables:
         utterances, unified = read_split_tables(split_tables, problems, **how)
+    elif options.renamed:
+        raise UserError(
+            f"--rename: {source} has a folder for each emotion, expected a --table whose columns it renames"
+        )
     else:
         utterances, unified = list_emotion_folders(source, problems), {}
     info = {

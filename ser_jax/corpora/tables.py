@@ -8,7 +8,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ser_jax import bounded
-from ser_jax.errors import UserError, reading
+from ser_jax.errors import UserError, did_you_mean, reading
 
 # What other programs call the columns; a name is looked for as it stands, then in lower case, then here.
 SYNONYMS = {
@@ -75,12 +75,17 @@ _SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 
 
 def read_table(
-    path: Path, *, wanted: Sequence[str] = ("path", "emotion", "speaker"), columns: Sequence[str] = tuple(SYNONYMS)
+    path: Path,
+    *,
+    wanted: Sequence[str] = ("path", "emotion", "speaker"),
+    columns: Sequence[str] = tuple(SYNONYMS),
+    renamed: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Returns a table as text, stripped, without empty rows; its index is the line of each row in the file.
 
     `wanted` are the columns that tell a line of names from other lines, and the separator; `columns` are those of
-    SYNONYMS that are looked for under other names as well. Further columns are kept under their own name.
+    SYNONYMS that are looked for under other names as well. Further columns are kept under their own name, but for those
+    `renamed`, new name by the one in the table.
     Raises UserError that names the line for whatever cannot be read without a doubt.
     """
     path = Path(path)
@@ -101,6 +106,12 @@ def read_table(
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     if table.empty:
         raise UserError(f"{path}: no rows below the line of column names")
+    for old in renamed or {}:
+        if old not in table.columns:
+            raise UserError(
+                f"--rename {old}={renamed[old]}: no such column in {path}{did_you_mean(old, table.columns)}"
+            )
+    table = table.rename(columns=renamed or {})
     table.columns = _named(path, list(table.columns), columns)
     counted = next((name for name in table.columns if "start" in columns and _COUNTED.fullmatch(name)), None)
     if counted:

@@ -115,15 +115,17 @@ def make_plan(config: dict) -> Plan:
 
 
 def one_variant(config: dict, name: str | None) -> dict:
-    """Returns the configuration of one variant, or for None the configuration itself, without a study around it."""
+    """Returns the configuration of one variant, which keeps its name, without the study around it.
+
+    For None it is the configuration itself.
+    """
+    study = configuration.default()["study"]
     if name is None:
-        chosen = {key: value for key, value in config.items() if key != "study"}
-    else:
-        variants = make_plan(config).variants
-        if name not in variants:
-            raise UserError(f"--variant {name}: no such variant{did_you_mean(name, list(variants))}")
-        chosen = variants[name]
-    return {**chosen, "study": configuration.default()["study"]}
+        return {**config, "study": study}
+    variants = make_plan(config).variants
+    if name not in variants:
+        raise UserError(f"--variant {name}: no such variant{did_you_mean(name, list(variants))}")
+    return {**variants[name], "study": {**study, "variants": {name: {}}}}
 
 
 def _checked(name: str, variant: dict, config: dict) -> dict:

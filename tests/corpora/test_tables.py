@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import soundfile
 
+from ser_jax.commands.main import main
 from ser_jax.corpora.folder import read_table
 from ser_jax.corpora.labels import Changes, with_renamed_votes
 from ser_jax.corpora.prepare import Options, prepare_folder
@@ -213,6 +214,33 @@ def test_a_list_in_parquet_is_refused_and_votes_may_be_lists(tmp_path, source):
     table.assign(emotion=[["a", "b"]] * len(ROWS)).to_parquet(tmp_path / "t.parquet")
     with pytest.raises(UserError, match="row 1 has a list as its `emotion`"):
         read(tmp_path, source, (tmp_path / "t.parquet").read_bytes(), "t.parquet")
+
+
+def test_columns_of_other_names_are_renamed_and_what_is_not_there_is_refused(tmp_path, source, capsys):
+    table, names = tmp_path / "t.csv", ("Datei", "Gefühl", "Sprecher")
+    table.write_text(text(head=names), encoding="utf-8")
+    own = ["prepare", "folder", "--name", "own", "--source", str(source), "--data_dir", str(tmp_path / "data")]
+
+    def said(*arguments):
+        return main([*own, *arguments]), capsys.readouterr()
+
+    given = ("--table", str(table), "--rename", "Datei=path,Gefühl=emotion,Sprecher=speaker")
+    status, output = said(*given)
+    assert status == 0 and "emotions      anger 3, joy 3, neutral 3" in output.out, output.err
+    for arguments, message in (
+        (given[:2], "no column `path`, found Datei, Gefühl, Sprecher; expected path, emotion, speaker in the first"),
+        (
+            (*given[:2], "--rename", "Datie=path"),
+            f"--rename Datie=path: no such column in {table}; did you mean Datei?",
+        ),
+        ((*given[:2], "--rename", "Datei"), "--rename Datei: 'Datei' is no OLD=NEW, expected as in Datei=path,Sprech"),
+        ((*given[:2], "--rename", "Datei=path,Sprecher=path"), "the column `path` stands there twice"),
+    ):
+        status, output = said(*arguments)
+        assert status == 2 and message in output.err and output.err.count("\n") == 1, output.err
+    (source / "joy").mkdir()
+    soundfile.write(source / "joy" / "a.wav", np.zeros(1600), 16000)
+    assert "expected a --table whose columns it renames" in said("--rename", "a=path")[1].err
 
 
 def test_genders_in_any_words_are_those_of_speakers(tmp_path, source):

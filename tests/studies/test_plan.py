@@ -160,6 +160,8 @@ def test_one_variant_leaves_no_study_behind():
     tree = with_study(variants={"ECA": {}, "none": {"model": {"attention": "none"}}})
     assert list(make_plan(one_variant(tree, None)).variants) == ["shufflenet_v2"]
     assert one_variant(tree, "none")["model"]["attention"] == "none"
+    alone = make_plan(one_variant(tree, "none"))
+    assert list(alone.variants) == ["none"] and alone.variants["none"] == make_plan(tree).variants["none"]
     with pytest.raises(UserError, match="--variant ECB: no such variant; did you mean ECA"):
         one_variant(tree, "ECB")
 
