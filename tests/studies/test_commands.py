@@ -14,6 +14,8 @@ from ser_jax.statistics.metrics import Metric, recall
 from ser_jax.studies import evaluate
 from ser_jax.training import arrays, loop
 from tests.flips import unnoticed
+from tests.training.tiny import tiny_corpus
+from tests.untrained import untrained_workdir
 
 
 @pytest.fixture(scope="session")
@@ -180,14 +182,11 @@ def test_prediction_prints_a_table_and_names_each_bad_file(launch, workdir, reco
     assert str(missing) in errors
 
 
-def test_a_recording_too_short_for_the_model_is_named_and_the_others_are_told(
-    launch, tiny_config, recordings, tmp_path
-):
+def test_a_recording_too_short_for_the_model_is_named_and_the_others_are_told(launch, recordings, tmp_path):
     """With the silence before and after left out: what is heard of the second recording is a click."""
-    model = ("--config.model.name=cnn", "--config.model.width=4", "--config.frontend.trim_db=40.0")
-    arguments = ("train", "--config", tiny_config, "--variant", "plain", *model, "--workdir", tmp_path / "cnn")
-    status, _, errors = launch(*arguments)
-    assert status == 0, errors
+    (tmp_path / "cnn").mkdir()
+    changes = {"model": {"name": "cnn", "width": 4}, "frontend": {"trim_db": 40.0}}
+    untrained_workdir(tmp_path / "cnn", *tiny_corpus(), **changes)
     click = np.zeros(2 * SAMPLE_RATE)
     click[SAMPLE_RATE] = 0.5
     soundfile.write(tmp_path / "click.wav", click, SAMPLE_RATE)
