@@ -5,6 +5,7 @@ batches, `pmap` gives each its part under the axis name `BATCH`, and the trainin
 """
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from ser_jax.training.background import Once
 BATCH = "batch"  # the axis of devices that share a batch
 DETERMINISTIC = "xla_gpu_deterministic_ops"  # no operation that differs from run to run, no timing of algorithms
 _SHARE = 0.9  # of a device's memory that one program may take
+_IDLE_SHARE = 1 / 16  # of it: a single run that takes no more, twice over, leaves a GPU idle
 
 
 def keep_programs() -> None:
@@ -107,9 +109,14 @@ class Program:
     Memory decides how many runs it computes at once: where all of them take more than a device has, it is compiled for
     as many as should fit, and called several times. A run's results do not depend on which others are beside it.
     Several processes always compute all at once.
+
+    Attributes:
+      function: of arguments as they lie.
+      twice: the same, but it computes a single run twice over and drops the other; see `_copies`.
     """
 
     function: Callable
+    twice: Callable
     kinds: tuple[Kind, ...]
     devices: tuple[jax.Device, ...]
     memory: int | None
@@ -122,7 +129,8 @@ class Program:
 
         For a thread beside the one that will call it, which waits for what is begun.
         """
-        self._made(shapes, self._runs(shapes))
+        runs = self._runs(shapes)
+        self._made(shapes, runs, _copies(runs))
 
     def compile(self, *arguments: Any) -> tuple[Callable, int]:
         """Returns the executable for such arguments, and how many of a device's runs it takes at once."""
@@ -131,22 +139,26 @@ class Program:
         shapes = shapes_of(arguments)
         if shapes not in self.compiled:
             at_once = self._runs(arguments)
+            copies = _copies(at_once)
             memory = free_memory(self.devices, arguments) if self.memory is None else self.memory
             while True:
-                program = self._made(arguments, at_once)
-                if at_once == 1 or _bytes_needed(program) <= memory:
+                program = self._made(arguments, at_once, copies)
+                if at_once == copies == 1 or _bytes_needed(program) <= memory * (1 if copies == 1 else _IDLE_SHARE):
                     break
-                self.made.forget((shapes, at_once))
-                at_once = max(min(at_once - 1, int(at_once * memory / _bytes_needed(program))), 1)
+                self.made.forget((shapes, at_once, copies))
+                if copies == 1:
+                    at_once = max(min(at_once - 1, int(at_once * memory / _bytes_needed(program))), 1)
+                copies = 1
             self.compiled[shapes] = program, at_once
         return self.compiled[shapes]
 
-    def _made(self, arguments: Sequence[Any], at_once: int) -> Callable:
+    def _made(self, arguments: Sequence[Any], at_once: int, copies: int) -> Callable:
         def make() -> Callable:
-            lowered = self.function.lower(*self._piece(arguments, 0, at_once))
-            return lowered.compile(compiler_options=compiler_options(at_once, self.deterministic))
+            function = self.function if copies == 1 else self.twice
+            lowered = function.lower(*self._piece(arguments, 0, at_once))
+            return lowered.compile(compiler_options=compiler_options(at_once * copies, self.deterministic))
 
-        return self.made((shapes_of(arguments), at_once), make)
+        return self.made((shapes_of(arguments), at_once, copies), make)
 
     def __call__(self, *arguments: Any) -> Any:
         """Computes the function for all runs."""
@@ -196,7 +208,7 @@ def on_devices(
     shared = [i for i, kind in enumerate(kinds) if kind == "shared"]
     everywhere = [i for i, kind in enumerate(kinds) if kind == "shared" or (kind == "run" and layout.shares_batch)]
 
-    def on_one_device(*arguments: Any) -> Any:
+    def on_one_device(twice: bool, *arguments: Any) -> Any:
         arguments = list(arguments)
         if layout.shares_batch:  # what all devices have alike keeps its first axis, of one group
             for i in set(everywhere) - set(shared):
@@ -207,19 +219,25 @@ def on_devices(
             left = iter(own)
             return function(*(arguments[i] if i in shared else next(left) for i in range(len(kinds))))
 
+        if twice:  # behind a barrier, so that the compiler does not see that they are alike
+            own = jax.lax.optimization_barrier(jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), own))
         output = jax.lax.map(one_run, own) if jax.default_backend() == "cpu" else jax.vmap(one_run)(own)
+        output = jax.tree.map(lambda leaf: leaf[:1], output) if twice else output
         alike = layout.shares_batch and result == "run"
         return jax.tree.map(lambda leaf: leaf[None], output) if alike else output
 
-    mapped = jax.pmap(
-        on_one_device,
-        axis_name=BATCH,
-        in_axes=tuple(None if i in everywhere else 0 for i in range(len(kinds))),
-        out_axes=None if layout.shares_batch and result == "run" else 0,
-        devices=layout.devices,
-        donate_argnums=tuple(range(donate)),
+    once, twice = (
+        jax.pmap(
+            functools.partial(on_one_device, twice),
+            axis_name=BATCH,
+            in_axes=tuple(None if i in everywhere else 0 for i in range(len(kinds))),
+            out_axes=None if layout.shares_batch and result == "run" else 0,
+            devices=layout.devices,
+            donate_argnums=tuple(range(donate)),
+        )
+        for twice in (False, True)
     )
-    return Program(mapped, kinds, layout.local.devices, memory, deterministic, {}, Once())
+    return Program(once, twice, kinds, layout.local.devices, memory, deterministic, {}, Once())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,6 +292,15 @@ def compiler_options(at_once: int = 2, deterministic: bool = False) -> dict[str,
     # cuBLAS refused a product of a step that was not batched over runs (jax 0.11.2, H200).
     options = {"xla_gpu_enable_triton_gemm": False} if at_once > 1 else {}
     return options | ({DETERMINISTIC: True} if deterministic else {}) or None
+
+
+def _copies(at_once: int) -> int:
+    """How often a GPU computes each of `at_once` runs.
+
+    A single one twice: so its products are batched, as those of several runs are, and cuBLAS takes them. It would wait
+    a minute and more otherwise for XLA's own kernels to be tuned. That pays where the network is small.
+    """
+    return 2 if at_once == 1 and jax.default_backend() == "gpu" else 1
 
 
 def check_deterministic() -> None:

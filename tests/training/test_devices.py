@@ -117,6 +117,27 @@ def test_a_program_is_compiled_once_for_the_same_shapes():
     assert len(traced) == 1
 
 
+def test_a_gpu_computes_a_single_run_twice_where_that_takes_little_of_it(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    own = np.random.default_rng(0).normal(size=(1, 1, 64)).astype(np.float32)
+    matrix = jnp.asarray(np.random.default_rng(1).normal(size=(64, 64)), jnp.float32)
+    for memory, batched in ((None, True), (10 * 64 * 64 * 4, False)):
+        program = devices.on_devices(
+            lambda own, matrix: jnp.sort(own @ matrix),
+            devices.make_layout(1, "runs", 32),
+            ("run", "shared"),
+            "run",
+            memory=memory,
+        )
+        np.testing.assert_allclose(program(own, matrix), np.sort(own @ np.asarray(matrix)), atol=1e-5)
+        executable, at_once = program.compile(own, matrix)
+        assert at_once == 1
+        assert ("f32[2,64]" in executable.as_text()) == batched
+        assert len(program.made) == 1
+    two = np.concatenate([own, own], axis=1)
+    assert "f32[4,64]" not in program.compile(two, matrix)[0].as_text()
+
+
 def test_what_was_begun_by_its_shapes_is_not_compiled_again_and_still_obeys_the_memory():
     traced = []
     own = np.random.default_rng(0).normal(size=(1, 5, 64)).astype(np.float32)
