@@ -9,12 +9,16 @@ the figures of those that were not run. One that fails is named there and at the
 
 import argparse
 import ast
+import contextlib
 import datetime
 import importlib.metadata
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,13 +45,23 @@ SETS: dict[str, dict[str, str]] = {
         "startup": "--quickstart",
     },
     "gpu": {
+        "study": "--torch_device cuda",
+        "steps": "",
+        "extraction": "--torch_device cuda --precision bfloat16 --batch 64 --shape wavlm_large --shape whisper_large",
+    },
+    "gpu_more": {
         "models": "--torch_device cuda --compiled --turns 20",
         "population": "--torch_device cuda --runs 1,2,5,10,20,50,100 --steps 16 --turns 5",
         "roofline": "--turns 20 --steps 16",
         "frontend": "--torch_device cuda --turns 20",
         "inference": "--torch_device cuda --model shufflenet_v2 --model transformer --model crnn --model rnn",
-        "extraction": "--torch_device cuda --precision bfloat16 --batch 64 --shape wavlm_large --shape whisper_large",
+        "variant": "",
         "startup": "--width 0.5",
+    },
+    "rehearsal": {
+        "study": "--small --torch_device cpu --torch_steps 3 --torch_processes 2",
+        "steps": "--model rnn --option hidden=8 --option depth=1 --runs 1,10 --batch 4 --seconds 1 --turns 2 --steps 1",
+        "extraction": "--shape small --batch 2 --turns 2",
     },
     "small": {
         "models": "--model shufflenet_v2 --option width=tiny --batch 4 --turns 2 --steps 1",
@@ -57,11 +71,6 @@ SETS: dict[str, dict[str, str]] = {
         "inference": "--model shufflenet_v2 --option width=tiny --utterances 8 --batch 4 --repeats 3 --turns 2",
         "extraction": "--shape small --batch 2 --turns 2",
         "startup": "--model linear --turns 1",
-    },
-    "gpu_study": {"study": "--torch_device cuda", "variant": ""},
-    "small_study": {
-        "study": "--small --torch_steps 3",
-        "variant": "--config configs/quickstart.py --seeds 1 --steps 2",
     },
 }
 
@@ -139,13 +148,26 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "first_test_seconds": ("test, first", SECONDS),
         "test_seconds": ("test", SECONDS),
     },
+    "steps": {
+        "model": ("model", "{}"),
+        "runs": ("K", "{}"),
+        "runs_in_a_program": ("at once", "{}"),
+        "step_seconds": ("a step", "{:.2f} ms*1e3"),
+        "run_step_seconds": ("of one run", "{:.2f} ms*1e3"),
+        "products": ("10⁹ multiply-adds", "{:.1f}*1e-9"),
+        "bytes": ("MB", "{:.0f}*1e-6"),
+        "limit_seconds": ("limit", "{:.2f} ms*1e3"),
+        "bound_by": ("bound by", "{}"),
+        "share_of_limit": ("share", "{:.0%}"),
+    },
     "study": {
         "contestant": ("", "{}"),
         "models": ("models trained", "{}"),
         "seconds": ("whole process", SECONDS),
         "compile_seconds": ("of which compiling", SECONDS),
         "train_seconds": ("of which training", SECONDS),
-        "against_ours": ("against ours", TIMES),
+        "step_seconds": ("a step of one", "{:.2f} ms*1e3"),
+        "against_ours": ("against ours, cold", TIMES),
     },
 }
 
@@ -155,14 +177,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", choices=sorted(SETS), default="short")
     parser.add_argument("--only", action="append", metavar="NAME", help="only this benchmark of the set")
+    parser.add_argument("--limit", type=float, help="seconds for all: what has no time left is ended, its figures kept")
     parser.add_argument("--results", type=Path, default=FOLDER / "results")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md")
     args = parser.parse_args()
-    failed = []
+    failed, until = [], time.monotonic() + args.limit if args.limit else None
     chosen = {name: options for name, options in SETS[args.set].items() if not args.only or name in args.only}
     for name, options in chosen.items():
         print(f"\n== {name} {options}", flush=True)
-        records, seconds, error = run(["-m", f"benchmarks.{name}", *options.split()])
+        left = None if until is None else max(until - time.monotonic(), 0)
+        records, seconds, error = run(["-m", f"benchmarks.{name}", *options.split()], left)
         keep(args.results, name, {"options": options, "seconds": seconds, "records": records, "error": error})
         if error:
             failed.append(name)
@@ -173,28 +197,52 @@ def main() -> None:
         raise SystemExit(f"error: {', '.join(failed)} failed")
 
 
-def run(arguments: Sequence[str]) -> tuple[list[dict], float, str]:
-    """Runs Python on `arguments`, its table shown as it comes; returns its JSON lines, seconds, and what went wrong."""
+def run(arguments: Sequence[str], limit: float | None = None) -> tuple[list[dict], float, str]:
+    """Runs Python on `arguments`, its table shown as it comes; returns its JSON lines, seconds, and what went wrong.
+
+    After `limit` seconds it is ended, with all processes that it started.
+    """
     begun = time.monotonic()
-    process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    over = threading.Event()
+
+    def end() -> None:
+        over.set()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    timer = threading.Timer(limit if limit is not None else threading.TIMEOUT_MAX, end)
+    timer.daemon = True
+    timer.start()
     records, last = [], ""
-    for line in process.stderr:
-        if line.startswith("{"):
-            records.append(json.loads(line))
-        elif line.strip():
-            last = line.strip()
-    code = process.wait()
-    return records, time.monotonic() - begun, f"exit status {code}: {last}" if code else ""
+    try:
+        for line in process.stderr:
+            if line.startswith("{"):
+                records.append(json.loads(line))
+            elif line.strip():
+                last = line.strip()
+        code = process.wait()
+    except BaseException:
+        end()
+        raise
+    finally:
+        timer.cancel()
+    error = f"exit status {code}: {last}" if code else ""
+    return records, time.monotonic() - begun, f"ended after {limit:.0f} s: no time left" if over.is_set() else error
 
 
 def keep(results: Path, name: str, entry: dict[str, Any]) -> Path:
     """Puts one benchmark's figures into the device's file; returns it."""
-    from benchmarks.common import device  # not above: it starts JAX, and the page alone needs none
+    import jax  # not above: the page alone needs none
+
+    from benchmarks.common import device
 
     results.mkdir(parents=True, exist_ok=True)
     path = results / f"{re.sub(r'[^a-z0-9]+', '-', device().lower()).strip('-')}.json"
     found = json.loads(path.read_text()) if path.exists() else {"benchmarks": {}}
-    found |= {"device": device(), "cores": machine.cores()}
+    found |= {"device": device(), "platform": jax.default_backend(), "cores": machine.cores()}
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     entry |= {"date": datetime.date.today().isoformat(), "commit": commit.stdout.strip(), "versions": versions()}
     found["benchmarks"][name] = entry
@@ -227,8 +275,8 @@ def write_page(results: Path, page: Path) -> None:
         "*against ours* is the other's time divided by ours, in the same turn: above 1, ours is faster.",
         "On a CPU the ratios are what counts: the times are of a machine that others share.",
     ]
-    for path in sorted(results.glob("*.json")):
-        found = json.loads(path.read_text())
+    devices = [json.loads(path.read_text()) | {"stem": path.stem} for path in sorted(results.glob("*.json"))]
+    for found in sorted(devices, key=lambda one: one.get("platform", "cpu") == "cpu"):  # accelerators first
         lines += ["", f"## {found['device']}, {found['cores']} cores"]
         for name, entry in found["benchmarks"].items():
             lines += ["", f"### {question(name)}", ""]
@@ -239,7 +287,7 @@ def write_page(results: Path, page: Path) -> None:
                 lines += [f"Did not finish: {entry['error']}", ""]
             if entry["records"]:
                 lines += table(name, entry["records"])
-            if picture := draw(name, entry["records"], page.parent / f"performance-{path.stem}-{name}.png"):
+            if picture := draw(name, entry["records"], page.parent / f"performance-{found['stem']}-{name}.png"):
                 lines += ["", f"![{name}]({picture.name})"]
     page.write_text("\n".join(lines) + "\n")
 

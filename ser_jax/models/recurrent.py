@@ -61,9 +61,9 @@ class Recurrent(nn.Module):
             return (x, x[::-1])[:directions]
 
         kernels = weights.pop("input_kernel")
-        inputs = tuple(ops.product(x, kernel) for x, kernel in zip(in_order(x), kernels, strict=True))
+        inputs = jnp.stack([ops.product(x, kernel) for x, kernel in zip(in_order(x), kernels, strict=True)], 1)
         outputs, final = _scan(self.cell, inputs, weights, jnp.stack(in_order(real), 1))
-        outputs = jnp.concatenate([outputs[0], outputs[-1][::-1]][:directions], -1)
+        outputs = jnp.concatenate([outputs[:, 0], outputs[::-1, -1]][:directions], -1)
         outputs = jnp.where(real[..., None], outputs, 0).swapaxes(0, 1)
         return outputs, tuple(part.swapaxes(0, 1).reshape(x.shape[1], -1) for part in final)
 
@@ -187,80 +187,71 @@ def _product(x: Float[Array, "*directions batch a"], kernel: Float[Array, "*dire
 
 # The loop -----------------------------------------------------------------------------------------------------------
 #
-# Directions are stacked within a step, and apart from each other in what is read and written for all frames, so that
-# the products before and after the loop read it as it lies. An utterance that has ended holds its state.
+# Directions lie side by side, and so does all that the gradient has to know of a frame: a GPU reads and writes each
+# array of a loop by a kernel of its own, and one step has hardly anything else to do. An utterance that has ended holds
+# its state.
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _scan(
     cell: str,
-    inputs: tuple[Float[Array, "frames batch gates_x_hidden"], ...],
+    inputs: Float[Array, "frames directions batch gates_x_hidden"],
     weights: dict[str, Array],
     real: Bool[Array, "frames directions batch"],
-) -> tuple[tuple[Array, ...], State]:
-    """Outputs [frames, batch, hidden] of each direction, and final state [directions, batch, hidden]."""
+) -> tuple[Float[Array, "frames directions batch hidden"], State]:
+    """Outputs, and the final state [directions, batch, hidden]."""
     return _scan_forward(cell, inputs, weights, real, save=False)[0]
 
 
 def _scan_forward(
-    cell: str, inputs: tuple[Array, ...], weights: dict[str, Array], real: Array, save: bool = True
+    cell: str, inputs: Array, weights: dict[str, Array], real: Array, save: bool = True
 ) -> tuple[tuple, tuple]:
-    dtype = inputs[0].dtype
+    dtype = inputs.dtype
     hidden = weights["recurrent_kernel"].shape[-2]
+    rounded = weights | {"recurrent_kernel": weights["recurrent_kernel"].astype(dtype)}  # once, and not in every step
 
     def step(state: State, frame: tuple) -> tuple[State, tuple]:
         inputs, real = frame
-        new, saved = _step(cell, state, jnp.stack(inputs), weights)
+        new, saved = _step(cell, state, inputs, rounded)
         new = _where(real, new, state)
-        return new, (tuple(new[0].astype(dtype)), tuple(part.astype(dtype) for part in saved) if save else None)
+        return new, (new[0].astype(dtype), jnp.stack(saved).astype(dtype) if save else None)
 
     zero = tuple(jnp.zeros((*real.shape[1:], hidden)) for _ in range(_STATES[cell]))
     final, (outputs, saved) = jax.lax.scan(step, zero, (inputs, real))
     return (outputs, final), (saved, outputs, weights, real)
 
 
-def _scan_backward(cell: str, saved: tuple, gradients: tuple) -> tuple[tuple[Array, ...], dict[str, Array], None]:
+def _scan_backward(cell: str, saved: tuple, gradients: tuple) -> tuple[Array, dict[str, Array], None]:
     saved, outputs, weights, real = saved
     d_outputs, d_final = gradients
-    dtype = outputs[0].dtype
+    dtype = outputs.dtype
     transposed = weights["recurrent_kernel"].swapaxes(-1, -2).astype(dtype)
 
     def step(d_state: State, frame: tuple) -> tuple[State, tuple]:
         saved, d_output, real = frame
-        d_state = (d_state[0] + jnp.stack(d_output), *d_state[1:])
-        saved = tuple(part.astype(jnp.float32) for part in saved)
-        d_inputs, d_product, d_previous = _CELLS[cell][1](saved, d_state)
+        d_state = (d_state[0] + d_output, *d_state[1:])
+        d_inputs, d_product, d_previous = _CELLS[cell][1](tuple(saved.astype(jnp.float32)), d_state)
         d_inputs, d_product = (
             None if part is None else jnp.where(real[..., None], part, 0).astype(dtype)
             for part in (d_inputs, d_product)
         )
         d_h = d_previous[0] + _product(d_inputs if d_product is None else d_product, transposed)
-        d_state = _where(real, (d_h, *d_previous[1:]), d_state)
-        return d_state, (tuple(d_inputs), None if d_product is None else tuple(d_product))
+        return _where(real, (d_h, *d_previous[1:]), d_state), (d_inputs, d_product)
 
     _, (d_inputs, d_products) = jax.lax.scan(step, d_final, (saved, d_outputs, real), reverse=True)
-    d_products = d_products or d_inputs
-    return d_inputs, _weight_gradients(outputs, d_inputs, d_products), None
+    return d_inputs, _weight_gradients(outputs, d_inputs, d_inputs if d_products is None else d_products), None
 
 
 def _where(real: Array, new: State, old: State) -> State:
     return tuple(jnp.where(real[..., None], a, b) for a, b in zip(new, old, strict=True))
 
 
-def _weight_gradients(
-    outputs: tuple[Array, ...], d_inputs: tuple[Array, ...], d_products: tuple[Array, ...]
-) -> dict[str, Array]:
-    def kernel_gradient(h: Array, d_product: Array) -> Array:
-        previous = jnp.pad(h[:-1], ((1, 0), (0, 0), (0, 0)))
-        return jnp.einsum("tbh,tbg->hg", previous, d_product, preferred_element_type=jnp.float32)
-
-    def bias_gradient(d: Array) -> Array:
-        return jnp.sum(d, (0, 1), dtype=jnp.float32)
-
+def _weight_gradients(outputs: Array, d_inputs: Array, d_products: Array) -> dict[str, Array]:
+    previous = jnp.pad(outputs[:-1], ((1, 0), (0, 0), (0, 0), (0, 0)))
     return {
-        "recurrent_kernel": jnp.stack([kernel_gradient(*pair) for pair in zip(outputs, d_products, strict=True)]),
-        "input_bias": jnp.stack([bias_gradient(d) for d in d_inputs]),
-        "recurrent_bias": jnp.stack([bias_gradient(d) for d in d_products]),
+        "recurrent_kernel": jnp.einsum("tdbh,tdbg->dhg", previous, d_products, preferred_element_type=jnp.float32),
+        "input_bias": jnp.sum(d_inputs, (0, 2), dtype=jnp.float32),
+        "recurrent_bias": jnp.sum(d_products, (0, 2), dtype=jnp.float32),
     }
 
 

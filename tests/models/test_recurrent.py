@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ser_jax.models.recurrent import GATES, Cell, Recurrent
+from tests.programs import equations
 
 REFERENCES = Path(__file__).parents[1] / "references"
 LENGTHS = jnp.array([6, 1, 4, 5])
@@ -195,3 +196,31 @@ def test_recurrent_kernels_begin_orthogonal_gate_by_gate_and_forget_gates_open(j
             np.testing.assert_allclose(gate @ gate.T, np.eye(hidden), atol=1e-4)
     forget = np.repeat([0, 1, 0, 0], hidden)
     np.testing.assert_array_equal(weights["input_bias"], np.stack([forget, forget]))
+
+
+@cells
+def test_a_step_of_the_loop_has_one_product_and_reads_and_writes_few_arrays(cell):
+    """A GPU has a kernel for each: there are as many of them as utterances have frames."""
+    layer, lengths = Recurrent(HIDDEN, cell), jnp.array([3, 5])
+    weights = jax.eval_shape(lambda: layer.init(jax.random.key(0), jnp.zeros((2, 5, 3)), lengths))
+
+    def loss(weights, x):
+        outputs, final = layer.apply(weights, x, lengths)
+        return jnp.sum(outputs.astype(jnp.float32)) + sum(map(jnp.sum, final))
+
+    x = jax.ShapeDtypeStruct((2, 5, 3), jnp.bfloat16)
+    program = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(weights, x).jaxpr
+    loops = [equation for equation in equations(program) if equation.primitive.name == "scan"]
+    read, written = [], []
+    for loop in loops:
+        carried = loop.params["num_carry"]
+        read.append(len(loop.invars) - loop.params["num_consts"] - carried)
+        written.append(len(loop.outvars) - carried)
+        body = list(equations(loop.params["jaxpr"].jaxpr))
+        assert len([equation for equation in body if equation.primitive.name == "dot_general"]) == 1
+        kernel = 2, HIDDEN, GATES[cell] * HIDDEN  # rounded before the loop
+        rounded = [one.invars[0].aval.shape for one in body if one.primitive.name == "convert_element_type"]
+        assert kernel not in rounded and kernel[:1] + kernel[:0:-1] not in rounded
+    assert len(loops) == 2
+    assert read == [2, 3]  # inputs and what is real; what was saved, the gradient of outputs, what is real
+    assert written == [2, 1 if cell == "lstm" else 2]  # outputs and what is saved; the gradient of inputs and products

@@ -1,0 +1,125 @@
+"""What only a GPU can show, or another accelerator. `benchmarks/gpu.sh` runs it there; elsewhere it is skipped.
+
+    JAX_PLATFORMS=cuda,cpu JAX_DISABLE_MOST_OPTIMIZATIONS=false python -m pytest -m gpu tests/test_gpu.py
+
+SER_JAX_REHEARSE=1 runs it on a CPU, with few networks, where it says nothing but that it runs.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ser_jax import config as configuration
+from ser_jax.corpora.synthetic import make_synthetic
+from ser_jax.models import FAMILIES
+from ser_jax.training import ahead, devices, loop
+from ser_jax.training import population as populations
+from tests.training.tiny import CONFIG, tiny_corpus, tiny_population, vectors
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        jax.default_backend() == "cpu" and not os.environ.get("SER_JAX_REHEARSE"), reason="there is no accelerator"
+    ),
+]
+
+ROOT = Path(__file__).parents[1]
+STEPS = 5
+ON_CPU = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+# What a tiny model cannot have without tracks, and what it needs of the features.
+LEFT_OUT = {"tracks", "states"}
+REHEARSED = bool(os.environ.get("SER_JAX_REHEARSE"))
+# Without that whose features an encoder makes.
+NETWORKS = ["linear", "rnn"] if REHEARSED else sorted(set(FAMILIES) - {"encoder_head"})
+
+
+def first_losses() -> dict[str, np.ndarray]:
+    """The losses of the first steps of two runs of every family, in float32, [steps, runs]."""
+    data = tiny_corpus()
+    made = {}
+    for name in NETWORKS:
+        options = {key: value for key, value in FAMILIES[name].tiny.items() if key not in LEFT_OUT}
+        made[name] = tiny_population(
+            *data,
+            model={"name": name, **options},
+            frontend={"deltas": 2},
+            seeds=[0, 1],
+            folds=[0],
+            feed="resident",
+            training={"precision": "float32", "split": "runs"},
+        )
+        ahead.begin(made[name])
+    return {name: _losses(population) for name, population in made.items()}
+
+
+def _losses(population: populations.Population) -> np.ndarray:
+    state, found = populations.initial_state(population), []
+    feed = populations.training_feed(population, 0)
+    for _ in range(STEPS):
+        state, sums = populations.train_steps(population, state, populations.to_devices(population, feed.take(1)))
+        gathered = devices.gather(sums, len(population.runs))
+        found.append(gathered["loss"] / gathered["weight"])
+    return np.stack(found)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """The losses here, and those of a process that has the CPU alone, which computes beside this one."""
+    path = tmp_path_factory.mktemp("losses") / "cpu.npz"
+    with subprocess.Popen([sys.executable, "-m", "tests.test_gpu", str(path)], cwd=ROOT, env=ON_CPU) as process:
+        here = first_losses()
+        assert process.wait(timeout=300) == 0
+    return here, dict(np.load(path))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_first_steps_are_those_of_a_cpu(both, name):
+    here, there = (losses[name] for losses in both)
+    assert np.isfinite(here).all() and np.ptp(here) > 1e-3
+    np.testing.assert_allclose(here, there, rtol=2e-3)
+
+
+def test_a_deterministic_training_that_is_interrupted_ends_in_the_same_bits(tmp_path):
+    data = tiny_corpus()
+    changes = {"deterministic": True, "checkpoint_seconds": 0.0, "precision": "bfloat16"}
+    population = tiny_population(*data, model={"name": "rnn", "hidden": 8}, seeds=[0, 1], folds=[0], training=changes)
+
+    def interrupt(entry: dict) -> None:
+        if entry["step"] >= 4:
+            raise InterruptedError
+
+    whole, _ = loop.train(population, tmp_path / "whole")
+    with pytest.raises(InterruptedError):
+        loop.train(population, tmp_path / "parts", report=interrupt)
+    assert 0 < int(np.max(loop.restore(population, tmp_path / "parts").step)) < population.num_steps
+    resumed, _ = loop.train(population, tmp_path / "parts")
+    for field in ("parameters", "optimizer", "ema_parameters"):
+        ours, theirs = (vectors(devices.gather(getattr(state, field), 2), 2) for state in (resumed, whole))
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_model_that_was_trained_here_is_evaluated_and_predicts_on_a_cpu(tmp_path):
+    import soundfile
+
+    (tmp_path / "config.json").write_text(json.dumps(configuration.merge(CONFIG, {"folds": [0]})))
+    here = [sys.executable, "launch.py", "train", "--config", tmp_path / "config.json", "--workdir", tmp_path / "here"]
+    subprocess.run([*here, "--data_dir", tmp_path], cwd=ROOT, check=True, timeout=300)
+    shutil.move(tmp_path / "here", tmp_path / "moved")
+    # It compares what it predicts with what the training did, and fails where they differ by more than rounding.
+    moved = [sys.executable, "launch.py", "evaluate", "--workdir", tmp_path / "moved", "--data_dir", tmp_path]
+    subprocess.run(moved, cwd=ROOT, env=ON_CPU, check=True, timeout=300)
+    corpus = make_synthetic("synthetic", **CONFIG["corpus"]["options"])
+    soundfile.write(tmp_path / "one.wav", corpus.samples[: int(corpus.utterances["num_samples"][0])], 16_000)
+    moved = [sys.executable, "launch.py", "predict", tmp_path / "one.wav", "--workdir", tmp_path / "moved"]
+    subprocess.run(moved, cwd=ROOT, env=ON_CPU, check=True, timeout=300)
+
+
+if __name__ == "__main__":
+    np.savez(sys.argv[1], **first_losses())
