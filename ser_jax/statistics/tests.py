@@ -38,13 +38,16 @@ def equivalence_test(estimate: float, standard_error: float, degrees: float, mar
 
 
 def detectable_difference(standard_error: float, degrees: float, tests: int = 1) -> float:
-    """Returns the smallest true difference that is found in 80 % of studies with this standard error.
+    """Returns the smallest true difference that is found in 80 % of studies like the one with this standard error.
 
     Found is a p value below 0.05 after the correction for `tests` (the first step of Holm's, which is Bonferroni's).
     The power is that of the noncentral t distribution, not of the normal, which promises too much with few speakers.
+    The root of a variance with few degrees of freedom is too small on average (by 5 % with five); it is corrected for
+    that, so that the mean over studies is the difference of 80 % power.
     """
     critical = special.stdtrit(degrees, 1 - SIGNIFICANT / (2 * tests))
-    return float(special.nctdtrinc(degrees, 1 - POWER, critical)) * standard_error
+    expected = np.sqrt(2 / degrees) * special.poch(degrees / 2, 0.5)  # of the standard error, as a share of the true
+    return float(special.nctdtrinc(degrees, 1 - POWER, critical)) * standard_error / float(expected)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
