@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   python launch.py study configs/studies/attention.py
   python launch.py study configs/studies/attention.py:emodb --dry_run
   python launch.py study configs/studies/attention.py:emodb --shard 0/4
+  python launch.py study configs/studies/sweep.py:emodb --select 4
   python launch.py study configs/studies/attention.py:emodb \\
       --slurm jobs=4,partition=gpu,gpus_per_node=1,timeout_min=240
 """
@@ -45,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="send the study to Slurm by submitit: jobs=N shards it, all else are submitit's own parameters "
         "(partition, timeout_min, gpus_per_node ...); cluster=local runs the jobs on this machine",
     )
+    parser.add_argument(
+        "--select",
+        metavar="SPEAKERS",
+        type=int,
+        help="set so many speakers apart, choose the variant with the highest UA on them (WORKDIR/choice), and test it "
+        "alone on all other speakers (WORKDIR/tested): a selection that has used no test speaker's labels",
+    )
     add_profile_argument(parser)
     add_dry_run_argument(parser)
     add_process_arguments(parser)
@@ -66,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
     from ser_jax.studies.plan import make_plan
 
     settings = load_config(args)
+    if args.select is not None:
+        return _run_selection(args, settings)
     if args.dry_run:
         return print_dry_run(args, settings, args.store)
     if args.slurm and args.shard:
@@ -83,6 +93,30 @@ def run(args: argparse.Namespace) -> int:
         print("the last one to finish writes the results; the same command without --slurm shows them")
         return 0
     return run_together(args, settings, args.store, _shard(args.shard))
+
+
+def _run_selection(args: argparse.Namespace, settings: dict) -> int:
+    """Runs the study that chooses a variant and the one that tests it; returns the exit status."""
+    from pathlib import Path
+
+    from ser_jax.errors import UserError, printed
+    from ser_jax.studies import selection
+
+    others = {"--slurm": args.slurm, "--shard": args.shard, "--distributed": args.distributed}
+    others |= {"--coordinator": args.coordinator, "--profile_steps": args.profile_steps}
+    if given := [option for option, value in others.items() if value]:
+        raise UserError(f"--select: one process chooses and tests; expected no {given[0]} beside it")
+    choice, tested = (str(Path(args.workdir) / name) for name in (selection.CHOICE, selection.TESTED))
+    chooses = selection.choosing(settings, args.select, args.data_dir)
+    if args.dry_run:
+        args.workdir = choice
+        return print_dry_run(args, chooses, args.store)
+    status = run_shard(chooses, choice, args.data_dir, args.store, (0, 1))
+    if status:
+        return status  # without a variant that failed, another might be chosen
+    name, ua = selection.choose(choice)
+    print(printed(f"chosen: {name}, UA {100 * ua:.1f} % on speakers set apart; the others test it") + "\n", flush=True)
+    return run_shard(selection.testing(settings, name, args.select), tested, args.data_dir, args.store, (0, 1))
 
 
 def print_dry_run(args: argparse.Namespace, settings: dict, store: str | None) -> int:

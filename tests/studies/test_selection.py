@@ -1,0 +1,71 @@
+"""Nested selection by one command: the choice has seen no test speaker, and the test no speaker of the choice."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from ser_jax import config as configuration
+from ser_jax.report import summary
+from ser_jax.studies import collect, selection
+from tests.training.tiny import CONFIG
+
+VARIANTS = {
+    "SVM": {"model": {"name": "linear_svm", "functionals": "own"}},
+    "blind": {"model": {"name": "linear_svm", "functionals": "own"}, "frontend": {"fmin": 7000.0}},
+}
+CORPUS = {"options": {"num_speakers": 6, "utterances_per_speaker": 8}}
+
+
+def write(folder, variants=VARIANTS, **changes):
+    config = configuration.merge(CONFIG, {"corpus": CORPUS, "study": {"variants": variants}})
+    path = folder / "config.json"
+    path.write_text(json.dumps(configuration.merge(config, changes)))
+    return path
+
+
+def test_one_command_chooses_on_speakers_set_apart_and_tests_on_the_others(launch, tmp_path, monkeypatch):
+    monkeypatch.setattr(collect, "write_report", lambda *of, **others: None)  # most of the time
+    config, work = write(tmp_path), tmp_path / "work"
+    status, output, errors = launch("study", config, "--select", "3", "--workdir", work)
+    assert status == 0, errors
+    chosen_by, tested = (pd.read_parquet(work / name / "predictions.parquet") for name in ("choice", "tested"))
+    assert set(chosen_by["variant"]) == set(VARIANTS)
+    assert chosen_by["speaker"].nunique() == 3 and tested["speaker"].nunique() == 3
+    assert not set(chosen_by["speaker"]) & set(tested["speaker"])
+    ua = {name: one.ua.value for name, one in summary.read(work / "choice").variants.items()}
+    best = max(ua, key=ua.get)
+    assert set(tested["variant"]) == {best}
+    assert selection.choose(work / "choice") == (best, ua[best])
+    assert f"chosen: {best}, UA {100 * ua[best]:.1f} % on speakers set apart" in output
+    assert summary.read(work / "tested").title == f"{best}, chosen among 2 variants by 3 speakers set apart"
+    status, output, errors = launch("study", config, "--select", "3", "--workdir", work, "--dry_run")
+    assert (status, output.count(" trained\n")) == (0, 2), output + errors
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "message"),
+    [
+        (("--select", "1"), {}, "config.protocol.selection_speakers: found 1, expected"),
+        (("--select", "5"), {}, "selection_speakers=5, expected 0, or from 2 to 4"),
+        (("--select", "3", "--shard", "0/2"), {}, "--select: one process chooses and tests; expected no --shard"),
+        (("--select", "3"), {"study": {"questions": [{"name": "x"}]}}, "expected either factors or variants"),
+        (("--select", "3"), None, "--select 3: found one variant, expected a study of two"),
+        (("--select", "3"), {"protocol": {"tested": "validation"}}, "which it sets itself; expected neither"),
+        (("--select", "3"), {"protocol": {"selection_speakers": 2}}, "selection_speakers=2, which it sets itself"),
+        (("--select", "2"), {}, "are left to learn from, expected more than validation_speakers=1"),
+        (
+            ("--select", "3"),
+            {"study": {"variants": {"SVM": {}, "random": {"protocol": {"name": "random"}}}}},
+            "variant random has a protocol of its own",
+        ),
+    ],
+)
+def test_what_cannot_be_chosen_is_refused_in_one_line_before_anything_is_written(
+    launch, tmp_path, options, changes, message
+):
+    config = write(tmp_path, variants={}) if changes is None else write(tmp_path, **changes)
+    status, _, errors = launch("study", config, *options, "--workdir", tmp_path / "work")
+    assert (status, len(errors.strip().splitlines())) == (2, 1)
+    assert message in errors
+    assert not (tmp_path / "work").exists()
