@@ -33,6 +33,7 @@ AUDIO_SUFFIXES = LIBSNDFILE_SUFFIXES + FOREIGN_SUFFIXES
 
 NOTES = {  # what is to be known of recordings, by kind, in words
     "copies": "whose bytes are those of another one",
+    "overlapping": "that overlap another segment of their recording, of another emotion or speaker",
     "contradicting_copies": "whose bytes are those of another one, of another emotion or speaker",
     "silent": "silent",
     "clipped": "clipped",

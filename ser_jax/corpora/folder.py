@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+import numpy as np
 import pandas as pd
 
 from ser_jax.corpora import labels, tables
@@ -28,6 +29,7 @@ _GENDERS = {
 }
 _OF_FILES = ("path", "id")  # columns of names that may be any word; of others some words say that nothing is known
 _MAY_BE_UNKNOWN = ("gender", "text", "language", "session", "split")
+_TOUCHING_SECONDS = 0.05  # by which segments that follow one another may overlap: times are rounded
 _COMPUTED = ("label", "num_samples", "corpus", "recording", "segment_start", "segment_end")
 
 
@@ -275,6 +277,22 @@ def notes_of_copies(utterances: pd.DataFrame, hashes: Mapping[str, str]) -> dict
     found = {"copies": copied & ~contradicting, "contradicting_copies": contradicting}
     ids = {kind: utterances["id"][utterances["path"].isin(files["path"][which])] for kind, which in found.items()}
     return {kind: of_kind.tolist() for kind, of_kind in ids.items() if len(of_kind)}
+
+
+def note_of_overlaps(utterances: pd.DataFrame) -> dict[str, list[str]]:
+    """Returns, as "overlapping", the ids of segments that share time with one of another emotion or speaker."""
+    if "segment_start" not in utterances:
+        return {}
+    found = []
+    for _, rows in utterances.sort_values("segment_start").groupby("path", sort=False):
+        rows = rows.assign(segment_end=rows["segment_end"].fillna(np.inf)).to_dict("records")
+        for i, row in enumerate(rows):
+            for other in rows[i + 1 :]:
+                if other["segment_start"] >= row["segment_end"] - _TOUCHING_SECONDS:
+                    break
+                if (row["emotion"], row["speaker"]) != (other["emotion"], other["speaker"]):
+                    found += [row["id"], other["id"]]
+    return {"overlapping": list(dict.fromkeys(found))} if found else {}
 
 
 def _has_no(row: pd.Series, column: str) -> str:

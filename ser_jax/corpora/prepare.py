@@ -28,6 +28,7 @@ from ser_jax.corpora.folder import (
     find_table,
     hashes_of,
     list_emotion_folders,
+    note_of_overlaps,
     notes_of_copies,
     read_split_tables,
     read_table,
@@ -202,7 +203,7 @@ def _pack_recordings(
             return prepared
     folder, listed = packed_folder(name, data_dir), data_dir / "problems" / f"{name}.csv"
     with _removed_if_made(folder.parent, data_dir):
-        info["notes"] = notes_of_copies(utterances, hashes)
+        info["notes"] = notes_of_copies(utterances, hashes) | note_of_overlaps(utterances)
         examples = read_utterances(name, utterances, problems, info, options.min_seconds)
         return pack(folder, name, _unless_bad(examples, name, total, problems, listed, info, options), classes, info)
 

@@ -68,7 +68,9 @@ def vote_shares(corpus: Corpus, columns: str, *, partly: bool = False) -> Float3
             f"{_VOTES}={columns}: corpus {corpus.name} has {what}; expected {VOTE}EMOTION for every emotion, or a "
             "column for every rater"
         )
+    spelled = {name.casefold(): name for name in names}
     counted = [columns + emotion for emotion in corpus.emotions]
+    counted = [spelled.get(name.casefold(), name) for name in counted]
     lacking = [name for name in counted if name not in names]
     if lacking and len(lacking) < len(counted) and not partly:
         raise UserError(
@@ -155,8 +157,11 @@ def _numbers(corpus: Corpus, name: str, option: str, expected: str) -> Float64[n
 
 
 def is_number_or_nothing(words: pd.Series) -> pd.Series:
-    """Returns which cells are finite numbers, also with a decimal comma, or say that a value is not known."""
-    return words.map(says_nothing) | np.isfinite(_numbers_of(words.map(_text)))
+    """Returns which cells are numbers, also with a decimal comma, or say that a value is not known.
+
+    Infinity is none, nor what is beyond the numbers of 32 bits.
+    """
+    return words.map(says_nothing) | (_numbers_of(words.map(_text)).abs() <= np.finfo(np.float32).max)
 
 
 def _numbers_of(words: pd.Series) -> pd.Series:

@@ -500,6 +500,14 @@ def test_copies_are_said_and_whether_they_contradict_one_another(own, tmp_path):
     assert notes == {"copies": ["s0_joy", "s1_joy"], "contradicting_copies": ["s2_anger", "s2_sadness"]}
 
 
+def test_segments_that_overlap_others_of_another_emotion_or_speaker_are_said(tmp_path):
+    rows = [("joy", 0, 2), ("joy", 1, 2.5), ("anger", 2.47, 4), ("anger", 3, 5)]
+    dialog(tmp_path, ("emotion", "start", "end"), rows)
+    assert "overlapping" not in prepare(tmp_path).info["notes"]
+    dialog(tmp_path, ("emotion", "start", "end"), [*rows, ("joy", 4.5, 8)])
+    assert prepare(tmp_path).info["notes"]["overlapping"] == ["d_0003000", "d_0004500"]
+
+
 @pytest.mark.parametrize(
     ("speakers", "said"),
     [(("a", "b", "a;b"), "'a;b'"), (("a", "b", "['a', 'b']"), "['a', 'b']"), (("a", "b", "b and a"), "'b and a'")],

@@ -19,6 +19,11 @@ def test_votes_are_counted_by_emotion_and_those_for_no_class_are_left_out():
     np.testing.assert_allclose(vote_shares(corpus, "vote_"), [[0.75, 0.25], [0.5, 0.5], [0, 1]])
 
 
+def test_columns_of_votes_may_be_spelled_with_capitals():
+    corpus = corpus_of(vote_Anger=["2", "0", "1"], vote_JOY="1")
+    np.testing.assert_allclose(vote_shares(corpus, "vote_"), [[2 / 3, 1 / 3], [0, 1], [0.5, 0.5]], rtol=1e-6)
+
+
 @pytest.mark.parametrize("columns", ["rater_", "rater_1,rater_2,rater_3"])
 def test_votes_are_counted_by_rater(columns):
     corpus = corpus_of(
@@ -50,6 +55,12 @@ def test_votes_that_are_none_are_refused_in_one_line(columns, votes, message):
     with pytest.raises(UserError, match=message) as error:
         vote_shares(corpus_of(**columns), votes)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["1e300", "-1e39", "inf", "-Infinity"])
+def test_a_value_beyond_32_bits_is_no_number(value):
+    with pytest.raises(UserError, match=f"has the arousal '{value}', expected a number"):
+        dimension_values(corpus_of(arousal=["1", "2", value]), ["arousal"])
 
 
 def test_values_are_read_as_spreadsheets_write_them():
