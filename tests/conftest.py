@@ -34,6 +34,13 @@ install_import_hook("ser_jax", "beartype.beartype")
 pytest_plugins = ["tests.messages"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_programs_of_other_files():
+    """JAX keeps every program that it compiled: ten gigabytes, by the last test."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def real_corpora() -> Path:
     """The folder with the real corpora `emodb` and `ravdess`: SER_JAX_CORPORA, or ../shared/corpora."""

@@ -61,9 +61,9 @@ def many_steps(folder: Path, steps: int) -> list[tuple[int, int, int, int]]:
 def many_populations(folder: Path, number: int) -> list[tuple[int, int, int, int]]:
     """Trains and tests so many populations of different seeds; returns what was held after each."""
     corpus, protocol = tiny_corpus()
-    rows = []
+    rows, cache = [], {}  # the programs, as the variants of a study share them
     for seed in range(number):
-        population = tiny_population(corpus, protocol, seeds=(seed,), folds=(0,))
+        population = tiny_population(corpus, protocol, cache=cache, seeds=(seed,), folds=(0,))
         state, _ = loop.train(population, folder / str(seed))
         test_predictions(population, state, "plain")
         del population, state

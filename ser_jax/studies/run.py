@@ -101,6 +101,7 @@ def run_study(
     else:
         outcome = Outcome(None, (), {})
     processes.of_the_leader(0)  # no process leaves before the first is done
+    devices.forget_programs()
     return outcome
 
 

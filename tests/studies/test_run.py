@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import gc
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -34,6 +36,11 @@ def study_of(**study):
     return json.loads(json.dumps(configuration.merge(CONFIG, changes)))
 
 
+def programs_kept():
+    gc.collect()
+    return len(jax.devices()[0].client.live_executables())
+
+
 @pytest.fixture
 def trained(monkeypatch):
     """The names of what is trained from now on."""
@@ -50,11 +57,13 @@ def test_what_one_study_has_trained_another_finds_under_any_name(trained, no_fon
     outcome = run.run_study(first, tmp_path / "one", data_dir=data, store=shared)
     assert trained == ["plain (1 of 2)", "noisy (2 of 2)"]
     assert (outcome.missing, outcome.failed) == ((), {})
+    kept = programs_kept()
     second = study_of(variants={"louder": noise, "smooth": {"optimizer": {"label_smoothing": 0.0}}})
     again = run.run_study(second, tmp_path / "two", data_dir=data, store=shared)
     assert trained[2:] == ["smooth (2 of 2)"]
     assert again.summary.variants["louder"].ua == outcome.summary.variants["noisy"].ua
     assert set(pd.read_parquet(tmp_path / "two" / "predictions.parquet")["variant"]) == {"louder", "smooth"}
+    assert programs_kept() <= kept  # else memory would grow with every study
 
 
 def test_a_sweep_along_the_run_axis_compiles_once(tmp_path):
