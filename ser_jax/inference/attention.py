@@ -47,8 +47,8 @@ class Look:
 
 def has_attention(model: nn.Module, num_features: int) -> bool:
     """Whether a model has any attention to look at; compiles nothing."""
-    inputs = jnp.zeros((1, 64, num_features)), jnp.full((1,), 64, jnp.int32)
-    output, _ = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), *inputs, train=False))
+    inputs = jax.ShapeDtypeStruct((1, 64, num_features), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+    output, _ = jax.eval_shape(lambda *inputs: model.init_with_output(jax.random.key(0), *inputs, train=False), *inputs)
     return bool(output.attention)
 
 

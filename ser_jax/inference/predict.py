@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -205,7 +204,7 @@ def _window_arguments(population: Population, layout: devices.Layout, tables: li
         )
 
     places = stacked([[places_of(table) for table in part] for part in tables])
-    return *places, jnp.int32(used), resident, population.encoder
+    return *places, np.int32(used), resident, population.encoder
 
 
 def _stack(trees: Sequence[Any]) -> Any:

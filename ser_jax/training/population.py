@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -32,7 +31,7 @@ from ser_jax.training.encoder import Upper, upper_layers
 from ser_jax.training.initial import Initial, begin_with, check_initial
 from ser_jax.training.objectives import LOSSES, check_loss
 from ser_jax.training.programs import Programs, make_programs
-from ser_jax.training.runs import ANY_RATE, BY_RUN, make_run, rates_of, runs_of
+from ser_jax.training.runs import ANY_RATE, BY_RUN, make_run, rates_of, run_keys, runs_of
 from ser_jax.training.setup import (
     Targets,
     check_batch,
@@ -274,20 +273,17 @@ def make_population(
     if teacher is not None:
         own_heads = heads.to_json(targets.heads, corpus.emotions)
         check_teacher(teacher, corpus, [protocol.folds[fold] for fold in numbers], own_heads)
-    own = [
-        make_run(config, corpus, protocol.folds[fold], fold, seed, numbers.index(fold), rates) for fold, seed in runs
-    ]
+    own = [make_run(config, corpus, protocol.folds[fold], numbers.index(fold), rates) for fold, _ in runs]
     if training and targets.scaling is not None:
         own = [run.replace(dimension_scaling=scaling) for run, scaling in zip(own, targets.scaling, strict=True)]
-    order = devices.spread(np.arange(len(own)), layout.groups)
-    run = devices.stack_runs([run.replace(key=0) for run in own], layout.groups)
+    run_values = devices.stack_runs(own, layout.groups).replace(key=run_keys(runs, layout.groups))
     return Population(
         config=config,
         corpus=corpus,
         packed=packed,
         protocol=protocol,
         runs=runs,
-        run_values=run.replace(key=jnp.stack([run.key for run in own])[order]),
+        run_values=run_values,
         targets=targets,
         initial=initial,
         teacher=teacher,

@@ -1,10 +1,11 @@
 """The runs of a variant, a fold and a seed each, and what distinguishes them as arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
 import numpy as np
+from jaxtyping import Array, Key
 
 from ser_jax import config as configuration
 from ser_jax import models
@@ -12,6 +13,7 @@ from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.protocols import Fold, Protocol
 from ser_jax.errors import UserError
 from ser_jax.frontend import Strengths
+from ser_jax.training import devices
 from ser_jax.training.state import Run
 
 # Of config.optimizer what is a value of each run, and no part of the compiled programs.
@@ -34,13 +36,29 @@ def rates_of(name: str, model: nn.Module) -> dict[str, float]:
     return {option: rate for option, rate in rates.items() if rate}
 
 
-def make_run(
-    config: dict, corpus: Corpus, fold: Fold, number: int, seed: int, index: int, rates: Mapping[str, float]
-) -> Run:
-    """Returns one run's values.
+def run_keys(runs: Sequence[tuple[int, int]], groups: int) -> Key[Array, "groups runs"]:
+    """Returns the key of each run, of which all its random draws come; it depends on fold and seed alone.
 
-    `number` is its fold's number in the protocol, `index` its place among the folds of the population. The key depends
-    on the number and the seed alone. `rates` are the model's.
+    Drawn on the host, by one program: on an accelerator each of the operations would be compiled and sent by itself.
+    """
+    folds, seeds = (
+        devices.spread(np.array(column, np.int64).astype(np.int32), groups) for column in zip(*runs, strict=True)
+    )
+    with jax.default_device(devices.host()):
+        return _keys(seeds, folds)
+
+
+@jax.jit
+@jax.vmap
+@jax.vmap
+def _keys(seed: Array, fold: Array) -> Array:
+    return jax.random.fold_in(jax.random.key(seed), fold)
+
+
+def make_run(config: dict, corpus: Corpus, fold: Fold, index: int, rates: Mapping[str, float]) -> Run:
+    """Returns one run's values but for its key, see `run_keys`.
+
+    `index` is the place of its fold among those of the population, `rates` are the model's.
     """
     optimizer = config["optimizer"]
     strengths = configuration.construct(Strengths, config["augmentation"], "config.augmentation")
@@ -51,7 +69,7 @@ def make_run(
         # The mean weight of the training utterances is 1; a class that the fold lacks has none to weigh.
         weights = counts.sum() / (np.maximum(counts, 1) * np.count_nonzero(counts))
     return Run(
-        key=jax.random.fold_in(jax.random.key(seed), number),
+        key=0,
         fold=np.int32(index),
         learning_rate=np.float32(optimizer["learning_rate"]),
         weight_decay=np.float32(optimizer["weight_decay"]),

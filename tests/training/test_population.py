@@ -19,6 +19,7 @@ from ser_jax.frontend import Statistics, features
 from ser_jax.inference import predict, tables
 from ser_jax.training import checkpoints, devices, log, loop
 from ser_jax.training import population as populations
+from ser_jax.training.runs import run_keys
 from ser_jax.training.state import variables
 from tests.training.tiny import tiny_corpus, tiny_population, vectors
 
@@ -388,3 +389,10 @@ def test_variants_that_differ_in_rates_share_their_programs_and_each_run_has_its
         np.testing.assert_array_equal(population.run_values.rates["dropout"], np.float32(rate))
         np.testing.assert_array_equal(population.run_values.ema_decay, np.float32(decay))
     assert none.run_values.rates == {}
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**31, 2**40 + 3])
+def test_the_key_of_a_run_is_that_of_its_fold_and_seed_alone(seed):
+    found = jax.random.key_data(run_keys([(3, seed), (0, seed), (1, 5)], 2))
+    expected = [jax.random.fold_in(jax.random.key(number), fold) for fold, number in ((3, seed), (0, seed), (1, 5))]
+    np.testing.assert_array_equal(devices.gather(found, 3), [jax.random.key_data(key) for key in expected])

@@ -116,13 +116,23 @@ def sizes(text):
     ],
     ids=["sweep", "augmented", "two frontends"],
 )
-def test_a_study_compiles_a_training_program_for_each_distinct_variant(tmp_path, variants, programs):
+def test_a_study_compiles_a_training_program_for_each_distinct_variant(tmp_path, variants, programs, caplog):
     plan = make_plan(configuration.merge(CONFIG, {"study": {"variants": variants}}))
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        found = compiled(plan, tmp_path)
+    assert len(found) == sum(len(program.compiled) for program in found.values()) == programs
+    # Beside them the runs' keys, in one program, and what lays keys on several devices: no operation by itself.
+    names = set(re.findall(r"Finished XLA compilation of jit\((.*?)\)", caplog.text))
+    assert "_fun" in names and names <= {"_fun", "_keys", "_multi_slice"}
+
+
+def compiled(plan, folder):
+    """The training programs of all variants, by their identity."""
     found = {}
-    for variant in prepare(plan, str(tmp_path)):
+    for variant in prepare(plan, str(folder)):
         population = variant.population()
         state = populations.state_like(population)
         piece = populations.to_devices(population, populations.training_feed(population, 0).take(1))
         population.programs.train.compile(*populations.training_arguments(population, state, piece))
         found[id(population.programs.train)] = population.programs.train
-    assert len(found) == sum(len(program.compiled) for program in found.values()) == programs
+    return found
