@@ -34,7 +34,8 @@ def dry_run(config: dict, workdir: str | os.PathLike, data_dir: str | None, stor
         *("variant", "runs", "steps", "batch", "frames x features", "parameters", "MB of all runs", "there already"),
         "time",
     )
-    told = [_seconds(variant, folder, data_dir) for variant in variants]
+    timed: set[str] = set()  # openSMILE's sets, which the first variant with each one computes for all
+    told = [_seconds(variant, folder, data_dir, timed) for variant in variants]
     rows = [head, *((*_row(variant, folder), _time(one)) for variant, one in zip(variants, told, strict=True))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
@@ -78,13 +79,15 @@ class _Told:
     by: str = ""
 
 
-def _seconds(variant: Variant, store: Path, data_dir: str | None) -> _Told:
+def _seconds(variant: Variant, store: Path, data_dir: str | None, timed: set[str]) -> _Told:
     if (population_folder(store, variant.name, variant.key) / RESULT).exists():
         return _Told(0.0)
     population = variant.population()
+    kind = population.baseline.functionals if isinstance(population, Baselines) else ""
     functionals = 0.0
-    if isinstance(population, Baselines) and population.baseline.functionals in opensmile.SETS:
-        functionals = seconds_of_functionals(variant.corpus, population.baseline.functionals, data_dir)
+    if kind in opensmile.SETS and kind not in timed:
+        functionals = seconds_of_functionals(variant.corpus, kind, data_dir)
+        timed.add(kind)
     found = rates.seconds_of(population, data_dir)
     if found is None:
         return _Told(functionals or None, "")
@@ -108,8 +111,8 @@ def _about_time(told: Sequence[_Told], data_dir: Path) -> str:
         )
     if lacking:
         parts.append(
-            f"time of {count(lacking, 'variant')}: not known, since nothing like it was trained here for some seconds; "
-            "`plan RESULTS` times a training"
+            f"time of {count(lacking, 'variant')}: not known, since nothing like it was trained here for some seconds "
+            "(`plan RESULTS` times a network)"
         )
     return "; ".join(parts) or "time: nothing is left to train"
 
