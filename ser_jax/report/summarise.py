@@ -193,9 +193,10 @@ def _variant(
     else:
         has_interval = any(one.ci95 is not None for one in found["scores"].values())
         notes = [] if has_interval else [bootstrap.no_interval(found["speakers"])]
-        if has_interval and scores.cell_sums(table, np.ones((1, len(table), 1))).of_these_models():
+        cells = scores.cell_sums(table, np.ones((1, len(table), 1)))
+        if has_interval and cells.of_these_models():
             notes.append(intervals.THIS_MODEL)
-        found |= _WITHOUT_CLASSES | {"notes": [*notes, *_notes_on_runs(table, known), *known.notes]}
+        found |= _WITHOUT_CLASSES | {"notes": [*notes, *_notes_on_runs(table, cells, known), *known.notes]}
     return from_json(Variant, {key: _json(value) for key, value in found.items()}, "summary")
 
 
@@ -347,13 +348,15 @@ def _notes(table: pd.DataFrame, cells: Cells, known: Knowledge, *, has_interval:
         notes.append(f"from one speaker only, so the intervals leave out how speakers differ in: {', '.join(single)}")
     if has_interval and cells.of_these_models():
         notes.append(intervals.THIS_MODEL)
-    return [*notes, *_notes_on_runs(table, known)]
+    return [*notes, *_notes_on_runs(table, cells, known)]
 
 
-def _notes_on_runs(table: pd.DataFrame, known: Knowledge) -> list[str]:
+def _notes_on_runs(table: pd.DataFrame, cells: Cells, known: Knowledge) -> list[str]:
     folds, seeds = table["fold"].nunique(), table["seed"].nunique()
     what = "UA varies" if emotions_of(table) else "figures vary"
     notes = [f"one seed: how much {what} between seeds is not known"] if seeds == 1 else []
+    if seeds > len(cells.seeds):
+        notes.append(f"no two of {seeds} seeds trained the same fold: they are taken as one seed, pooled over folds")
     runs = len(table[["fold", "seed"]].drop_duplicates())
     if folds * seeds - runs - len(known.diverged) > 0:
         notes.append(f"{runs} runs of {folds} folds x {seeds} seeds: some are missing")

@@ -117,7 +117,7 @@ def cell_sums(
     """The same sums of each cell, a speaker's utterances in a fold."""
     cell_of, cells = components.grid_of(table)
     sums = speaker_sums(table.assign(speaker=cell_of), probabilities, labels)
-    return dataclasses.replace(cells, counts=np.moveaxis(sums, 0, 1)[None])
+    return cells.counted(np.moveaxis(sums, 0, 1)[None])
 
 
 def ece_and_brier(sums: Float[np.ndarray, "*batch seeds sums 3"]) -> Float[np.ndarray, "*batch 2"]:

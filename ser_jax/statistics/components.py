@@ -59,6 +59,13 @@ class Cells:
         trainings = (_summed(run.astype(int), self.fold_of, len(self.folds), axis=1) > 0).sum(axis=0)
         return not self.every_run_tests_all() and bool((trainings <= 1).all())
 
+    def counted(self, counts: Num[np.ndarray, "variants seeds cells ..."]) -> "Cells":
+        """These cells with `counts`; seeds of which no two trained the same fold tell nothing apart and are one."""
+        cells = dataclasses.replace(self, counts=counts)
+        if len(self.seeds) == 1 or not cells.trained_once():
+            return cells
+        return dataclasses.replace(cells, counts=counts.sum(axis=1, keepdims=True), seeds=self.seeds[:1])
+
     def draws_folds(self) -> bool:
         """Whether a difference draws folds: nothing else shows the noise of training that a fold's speakers share."""
         return self.trained_once() and len(self.folds) > 1 and self.shares_models() and self.folds_nest_speakers()
@@ -174,7 +181,7 @@ def count_cells(tables: list[pd.DataFrame]) -> Cells:
     """Counts the predictions of variants that were tested on the same rows (see `paired.paired`)."""
     cell_of, cells = grid_of(tables[0])
     counted = [metrics.confusion_counts(table.assign(cell=cell_of), "cell").counts for table in tables]
-    return dataclasses.replace(cells, counts=np.stack(counted))
+    return cells.counted(np.stack(counted))
 
 
 def influences(cells: Cells, weights: Float[np.ndarray, " variants"]) -> Float[np.ndarray, "seeds cells"]:

@@ -235,11 +235,10 @@ def limits(cells: Cells, parts: Components, *, verdicts: bool = True) -> list[st
     notes = []
     if np.isnan(parts.total):
         notes.append(bootstrap.no_interval(len(cells.speakers)))
-    once = "one seed" if len(cells.seeds) == 1 else "no fold was trained with two seeds"
     if cells.trained_once():
-        notes.append(f"{once}: how much of the uncertainty is due to training, and not to speakers, is not known")
+        notes.append("one seed: how much of the uncertainty is due to training, and not to speakers, is not known")
     if cells.draws_folds():
-        notes.append(f"{once}, and the speakers of a fold share a model: the interval is over folds, not speakers")
+        notes.append("one seed, and the speakers of a fold share a model: the interval is over folds, not speakers")
     elif cells.of_these_models() and not np.isnan(parts.total):
         known = (
             "interval and p are of these trained models, and there is no verdict on what they differ in"
@@ -248,7 +247,7 @@ def limits(cells: Cells, parts: Components, *, verdicts: bool = True) -> list[st
         )
         notes.append(f"one training of each variant tested all speakers: {known}; three or more seeds would give one")
     elif cells.trained_once() and cells.shares_models():
-        notes.append(f"{once}, and speakers share models: the noise of their training is estimated from the folds")
+        notes.append("one seed, and speakers share models: the noise of their training is estimated from the folds")
     return notes
 
 

@@ -157,7 +157,7 @@ def cell_sums(table: pd.DataFrame, rows: Float[np.ndarray, "variants rows sums"]
     columns = rows[:, known].transpose(0, 2, 1).reshape(-1, known.sum())
     sums = np.stack([np.bincount(group, weights=column, minlength=number) for column in columns], axis=-1)
     sums = sums.reshape(len(cells.seeds), -1, len(rows), rows.shape[-1]).transpose(2, 0, 1, 3)
-    return dataclasses.replace(cells, counts=sums)
+    return cells.counted(sums)
 
 
 def concordance(sums: Float[np.ndarray, "... 6"]) -> Float[np.ndarray, "..."]:

@@ -166,4 +166,5 @@ def _without_speakers(made: Summary) -> Summary:
         made,
         variants={name: renamed(variant) for name, variant in made.variants.items()},
         comparisons=tuple(renamed(comparison) for comparison in made.comparisons),
+        score_differences=tuple(renamed(difference) for difference in made.score_differences),
     )

@@ -155,6 +155,13 @@ def test_missing_runs_and_emotions_of_one_speaker_are_said(table):
     )
 
 
+def test_seeds_of_which_no_two_trained_the_same_fold_are_said_to_be_one(table):
+    once = table[(table["seed"] == 0) == table["fold"].isin(["fold0", "fold1", "fold2"])]
+    eca, expected = (few(rows).variants["eca"] for rows in (once, once.assign(seed=0)))
+    assert eca.metrics == expected.metrics and eca.ua_seed_sd is None
+    assert "no two of 2 seeds trained the same fold: they are taken as one seed, pooled over folds" in eca.notes
+
+
 def test_predictions_on_two_corpora_are_refused(table):
     both = predictions.merge([table, table[table["variant"] == "eca"].assign(corpus="other", variant="third")])
     with pytest.raises(UserError, match="one corpus, found predictions on corpus, other"):
