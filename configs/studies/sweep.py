@@ -2,10 +2,11 @@
 
 python launch.py study configs/studies/sweep.py
 python launch.py study configs/studies/sweep.py:emodb
+python launch.py study configs/studies/sweep.py:emodb --select 4
 
 The argument is a corpus; on the built-in one the network is tiny. Both are arrays along the run axis, so that a sweep
-costs no recompilation. Choose a recipe by `validation_ua` of summary.json: what is chosen by the test folds' UA is no
-longer tested by them.
+costs no recompilation. `--select` chooses one on speakers set apart, and tests it on the others: what is chosen by the
+test folds' UA is no longer tested by them.
 """
 
 from configs.studies import attention

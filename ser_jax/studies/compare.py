@@ -160,7 +160,9 @@ def _without_speakers(made: Summary) -> Summary:
     one = bootstrap.no_interval(1)
 
     def renamed(part: Any) -> Any:
-        return dataclasses.replace(part, notes=tuple(NO_SPEAKERS if note == one else note for note in part.notes))
+        notes = tuple(NO_SPEAKERS if note == one else note for note in part.notes)
+        inner = {"calibration": renamed(part.calibration)} if getattr(part, "calibration", None) else {}
+        return dataclasses.replace(part, notes=notes, **inner)
 
     return dataclasses.replace(
         made,

@@ -172,6 +172,7 @@ def test_without_speakers_there_is_no_interval_and_the_reason_is_given(tmp_path)
     for part in (*made.variants.values(), *made.comparisons):
         assert compare.NO_SPEAKERS in part.notes
         assert bootstrap.no_interval(1) not in part.notes
+    assert bootstrap.no_interval(1) not in json.dumps(summary.to_json(made))
     assert set(merged["fold"]) == {"all"}
 
 
