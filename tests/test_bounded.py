@@ -2,7 +2,10 @@
 
 import json
 import struct
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -19,6 +22,8 @@ from ser_jax.corpora.tables import read_table
 from ser_jax.errors import UserError
 from ser_jax.studies import outside
 from tests.doors import spoken
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +114,26 @@ def test_a_configuration_nested_without_end_is_one_short_line(tmp_path, text):
     with pytest.raises(UserError) as error:
         load(str(tmp_path / "b.json"))
     assert len(str(error.value)) <= 300
+
+
+READ = """
+import os, sys
+import pandas as pd, pyarrow.parquet
+from ser_jax import bounded
+threads = lambda: len(os.listdir("/proc/self/task"))
+before = threads()
+found = bounded.read_parquet(sys.argv[1])
+alone = threads() - before
+pd.testing.assert_frame_equal(found, pd.read_parquet(sys.argv[1]))
+print(alone, threads() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted as Linux lists them")
+def test_parquet_is_read_as_pandas_does_and_by_no_thread_that_may_outlive_its_process(tmp_path):
+    table = pd.DataFrame({f"c{i}": np.arange(3000.0) for i in range(9)} | {"s": ["é"] * 3000, "l": [["a"]] * 3000})
+    table.set_index(pd.Index(range(2, 3002), name="k")).to_parquet(tmp_path / "a.parquet", row_group_size=500)
+    command = [sys.executable, "-c", READ, str(tmp_path / "a.parquet")]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    alone, by_pandas = map(int, ran.stdout.split())
+    assert alone == 0 < by_pandas

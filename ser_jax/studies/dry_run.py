@@ -107,7 +107,7 @@ def _about_time(told: Sequence[_Told], data_dir: Path) -> str:
         by = join(sorted({one.by for one in known if one.by}))
         how = f", by trainings of {by} on this machine ({data_dir / rates.FILE})" if by else ", openSMILE's alone"
         parts.append(
-            f"time: about {duration(sum(one.seconds for one in known))}{how}; another network's tells it roughly"
+            f"time: about {duration(sum(one.seconds for one in known))}{how}; a network of other work tells it roughly"
         )
     if lacking:
         parts.append(

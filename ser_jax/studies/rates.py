@@ -26,7 +26,7 @@ FILE = "rates.jsonl"
 _LEAST_STEPS = 10  # fewer are mostly the first call of a program
 _LEAST_SECONDS = {True: 3.0, False: 0.5}  # of a network, and of a baseline
 _OF_FOLDS = ("speaker", "gender", "label")
-_FIGURES = ("seconds_of_work", "seconds_of_compiling", "seconds_of_evaluating")
+_FIGURES = ("work", "seconds_of_work", "seconds_of_compiling", "seconds_of_evaluating")
 
 
 def is_begun(folder: Path) -> bool:
@@ -43,14 +43,15 @@ def remember(population: Population | Baselines, folder: Path, data_dir: str | o
         return
     result = read_json(folder / RESULT)
     seconds = result["seconds"]
-    is_network = isinstance(population, Population)
+    is_network, (units, work) = isinstance(population, Population), _work(population)
     short = seconds["train"] < _LEAST_SECONDS[is_network] or (is_network and population.num_steps < _LEAST_STEPS)
     if short or len(result["provenance"]) > 1:
         return
     row = {
         **_machine(),
         "model": _model(population),
-        "seconds_of_work": (seconds["train"] + seconds.get("validate", 0.0)) / _work(population),
+        "work": work,
+        "seconds_of_work": (seconds["train"] + seconds.get("validate", 0.0)) / (units * work),
         "seconds_of_compiling": seconds.get("initialise", 0.0) + seconds.get("compile", 0.0),
         "seconds_of_evaluating": seconds["evaluate"] / _heard(population),
     }
@@ -66,8 +67,9 @@ def remember(population: Population | Baselines, folder: Path, data_dir: str | o
 def seconds_of(population: Population | Baselines, data_dir: str | os.PathLike | None) -> tuple[float, str] | None:
     """Returns the seconds that a variant takes on this machine, and the model of the training that tells it.
 
-    That is the latest of the same family here, else of another network; without openSMILE's functionals. None where
-    nothing like it was trained here. Compiling and evaluating are among the seconds.
+    That is the one with the most similar work among those of the same family that were trained here, else among all
+    networks; the latest of several alike. None where nothing like it was trained here. Compiling and evaluating are
+    among the seconds, openSMILE's functionals are not.
     """
     rows = [row for row in _read(data_dir) if {key: row.get(key) for key in _machine()} == _machine()]
     name, is_network = _model(population), isinstance(population, Population)
@@ -75,9 +77,15 @@ def seconds_of(population: Population | Baselines, data_dir: str | os.PathLike |
     others = [row for row in rows if is_network and row["seconds_of_compiling"]]
     if not of_family and not others:
         return None
-    row = (of_family or others)[-1]
+    units, work = _work(population)
+    row = min(reversed(of_family or others), key=lambda row: max(row["work"] / work, work / row["work"]))
     evaluating = row["seconds_of_evaluating"] * _heard(population)
-    return row["seconds_of_work"] * _work(population) + evaluating + row["seconds_of_compiling"], str(row["model"])
+    seconds, times = (
+        row["seconds_of_work"] * units * work + evaluating + row["seconds_of_compiling"],
+        row["work"] / work,
+    )
+    alike = 0.5 <= times <= 2
+    return seconds, f"{row['model']}" if alike else f"{row['model']} (with {times:.2g} times the multiply-adds)"
 
 
 def _machine() -> dict[str, Any]:
@@ -90,17 +98,21 @@ def _model(population: Population | Baselines) -> str:
     return name if isinstance(population, Population) else f"{name} on {population.baseline.functionals}"
 
 
-def _work(population: Population | Baselines) -> float:
-    """Multiply-adds of all forward passes, traced and not compiled; of a baseline the values that all fits see."""
+def _work(population: Population | Baselines) -> tuple[float, float]:
+    """How many steps all runs make, and the multiply-adds of each one's forward pass, traced and not compiled.
+
+    Of a baseline it is how many values all fits see, and 1.
+    """
     if isinstance(population, Baselines):
         speakers, genders, labels = (population.corpus.utterances[name].to_numpy() for name in _OF_FOLDS)
         folds = {fold.name: fold.train for fold in population.folds}.values()
         fits = [len(rows) * (1 + len(inner_folds(speakers[rows], genders[rows], labels[rows]))) for rows in folds]
-        return float(sum(fits) * population.num_parameters)
+        return float(sum(fits) * population.num_parameters), 1.0
     learner = population.learner
     frames = max(int(num_frames(learner.frontend, np.int64(learner.crop_samples))), 1)
     of_one = max(cost(learner.model, frames, num_features(learner.frontend)).multiply_adds, 1)
-    return float(of_one * population.config["training"]["batch_size"] * population.num_steps * len(population.runs))
+    batch = population.config["training"]["batch_size"]
+    return float(population.num_steps * len(population.runs)), float(of_one * batch)
 
 
 def _heard(population: Population | Baselines) -> float:
@@ -121,8 +133,7 @@ def _read(data_dir: str | os.PathLike | None) -> list[dict[str, Any]]:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and all(
-            isinstance(row.get(name), int | float) and row[name] >= 0 for name in _FIGURES
-        ):
+        known = isinstance(row, dict) and all(isinstance(row.get(name), int | float) for name in _FIGURES)
+        if known and row["work"] > 0 and all(row[name] >= 0 for name in _FIGURES):
             rows.append(row)
     return rows

@@ -41,8 +41,13 @@ def test_a_training_takes_what_its_like_took_and_more_in_proportion_to_its_steps
     assert rates.seconds_of(twice, tmp_path)[0] == pytest.approx(90.0 + 80.0)
     wider = population(batch_size=8)
     assert rates.seconds_of(wider, tmp_path)[0] == pytest.approx(90.0 + 80.0)
-    trained(population(), tmp_path, SECONDS | {"train": 10.0})  # the latest counts
+    trained(population(), tmp_path, SECONDS | {"train": 10.0})  # the latest of several alike counts
     assert rates.seconds_of(population(), tmp_path)[0] == pytest.approx(40.0)
+    trained(population(batch_size=8), tmp_path, SECONDS | {"train": 180.0})  # the most similar does
+    assert rates.seconds_of(population(), tmp_path)[0] == pytest.approx(40.0)
+    assert rates.seconds_of(population(batch_size=8), tmp_path)[0] == pytest.approx(210.0)
+    seconds, by = rates.seconds_of(population(batch_size=20), tmp_path)
+    assert seconds == pytest.approx(200.0 * 2.5 + 10.0) and by == "linear (with 0.4 times the multiply-adds)"
 
 
 def test_another_machine_a_damaged_line_and_what_was_short_or_joined_tell_nothing(tmp_path, population, monkeypatch):
