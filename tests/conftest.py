@@ -1,5 +1,6 @@
 """What all tests share: eight CPU devices, strict shapes, and the real corpora where they are at hand."""
 
+import collections
 import importlib.metadata
 import os
 import signal
@@ -39,6 +40,16 @@ def no_programs_of_other_files():
     """JAX keeps every program that it compiled: ten gigabytes, by the last test."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def no_figures():
+    """Drawing them takes most of the time of a small study; for tests that look at other things."""
+    from ser_jax.report import write
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write, "_draw", lambda sections, folder: collections.defaultdict(str))
+        yield
 
 
 @pytest.fixture(scope="session")

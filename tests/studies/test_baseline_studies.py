@@ -25,6 +25,8 @@ from ser_jax.errors import UserError
 from ser_jax.studies import baselines, workdirs
 from ser_jax.studies.recognise import Encoded, make_recogniser
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 
 @pytest.fixture(scope="session")
 def mixed(launch, tmp_path_factory):

@@ -12,6 +12,8 @@ from ser_jax.corpora.corpus import SAMPLE_RATE, waveform
 from ser_jax.corpora.synthetic import make_synthetic
 from tests.training.tiny import CONFIG, PARTS
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 EMOTIONS = {emotion for emotions in PARTS.values() for emotion in emotions}
 CHANGES = {
     "model": {"name": "rnn", "hidden": 8, "pooling": "weighted"},

@@ -26,6 +26,8 @@ from ser_jax.training import published as published_models
 from tests.flips import unnoticed
 from tests.report import made_study
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -26,6 +26,8 @@ from ser_jax.training import checkpoints, devices, log, loop
 from ser_jax.training.population import describe, initial_state, make_population
 from tests.training.tiny import CONFIG, tiny_corpus, vectors
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 ROOT = Path(__file__).parents[2]
 RATES = {"name": "rate", "field": "optimizer.learning_rate", "levels": [1e-3, 4e-3]}
 DECAYS = {"name": "decay", "field": "optimizer.weight_decay", "levels": [0.0, 0.1]}
@@ -120,7 +122,8 @@ def test_a_variant_on_a_full_disk_fails_alone_though_nothing_of_it_can_be_kept(t
     monkeypatch.setattr(run, "write_json", fail)
     (variant,) = prepare(make_plan(study_of(variants={"plain": {}})), None)
     failures = {}
-    assert run._finish("title", dataclasses.replace(variant, population=fail), tmp_path, None, failures, wait=True)
+    variant = dataclasses.replace(variant, population=fail)
+    assert run._finish("title", variant, tmp_path, None, failures, lambda _: None, wait=True)
     assert failures["plain"]["message"] == "log.jsonl: No space left on device (errno 28)"
     assert failures["plain"]["refused"]
 

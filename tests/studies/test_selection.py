@@ -10,6 +10,8 @@ from ser_jax.report import summary
 from ser_jax.studies import collect, selection
 from tests.training.tiny import CONFIG
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 VARIANTS = {
     "SVM": {"model": {"name": "linear_svm", "functionals": "own"}},
     "blind": {"model": {"name": "linear_svm", "functionals": "own"}, "frontend": {"fmin": 7000.0}},
