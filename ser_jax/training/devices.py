@@ -23,6 +23,7 @@ from ser_jax.training.background import Once
 
 BATCH = "batch"  # the axis of devices that share a batch
 DETERMINISTIC = "xla_gpu_deterministic_ops"  # no operation that differs from run to run, no timing of algorithms
+_BFLOAT16_SINCE = 8  # compute capability of NVIDIA's devices
 _SHARE = 0.9  # of a device's memory that one program may take
 _IDLE_SHARE = 1 / 16  # of it: a single run that takes no more, twice over, leaves a GPU idle
 
@@ -113,6 +114,7 @@ class Program:
     Attributes:
       function: of arguments as they lie.
       twice: the same, but it computes a single run twice over and drops the other; see `_copies`.
+      advice: what to do where not even one run fits a device, as a message ends: "expected ...".
     """
 
     function: Callable
@@ -121,6 +123,7 @@ class Program:
     devices: tuple[jax.Device, ...]
     memory: int | None
     deterministic: bool
+    advice: str
     compiled: dict[Any, tuple[Callable, int]]
     made: Once
 
@@ -143,11 +146,15 @@ class Program:
             memory = free_memory(self.devices, arguments) if self.memory is None else self.memory
             while True:
                 program = self._made(arguments, at_once, copies)
-                if at_once == copies == 1 or _bytes_needed(program) <= memory * (1 if copies == 1 else _IDLE_SHARE):
+                needed = _bytes_needed(program)
+                if needed <= memory * (1 if copies == 1 else _IDLE_SHARE):
+                    break
+                if at_once == copies == 1:
+                    self._refuse_what_cannot_fit(needed, memory)
                     break
                 self.made.forget((shapes, at_once, copies))
                 if copies == 1:
-                    at_once = max(min(at_once - 1, int(at_once * memory / _bytes_needed(program))), 1)
+                    at_once = max(min(at_once - 1, int(at_once * memory / needed)), 1)
                 copies = 1
             self.compiled[shapes] = program, at_once
         return self.compiled[shapes]
@@ -174,6 +181,14 @@ class Program:
             pieces.append(jax.tree.map(lambda leaf, skip=first - begin: leaf[:, skip:], output))
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *pieces)
 
+    def _refuse_what_cannot_fit(self, needed: int, memory: int) -> None:
+        """Refuses one run that takes more than all that a device has; less than that it may yet get."""
+        if needed * _SHARE > memory:
+            raise UserError(
+                f"not enough memory on {self.devices[0].device_kind}: one run takes {needed / 2**30:.2g} GiB, "
+                f"{memory / 2**30:.2g} GiB are free for it; {self.advice}"
+            )
+
     def _runs(self, arguments: Sequence[Any]) -> int:
         return jax.tree.leaves(arguments[self.kinds.index("run")])[0].shape[1]
 
@@ -195,14 +210,15 @@ def on_devices(
     donate: int = 0,
     memory: int | None = None,
     deterministic: bool = False,
+    advice: str = "expected fewer at once",
 ) -> Program:
     """Spreads `function`, of one run, whose arguments and result lie as `kinds` and `result` say.
 
     On an accelerator the runs of a device are one batched computation, since one small network leaves it idle; on a CPU
     they follow one another inside the program, which measured no slower and needs less memory. The first `donate`
     arguments give their memory to the results. `memory` is what the program may take of each device, in bytes; None:
-    nearly all that the device has free. `deterministic` is for `compiler_options`. A result of kind "run" must be the
-    same on all devices that share a batch.
+    nearly all that the device has free. `deterministic` is for `compiler_options`; `advice` ends the message where one
+    run does not fit. A result of kind "run" must be the same on all devices that share a batch.
     """
     kinds = tuple(kinds)
     shared = [i for i, kind in enumerate(kinds) if kind == "shared"]
@@ -237,7 +253,7 @@ def on_devices(
         )
         for twice in (False, True)
     )
-    return Program(once, twice, kinds, layout.local.devices, memory, deterministic, {}, Once())
+    return Program(once, twice, kinds, layout.local.devices, memory, deterministic, advice, {}, Once())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,6 +337,17 @@ def check_deterministic() -> None:
         )
 
 
+def check_precision(precision: str) -> None:
+    """Raises `UserError` for a `training.precision` that these devices do not have."""
+    device = jax.devices()[0]
+    major, _, minor = str(getattr(device, "compute_capability", "")).partition(".")  # of NVIDIA's, as "7.5"
+    if precision == "bfloat16" and major.isdecimal() and minor.isdecimal() and int(major) < _BFLOAT16_SINCE:
+        raise UserError(
+            f"config.training.precision: found bfloat16, which {device.device_kind} does not have (compute capability "
+            f"{major}.{minor}, expected {_BFLOAT16_SINCE}.0 or later); expected tf32 or float32"
+        )
+
+
 def host() -> jax.Device:
     """The CPU of this process, or its first device where JAX was told to leave the CPU alone."""
     try:
@@ -356,7 +383,8 @@ def free_memory(devices: Sequence[jax.Device], arguments: Any = ()) -> int:
 
 def _bytes_needed(program: Callable) -> int:
     found = program.memory_analysis()
-    return found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
+    results = found.output_size_in_bytes - found.alias_size_in_bytes  # others take the place of arguments
+    return found.argument_size_in_bytes + results + found.temp_size_in_bytes
 
 
 def stack_runs(runs: Sequence[Any], groups: int) -> Any:

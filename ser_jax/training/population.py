@@ -224,6 +224,8 @@ def make_population(
     if selects and training:
         check_selection(config, [protocol.folds[fold] for fold, _ in runs], steps_per_epoch, num_steps)
     precision = config["training"]["precision"]
+    if training:
+        devices.check_precision(precision)
     augmentations = frozenset(name for name, strength in config["augmentation"].items() if strength)
 
     def compiled_later() -> Programs:

@@ -59,6 +59,7 @@ def make_programs(
             ("run", "part", "part", "part", "shared", corpus_lies, "shared"),
             "part",
             deterministic=deterministic,
+            advice="expected a smaller config.evaluation.batch_size or window_seconds",
         )
 
     return Programs(
@@ -71,6 +72,8 @@ def make_programs(
             "run",
             donate=1,
             deterministic=deterministic,
+            advice="expected a smaller config.training.batch_size or crop_seconds, a larger accumulate, or "
+            "precision=bfloat16",
         ),
         of_windows(evaluate_batch),
         of_windows(embed_batch),

@@ -1,11 +1,15 @@
+import contextlib
 import dataclasses
+import types
 
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 
+from ser_jax.errors import UserError
 from ser_jax.training import devices
 
 
@@ -115,6 +119,31 @@ def test_a_program_is_compiled_once_for_the_same_shapes():
     for value in (1.0, 2.0):
         np.testing.assert_array_equal(program(np.full((1, 3), value), jnp.float32(1)), np.full((1, 3), value + 1))
     assert len(traced) == 1
+
+
+def test_one_run_that_no_device_holds_is_refused_in_a_line_that_says_what_would_fit():
+    program = devices.on_devices(
+        lambda own: jnp.sort(own),
+        devices.make_layout(1, "runs", 32),
+        ("run",),
+        "run",
+        memory=1000,
+        advice="expected a smaller batch",
+    )
+    with pytest.raises(UserError, match=r"not enough memory on cpu: one run takes .* GiB are free .*smaller batch$"):
+        program(np.zeros((1, 3, 640), np.float32))
+    assert program.compile(np.zeros((1, 3, 32), np.float32))[1] >= 1
+
+
+@pytest.mark.parametrize(("capability", "has"), [("7.5", False), ("8.0", True), ("12.0", True), ("gfx90a", True)])
+def test_bfloat16_is_refused_on_a_card_that_has_none(capability, has, monkeypatch):
+    card = types.SimpleNamespace(compute_capability=capability, device_kind="Tesla T4")
+    monkeypatch.setattr(jax, "devices", lambda: [card])
+    for precision in ("float32", "tf32"):
+        devices.check_precision(precision)
+    expectation = contextlib.nullcontext() if has else pytest.raises(UserError, match=r"found bfloat16, which Tesla T4")
+    with expectation:
+        devices.check_precision("bfloat16")
 
 
 def test_a_gpu_computes_a_single_run_twice_where_that_takes_little_of_it(monkeypatch):
