@@ -1,6 +1,6 @@
 """The time that `--dry_run` tells is that of trainings on this machine, in proportion to their work."""
 
-import functools
+import dataclasses
 import json
 
 import pytest
@@ -22,9 +22,14 @@ def changed(**training):
 
 @pytest.fixture(scope="module")
 def population(tmp_path_factory):
-    """What makes the runs of the tiny training with other options; each is made once."""
-    data = str(tmp_path_factory.mktemp("data"))
-    return functools.cache(lambda **training: prepare(make_plan(changed(**training)), data)[0].population())
+    """What makes the runs of the tiny training with other options."""
+    made = prepare(make_plan(changed()), str(tmp_path_factory.mktemp("data")))[0].population()
+
+    def changed_to(train_steps=100, **training):
+        config = configuration.merge(made.config, {"training": training})
+        return dataclasses.replace(made, config=config, num_steps=train_steps)
+
+    return changed_to
 
 
 def trained(population, tmp_path, seconds=SECONDS, provenance=({},)):
