@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
-from jaxtyping import Bool, Float32, Float64, Int16
+from jaxtyping import Float32, Int16
 
 from ser_jax.corpora import containers, foreign
 from ser_jax.corpora.corpus import SAMPLE_RATE
+from ser_jax.corpora.levels import Counted
 from ser_jax.errors import UserError
 
 LIBSNDFILE_SUFFIXES = (
@@ -54,9 +55,8 @@ _BLOCK_FRAMES = 1 << 18  # read at a time, so that a long recording of many chan
 _SILENT = 2.0**-31  # what differs less than a step of 32 bits has no sound
 _FINE = ("PCM_24", "PCM_32", "FLOAT", "DOUBLE")  # soft sound may stand below the 16th bit
 _SOFT, _AUDIBLE = 2.0**-7, 0.1  # peak below which such sound is scaled up, and the peak that it then has
-_FULL_SCALE, _CLIPPED_SHARE = 0.9999, 1e-3  # what is clipped, and from which share of the samples it is said
+_CLIPPED_SHARE = 1e-3  # of the samples, from which on clipping is said
 _ZEROS_SECONDS = 1.0  # of one value, from which on it is said: a microphone is never that still, a gap is
-_DEAD = 1e-6  # of the loudest channel's power: a channel with less has the noise of its converter, or an offset, alone
 _UNLIKE = 0.1  # correlation below which two channels have nothing in common, as those of a telephone's two parties
 _CHECKED = {  # formats of libsndfile whose length `containers` or the decoder checks
     *("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "AU", "CAF", "FLAC", "OGG", "MP3", "NIST", "VOC", "HTK"),
@@ -300,7 +300,7 @@ def _refuse_rate(name: str, rate: int) -> None:
 
 def _listen(name: str, decoder: _Decoder) -> Recording:
     """Decodes a file, again where channels cancel or are silent, and once more where its level has to be changed."""
-    heard, blocks = _Heard(decoder.channels), decoder.blocks
+    heard, blocks = Counted(decoder.channels), decoder.blocks
     samples, peak = _in_16_bits(_resampled(heard.mono(name, blocks()), decoder.rate))
     if not heard.frames:
         raise UserError(f"{name}: audio without samples, expected at least one")
@@ -309,7 +309,7 @@ def _listen(name: str, decoder: _Decoder) -> Recording:
     if decoder.channels > 1 and heard.power < _CANCELLED**2 * heard.powers[loudest]:
         notes["cancelling_channels"] = f"its channels cancel when averaged; channel {loudest + 1} alone is taken"
         clipped = heard.clipped
-        heard = _Heard(1)
+        heard = Counted(1)
 
         def blocks() -> Iterator[np.ndarray]:
             return (block[:, loudest : loudest + 1] for block in decoder.blocks())
@@ -320,7 +320,7 @@ def _listen(name: str, decoder: _Decoder) -> Recording:
         channels = ", ".join(str(channel + 1) for channel in np.flatnonzero(~sounding))
         notes["silent_channels"] = f"no sound in channel {channels}; the mean is over the others"
         clipped = heard.clipped
-        heard = _Heard(int(sounding.sum()))
+        heard = Counted(int(sounding.sum()))
 
         def blocks() -> Iterator[np.ndarray]:
             return (block[:, sounding] for block in decoder.blocks())
@@ -352,7 +352,7 @@ def _listen(name: str, decoder: _Decoder) -> Recording:
         notes.setdefault("scaled_down", f"exceeds full scale at {SAMPLE_RATE} Hz; scaled by {1 / peak:.4f}")
     if gain != 1 or peak > 1:
         del samples
-        again = _resampled(_Heard(len(heard.sums)).mono(name, blocks()), decoder.rate)
+        again = _resampled(Counted(len(heard.sums)).mono(name, blocks()), decoder.rate)
         samples, _ = _in_16_bits(again, gain, max(peak, 1.0))
     return Recording(samples, decoder.rate, decoder.channels, level, share, notes)
 
@@ -364,69 +364,6 @@ def _gain(peak: float, fine: bool) -> float:
         integer = next((scale for scale in (2.0**15, 2.0**31) if 16 < peak <= scale), None)
         return 1 / (integer or peak)
     return _AUDIBLE / peak if fine and peak < _SOFT else 1.0
-
-
-class _Heard:
-    """What is counted while the blocks of a file go by."""
-
-    def __init__(self, channels: int) -> None:
-        self.frames, self.clipped, self.power = 0, 0, 0.0
-        self.sums, self.products = np.zeros(channels), np.zeros((channels, channels))  # of samples, and of their pairs
-        self.low, self.high = np.inf, -np.inf
-        self.still, self.value = 0, 0.0  # the longest run of one value
-        self.run, self.last = 0, np.nan  # the run at the end
-
-    @property
-    def powers(self) -> Float64[np.ndarray, " channels"]:
-        """The sum of the squares of each channel."""
-        return np.diagonal(self.products)
-
-    def sounding(self) -> Bool[np.ndarray, " channels"]:
-        """Which channels have a sound, and not the noise of a converter or an offset alone."""
-        variances = self.powers - self.sums**2 / max(self.frames, 1)
-        return variances > _DEAD * variances.max()
-
-    def least_alike(self) -> float:
-        """The smallest correlation, by its size, of the loudest channel with another one; 1 of one channel."""
-        covariances = self.products - np.outer(self.sums, self.sums) / max(self.frames, 1)
-        variances = np.diagonal(covariances)
-        loudest = int(np.argmax(variances))
-        if len(variances) < 2 or variances.min() <= 0:
-            return 1.0
-        return float(np.abs(covariances[loudest] / np.sqrt(variances[loudest] * variances)).min())
-
-    def mono(self, name: str, blocks: Iterator[np.ndarray]) -> Iterator[Float32[np.ndarray, " frames"]]:
-        """Yields the mean over channels of every block, and counts."""
-        for block in blocks:
-            mono = block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
-            if not np.isfinite(mono).all():
-                raise UserError(f"{name}: audio holds NaN or infinity, expected finite samples")
-            self.frames += len(mono)
-            self.power += float(np.square(mono, dtype=np.float64).sum())
-            fine = block.astype(np.float64)
-            self.sums, self.products = self.sums + fine.sum(axis=0), self.products + fine.T @ fine
-            self.low, self.high = min(self.low, float(mono.min())), max(self.high, float(mono.max()))
-            self._count_still(mono)
-            full = (np.abs(block) >= _FULL_SCALE) & (np.abs(block) <= 1)
-            if full.any():
-                thrice = full[:-2] & full[1:-1] & full[2:]
-                in_a_row = np.zeros_like(full)
-                for shift in range(3):
-                    in_a_row[shift : len(full) - 2 + shift] |= thrice
-                self.clipped += int(in_a_row.sum())
-            yield mono
-
-    def _count_still(self, mono: Float32[np.ndarray, " frames"]) -> None:
-        """Counts how many samples in a row have one value, over the ends of blocks."""
-        before = np.concatenate([[np.float32(self.last)], mono[:-1]])
-        new = np.flatnonzero(mono != before)
-        runs = np.diff(new, prepend=0, append=len(mono))  # what goes on from before comes first
-        runs[0] += self.run
-        values = np.concatenate([[self.last], mono[new]])
-        longest = int(np.argmax(runs))
-        if runs[longest] > self.still:
-            self.still, self.value = int(runs[longest]), float(values[longest])
-        self.run, self.last = int(runs[-1]), float(mono[-1])
 
 
 def _resampled(blocks: Iterator[np.ndarray], rate: int) -> Iterator[Float32[np.ndarray, " frames"]]:

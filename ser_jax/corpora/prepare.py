@@ -23,19 +23,21 @@ from ser_jax.corpora.builders.source import Release, Source, open_source
 from ser_jax.corpora.corpus import Corpus, load, pack, refuse_full_disk
 from ser_jax.corpora.decode import read_utterances
 from ser_jax.corpora.folder import (
-    content_of,
     find_split_tables,
     find_table,
-    hashes_of,
     list_emotion_folders,
-    note_of_overlaps,
-    notes_of_copies,
     read_split_tables,
     read_table,
-    without_contradictions,
 )
 from ser_jax.corpora.labels import Changes
 from ser_jax.corpora.problems import Problems
+from ser_jax.corpora.same_files import (
+    content_of,
+    hashes_of,
+    note_of_overlaps,
+    notes_of_copies,
+    without_contradictions,
+)
 from ser_jax.errors import UserError
 
 
