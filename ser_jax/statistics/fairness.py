@@ -75,23 +75,37 @@ def gap_estimate(
         squares.append(float(found.standard_error) ** 2)
         shares = one.shares_models()
         made.append(intervals.widened(found, added, one, int(side.sum()), (0.0, 1.0)) if shares else found)
-    parts = _parts_of_gap(own, cells, np.array(squares), np.array([female.sum(), (~female).sum()]))
+    parts = _parts_of_gap(own, cells, np.array(squares), female)
     value, half = made[0].value - made[1].value, parts.half_width()
     low, high = np.clip([value - half, value + half], -1, 1)
     return *made, bootstrap.Estimate(*map(np.asarray, (value, low, high, np.sqrt(parts.total)))), parts
 
 
 def _parts_of_gap(
-    own: Float[np.ndarray, "seeds cells"], cells: Cells, squares: np.ndarray, speakers: np.ndarray
+    own: Float[np.ndarray, "seeds cells"],
+    cells: Cells,
+    squares: Float[np.ndarray, "2"],
+    female: Bool[np.ndarray, " speakers"],
 ) -> Components:
-    """The parts of the gap's squared standard error, of which `squares` are the genders' over so many speakers."""
-    total = float(squares.sum())
-    if cells.draws_folds() and not np.isnan(total):
-        of_fold = np.array([np.nansum(own[:, cells.fold_of == fold]) for fold in range(len(cells.folds))])
-        return Components(components.clustered(of_fold / len(own)), np.nan, np.nan, len(cells.folds))
+    """The parts of the gap's squared standard error, of which `squares` are the genders' over their speakers.
+
+    Where folds are drawn, they are one sample, or two where every fold tests one gender.
+    """
+    total, number = float(squares.sum()), np.array([female.sum(), (~female).sum()])
+    over_folds = cells.draws_folds() and not np.isnan(total)
+    if over_folds:
+        of_fold = np.array([np.nansum(own[:, cells.fold_of == fold]) for fold in range(len(cells.folds))]) / len(own)
+        sides = [np.unique(cells.fold_of[female[cells.speaker_of] == side]) for side in (True, False)]
+        if len(np.intersect1d(*sides)):
+            return Components(components.clustered(of_fold), np.nan, np.nan, len(cells.folds))
+        number = np.array([len(side) for side in sides])
+        squares = np.array([components.clustered(of_fold[side]) if len(side) > 1 else np.nan for side in sides])
+        total = float(squares.sum())
     with np.errstate(divide="ignore", invalid="ignore"):
-        freedom = total**2 / (squares**2 / (speakers - 1)).sum()
-    return components.decompose(own, cells, total, float(freedom) + 1)
+        clusters = float(total**2 / (squares**2 / (number - 1)).sum()) + 1
+    return (
+        Components(total, np.nan, np.nan, clusters) if over_folds else components.decompose(own, cells, total, clusters)
+    )
 
 
 def speaker_intervals(
@@ -182,7 +196,8 @@ def _p_of_gap(cells: Cells, value: float, parts: Components) -> float | None:
 
 def _limits_of_gap(cells: Cells, parts: Components) -> list[str]:
     if np.isnan(parts.total):
-        return ["no interval of the gap: it needs two speakers of each gender that differ"]
+        over = "folds" if cells.draws_folds() else "speakers"
+        return [f"no interval of the gap: it needs two {over} of each gender that differ"]
     if cells.of_these_models():
         return ["one training tested all speakers: the gap is of this trained model, without a p value"]
     if cells.draws_folds():

@@ -8,7 +8,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from ser_jax import predictions
 from ser_jax.errors import UserError
-from ser_jax.statistics import fairness, metrics
+from ser_jax.statistics import components, fairness, metrics
 from tests.statistics.made_tables import EMOTIONS, make_table, one_fold_each
 from tests.statistics.simulated_designs import simulate
 from tests.statistics.simulated_studies import gap_coverage, speaker_coverage
@@ -166,6 +166,17 @@ def test_the_noise_of_training_that_speakers_of_a_model_share_is_part_of_the_gap
 def test_with_one_seed_the_gap_is_over_folds_and_of_one_model_it_has_no_p_value():
     cells, _, (*_, parts) = gap_of("folds", 1, shift=0.1)
     assert parts.degrees == len(cells.folds) - 1 == 2
+    female = cells.fold_of < 1
+    assert np.isnan(fairness.gap_estimate(cells, female, replicates=50)[-1].total)  # one fold of female speakers alone
+    more, _, _ = gap_of("folds", 1, shift=0.1, speakers=24)
+    apart = more.fold_of < 2  # two folds of one gender, four of the other: two samples of folds
+    *_, gap, found = fairness.gap_estimate(more, apart, replicates=200)
+    own = [
+        components.slopes(more.of_speakers(side).counts[0], metrics.unweighted_accuracy)[0] for side in (apart, ~apart)
+    ]
+    squares = [np.var(of.reshape(-1, 4).sum(axis=1) * n, ddof=1) / n for of, n in zip(own, (2, 4), strict=True)]
+    assert gap.standard_error**2 == pytest.approx(sum(squares))
+    assert found.degrees == pytest.approx(sum(squares) ** 2 / (squares[0] ** 2 + squares[1] ** 2 / 3))
     table = make_table(variants=("eca",), seeds=(0,), utterances=30)
     folds = table["fold"].map({f"fold{i}": f"fold{i // 2}" for i in range(6)})
     one_model, of_folds = (
