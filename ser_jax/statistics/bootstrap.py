@@ -8,17 +8,20 @@ of these intervals in simulated studies.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Int, Num
 from scipy import special
+from threadpoolctl import ThreadpoolController
 
 from ser_jax.statistics import metrics
 
 REPLICATES = 10_000
 LEVEL = 0.95
 DRAWS = 200  # of speakers, until they hold every class
+SMALL = 2**18  # numbers: products with fewer take longer on several BLAS threads, many times so on busy cores
 
 Metric = Callable[[np.ndarray], np.ndarray]  # confusion [..., classes, classes] -> [...] or [..., classes]
 
@@ -110,12 +113,19 @@ def bootstrap_sums(
     flat = sums.reshape(len(sums), -1).astype(np.float64)  # float64: BLAS multiplies it, and counts stay exact
     needed = np.ones((len(sums), 1)) if needed is None else needed
     chunks = []
-    for start in range(0, replicates, 1000):  # bounds the memory
-        weights = _draw_speakers(rng, needed, min(1000, replicates - start))
-        chunks.append(statistic((weights @ flat).reshape(len(weights), *sums.shape[1:])))
-        if not weights.any(axis=1).all():
-            break  # nothing can be estimated: more draws would only take time
+    with _threads().limit(limits=1 if flat.size <= SMALL else None):
+        for start in range(0, replicates, 1000):  # bounds the memory
+            weights = _draw_speakers(rng, needed, min(1000, replicates - start))
+            chunks.append(statistic((weights @ flat).reshape(len(weights), *sums.shape[1:])))
+            if not weights.any(axis=1).all():
+                break  # nothing can be estimated: more draws would only take time
     return np.concatenate(chunks)
+
+
+@functools.cache
+def _threads() -> ThreadpoolController:
+    """The libraries whose threads can be limited; finding them takes milliseconds."""
+    return ThreadpoolController()
 
 
 def _draw_speakers(rng: np.random.Generator, reference: np.ndarray, size: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score
+from threadpoolctl import threadpool_info
 
 from ser_jax import predictions
 from ser_jax.statistics import bootstrap, metrics
@@ -172,3 +173,16 @@ def test_intervals_cover_the_truth_in_95_percent_of_simulated_studies_where_perc
     # Three Monte Carlo standard errors of 100 studies are 7 points.
     assert 0.88 <= rates[figure] <= 1
     assert rates[f"{figure}, percentiles"] < rates[figure] - 0.02
+
+
+@pytest.mark.parametrize(("speakers", "small"), [(10, True), (3000, False)])
+def test_small_products_are_computed_by_one_thread(speakers, small):
+    def blas():
+        return [of["num_threads"] for of in threadpool_info() if of["user_api"] == "blas"]
+
+    before, seen = blas(), []
+    sums = np.ones((speakers, 100))
+    bootstrap.bootstrap_sums(sums, lambda drawn: seen.append(blas()) or drawn[:, 0], replicates=10, seed=0)
+    assert before
+    assert seen == [[1] * len(before) if small else before]
+    assert blas() == before
