@@ -97,6 +97,11 @@ def test_the_version_is_that_of_the_citation(capsys):
         (["train", "configs/quickstart.py", "--config.optimizer.learning-rate=1"], "did you mean learning_rate?"),
         (["--config.seeds=3"], "no command before --config.seeds=3"),
         (["list", "modles"], "no 'modles'; did you mean models?"),
+        (
+            ["compare", "--margin", "x", "a"],
+            "compare: argument --margin: invalid float value: 'x'; see ",
+        ),
+        (["export"], "export: the following arguments are required: MODEL, --to, --out; see"),
         (["status", "nowhere"], "nowhere: no config.json"),
     ],
     ids=" ".join,

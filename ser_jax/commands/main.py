@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from ser_jax import __version__, interruption
 from ser_jax.commands.terminal import visible_output
@@ -71,10 +72,18 @@ def _refused(error: Exception) -> int:
     return _failed(message)
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that refuses arguments in one line, as everything else is refused."""
+
+    def error(self, message: str) -> NoReturn:
+        command = self.prog.partition(" ")[2]
+        raise UserError(f"{command}: {message}; see {self.prog} --help" if command else message)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands; it imports neither JAX nor TensorFlow."""
     installed = Path(sys.argv[0]).name == "ser-jax"
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="ser-jax" if installed else "launch.py", description="Speech emotion recognition in JAX."
     )
     parser.add_argument("--version", action="version", version=f"ser_jax {__version__}")
