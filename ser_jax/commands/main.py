@@ -83,9 +83,7 @@ class _Parser(argparse.ArgumentParser):
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands; it imports neither JAX nor TensorFlow."""
     installed = Path(sys.argv[0]).name == "ser-jax"
-    parser = _Parser(
-        prog="ser-jax" if installed else "launch.py", description="Speech emotion recognition in JAX."
-    )
+    parser = _Parser(prog="ser-jax" if installed else "launch.py", description="Speech emotion recognition in JAX.")
     parser.add_argument("--version", action="version", version=f"ser_jax {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, summary in COMMANDS.items():

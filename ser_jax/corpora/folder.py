@@ -60,8 +60,8 @@ def read_split_tables(
         rows, own = read_table(
             table, table.parent, problems, speakers=speakers, unify=unify, named=named, renamed=renamed
         )
-        named = {column: f"{split}/" + rows[column] for column in ("id", "recording") if column in rows}
-        parts.append(rows.assign(**named) if "split" in rows else rows.assign(**named, split=split))
+        begun = {column: f"{split}/" + rows[column] for column in ("id", "recording") if column in rows}
+        parts.append(rows.assign(**begun) if "split" in rows else rows.assign(**begun, split=split))
         changed |= own
     rows = pd.concat(parts, ignore_index=True)
     without = [split for split, part in zip(split_tables, parts, strict=True) if (part["emotion"] == "").all()]

@@ -599,6 +599,15 @@ def test_one_file_under_two_emotions_in_the_tables_of_two_splits_is_refused(tmp_
         prepare_folder("own", tmp_path / "in", tmp_path / "data")
 
 
+def test_the_tables_of_all_splits_may_have_an_emotion_that_is_called_by_a_word_for_nothing(tmp_path):
+    for seed, split in enumerate(("train", "test", "validation")):
+        (tmp_path / "in" / split).mkdir(parents=True)
+        soundfile.write(tmp_path / "in" / split / "a.wav", voice(seed=seed), RATE)
+        write_table(tmp_path / "in" / split / "metadata.csv", [("a.wav", "none", "s")])
+    corpus = prepare_folder("own", tmp_path / "in", tmp_path / "data", Options(emotions=["none", "joy"]))
+    assert corpus.utterances["emotion"].tolist() == ["none"] * 3
+
+
 def test_paths_are_found_as_a_mac_and_a_browser_write_them_and_a_near_one_is_named(own, tmp_path):
     soundfile.write(tmp_path / "in" / unicodedata.normalize("NFC", "é 1.wav"), voice(seed=50), RATE)
     more = [(unicodedata.normalize("NFD", "é 1.wav"), "anger", "s0"), ("s1_joy%2Ewav", "joy", "s1")]
