@@ -80,7 +80,7 @@ def benchmark(shape: str, args: argparse.Namespace) -> None:
         if shape_is_whisper := net.config.model_type == "whisper":
             lengths = jnp.full(args.batch, samples)
             inputs = np.asarray(log_mel(jnp.asarray(waveforms), lengths, net.config.num_mel_bins)).transpose(0, 2, 1)
-        peer = Mean(net.encoder if shape_is_whisper else net)
+        peer = Mean(net.encoder if shape_is_whisper else net).eval()
         calls, ready = {}, {}
         makers = {"ser_jax": lambda: jax_program(encoder, waveforms, args.precision)}
         makers["transformers"] = lambda: torch_program(peer, inputs, args)
