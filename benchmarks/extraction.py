@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import agree, done, emit, take_turns, timed
@@ -76,6 +77,9 @@ def benchmark(shape: str, args: argparse.Namespace) -> None:
         net.save_pretrained(folder)
         (Path(folder) / "preprocessor_config.json").write_text('{"sampling_rate": 16000, "do_normalize": false}')
         encoder = store.load(folder)
+        for part in net.modules():  # which the export does not know
+            if is_parametrized(part, "weight"):
+                remove_parametrizations(part, "weight")
         inputs = waveforms
         if shape_is_whisper := net.config.model_type == "whisper":
             lengths = jnp.full(args.batch, samples)
