@@ -10,14 +10,13 @@ run alone. Compiling is apart. Prints a table, and a JSON line for each K and co
 """
 
 import argparse
-import importlib
-import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks.common import REFERENCES, agree, done, emit, take_turns, timed
+from benchmarks.common import agree, done, emit, take_turns, timed
 from benchmarks.corpora import noise
 from ser_jax import config as configuration
 from ser_jax.commands.common import start_jax
@@ -146,38 +145,18 @@ def compare(args: argparse.Namespace, corpus: Corpus, protocol: Protocol, cache:
     agree(f"{len(together.population.runs)} runs", losses, 1e-3)
 
 
-def make_torch_step(args: argparse.Namespace) -> Any:
+def make_torch_step(args: argparse.Namespace) -> Callable[[], None]:
     """The twin's training step, on log-mel that lies on its device."""
-    import torch
+    from benchmarks import torch_step
 
-    sys.path.insert(0, str(REFERENCES))
-    options = {"width": 0.5, "attention": "eca", "activation": "hard_swish"}
-    options |= {name: _number(value) for name, value in (option.split("=", 1) for option in args.option)}
-    torch.manual_seed(0)
-    net = importlib.import_module("torch_models").ShuffleNetV2(CLASSES, **options)
-    net = net.to(args.torch_device, memory_format=torch.channels_last)
     frames = 1 + round(args.crop_seconds * 1000 / args.hop_ms)
-    inputs = torch.randn(args.batch, 1, frames, 64, device=args.torch_device).contiguous(
-        memory_format=torch.channels_last
-    )
-    targets = torch.randint(CLASSES, (args.batch,), device=args.torch_device)
-    optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
+    step = torch_step.make_step(argparse.Namespace(**(vars(args) | {"mode": "eager", "frames": frames})))
 
-    def step() -> float:
-        optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(net(inputs), targets)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+    def waited() -> None:
+        step()
+        torch_step.finish(args.torch_device)
 
-    return step
-
-
-def _number(text: str) -> Any:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    return waited
 
 
 if __name__ == "__main__":
