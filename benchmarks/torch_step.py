@@ -2,9 +2,9 @@
 
 python -m benchmarks.torch_step --mode graph [--torch_device cuda] [--steps 100] [--option NAME=VALUE ...]
 
-eager: the fused AdamW (on a GPU), channels last, products in TensorFloat-32, no value brought to the host; graph: the same step
-captured once as a CUDA graph and replayed; graph_bfloat16: in bfloat16 by autocast. Log-mel is computed beforehand and
-lies on the device, so that the twin has less to do than ours. --wait: prints "ready" and waits for a line, so that
+eager: AdamW (fused on a GPU), channels last, products in TensorFloat-32, no value brought to the host; graph: the same
+step captured once as a CUDA graph and replayed; graph_bfloat16: in bfloat16 by autocast. Log-mel is computed beforehand
+and lies on the device, so that the twin has less to do than ours. --wait: prints "ready" and waits for a line, so that
 several processes begin together. Prints a JSON line to stderr: the seconds of a step.
 """
 
