@@ -32,6 +32,7 @@ SECONDS = 400  # a lie that makes the tests hang is noticed too
 
 # Which tests cover a file: those of its own name and room, and what is named here.
 COVERING = {
+    "ser_jax/corpora/fold_lists.py": ("corpora/test_protocols.py",),
     "ser_jax/training/step.py": ("training/test_step.py", "training/test_objectives.py", "training/test_population.py"),
     "ser_jax/training/state.py": (
         "training/test_step.py",
@@ -66,6 +67,7 @@ def files_of(rooms: list[str]) -> list[str]:
     patterns = (
         "statistics/*.py",
         "corpora/protocols.py",
+        "corpora/fold_lists.py",
         "feeds/order.py",
         "frontend/*.py",
         "models/normalisation.py",

@@ -117,8 +117,9 @@ def is_known(word: str) -> bool:
 
 
 def unified(values: pd.Series, where: str, column: str, unify: bool) -> tuple[pd.Series, dict[str, str]]:
-    """Returns names of which none differ by case, zeros, ".0", spaces or quotes alone, and those changed, new by old.
+    """Returns names of which none differ by case, zeros, ".0" or signs alone, and those changed, new by old.
 
+    Signs are quotes, one at the end, and what stands between words; `S9` and `S 9` stay two.
     Names are in Unicode's composed form (NFC) in any case. Raises UserError that lists what differs so, unless `unify`:
     then all get the most frequent spelling.
     """

@@ -47,7 +47,7 @@ def test_who_waited_for_what_failed_in_a_thread_makes_it_and_meets_the_error():
 
 
 COMMAND = """
-import signal, sys, threading, time
+import sys, time
 from ser_jax import interruption
 from ser_jax.training import background
 
@@ -81,9 +81,9 @@ def test_an_interrupted_command_does_not_wait_for_what_is_compiled_beside(number
     assert time.monotonic() - begun < interruption.GRACE
 
 
-def test_a_command_that_is_done_ends_when_what_was_begun_is_over_and_begins_nothing_more(monkeypatch):
+def test_a_command_that_is_done_ends_when_what_was_begun_is_over_and_begins_nothing_more():
     found = subprocess.run(
-        [sys.executable, "-c", COMMAND.format(seconds=0.5, command=0.2).replace("import signal", "import os, signal")],
+        [sys.executable, "-c", COMMAND.format(seconds=0.5, command=0.2)],
         capture_output=True,
         timeout=50,
     )
