@@ -26,7 +26,7 @@ import pandas as pd
 
 from benchmarks.common import emit
 from ser_jax import config as configuration
-from ser_jax import predictions
+from ser_jax import machine, predictions
 
 ROOT = Path(__file__).parents[1]
 
@@ -145,6 +145,8 @@ def torch_seconds(args: argparse.Namespace, mode: str, number: int) -> float | s
     size = ["--option", "width=tiny", "--batch", "8", "--frames", "26"] if args.small else []
     command = [sys.executable, "-m", "benchmarks.torch_step", "--mode", mode, "--torch_device", args.torch_device]
     command += [*size, "--steps", str(args.torch_steps), "--wait"]
+    if args.torch_device == "cpu":
+        command += ["--threads", str(max(machine.cores() // number, 1))]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     processes = [subprocess.Popen(command, cwd=ROOT, text=True, **pipes) for _ in range(number)]
     for process in processes:

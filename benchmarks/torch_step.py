@@ -33,9 +33,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--frames", type=int, default=101)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=1, help="on a CPU; on a GPU no thread of the host computes")
     parser.add_argument("--wait", action="store_true")
     args = parser.parse_args()
-    torch.set_num_threads(1)  # beside other processes; on a GPU no thread of the host computes
+    torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")
     step = make_step(args)

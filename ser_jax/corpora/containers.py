@@ -220,16 +220,16 @@ def _check_w64(name: str, data: Bytes) -> Checked:
 
 
 def _check_caf(name: str, data: Bytes) -> Checked:
-    at, coded = 8, False
+    at, lossless = 8, False
     while at + 12 <= len(data):
         tag, (size,) = data[at : at + 4], struct.unpack(">q", data[at + 4 : at + 12])
         if tag == b"caff":
             raise _refuse_several(name)
         if tag == b"desc":
-            coded = data[at + 20 : at + 24] not in (b"lpcm", b"alaw", b"ulaw")
+            lossless = data[at + 20 : at + 24] == b"alac"  # whose packets end in a tag that is not zero
         if tag == b"data" and len(data) - at - 12 < size:
             raise _refuse_cut(name, len(data) - at - 12, size)
-        if tag == b"data" and coded and size > 64 and not any(data[at + size - 52 : at + size + 12]):
+        if tag == b"data" and lossless and size > 64 and not any(data[at + size - 52 : at + size + 12]):
             raise UserError(
                 f"{name}: damaged, its sound ends in zeros that no coder writes, as a download that broke off"
             )
@@ -244,6 +244,8 @@ def _check_caf(name: str, data: Bytes) -> Checked:
 
 def _check_nist(name: str, data: Bytes) -> Checked:
     size = int(data[8:16])
+    if b"embedded-" in data[16:size]:  # compressed: its samples are counted as they will be
+        return Checked()
     fields = dict(line.split(None, 2)[::2] for line in data[16:size].decode("latin-1").splitlines() if " -i " in line)
     frames, channels, width = (int(fields.get(what, 0)) for what in _SPHERE)
     available = len(data) - size

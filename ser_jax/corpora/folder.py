@@ -210,7 +210,7 @@ def _list_folders_without_audio(source: Path, heard: Collection[str], problems: 
 def _has_no(row: pd.Series, column: str) -> str:
     if not row[column]:
         return f"has no {column}"
-    hint = ", unless --map, --drop or --emotions name it" if column == "emotion" else ""
+    hint = ", unless --map, --drop or --emotions name it" if column == "emotion" else "; a name is spelt otherwise"
     return f"has no {column}: {row[column]!r} says that it is not known{hint}"
 
 

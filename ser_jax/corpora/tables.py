@@ -113,7 +113,8 @@ def read_table(
             )
     table = table.rename(columns=renamed or {})
     table.columns = _named(path, list(table.columns), columns)
-    counted = next((name for name in table.columns if "start" in columns and _COUNTED.fullmatch(name)), None)
+    told = "start" not in columns or not {"start", "end", "start_ms", "end_ms"}.isdisjoint(table.columns)
+    counted = next((name for name in table.columns if not told and _COUNTED.fullmatch(name)), None)
     if counted:
         raise UserError(f"{path}: the column `{counted}` may be of segments, expected start and end in seconds, or _ms")
     return table

@@ -54,6 +54,9 @@ def calibration(
         note = "every probability is 0 or 1: classes were predicted without probabilities, so calibration is not known"
         return {**figures, "reliability": [], **none, "notes": [note]}
     cells = cell_sums(table, probabilities, labels)
+    pooled = (
+        table.assign(seed=0) if len(cells.seeds) == 1 else table
+    )  # where each fold was trained by a seed of its own
     sums = np.moveaxis(cells.by_speaker()[0], 1, 0)
     found, notes = estimate(sums, cells, replicates=replicates, seed=seed), []
     if np.isnan(found.low[0]):
@@ -62,7 +65,7 @@ def calibration(
     figures = {
         "ece": found.value[0],
         "ece_ci95": None if np.isnan(ends[0]).any() else ends[0],
-        "ece_by_chance": ece_by_chance(table, probabilities, seed=seed),
+        "ece_by_chance": ece_by_chance(pooled, probabilities, seed=seed),
         "brier": found.value[1],
         "brier_ci95": None if np.isnan(ends[1]).any() else ends[1],
         "reliability": reliability(sums.sum(axis=(0, 1))),
@@ -73,7 +76,7 @@ def calibration(
         what = "no validation predictions" if not fitted else f"validation predictions of {len(fitted)} of {runs} runs"
         return {**figures, **none, "notes": [*notes, f"{what}: no temperature was fitted"]}
     scaled = scale(probabilities, np.array([fitted[run] for run in zip(table["fold"], table["seed"], strict=True)]))
-    after = ece_and_brier(speaker_sums(table, scaled, labels).sum(axis=0))
+    after = ece_and_brier(speaker_sums(pooled, scaled, labels).sum(axis=0))
     values = np.array(list(fitted.values()))
     at_the_end = np.isclose(values[:, None], TEMPERATURES, rtol=1e-2).any(axis=1).sum()
     if at_the_end:

@@ -174,7 +174,7 @@ def _by_gender(
             *made, difference, parts = gap_estimate(cells, female, replicates=replicates, seed=seed)
             gap = {"ua_difference": difference.value, "ci95": _ends(difference), "emotions": emotions}
             gap["p"] = _p_of_gap(cells, float(difference.value), parts)
-            notes += _limits_of_gap(cells, parts)
+            notes += _limits_of_gap(cells, parts, int(min(female.sum(), (~female).sum())))
     speaker_gender = table["speaker"].map(gender_of)
     figures = {
         gender: {
@@ -194,9 +194,10 @@ def _p_of_gap(cells: Cells, value: float, parts: Components) -> float | None:
     return tests.t_test(value, float(np.sqrt(parts.total)), parts.degrees)
 
 
-def _limits_of_gap(cells: Cells, parts: Components) -> list[str]:
+def _limits_of_gap(cells: Cells, parts: Components, fewest: int) -> list[str]:
+    """What cannot be told; `fewest` are the speakers of the gender that has fewer."""
     if np.isnan(parts.total):
-        over = "folds" if cells.draws_folds() else "speakers"
+        over = "folds" if cells.draws_folds() and fewest > 1 else "speakers"
         return [f"no interval of the gap: it needs two {over} of each gender that differ"]
     if cells.of_these_models():
         return ["one training tested all speakers: the gap is of this trained model, without a p value"]

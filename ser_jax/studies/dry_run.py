@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +16,12 @@ from ser_jax.frontend import num_features, num_frames
 from ser_jax.report.numbers import count, duration, join
 from ser_jax.studies import rates
 from ser_jax.studies.baselines import Baselines
+from ser_jax.studies.more_seeds import find_parts, lacking_seeds
 from ser_jax.studies.plan import make_plan
 from ser_jax.studies.run import POPULATIONS
 from ser_jax.studies.store import RESULT, has_checkpoint, population_folder
 from ser_jax.studies.variants import Variant, prepare
+from ser_jax.training.population import Population
 
 _COPIES = 5  # of a run's parameters: themselves, their average, Adam's two moments, and the gradient
 
@@ -34,7 +37,7 @@ def dry_run(config: dict, workdir: str | os.PathLike, data_dir: str | None, stor
         *("variant", "runs", "steps", "batch", "frames x features", "parameters", "MB of all runs", "there already"),
         "time",
     )
-    timed: set[str] = set()  # openSMILE's sets, which the first variant with each one computes for all
+    timed: set[Any] = set()  # openSMILE's sets and the programs, which the first variant with each one makes for all
     told = [_seconds(variant, folder, data_dir, timed) for variant in variants]
     rows = [head, *((*_row(variant, folder), _time(one)) for variant, one in zip(variants, told, strict=True))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
@@ -79,10 +82,16 @@ class _Told:
     by: str = ""
 
 
-def _seconds(variant: Variant, store: Path, data_dir: str | None, timed: set[str]) -> _Told:
+def _seconds(variant: Variant, store: Path, data_dir: str | None, timed: set[Any]) -> _Told:
     if (population_folder(store, variant.name, variant.key) / RESULT).exists():
         return _Told(0.0)
     population = variant.population()
+    begun = has_checkpoint(population_folder(store, variant.name, variant.key))
+    if isinstance(population, Population) and not begun and (parts := find_parts(variant, store)):
+        lacking = lacking_seeds(variant, parts)
+        if not lacking:
+            return _Told(0.0)
+        population = variant.with_seeds(lacking).population()
     kind = population.baseline.functionals if isinstance(population, Baselines) else ""
     functionals = 0.0
     if kind in opensmile.SETS and kind not in timed:
@@ -91,7 +100,11 @@ def _seconds(variant: Variant, store: Path, data_dir: str | None, timed: set[str
     found = rates.seconds_of(population, data_dir)
     if found is None:
         return _Told(functionals or None, "")
-    return _Told(found[0] + functionals, found[1])
+    seconds, compiling, by = found
+    program = id(population.programs) if isinstance(population, Population) else None
+    seconds += 0.0 if program in timed else compiling
+    timed.add(program)
+    return _Told(seconds + functionals, by)
 
 
 def _time(told: _Told) -> str:

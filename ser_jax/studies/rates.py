@@ -7,6 +7,7 @@ networks that is close, between families it is not.
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from ser_jax.frontend import num_features, num_frames
 from ser_jax.models.cost import cost
 from ser_jax.studies.baselines import Baselines
 from ser_jax.studies.provenance import hardware
-from ser_jax.studies.store import RESULT, has_checkpoint, read_json
 from ser_jax.training.population import Population
 
 FILE = "rates.jsonl"
@@ -29,27 +29,21 @@ _OF_FOLDS = ("speaker", "gender", "label")
 _FIGURES = ("work", "seconds_of_work", "seconds_of_compiling", "seconds_of_evaluating")
 
 
-def is_begun(folder: Path) -> bool:
-    """Returns whether a variant's folder has something of its training: what it takes is then not seen whole."""
-    return (folder / RESULT).exists() or has_checkpoint(folder)
+def remember(
+    population: Population | Baselines, seconds: Mapping[str, float], data_dir: str | os.PathLike | None
+) -> None:
+    """Appends the `seconds` by phase that a variant took which this process trained in one go.
 
-
-def remember(population: Population | Baselines, folder: Path, data_dir: str | os.PathLike | None) -> None:
-    """Appends what a variant took that was trained in one go, by the result in its folder.
-
-    Nothing where that was short or several trainings were joined, and where the folder of the data may not be written.
+    Nothing where that was short or could end early, and where the folder of the data may not be written.
     """
-    if not (folder / RESULT).is_file():
-        return
-    result = read_json(folder / RESULT)
-    seconds = result["seconds"]
     is_network, (units, work) = isinstance(population, Population), _work(population)
     short = seconds["train"] < _LEAST_SECONDS[is_network] or (is_network and population.num_steps < _LEAST_STEPS)
-    if short or len(result["provenance"]) > 1:
+    if short or (is_network and population.config["training"]["patience"] > 0):
         return
     row = {
         **_machine(),
         "model": _model(population),
+        "network": is_network,
         "work": work,
         "seconds_of_work": (seconds["train"] + seconds.get("validate", 0.0)) / (units * work),
         "seconds_of_compiling": seconds.get("initialise", 0.0) + seconds.get("compile", 0.0),
@@ -64,28 +58,32 @@ def remember(population: Population | Baselines, folder: Path, data_dir: str | o
         return
 
 
-def seconds_of(population: Population | Baselines, data_dir: str | os.PathLike | None) -> tuple[float, str] | None:
-    """Returns the seconds that a variant takes on this machine, and the model of the training that tells it.
+def seconds_of(
+    population: Population | Baselines, data_dir: str | os.PathLike | None
+) -> tuple[float, float, str] | None:
+    """Returns the seconds that a variant takes on this machine, those of compiling, and the model that tells it.
 
-    That is the one with the most similar work among those of the same family that were trained here, else among all
-    networks; the latest of several alike. None where nothing like it was trained here. Compiling and evaluating are
-    among the seconds, openSMILE's functionals are not.
+    That is of the training with the most similar work among those of the same family that were made here, else among
+    all networks; the latest of several alike. Compiling takes what it took at most: later programs may have been there.
+    None where nothing like it was trained here. Evaluating is among the seconds, openSMILE's functionals are not.
     """
     rows = [row for row in _read(data_dir) if {key: row.get(key) for key in _machine()} == _machine()]
     name, is_network = _model(population), isinstance(population, Population)
     of_family = [row for row in rows if row.get("model") == name]
-    others = [row for row in rows if is_network and row["seconds_of_compiling"]]
+    others = [row for row in rows if is_network and row.get("network")]
     if not of_family and not others:
         return None
     units, work = _work(population)
     row = min(reversed(of_family or others), key=lambda row: max(row["work"] / work, work / row["work"]))
     evaluating = row["seconds_of_evaluating"] * _heard(population)
-    seconds, times = (
-        row["seconds_of_work"] * units * work + evaluating + row["seconds_of_compiling"],
-        row["work"] / work,
-    )
+    seconds, times = row["seconds_of_work"] * units * work + evaluating, row["work"] / work
+    compiling = max(other["seconds_of_compiling"] for other in rows if other.get("model") == row["model"])
     alike = 0.5 <= times <= 2
-    return seconds, f"{row['model']}" if alike else f"{row['model']} (with {times:.2g} times the multiply-adds)"
+    return (
+        seconds,
+        compiling,
+        f"{row['model']}" if alike else f"{row['model']} (with {times:.2g} times the multiply-adds)",
+    )
 
 
 def _machine() -> dict[str, Any]:

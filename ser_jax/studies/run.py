@@ -1,6 +1,7 @@
 """Runs a study: every variant a population, then its results."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -55,6 +56,23 @@ from ser_jax.training.state import State
 POPULATIONS = "populations"  # of a workdir: where its populations are kept, unless the user names another place
 
 
+@dataclasses.dataclass(frozen=True)
+class How:
+    """Where and how a variant is trained.
+
+    Attributes:
+        store: the folder of all populations.
+        profile_steps: for `loop.train`.
+        data_dir: the folder of the data, in which is kept how long trainings take.
+        compile_beside: begins to compile what a population will call, and then what the following variant will.
+    """
+
+    store: Path
+    profile_steps: tuple[int, int] | None
+    data_dir: str | None
+    compile_beside: Callable[[Population | Baselines], None]
+
+
 def run_study(
     config: dict,
     workdir: str | os.PathLike,
@@ -88,13 +106,9 @@ def run_study(
         for variant, following in zip(own, [*own[1:], None], strict=False):
             if wait:
                 print(f"{variant.name}: another process is at it; waiting", flush=True)
-            compile_beside = functools.partial(_compile_beside, following, store)
-            folder = population_folder(store, variant.name, variant.key)
-            begun = rates.is_begun(folder)
-            if not _finish(titles[variant.name], variant, store, profile_steps, failures, compile_beside, wait=wait):
+            how = How(store, profile_steps, data_dir, functools.partial(_compile_beside, following, store))
+            if not _finish(titles[variant.name], variant, how, failures, wait=wait):
                 busy.append(variant)
-            elif not begun and processes.leads():
-                rates.remember(variant.population(), folder, data_dir)
     if processes.leads():
         with locked(store, "results", wait=True):
             outcome = collect(plan, variants, workdir, store, failures)
@@ -138,6 +152,8 @@ def _compile_beside(following: Variant | None, store: Path, population: Populati
         return
 
     def begin_following() -> None:
+        if find_parts(following, store):  # another program trains the seeds that it lacks
+            return
         later = following.population()
         if isinstance(later, Population):
             ahead.begin(later)
@@ -148,10 +164,8 @@ def _compile_beside(following: Variant | None, store: Path, population: Populati
 def _finish(
     title: str,
     variant: Variant,
-    store: Path,
-    profile_steps: tuple[int, int] | None,
+    how: How,
     failures: dict[str, dict],
-    compile_beside: Callable[[Population | Baselines], None],
     *,
     wait: bool,
 ) -> bool:
@@ -161,9 +175,9 @@ def _finish(
     variant failed is added to `failures`.
     """
     if not processes.leads():
-        return _follow(variant, store)
-    with locked(store, variant.key, wait=wait) as held:
-        folder = population_folder(store, variant.name, variant.key)
+        return _follow(variant, how.store)
+    with locked(how.store, variant.key, wait=wait) as held:
+        folder = population_folder(how.store, variant.name, variant.key)
         trains = held and not (folder / RESULT).exists()
         processes.of_the_leader(held), processes.of_the_leader(trains)
         if not held:
@@ -174,8 +188,7 @@ def _finish(
             check_results(folder)
             population = variant.population()
             if trains:
-                compile_beside(population)
-                _train(title, variant, population, folder, store, profile_steps)
+                _train(title, variant, population, folder, how)
             load = baselines.load_folds if isinstance(population, Baselines) else _restore(population)
             trained = functools.cache(functools.partial(load, folder))
             _draw_attention(variant.name, population, trained, folder)
@@ -211,19 +224,22 @@ def _train(
     variant: Variant,
     population: Population | Baselines,
     folder: Path,
-    store: Path,
-    profile_steps: tuple[int, int] | None,
+    how: How,
 ) -> None:
     """Trains one variant, writes its predictions and last of all its result."""
     trained_by = [provenance(variant.config)]
+    in_one_go = not has_checkpoint(folder)
     if isinstance(population, Baselines):
+        how.compile_beside(population)
         result = baselines.run_variant(variant.name, population, folder)
     else:
         # Processes that train together share the runs out among them, and train all; a training begun is gone on with.
-        parts = [] if processes.several() or has_checkpoint(folder) else find_parts(variant, store)
+        parts = find_parts(variant, how.store) if in_one_go and not processes.several() else []
         if parts:
-            state, seconds, trained_by = _join(title, variant, population, parts, folder, store, profile_steps)
+            in_one_go = False
+            state, seconds, trained_by = _join(title, variant, population, parts, folder, how)
         else:
+            how.compile_beside(population)
             _say_once(f"feed: {population.feed} ({population.feed_reason})")
             print(
                 f"{title}: {population.num_parameters:,} parameters, listed in {folder}/parameters.txt", file=sys.stderr
@@ -233,7 +249,7 @@ def _train(
                     population,
                     folder,
                     report=lambda entry: _show(bar, entry, len(population.runs)),
-                    profile_steps=profile_steps,
+                    profile_steps=how.profile_steps,
                 )
         begun = time.monotonic()
         lost = diverged(population, devices.gather(state.diverged_at, len(population.runs)))
@@ -248,6 +264,8 @@ def _train(
     result |= {"parameters": population.num_parameters, "code": code_version(variant.config), "provenance": trained_by}
     result |= {"family": variant.family, "seeds": list(variant.config["seeds"])}
     finish(folder, result)
+    if in_one_go:
+        rates.remember(population, result["seconds"], how.data_dir)
 
 
 def _join(
@@ -256,8 +274,7 @@ def _join(
     population: Population,
     parts: list[Part],
     folder: Path,
-    store: Path,
-    profile_steps: tuple[int, int] | None,
+    how: How,
 ) -> tuple[State, dict[str, float], list[dict]]:
     """Trains the seeds that no part has, by themselves.
 
@@ -268,11 +285,11 @@ def _join(
     print(f"{title}: seeds {had} are trained already", file=sys.stderr, flush=True)
     if lacking:
         rest = variant.with_seeds(lacking)
-        own = population_folder(store, rest.name, rest.key)
-        with locked(store, rest.key, wait=True):
+        own = population_folder(how.store, rest.name, rest.key)
+        with locked(how.store, rest.key, wait=True):
             if not (own / RESULT).exists():
-                _train(title, rest, rest.population(), own, store, profile_steps)
-        parts = find_parts(variant, store)
+                _train(title, rest, rest.population(), own, how)
+        parts = find_parts(variant, how.store)
     phases = [phase for phase in parts[0].seconds if phase != "evaluate"]
     seconds = {phase: sum(part.seconds[phase] for part in parts) for phase in phases}
     trained_by = [entry for part in parts for entry in of_seeds(part.provenance, part.wanted)]

@@ -18,6 +18,8 @@ def choosing(config: dict, speakers: int, data_dir: str | None) -> dict:
     otherwise who is tested, a corpus without emotions, and speakers that the corpus does not have.
     """
     protocol = config["protocol"]
+    if speakers < 2:
+        raise UserError(f"--select: found {speakers}, expected two speakers or more to choose by")
     if protocol["tested"] != "test" or protocol["selection_speakers"] not in (0, speakers):
         raise UserError(
             f"--select {speakers}: found config.protocol.tested={protocol['tested']} and selection_speakers="
@@ -50,9 +52,7 @@ def choose(workdir: str | os.PathLike) -> tuple[str, float]:
 def testing(config: dict, name: str, speakers: int) -> dict:
     """Returns the configuration that tests the chosen variant on the speakers that the choice left untouched."""
     title = f"{name}, chosen among {len(make_plan(config).variants)} variants by {speakers} speakers set apart"
-    return configuration.merge(
-        one_variant(_with_protocol(config, speakers, "test"), name), {"study": {"title": title, "variants": {name: {}}}}
-    )
+    return configuration.merge(one_variant(_with_protocol(config, speakers, "test"), name), {"study": {"title": title}})
 
 
 def _with_protocol(config: dict, speakers: int, tested: str) -> dict:

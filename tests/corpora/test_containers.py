@@ -313,6 +313,16 @@ def test_a_voc_of_several_blocks_and_an_alac_that_ends_in_zeros_are_refused(tmp_
         containers.check_structure("a", whole[: len(whole) // 2] + bytes(len(whole) // 2))
 
 
+def test_compressed_files_may_end_in_zeros_and_have_fewer_bytes_than_samples(tmp_path):
+    """ADPCM codes silence as zeros; a Sphere file counts the samples that it will have."""
+    whole = written(tmp_path, "CAF", "ALAC_16").replace(b"alac", b"ima4", 1)
+    silent = whole[: len(whole) // 2] + bytes(len(whole) // 2)
+    assert containers.check_structure("a", silent) == containers.Checked()
+    whole = written(tmp_path, "NIST").replace(b"-s3 pcm\n", b"-s26 pcm,embedded-shorten-v2.00\n", 1)
+    assert b"embedded" in whole
+    assert containers.check_structure("a", whole[: len(whole) // 2]) == containers.Checked()
+
+
 def test_a_format_that_does_not_tell_its_length_is_read_with_a_note(tmp_path):
     (tmp_path / "a.paf").write_bytes(written(tmp_path, "PAF"))
     assert read_recording(tmp_path / "a.paf").notes == {"structure": "of the format PAF: nothing tells if it is whole"}

@@ -128,6 +128,12 @@ def test_a_spreadsheet_is_refused_by_name(tmp_path, source):
         read(tmp_path, source, b"PK\x03\x04", "table.xlsx")
 
 
+def test_further_columns_of_segments_are_kept_beside_seconds(tmp_path, source):
+    head = (*HEAD, "start", "end", "start_frame", "End Frame")
+    rows, problems, _ = read(tmp_path, source, text([(*row, "0", "0.1", "0", "5") for row in ROWS], head))
+    assert problems == [] and set(rows["start_frame"]) == {"0"}
+
+
 def bad(row, changes):
     return [*ROWS[:3], tuple(changes.get(column, cell) for column, cell in zip(HEAD, row, strict=True)), *ROWS[4:]]
 

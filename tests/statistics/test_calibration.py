@@ -181,6 +181,17 @@ def test_each_run_is_scaled_by_the_temperature_of_its_own_validation_speakers(ta
     )
 
 
+def test_seeds_of_which_each_trained_a_fold_of_its_own_are_one_in_every_figure(table, validation):
+    names = sorted(set(table["fold"]))
+    one = table[table["seed"] == 0]
+    validated = validation[validation["seed"] == 0]
+    expected = calibration.calibration(one, validated, replicates=50)
+    by_fold = [rows.assign(seed=rows["fold"].map(names.index)) for rows in (one, validated)]
+    found = calibration.calibration(*by_fold, replicates=50)
+    for name in ("ece", "ece_by_chance", "brier", "ece_scaled", "brier_scaled"):
+        assert found[name] == pytest.approx(expected[name]), name
+
+
 def test_scaling_keeps_the_order_of_the_classes(table):
     p = predictions.probabilities_of(table)
     scaled = calibration.scale(p, np.full(len(p), 3.0))

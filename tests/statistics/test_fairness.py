@@ -210,6 +210,14 @@ def test_one_speaker_of_a_gender_gives_a_gap_without_interval(table):
     assert found["genders"]["male"]["ua_ci95"] is None
     assert found["genders"]["female"]["ua_ci95"] is not None
     assert found["notes"] == ["no interval of the gap: it needs two speakers of each gender that differ"]
+    pairs = table[table["seed"] == 0].assign(
+        fold=lambda rows: rows["speaker"].map(lambda name: f"f{int(name[1]) // 2}")
+    )
+    one = GENDERS.assign(gender=["female"] + ["male"] * 5)
+    notes = fairness.fairness(pairs, one, replicates=50)["notes"]
+    assert notes == [
+        "no interval of the gap: it needs two speakers of each gender that differ"
+    ]  # more folds do not help
     alone = fairness.fairness(table[table["speaker"] == "s0"], GENDERS, replicates=50)
     assert (alone["worst"], alone["best"], alone["spread"], alone["spread_by_chance"]) == (None,) * 4
 

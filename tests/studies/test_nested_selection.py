@@ -48,7 +48,8 @@ def test_one_command_chooses_on_speakers_set_apart_and_tests_on_the_others(launc
 @pytest.mark.parametrize(
     ("options", "changes", "message"),
     [
-        (("--select", "1"), {}, "config.protocol.selection_speakers: found 1, expected"),
+        (("--select", "1"), {}, "--select: found 1, expected two speakers or more"),
+        (("--select", "0"), {}, "--select: found 0, expected two speakers or more"),
         (("--select", "5"), {}, "selection_speakers=5, expected 0, or from 2 to 4"),
         (("--select", "3", "--shard", "0/2"), {}, "--select: one process chooses and tests; expected no --shard"),
         (("--select", "3"), {"study": {"questions": [{"name": "x"}]}}, "expected either factors or variants"),

@@ -1,7 +1,6 @@
 """The time that `--dry_run` tells is that of trainings on this machine, in proportion to their work."""
 
 import dataclasses
-import json
 
 import pytest
 
@@ -9,7 +8,6 @@ from ser_jax import config as configuration
 from ser_jax.studies import rates
 from ser_jax.studies.dry_run import dry_run
 from ser_jax.studies.plan import make_plan
-from ser_jax.studies.store import RESULT
 from ser_jax.studies.variants import prepare
 from tests.training.tiny import CONFIG
 
@@ -32,33 +30,46 @@ def population(tmp_path_factory):
     return changed_to
 
 
-def trained(population, tmp_path, seconds=SECONDS, provenance=({},)):
+def trained(population, tmp_path, seconds=SECONDS):
     """What a training leaves, that took so long."""
-    (tmp_path / RESULT).write_text(json.dumps({"seconds": seconds, "provenance": list(provenance)}))
-    rates.remember(population, tmp_path, tmp_path)
+    rates.remember(population, seconds, tmp_path)
+
+
+def seconds_of(population, tmp_path):
+    seconds, compiling, by = rates.seconds_of(population, tmp_path)
+    return seconds + compiling, by
 
 
 def test_a_training_takes_what_its_like_took_and_more_in_proportion_to_its_steps(tmp_path, population):
     assert rates.seconds_of(population(), tmp_path) is None
     trained(population(), tmp_path)
-    assert rates.seconds_of(population(), tmp_path) == (pytest.approx(90.0), "linear")
+    assert seconds_of(population(), tmp_path) == (pytest.approx(90.0), "linear")
     twice = population(train_steps=200)
-    assert rates.seconds_of(twice, tmp_path)[0] == pytest.approx(90.0 + 80.0)
+    assert seconds_of(twice, tmp_path)[0] == pytest.approx(90.0 + 80.0)
     wider = population(batch_size=8)
-    assert rates.seconds_of(wider, tmp_path)[0] == pytest.approx(90.0 + 80.0)
+    assert seconds_of(wider, tmp_path)[0] == pytest.approx(90.0 + 80.0)
     trained(population(), tmp_path, SECONDS | {"train": 10.0})  # the latest of several alike counts
-    assert rates.seconds_of(population(), tmp_path)[0] == pytest.approx(40.0)
+    assert seconds_of(population(), tmp_path)[0] == pytest.approx(40.0)
     trained(population(batch_size=8), tmp_path, SECONDS | {"train": 180.0})  # the most similar does
-    assert rates.seconds_of(population(), tmp_path)[0] == pytest.approx(40.0)
-    assert rates.seconds_of(population(batch_size=8), tmp_path)[0] == pytest.approx(210.0)
-    seconds, by = rates.seconds_of(population(batch_size=20), tmp_path)
+    assert seconds_of(population(), tmp_path)[0] == pytest.approx(40.0)
+    assert seconds_of(population(batch_size=8), tmp_path)[0] == pytest.approx(210.0)
+    seconds, by = seconds_of(population(batch_size=20), tmp_path)
     assert seconds == pytest.approx(200.0 * 2.5 + 10.0) and by == "linear (with 0.4 times the multiply-adds)"
 
 
-def test_another_machine_a_damaged_line_and_what_was_short_or_joined_tell_nothing(tmp_path, population, monkeypatch):
+def test_compiling_takes_what_it_took_at_most(tmp_path, population):
+    """Later trainings find programs made: those of other variants, or of an earlier study."""
+    for compiling in (90.0, 0.2):
+        trained(population(), tmp_path, SECONDS | {"compile": compiling})
+    assert rates.seconds_of(population(), tmp_path)[1] == pytest.approx(91.0)
+
+
+def test_another_machine_a_damaged_line_and_what_was_short_or_could_end_early_tell_nothing(
+    tmp_path, population, monkeypatch
+):
     trained(population(train_steps=9), tmp_path)
     trained(population(), tmp_path, SECONDS | {"train": 2.9})
-    trained(population(), tmp_path, provenance=({}, {}))
+    trained(population(patience=2), tmp_path)  # which could end early
     assert not (tmp_path / rates.FILE).exists()
     (tmp_path / rates.FILE).write_bytes(b'{"device": \n[1]\n')
     with monkeypatch.context() as other:

@@ -123,7 +123,7 @@ def test_a_variant_on_a_full_disk_fails_alone_though_nothing_of_it_can_be_kept(t
     (variant,) = prepare(make_plan(study_of(variants={"plain": {}})), None)
     failures = {}
     variant = dataclasses.replace(variant, population=fail)
-    assert run._finish("title", variant, tmp_path, None, failures, lambda _: None, wait=True)
+    assert run._finish("title", variant, run.How(tmp_path, None, None, lambda _: None), failures, wait=True)
     assert failures["plain"]["message"] == "log.jsonl: No space left on device (errno 28)"
     assert failures["plain"]["refused"]
 
