@@ -20,11 +20,12 @@ static char below[PATH_MAX];
 static atomic_long calls;
 static long first, last; /* of the calls that fail, from 1 on */
 static int number;       /* the error; 0: only count */
+static int creating;     /* only the calls fail that make a file or folder that is not there */
 
-/* Arms the layer: calls `from` to `to` below `folder` fail with `error`. */
-void faults_arm(const char *folder, long from, long to, int error) {
+/* Arms the layer: calls `from` to `to` below `folder` fail with `error`; all of them, or those alone that create. */
+void faults_arm(const char *folder, long from, long to, int error, int only_creating) {
   strncpy(below, folder, sizeof below - 1);
-  first = from, last = to, number = error;
+  first = from, last = to, number = error, creating = only_creating;
   calls = 0;
 }
 
@@ -36,14 +37,15 @@ static int inside(const char *path) {
   return length && !strncmp(path, below, length) && (path[length] == '/' || !path[length]);
 }
 
-static int fails(void) {
+static int fails(int creates) {
   long call = ++calls;
-  if (!number || call < first || call > last) return 0;
+  if (!number || call < first || call > last || (creating && !creates)) return 0;
   errno = number;
   return 1;
 }
 
-static int path_fails(int folder, const char *path) {
+/* `creates`: the call makes the path where it is not there. */
+static int path_fails(int folder, const char *path, int creates) {
   char full[PATH_MAX];
   if (!below[0] || !path) return 0;
   if (path[0] != '/') {
@@ -59,7 +61,7 @@ static int path_fails(int folder, const char *path) {
     strcpy(full + length + 1, path);
     path = full;
   }
-  return inside(path) && fails();
+  return inside(path) && fails(creates && faccessat(AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW));
 }
 
 static int open_fails(int descriptor) {
@@ -70,7 +72,7 @@ static int open_fails(int descriptor) {
   length = readlink(link, full, sizeof full - 1);
   if (length < 0) return 0;
   full[length] = 0;
-  return inside(full) && fails();
+  return inside(full) && fails(0);
 }
 
 #define NEXT(name) \
@@ -91,7 +93,7 @@ static int open_fails(int descriptor) {
   int name(const char *path, int flags, ...) { \
     NEXT(name); \
     MODE \
-    return CHANGES(flags) && path_fails(AT_FDCWD, path) ? -1 : next(path, flags, mode); \
+    return CHANGES(flags) && path_fails(AT_FDCWD, path, flags & O_CREAT) ? -1 : next(path, flags, mode); \
   }
 OPEN(open)
 OPEN(open64)
@@ -100,7 +102,7 @@ OPEN(open64)
   int name(int folder, const char *path, int flags, ...) { \
     NEXT(name); \
     MODE \
-    return CHANGES(flags) && path_fails(folder, path) ? -1 : next(folder, path, flags, mode); \
+    return CHANGES(flags) && path_fails(folder, path, flags & O_CREAT) ? -1 : next(folder, path, flags, mode); \
   }
 OPENAT(openat)
 OPENAT(openat64)
@@ -108,7 +110,7 @@ OPENAT(openat64)
 #define FOPEN(name) \
   FILE *name(const char *path, const char *how) { \
     NEXT(name); \
-    return strpbrk(how, "wa+") && path_fails(AT_FDCWD, path) ? NULL : next(path, how); \
+    return strpbrk(how, "wa+") && path_fails(AT_FDCWD, path, 1) ? NULL : next(path, how); \
   }
 FOPEN(fopen)
 FOPEN(fopen64)
@@ -138,17 +140,17 @@ int posix_fallocate64(int descriptor, off_t at, off_t size) {
 
 int mkdir(const char *path, mode_t mode) {
   NEXT(mkdir);
-  return path_fails(AT_FDCWD, path) ? -1 : next(path, mode);
+  return path_fails(AT_FDCWD, path, 1) ? -1 : next(path, mode);
 }
 int rename(const char *from, const char *to) {
   NEXT(rename);
-  return path_fails(AT_FDCWD, to) ? -1 : next(from, to);
+  return path_fails(AT_FDCWD, to, 0) ? -1 : next(from, to);
 }
 int renameat(int from_folder, const char *from, int to_folder, const char *to) {
   NEXT(renameat);
-  return path_fails(to_folder, to) ? -1 : next(from_folder, from, to_folder, to);
+  return path_fails(to_folder, to, 0) ? -1 : next(from_folder, from, to_folder, to);
 }
 int renameat2(int from_folder, const char *from, int to_folder, const char *to, unsigned int flags) {
   NEXT(renameat2);
-  return path_fails(to_folder, to) ? -1 : next(from_folder, from, to_folder, to, flags);
+  return path_fails(to_folder, to, 0) ? -1 : next(from_folder, from, to_folder, to, flags);
 }

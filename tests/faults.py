@@ -3,10 +3,11 @@
     python -m tests.faults --points 12
 
 Each command runs once undisturbed, where the calls that change files (open, write, rename, fsync ...) are counted. Then
-it runs again and again with the disk full, read-only or broken from one of these calls on, of a file that may not be
-written, of a file where a folder should be, of folders that are gone or may not be read, and with little memory. It has
-to end with status 2 and one line that names a path and the cause, or to do without what it could not write. Nothing may
-be half-written or left behind, and the same command has to come to the undisturbed outcome afterwards.
+it runs again and again with the disk full, without inodes, read-only or broken from one of these calls on, of a file
+that may not be written, of a file where a folder should be, of folders that are gone or may not be read, and with
+little memory. It has to end with status 2 and one line that names a path and the cause, or to do without what it could
+not write. Nothing may be half-written or left behind, and the same command has to come to the undisturbed outcome after
+all.
 
 The disk fails by a layer before libc (tests/faults.c), which needs Linux and a C compiler; see `build`.
 """
@@ -33,7 +34,14 @@ from tests.soak import TEMPORARY, outcome_of_study
 
 ROOT = Path(__file__).parents[1]
 NOBODY = 65534
-ERRORS = {"full disk": errno.ENOSPC, "read-only": errno.EROFS, "no permission": errno.EACCES, "broken": errno.EIO}
+# The error of a call, and whether those calls alone fail that make a new file or folder.
+ERRORS = {
+    "full disk": (errno.ENOSPC, False),
+    "no inodes": (errno.ENOSPC, True),
+    "read-only": (errno.EROFS, False),
+    "no permission": (errno.EACCES, False),
+    "broken": (errno.EIO, False),
+}
 PLACES = "places"
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
@@ -158,10 +166,10 @@ def make_base(folder: Path, cases: Sequence[Case]) -> None:
 def run(
     arguments: Sequence[str],
     folder: Path,
-    fail: tuple[int, int, int] = (0, 0, 0),
+    fail: tuple[int, int, int, bool] = (0, 0, 0, False),
     before: Callable[[], None] | None = None,
 ) -> Ran:
-    """Runs a command in a process of its own, in which the calls `fail` (from, to) below the folder have an error."""
+    """Runs a command in a process of its own, in which calls below the folder fail: from, to, error (see `ERRORS`)."""
 
     def command() -> int:
         from ser_jax.commands.main import main
@@ -208,7 +216,7 @@ def _layer() -> ctypes.CDLL | None:
     layer = ctypes.CDLL(None)
     if not hasattr(layer, "faults_arm"):
         return None
-    layer.faults_arm.argtypes = [ctypes.c_char_p, ctypes.c_long, ctypes.c_long, ctypes.c_int]
+    layer.faults_arm.argtypes = [ctypes.c_char_p, ctypes.c_long, ctypes.c_long, ctypes.c_int, ctypes.c_int]
     return layer
 
 
@@ -314,7 +322,7 @@ class Campaign:
         chosen = sorted({1 + round(i * (calls - 1) / max(points - 1, 1)) for i in range(points)})
         for call in chosen:
             self.fresh()
-            found = self.disturbed(case, fail=(call, 10**9, ERRORS[kind]))
+            found = self.disturbed(case, fail=(call, 10**9, *ERRORS[kind]))
             wrong += [f"{case.name}, {kind} from call {call} of {calls} on: {one}" for one in found]
         return len(chosen), wrong
 

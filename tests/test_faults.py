@@ -15,11 +15,11 @@ ROOT = Path(__file__).parents[1]
 def test_a_preparation_on_a_failing_disk_is_one_line_and_goes_on_afterwards(tmp_path):
     if faults.build(tmp_path) is None:
         pytest.skip("needs Linux and a C compiler")
-    arguments = ["--case", "prepare folder", "--points", "3", "--kind", "full disk"]
+    arguments = ["--case", "prepare folder", "--points", "3", "--kind", "full disk", "--kind", "no inodes"]
     command = [sys.executable, "-W", "ignore", "-m", "tests.faults", *arguments]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert "| 3 of 3 |" in result.stdout
+    assert "| 3 of 3 | 3 of 3 |" in result.stdout
 
 
 def test_the_layer_lets_the_calls_fail_that_it_is_told_to(tmp_path):
@@ -27,10 +27,10 @@ def test_the_layer_lets_the_calls_fail_that_it_is_told_to(tmp_path):
     if library is None:
         pytest.skip("needs Linux and a C compiler")
     code = """
-import ctypes, errno, os, sys
+import ctypes, errno, os, shutil, sys
 layer, folder = ctypes.CDLL(None), sys.argv[1]
-def tried(call):
-    layer.faults_arm(os.fsencode(folder), call, call, errno.EDQUOT)
+def tried(call, creating=False):
+    layer.faults_arm(os.fsencode(folder), call, call, errno.EDQUOT, creating)
     try:
         os.makedirs(folder + "/made", exist_ok=True)  # 1
         with open(folder + "/made/file", "w") as file:  # 2
@@ -42,12 +42,15 @@ def tried(call):
     except OSError as error:
         return error.errno
 print([tried(call) for call in range(1, 7)], layer.faults_calls())
+shutil.rmtree(folder + "/made")
+os.unlink(folder + "/file")
+print([tried(call, True) for call in range(2, 6)], tried(1, True), tried(2, True))
 """
     (tmp_path / "below").mkdir()
     environment = {"LD_PRELOAD": str(library)}
     command = [sys.executable, "-c", code, str(tmp_path / "below")]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert result.stdout == f"{[122] * 5 + [None]} 5\n"
+    assert result.stdout == f"{[122] * 5 + [None]} 5\n[122, None, None, None] None 122\n"
 
 
 def test_what_is_said_badly_is_found():
