@@ -1,10 +1,13 @@
 """Files that would unpack to far more than they are, are refused before they do."""
 
+import io
 import json
+import os
 import struct
 import subprocess
 import sys
 import tracemalloc
+import types
 from pathlib import Path
 
 import h5py
@@ -17,6 +20,9 @@ from ser_jax import bounded, predictions
 from ser_jax.baselines import linear
 from ser_jax.config import load
 from ser_jax.corpora import audio
+from ser_jax.corpora.annotations import one_file
+from ser_jax.corpora.builders import emodb
+from ser_jax.corpora.builders.source import open_source
 from ser_jax.corpora.feature_source import read_features
 from ser_jax.corpora.tables import read_table
 from ser_jax.errors import UserError
@@ -81,6 +87,34 @@ def test_hours_of_silence_that_pack_to_nothing_are_refused(tmp_path, monkeypatch
     monkeypatch.setattr(audio, "MOST_HOURS", 0.02)
     with pytest.raises(UserError, match=r"longer than 0\.02 hours, expected less"):
         audio.read_recording(tmp_path / "a.flac")
+
+
+class Endless(io.RawIOBase):
+    """A device that never ends."""
+
+    def read(self, size=-1):
+        if size < 0:
+            raise MemoryError("all of it was asked for")
+        return bytes(size)
+
+
+def test_a_pipe_or_a_device_without_end_is_left_off(monkeypatch):
+    monkeypatch.setattr(audio, "MOST_PIPED", 4_000_000)
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=Endless()))
+    for path, name in (("-", "standard input"), ("/dev/zero", "/dev/zero")):
+        with pytest.raises(
+            UserError, match=f"{name}: more than 0.004 GB from a pipe or a device, expected a recording"
+        ):
+            audio.read_recording(path)
+
+
+def test_no_other_door_reads_a_pipe_or_a_device(tmp_path):
+    with pytest.raises(UserError, match="/dev/zero: neither a folder nor a complete zip"):
+        open_source("/dev/zero", emodb.RELEASE, tmp_path).__enter__()
+    os.mkfifo(tmp_path / "a.npy"), os.mkfifo(tmp_path / "labels.csv")
+    with pytest.raises(UserError, match=r"a\.npy: a folder, a pipe or a device, expected a file with an array"):
+        read_features(tmp_path, spoken()).__enter__()
+    assert one_file(tmp_path, ["labels.csv"]) is None
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFF0, 0x7FFFFFF0])

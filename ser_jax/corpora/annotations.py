@@ -29,7 +29,7 @@ def recordings_by(source: Path, key: Callable[[Path], Any]) -> dict[Any, Path]:
 
 def one_file(source: Path, names: Sequence[str]) -> Path | None:
     """Returns the first file below a folder that has one of these names, earlier names first, or None."""
-    return next((path for name in names for path in sorted(source.rglob(name))), None)
+    return next((path for name in names for path in sorted(source.rglob(name)) if path.is_file()), None)
 
 
 def text_of(path: Path) -> str:

@@ -51,6 +51,8 @@ RATES = (1_000, 768_000)  # Hz, of what may be audio; a header that says 1 Hz wo
 
 MOST_HOURS = 12  # of one recording: an hour of silence packs to less than a megabyte, and takes 230 of memory
 
+MOST_PIPED = 2_000_000_000  # bytes that a pipe or a device may give: they are all kept, and some never end
+
 _BLOCK_FRAMES = 1 << 18  # read at a time, so that a long recording of many channels needs little memory
 _SILENT = 2.0**-31  # what differs less than a step of 32 bits has no sound
 _FINE = ("PCM_24", "PCM_32", "FLOAT", "DOUBLE")  # soft sound may stand below the 16th bit
@@ -180,7 +182,7 @@ def to_int16(samples: Float32[np.ndarray, " samples"]) -> Int16[np.ndarray, " sa
 def _bytes_of(path: str | os.PathLike, name: str) -> Iterator[bytes | mmap.mmap]:
     """Yields all bytes of a file, pipe or standard input."""
     if os.fspath(path) == "-":
-        data = sys.stdin.buffer.read()
+        data = _piped(sys.stdin.buffer, name)
         if not data:
             raise UserError(f"{name}: empty, expected audio")
         yield data
@@ -191,7 +193,7 @@ def _bytes_of(path: str | os.PathLike, name: str) -> Iterator[bytes | mmap.mmap]
             raise UserError(f"{name}: a folder, expected an audio file; name the files in it, as in {name}/*.wav")
         with open(path, "rb") as file:
             if not stat.S_ISREG(mode):
-                data = file.read()
+                data = _piped(file, name)
             elif os.fstat(file.fileno()).st_size:
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             else:
@@ -210,6 +212,18 @@ def _bytes_of(path: str | os.PathLike, name: str) -> Iterator[bytes | mmap.mmap]
     finally:
         if isinstance(data, mmap.mmap):
             data.close()
+
+
+def _piped(file: io.IOBase, name: str) -> bytes:
+    """Returns all that a pipe or a device gives; raises UserError where that is more than may be kept."""
+    pieces, size = [], 0
+    while piece := file.read(1 << 20):
+        pieces.append(piece)
+        size += len(piece)
+        if size > MOST_PIPED:
+            found = f"more than {MOST_PIPED / 1e9:g} GB from a pipe or a device"
+            raise UserError(f"{name}: {found}, expected a recording; write it to a file and name that")
+    return b"".join(pieces)
 
 
 # --- Decoding. ---

@@ -151,6 +151,8 @@ def _open_folder(folder: Path) -> Readers:
             continue
         if name in readers:
             raise UserError(f"{folder}: utterance {name!r} has two files, {path.stem}.npy and {path.stem}.npz")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: a folder, a pipe or a device, expected a file with an array")
         readers[name] = functools.partial(_read_file, path)
     if not readers:
         raise UserError(f"{folder}: no .npy or .npz file anywhere below it")

@@ -95,7 +95,7 @@ def _unpacked(path: Path, release: Release, scratch: Path) -> Iterator[tuple[Pat
         return
     if not path.exists():
         raise UserError(f"{path}: no such folder or zip")
-    if not zipfile.is_zipfile(path):
+    if not path.is_file() or not zipfile.is_zipfile(path):  # a pipe or a device may give bytes without end
         raise UserError(
             f"{path}: neither a folder nor a complete zip, expected the owner's archive or what it unpacks to"
         )
