@@ -61,12 +61,21 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """One drawing of a figure; `narrow` draws it for a narrow page, where that is another drawing."""
+    """One drawing of a figure.
+
+    Attributes:
+      name: of its file.
+      description: what is read out in its place.
+      make: draws it.
+      narrow: draws it for a narrow page, where that is another drawing.
+      variant: the one that it is about, if it is about one alone.
+    """
 
     name: str
     description: str
     make: Callable[[], "Drawn"]
     narrow: Callable[[], "Drawn"] | None = None
+    variant: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

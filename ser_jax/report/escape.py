@@ -4,16 +4,31 @@ import re
 
 from ser_jax.errors import one_line
 
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", '"': r"\textquotedbl{}"}
-_LATEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
-_LATEX |= {"×": r"$\times$", "−": "$-$", "–": "--", "±": r"$\pm$", "<": "$<$", ">": "$>$", "|": "$|$", "·": r"$\cdot$"}
-_LATEX |= {"\u202f": r"\,", "“": "``", "”": "''"}
-_MARKDOWN = re.compile(r"([\\`*_\[\]<>|$#~])")
+LATEX_SIGNS = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    '"': r"\textquotedbl{}",
+}
+LATEX_SIGNS |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
+LATEX_SIGNS |= {
+    "×": r"$\times$",
+    "−": "$-$",
+    "–": "--",
+    "±": r"$\pm$",
+    "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
+    "·": r"$\cdot$",
+}
+LATEX_SIGNS |= {"\u202f": r"\,", "“": "``", "”": "''"}
+MARKDOWN_SIGNS = "\\`*_[]<>|$#~"
+_MARKDOWN = re.compile(f"([{re.escape(MARKDOWN_SIGNS)}])")
 
 
 def latex(text: str) -> str:
     """LaTeX source that prints the text."""
-    return "".join(_LATEX.get(sign, sign) for sign in one_line(text))
+    return "".join(LATEX_SIGNS.get(sign, sign) for sign in one_line(text))
 
 
 def markdown(text: str) -> str:

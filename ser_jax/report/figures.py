@@ -20,6 +20,7 @@ from ser_jax.report.vector_graphics import (
     marker,
     new_figure,
     rule,
+    tip,
 )
 
 if TYPE_CHECKING:
@@ -101,13 +102,15 @@ def forest(
 def _draw_row(axis: "Axes", row: Row, y: float, reference: float) -> None:
     if row.detectable is not None:
         ends = {"left": 100 * (reference - row.detectable), "width": 200 * row.detectable}
-        axis.barh(y, height=0.12, color=INK, alpha=SHADE, zorder=0, linewidth=0, **ends)
+        (bar,) = axis.barh(y, height=0.12, color=INK, alpha=SHADE, zorder=0, linewidth=0, **ends)
+        tip(bar, f"{row.label}: differences up to {100 * row.detectable:.1f} points are not detectable")
+    said = f"{row.label}: {row.text}"
     paint, face = colour(row.number), PAPER
     if row.ci95 is not None:
-        axis.plot([100 * end for end in row.ci95], [y, y], color=paint, solid_capstyle="butt")
+        tip(axis.plot([100 * end for end in row.ci95], [y, y], color=paint, solid_capstyle="butt"), said)
         if not row.ci95[0] <= reference <= row.ci95[1]:
             face = paint
-    axis.plot(100 * row.value, y, "o", color=paint, markersize=5, markerfacecolor=face, markeredgewidth=1.2)
+    tip(axis.plot(100 * row.value, y, "o", color=paint, markersize=5, markerfacecolor=face, markeredgewidth=1.2), said)
     if len(row.dots) > 1:
         below = np.full(len(row.dots), y + 0.07)
         axis.plot(100 * np.array(row.dots), below, "|", color=INK, alpha=0.55, markersize=3.5)
@@ -124,7 +127,9 @@ def confusion_panel(title: str, confusion: Sequence[Sequence[int]], emotions: Se
     for row, column in np.ndindex(*counts.shape):
         share = shares[row, column]
         # Opacity, at most 0.7, in place of a colour map: numbers stay legible on a light and on a dark page.
-        axis.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=BLUE, alpha=0.7 * share, linewidth=0))
+        place = Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=BLUE, alpha=0.7 * share, linewidth=0)
+        said = f"{emotions[row]}, predicted as {emotions[column]}: {counts[row, column]:g} of {reference[row, 0]:g}"
+        tip(axis.add_patch(place), said)
         if reference[row, 0] and (share > 0.004 or row == column):
             faint = 1.0 if share >= 0.1 or row == column else 0.65
             text = axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=SMALL, alpha=faint)
@@ -149,10 +154,11 @@ def cost_panel(points: Sequence[tuple[str, int | float, Measure]], xlabel: str) 
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
     figure, axis = new_figure(ONE_COLUMN, max(2.5, 0.15 * len(points) + 1.0))
-    for number, (_, cost, ua) in enumerate(points):
+    for number, (name, cost, ua) in enumerate(points):
         if ua.ci95 is not None:
             axis.plot([cost, cost], [100 * end for end in ua.ci95], color=colour(number), alpha=0.45, linewidth=1)
-        axis.plot(cost, 100 * ua.value, marker(number), color=colour(number), markersize=5)
+        point = axis.plot(cost, 100 * ua.value, marker(number), color=colour(number), markersize=5)
+        tip(point, f"{name}: {cost:,.6g}, UA {100 * ua.value:.1f}")
     low, high = (end(cost for _, cost, _ in points) for end in (min, max))
     if high > 3 * low:
         axis.set_xscale("log")
@@ -213,7 +219,7 @@ def curves_panel(curves: Mapping[str, Sequence[Mapping[str, Any]]], key: str, yl
         epochs, values = zip(*logged, strict=True)
         step = max(1, len(epochs) // 6)
         shape = {"marker": marker(number), "markersize": 3.5, "markevery": (number % step, step)}
-        axis.plot(epochs, values, color=colour(number), linewidth=1.1, label=name, **shape)
+        tip(axis.plot(epochs, values, color=colour(number), linewidth=1.1, label=name, **shape), name)
     axis.set_xlabel("epoch")
     axis.set_ylabel(ylabel)
     _legend(figure, axis)
@@ -229,7 +235,7 @@ def speakers_panel(title: str, speakers: Sequence[tuple[str, Speaker]], pooled: 
     figure, axis = _panel_with_legend(0.14 * len(speakers) + 0.55 if named else 3.2, ["female", "male"])
     rule(axis, 100 * pooled, linestyle="--")
     shapes = {"female": ("o", 1), "male": ("s", 0)}
-    for place, (_, figures) in enumerate(speakers):
+    for place, (name, figures) in enumerate(speakers):
         shape, number = shapes.get(figures.gender, ("D", 2))
         if figures.ua_ci95 is not None:
             ends = [100 * end for end in figures.ua_ci95]
@@ -237,7 +243,8 @@ def speakers_panel(title: str, speakers: Sequence[tuple[str, Speaker]], pooled: 
         label = figures.gender or None
         drawn = axis.get_legend_handles_labels()[1]
         options = {"color": colour(number), "markersize": 4, "linestyle": "none"}
-        axis.plot(100 * figures.ua, place, shape, label=None if label in drawn else label, **options)
+        point = axis.plot(100 * figures.ua, place, shape, label=None if label in drawn else label, **options)
+        tip(point, f"speaker {name}: UA {100 * figures.ua:.1f}")
     axis.set_ylim(len(speakers) - 0.4, -0.6)
     axis.set_yticks(range(len(speakers)) if named else [], [name for name, _ in speakers] if named else [])
     axis.set_ylabel("speaker" if named else f"{len(speakers)} speakers")
@@ -261,9 +268,11 @@ def reliability_panel(title: str, bins: Sequence[Bin]) -> "Figure":
     axis.set_title(_wrapped(title), loc="left")
     for one in filled:
         width = 100 * (one.high - one.low)
-        below.bar(
+        (bar,) = below.bar(
             100 * one.low, one.count, width=width, align="edge", color=BLUE, alpha=0.5, edgecolor=INK, linewidth=0
         )
+        said = f"{one.count} predictions with a mean confidence of {100 * one.confidence:.0f} %: "
+        tip(bar, f"{said}{100 * one.accuracy:.0f} % are right")
     below.set_xlim(0, 100)
     below.set_ylabel("count")
     below.set_yticks([0, max((one.count for one in filled), default=1)])
@@ -287,7 +296,7 @@ def robustness_panel(
                 axis.plot([place, place], ends, color=colour(number), linewidth=0.8, alpha=0.45)
         values = [100 * one.value for _, one in there]
         shape = {"marker": marker(number), "markersize": 4, "linewidth": 1.1}
-        axis.plot([place for place, _ in there], values, color=colour(number), label=name, **shape)
+        tip(axis.plot([place for place, _ in there], values, color=colour(number), label=name, **shape), name)
     turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, conditions)) > 6 else {}
     axis.set_xticks(range(len(conditions)), conditions, **turned)
     axis.set_ylabel("UA (%)")
@@ -307,9 +316,8 @@ def interaction_panel(levels: Sequence[str], lines: Mapping[str, Sequence[Measur
                 ends = [100 * end for end in one.ci95]
                 axis.plot([place, place], ends, color=colour(number), linewidth=0.9, alpha=0.5)
         shape = {"marker": marker(number), "markersize": 4.5}
-        axis.plot(
-            [p for p, _ in there], [100 * one.value for _, one in there], color=colour(number), label=name, **shape
-        )
+        values = [100 * one.value for _, one in there]
+        tip(axis.plot([p for p, _ in there], values, color=colour(number), label=name, **shape), name)
     axis.set_xticks(range(len(levels)), levels)
     axis.set_xlim(-0.4, len(levels) - 0.6)
     axis.set_ylabel("UA (%)")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ser_jax.files import atomic_file
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -36,6 +37,8 @@ SIZE, SMALL = 8, 7  # points
 _PLACE = re.compile(r'(?<=\s)(?:d|x|y|width|height|transform)="[^"]*"')
 _LONG_NUMBER = re.compile(r"-?\d+\.\d{4,}|-0(?![\d.])")
 _HASHED = re.compile(r'\bid="([a-zA-Z]\w*[0-9a-f]{10})"')  # ids that matplotlib makes from the exact numbers
+
+_TIP = re.compile(r'<g id="tip:([^"]*)">')
 
 RULE = {"color": INK, "linewidth": 0.7, "alpha": 0.55}  # a thin line, as for zero and for chance
 STYLE = {
@@ -119,6 +122,12 @@ def rule(axis: "Axes", value: float, *, vertical: bool = True, **options: Any) -
     draw(value, **{**RULE, "zorder": 0, **options})
 
 
+def tip(artists: "Artist | Sequence[Artist]", text: str) -> None:
+    """Has a browser show a text where the pointer is over what was drawn."""
+    for artist in artists if isinstance(artists, Sequence) else (artists,):
+        artist.set_gid(f"tip:{text}")
+
+
 def to_svg(figure: "Figure", name: str) -> str:
     """Returns a figure as SVG, the same every time."""
     import matplotlib
@@ -128,7 +137,7 @@ def to_svg(figure: "Figure", name: str) -> str:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     figure.set_layout_engine("none")  # it has found the places, and takes its time
-    return _with_page_colours(_without_last_bits(buffer.getvalue()))
+    return _with_page_colours(_without_last_bits(_TIP.sub(r"<g><title>\1</title>", buffer.getvalue())))
 
 
 def write_svg(figure: "Figure", path: str | os.PathLike, name: str) -> str:

@@ -46,7 +46,7 @@ def write_report(
         _write_tables(sections, sources, tables)
         heading = sources.summary.title, subtitle(sources.summary)
         text.write_text(markdown.render(*heading, sections), encoding="utf-8")
-        page.write_text(html.render(*heading, sections, drawings), encoding="utf-8")
+        page.write_text(html.render(*heading, sections, drawings, list(sources.variants)), encoding="utf-8")
 
 
 def _draw(sections: Sequence[Section], folder: Path) -> dict[str, str]:

@@ -1,5 +1,7 @@
+import csv
 import dataclasses
 import html.parser
+import io
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
@@ -378,6 +380,73 @@ def test_a_table_sorts_by_its_numbers_and_filters_by_words(study, browser):
     field.fill("")
     assert len(page.evaluate(names)) == 4
     page.close()
+
+
+def test_a_variant_is_hidden_and_what_is_left_is_copied_as_the_files_have_it(study, browser):
+    made, folder = study
+    page = open_report(browser, folder, [])
+    page.evaluate("navigator.clipboard.writeText = async text => { window.copied = text; }")  # the real one asks
+    tools = page.locator("figure:has(#table-variants) .tools")
+
+    def copied(form):
+        tools.get_by_role("button", name=form).click()
+        assert tools.locator("[role=status]").inner_text() == "copied"
+        return page.evaluate("window.copied")
+
+    for name in ("variants", "comparisons"):
+        tools = page.locator(f"figure:has(#table-{name}) .tools")
+        assert copied("LaTeX") == (folder / "tables" / f"{name}.tex").read_text()
+        assert copied("Markdown") in (folder / "report.md").read_text()
+    page.locator(".shown summary").click()
+    page.get_by_role("checkbox", name=SOME[1]).uncheck()
+    tools = page.locator("figure:has(#table-variants) .tools")
+    rows = list(csv.reader(io.StringIO(copied("CSV"))))
+    assert [row[0] for row in rows[1:]] == [SOME[0], *SOME[2:]] and {len(row) for row in rows} == {len(rows[0])}
+    ua = made.variants[SOME[0]].ua
+    low, high = (f"{100 * end:.1f}" for end in ua.ci95)
+    assert (
+        dict(zip(*rows[:2], strict=True)).items()
+        >= {"UA": f"{100 * ua.value:.1f}", "UA, below": f"{low}–{high}"}.items()
+    )
+    names = "[...document.querySelectorAll('#table-comparisons tbody tr:not([hidden]) th')].map(one => one.textContent)"
+    assert page.evaluate(names) == [
+        one.variant for one in made.comparisons if SOME[1] not in (one.variant, one.baseline)
+    ]
+    panels = (
+        "[...document.querySelectorAll('[data-variant]')].filter(one => !one.hidden).map(one => one.dataset.variant)"
+    )
+    assert set(page.evaluate(panels)) == {SOME[0], *SOME[2:]}
+    page.get_by_role("checkbox", name=SOME[1]).check()
+    assert set(page.evaluate(panels)) == set(SOME)
+    page.close()
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1400), ("dark", 400)])
+def test_axe_finds_nothing_that_keeps_a_reader_out(study, browser, scheme, width):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core is not installed")
+    page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
+    page.goto((study[1] / "report.html").as_uri())
+    page.locator(".shown summary").click()
+    found = axe.Axe().run(page).response
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found["violations"]] == []
+    assert "color-contrast" in {one["id"] for one in found["passes"]}
+    page.close()
+
+
+def test_what_a_figure_shows_is_said_where_the_pointer_is(study):
+    made, folder = study
+    svg = ElementTree.parse(next((folder / "figures").glob("confusion_01_*.svg")))
+    said = {title.text for title in svg.iter("{http://www.w3.org/2000/svg}title")}
+    confusion = made.variants[SOME[0]].confusion
+    anger, boredom = made.emotions[:2]
+    assert f"{anger}, predicted as {boredom}: {confusion[0][1]:g} of {sum(confusion[0]):g}" in said
+    assert len(said) == len(made.emotions) ** 2
+    one = made.comparisons[0]
+    tips = re.findall("<title>(.*?)</title>", (folder / "figures" / "forest.svg").read_text())
+    assert any(f"{100 * one.estimate:+.1f}" in tip and "[" in tip for tip in tips)
+    assert any(f"up to {100 * one.detectable:.1f} points" in tip for tip in tips)
+    page = (folder / "report.html").read_text()
+    assert "&lt;b&gt;none" in "".join(re.findall("<title>(.*?)</title>", page)) and 'id="tip' not in page
 
 
 # Helpers ------------------------------------------------------------------------------------------------------------

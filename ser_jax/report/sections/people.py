@@ -46,7 +46,8 @@ def speakers(sources: Sources) -> Iterator[Block]:
         rows = [(s, of[s]) for s in sorted(means, key=lambda speaker: -means[speaker]) if s in of]
         described = "; ".join(f"{s}: {numbers.percent(one.ua)} %" for s, one in rows)
         make = functools.partial(draw.speakers_panel, name, rows, sources.variants[name].ua.value)
-        panels.append(Panel(sources.file_name("speakers", name), f"UA of each speaker under {name}. {described}", make))
+        described = f"UA of each speaker under {name}. {described}"
+        panels.append(Panel(sources.file_name("speakers", name), described, make, variant=name))
     yield Figure(
         "speakers",
         "UA of every speaker, those recognised best at the top (mean over variants, so all panels have one order); the "
@@ -85,7 +86,7 @@ def calibration(sources: Sources) -> Iterator[Block]:
     for name, c in known.items():
         make = functools.partial(draw.reliability_panel, f"{name}\nECE {numbers.percent(c.ece)} %", c.reliability)
         described = f"Reliability curve of {name}: expected calibration error {numbers.percent(c.ece)} %"
-        panels.append(Panel(sources.file_name("reliability", name), described, make))
+        panels.append(Panel(sources.file_name("reliability", name), described, make, variant=name))
         middle = c.temperature and c.temperature.median
         ends = (c.temperature.lowest, c.temperature.highest) if c.temperature else None
         cells = [

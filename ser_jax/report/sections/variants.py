@@ -181,7 +181,7 @@ def confusions(sources: Sources) -> Iterator[Block]:
         heading = f"{name}\nUA {numbers.percent(v.ua.value)} %"
         make = functools.partial(draw.confusion_panel, heading, v.confusion, emotions)
         described = f"Confusion matrix of {name}. {'; '.join(recalls)}"
-        panels.append(Panel(sources.file_name("confusion", name), described, make))
+        panels.append(Panel(sources.file_name("confusion", name), described, make, variant=name))
     caption = "Percent of each emotion (rows) that was taken for each (columns), over all folds and seeds."
     yield Figure("confusion", caption, tuple(panels))
 
