@@ -19,8 +19,6 @@ LEARNT = {"folds": {}, "everything": {"protocol": {"name": "everything"}, "seeds
 def get_config(corpus: str = "emodb", learnt: str = "folds") -> dict:
     """Returns the training on one corpus, tested on speakers that are not heard, or of everything."""
     config = merge(recipe.get_config(corpus, "cnn", "inductive"), {"evaluation": {"latency": False}})
-    if corpus == "both":
-        config = merge(config, recipe.CORPORA["ravdess"])
     if corpus in EPOCHS:
         config = merge(config, {"training": {"train_epochs": EPOCHS[corpus]}})
     config = merge(config, choose("way to learn", learnt, LEARNT))

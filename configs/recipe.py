@@ -39,6 +39,7 @@ CORPORA = {  # what the published figures were trained with
         "training": {"train_epochs": 50.0, "validate_epochs": 10.0},
     },
 }
+CORPORA["both"] = CORPORA["ravdess"]  # `prepare merge --name both --corpora emodb,ravdess`
 EMODB_TRANSDUCTIVE = {"frontend": {"trim_db": 0.0}, "evaluation": {"window_seconds": 9.0}}  # no utterance is longer
 
 

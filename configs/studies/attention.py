@@ -154,12 +154,11 @@ def encoder_pooling(tiny: bool) -> dict:
 
     Attention in a pooling adds parameters. Each such head is measured against the plain pooling, and against one that
     has as many parameters in a hidden layer after the plain pooling; so has a block without attention in a second
-    feed-forward layer, and a decoder without attention but for the attention's own keys and queries.
+    feed-forward layer, and a decoder without attention in a wider state.
     """
     del tiny  # the built-in corpus has no states until `prepare encoder synthetic` has made them
     head = {"name": "encoder_head", "states": 3, "dropout": 0.3}
     block = {**head, "depth": 1}
-    decoder = {"name": "attention_rnn", "hidden": 64, "depth": 1, "subsampling": 1}
     return {
         "name": "encoder_pooling",
         "text": "Does attention help on top of a pretrained encoder?",
@@ -176,8 +175,11 @@ def encoder_pooling(tiny: bool) -> dict:
             "block without attention": {"model": {**block, "mixing": "none"}},
             "block with convolution": {"model": {**block, "mixing": "convolution"}},
             "block with self-attention": {"model": {**block, "mixing": "self_attention"}},
-            "decoder without attention": {"model": {**decoder, "attention": "none"}},
-            "decoder with additive attention": {"model": {**decoder, "attention": "additive"}},
+            "decoder without attention": {"model": {**head, "decoder": "without_attention"}},
+            "decoder without attention, state of 141": {
+                "model": {**head, "decoder": "without_attention", "decoder_hidden": 141}
+            },
+            "decoder with additive attention": {"model": {**head, "decoder": "additive"}},
         },
         "comparisons": (
             ("mean, ECA", "mean"),
@@ -190,5 +192,6 @@ def encoder_pooling(tiny: bool) -> dict:
             ("block with self-attention", "block without attention"),
             ("block with self-attention", "block with convolution"),
             ("decoder with additive attention", "decoder without attention"),
+            ("decoder with additive attention", "decoder without attention, state of 141"),
         ),
     }

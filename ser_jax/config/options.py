@@ -78,8 +78,8 @@ OPTIONS: dict[str, Any] = {
     "frontend": {
         "kind": Option(
             "log_mel",
-            one_of("log_mel", "mfcc", "histogram", "functionals", "precomputed", outside=True),
-            "the features; precomputed ones were made by `prepare features`",
+            one_of("log_mel", "mfcc", "histogram", "functionals", "waveform", "precomputed", outside=True),
+            "the features; waveform: for an encoder in the model; precomputed: made by `prepare features`",
         ),
         "num_mels": Option(64, whole(1, 1024), "mel bands"),
         "window_ms": Option(25.0, number(0, 10_000, above=0), "of the short-time Fourier transform"),

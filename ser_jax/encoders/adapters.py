@@ -1,4 +1,4 @@
-"""The upper layers of an encoder, computed from the hidden states below them, and what of them is trained.
+"""An encoder in a training step, or its upper layers alone, and what of them is trained.
 
 Their weights are never changed. What is trained is added to them: LoRA (Hu et al. 2022), or a difference for each
 weight. Both are zero at first, so that a training begins with the encoder as it is, and weight decay draws back to it
@@ -17,9 +17,10 @@ from jaxtyping import Array, Float, Int
 from ser_jax.encoders.architecture import Architecture
 from ser_jax.encoders.layers import LOW_RANK, Frames, exact_dtype, layer_options, run_stack
 from ser_jax.encoders.wav2vec2 import relative_bias
-from ser_jax.encoders.weights import parameter_shapes
+from ser_jax.encoders.weights import make_module, parameter_shapes
 
 ADAPTATIONS = ("frozen", "lora", "full")
+STEMS = ("frozen", "projection", "full")
 PROJECTIONS = ("query", "key", "value", "output", "feed_forward_in", "feed_forward_out")
 COLLECTION = "encoder"  # the linen collection of weights that are not trained
 
@@ -68,6 +69,49 @@ class UpperLayers(nn.Module):
         return stack.apply({"params": {"layers": layers}}, x, num_frames, relative)[1:]
 
 
+class LowerLayers(nn.Module):
+    """The first layers of an encoder, computed from waveforms, and what is trained before them.
+
+    Attributes:
+        architecture: of the encoder.
+        depth: how many layers; 0: what the first one is given.
+        states: so many hidden states are returned, the last of which is "layer `depth`".
+        stem: what is trained of the part before the first layer, as differences from the encoder's weights: "frozen":
+            nothing; "projection": all but the convolutions over time; "full": these too.
+    """
+
+    architecture: Architecture
+    depth: int = 0
+    states: int = 1
+    stem: Literal["frozen", "projection", "full"] = "frozen"
+
+    @nn.compact
+    def __call__(
+        self, waveform: Float[Array, "batch samples"], num_samples: Int[Array, " batch"]
+    ) -> tuple[Float[Array, "batch frames states width"], Int[Array, " batch"]]:
+        """The states of each frame, zero past the end of each utterance, and how many frames it has.
+
+        Waveforms as `ser_jax.encoders.weights.make_module`'s modules take them; an utterance too short for a frame has
+        none. The weights are those of `ser_jax.encoders.weights.truncate`, in the collection "encoder".
+        """
+        spec = self.architecture
+        own = self.variable(COLLECTION, "weights", _zeros_below, spec, self.depth).value
+        weights = dict(own)
+        for name in stem_parts(spec, own) if self.stem != "frozen" else ():
+            if self.stem == "full" or not name.startswith("conv"):
+                difference = self.param(name, lambda _, part=own[name]: jax.tree.map(jnp.zeros_like, part))
+                weights[name] = jax.tree.map(jnp.add, own[name], difference)
+        module = make_module(spec, depth=self.depth, dtype=waveform.dtype, parent=None)
+        found = module.apply({"params": weights}, waveform, num_samples)
+        return jnp.moveaxis(found.layers[-self.states :], 0, 2), jnp.maximum(found.num_frames, 0)
+
+
+def stem_parts(architecture: Architecture, weights: Mapping[str, Any]) -> list[str]:
+    """Returns the names of an encoder's weights that what the first layer is given depends on."""
+    others = {"layers", "relative_positions", "final_norm"} | ({"norm"} if architecture.pre_norm else set())
+    return [name for name in weights if name not in others]
+
+
 def upper_weights(parameters: dict[str, Any], first: int, depth: int) -> dict[str, Any]:
     """Returns what of an encoder's parameters `depth` layers need that follow the first `first` ones."""
     kept = {name: value for name, value in parameters.items() if name == "relative_positions"}
@@ -100,6 +144,12 @@ def _shapes(architecture: Architecture, depth: int) -> dict[str, Any]:
 
 def _zeros(architecture: Architecture, depth: int) -> dict[str, Any]:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _shapes(architecture, depth))
+
+
+def _zeros_below(architecture: Architecture, depth: int) -> dict[str, Any]:
+    kept = {name: leaf for name, leaf in parameter_shapes(architecture).items() if name not in ("final_norm", "layers")}
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), kept)
+    return zeros | {"layers": _zeros(architecture, depth)["layers"]}
 
 
 def _low_rank(key: Array, shape: tuple[int, int, int], rank: int) -> dict[str, Array]:

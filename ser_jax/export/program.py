@@ -76,9 +76,10 @@ def check_exportable(metadata: Mapping[str, Any], seconds: float | None, where: 
         if not described:
             raise UserError(f"{where}: a linear model on functionals cannot be exported; expected a network")
         return longest if seconds is None else seconds
-    if config["model"].get("layers", 0):
+    if config["model"].get("layers", 0) or config["frontend"]["kind"] == "waveform":
         raise UserError(
-            f"{where}: computes layers of its encoder by itself, which cannot be exported; expected layers=0"
+            f"{where}: computes layers of its encoder by itself, which cannot be exported; expected layers=0 and "
+            "precomputed features"
         )
     for group, option in (("frontend", "normalization"), ("evaluation", "batch_statistics")):
         if config[group][option] == "speaker":

@@ -42,6 +42,7 @@ _AUGMENTATIONS = {
     "mfcc": (*_OF_WAVEFORMS, "mixup"),
     "histogram": (*_OF_WAVEFORMS, "mixup"),
     "functionals": (*_OF_WAVEFORMS, "mixup"),
+    "waveform": (*_OF_WAVEFORMS, "mixup"),
     "precomputed": ("spec_augment", "mixup"),
 }
 

@@ -51,9 +51,9 @@ class Frontend:
     """What the features are; static and hashable.
 
     `kind` is "log_mel"; "mfcc"; "histogram", the distribution of every mel band's levels over the utterance, with the
-    bins in the place of frames; "functionals" of the log-mel bands and their deltas, a single frame; or "precomputed":
-    the pre-extracted features named `features`, which have `dims` dims every `frame_ms` milliseconds (filled
-    in from what was packed).
+    bins in the place of frames; "functionals" of the log-mel bands and their deltas, a single frame; "waveform", whose
+    frames are single samples, for a model that computes hidden states itself; or "precomputed": the pre-extracted
+    features named `features`, which have `dims` dims every `frame_ms` milliseconds (filled in from what was packed).
 
     `trim_db` is for whoever brings the waveforms: they begin and end at frames that are at most so many dB softer than
     the loudest one (`ser_jax.corpora.silence`); 0: they are whole.
@@ -108,7 +108,7 @@ class Frontend:
                 f"none, train or speaker: {self.kind} are of a whole utterance already",
             )
             _require("normalization", found, found != "utterance", expected)
-        if self.kind in ("histogram", "precomputed"):
+        if self.kind in ("histogram", "precomputed", "waveform"):
             _require("deltas", self.deltas, self.deltas == 0, f"0: kind {self.kind} has none")
         if self.kind == "precomputed":
             _require("features", self.features, self.features != "", "the name of packed features")
@@ -124,7 +124,7 @@ class Frontend:
     @property
     def hop(self) -> int:
         """Samples from one frame to the next; pre-extracted features come in frames already."""
-        return 1 if self.kind == "precomputed" else round(self.hop_ms * self.sample_rate / 1000)
+        return 1 if self.kind in ("precomputed", "waveform") else round(self.hop_ms * self.sample_rate / 1000)
 
     @property
     def rate(self) -> float:
@@ -168,6 +168,8 @@ def num_features(frontend: Frontend) -> int:
     """The size of the feature axis."""
     if frontend.kind == "precomputed":
         return frontend.dims
+    if frontend.kind == "waveform":
+        return 1
     if is_outside(frontend.kind):
         seen = jax.ShapeDtypeStruct((frontend.sample_rate,), jnp.float32)
         return jax.eval_shape(functools.partial(_outside, frontend), seen).shape[-1] * (1 + frontend.deltas)
@@ -181,7 +183,7 @@ def num_frames(frontend: Frontend, num_samples: Count) -> Count:
 
     Of pre-extracted features, `num_samples` are frames already.
     """
-    if frontend.kind == "precomputed":
+    if frontend.kind in ("precomputed", "waveform"):
         return num_samples
     if frontend.kind == "functionals":
         return 1 * (num_samples > 0)
@@ -211,6 +213,8 @@ def features(
     valid = num_frames(frontend, num_samples)
     if frontend.kind == "precomputed":
         x = _before(num_samples, waveform, axis=-2)
+    elif frontend.kind == "waveform":
+        x = _before(num_samples, waveform, axis=-1)[..., None]
     else:
         x = _from_waveform(frontend, _before(num_samples, waveform, axis=-1), num_samples)
     if frontend.normalization == "utterance":

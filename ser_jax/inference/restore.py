@@ -5,16 +5,13 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ser_jax.frontend import Frontend, Statistics, num_features
 from ser_jax.models import family_of
 from ser_jax.training import checkpoints, setup
 from ser_jax.training.encoder import restored_architecture
-from ser_jax.training.state import State
-
-_FRAMES = 64  # of an example, to find the shapes of parameters: they do not depend on it
+from ser_jax.training.state import State, example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +26,7 @@ class Network:
     @property
     def shapes(self) -> dict:
         """The linen collections of one run, with shapes and dtypes in the places of arrays."""
-        example = jnp.zeros((1, _FRAMES, num_features(self.frontend))), jnp.full((1,), _FRAMES, jnp.int32)
-        return dict(jax.eval_shape(lambda: self.model.init(jax.random.key(0), *example, train=False)))
+        return dict(jax.eval_shape(lambda: self.model.init(jax.random.key(0), *example(self.frontend), train=False)))
 
     @property
     def num_parameters(self) -> int:

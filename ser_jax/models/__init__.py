@@ -26,13 +26,14 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def build(name: str, num_classes: int, *, encoder: Any = None, **options: Any) -> nn.Module:
+def build(name: str, num_classes: int, *, encoder: Any = None, waveforms: bool = False, **options: Any) -> nn.Module:
     """The model `name` for `num_classes` emotions.
 
     Args:
         name: a key of `FAMILIES`, or `package.module:NAME` of a `Family` outside the package.
         num_classes: at least 1: beside emotions, of which there are 2 and more, each dimension is one.
-        encoder: the `Architecture` of the layers that the model computes itself, which no configuration sets; or None.
+        encoder: the `Architecture` of the layers that the model computes itself; or None.
+        waveforms: whether it computes them from waveforms, in the place of features.
         options: fields of the module; text is taken for the value that it spells ("0.5", "none").
 
     Raises:
@@ -59,7 +60,7 @@ def build(name: str, num_classes: int, *, encoder: Any = None, **options: Any) -
         else:
             checked[option] = _nearest(what, value, choices)
     if encoder is not None:
-        checked["encoder"] = encoder
+        checked |= {"encoder": encoder, "waveforms": waveforms}
     model = family.module(num_classes=num_classes, **checked)
     family.check(model)
     return model
@@ -75,7 +76,7 @@ def options_of(family: Family) -> dict[str, Any]:
     return {
         field.name: field.default
         for field in dataclasses.fields(family.module)
-        if field.name not in ("num_classes", "encoder", "axis_name", "parent", "name")
+        if field.name not in ("num_classes", "encoder", "waveforms", "axis_name", "parent", "name")
     }
 
 

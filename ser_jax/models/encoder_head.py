@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ser_jax.encoders.adapters import ADAPTATIONS, PROJECTIONS, UpperLayers
+from ser_jax.encoders.adapters import ADAPTATIONS, PROJECTIONS, STEMS, LowerLayers, UpperLayers
 from ser_jax.encoders.architecture import Architecture
 from ser_jax.errors import UserError
+from ser_jax.models import attention_rnn
 from ser_jax.models import layers as dropouts
+from ser_jax.models.attention_rnn import ATTENTION, AttentionRNN
 from ser_jax.models.channel_attention import channel_attention
 from ser_jax.models.family import COUNT, RATE, Family, Range
 from ser_jax.models.output import Attention, Output
@@ -18,6 +20,7 @@ from ser_jax.models.pooling import OVER_TIME, Pooling, check_heads, masked_softm
 from ser_jax.models.transformer import Block, Dense
 
 MIXINGS = ("none", "convolution", "self_attention")
+DECODERS = ("none", "without_attention", *ATTENTION[1:])
 
 
 class EncoderHead(nn.Module):
@@ -27,15 +30,20 @@ class EncoderHead(nn.Module):
     the lower ones. The weights of the sum are a softmax, equal at first (SUPERB, Yang et al. 2021).
 
     The encoder's next layers can be computed from the last of these states, adapted or as they are (`UpperLayers`);
-    what they return is normalised and summed with the others.
+    what they return is normalised and summed with the others. The states themselves can be computed from waveforms
+    (`LowerLayers`), so that these can be augmented.
 
     Attributes:
         num_classes: number of emotions.
-        states: how many hidden states a frame has; divides its features.
+        states: how many hidden states a frame has; divides its features. Of waveforms: the last so many that the lower
+            layers make.
+        lower: layers of the encoder below the last of these states, computed from waveforms as they are.
+        stem: what is trained of the part before them: "frozen", "projection" or "full" (see `LowerLayers`).
         layers: of the encoder, computed from the last of these states; 0: none.
         adapt: what is trained of these layers: "frozen", "lora" or "full" (see `UpperLayers`).
         rank, alpha, projections: of LoRA.
-        encoder: the architecture that has these layers; a training gets it from the features.
+        encoder: the architecture that has these layers.
+        waveforms: whether the features are waveforms, [batch, samples, 1]. Features and frontend decide these two.
         state: 0: all states, summed with learned weights; n: the n-th alone, computed ones after the others.
         width: channels of the projection after the sum; 0: none, and no blocks.
         depth: Transformer blocks after the projection.
@@ -44,18 +52,25 @@ class EncoderHead(nn.Module):
         pooling: a kind of `ser_jax.models.pooling.Pooling`.
         heads: of the blocks and of the poolings that have some.
         hidden: channels of a layer between pooling and classifier; 0: none.
+        decoder: in the place of pooling and classifier, a recurrent layer over the frames, of as many channels, and a
+            decoder that emits the emotion (`AttentionRNN`): "without_attention", it sees the last state of that layer,
+            or with an attention of `AttentionRNN`; "none": pooling.
+        decoder_hidden: size of the decoder's state.
         dropout: rate before the projection, in the blocks, and before each layer after the pooling; may be a traced
             scalar.
     """
 
     num_classes: int
     states: int = 1
+    lower: int = 0
+    stem: Literal["frozen", "projection", "full"] = "frozen"
     layers: int = 0
     adapt: Literal["frozen", "lora", "full"] = "frozen"
     rank: int = 8
     alpha: float = 16.0
     projections: tuple[str, ...] = ("query", "value")
     encoder: Architecture | None = None
+    waveforms: bool = False
     state: int = 0
     width: int = 128
     depth: int = 0
@@ -64,6 +79,8 @@ class EncoderHead(nn.Module):
     pooling: str = "mean"
     heads: int = 4
     hidden: int = 0
+    decoder: Literal["none", "without_attention", "additive", "dot", "general", "location"] = "none"
+    decoder_hidden: int = 128
     dropout: float | Float[Array, ""] = 0.0
 
     @nn.compact
@@ -77,8 +94,10 @@ class EncoderHead(nn.Module):
                 return dropouts.dropout(x, self.dropout, self.make_rng("dropout")).astype(x.dtype)
             return x
 
-        real = jnp.arange(features.shape[1])[None] < num_frames[:, None]
-        x = self._mixture(self._states(jnp.where(real[..., None], features, 0), num_frames))
+        states, num_frames = self._states(features, num_frames)
+        x = self._mixture(states)
+        real = jnp.arange(x.shape[1])[None] < num_frames[:, None]
+        stride = self.encoder.hop if self.waveforms else 1  # from one frame to the next, in what comes in
         attention = {}
         if self.width:
             x = jax.nn.gelu(Dense(self.width, name="projection")(dropped(x)))
@@ -88,16 +107,20 @@ class EncoderHead(nn.Module):
             )
             if scores is not None:
                 weights = masked_softmax(scores, real[:, None, None])
-                attention[f"block{i}"] = Attention(weights, ("batch", "heads", "queries", "frames"), 1)
+                attention[f"block{i}"] = Attention(weights, ("batch", "heads", "queries", "frames"), stride)
         x = jnp.where(real[..., None], x, 0)
         if self.attention != "none":
             means = jnp.sum(x, 1) / jnp.maximum(num_frames, 1)[:, None].astype(x.dtype)
             gates = channel_attention(self.attention, name="channels")(means)
             attention["channels"] = Attention(gates, ("batch", "channels"))
             x = x * gates[:, None]
+        if self.decoder != "none":
+            decoded = _recurrent(self, name="recurrent")(x, num_frames, train=train)
+            looked = {name: one.replace(stride=stride) for name, one in decoded.attention.items()}
+            return decoded.replace(attention=attention | looked)
         pooled, weights = Pooling(self.pooling, self.heads, name="pool")(x, num_frames)
         if weights is not None:
-            attention["pooling"] = of_frames(weights)
+            attention["pooling"] = of_frames(weights, stride)
         pooled = pooled.astype(jnp.float32)
         if self.hidden:
             pooled = jax.nn.gelu(nn.Dense(self.hidden, name="hidden")(dropped(pooled)))
@@ -106,13 +129,18 @@ class EncoderHead(nn.Module):
 
     def _states(
         self, x: Float[Array, "batch frames features"], num_frames: Int[Array, " batch"]
-    ) -> Float[Array, "batch frames states channels"]:
-        """The states of each frame, those that are computed from the last of them included."""
-        if x.shape[-1] % self.states:
+    ) -> tuple[Float[Array, "batch _frames states channels"], Int[Array, " batch"]]:
+        """The states of each frame, those that are computed included, and how many frames there are."""
+        if self.waveforms:
+            below = LowerLayers(self.encoder, self.lower, self.states, self.stem, name="below")
+            states, num_frames = below(x[..., 0], num_frames)
+        elif x.shape[-1] % self.states:
             raise UserError(f"config.model.states: {self.states} does not divide the {x.shape[-1]} features of a frame")
-        states = x.reshape(*x.shape[:2], self.states, -1)
+        else:
+            real = jnp.arange(x.shape[1])[None] < num_frames[:, None]
+            states = jnp.where(real[..., None], x, 0).reshape(*x.shape[:2], self.states, -1)
         if not self.layers:
-            return states
+            return states, num_frames
         if self.encoder is None:
             raise UserError(
                 f"config.model.layers: found {self.layers}, expected 0: the features are no hidden states of an encoder"
@@ -121,7 +149,7 @@ class EncoderHead(nn.Module):
             self.encoder, self.layers, self.adapt, self.rank, self.alpha, self.projections, name="adapter"
         )
         computed = upper(states[:, :, -1], num_frames)
-        return jnp.concatenate([states, jnp.moveaxis(computed, 0, 2)], 2)
+        return jnp.concatenate([states, jnp.moveaxis(computed, 0, 2)], 2), num_frames
 
     def _mixture(self, states: Float[Array, "batch frames states channels"]) -> Float[Array, "batch frames channels"]:
         """The states of each frame, normalised, in one weighted sum; or one of them."""
@@ -136,6 +164,20 @@ class EncoderHead(nn.Module):
         return jnp.einsum("btsc,s->btc", normal, weights).astype(states.dtype)
 
 
+def _recurrent(head: EncoderHead, **attributes: str) -> AttentionRNN:
+    """The recurrent layer and the decoder of a head."""
+    return AttentionRNN(
+        head.num_classes,
+        hidden=head.width // 2,
+        depth=1,
+        decoder_hidden=head.decoder_hidden,
+        subsampling=1,
+        attention="none" if head.decoder == "without_attention" else head.decoder,
+        dropout=head.dropout,
+        **attributes,
+    )
+
+
 def _check(model: EncoderHead) -> None:
     if model.state > model.states + model.layers:
         raise UserError(
@@ -144,8 +186,20 @@ def _check(model: EncoderHead) -> None:
         )
     if model.adapt != "frozen" and not model.layers:
         raise UserError(f"config.model.adapt={model.adapt}: expected config.model.layers of at least 1")
+    if model.stem != "frozen" and model.lower:
+        raise UserError(
+            f"config.model.lower: found {model.lower}, expected 0 with stem={model.stem}: the layers above what is "
+            "trained are adapted too, by config.model.layers"
+        )
     if model.adapt == "lora" and not model.projections:
         raise UserError("config.model.projections: found none, expected at least one with adapt=lora")
+    if model.decoder != "none":
+        if model.width < 2 or model.width % 2:
+            raise UserError(f"config.model.width: found {model.width}, expected an even number with a decoder")
+        for option, found, plain in (("pooling", model.pooling, "mean"), ("hidden", model.hidden, 0)):
+            if found != plain:
+                raise UserError(f"config.model.{option}: found {found}, expected {plain}: a decoder takes its place")
+        attention_rnn.FAMILY.check(_recurrent(model))
     if model.depth and not model.width:
         raise UserError("config.model.depth: blocks need a projection; expected config.model.width of at least 1")
     if model.width:
@@ -159,6 +213,8 @@ FAMILY = Family(
     summary="a head on hidden states of a pretrained encoder",
     choices={
         "states": COUNT,
+        "lower": Range(0),
+        "stem": STEMS,
         "layers": Range(0),
         "adapt": ADAPTATIONS,
         "rank": COUNT,
@@ -172,10 +228,13 @@ FAMILY = Family(
         "pooling": OVER_TIME,
         "heads": COUNT,
         "hidden": Range(0),
+        "decoder": DECODERS,
+        "decoder_hidden": COUNT,
         "dropout": RATE,
     },
-    switches={"pooling": OVER_TIME, "mixing": MIXINGS, "attention": ("none", "eca")},
+    switches={"pooling": OVER_TIME, "mixing": MIXINGS, "attention": ("none", "eca"), "decoder": DECODERS},
     rates=("dropout",),
     tiny={"states": 2, "width": 8, "depth": 1, "mixing": "self_attention", "attention": "eca", "pooling": "multi_head"},
     check=_check,
+    min_frames=lambda model: model.encoder.min_samples if model.waveforms else 1,
 )

@@ -38,7 +38,9 @@ class Published:
       heads: source corpus -> the emotions of its own classifier; empty for one classifier.
       variant: what it is called in the summaries of its tests.
       licence, description: of the model, as its publisher states them; "" where nothing is stated.
-      features: name and `info` of the pre-extracted features that it takes; None: it takes log-mels or functionals.
+      features: name and `info` of the pre-extracted features that it takes; None: it takes waveforms, log-mels or
+        functionals.
+      computed: the pretrained encoder of which the model computes layers, as its checkpoint describes it, or None.
     """
 
     folder: str
@@ -51,13 +53,14 @@ class Published:
     corpora: Sequence[TrainingCorpus]
     versions: Mapping[str, str]
     features: Mapping[str, Any] | None = None
+    computed: Mapping[str, Any] | None = None
     licence: str = ""
     description: str = ""
 
     @property
     def encoder(self) -> Mapping[str, Any] | None:
-        """The pretrained encoder whose hidden states the model takes, as `prepare encoder` describes it, if any."""
-        return (self.features or {}).get("info", {}).get("encoder")
+        """The pretrained encoder whose hidden states the model takes or computes, if any."""
+        return (self.features or {}).get("info", {}).get("encoder") or self.computed
 
 
 def render(model: Published, tested: Summary, elsewhere: Mapping[str, Summary]) -> str:
@@ -116,12 +119,17 @@ def _model(model: Published) -> list[str]:
 def _input(model: Published) -> str:
     """What a model makes of a recording."""
     config = model.config
+    window = config["evaluation"]["window_seconds"] or config["training"]["crop_seconds"]
+    encoder = f"{escaped(model.encoder['name'])} (SHA-256 {model.encoder['sha256'][:16]})" if model.encoder else ""
+    if model.encoder and not model.features:
+        return (
+            f"waveforms, of which it computes hidden states of the encoder {encoder}; windows of {window:g} s, averaged"
+        )
     if model.encoder:
         info = model.features["info"]
         kept = "means and deviations of" if info["form"] == "pooled" else "the frames of"
         speeds = [f"{speed:g}" for speed in info.get("speeds", [1])]
         heard = f", at the speeds {join(speeds)}" if len(speeds) > 1 else ""
-        encoder = f"{escaped(model.encoder['name'])} (SHA-256 {model.encoder['sha256'][:16]})"
         return f"{kept} the hidden states {escaped(join(info['states']))} of the encoder {encoder}{heard}"
     if model.features:
         return f"the pre-extracted features {escaped(model.features['name'])}"
@@ -129,7 +137,6 @@ def _input(model: Published) -> str:
         return f"functionals of kind {escaped(config['model'].get('functionals', 'own'))}"
     frontend = config["frontend"]
     trimmed = ", silence at both ends cut off" if frontend["trim_db"] else ""
-    window = config["evaluation"]["window_seconds"] or config["training"]["crop_seconds"]
     return (
         f"{frontend['num_mels']} {escaped(frontend['kind'])} features every {frontend['hop_ms']:g} ms, "
         f"{NORMALIZATIONS[frontend['normalization']]}{trimmed}; windows of {window:g} s, averaged"
@@ -289,7 +296,7 @@ def _speech(corpora: Sequence[TrainingCorpus]) -> str:
 def _licences(model: Published) -> list[str]:
     parts = [f"- this model: {escaped(licence(model.licence))}"] if model.licence else []
     if model.encoder:
-        said = escaped(licence(str(model.features["info"].get("licence") or "not known")))
+        said = escaped(licence(str(model.encoder.get("licence") or "not known")))
         parts.append(f"- encoder {escaped(model.encoder['name'])}, which is not in this folder: {said}")
     for corpus in model.corpora:
         parts.append(f"- {escaped(corpus.name)}: {escaped(licence(str(corpus.info.get('licence') or 'not known')))}")

@@ -134,6 +134,10 @@ def _features(config: Mapping) -> list[str]:
     frontend = config["frontend"]
     if frontend["kind"] == "precomputed":
         text = f"Inputs were the pre-extracted features {frontend['features']}"
+    elif frontend["kind"] == "waveform":
+        text = "Inputs were waveforms at 16 kHz"
+        if encoder := config["model"].get("encoder"):
+            text += f", of which the pretrained encoder {encoder} computed hidden states in every training step"
     else:
         text = "Inputs were " + FEATURES.get(frontend["kind"], frontend["kind"].replace("_", " ")).format(**frontend)
         text += f" between {frontend['fmin']:g} and {frontend['fmax']:g} Hz of audio at 16 kHz"

@@ -154,6 +154,7 @@ def _described(to: Path, model: Restored, variant: str, parameters: int, corpora
         runs=len(model.metadata["runs"]),
         heads={head["source"]: head["emotions"] for head in model.metadata["targets"].get("heads", [])},
         features=_features(model.metadata),
+        computed=model.metadata.get("encoder"),
         corpora=[
             card.TrainingCorpus(
                 corpus.name,

@@ -199,7 +199,8 @@ def _refusal(network: Network, waveform: Int16[np.ndarray, " samples"]) -> str:
     frames = int(num_frames(frontend, end - begin))
     if frames >= fewest:
         return ""
-    return f"{frames} frames of {frontend.hop_ms:g} ms with sound; the model needs {fewest}"
+    each = "samples at 16 kHz" if frontend.kind == "waveform" else f"frames of {frontend.hop_ms:g} ms"
+    return f"{frames} {each} with sound; the model needs {fewest}"
 
 
 # --- Baselines. ---

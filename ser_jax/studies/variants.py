@@ -80,7 +80,7 @@ def prepare(plan: Plan, data_dir: str | None) -> list[Variant]:
             extras.require("tfds", f"{name}: the streaming feed", "tensorflow", "tensorflow_datasets")
         features = population.corpus.info.get("features")
         if isinstance(population, Population) and population.upper is not None:
-            features = {**features, "encoder": population.upper.describe()}
+            features = {**(features or {}), "encoder": population.upper.describe()}
         earlier = (None, None) if isinstance(population, Baselines) else (population.initial, population.teacher)
         targets = describe_targets(corpus, config["corpus"]["dimensions"], config["corpus"]["votes"])
         described = [source and source.describe() for source in earlier]

@@ -182,10 +182,11 @@ def _piece_samples(corpus: Corpus, frontend: Frontend) -> int:
 def _pieces(corpus: Corpus, frontend: Frontend) -> Iterator[Windows]:
     """Yields the pieces of all utterances, [1, batch] at a time.
 
-    A frame begins with every hop, the first one included, so a piece that another follows ends a sample before it.
+    A frame begins with every hop, the first one included, so a piece that another follows ends a sample before it;
+    but for frames that are single samples, or come as frames.
     """
     step = _piece_samples(corpus, frontend)
-    length = step if frontend.kind == "precomputed" else step - 1
+    length = step if frontend.kind in ("precomputed", "waveform") else step - 1
     start, num_samples = (corpus.utterances[name].to_numpy() for name in ("start", "num_samples"))
     count = np.maximum(-(-num_samples // step), 1)
     utterance = np.repeat(np.arange(len(start)), count)

@@ -134,7 +134,7 @@ class Population:
         if self.upper is None:
             return None
         local = self.layout.local.devices
-        key = self.upper.encoder["sha256"], self.upper.first, self.upper.depth, len(local)
+        key = self.upper.encoder["sha256"], self.upper.first, self.upper.depth, *self.upper.collection, len(local)
         return latest(self.cache, "encoder", key, lambda: devices.replicate(self.upper.collection, local))
 
 

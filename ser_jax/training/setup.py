@@ -181,11 +181,13 @@ def make_model(
 
     `encoder` is the one of which the model computes layers.
     """
-    options = targets.options | ({} if encoder is None else {"encoder": encoder})
+    options = targets.options
+    if encoder is not None:
+        options = options | {"encoder": encoder, "waveforms": frontend.kind == "waveform"}
     if config["objective"]["frames"]:
         options = options | {"reconstruction": num_features(frontend)}
     num_outputs = num_classes if targets.heads is None else targets.heads.num_outputs
-    return models.build(num_classes=num_outputs + len(targets.dimension_names), **config["model"], **options)
+    return models.build(num_classes=num_outputs + len(targets.dimension_names), **config["model"] | options)
 
 
 def check_features(config: dict, model: nn.Module, frontend: Frontend, corpus: Corpus) -> None:
@@ -200,8 +202,9 @@ def check_features(config: dict, model: nn.Module, frontend: Frontend, corpus: C
     shortest = corpus.utterances.loc[corpus.utterances["num_samples"].idxmin()]
     frames = int(num_frames(frontend, shortest["num_samples"]))
     if frames < fewest:
+        each = "samples" if frontend.kind == "waveform" else "frames"
         raise UserError(
-            f"corpus {corpus.name}: utterance {shortest['id']!r} has {frames} frames; the model needs {fewest}"
+            f"corpus {corpus.name}: utterance {shortest['id']!r} has {frames} {each}; the model needs {fewest}"
         )
 
 

@@ -164,7 +164,7 @@ def make_learner(
     """Builds a Learner; `optimizer` is the group `config.optimizer`, see `optimizers.make_optimizer`."""
     if axis_name and hasattr(model, "axis_name"):  # its batch normalisation is synchronised
         model = model.clone(axis_name=axis_name)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *_example(frontend), train=False))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *example(frontend), train=False))
     return Learner(
         model=model,
         frontend=frontend,
@@ -187,7 +187,7 @@ def make_learner(
 
 def initialise(learner: Learner, key: Key[Array, ""], feature_statistics: Statistics | None) -> State:
     """Returns the state before the first step of one run; its parameters depend on nothing but the run's key."""
-    variables = learner.model.init(jax.random.fold_in(key, INITIALISATION), *_example(learner.frontend), train=False)
+    variables = learner.model.init(jax.random.fold_in(key, INITIALISATION), *example(learner.frontend), train=False)
     parameters, batch_stats = variables["params"], variables.get("batch_stats", {})
     return State(
         step=jnp.zeros((), jnp.int32),
@@ -231,5 +231,7 @@ def frozen(encoder: Any) -> dict:
     return {} if encoder is None else {COLLECTION: encoder}
 
 
-def _example(frontend: Frontend) -> tuple[Array, Array]:
-    return jnp.zeros((1, 64, num_features(frontend))), jnp.full((1,), 64, jnp.int32)
+def example(frontend: Frontend) -> tuple[Array, Array]:
+    """Returns an input of a model, to find the shapes of its parameters, which do not depend on its length."""
+    frames = frontend.sample_rate // 5 if frontend.kind == "waveform" else 64
+    return jnp.zeros((1, frames, num_features(frontend))), jnp.full((1,), frames, jnp.int32)

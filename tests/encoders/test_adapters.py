@@ -1,5 +1,6 @@
 """The upper layers of an encoder: the encoder's own until something is trained, and LoRA as PyTorch has it."""
 
+import functools
 import json
 
 import jax
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 from ser_jax.encoders import weights
-from ser_jax.encoders.adapters import ADAPTATIONS, UpperLayers, upper_weights
+from ser_jax.encoders.adapters import ADAPTATIONS, LowerLayers, UpperLayers, upper_weights
 from ser_jax.encoders.architecture import Wav2Vec2Architecture, WhisperArchitecture
+from ser_jax.models import build
 from ser_jax.training.encoder import Upper
 
 FRAMES, LENGTHS = 9, np.array([9, 5])
@@ -73,6 +75,73 @@ def test_padding_changes_nothing_and_every_trained_part_something(spec):
     for name in layers.projections:
         without = trained | {name: jax.tree.map(np.zeros_like, trained[name])}
         assert np.abs(run(without, x) - alone).max() > 1e-3, name
+
+
+@pytest.mark.parametrize("spec", [WHISPER, WAVLM], ids=["whisper", "wavlm"])
+def test_from_waveforms_lower_layers_are_the_encoders_own_with_its_gradients(spec):
+    parameters = drawn(weights.parameter_shapes(spec))
+    samples, lengths = waveforms(spec)
+    layers, own = LowerLayers(spec, 1, states=2, stem="full"), weights.make_module(spec, depth=1)
+    towards = jnp.asarray(np.random.default_rng(5).normal(size=(2, 2, FRAMES, 8)), jnp.float32)
+    kept = weights.truncate(parameters, 1)
+    trained = jax.eval_shape(lambda: layers.init(jax.random.key(0), samples, lengths))["params"]
+    trained = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), trained)
+
+    @jax.jit
+    def both(trained, kept):
+        def ours(trained):
+            louder = samples.at[1, LENGTHS[1] * spec.hop :].set(9.0)  # past the end
+            states, num_frames = layers.apply({"encoder": {"weights": kept}, "params": trained}, louder, lengths)
+            return jnp.sum(jnp.moveaxis(states, 2, 0) * towards), (states, num_frames)
+
+        def theirs(kept):
+            states = own.apply({"params": kept}, samples, lengths).layers
+            return jnp.sum(states * towards), states
+
+        return [jax.value_and_grad(one, has_aux=True)(given) for one, given in ((ours, trained), (theirs, kept))]
+
+    ((_, (states, num_frames)), gradient), ((_, expected), wanted) = both(trained, kept)
+    np.testing.assert_array_equal(num_frames, LENGTHS)
+    np.testing.assert_allclose(states, jnp.moveaxis(expected, 0, 2), atol=1e-5)
+    assert any(name.startswith("conv") for name in gradient) and "layers" not in gradient
+    for name, part in gradient.items():
+        assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(part)) > 1e-3, name
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), part, wanted[name])
+
+
+@pytest.mark.parametrize("stem", ["frozen", "projection"])
+def test_what_is_trained_of_the_part_before_the_layers(stem):
+    module = LowerLayers(WAVLM, stem=stem)
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *waveforms(WAVLM)))
+    names = {"projection_norm", "projection", "positions", "norm"} if stem == "projection" else set()
+    assert set(shapes.get("params", {})) == names
+
+
+def test_a_head_on_waveforms_is_the_head_on_their_states():
+    parameters = drawn(weights.parameter_shapes(WHISPER))
+    samples, lengths = waveforms(WHISPER)
+    options = {"layers": 1, "adapt": "lora", "state": 3, "width": 0, "pooling": "self_attentive"}
+    whole = jax.jit(weights.make_module(WHISPER).apply)({"params": parameters}, samples, lengths)
+    below = {"below": {"weights": weights.truncate(parameters, 1)}}
+    above = {"adapter": {"weights": upper_weights(parameters, 1, 1)}}
+    features = jnp.concatenate(list(whole.layers[:2]), -1)
+
+    found = []
+    for inputs, own_lengths, collection, more in (
+        (features, jnp.asarray(LENGTHS), above, {}),
+        (samples[..., None], lengths, below | above, {"waveforms": True, "lower": 1}),
+    ):
+        model = build("encoder_head", 4, states=2, encoder=WHISPER, **options, **more)
+        shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), inputs, own_lengths)
+        trained = drawn(shapes["params"], seed=6)
+        run = jax.jit(lambda variables, *of, model=model: model.apply(variables, *of, train=False))
+        found.append(run({"encoder": collection, "params": trained}, inputs, own_lengths))
+    np.testing.assert_allclose(found[0].logits, found[1].logits, atol=1e-5)
+    weights_of, strides = zip(
+        *((one.attention["pooling"].weights, one.attention["pooling"].stride) for one in found), strict=True
+    )
+    np.testing.assert_allclose(*weights_of, atol=1e-5)
+    assert strides == (1, WHISPER.hop)
 
 
 @pytest.mark.parametrize("adapt", ["lora", "full"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 
 from ser_jax import config as configuration
 from ser_jax.corpora import load_corpus
+from ser_jax.corpora.corpus import waveform
 from ser_jax.encoders import extract, weights
 from ser_jax.encoders.architecture import WhisperArchitecture
 from ser_jax.encoders.store import LoadedEncoder
@@ -22,7 +24,9 @@ from ser_jax.models import build
 from ser_jax.studies import baselines
 from ser_jax.studies.dry_run import dry_run
 from ser_jax.studies.plan import make_plan
+from ser_jax.studies.recognise import make_recogniser
 from ser_jax.studies.variants import load, population_of, prepare
+from ser_jax.studies.workdirs import Restored, recordings
 from ser_jax.training import checkpoints, devices, encoder, loop
 from ser_jax.training.population import initial_state
 
@@ -60,6 +64,7 @@ def data(tmp_path_factory):
             request = extract.make_request(tiny.architecture, form, layers, average=average)
             extract.prepare_states(corpus, tiny, request, folder, name=name)
         patch.setattr(extract, "load", lambda name, data_dir: tiny)
+        patch.setattr(encoder, "load", lambda name, data_dir: tiny)
         yield str(folder)
 
 
@@ -70,18 +75,18 @@ def study(argument, *changes):
     return configuration.check(config)
 
 
-def population(config, name, data, *changes):
+def population(config, name, data, *changes, cache=None):
     """Some steps of one variant of a study."""
     variant = make_plan(config).variants[name]
     for more in (SHORT, *changes):
         variant = configuration.merge(variant, more)
-    return population_of(variant, *load(variant, data), data)
+    return population_of(variant, *load(variant, data), data, cache)
 
 
 @pytest.mark.parametrize(
     ("argument", "number", "some"),
     [
-        ("attention.py:synthetic,encoder_pooling,tiny", 14, ("multi-head", "decoder with additive attention")),
+        ("attention.py:synthetic,encoder_pooling,tiny", 15, ("multi-head", "decoder with additive attention")),
         ("layers.py:synthetic,tiny,3", 13, ("linear: final", "head: learned sum", "head: final")),
         ("adaptation.py:synthetic,tiny", 4, ("frozen", "LoRA on all projections")),
     ],
@@ -106,8 +111,8 @@ def test_attention_is_measured_against_as_many_parameters():
         return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
     (question,) = plan.questions
-    matched = [pair for pair in question.comparisons if "hidden" in pair[1] or "block" in pair[1] or "ECA" in pair[0]]
-    assert len(matched) == 6
+    matched = [pair for pair in question.comparisons if re.search("hidden|block|state of", pair[1]) or "ECA" in pair[0]]
+    assert len(matched) == 7
     for with_attention, without in matched:
         assert count(with_attention) == pytest.approx(count(without), rel=0.01), (with_attention, without)
 
@@ -201,6 +206,61 @@ def test_runs_adapt_one_copy_of_the_encoder_which_stays_as_it_is(data, tmp_path)
 def test_what_cannot_be_adapted_is_refused(changes, message, data):
     with pytest.raises(UserError, match=message):
         population(study("studies/adaptation.py:synthetic,tiny"), "frozen", data, changes)
+
+
+FROM_WAVEFORMS = {
+    "frontend": {"kind": "waveform", "features": ""},
+    "model": {"encoder": "tiny", "states": 2, "lower": 1},
+}
+
+
+def test_all_of_an_encoder_can_be_trained_and_its_model_takes_recordings(data, tmp_path):
+    model, cache = {"lower": 0, "states": 1, "layers": 2, "stem": "full"}, {}
+
+    def with_noise(strength):
+        changes = {"model": model, "augmentation": {"noise": strength}}
+        config = study("studies/adaptation.py:synthetic,tiny")
+        return population(config, "last layers", data, FROM_WAVEFORMS, changes, cache=cache)
+
+    runs = with_noise(1e-9)
+    first, (state, _) = initial_state(runs).parameters, loop.train(runs, tmp_path)
+    noisy, _ = loop.train(with_noise(1.0), tmp_path / "noisy")
+    kernels = (np.asarray(trained.parameters["projection"]["kernel"]) for trained in (state, noisy))
+    assert np.abs(np.subtract(*kernels)).max() > 1e-3
+    assert set(first["below"]) == {"conv1", "conv2", "positions"}
+    moved = checkpoints.named_arrays(jax.tree.map(lambda old, new: np.any(old != new), first, state.parameters))
+    assert all(moved.values()), moved
+    description = checkpoints.Checkpoints(tmp_path / "checkpoints").metadata()
+    restored = Restored("last layers", tmp_path, description)
+    recogniser = make_recogniser(restored, data_dir=data)
+    table = tables.test_predictions(runs, state, "last layers")
+    corpus = load_corpus("synthetic", data, **SPEAKERS["corpus"]["options"])
+    row = corpus.utterances.set_index("id").index.get_loc(table["utterance"].iloc[0])
+    heard = recordings({"one": np.asarray(waveform(corpus, row))}, restored.emotions)
+    np.testing.assert_allclose(
+        recogniser.predict(heard, False).probabilities[0], table.filter(like="p_").iloc[0], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"encoder": ""}}, "config.model.encoder: found none, expected the name of an encoder"),
+        ({"model": {"lower": 2}}, "config.model.layers: found 2 above the 2 of config.model.lower; encoder tiny has 3"),
+        ({"model": {"states": 3}}, "config.model.states: found 3, expected at most 2, those up to config.model.lower"),
+        ({"model": {"stem": "full"}}, "config.model.lower: found 1, expected 0 with stem=full"),
+        ({"training": {"crop_seconds": 9.0}}, "config.training.crop_seconds: found 9, expected at most 8 s"),
+        ({"evaluation": {"window_seconds": 9.0}}, "config.evaluation.window_seconds: found 9, expected at most 8 s"),
+        ({"training": {"precision": "bfloat16"}}, "config.training.precision: found bfloat16, expected float32 or"),
+        ({"augmentation": {"spec_augment": 0.5}}, "config.augmentation.spec_augment: found 0.5, expected 0"),
+        ({"frontend": {"kind": "log_mel"}}, "config.model.encoder: the features decide it"),
+        ({"frontend": {"normalization": "train"}}, "config.frontend.normalization: found train, expected none"),
+        ({"model": {"name": "rnn"}}, "config.frontend.kind: found waveform, which encoder_head alone takes, not rnn"),
+    ],
+)
+def test_what_cannot_be_computed_from_waveforms_is_refused(changes, message, data):
+    with pytest.raises(UserError, match=message):
+        population(study("studies/adaptation.py:synthetic,tiny"), "frozen", data, FROM_WAVEFORMS, changes)
 
 
 def test_the_key_of_a_variant_and_its_features_tell_encoders_apart(data, monkeypatch):
