@@ -32,7 +32,6 @@ from ser_jax.baselines import NAMES
 from ser_jax.baselines.functionals import KINDS
 from ser_jax.errors import UserError, brief, did_you_mean, reading
 from ser_jax.files import atomic_folder
-from ser_jax.statistics import metrics
 
 SCALINGS = ("fold", "speaker")
 GRID = tuple(10.0**exponent for exponent in range(-7, 1))  # of C; ridge regression's penalty is 1 / (2 C)
@@ -40,8 +39,6 @@ SHRINKAGES = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)  # in the place of C, of LDA
 MOST_LEFT_OUT = 10  # of so many training speakers each is an inner fold; more are dealt into
 INNER_GROUPS = 5
 SMALL = 2000  # utterances; systems of fewer take longer with several threads of BLAS
-
-COLUMNS = ("all", "chosen", "combined")  # or one of the sets of `state_columns`, by its name
 
 _CHOICES = {
     "name": NAMES,
@@ -63,8 +60,7 @@ class Baseline:
       functionals: one of `functionals.KINDS`, or "precomputed": the pooled hidden states `config.frontend.features`.
       scaling: "fold", standardised by the training fold, or "speaker", by each speaker's own utterances.
       class_weights: whether errors weigh inversely to the class's frequency in the training fold.
-      columns: of pooled hidden states, "all"; "chosen", those of `state_columns` that do best on the inner folds;
-        "combined", the mean of the scores by each of them; or the name of one of them ("mean of layer 2").
+      columns: of pooled hidden states, see `ser_jax.baselines.columns`.
     """
 
     name: str
@@ -98,72 +94,6 @@ def grid_of(baseline: Baseline) -> tuple[float, ...]:
     return SHRINKAGES if baseline.name == "lda" else GRID
 
 
-def state_columns(names: Sequence[str]) -> dict[str, Int[np.ndarray, " columns"]]:
-    """Returns the columns of pooled hidden states that may be chosen from, by what they are.
-
-    They are the means of each state, its means and deviations, and the same of each three states that follow one
-    another. Raises UserError where the columns are not those of pooled states.
-    """
-    parts = [name.split("/") for name in names]
-    if any(len(part) != 3 or part[1] not in ("mean", "deviation") for part in parts):
-        raise UserError("config.model.columns: expected pooled hidden states (`prepare encoder --pooled`)")
-    states = list(dict.fromkeys(part[0] for part in parts))
-    kinds = ("mean", "deviation")
-    of: dict[tuple[str, str], list[int]] = {(state, kind): [] for state in states for kind in kinds}
-    for column, (state, kind, _) in enumerate(parts):
-        of[state, kind].append(column)
-    sets = {}
-    for number in (1, 3):
-        for first in range(len(states) - number + 1):
-            some = states[first : first + number]
-            means, deviations = ([column for state in some for column in of[state, kind]] for kind in kinds)
-            sets[f"mean of {', '.join(some)}"] = means
-            sets[f"mean and deviation of {', '.join(some)}"] = means + deviations
-    return {what: np.array(columns) for what, columns in sets.items()}
-
-
-def column_sets(columns: str, names: Sequence[str]) -> dict[str, Int[np.ndarray, " columns"]]:
-    """Returns the sets of pooled hidden states that `Baseline.columns` asks for, by what they are.
-
-    Raises UserError for a name of a set that there is not, and where the columns are not those of pooled states.
-    """
-    if columns == "all":
-        return {"all": np.arange(len(names))}
-    sets = state_columns(names)
-    if columns in COLUMNS:
-        return sets
-    if columns not in sets:
-        raise UserError(f"config.model.columns: {brief(columns)}{did_you_mean(columns, [*COLUMNS, *sets])}")
-    return {columns: sets[columns]}
-
-
-def fit_columns(
-    baseline: Baseline,
-    values: Float[np.ndarray, "utterances versions dims"],
-    sets: Sequence[Int[np.ndarray, " _"]],
-    labels: Int[np.ndarray, " utterances"],
-    held_out: Sequence[Bool[np.ndarray, " utterances"]],
-    num_classes: int,
-) -> tuple[Fitted, int]:
-    """Fits a baseline to each of some sets of columns, and returns the best fit, or all in one, and the best's number.
-
-    The best has the highest UA on the inner folds, the first of equals. With columns "combined" the scores are the mean
-    of those of all fits, of which each has its own C; then C and `inner_ua` are means too.
-    """
-    fits = [fit(baseline, values[..., columns], labels, held_out, num_classes) for columns in sets]
-    best = int(np.argmax([one.inner_ua.max() for one in fits]))
-    kept = range(len(sets)) if baseline.columns == "combined" else [best]
-    mean, scale = np.zeros(values.shape[-1]), np.ones(values.shape[-1])
-    coefficients = np.zeros((num_classes, values.shape[-1]), np.float32)
-    for i in kept:
-        mean[sets[i]], scale[sets[i]] = fits[i].mean, fits[i].scale  # a column's own, whatever set it is in
-        coefficients[:, sets[i]] += fits[i].coefficients / len(kept)
-    intercept, C, inner_ua = (
-        np.mean([getattr(fits[i], name) for i in kept], axis=0) for name in ("intercept", "C", "inner_ua")
-    )
-    return Fitted(mean, scale, coefficients, intercept, float(C), inner_ua), best
-
-
 def without_classes(dims: int) -> Fitted:
     """Returns what is fitted to a corpus without emotions: it has no classes."""
     nothing = np.zeros(0)
@@ -175,7 +105,7 @@ def make_baseline(options: dict[str, Any]) -> Baseline:
     checked = {}
     for option, value in options.items():
         _require_one_of(f"option of model {options['name']}", option, [*_CHOICES, "columns"])
-        if option == "columns":  # checked by `column_sets`, which knows the states
+        if option == "columns":  # checked by `columns.column_sets`, which knows the states
             checked[option] = str(value)
             continue
         matching = [choice for choice in _CHOICES[option] if str(choice).lower() == str(value).lower()]
@@ -221,14 +151,59 @@ def inner_folds(
     return [dealt == group for group in np.unique(dealt)]
 
 
-def fit(
+def scores_of_others(
     baseline: Baseline,
     values: Float[np.ndarray, "utterances versions dims"],
     labels: Int[np.ndarray, " utterances"],
-    held_out: Sequence[Bool[np.ndarray, " utterances"]],
+    learnt: Bool[np.ndarray, " utterances"],
+    num_classes: int,
+) -> Float[np.ndarray, "grid others classes"]:
+    """Returns the scores of all utterances but the `learnt` ones, by models that learnt these, for each C.
+
+    They are -inf for a class that was not learnt, and NaN where fewer than two were. LDA is of float32 here: what is
+    chosen by these scores needs no more digits, and its systems of thousands of dimensions take a third of the time.
+    """
+    grid = grid_of(baseline)
+    if len(np.unique(labels[learnt])) < 2:
+        return np.full((len(grid), (~learnt).sum(), num_classes), np.nan, np.float32)
+    with _few_threads(values):
+        known, codes = all_versions(values[learnt], labels[learnt])
+        scaler = scaler_of(baseline, known)
+        seen, unseen = scaler.transform(known), scaler.transform(values[~learnt].mean(1))
+        if baseline.name == "lda":
+            seen = seen.astype(np.float32)
+        train, axes = coordinates(baseline, seen)
+        test = unseen if axes is None else unseen @ seen.T @ axes.T
+        found = np.full((len(grid), len(unseen), num_classes), -np.inf, np.float32)
+        for i, (coefficients, intercept, classes) in enumerate(_solve(baseline, train, codes, grid)):
+            found[i][:, classes] = test @ coefficients.T + intercept[None]
+    return found
+
+
+def accuracy(
+    scores: Float[np.ndarray, "*some utterances classes"], labels: Int[np.ndarray, " utterances"]
+) -> Float[np.ndarray, "*some"]:
+    """Returns the unweighted accuracy of the classes with the highest scores; utterances without scores do not count.
+
+    It is 0 where no utterance has one.
+    """
+    known = ~np.isnan(scores).any(axis=(*range(scores.ndim - 2), -1))
+    right = scores[..., known, :].argmax(axis=-1) == labels[known]
+    of_class = (labels[known, None] == np.unique(labels[known])[None]).astype(float)
+    if not of_class.size:
+        return np.zeros(scores.shape[:-2])
+    return np.asarray((right.astype(float) @ of_class / of_class.sum(axis=0)).mean(axis=-1))
+
+
+def fit_with(
+    baseline: Baseline,
+    values: Float[np.ndarray, "utterances versions dims"],
+    labels: Int[np.ndarray, " utterances"],
+    C: float,
+    inner_ua: Float[np.ndarray, " grid"],
     num_classes: int,
 ) -> Fitted:
-    """Fits a baseline to a training fold, its C chosen by the inner folds `held_out`.
+    """Fits a baseline to a training fold with the C that was chosen; `inner_ua` is what it was chosen by.
 
     `values` are the functionals, already standardised with scaling "speaker". Each version of an utterance is learnt
     as an utterance; an utterance is classified by the mean of its versions, whose scores are the mean of theirs.
@@ -236,38 +211,21 @@ def fit(
     """
     if len(np.unique(labels)) < 2:
         raise UserError(f"model {baseline.name}: a training fold holds {len(np.unique(labels))} emotion, expected two")
-    with threadpool_limits(1 if values.shape[0] * values.shape[1] <= SMALL else None):
-        return _fit(baseline, values, labels, held_out, num_classes)
-
-
-def _fit(
-    baseline: Baseline, values: np.ndarray, labels: np.ndarray, held_out: Sequence[np.ndarray], num_classes: int
-) -> Fitted:
-    grid = grid_of(baseline)
-    confusion = np.zeros((len(grid), num_classes, num_classes), np.int64)
-    for out in held_out:
-        if len(np.unique(labels[~out])) < 2:
-            continue
-        known, codes = all_versions(values[~out], labels[~out])
+    with _few_threads(values):
+        known, codes = all_versions(values, labels)
         scaler = scaler_of(baseline, known)
-        seen, unseen = scaler.transform(known), scaler.transform(values[out].mean(1))
+        seen = scaler.transform(known)
         train, axes = coordinates(baseline, seen)
-        test = unseen if axes is None else unseen @ seen.T @ axes.T
-        for i, (coefficients, intercept, classes) in enumerate(_solve(baseline, train, codes, grid)):
-            predicted = classes[np.argmax(test @ coefficients.T + intercept[None], axis=1)]
-            np.add.at(confusion[i], (labels[out], predicted), 1)
-    inner_ua = np.nan_to_num(metrics.unweighted_accuracy(confusion))
-    C = grid[int(np.argmax(inner_ua))]  # the first of equals: the smallest C
-    known, codes = all_versions(values, labels)
-    scaler = scaler_of(baseline, known)
-    seen = scaler.transform(known)
-    train, axes = coordinates(baseline, seen)
-    [(solved, intercept, classes)] = _solve(baseline, train, codes, [C])
+        [(solved, intercept, classes)] = _solve(baseline, train, codes, [C])
     coefficients = np.zeros((num_classes, values.shape[2]), np.float32)
     coefficients[classes] = solved if axes is None else solved @ axes @ seen
     every_intercept = np.full(num_classes, -np.inf)
     every_intercept[classes] = intercept
     return Fitted(scaler.mean_, scaler.scale_, coefficients, every_intercept, C, inner_ua)
+
+
+def _few_threads(values: np.ndarray) -> threadpool_limits:
+    return threadpool_limits(1 if values.shape[0] * values.shape[1] <= SMALL else None)
 
 
 def predict(
@@ -415,6 +373,7 @@ def _discriminants(
 ) -> Iterator[tuple[Float[np.ndarray, "classes dims"], Float[np.ndarray, " classes"]]]:
     """Yields coefficients and intercepts of the log-densities of normal classes with one covariance, for each share."""
     weights = (_balanced(codes) if baseline.class_weights else np.ones(len(codes))) / len(codes)
+    weights = weights.astype(x.dtype)
     priors = np.bincount(codes, weights)
     means = np.stack([x[codes == k].mean(0) for k in range(len(priors))])
     within = (x - means[codes]) * np.sqrt(weights)[:, None]

@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   python launch.py study configs/studies/attention.py:emodb --dry_run
   python launch.py study configs/studies/attention.py:emodb --shard 0/4
   python launch.py study configs/studies/sweep.py:emodb --select 4
+  python launch.py study configs/studies/encoder_choice.py:emodb --select folds
   python launch.py study configs/studies/attention.py:emodb \\
       --slurm jobs=4,partition=gpu,gpus_per_node=1,timeout_min=240
 """
@@ -48,10 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--select",
-        metavar="SPEAKERS",
-        type=int,
-        help="set so many speakers apart, choose the variant with the highest UA on them (WORKDIR/choice), and test it "
-        "alone on all other speakers (WORKDIR/tested): a selection that has used no test speaker's labels",
+        metavar="SPEAKERS|folds",
+        help="a selection that uses no test speaker's labels. SPEAKERS: set so many speakers apart, choose the variant "
+        "with the highest UA on them (WORKDIR/choice), and test it alone on all other speakers (WORKDIR/tested). "
+        "folds: train all variants (WORKDIR/choice), and test in each fold the one with the highest UA on its "
+        "validation speakers, or of linear models on the speakers that it learns from (WORKDIR/tested)",
     )
     add_profile_argument(parser)
     add_dry_run_argument(parser)
@@ -96,27 +98,38 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_selection(args: argparse.Namespace, settings: dict) -> int:
-    """Runs the study that chooses a variant and the one that tests it; returns the exit status."""
+    """Runs the study that chooses a variant and the test of the choice; returns the exit status."""
     from pathlib import Path
 
     from ser_jax.errors import UserError, printed
+    from ser_jax.report.terminal import results_table
     from ser_jax.studies import selection
+
+    in_folds = args.select == selection.FOLDS
+    if not in_folds and not args.select.isdecimal():
+        raise UserError(f"--select {args.select}: expected a number of speakers, or {selection.FOLDS}")
 
     others = {"--slurm": args.slurm, "--shard": args.shard, "--distributed": args.distributed}
     others |= {"--coordinator": args.coordinator, "--profile_steps": args.profile_steps}
     if given := [option for option, value in others.items() if value]:
         raise UserError(f"--select: one process chooses and tests; expected no {given[0]} beside it")
     choice, tested = (str(Path(args.workdir) / name) for name in (selection.CHOICE, selection.TESTED))
-    chooses = selection.choosing(settings, args.select, args.data_dir)
+    if in_folds:
+        selection.check_folds(settings, args.data_dir)
+    chooses = settings if in_folds else selection.choosing(settings, int(args.select), args.data_dir)
     if args.dry_run:
         args.workdir = choice
         return print_dry_run(args, chooses, args.store)
     status = run_shard(chooses, choice, args.data_dir, args.store, (0, 1))
     if status:
         return status  # without a variant that failed, another might be chosen
+    if in_folds:
+        print(results_table(selection.test_in_folds(choice, tested)))
+        print(f"\n{tested}: report.html, report.md, summary.json, predictions.parquet, figures, tables")
+        return status
     name, ua = selection.choose(choice)
     print(printed(f"chosen: {name}, UA {100 * ua:.1f} % on speakers set apart; the others test it") + "\n", flush=True)
-    return run_shard(selection.testing(settings, name, args.select), tested, args.data_dir, args.store, (0, 1))
+    return run_shard(selection.testing(settings, name, int(args.select)), tested, args.data_dir, args.store, (0, 1))
 
 
 def print_dry_run(args: argparse.Namespace, settings: dict, store: str | None) -> int:

@@ -178,6 +178,11 @@ OPTIONS: dict[str, Any] = {
     "study": {
         "title": Option("", text(), "of the report"),
         "margin": Option(2.0, number(above=0, below=100), "points of UA: differences below it do not matter"),
+        "candidates": Option(
+            (),
+            list_of(text(), "names"),
+            "among which the variant was chosen by speakers set apart; --select names them",
+        ),
         "variants": Option({}, groups(), "name: what differs from this tree, as a part of it"),
         "comparisons": Option((), pairs(), "(variant, the variant it is measured against)"),
         "metrics": Option((), list_of(text(), "names"), "beside UA, WA and macro F1: package.module:NAME of a Metric"),

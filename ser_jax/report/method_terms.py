@@ -1,4 +1,9 @@
-"""How models, features and augmentations are called in a methods paragraph, with their sources."""
+"""How models, features, augmentations and durations are called in a methods paragraph, with their sources."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ser_jax.report.numbers import count
 
 # How a model is called in a text, with its source.
 MODELS = {
@@ -62,3 +67,19 @@ NORMALIZATIONS = {
     "train": "normalised by the mean and variance of the training fold",
     "speaker": "normalised by the mean and variance of their speaker's recordings, without labels (transductive)",
 }
+_UNSET = {
+    "train": "a length that follows from the number of utterances",
+    "warmup": "a tenth of the training",
+    "validate": "five times in a training",
+}
+
+
+def duration(group: Mapping[str, Any], name: str) -> str:
+    """A duration in words; of validations, how often they come; empty for a warm-up of zero."""
+    steps, epochs = group.get(f"{name}_steps", -1), group.get(f"{name}_epochs", -1)
+    if 0 in (steps, epochs):
+        return "never" if name == "validate" else ""
+    if steps < 0 and epochs < 0:
+        return _UNSET[name]
+    length = count(steps, "step") if steps > 0 else f"{epochs:g} epoch{'s' * (epochs != 1)}"
+    return f"every {length}" if name == "validate" else length

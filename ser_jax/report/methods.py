@@ -8,8 +8,8 @@ from typing import Any
 
 from ser_jax import config as configuration
 from ser_jax.baselines import is_baseline
-from ser_jax.report import numbers
-from ser_jax.report.method_terms import AUGMENTATIONS, FEATURES, MODELS, NORMALIZATIONS, SOURCES
+from ser_jax.report import method_runs, numbers
+from ser_jax.report.method_terms import AUGMENTATIONS, FEATURES, MODELS, NORMALIZATIONS, SOURCES, duration
 from ser_jax.report.numbers import count, join
 from ser_jax.report.references import parsed
 from ser_jax.report.summary import Provenance, Summary
@@ -59,7 +59,8 @@ def paragraph(summary: Summary, configs: Mapping[str, Mapping]) -> str:
     if networks:
         sentences += [*_features(networks[0]), *_training(networks[0], _platforms(summary, configs), summary.emotions)]
         sentences += [*_testing(networks[0], summary.emotions), *_others(networks)]
-    sentences += [*_runs(summary, networks), *_evaluation(summary), *_software(summary, networks)]
+    sentences += [*method_runs.sentences(summary, configs)]
+    sentences += [*_evaluation(summary), *_software(summary, networks)]
     return " ".join(sentences)
 
 
@@ -90,8 +91,9 @@ def _corpus(summary: Summary) -> list[str]:
 
 def _models(summary: Summary, configs: Mapping[str, Mapping]) -> list[str]:
     by_model: dict[str, list[str]] = {}
+    candidates = summary.study.selection.candidates if summary.study.selection else ()
     for name, config in configs.items():
-        if name in summary.variants:
+        if name in summary.variants or name in candidates:
             by_model.setdefault(config["model"]["name"], []).append(name)
     sentences = []
     for model, names in by_model.items():
@@ -106,7 +108,8 @@ def _models(summary: Summary, configs: Mapping[str, Mapping]) -> list[str]:
             found = [[option.get(key, "default") for option in options] for key in varied]
             levels = [list({repr(value): value for value in values}.values()) for values in found]  # some are lists
             text += ", varied in " + "; and in ".join(_option(k, of) for k, of in zip(varied, levels, strict=True))
-        sizes = sorted({size for name in names if (size := summary.variants[name].known.parameters) is not None})
+        there = [summary.variants[name].known for name in names if name in summary.variants]
+        sizes = sorted({known.parameters for known in there if known.parameters is not None})
         if sizes:
             shown = numbers.whole(sizes[0])
             shown += f" to {numbers.whole(sizes[-1])}" if len(sizes) > 1 else ""
@@ -159,7 +162,10 @@ def _features(config: Mapping) -> list[str]:
 
 def _hidden_states(summary: Summary) -> list[str]:
     """What pre-extracted features are, of a pretrained encoder, for each that a variant takes."""
-    known = {of["name"]: of.get("info", {}) for v in summary.variants.values() if (of := v.known.features)}
+    features = [v.known.features for v in summary.variants.values() if v.known.features]
+    if summary.study.selection:
+        features += summary.study.selection.features.values()
+    known = {of["name"]: of.get("info", {}) for of in features}
     sentences = []
     for name, info in known.items():
         if "encoder" not in info:
@@ -205,7 +211,7 @@ def _training(config: Mapping, platforms: Collection[str], emotions: Sequence[st
     by = "AdamW {{loshchilov2019decoupled}}" if by == "adamw" else str(by)
     schedule = optimizer.get("schedule", "cosine_decay")
     fell = "fell to zero along a cosine" if schedule == "cosine_decay" else f"followed the schedule {schedule}"
-    warmup = _duration(optimizer, "warmup")
+    warmup = duration(optimizer, "warmup")
     rose = (
         f"rose to {optimizer['learning_rate']:g} over {warmup}"
         if warmup
@@ -213,7 +219,7 @@ def _training(config: Mapping, platforms: Collection[str], emotions: Sequence[st
     )
     decay = f"a weight decay of {optimizer['weight_decay']:g}" if optimizer["weight_decay"] else "no weight decay"
     text = (
-        f"Every network was trained for {_duration(training, 'train')} in batches of {training['batch_size']} crops of "
+        f"Every network was trained for {duration(training, 'train')} in batches of {training['batch_size']} crops of "
         f"{training['crop_seconds']:g} s, by {by} with {decay} and a learning rate that {rose} and {fell}"
     )
     extras = []
@@ -308,80 +314,6 @@ def _others(networks: Sequence[Mapping]) -> list[str]:
 
 def _jsonable(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-_UNSET = {
-    "train": "a length that follows from the number of utterances",
-    "warmup": "a tenth of the training",
-    "validate": "five times in a training",
-}
-
-
-def _duration(group: Mapping[str, Any], name: str) -> str:
-    """A duration in words; of validations, how often they come; empty for a warm-up of zero."""
-    steps, epochs = group.get(f"{name}_steps", -1), group.get(f"{name}_epochs", -1)
-    if 0 in (steps, epochs):
-        return "never" if name == "validate" else ""
-    if steps < 0 and epochs < 0:
-        return _UNSET[name]
-    length = count(steps, "step") if steps > 0 else f"{epochs:g} epoch{'s' * (epochs != 1)}"
-    return f"every {length}" if name == "validate" else length
-
-
-def _runs(summary: Summary, networks: Sequence[Mapping]) -> list[str]:
-    variants = summary.variants.values()
-    runs = sum(variant.runs for variant in variants)
-    seeds = max(variant.seeds for variant in variants)
-    folds = max(variant.folds for variant in variants)
-    whole = all(variant.runs == folds * seeds for variant in variants)
-    who = "Every variant was run on" if whole else "Variants were run on up to"
-    text = f"{who} {count(folds, 'fold')} with {count(seeds, 'seed')} ({count(runs, 'run')} in all)"
-    if networks:
-        begun = any(config["training"].get("initial") for config in networks)
-        drawn = "crops and augmentation" if begun else "crops, augmentation and initial parameters"
-        text += (
-            f"; runs of the same fold and seed saw the same batches in the same order and drew {drawn} from the same "
-            "random numbers, so that variants are paired and share part of the noise of training"
-        )
-    diverged = sum(len(variant.known.diverged) for variant in variants)
-    sentences = [f"{text}."]
-    if diverged:
-        sentences.append(
-            f"{count(diverged, 'run').capitalize()} diverged and {'is' if diverged == 1 else 'are'} missing."
-        )
-    return sentences + ([_selection(networks[0])] if networks else [])
-
-
-def _selection(config: Mapping) -> str:
-    protocol = config["protocol"]
-    validation = protocol.get("validation_speakers", 0)
-    best = config["training"].get("keep", "last") == "best"
-    text = "The last parameters were tested; no epoch was selected"
-    if best:
-        text = (
-            f"Of each run the parameters with the best UA on its {count(validation, 'validation speaker')} were tested"
-        )
-    elif validation:
-        text += (
-            f", though {count(validation, 'validation speaker')} of each fold {'was' if validation == 1 else 'were'}"
-        )
-        text += " held out of its training"
-    if best or config["training"].get("patience", 0):
-        text += f"; UA was validated {_duration(config['training'], 'validate')}"
-    apart = protocol.get("selection_speakers", 0)
-    if apart:
-        text += f". {count(apart, 'speaker')} {'was' if apart == 1 else 'were'} set apart to choose the recipe by, and "
-        text += "never tested."
-    else:
-        text += (
-            ". How the recipe itself was chosen is not recorded here: one chosen on validation speakers who are test "
-        )
-        text += "speakers of other folds has used their labels."
-    if protocol.get("tested") == "validation":
-        text += " The validation speakers were tested, and the test speakers left out."
-    if protocol.get("source"):
-        text += f" Speakers of {protocol['source']} were tested, the other sources trained on."
-    return text
 
 
 def _evaluation(summary: Summary) -> list[str]:

@@ -281,6 +281,23 @@ class Protocol:
 
 
 @dataclasses.dataclass(frozen=True)
+class Selection:
+    """How the tested variant was chosen without the tested speakers.
+
+    Attributes:
+      candidates: the variants that it was chosen among.
+      by: the speakers by whose UA, in words.
+      chosen: fold -> the candidate that it tests, where each fold has its own.
+      features: what is known of the candidates' pre-extracted features (`Knowledge.features`), by their names.
+    """
+
+    candidates: tuple[str, ...]
+    by: str
+    chosen: dict[str, str] = dataclasses.field(default_factory=dict)
+    features: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
 class Study:
     """What a study says of itself: all that its figures are not.
 
@@ -293,6 +310,7 @@ class Study:
       left_out: recordings or emotions that were left out, in words.
       labels: what was changed of the names of emotions and speakers, in words.
       notes: what was noted of recordings when the corpus was prepared, in words.
+      selection: None where it is not known how the variants were chosen.
     """
 
     title: str = ""
@@ -307,6 +325,7 @@ class Study:
     left_out: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    selection: Selection | None = None
 
     @property
     def speaker_independent(self) -> bool | None:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ser_jax import predictions
 from ser_jax.baselines import dimensions, linear
+from ser_jax.baselines.columns import Chosen, column_sets, fit_columns, inner_scores
 from ser_jax.baselines.functionals import compute, load_functionals, require
 from ser_jax.baselines.linear import Baseline, Fitted
 from ser_jax.corpora.corpus import Corpus, waveform
@@ -32,6 +33,7 @@ from ser_jax.training.setup import check_classes
 
 FOLDER = "baseline"  # of a variant's folder: where its fitted baselines are
 DIMENSIONS = "baseline_dimensions"  # and those of dimensions
+HELD_OUT = "held_out_ua"  # of a result: fold -> `columns.Chosen.held_out_ua`
 
 _AT_ONCE = 256  # recordings whose functionals are computed together
 
@@ -62,8 +64,8 @@ def make_baselines(
     """Checks a variant's configuration; computes nothing yet. A corpus that is only tested on need not know targets."""
     baseline, runs = linear.make_baseline(config["model"]), runs_of(config, protocol)
     if baseline.functionals == "precomputed":
-        columns = pooled_states(config, corpus, data_dir).names
-        sets = linear.column_sets(baseline.columns, columns).values()
+        states = pooled_states(config, corpus, data_dir).names
+        sets = column_sets(baseline.columns, states).values()
         dims = len(np.unique(np.concatenate(list(sets))))
     else:
         dims = require(baseline.functionals)
@@ -125,7 +127,8 @@ def run_variant(name: str, all_runs: Baselines, folder: Path) -> dict:
     begun, description = time.monotonic(), describe(all_runs)
     values = standardised(all_runs)
     extracted = time.monotonic()
-    fitted = fit_folds(name, all_runs, values)
+    chosen = fit_folds(name, all_runs, values)
+    fitted = {fold: one.fitted for fold, one in chosen.items()}
     linear.save(folder / FOLDER, list(fitted.values()), {**description, "folds": list(fitted)})
     regressed = fit_dimensions(all_runs, values)
     if regressed:
@@ -140,6 +143,7 @@ def run_variant(name: str, all_runs: Baselines, folder: Path) -> dict:
         "trained": description,
         "tracks": {},
         "C": {fold: float(one.C) for fold, one in fitted.items()},
+        HELD_OUT: {fold: one.held_out_ua for fold, one in chosen.items()},
         "seconds": {
             "functionals": extracted - begun,
             "train": trained - extracted,
@@ -169,28 +173,31 @@ def versions(packed: Packed) -> Float[np.ndarray, "utterances versions dims"]:
     return np.asarray(packed.values[rows], np.float32)
 
 
-def fit_folds(name: str, all_runs: Baselines, values: np.ndarray) -> dict[str, Fitted]:
+def fit_folds(name: str, all_runs: Baselines, values: np.ndarray) -> dict[str, Chosen]:
     """Fits one baseline to the training utterances of each fold; `values` are those of `standardised`."""
-    corpus, fitted = all_runs.corpus, {}
+    corpus, baseline, fitted = all_runs.corpus, all_runs.baseline, {}
     labels = corpus.utterances["label"].to_numpy()
     speakers, genders = (corpus.utterances[column].to_numpy() for column in ("speaker", "gender"))
     if not speakers_known(corpus):
         speakers = np.full(len(speakers), "")
     sets = {"all": np.arange(values.shape[2])}
-    if all_runs.baseline.functionals == "precomputed":
+    if baseline.functionals == "precomputed":
         names = pooled_states(all_runs.config, corpus, all_runs.data_dir).names
-        sets = linear.column_sets(all_runs.baseline.columns, names)
+        sets = column_sets(baseline.columns, names)
     folds = {fold.name: fold for fold in all_runs.folds}
     if not corpus.emotions:
-        return {name: linear.without_classes(values.shape[2]) for name in folds}
+        return {name: Chosen(linear.without_classes(values.shape[2]), (), 0.0) for name in folds}
+    of_sets = list(sets.values())
+    scores_by = inner_scores(baseline, values, of_sets, labels, len(corpus.emotions))
     for fold in tqdm(folds.values(), desc=name, unit="fold", disable=None):
         rows = fold.train
         held_out = linear.inner_folds(speakers[rows], genders[rows], labels[rows])
-        fitted[fold.name], best = linear.fit_columns(
-            all_runs.baseline, values[rows], list(sets.values()), labels[rows], held_out, len(corpus.emotions)
+        fitted[fold.name] = fit_columns(
+            baseline, values, of_sets, labels, rows, held_out, scores_by, len(corpus.emotions)
         )
-        if all_runs.baseline.columns == "chosen":
-            tqdm.write(f"{name}, fold {fold.name}: {list(sets)[best]}")
+        if baseline.columns == "chosen":
+            kept = fitted[fold.name].kept
+            tqdm.write(f"{name}, fold {fold.name}: {list(sets)[kept[0]] if len(kept) == 1 else 'all sets combined'}")
     return fitted
 
 

@@ -19,8 +19,9 @@ from ser_jax.frontend import num_features, num_frames
 from ser_jax.inference.latency import SECONDS, one_utterance, relative_latency
 from ser_jax.models.cost import cost
 from ser_jax.report import preparation, summary
+from ser_jax.report.numbers import count
 from ser_jax.report.summarise import How, summarise
-from ser_jax.report.summary import Cost, Study, Summary
+from ser_jax.report.summary import Cost, Selection, Study, Summary
 from ser_jax.report.write import write_report
 from ser_jax.statistics.metrics import with_others
 from ser_jax.studies import robustness
@@ -226,7 +227,16 @@ def _describe(plan: Plan, variants: Sequence[Variant], results: dict[str, dict])
         left_out=preparation.left_out(corpus.name, corpus.info),
         labels=preparation.labels(corpus.name, corpus.info),
         notes=preparation.notes(corpus.name, corpus.info),
+        selection=_selection(plan, variants),
     )
+
+
+def _selection(plan: Plan, variants: Sequence[Variant]) -> Selection | None:
+    """How the study's one variant was chosen, where speakers were set apart for it."""
+    apart = variants[0].config["protocol"]["selection_speakers"]
+    if not (plan.candidates and apart):
+        return None
+    return Selection(plan.candidates, f"{count(apart, 'speaker')} set apart, who are never tested")
 
 
 def _fold_sizes(variants: Sequence[Variant]) -> dict[str, tuple[int, int]]:

@@ -62,7 +62,7 @@ class Plan:
     """A study: its variants by name, each a complete configuration without the study, and its questions.
 
     `margin` is a share of UA: differences below it do not matter. `metrics` are those from outside, as
-    `ser_jax.statistics.metrics.with_others` takes them.
+    `ser_jax.statistics.metrics.with_others` takes them; `candidates` those among which its one variant was chosen.
     """
 
     title: str
@@ -70,6 +70,7 @@ class Plan:
     variants: dict[str, dict]
     questions: tuple[Question, ...]
     metrics: tuple[str, ...] = ()
+    candidates: tuple[str, ...] = ()
 
     @property
     def comparisons(self) -> list[tuple[str, str]]:
@@ -111,7 +112,13 @@ def make_plan(config: dict) -> Plan:
         variants |= found
         questions.append(question)
     checked = {name: _checked(name, own, config) for name, own in variants.items()}
-    return Plan(study["title"], study["margin"] / 100, checked, tuple(questions), tuple(study["metrics"]))
+    return Plan(
+        study["title"],
+        study["margin"] / 100,
+        checked,
+        tuple(questions),
+        *map(tuple, (study["metrics"], study["candidates"])),
+    )
 
 
 def one_variant(config: dict, name: str | None) -> dict:

@@ -92,6 +92,10 @@ def _plan(path: Path, earlier: Summary) -> Plan | None:
     if not path.is_file():
         return None
     plan = make_plan(configuration.completed(read_json(path)))
+    selection = earlier.study.selection
+    if selection and selection.chosen:  # its variant is another one in each fold, and has no configuration of its own
+        candidates = {name: plan.variants[name] for name in selection.candidates if name in plan.variants}
+        return dataclasses.replace(plan, variants=candidates, questions=())
     # A stored configuration has its keys in the order of the alphabet; the summary has the variants in the study's.
     order = dict.fromkeys([*earlier.variants, *plan.variants])
     there = {name: plan.variants[name] for name in order if name in plan.variants and name in earlier.variants}

@@ -19,7 +19,10 @@ _BASELINE_PACKAGES = ("scikit-learn", "opensmile")
 # Where the computation of a result begins; what these modules import can change it. Files that only pass corpora and
 # folds on are taken by themselves: they import reports too.
 _NETWORK = ("ser_jax.training.loop", "ser_jax.inference.tables", "ser_jax.corpora.perturbations")
-_BASELINE = ("ser_jax.baselines.linear", "ser_jax.baselines.functionals", "ser_jax.corpora.perturbations")
+_BASELINE = (
+    *(f"ser_jax.baselines.{name}" for name in ("columns", "dimensions", "functionals")),
+    "ser_jax.corpora.perturbations",
+)
 _ALONE = ("ser_jax.studies.variants", "ser_jax.studies.more_seeds", "ser_jax.studies.robustness")
 _BASELINE_ALONE = ("ser_jax.studies.baselines",)
 _TABLE_OF_FAMILIES = "ser_jax.models"  # imports every family

@@ -12,16 +12,19 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC, LinearSVR
 
-from ser_jax.baselines import linear
+from ser_jax.baselines import columns, linear
 from ser_jax.baselines.linear import GRID, Baseline, inner_folds, make_baseline, scale_by_speaker
 from ser_jax.errors import UserError
 
 EMOTIONS = 4
 
 
-def fit(baseline, values, *rest):
-    """`linear.fit` of one version of each utterance."""
-    return linear.fit(baseline, values[:, None], *rest)
+def fit(baseline, values, labels, held_out, num_classes):
+    """What is fitted to one version of each utterance, or to several, by all columns together."""
+    values = values if values.ndim == 3 else values[:, None]
+    rows, sets = np.arange(len(labels)), [np.arange(values.shape[2])]
+    scores_by = columns.inner_scores(baseline, values, sets, labels, num_classes)
+    return columns.fit_columns(baseline, values, sets, labels, rows, held_out, scores_by, num_classes).fitted
 
 
 def predict(fitted, values):
@@ -213,64 +216,6 @@ def test_a_class_that_was_not_learnt_is_never_predicted(name):
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
 
 
-STATES = tuple(f"layer {n}/{kind}/{i}" for n in range(4) for kind in ("mean", "deviation") for i in range(3))
-
-
-def test_columns_of_pooled_states_are_told_apart_by_their_names():
-    sets = linear.state_columns(STATES)
-    assert len(sets) == 4 + 4 + 2 + 2
-    assert sets["mean of layer 1"].tolist() == [6, 7, 8]
-    assert sets["mean and deviation of layer 3"].tolist() == [18, 19, 20, 21, 22, 23]
-    assert sets["mean of layer 1, layer 2, layer 3"].tolist() == [6, 7, 8, 12, 13, 14, 18, 19, 20]
-    with pytest.raises(UserError, match="expected pooled hidden states"):
-        linear.state_columns(["a", "b"])
-
-
-def test_one_set_of_columns_is_taken_by_its_name():
-    assert linear.make_baseline({"name": "lda", "columns": "mean of layer 1"}).columns == "mean of layer 1"
-    (found,) = linear.column_sets("mean of layer 1", STATES).values()
-    assert found.tolist() == [6, 7, 8]
-    assert len(linear.column_sets("chosen", STATES)) == 12
-    assert linear.column_sets("all", ["a", "b"])["all"].tolist() == [0, 1]
-    with pytest.raises(UserError, match=r"config.model.columns: 'mean of layer 7'; did you mean"):
-        linear.column_sets("mean of layer 7", STATES)
-
-
-@pytest.mark.parametrize("name", ["lda", "linear_svm"])
-def test_columns_are_chosen_on_the_inner_folds_alone(name):
-    values, labels, speakers, genders = speech(dims=24)
-    good = linear.state_columns(STATES)["mean of layer 2"]
-    values[:, good] = np.eye(EMOTIONS, 3)[labels] * 3 + np.random.default_rng(1).normal(size=(len(labels), 3))
-    held_out = inner_folds(speakers, genders, labels)
-    sets = list(linear.state_columns(STATES).values())
-    fitted, best = linear.fit_columns(Baseline(name), values[:, None], sets, labels, held_out, EMOTIONS)
-    alone = [fit(Baseline(name), values[:, columns], labels, held_out, EMOTIONS).inner_ua.max() for columns in sets]
-    assert best == int(np.argmax(alone)) and set(good) <= set(sets[best])
-    other = np.setdiff1d(np.arange(24), sets[best])
-    assert not fitted.coefficients[:, other].any() and fitted.coefficients[:, sets[best]].any()
-    expected = predict(fit(Baseline(name), values[:, sets[best]], labels, held_out, EMOTIONS), values[:, sets[best]])
-    np.testing.assert_allclose(predict(fitted, values), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["lda", "linear_svm"])
-def test_combined_columns_give_the_mean_of_the_scores_by_each_set(name):
-    values, labels, speakers, genders = speech(dims=24)
-    held_out = inner_folds(speakers, genders, labels)
-    sets = list(linear.state_columns(STATES).values())
-    fitted, _ = linear.fit_columns(
-        Baseline(name, columns="combined"), values[:, None], sets, labels, held_out, EMOTIONS
-    )
-    alone = [fit(Baseline(name), values[:, columns], labels, held_out, EMOTIONS) for columns in sets]
-    scores = np.mean(
-        [
-            (values[:, columns] - one.mean) / one.scale @ one.coefficients.T.astype(float) + one.intercept
-            for one, columns in zip(alone, sets, strict=True)
-        ],
-        axis=0,
-    )
-    np.testing.assert_allclose(predict(fitted, values), softmax(scores, axis=1), atol=1e-6)
-
-
 def test_one_class_cannot_be_learnt():
     values, labels, *_ = speech()
     with pytest.raises(UserError, match="holds 1 emotion"):
@@ -323,12 +268,12 @@ def test_versions_are_learnt_as_utterances_and_classified_by_their_mean_score(na
         versions = scale_by_speaker(versions, speakers)
         np.testing.assert_allclose(versions[speakers == speakers[0]].mean(0), 0, atol=1e-9)
     held_out = inner_folds(speakers, genders, labels)
-    fitted = linear.fit(Baseline(name, scaling=scaling), versions, labels, held_out, EMOTIONS)
+    fitted = fit(Baseline(name, scaling=scaling), versions, labels, held_out, EMOTIONS)
     rows, repeated = versions.reshape(-1, versions.shape[2]), np.repeat(labels, 3)
     fixed = dict(baseline=Baseline(name, scaling=scaling), values=rows[:, None], labels=repeated, held_out=[])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(linear, "grid_of", lambda _: (fitted.C,))
-        flat = linear.fit(**fixed, num_classes=EMOTIONS)
+        flat = fit(**fixed, num_classes=EMOTIONS)
     np.testing.assert_allclose(fitted.coefficients, flat.coefficients, rtol=1e-4, atol=1e-6)
     scores = np.log(linear.predict(flat, rows[:, None])).reshape(len(labels), 3, EMOTIONS).mean(1)
     np.testing.assert_allclose(linear.predict(fitted, versions), softmax(scores, axis=1), rtol=1e-3, atol=1e-5)
@@ -337,7 +282,7 @@ def test_versions_are_learnt_as_utterances_and_classified_by_their_mean_score(na
     for out in held_out:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(linear, "grid_of", lambda _: (fitted.C,))
-            inner = linear.fit(Baseline(name, scaling=scaling), versions[~out], labels[~out], [], EMOTIONS)
+            inner = fit(Baseline(name, scaling=scaling), versions[~out], labels[~out], [], EMOTIONS)
         predicted[out] = linear.predict(inner, versions[out]).argmax(1)
     assert fitted.inner_ua.max() == pytest.approx(recall_score(labels, predicted, average="macro"))
 

@@ -72,7 +72,7 @@ def test_a_study_compares_networks_with_baselines(mixed):
 
 def test_a_finished_baseline_is_not_fitted_again(launch, mixed, monkeypatch):
     workdir, config, printed = mixed
-    monkeypatch.setattr(fits, "fit", None)
+    monkeypatch.setattr(fits, "fit_with", None)
     status, output, errors = launch("study", "--config", config, "--workdir", workdir)
     assert status == 0, errors
     assert output == printed
@@ -189,7 +189,8 @@ def _fit(corpus, values, protocol, name, scaling):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(baselines, "load_functionals", lambda *_: Functionals(values, tuple("abcdef")))
         all_runs = baselines.make_baselines(config, corpus, protocol, None)
-        return baselines.fit_folds("made", all_runs, baselines.standardised(all_runs))
+        found = baselines.fit_folds("made", all_runs, baselines.standardised(all_runs))
+        return {fold: one.fitted for fold, one in found.items()}
 
 
 @pytest.fixture
@@ -224,9 +225,9 @@ def test_pooled_states_are_chosen_among_by_the_training_speakers(pooled):
     all_runs = baselines.make_baselines(with_states(columns="chosen"), corpus, protocol, str(data))
     fitted = baselines.fit_folds("states", all_runs, baselines.standardised(all_runs))
     for fold, one in fitted.items():
-        used = np.flatnonzero(np.abs(one.coefficients).sum(0)) // 10
+        used = np.flatnonzero(np.abs(one.fitted.coefficients).sum(0)) // 10
         assert 1 in used, fold
-        assert one.inner_ua.max() > 0.8
+        assert one.fitted.inner_ua.max() > 0.8
     description = baselines.describe(all_runs)
     assert description["features"]["name"] == "states" and len(description["features"]["fingerprint"]) == 64
 

@@ -4,10 +4,12 @@ import json
 
 import pandas as pd
 import pytest
+from sklearn.metrics import recall_score
 
 from ser_jax import config as configuration
 from ser_jax.report import summary
 from ser_jax.studies import selection
+from ser_jax.studies.store import read_places
 from tests.training.tiny import CONFIG
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -40,9 +42,53 @@ def test_one_command_chooses_on_speakers_set_apart_and_tests_on_the_others(launc
     assert selection.choose(work / "choice") == (best, ua[best])
     assert f"chosen: {best}, UA {100 * ua[best]:.1f} % on speakers set apart" in output
     assert summary.read(work / "tested").title == f"{best}, chosen among 2 variants by 3 speakers set apart"
-    assert all((work / name / "report.md").is_file() for name in ("choice", "tested"))
+    methods = {name: (work / name / "tables" / "methods.tex").read_text() for name in ("choice", "tested")}
+    assert "3 speakers were set apart to choose the recipe by; here they alone were learnt and" in methods["choice"]
+    assert (
+        "The variant was chosen among 2 variants (SVM; blind) by UA on 3 speakers set apart, who are never tested."
+    ) in methods["tested"]
+    assert all("is not recorded" not in text for text in methods.values())
+    assert "Chosen" in (work / "tested" / "report.md").read_text()
     status, output, errors = launch("study", config, "--select", "3", "--workdir", work, "--dry_run")
     assert (status, output.count(" trained\n")) == (0, 2), output + errors
+
+
+@pytest.mark.parametrize(
+    ("validation", "by"), [(1, "its validation speakers"), (0, "the speakers that it learns from, left out in turn")]
+)
+def test_each_fold_chooses_by_speakers_that_it_does_not_test(launch, tmp_path, validation, by):
+    config, work = write(tmp_path, protocol={"validation_speakers": validation}), tmp_path / "work"
+    status, output, errors = launch("study", config, "--select", "folds", "--workdir", work)
+    assert status == 0, errors
+    both, tested = (pd.read_parquet(work / name / "predictions.parquet") for name in ("choice", "tested"))
+    chosen = {}
+    for fold in both["fold"].unique():
+        ua = {}
+        for name, folder in read_places(work / "choice").items():
+            if validation:
+                rows = pd.read_parquet(folder / "validation.parquet").query("fold == @fold")
+                emotions = [column for column in rows if column.startswith("p_")]
+                said = rows[emotions].idxmax(axis=1).str.removeprefix("p_")
+                ua[name] = recall_score(rows["label"], said, average="macro", labels=rows["label"].unique())
+            else:
+                ua[name] = json.loads((folder / "result.json").read_text())["held_out_ua"][fold]
+        chosen[fold] = max(ua, key=ua.get)
+    made = summary.read(work / "tested")
+    assert made.study.selection.chosen == chosen and made.study.selection.by == by
+    expected = pd.concat([both[(both["fold"] == fold) & (both["variant"] == name)] for fold, name in chosen.items()])
+    order, columns = ["fold", "seed", "utterance"], [name for name in both if name != "variant"]
+    pd.testing.assert_frame_equal(
+        *(table[columns].sort_values(order).reset_index(drop=True) for table in (tested, expected))
+    )
+    assert selection.CHOSEN in output and len(tested) == len(both) / 2
+    text = (work / "tested" / "tables" / "methods.tex").read_text()
+    assert f"In each fold one variant was chosen among 2 variants (SVM; blind) by UA on {by}; the tested" in text
+    assert "a linear support vector machine" in text and "is not recorded" not in text
+    before = (work / "tested" / "summary.json").read_bytes()
+    status, _, errors = launch("report", work / "tested")
+    assert status == 0, errors
+    assert (work / "tested" / "summary.json").read_bytes() == before
+    assert (work / "tested" / "tables" / "methods.tex").read_text() == text
 
 
 @pytest.mark.parametrize(
@@ -60,7 +106,20 @@ def test_one_command_chooses_on_speakers_set_apart_and_tests_on_the_others(launc
         (
             ("--select", "3"),
             {"study": {"variants": {"SVM": {}, "random": {"protocol": {"name": "random"}}}}},
-            "variant random has a protocol of its own",
+            "variant random has protocol of its own; expected the same for all",
+        ),
+        (("--select", "fold"), {}, "--select fold: expected a number of speakers, or folds"),
+        (("--select", "folds"), None, "--select folds: found one variant, expected a study of two"),
+        (("--select", "folds"), {"protocol": {"tested": "validation"}}, "tested=validation, expected test"),
+        (
+            ("--select", "folds"),
+            {"study": {"variants": {"SVM": {}, "network": {"seeds": [1]}}}},
+            "variant network has seeds of its own; expected the same for all",
+        ),
+        (
+            ("--select", "folds"),
+            {"study": {"variants": {"SVM": {}, "network": {}}}, "protocol": {"validation_speakers": 0}},
+            "variant network has no validation speakers to be chosen by, found config.protocol.validation_speakers=0",
         ),
     ],
 )

@@ -101,7 +101,9 @@ def test_baselines_get_the_functionals_of_the_perturbed_recordings(corpus_and_pr
     corpus, protocol = corpus_and_protocol
     config = {**CONFIG, "model": {"name": "ridge", "functionals": "own"}}
     runs = baselines.make_baselines(config, corpus, protocol, str(tmp_path))
-    fitted = baselines.fit_folds("ridge", runs, baselines.standardised(runs))
+    fitted = {
+        fold: one.fitted for fold, one in baselines.fit_folds("ridge", runs, baselines.standardised(runs)).items()
+    }
     table = robustness.test_predictions_under(runs, fitted, "ridge", ["telephone"])
     for fold in protocol.folds:
         ids = corpus.utterances["id"][fold.test]

@@ -59,7 +59,10 @@ OF_A_NETWORK = [
     "training/setup.py",
     "training/step.py",
 ]
-OF_A_BASELINE = ["baselines/functionals.py", "baselines/linear.py", "baselines/opensmile.py", "frontend/summaries.py"]
+OF_A_BASELINE = [
+    *(f"baselines/{name}.py" for name in ("columns", "dimensions", "functionals", "linear", "opensmile")),
+    "frontend/summaries.py",
+]
 OF_NEITHER = [
     "api.py",
     "commands/train.py",

@@ -6,7 +6,7 @@ from ser_jax.report import methods, numbers, references
 from ser_jax.report.blocks import Block, Code, Facts, Items, Text
 from ser_jax.report.numbers import count, join, sentence_case
 from ser_jax.report.sources import Sources
-from ser_jax.report.summary import Protocol, Provenance
+from ser_jax.report.summary import Protocol, Provenance, Selection
 from ser_jax.report.vector_graphics import missing_signs
 
 
@@ -19,6 +19,8 @@ def conditions(sources: Sources) -> Iterator[Block]:
     facts += [("Protocol", _protocol(protocol)) for protocol in study.protocols]
     facts.append(("Setting", _setting(sources)))
     facts.append(("Runs", _runs(sources)))
+    if study.selection:
+        facts.append(("Chosen", _chosen(study.selection)))
     if sources.summary.emotions:
         facts.append(("Smallest detectable difference", _detectable(sources)))
     facts += [("Trained", text) for text in trained(sources)]
@@ -62,6 +64,13 @@ def _protocol(protocol: Protocol) -> str:
     if protocol.speaker_independent is None:
         return text
     return f"{text}: {'speaker-independent' if protocol.speaker_independent else 'SPEAKER-DEPENDENT'}"
+
+
+def _chosen(selection: Selection) -> str:
+    text = f"among {numbers.some(selection.candidates)}, by UA on {selection.by}"
+    if selection.chosen:
+        text += f". {'; '.join(f'Fold {fold}: {name}' for fold, name in selection.chosen.items())}"
+    return f"{text}."
 
 
 def _setting(sources: Sources) -> str:
