@@ -19,12 +19,9 @@ _BASELINE_PACKAGES = ("scikit-learn", "opensmile")
 # Where the computation of a result begins; what these modules import can change it. Files that only pass corpora and
 # folds on are taken by themselves: they import reports too.
 _NETWORK = ("ser_jax.training.loop", "ser_jax.inference.tables", "ser_jax.corpora.perturbations")
-_BASELINE = (
-    *(f"ser_jax.baselines.{name}" for name in ("columns", "dimensions", "functionals")),
-    "ser_jax.corpora.perturbations",
-)
+_BASELINE = ("ser_jax.baselines.columns", "ser_jax.baselines.functionals", "ser_jax.corpora.perturbations")
 _ALONE = ("ser_jax.studies.variants", "ser_jax.studies.more_seeds", "ser_jax.studies.robustness")
-_BASELINE_ALONE = ("ser_jax.studies.baselines",)
+_BASELINE_ALONE = ("ser_jax.studies.baselines", "ser_jax.baselines.dimensions")
 _TABLE_OF_FAMILIES = "ser_jax.models"  # imports every family
 _INTERFACE = "ser_jax.api"  # `ser_jax.load` imports it, and with it everything; no training calls that
 
