@@ -55,46 +55,58 @@ class Shared:
         for i, name in enumerate(variants):
             np.add.at(self.hits[i], index, rows[name].loc[common, "hit"].to_numpy())
 
-    def groups(self, by: list) -> np.ndarray:
-        """A matrix [group, cell] that adds the cells of each group up."""
-        names = sorted(set(by))
-        return np.array([[float(one == name) for one in by] for name in names])
-
 
 def figure(shared: Shared, weights: np.ndarray) -> dict:
     """Estimate, standard error and degrees of freedom of a weighted sum of UA; NaN without an interval.
 
     With one seed and folds of several speakers, folds are drawn for a difference, speakers for a variant alone.
     """
-    speaker = shared.groups([cell[1] for cell in shared.cells])
-    fold = shared.groups([cell[0] for cell in shared.cells])
-    several, nested = len(shared.cells) > len(fold), len(shared.cells) == len(speaker)
-    over_folds = len(shared.seeds) == 1 and several and nested and len(fold) > 1 and len(weights) > 1
+    speaker, fold = groups([cell[1] for cell in shared.cells]), groups([cell[0] for cell in shared.cells])
+    over_folds = len(weights) > 1 and draws_folds(shared.cells, len(shared.seeds))
     clusters = fold if over_folds else speaker
     value = ua_sum(shared.hits.sum(axis=2), shared.total.sum(axis=1), weights)
     variance = bootstrap_variance(shared, clusters, weights)
     degrees = len(clusters) - 1.0
-    if not over_folds and several and not math.isnan(variance):
-        adds = run_additions(shared, weights)
-        if len(shared.cells) == len(speaker) * len(fold) and len(fold) > 1:
-            adds = adds.reshape(-1, len(fold), len(speaker)).reshape(-1, len(speaker)) * len(fold)
-            fold = np.ones((1, len(speaker)))
-        of_fold, number = adds @ fold.T, len(adds)
-        if number > 1:
-            between = of_fold.var(axis=0, ddof=1) / number
-            common = max(0.0, between.sum() - (adds.var(axis=0, ddof=1) / number).sum())
-            trainings = (number - 1) * len(fold)
-            if trainings == 1:
-                degrees = 1.0
-            elif common > 0:
-                parts = variance**2 / degrees + (between**2).sum() / (number - 1)
-                degrees = max((variance + common) ** 2 / parts, min(degrees, trainings))
-            variance += common
-        elif not nested:  # one seed: variances of folds and speakers that cross, less that of their cells
-            of_fold, cell = adds[0] @ fold.T, adds[0]
-            variance += max(0.0, sum_of_squares(of_fold) - sum_of_squares(cell))
-            degrees = min(len(fold), len(speaker)) - 1.0
+    if not over_folds:
+        variance, degrees = with_training(variance, degrees, run_additions(shared, weights), shared.cells)
     return {"estimate": value, "error": math.sqrt(variance), "degrees": degrees}
+
+
+def groups(by: list) -> np.ndarray:
+    """A matrix [group, cell] that adds the cells of each group up."""
+    return np.array([[float(one == name) for one in by] for name in sorted(set(by))])
+
+
+def draws_folds(cells: list[tuple], seeds: int) -> bool:
+    """Whether folds are drawn for a difference: one seed, and folds of several speakers that test no one twice."""
+    folds, speakers = (len({cell[i] for cell in cells}) for i in (0, 1))
+    return seeds == 1 and len(cells) == speakers and len(cells) > folds > 1
+
+
+def with_training(variance: float, degrees: float, adds: np.ndarray, cells: list[tuple]) -> tuple[float, float]:
+    """Variance and degrees of freedom with the noise of training that speakers share; `adds` are [seed, cell]."""
+    speaker, fold = groups([cell[1] for cell in cells]), groups([cell[0] for cell in cells])
+    nested = len(cells) == len(speaker)
+    if len(cells) == len(fold) or math.isnan(variance):
+        return variance, degrees
+    if len(cells) == len(speaker) * len(fold) and len(fold) > 1:
+        adds = adds.reshape(-1, len(fold), len(speaker)).reshape(-1, len(speaker)) * len(fold)
+        fold = np.ones((1, len(speaker)))
+    of_fold, number = adds @ fold.T, len(adds)
+    if number > 1:
+        between = of_fold.var(axis=0, ddof=1) / number
+        common = max(0.0, between.sum() - (adds.var(axis=0, ddof=1) / number).sum())
+        trainings = (number - 1) * len(fold)
+        if trainings == 1:
+            degrees = 1.0
+        elif common > 0:
+            parts = variance**2 / degrees + (between**2).sum() / (number - 1)
+            degrees = max((variance + common) ** 2 / parts, min(degrees, trainings))
+        variance += common
+    elif not nested:  # one seed: variances of folds and speakers that cross, less that of their cells
+        variance += max(0.0, sum_of_squares(adds[0] @ fold.T) - sum_of_squares(adds[0]))
+        degrees = min(degrees, len(fold) - 1.0)
+    return variance, degrees
 
 
 def sum_of_squares(adds: np.ndarray) -> float:

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from tests import recomputed
+from tests import recomputed_scores as again
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -58,6 +59,54 @@ def test_published_figures_of_variants_are_of_the_predictions_beside_them(folder
         expected = pd.crosstab(rows["label"].to_numpy(), np.array(summary["emotions"])[said])
         expected = expected.reindex(index=summary["emotions"], columns=summary["emotions"], fill_value=0)
         np.testing.assert_array_equal(expected.to_numpy(), published["confusion"])
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=_name)
+def test_published_scores_calibration_and_gaps_are_of_the_predictions_beside_them(folder):
+    summary = _summary(folder)
+    for name, table in _table(folder).groupby("variant", sort=False):
+        published, where = summary["variants"][name], f"{_name(folder)}: {name}"
+        probabilities, reference, classes = again.predicted(table)
+        sums = again.sums_of(table, again.of_classes(probabilities, reference))
+        present = np.flatnonzero(reference.any(axis=0)).tolist()
+        of_speakers = again.by_speaker(sums)
+        heard = of_speakers[:, 0][:, present] > 0
+        drawn = np.tensordot(again.draws_of(len(heard), heard), of_speakers, axes=1)
+        for key, figure in {"wa": again.ACCURACY, "macro_f1": again.macro_f1_of(present)}.items():
+            _same(published["metrics"][key], again.interval(sums, figure, drawn), f"{where}: {key}")
+        for k, number in zip(present, heard.sum(axis=0), strict=True):
+            found = again.interval(sums, again.recall_of([k]), drawn, number=int(number))
+            _same(published["recall"][classes[k]], found, f"{where}: recall of {classes[k]}")
+        calibration, gap = published["calibration"], (published["fairness"] or {}).get("gender_gap")
+        if calibration and calibration["ece"] is not None:
+            times = again.draws_of(len(heard))
+            for key, rows, figure, most in (
+                ("ece", again.of_bins, again.ECE, 1.0),
+                ("brier", again.of_distances, again.MEAN, 2.0),
+            ):
+                own = again.sums_of(table, rows(probabilities, reference))
+                drawn = np.tensordot(times, again.by_speaker(own), axes=1)
+                one = {"value": calibration[key], "ci95": calibration[f"{key}_ci95"]}
+                _same(one, again.interval(own, figure, drawn, bias=key == "ece"), f"{where}: {key}", most=most)
+        if gap and gap["ci95"]:
+            genders = {speaker: one["gender"] for speaker, one in published["fairness"]["speakers"].items()}
+            found = again.gender_gap(sums, genders)
+            _same({"value": gap["ua_difference"], "ci95": gap["ci95"]}, found, f"{where}: gap", least=-1.0)
+            if gap["p"] is not None:
+                assert gap["p"] == pytest.approx(found["p"], abs=0.01 + 0.1 * found["p"]), where
+            for gender, one in published["fairness"]["genders"].items():
+                _same({"value": one["ua"], "ci95": one["ua_ci95"]}, found[gender], f"{where}: {gender}")
+
+
+def _same(published: dict, found: dict, where: str, least: float = 0.0, most: float = 1.0) -> None:
+    assert published["value"] == pytest.approx(found["value"], abs=1e-6), where
+    if published["ci95"] is None:
+        assert np.isnan(found["low"]), where
+        return
+    # Two bootstraps of thousands of draws differ by a percent or two of the standard error.
+    half = (found["high"] - found["low"]) / 2
+    expected = max(found["low"], least), min(found["high"], most)
+    assert published["ci95"] == pytest.approx(expected, abs=0.06 * half), where
 
 
 @pytest.mark.parametrize("folder", [f for f in FOLDERS if _summary(f)["comparisons"]], ids=_name)
