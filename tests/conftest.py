@@ -1,6 +1,7 @@
 """What all tests share: eight CPU devices, strict shapes, and the real corpora where they are at hand."""
 
 import collections
+import gc
 import importlib.metadata
 import os
 import signal
@@ -24,6 +25,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
+import psutil
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -34,12 +36,20 @@ install_import_hook("ser_jax", "beartype.beartype")
 
 pytest_plugins = ["tests.messages"]
 
+MOST_MEMORY = 4e9  # bytes of a process of tests, beyond which what JAX keeps is let go
+
+
+# Tracing makes so many small objects that the collector of garbage takes a part of the tests' time that can be felt.
+gc.set_threshold(50_000, 20, 50)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def no_programs_of_other_files():
-    """JAX keeps every program that it compiled: ten gigabytes, by the last test."""
+    """JAX keeps every program that it compiled: ten gigabytes, by the last test. Without them all is traced again."""
     yield
-    jax.clear_caches()
+    if psutil.Process().memory_info().rss > MOST_MEMORY:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,29 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from ser_jax.training.arrays import named_arrays
 
 CLASSES = 7
+
+
+def drawn(shapes):
+    """Variables of these shapes: kernels that keep a sum's size, scales and variances about one, the rest about zero.
+
+    Nothing is compiled for them, as it would be for a model's own.
+    """
+    random = np.random.default_rng(1)
+
+    def draw(name, shape):
+        values = random.normal(size=shape)
+        if len(shape) > 1:
+            return values / math.sqrt(math.prod(shape[:-1]))
+        return 1 + 0.1 * np.abs(values) if name.endswith(("scale", "var")) else 0.1 * values
+
+    leaves = {name: leaf.shape for name, leaf in named_arrays(shapes).items()}
+    values = [jnp.asarray(draw(name, shape), jnp.float32) for name, shape in leaves.items()]
+    return jax.tree.unflatten(jax.tree.structure(shapes), values)
 
 
 def equations(jaxpr):

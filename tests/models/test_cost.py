@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ser_jax.models import FAMILIES, build, cost, options_of
+from ser_jax.models import build, cost
 from ser_jax.models.output import Output
 
 FRAMES, FEATURES = 12, 10
@@ -94,30 +94,3 @@ def test_a_branch_costs_what_the_dearest_does_and_a_loop_of_unknown_turns_is_ref
     assert cost_of(branch) == (0, 2 * FRAMES * FEATURES**2)
     with pytest.raises(ValueError, match="cannot be counted"):
         cost_of(loop)
-
-
-@pytest.fixture(scope="module")
-def table():
-    return cost.table(7, num_frames=60, num_features=16)
-
-
-def test_the_table_has_every_family_with_every_value_of_its_switches(table):
-    assert [row["name"] for row in table] == list(FAMILIES)
-    for row, family in zip(table, FAMILIES.values(), strict=True):
-        assert row["options"] == options_of(family)
-        assert {name: [v["value"] for v in values] for name, values in row["switches"].items()} == {
-            name: list(values) for name, values in family.switches.items()
-        }
-        for values in row["switches"].values():
-            default = next(value for value in values if value["default"])
-            assert (default["parameters"], default["multiply_adds"]) == (row["parameters"], row["multiply_adds"])
-            assert all(value["parameters"] > 0 for value in values if "refused" not in value)
-
-
-def test_what_eca_costs_is_its_kernels(table):
-    (row,) = (row for row in table if row["name"] == "shufflenet_v2")
-    none, eca, _ = row["switches"]["attention"]
-    halves = [24] * 4 + [48] * 8 + [96] * 4
-    kernels = [3] * 12 + [3] * 4
-    assert eca["parameters"] - none["parameters"] == sum(kernels)
-    assert eca["multiply_adds"] - none["multiply_adds"] == sum(c * k for c, k in zip(halves, kernels, strict=True))

@@ -13,7 +13,7 @@ import pytest
 
 from ser_jax.models import FAMILIES, build
 from ser_jax.training.precision import PRECISIONS, products_in
-from tests.programs import CLASSES, equations, gradient_program, multiply_adds
+from tests.programs import CLASSES, drawn, equations, gradient_program, multiply_adds
 
 OPTIONS = {
     "cnn": {"attention": "eca"},
@@ -96,7 +96,8 @@ def test_bfloat16_gives_the_logits_of_float32_but_for_rounding(name):
     model = build(name, CLASSES, **FAMILIES[name].tiny)
     features = jnp.asarray(np.random.default_rng(0).normal(size=(6, 40, 40)), jnp.float32)
     lengths = jnp.array([40, 17, 8, 33, 40, 24])
-    variables = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), features, lengths)
+    shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), features, lengths)
+    variables = drawn(shapes)
     train = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
 
     def logits(precision):
@@ -110,4 +111,5 @@ def test_bfloat16_gives_the_logits_of_float32_but_for_rounding(name):
     assert float(jnp.std(exact)) > 0
     difference = float(jnp.abs(rounded - exact).max())
     assert 0 < difference < 0.15 * max(float(jnp.abs(exact).max()), 0.1)
-    np.testing.assert_allclose(logits("tf32"), exact, atol=1e-5)  # which a CPU computes in float32
+    if name in ("cnn", "rnn", "transformer"):  # every kind of product: a compilation each
+        np.testing.assert_allclose(logits("tf32"), exact, atol=1e-5)  # which a CPU computes in float32
