@@ -39,6 +39,7 @@ SETS: dict[str, dict[str, str]] = {
         "frontend": "",
         "inference": "",
         "extraction": "",
+        "heads": "",
         "feeds": "",
         "input_bound": "",
         "parallel": "",
@@ -70,6 +71,7 @@ SETS: dict[str, dict[str, str]] = {
         "frontend": "--batch 4 --turns 2",
         "inference": "--model shufflenet_v2 --option width=tiny --utterances 8 --batch 4 --repeats 3 --turns 2",
         "extraction": "--shape small --batch 2 --turns 2",
+        "heads": "--runs 10 --dims 32 --hidden 8 --turns 1 --others 1",
         "startup": "--model linear --turns 1",
     },
 }
@@ -129,6 +131,15 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "against_ours": ("against ours", TIMES),
         "share_of_limit": ("share of a product's rate", "{:.0%}"),
         "ready_seconds": ("ready after", SECONDS),
+    },
+    "heads": {
+        "contestant": ("", "{}"),
+        "runs": ("heads", "{}"),
+        "steps": ("steps", "{}"),
+        "seconds": ("all heads", SECONDS),
+        "seconds_per_head": ("a head", "{:.2f} s"),
+        "against_ours": ("against ours", TIMES),
+        "compile_seconds": ("compile", SECONDS),
     },
     "startup": {
         "what": ("", "{}"),

@@ -39,6 +39,7 @@ from ser_jax.corpora.features import (
 from ser_jax.corpora.silence import speech_bounds, trimmed
 from ser_jax.encoders.architecture import SAMPLE_RATE, Architecture
 from ser_jax.encoders.layers import HiddenStates, real_frames, state_names
+from ser_jax.encoders.of_parts import states_of_parts
 from ser_jax.encoders.store import LoadedEncoder, load
 from ser_jax.encoders.weights import Encoder, make_module, truncate
 from ser_jax.errors import UserError
@@ -132,7 +133,8 @@ def prepare_states(
 ) -> Packed:
     """Returns the hidden states of a corpus as its features `name` (by default ENCODER.frames or ENCODER.pooled).
 
-    What was computed before with the same encoder, states, window and dtype is not computed again, unless `force`.
+    What was computed before with the same encoder, states, window and dtype, of this corpus or of all parts that it was
+    merged from, is not computed again, unless `force`.
     Raises UserError for utterances that are too short, values beyond the range of float16, and a full disk.
     """
     name = check_features_name(name or f"{encoder.name}.{request.form}")
@@ -147,6 +149,9 @@ def prepare_states(
         raise UserError(
             f"corpus {corpus.name} has other features {name!r}: expected another --name, or --force to replace them"
         )
+    of_parts = None if force else states_of_parts(corpus, name, info, data_dir)
+    if of_parts is not None:
+        return pack_source(name, of_parts, corpus, data_dir, _frame_ms(encoder, request), info=info)
     corpus = trimmed(corpus, request.trim_db) if request.trim_db else corpus
     shortest = _shortest(request, encoder)
     too_short = corpus.utterances["num_samples"] < shortest

@@ -133,7 +133,8 @@ def _take_smart_turn(
 
 
 def _take_folder(folder: Path, name: str, source: str, licence: str, data_dir: str | os.PathLike | None) -> Path:
-    _, tensors = _read_folder(folder)
+    architecture, tensors = _read_folder(folder)
+    weights.to_parameters(architecture, tensors, str(folder))  # refused by the folder's own name
     config, preprocessor = (
         json.loads((folder / file).read_text(encoding="utf-8")) if (folder / file).is_file() else {}
         for file in (CONFIG, PREPROCESSOR)

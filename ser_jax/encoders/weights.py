@@ -96,7 +96,8 @@ def clean_names(tensors: Mapping[str, np.ndarray], dtype: Any = np.float32) -> T
 def to_parameters(architecture: Architecture, tensors: Mapping[str, np.ndarray], source: str) -> dict[str, Any]:
     """Returns the linen parameters of an encoder from its tensors, as `clean_names` gives them.
 
-    Raises UserError, naming `source` and the tensor, where one is missing, not known, or of another shape.
+    Raises UserError, naming `source` and the tensor, where one is missing, not known, of another shape, or
+    not finite.
     """
     entries = list(_entries(architecture))
     wanted = {name for entry in entries for name in entry.names}
@@ -114,6 +115,8 @@ def to_parameters(architecture: Architecture, tensors: Mapping[str, np.ndarray],
         expected_each = expected[1:] if entry.stacked else expected
         layers = []
         for name in entry.names:
+            if not np.isfinite(tensors[name]).all():
+                raise UserError(f"{source}: {name} has values that are not finite")
             layers.append(_LAYOUTS[entry.layout](tensors[name]))
             if layers[-1].shape != expected_each:
                 raise UserError(

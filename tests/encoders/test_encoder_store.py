@@ -193,6 +193,15 @@ def test_a_folder_that_is_not_whole_is_refused(group, tmp_path):
     assert not store.available(tmp_path)
 
 
+def test_a_weight_that_is_not_finite_is_refused_by_its_name(group, tmp_path):
+    tensors = load_file(group / "model.safetensors")
+    tensors["encoder.layer_norm.bias"][3] = np.nan
+    save_file(tensors, group / "model.safetensors")
+    with pytest.raises(UserError, match=rf"^{group}: encoder.layer_norm.bias has values that are not finite"):
+        store.get(str(group), tmp_path)
+    assert not store.available(tmp_path)
+
+
 def test_half_of_a_weight_norm_is_refused(group):
     tensors = load_file(group / "model.safetensors")
     length = next(name for name in tensors if name.endswith(("weight_g", "original0")))

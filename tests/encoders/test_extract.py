@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 import soxr
 
-from ser_jax.corpora import load_corpus
-from ser_jax.corpora.corpus import SAMPLE_RATE
+from ser_jax.corpora import load_corpus, packed_folder
+from ser_jax.corpora.corpus import SAMPLE_RATE, pack
 from ser_jax.corpora.features import frames, load_features
+from ser_jax.corpora.merge import merge_corpora
 from ser_jax.corpora.silence import speech_bounds
 from ser_jax.encoders import extract, store, weights
 from ser_jax.encoders.architecture import Wav2Vec2Architecture, WhisperArchitecture
@@ -73,6 +75,27 @@ def test_frames_are_those_of_each_utterance_by_itself(architecture, corpus, tmp_
         np.testing.assert_allclose(frames(packed, i), expected, rtol=0, atol=2e-4)
     left = {path.name for path in (tmp_path / "packed" / corpus.name / "features").glob(".*")}
     assert left <= {".verified"}  # which hashes were compared, and when
+
+
+def test_a_merged_corpus_takes_the_states_of_its_parts(encoder, tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        whole = load_corpus("synthetic", tmp_path, num_speakers=2, utterances_per_speaker=2)
+        rows = whole.utterances.to_dict("records")[:: 1 if name == "one" else -1]
+        examples = [({key: row[key] for key in ("id", "speaker", "emotion")}, samples_of(whole, 0)) for row in rows]
+        pack(packed_folder(name, tmp_path), name, iter(examples), whole.emotions)
+    both = merge_corpora("both", ["one", "two"], tmp_path)
+    request = extract.make_request(encoder.architecture, "pooled", ["1"], speeds=(0.9, 1.0))
+    parts = [extract.prepare_states(load_corpus(n, tmp_path), encoder, request, tmp_path) for n in ("one", "two")]
+    monkeypatch.setattr(extract, "_compute", lambda *_: pytest.fail("states were computed"))
+    packed = extract.prepare_states(both, encoder, request, tmp_path)
+    np.testing.assert_array_equal(packed.values, np.concatenate([part.values for part in parts]))
+    assert packed.info == parts[0].info and load_features(both, "tiny.pooled", tmp_path).num_frames.tolist() == 8 * [2]
+    with pytest.raises(pytest.fail.Exception, match="states were computed"):
+        extract.prepare_states(both, encoder, request, tmp_path, force=True)
+    other = extract.make_request(encoder.architecture, "pooled", ["1"])
+    shutil.rmtree(tmp_path / "packed" / "both" / "features" / "tiny.pooled")
+    with pytest.raises(pytest.fail.Exception, match="states were computed"):  # the parts' are of two speeds
+        extract.prepare_states(both, encoder, other, tmp_path)
 
 
 def test_pooled_states_are_mean_and_deviation_of_the_frames_of_all_windows(encoder, corpus, tmp_path):
