@@ -13,7 +13,7 @@ from configs import recipe
 from ser_jax.config import choose, merge
 
 EPOCHS = {"ravdess": 30.0, "both": 20.0}
-LEARNT = {"folds": {}, "everything": {"protocol": {"name": "everything"}, "seeds": [0, 1]}}
+LEARNT = {"folds": {}, "everything": {"protocol": {"name": "everything", "num_folds": 0}, "seeds": [0, 1]}}
 
 
 def get_config(corpus: str = "emodb", learnt: str = "folds") -> dict:

@@ -174,6 +174,18 @@ def test_every_figure_with_an_interval_is_of_a_folder_that_its_section_names(doc
     assert unnamed == []
 
 
+@pytest.mark.parametrize("folder", sorted((ROOT / "pretrained").iterdir()), ids=lambda folder: folder.name)
+def test_the_figure_of_a_published_model_is_of_what_it_predicted_for_unseen_speakers(folder):
+    table = pd.read_parquet(folder / "tested.parquet")
+    names = list(table["variant"].unique())
+    found = recomputed.figure(recomputed.Shared(table, names), np.ones(1))["estimate"]
+    page = (ROOT / "docs" / "pretrained.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith(f"| `pretrained/{folder.name}`"))
+    assert f"| {100 * found:.1f} [" in row and len(names) == 1
+    card = (folder / "README.md").read_text()
+    assert f"| inductive | {100 * found:.1f} [" in card
+
+
 def test_every_p_value_beside_a_figure_is_that_of_its_comparison():
     wrong = []
     for document in DOCUMENTS:

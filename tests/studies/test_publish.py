@@ -21,7 +21,7 @@ from ser_jax.baselines.linear import Fitted
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.inference.restore import restore_network
 from ser_jax.report import summary as tree
-from ser_jax.studies import baselines, publish, workdirs
+from ser_jax.studies import baselines, publish, variants, workdirs
 from ser_jax.training import published as published_models
 from tests.flips import unnoticed
 from tests.report import made_study
@@ -200,6 +200,14 @@ def test_figures_of_another_configuration_are_refused(launch, config, trained, t
     assert launch(*arguments)[0] == 0
     status, _, errors = launch("publish", "--workdir", trained[0], "--tested", other, "--to", tmp_path / "new")
     assert status == 2 and "another configuration than in --workdir (config.optimizer.learning_rate" in errors
+
+
+@pytest.mark.parametrize("corpus", ["emodb", "ravdess", "both"])
+def test_the_configuration_of_every_published_network_can_learn_everything(corpus, tmp_path):
+    config = configuration.load(f"{ROOT}/configs/pretrained.py:{corpus},everything")
+    few = {"name": "synthetic", "options": {"num_speakers": 2, "utterances_per_speaker": 3}}
+    _, protocol = variants.load(configuration.merge(config, {"corpus": few}), str(tmp_path))
+    assert [fold.name for fold in protocol.folds] == ["everything"]
 
 
 def test_the_model_that_comes_with_ser_jax_predicts(launch, tmp_path):
