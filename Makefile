@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test site mutants fuzz faults soak bench lint format environment references clean
+.PHONY: quickstart test coverage site mutants fuzz faults soak bench lint format environment references clean
 
 quickstart: .venv/installed
 	$(BIN)/python launch.py study configs/quickstart.py --workdir runs/quickstart
 
 test: .venv/installed-test lint
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_FLAGS)
+
+# The tests, and which lines of ser_jax they come to, those of the processes that they start among them.
+coverage: .venv/installed-test
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov=ser_jax --cov-report=term-missing:skip-covered $(PYTEST_FLAGS)
 
 # Tells the code small lies, one at a time, and counts those that the tests notice. Takes most of an hour on two cores.
 mutants: .venv/installed-test
