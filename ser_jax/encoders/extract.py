@@ -153,7 +153,7 @@ def prepare_states(
     if of_parts is not None:
         return pack_source(name, of_parts, corpus, data_dir, _frame_ms(encoder, request), info=info)
     corpus = trimmed(corpus, request.trim_db) if request.trim_db else corpus
-    shortest = _shortest(request, encoder)
+    shortest = fewest_samples(request, encoder)
     too_short = corpus.utterances["num_samples"] < shortest
     if too_short.any():
         ids = corpus.utterances["id"][too_short].tolist()
@@ -198,7 +198,7 @@ def states_of(info: Mapping[str, Any], corpus: Corpus, encoder: LoadedEncoder) -
     """
     request = request_of(info)
     if request.trim_db:  # a window of a timeline may be all but silent
-        shortest = _shortest(request, encoder)
+        shortest = fewest_samples(request, encoder)
         corpus = trimmed(corpus, request.trim_db, lambda samples: samples >= shortest)
         request = dataclasses.replace(request, trim_db=0.0)
     with tempfile.TemporaryDirectory() as folder:
@@ -210,15 +210,15 @@ def refusal(info: Mapping[str, Any], samples: Int16[np.ndarray, " samples"], enc
     """Returns why a waveform (16 kHz) is too short for the encoder, as `info` says that it hears, or ""."""
     request = request_of(info)
     begin, end = speech_bounds(samples, request.trim_db) if request.trim_db else (0, len(samples))
-    shortest = _shortest(request, encoder)
+    shortest = fewest_samples(request, encoder)
     if end - begin >= shortest:
         return ""
     heard = " with sound" if request.trim_db else ""
     return f"{end - begin} samples{heard} at 16 kHz; the encoder {encoder.name} needs {shortest}"
 
 
-def _shortest(request: Request, encoder: LoadedEncoder) -> int:
-    """The fewest samples of an utterance that the encoder hears at each of the speeds."""
+def fewest_samples(request: Request, encoder: LoadedEncoder) -> int:
+    """Returns the fewest samples of an utterance that the encoder hears at each of the speeds."""
     return int(np.ceil(encoder.architecture.min_samples * max(request.speeds)))
 
 

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ser_jax.encoders import extract
 from ser_jax.encoders.weights import make_module, truncate
 from ser_jax.errors import UserError
+from ser_jax.export.speeds import at_speeds, check_speeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +37,12 @@ def check_hearing(info: Mapping[str, Any], seconds: float | None, where: str) ->
     """
     if "encoder" not in info:
         raise UserError(f"{where}: the model takes pre-extracted features; expected one that takes recordings")
-    if (speeds := list(info.get("speeds", [1.0]))) != [1.0]:
-        said = ", ".join(f"{speed:g}" for speed in speeds)
-        raise UserError(
-            f"{where}: its encoder hears every recording at the speeds {said}, which needs resampling; expected a "
-            "model of states prepared without --speeds"
-        )
-    window = info["window_seconds"]
+    speeds = info.get("speeds", [1.0])
+    check_speeds(speeds, where)
+    window = np.floor(info["window_seconds"] * min(speeds) * 1000) / 1000  # the slowest version is the longest
     if seconds is not None and seconds > window:
         raise UserError(f"--seconds {seconds:g}: the encoder of {where} hears {window:g} s at once; expected no more")
-    return window
+    return float(window)
 
 
 def make_hearing(info: Mapping[str, Any], data_dir: str | os.PathLike | None = None) -> Hearing:
@@ -55,13 +53,15 @@ def make_hearing(info: Mapping[str, Any], data_dir: str | os.PathLike | None = N
     parameters = encoder.parameters if deepest is None else truncate(encoder.parameters, deepest)
 
     def call(samples: Array, num_samples: Array) -> tuple[Array, Array]:
-        heard = jnp.maximum(num_samples, encoder.architecture.min_samples)  # the rest is refused elsewhere
-        found = module.apply({"params": parameters}, samples[None], heard[None])
-        states = extract.select(found, request)[0]
+        versions, heard = at_speeds(samples, num_samples, request.speeds)
+        heard = jnp.maximum(heard, encoder.architecture.min_samples)  # the rest is refused elsewhere
+        found = module.apply({"params": parameters}, versions, heard)
+        states = extract.select(found, request)
         if request.form == "frames":
-            return states.astype(jnp.float32), -(-found.num_frames[0] // request.average)
-        mean, variance = states
-        each = jnp.stack([mean, jnp.sqrt(variance)]).reshape(2, len(request.states), -1)
-        return each.swapaxes(0, 1).reshape(1, -1), jnp.int32(1)
+            return states[0].astype(jnp.float32), -(-found.num_frames[0] // request.average)
+        mean, variance = states[:, 0], states[:, 1]
+        each = jnp.stack([mean, jnp.sqrt(variance)], axis=1).reshape(len(versions), 2, len(request.states), -1)
+        # A linear model's scores are the mean over versions: those of their mean.
+        return jnp.mean(each.swapaxes(1, 2).reshape(len(versions), -1), axis=0, keepdims=True), jnp.int32(1)
 
-    return Hearing(call, request.trim_db, encoder.architecture.min_samples)
+    return Hearing(call, request.trim_db, extract.fewest_samples(request, encoder))

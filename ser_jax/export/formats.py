@@ -17,17 +17,19 @@ class Format:
       load: the source of a function `load(path)`; see `ser_jax.export.runtime`.
       runtime: its name.
       is_folder: whether it is a folder.
+      has_encoders: whether its converter takes the loop over an encoder's layers.
     """
 
     write: Callable[[Program, Path], None]
     load: str
     runtime: str
     is_folder: bool = False
+    has_encoders: bool = True
 
 
 FORMATS = {
     "stablehlo": Format(stablehlo.write, stablehlo.LOAD, "JAX alone"),
-    "onnx": Format(onnx.write, onnx.LOAD, "ONNX Runtime"),
+    "onnx": Format(onnx.write, onnx.LOAD, "ONNX Runtime", has_encoders=False),
     "savedmodel": Format(tensorflow.write_saved_model, tensorflow.LOAD_SAVED_MODEL, "TensorFlow", is_folder=True),
     "tflite": Format(tensorflow.write_tflite, tensorflow.LOAD_TFLITE, "LiteRT"),
 }

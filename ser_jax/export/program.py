@@ -15,6 +15,7 @@ from ser_jax.baselines import is_baseline, linear
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.errors import UserError
 from ser_jax.export.encoder import check_hearing, make_hearing
+from ser_jax.export.rounding import rounded_share
 from ser_jax.frontend import features, num_frames
 from ser_jax.inference.restore import restore_network
 from ser_jax.training import heads
@@ -68,7 +69,7 @@ def check_exportable(metadata: Mapping[str, Any], seconds: float | None, where: 
 
     Raises `UserError` where a model does not tell a recording's emotion from its waveform alone.
     """
-    config, described = metadata["config"], _features(metadata)
+    config, described = metadata["config"], features_of(metadata)
     if not metadata["corpus"]["emotions"]:
         raise UserError(f"{where}: predicts dimensions alone; expected a model of emotions")
     longest = check_hearing(described.get("info", {}), seconds, where) if described else _SECONDS
@@ -97,7 +98,7 @@ def make_program(
 
     `check_exportable` has to have passed.
     """
-    described = _features(metadata)
+    described = features_of(metadata)
     hearing = make_hearing(described["info"], data_dir) if described else None
     max_samples = max(round(seconds * SAMPLE_RATE), 1 if hearing else recogniser.window)
     trim_db = hearing.trim_db if hearing else recogniser.trim_db
@@ -162,8 +163,8 @@ def of_linear(fitted: Sequence[linear.Fitted]) -> Recogniser:
     return Recogniser(of_window, 1, lambda length: jnp.array(False), "float32")
 
 
-def _features(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What the metadata say of the pre-extracted features that a model takes; None: it takes recordings."""
+def features_of(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Returns what the metadata say of the pre-extracted features that a model takes; None: it takes recordings."""
     return metadata.get("features") or metadata["corpus"].get("features")
 
 
@@ -175,13 +176,6 @@ def _first(number: Array, size: int) -> Bool[Array, " size"]:
     columns = min(size, _COLUMNS)
     rows = jnp.arange(-(-size // columns), dtype=jnp.int32)[:, None] * columns
     return (rows < (number - jnp.arange(columns, dtype=jnp.int32))[None]).reshape(-1)[:size]
-
-
-def window_start(i: Array, last: Array, gaps: Array) -> Array:
-    """Returns the nearest sample of i * last / gaps, and of two the even one, without a product beyond int32."""
-    least, more = last // gaps, last % gaps
-    whole, rest = i * least + i * more // gaps, i * more % gaps
-    return whole + (2 * rest > gaps) + ((2 * rest == gaps) & (whole % 2 == 1))
 
 
 def _mean_over_windows(
@@ -196,7 +190,7 @@ def _mean_over_windows(
     valid = _first(own, window).reshape(-1, *(1,) * (inputs.ndim - 1))
 
     def add(i: Array, total: Array) -> Array:
-        start = begin + window_start(i, last, gaps)
+        start = begin + rounded_share(i, last, gaps)
         cut = jax.lax.dynamic_slice_in_dim(padded, start, window)
         return total + of_window(jnp.where(valid, cut, 0.0), own)
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import soxr
 
 from ser_jax import config as configuration
 from ser_jax.baselines import linear
@@ -29,7 +30,8 @@ from ser_jax.errors import UserError
 from ser_jax.export import program as programs
 from ser_jax.export import runtime
 from ser_jax.export.formats import FORMATS
-from ser_jax.export.program import window_start
+from ser_jax.export.rounding import rounded_share
+from ser_jax.export.speeds import at_speeds
 from ser_jax.models import FAMILIES
 from ser_jax.studies.recognise import make_recogniser
 from ser_jax.studies.workdirs import Restored, recordings
@@ -167,7 +169,8 @@ def test_files_run_in_their_own_runtimes_and_as_the_page_says(folder, tmp_path, 
     expected = recogniser.predict(recordings({"a": sound(20000)}, metadata["corpus"]["emotions"]), False).probabilities[
         0
     ]
-    for form, where in {"onnx": "ONNX Runtime", "savedmodel": "TensorFlow", "tflite": "LiteRT"}.items():
+    runtimes = {"onnx": "ONNX Runtime", "savedmodel": "TensorFlow", "tflite": "LiteRT", "stablehlo": "JAX alone"}
+    for form, where in runtimes.items():
         out, said = exported(form, folder, tmp_path, capsys)
         assert f"in {where}: " in said and difference(said) < 1e-5
         out.rename(f"emodb.{form}")
@@ -289,34 +292,57 @@ def test_a_head_on_an_encoder_is_exported_with_the_encoder(tmp_path, monkeypatch
     assert json.loads((tmp_path / "x.stablehlo.json").read_text())["max_samples"] == 48000  # the encoder's window
     assert main(["export", str(folder), *options, "--seconds", "3.5"]) == 2
     assert "hears 3 s at once; expected no more" in capsys.readouterr().err
+    monkeypatch.setattr("ser_jax.extras.require", lambda *_: None)
+    assert main(["export", str(folder), "--to", "onnx", "--out", str(tmp_path / "x.onnx")]) == 2
+    assert "the converter to onnx does not take; expected --to stablehlo, savedmodel, tflite" in capsys.readouterr().err
+    assert not list(tmp_path.glob("x.onnx*"))
     monkeypatch.setattr(extract, "load", lambda name, data_dir: dataclasses.replace(heard(), sha256="b" * 64))
     assert main(["export", str(folder), *options]) == 2
     assert "encoder tiny: sha256 bbbbbbbbbbbb" in capsys.readouterr().err
 
 
-def test_a_linear_model_on_pooled_states_is_what_it_is_in_numpy(monkeypatch, tmp_path):
+@pytest.mark.parametrize("speeds", [(1.0,), (0.9, 1.0, 1.12)])
+def test_a_linear_model_on_pooled_states_is_what_it_is_in_numpy(monkeypatch, tmp_path, speeds):
     monkeypatch.setattr(extract, "load", lambda name, data_dir: heard())
-    request = extract.make_request(heard().architecture, "pooled", ["0", "1"], window_seconds=3.0, trim_db=30.0)
+    window = {"window_seconds": 3.0, "trim_db": 30.0}
+    request = extract.make_request(heard().architecture, "pooled", ["0", "1"], **window, speeds=speeds)
     rng = np.random.default_rng(0)
     fitted = []
     for _ in range(2):
         scaling, weights_ = (rng.normal(size=32), rng.uniform(1, 2, 32)), rng.normal(size=(2, 32))
         fitted.append(linear.Fitted(*scaling, weights_, rng.normal(size=2), 1.0, np.zeros(0)))
-    voices = {str(length): sound(length, length) for length in (3000, 8000, 30001)}
+    voices = {str(length): sound(length, length) for length in (4000, 8000, 30001)}
     speech = recordings(voices, ("x", "y"))
     packed = extract.prepare_states(speech, heard(), request, tmp_path)
-    expected = np.mean([linear.predict(one, packed.values[:, None]) for one in fitted], axis=0)
+    versions = packed.values.reshape(len(voices), len(speeds), -1)
+    expected = np.mean([linear.predict(one, versions) for one in fitted], axis=0)
     metadata = {"config": {"model": {"name": "lda"}}, "corpus": {"emotions": ["x", "y"]}}
     metadata["features"] = {"info": packed.info}
-    assert programs.check_exportable(metadata, None, "m") == 3.0
-    program = programs.make_program(metadata, programs.of_linear(fitted), 3.0)
+    longest = 3.0 * min(speeds)  # the slowest version is what fills the window
+    assert programs.check_exportable(metadata, None, "m") == pytest.approx(longest)
+    program = programs.make_program(metadata, programs.of_linear(fitted), longest)
     call = jax.jit(program.call)
     found = [call(*arguments(program, waveform)) for waveform in voices.values()]
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.ptp(expected, axis=0).max() > 1e-3
     assert np.isnan(call(*arguments(program, np.ones(100, np.int16)))).all()  # fewer samples than the encoder needs
-    with pytest.raises(UserError, match=r"m: its encoder hears every recording at the speeds 0\.9, 1, which needs"):
-        programs.check_exportable(metadata | {"features": {"info": packed.info | {"speeds": [0.9, 1.0]}}}, None, "m")
+    for wrong in ([1.0, 0.8765], [np.pi / 3]):
+        with pytest.raises(UserError, match=r"m: its encoder hears recordings at speed .*, which is no ratio of"):
+            programs.check_exportable(metadata | {"features": {"info": packed.info | {"speeds": wrong}}}, None, "m")
+
+
+def test_speeds_are_heard_as_the_encoder_s_cache_hears_them():
+    speeds = (0.88, 1.0, 1.06, 2.0)
+    waveform = sound(12345)
+    waveform[:8] = 0
+    padded = np.pad(waveform / np.float32(32768), (0, 20000 - len(waveform)))
+    found, numbers = jax.jit(lambda samples, number: at_speeds(samples, number, speeds))(padded, len(waveform))
+    for row, number, speed in zip(np.asarray(found), numbers, speeds, strict=True):
+        expected = np.round(soxr.resample(waveform.astype(np.float32), 16000 * speed, 16000))[: int(number)]
+        assert int(number) == round(len(waveform) / speed) and not row[int(number) :].any()
+        wrong = np.abs(32768 * row[: len(expected)] - expected)
+        assert wrong[8:].max() <= 1 and np.mean(wrong[8:] > 0) < 0.01  # of 16 bits: rounded to the other side
+        assert np.abs(expected).max() > 3000
 
 
 def test_the_command_knows_the_formats():
@@ -327,6 +353,6 @@ def test_windows_of_a_long_recording_begin_where_evaluation_s_do():
     window, length = 2 * 16_000, 600 * 16_000 - 1234
     count = -(-length // window)
     last, gaps = length - window, count - 1
-    found = jax.vmap(lambda i: window_start(i, jnp.int32(last), jnp.int32(gaps)))(jnp.arange(count, dtype=jnp.int32))
+    found = jax.vmap(lambda i: rounded_share(i, jnp.int32(last), jnp.int32(gaps)))(jnp.arange(count, dtype=jnp.int32))
     expected = [round(Fraction(i * last, gaps)) for i in range(count)]  # to the even one of two
     assert np.asarray(found).tolist() == expected
