@@ -31,7 +31,7 @@ EXPORT = ("export", "emodb", "--to")
     ("arguments", "message"),
     [
         (("compare", "docs/results/tracks", "--margin", "200"), "--margin 200: expected points of UA above 0"),
-        (("compare", "x", "--across_corpora", "--baseline", "y"), "--across_corpora: expected none of --baseline"),
+        (("compare", "x", "--across_corpora", "--baseline", "y"), "--across_corpora: expected neither --baseline"),
         (("report", "docs/results/tracks", "--out", "pretrained/emodb"), "--out pretrained/emodb: holds a published"),
         (("evaluate", "--workdir", "x", "--drop", "joy"), "--drop are for another corpus, expected --corpus"),
         ((*EXPORT, "stablehol", "--out", "x"), "--to stablehol: not a format; did you mean stablehlo?"),

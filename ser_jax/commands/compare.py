@@ -7,7 +7,7 @@ measured against the first one, or against --baseline. One variant alone has its
 merged corpus can stand beside one on a corpus that it was merged from, for the utterances of that one.
 
 With --across_corpora each argument is a workdir, and each of another corpus: the comparisons that all of them have are
-pooled over corpora.
+pooled over corpora; --out writes the page.
 """
 
 import argparse
@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="POINTS",
         help="points of UA: differences below it do not matter (default: 2, that of config.study.margin)",
     )
-    parser.add_argument("--out", metavar="DIR", help="write the report, summary.json and all predictions there")
+    parser.add_argument(
+        "--out", metavar="DIR", help="write the report there, and of one corpus summary.json and all predictions"
+    )
     parser.add_argument("--across_corpora", action="store_true", help="the same variants on several corpora")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
@@ -36,15 +38,20 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
     from ser_jax.config.options import OPTIONS
     from ser_jax.errors import UserError
+    from ser_jax.report.across import write_across
     from ser_jax.report.summary import to_json
     from ser_jax.report.terminal import results_table
     from ser_jax.studies import compare
 
     refuse_published("--out", args.out)
     if args.across_corpora:
-        if args.baseline or args.out or args.margin is not None:
-            raise UserError("--across_corpora: expected none of --baseline, --margin and --out beside it")
+        if args.baseline or args.margin is not None:
+            raise UserError("--across_corpora: expected neither --baseline nor --margin beside it")
+        if args.out:
+            compare.check_folder(args.out)
         view = compare.view_across_corpora(args.results)
+        if args.out:
+            write_across(args.out, view)
         print(json.dumps(view, indent=1, ensure_ascii=False) if args.json else corpora_table(view))
         return 0
     margin = OPTIONS["study"]["margin"].default if args.margin is None else args.margin

@@ -35,6 +35,26 @@ def write_report(
     paths = {name: Path(path) for name, path in pictures.items()}
     sources = without_control_signs(Sources(summary, curves, paths, configs))
     sections = make_sections(sources)
+    text = methods.paragraph(sources.summary, sources.configs)
+    citation = sources.summary.study.corpus_info.get("citation", "")
+    beside = {
+        "methods.tex": references.latex(text) + "\n",
+        "references.bib": references.bibtex(references.citations(text), citation),
+    }
+    write_sections(folder, (sources.summary.title, subtitle(sources.summary)), sections, list(sources.variants), beside)
+
+
+def write_sections(
+    folder: str | os.PathLike,
+    heading: tuple[str, str],
+    sections: Sequence[Section],
+    variants: Sequence[str],
+    beside: Mapping[str, str] = NONE,
+) -> None:
+    """Writes sections under a title and a subtitle as report.html, report.md, figures/ and tables/, all or nothing.
+
+    `variants` are those that a reader of the page can hide; `beside` are further files of tables/, by name.
+    """
     folder = Path(folder)
     # They appear in the opposite order: report.html comes last, and then all that it speaks of is there.
     with contextlib.ExitStack() as stack:
@@ -43,10 +63,12 @@ def write_report(
         tables = stack.enter_context(atomic_folder(folder / "tables"))
         figures = stack.enter_context(atomic_folder(folder / "figures"))
         drawings = _draw(sections, figures)
-        _write_tables(sections, sources, tables)
-        heading = sources.summary.title, subtitle(sources.summary)
+        for table in _blocks(sections, Table):
+            (tables / f"{table.name}.tex").write_text(latex.render(table), encoding="utf-8")
+        for name, content in beside.items():
+            (tables / name).write_text(content, encoding="utf-8")
         text.write_text(markdown.render(*heading, sections), encoding="utf-8")
-        page.write_text(html.render(*heading, sections, drawings, list(sources.variants)), encoding="utf-8")
+        page.write_text(html.render(*heading, sections, drawings, variants), encoding="utf-8")
 
 
 def _draw(sections: Sequence[Section], folder: Path) -> dict[str, str]:
@@ -69,16 +91,6 @@ def _draw(sections: Sequence[Section], folder: Path) -> dict[str, str]:
         shutil.copyfile(picture.path, folder / f"{picture.name}.png")
         drawn[picture.name] = "data:image/png;base64," + base64.b64encode(picture.path.read_bytes()).decode("ascii")
     return drawn
-
-
-def _write_tables(sections: Sequence[Section], sources: Sources, folder: Path) -> None:
-    for table in _blocks(sections, Table):
-        (folder / f"{table.name}.tex").write_text(latex.render(table), encoding="utf-8")
-    text = methods.paragraph(sources.summary, sources.configs)
-    (folder / "methods.tex").write_text(references.latex(text) + "\n", encoding="utf-8")
-    citation = sources.summary.study.corpus_info.get("citation", "")
-    bibliography = references.bibtex(references.citations(text), citation)
-    (folder / "references.bib").write_text(bibliography, encoding="utf-8")
 
 
 def _blocks(sections: Sequence[Section], kind: type) -> list[Any]:

@@ -63,13 +63,18 @@ def compare(
 
 def write(made: Summary, table: pd.DataFrame, folder: str | Path) -> None:
     """Writes summary.json, predictions.parquet and the report to a folder, which may not be a study's workdir."""
+    check_folder(folder)
+    write_results(Path(folder), table, made)
+    write_report(folder, made)
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raises `UserError` for a study's workdir, and for a file."""
     folder = Path(folder)
     if (folder / "config.json").exists():
         raise UserError(f"--out {folder}: the workdir of a study; expected another folder")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder}: a file; expected a folder")
-    write_results(folder, table, made)
-    write_report(folder, made)
 
 
 def view_across_corpora(workdirs: Sequence[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -261,7 +262,7 @@ def test_results_that_do_not_belong_together_are_refused_in_one_line(workdir, tm
         (["{work}", "--baseline", "non"], "--baseline non: no such variant; did you mean none?"),
         (["{work}", "--margin", "0"], "--margin 0: expected points of UA above 0 and below 100"),
         (["{work}", "--margin", "nan"], "--margin nan: expected points"),
-        (["{work}", "--across_corpora", "--margin", "1"], "expected none of --baseline, --margin and --out beside it"),
+        (["{work}", "--across_corpora", "--margin", "1"], "expected neither --baseline nor --margin beside it"),
         (["{work}", "--out", "{work}"], "the workdir of a study; expected another folder"),
     ],
     ids=str,
@@ -383,5 +384,13 @@ def test_the_same_variants_on_two_corpora_are_set_side_by_side(tmp_path, capsys)
     first, second = (one.comparisons[0].estimate for one in made)
     assert f"none against eca, UA points: one {100 * first:+.1f} [" in printed
     assert f", two {100 * second:+.1f} [" in printed and "; pooled " in printed
+    assert call(tmp_path / "one", tmp_path / "two", "--across_corpora", "--out", str(tmp_path / "page")) == 0
+    page, text = ((tmp_path / "page" / name).read_text() for name in ("report.html", "report.md"))
+    pooled = re.search(r"; pooled (.*?), p", printed)[1]
+    assert f"over 2 corpora, UA {pooled} points" in page and "none against eca" in text
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert any(f"{100 * first:+.1f} [" in row and f"{100 * second:+.1f} [" in row and pooled in row for row in rows)
+    assert (tmp_path / "page" / "figures" / "across.svg").is_file()
+    assert (tmp_path / "page" / "tables" / "effects.tex").is_file()
     with pytest.raises(UserError, match=r"three: no summary\.json in it"):
         call(tmp_path / "one", tmp_path / "three", "--across_corpora")
