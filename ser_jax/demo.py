@@ -1,18 +1,22 @@
 """A page in the browser that says the emotion of a recording, by gradio; on this machine alone, without a network."""
 
+import base64
 import dataclasses
 import os
 import socket
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from ser_jax import api
 from ser_jax.errors import UserError
 from ser_jax.report.attention_figure import attention_figure
 from ser_jax.report.timeline import write_timeline
 from ser_jax.studies import heard_files, restored
+from ser_jax.studies.neighbours import Neighbours, nearest
 from ser_jax.studies.recognise import probability_columns
 from ser_jax.studies.workdirs import recordings
 
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 LARGEST = "200mb"  # of an upload
+OVER_TIME, ATTENDED = "Emotions over time", "What the model attended to"
+_CSS = "body:not(.dark) * { --neutral-400: #63636b }"  # gradio's own is too pale to read on white
 _HOP = 0.25  # seconds from one window of a timeline to the next
 
 
@@ -33,16 +39,18 @@ class Told:
       notes: what is odd about the recording, in words; empty where nothing is.
       timeline: a picture of the emotions over time; None for a recording of less than two windows.
       attention: a picture of what the model attended to; None for one without attention.
+      nearest: recordings of the corpus that are nearest to it; None where there is no corpus.
     """
 
     probabilities: dict[str, float]
     notes: str
     timeline: Path | None
     attention: Path | None
+    nearest: pd.DataFrame | None = None
 
 
-def tell(model: api.Model, path: str | os.PathLike, folder: Path) -> Told:
-    """Returns what a model says of a file; pictures go to `folder`.
+def tell(model: api.Model, path: str | os.PathLike, folder: Path, neighbours: Neighbours | None = None) -> Told:
+    """Returns what a model says of a file, and which of `neighbours` are nearest to it; pictures go to `folder`.
 
     Raises `UserError`, which names the file, for what is no recording or too short for the model.
     """
@@ -66,21 +74,26 @@ def tell(model: api.Model, path: str | os.PathLike, folder: Path) -> Told:
     except UserError:  # a model without attention
         attention = None
     probabilities = dict(zip(model.emotions, map(float, values), strict=True))
-    return Told(probabilities, "; ".join(one.notes), timeline, attention)
+    beside = nearest(neighbours, model.recogniser, one.waveform) if neighbours else None
+    return Told(probabilities, "; ".join(one.notes), timeline, attention, beside)
 
 
-def page(model: api.Model, folder: Path) -> "gradio.Blocks":
+def page(model: api.Model, folder: Path, neighbours: Neighbours | None = None) -> "gradio.Blocks":
     """Returns the page of a model; pictures go to `folder`."""
     import gradio
 
     def recognise(path: str | None) -> tuple:
         if path is None:
-            return {}, "", *_picture(None), *_picture(None)
+            return {}, "", *_part(None), *_part(None), *_part(None)
         try:
-            told = tell(model, path, Path(tempfile.mkdtemp(dir=folder)))
+            told = tell(model, path, Path(tempfile.mkdtemp(dir=folder)), neighbours)
         except UserError as error:
             raise gradio.Error(str(error), print_exception=False) from None
-        return told.probabilities, told.notes or "nothing odd", *_picture(told.timeline), *_picture(told.attention)
+        pictures = (
+            path and _picture(path, said) for path, said in ((told.timeline, OVER_TIME), (told.attention, ATTENDED))
+        )
+        parts = (shown for value in (*pictures, told.nearest) for shown in _part(value))
+        return told.probabilities, told.notes or "nothing odd", *parts
 
     corpus = model.recogniser.restored.metadata["corpus"]["name"]
     with gradio.Blocks(title="ser_jax", analytics_enabled=False) as blocks:
@@ -95,25 +108,39 @@ def page(model: api.Model, folder: Path) -> "gradio.Blocks":
                 notes = gradio.Textbox(label="Notes on the recording", interactive=False)
             with gradio.Column(min_width=300):
                 label = gradio.Label(label="Probabilities")
-        shown = {"show_label": False, "interactive": False, "buttons": ["download", "fullscreen"]}
         with gradio.Column(visible=False) as over_time:
-            gradio.Markdown("## Emotions over time")
-            timeline = gradio.Image(**shown)
+            gradio.Markdown(f"## {OVER_TIME}")
+            timeline = gradio.HTML()
         with gradio.Column(visible=False) as attended:
-            gradio.Markdown("## What the model attended to")
-            attention = gradio.Image(**shown)
-        audio.change(recognise, audio, [label, notes, over_time, timeline, attended, attention])
+            gradio.Markdown(f"## {ATTENDED}")
+            attention = gradio.HTML()
+        with gradio.Column(visible=False) as beside:
+            gradio.Markdown(
+                f"## Nearest recordings of the corpus\n\nOf {len(neighbours.table) if neighbours else 0} recordings of "
+                f"`{corpus}`, those whose vectors, which the classifier is given, point in the most similar direction. "
+                "1 is the same direction."
+            )
+            table = gradio.Dataframe(interactive=False, show_label=False)
+        audio.change(recognise, audio, [label, notes, over_time, timeline, attended, attention, beside, table])
     return blocks
 
 
-def _picture(path: Path | None) -> "tuple[gradio.Column, str | None]":
-    """Returns a picture's part of the page, which is shown where there is a picture, and its file."""
+def _picture(path: Path, said: str) -> str:
+    """Returns a picture as an element that is read out, which gradio's own pictures are not."""
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f'<img alt="{said}" src="data:image/png;base64,{data}" style="max-width: 100%">'
+
+
+def _part(value: Any) -> "tuple[gradio.Column, Any]":
+    """Returns a part of the page, which is shown where it has a value, and that value."""
     import gradio
 
-    return gradio.Column(visible=path is not None), path and str(path)
+    return gradio.Column(visible=value is not None), value
 
 
-def serve(model: api.Model, port: int, ended: threading.Event | None = None) -> None:
+def serve(
+    model: api.Model, port: int, ended: threading.Event | None = None, neighbours: Neighbours | None = None
+) -> None:
     """Serves the page on this machine until it is interrupted, or `ended` is set.
 
     Raises `UserError` for a model of dimensions alone: the page is about emotions.
@@ -127,7 +154,7 @@ def serve(model: api.Model, port: int, ended: threading.Event | None = None) -> 
 
         # The system's own fonts: the theme's would be fetched.
         theme = gradio.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-        blocks = page(model, Path(folder))
+        blocks = page(model, Path(folder), neighbours)
         blocks.launch(
             server_name=HOST,
             server_port=port,
@@ -137,6 +164,7 @@ def serve(model: api.Model, port: int, ended: threading.Event | None = None) -> 
             max_file_size=LARGEST,
             allowed_paths=[folder],
             theme=theme,
+            css=_CSS,
             footer_links=[],
         )
         print(f"http://{HOST}:{port} (Ctrl-C ends it)", flush=True)

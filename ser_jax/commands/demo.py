@@ -3,8 +3,9 @@
   python launch.py demo emodb
   python launch.py demo runs/calls --port 7861
 
-The page is for this machine alone (127.0.0.1), and needs no network. It shows probabilities, emotions over time and, of
-a model with attention, what it attended to. Ctrl-C ends it.
+The page is for this machine alone (127.0.0.1), and needs no network. It shows probabilities, emotions over time, of a
+model with attention what it attended to and, where the model's corpus is in --data_dir, which of its recordings are
+nearest by the vectors that the classifier is given. Ctrl-C ends it.
 """
 
 import argparse
@@ -23,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--port", type=int, default=7860, metavar="N", help="of the page (7860)")
     parser.add_argument("--variant", metavar="NAME", help="the variant to use, where the workdir has several")
-    parser.add_argument("--data_dir", metavar="DIR", help="where its encoder lies (default: SER_JAX_DATA, else ./data)")
+    parser.add_argument(
+        "--data_dir", metavar="DIR", help="where its encoder and corpus lie (default: SER_JAX_DATA, else ./data)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,8 +39,11 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--port {args.port}: expected 1024 to 65535")
 
     from ser_jax import api, demo
+    from ser_jax.studies.neighbours import hear_corpus
 
     demo.refuse_port(args.port)
     start_jax()
-    demo.serve(api.load(args.model, variant=args.variant, data_dir=args.data_dir), args.port)
+    model = api.load(args.model, variant=args.variant, data_dir=args.data_dir)
+    neighbours = hear_corpus(model.recogniser, args.data_dir)
+    demo.serve(model, args.port, neighbours=neighbours)
     return 0
