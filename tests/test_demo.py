@@ -84,11 +84,12 @@ def test_a_port_whose_connection_has_just_ended_can_be_had(port):
     demo.refuse_port(port)
 
 
-def test_the_page_tells_of_an_upload_and_asks_nothing_of_the_network(model, port, corpus, tmp_path):
+def test_the_page_tells_of_an_upload_and_asks_nothing_of_the_network(model, port, corpus, tmp_path, monkeypatch):
     pytest.importorskip("gradio")
     playwright = pytest.importorskip("playwright.sync_api")
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     chromium = shutil.which("chromium") or pytest.skip("no Chromium")
+    monkeypatch.setattr(demo, "LARGEST", "200kb")
     ended = threading.Event()
     serving = threading.Thread(target=demo.serve, args=(model, port, ended, neighbours.hear_corpus(model.recogniser)))
     serving.start()
@@ -114,6 +115,14 @@ def test_the_page_tells_of_an_upload_and_asks_nothing_of_the_network(model, port
             _open(page, port)
             page.set_input_files("input[type=file]", tmp_path / "bad.wav")
             page.get_by_text("bad.wav: cannot be read as audio").first.wait_for()
+            for name, refused in (
+                ("large.wav", "exceed the maximum allowed size"),
+                ("a.txt", "Invalid file type: a.txt"),
+            ):
+                (tmp_path / name).write_bytes(bytes(300_000))
+                _open(page, port)
+                page.set_input_files("input[type=file]", tmp_path / name)
+                page.get_by_text(refused).first.wait_for()
             browser.close()
     finally:
         ended.set()
