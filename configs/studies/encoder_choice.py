@@ -35,7 +35,7 @@ def get_config(corpus: str = "emodb", scaling: str = "fold") -> dict:
     """Returns the study of the candidates on one corpus."""
     model = {"functionals": "precomputed", "class_weights": True, **choose("scaling", scaling, USES)}
     variants = {
-        text: {"model": {"name": name, "columns": columns}, "frontend": {"features": features}}
+        text: {"model": {"name": name, "columns": columns, **model}, "frontend": {"features": features}}
         for text, (name, columns, features) in CANDIDATES.items()
     }
     return {

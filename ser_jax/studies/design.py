@@ -152,10 +152,9 @@ def design(results: Results, speakers: int, seeds: int, comparisons: int = 1) ->
     Raises UserError for fewer than two speakers, no seed, no comparison, other seeds than those of results that have
     one, which do not show what a seed is worth, and one training of each variant that is to test all speakers.
     """
-    if speakers < 2 or seeds < 1 or comparisons < 1:
-        raise UserError(
-            f"found {speakers} speakers, {seeds} seeds and {comparisons} comparisons, expected at least 2, 1 and 1"
-        )
+    for option, found, least in (("speakers", speakers, 2), ("seeds", seeds, 1), ("comparisons", comparisons, 1)):
+        if found < least:
+            raise UserError(f"--{option}: found {found}, expected {least} or more")
     if seeds != results.seeds and np.isnan(results.parts.seeds):
         raise UserError(
             f"{results.folder}: it has one seed, which does not show what {seeds} are worth; expected results with two "

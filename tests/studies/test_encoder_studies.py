@@ -143,6 +143,14 @@ def test_layers_are_chosen_by_the_training_speakers(data):
         assert used == {2} if name == "linear: layer 2" else len(used) in (1, 3, 5)
 
 
+@pytest.mark.parametrize("scaling", ["fold", "speaker"])
+def test_all_candidates_of_a_choice_are_models_of_states_that_are_standardised_alike(scaling):
+    variants = make_plan(study(f"studies/encoder_choice.py:emodb,{scaling}")).variants
+    assert len(variants) == 5
+    for name, variant in variants.items():
+        assert (variant["model"]["functionals"], variant["model"]["scaling"]) == ("precomputed", scaling), name
+
+
 def states_of_column(column):
     """The number of the state, of which there are mean and deviation of 8 channels."""
     return int(column) // 16
