@@ -1,0 +1,193 @@
+"""Every snippet of the documents runs in a test or in CI, is parsed by what would run it, or is left for a reason."""
+
+import collections
+import io
+import itertools
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from ser_jax import api, config
+from ser_jax.commands.main import main
+from ser_jax.corpora.corpus import SAMPLE_RATE, waveform
+from ser_jax.corpora.synthetic import make_synthetic
+from ser_jax.studies.plan import make_plan
+from tests.export.test_export import sound, write
+from tests.test_documents import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("pretrained/*/README.md")]
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+_PROGRAM = re.compile(
+    r"(?:[A-Z_]+=\S+ )*(?:python|\.venv/bin/python|make|pip|source|git|ser-jax|tensorboard|cat|export|for)\b"
+)
+
+# What becomes of "DOCUMENT: SNIPPET", by the first pattern that fits. The name of a file is of the test that runs it.
+HERE, PARSED = "run here", "parsed"
+RULES = {
+    r"docs/newcomer\.md: ": "tests/test_pages.py",
+    r"docs/using_models\.md: import|docs/using_models\.md: (table|timeline|abstention) ": "tests/test_pages.py",
+    r"docs/exporting\.md: (import|from)": "tests/export/test_export.py",
+    r"docs/extending\.md: import": "tests/test_documents.py",
+    r"docs/models\.md: python launch\.py models": "tests/commands/test_models.py",
+    r".*: (\.venv/bin/)?python launch\.py --help": "tests/test_launch.py",
+    r".*: make (quickstart|test|site|references)$": ".ci/run",
+    r".*launch\.py study configs/quickstart\.py --workdir runs/quickstart$": ".ci/run",  # what `make quickstart` does
+    r".*: pip install \.$": "tests/test_package.py",
+    r"docs/installation\.md: ser-jax study": ".ci/run",
+    # Left out, and why.
+    r".*: pip install ": "downloads packages",
+    r".*: git clone": "downloads the repository",
+    r".*: source ": "changes the shell alone",
+    r".*: tensorboard ": "a server that does not end; tests/trackers reads what it would",
+    r".*--microphone": "needs a microphone; tests/corpora/test_microphone.py has one of its own",
+    r".*python launch\.py demo": "a server that does not end; tests/test_demo.py opens it",
+    r".*--slurm": "needs a cluster; tests/studies/test_run.py submits to a stand-in",
+    r".*: for i in": "six jobs for a GPU",
+    r".*: export XLA": "six jobs for a GPU",
+    r".*--coordinator": "two processes at once; tests/training starts four",
+    r".*python launch\.py encoders get": "downloads a package; tests/encoders reads its files",
+    # Trainings and what needs their results: minutes to days. Arguments are parsed and configurations loaded.
+    r".*python launch\.py (train|study|evaluate|publish|track|status|report) ": PARSED,
+    r".*python launch\.py (inspect|audit) synthetic": PARSED,
+    r".*python launch\.py prepare (encoder|features|merge|crema_d|iemocap) ": PARSED,
+    r".*--(attention|abstain|variant) ": PARSED,
+    r".*python launch\.py (export (emodb|runs/se) --to|compare runs|verify|plan) ?": PARSED,
+    r".*python launch\.py predict --workdir pretrained/\w+_encoder ": PARSED,
+    r".*: make ": PARSED,
+    r".*python -m (pytest|benchmarks|tests)\b": PARSED,
+    r".*": HERE,
+}
+
+
+def snippets():
+    """(document, snippet) of every Python block and every command, without comments."""
+    for path in sorted(DOCUMENTS):
+        name = str(path.relative_to(ROOT))
+        for language, block in _FENCE.findall(path.read_text()):
+            if language == "python":
+                yield name, block
+            elif language in ("", "bash"):
+                lines = re.sub(r"\\+\n\s*", " ", block).splitlines()
+                yield from ((name, re.sub(r"\s+#.*", "", line).strip()) for line in lines if _PROGRAM.match(line))
+
+
+SNIPPETS = list(snippets())
+
+
+ROAD = {snippet for document, snippet in SNIPPETS if document == "docs/newcomer.md"}
+
+
+def place(document, snippet):
+    document = "docs/newcomer.md" if snippet in ROAD else document  # the same command, elsewhere
+    return next(how for pattern, how in RULES.items() if re.match(pattern, f"{document}: {snippet}"))
+
+
+def of(how):
+    return [(document, snippet) for document, snippet in SNIPPETS if place(document, snippet) == how]
+
+
+def test_the_count_of_snippets_is_what_the_document_says_and_every_rule_is_needed():
+    places = collections.Counter(place(*one) for one in SNIPPETS)
+    assert set(RULES.values()) == set(places)
+    files = {how for how in places if how.startswith(("tests/", ".ci/"))}
+    parsed, run = places[PARSED], places[HERE] + sum(places[how] for how in files)
+    left = len(SNIPPETS) - run - parsed
+    said = f"Of {len(SNIPPETS)} snippets, {run} run, {parsed} are parsed and {left} are left out."
+    assert said in re.sub(r"\s+", " ", (ROOT / "CONTRIBUTING.md").read_text())
+    assert all((ROOT / how).is_file() for how in files)
+    for page in ("newcomer", "using_models", "exporting", "extending"):
+        (how,) = {place(*one) for one in SNIPPETS if one[0] == f"docs/{page}.md"} & files
+        assert f"{page}.md" in (ROOT / how).read_text()  # it reads them there
+
+
+def test_what_is_parsed_is_parsed():
+    known = {" ".join(words) for _, words in COMMANDS}
+    for document, snippet in of(PARSED):
+        if match := re.search(r"python launch\.py (.*)", snippet):
+            if not document.startswith("pretrained/"):
+                assert " ".join(shlex.split(match[1])) in known, snippet
+        elif snippet.startswith("make "):
+            run = subprocess.run(["make", "-n", *shlex.split(snippet)[1:]], cwd=ROOT, capture_output=True, text=True)
+            assert run.returncode == 0 and "--" in run.stdout, snippet
+        elif "pytest" in snippet:
+            assert all((ROOT / word).is_dir() for word in shlex.split(snippet) if word.startswith("tests/"))
+        else:
+            _, _, module, *arguments = shlex.split(snippet)
+            source = (ROOT / f"{module.replace('.', '/')}.py").read_text()
+            for option in (one for one in arguments if one.startswith("--")):
+                assert option in source, snippet
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with recordings, a corpus and models of a few parameters under the documents' names."""
+    folder = tmp_path_factory.mktemp("world")
+    for name in ("a.wav", "b.wav", "b.flac", "my.wav", "new.wav", "recordings/a.wav", "more/x/b.flac"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / name, sound(20000), SAMPLE_RATE)
+    soundfile.write(folder / "meeting.wav", sound(50000), SAMPLE_RATE)
+    voices = make_synthetic("synthetic", num_speakers=3, utterances_per_speaker=4)
+    rows = ["path,emotion,speaker"]
+    (folder / "RECORDINGS").mkdir()
+    for row, utterance in voices.utterances.iterrows():
+        soundfile.write(folder / "RECORDINGS" / f"{row}.wav", waveform(voices, row), SAMPLE_RATE)
+        rows.append(f"{row}.wav,{utterance['emotion']},{utterance['speaker']}")
+    (folder / "calls.csv").write_text("\n".join(rows) + "\n")
+    model = write(folder / "model", "linear")
+    for name in ("pretrained/emodb", "pretrained/both", "pretrained/ravdess", "runs/calls", "runs/se"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).symlink_to(model)
+    for name in ("configs", "docs", "pretrained/emodb_encoder"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def _commands():
+    """Commands that run in the folder; those that make something come first, where their documents have them."""
+    runs = re.compile(r"(cat \S+ \| )?(\S*python launch\.py|ser-jax) ")
+    found = [snippet for _, snippet in of(HERE) if runs.match(snippet)]
+    return list(dict.fromkeys(found))
+
+
+@pytest.mark.parametrize("snippet", _commands())
+def test_a_command_runs(snippet, world, monkeypatch, capsys):
+    monkeypatch.chdir(world)
+    monkeypatch.setenv("SER_JAX_DATA", str(world / "data"))
+    monkeypatch.setattr(api, "PRETRAINED", world / "pretrained")
+    if piped := re.match(r"cat (\S+) \| (.*)", snippet):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((world / piped[1]).read_bytes())))
+        snippet = piped[2]
+    words = list(itertools.takewhile(lambda word: word != "&", shlex.split(snippet)))
+    words = words[2:] if words[0].endswith("python") else words[1:]
+    if words[:2] == ["prepare", "folder"]:
+        words.append("--force")  # several documents prepare it
+    assert main(words) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out
+
+
+def test_python_fragments_are_configurations_questions_and_arrays(world, monkeypatch, tmp_path, capsys):
+    fragments = [(document, snippet) for document, snippet in of(HERE) if "\n" in snippet]
+    assert len(fragments) == 4
+    commands = [snippet for _, snippet in of(HERE) if "\n" not in snippet]
+    assert set(commands) == set(_commands())  # nothing of what is said to run here is missing
+    text = dict(fragments)
+    (tmp_path / "mine.py").write_text(text["docs/configuration.md"])
+    assert config.load(f"{tmp_path / 'mine.py'}:ravdess")["model"]["width"] == 16
+    (tmp_path / "baseline.py").write_text("def get_config():\n    return {" + text["docs/baselines.md"].strip() + "}\n")
+    assert config.load(str(tmp_path / "baseline.py"))["model"]["functionals"] == "egemaps"
+    names = {}
+    exec(text["docs/studies.md"], names)
+    (tmp_path / "study.py").write_text(
+        text["docs/studies.md"] + '\n\ndef get_config():\n    return {"study": {"questions": questions}}\n'
+    )
+    plan = make_plan(config.load(str(tmp_path / "study.py")))
+    assert len(plan.variants) == 6 and len(plan.comparisons) == 4
+    monkeypatch.chdir(ROOT)
+    exec(text["docs/pretrained.md"], {})
+    assert capsys.readouterr().out.startswith("(")
