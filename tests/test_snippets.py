@@ -59,7 +59,7 @@ RULES = {
     r".*python launch\.py (inspect|audit) synthetic": PARSED,
     r".*python launch\.py prepare (encoder|features|merge|crema_d|iemocap) ": PARSED,
     r".*--(attention|abstain|variant) ": PARSED,
-    r".*python launch\.py (export|compare runs|verify|plan) ": PARSED,
+    r".*python launch\.py (export |compare runs|verify |plan )": PARSED,
     r".*python launch\.py predict --workdir pretrained/\w+_encoder ": PARSED,
     r".*: make ": PARSED,
     r".*python -m (pytest|benchmarks|tests)\b": PARSED,
