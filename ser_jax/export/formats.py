@@ -18,6 +18,7 @@ class Format:
       runtime: its name.
       is_folder: whether it is a folder.
       has_encoders: whether its converter takes the loop over an encoder's layers.
+      has_int8: whether weights of 8 bits stay so in it; converters to other formats write them as float32.
     """
 
     write: Callable[[Program, Path], None]
@@ -25,11 +26,14 @@ class Format:
     runtime: str
     is_folder: bool = False
     has_encoders: bool = True
+    has_int8: bool = False
 
 
 FORMATS = {
-    "stablehlo": Format(stablehlo.write, stablehlo.LOAD, "JAX alone"),
+    "stablehlo": Format(stablehlo.write, stablehlo.LOAD, "JAX alone", has_int8=True),
     "onnx": Format(onnx.write, onnx.LOAD, "ONNX Runtime", has_encoders=False),
-    "savedmodel": Format(tensorflow.write_saved_model, tensorflow.LOAD_SAVED_MODEL, "TensorFlow", is_folder=True),
+    "savedmodel": Format(
+        tensorflow.write_saved_model, tensorflow.LOAD_SAVED_MODEL, "TensorFlow", is_folder=True, has_int8=True
+    ),
     "tflite": Format(tensorflow.write_tflite, tensorflow.LOAD_TFLITE, "LiteRT"),
 }

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ser_jax.baselines import is_baseline, linear
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.errors import UserError
+from ser_jax.export import eight_bits
 from ser_jax.export.encoder import check_hearing, make_hearing
 from ser_jax.export.rounding import rounded_share
 from ser_jax.frontend import features, num_frames
@@ -122,11 +123,12 @@ def make_program(
     return Program(call, tuple(metadata["corpus"]["emotions"]), max_samples)
 
 
-def of_network(metadata: Mapping[str, Any], folder: Path, chosen: Sequence[int]) -> Recogniser:
-    """Returns the mean over the runs `chosen` of a variant's folder."""
+def of_network(metadata: Mapping[str, Any], folder: Path, chosen: Sequence[int], int8: bool = False) -> Recogniser:
+    """Returns the mean over the runs `chosen` of a variant's folder; `int8`: with weights of 8 bits."""
     config = metadata["config"]
     network, state = restore_network(metadata, folder)
     state = jax.tree.map(lambda leaf: jnp.asarray(leaf[jnp.asarray(chosen)]), state)
+    weights = eight_bits.packed(state.ema_parameters, runs=True) if int8 else state.ema_parameters
     targets = restored_targets(metadata["targets"], metadata["corpus"]["emotions"])
     crop = config["evaluation"]["window_seconds"] or config["training"]["crop_seconds"]
     precision = config["training"]["precision"]
@@ -139,7 +141,7 @@ def of_network(metadata: Mapping[str, Any], folder: Path, chosen: Sequence[int])
             logits = output.logits[:, : output.logits.shape[1] - len(targets.dimension_names)]
             return heads.probabilities(targets.heads, logits, jnp.full((1,), -1, jnp.int32))[0]
 
-        return jnp.mean(jax.vmap(of_run)(state), axis=0)
+        return jnp.mean(jax.vmap(of_run)(state.replace(ema_parameters=eight_bits.unpacked(weights))), axis=0)
 
     def too_short(length: Array) -> Array:
         return num_frames(network.frontend, length) < max(network.min_frames, 1)
