@@ -1,5 +1,7 @@
 """Weights of 8 bits: whole numbers and a scale for each output channel, whose product a program computes first."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ _FEWEST = 256  # values of a leaf: smaller ones stay as they are
 def packed(parameters: PyTree, runs: bool) -> PyTree:
     """Returns parameters with each large leaf as (int8, scale), rounded; with `runs` the first axis is that of runs."""
 
-    def pack(leaf: np.ndarray) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
+    def pack(leaf: Any) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
         leaf = np.asarray(leaf)
         inner = tuple(range(int(runs), leaf.ndim - 1))
         if not inner or leaf.size < _FEWEST:
@@ -26,7 +28,7 @@ def packed(parameters: PyTree, runs: bool) -> PyTree:
 def unpacked(parameters: PyTree) -> PyTree:
     """Returns the parameters as float32, by operations of the program that this is traced in."""
 
-    def unpack(leaf: tuple | np.ndarray) -> jax.Array:
+    def unpack(leaf: Any) -> jax.Array:
         if not isinstance(leaf, tuple):
             return jnp.asarray(leaf)
         # The barrier keeps the product from being computed beforehand, which would write float32 to the file.

@@ -154,14 +154,18 @@ def test_stablehlo_is_compared_in_jax_alone(folder, tmp_path, capsys):
     assert [shape.shape for shape in program.in_avals] == [(32000,), ()]
 
 
-def test_weights_of_8_bits_are_a_smaller_file_that_says_nearly_the_same(tmp_path, capsys):
+def test_weights_of_8_bits_are_a_smaller_file_that_says_nearly_the_same(tmp_path, capsys, monkeypatch):
     folder = write(tmp_path / "model", "cnn")
-    whole, _ = exported("stablehlo", folder, tmp_path, capsys)
-    size = whole.stat().st_size
+    metadata = published.read_metadata(folder)
+    whole = programs.make_program(metadata, programs.of_network(metadata, folder, [0, 1]), 2.0)
+    FORMATS["stablehlo"].write(whole, tmp_path / "whole")
     small, said = exported("stablehlo", folder, tmp_path, capsys, "--int8")
     weights = 4 * sum(leaf.size for leaf in jax.tree.leaves(drawn("cnn")[0].ema_parameters))
-    assert size - small.stat().st_size > weights / 2
+    assert (tmp_path / "whole").stat().st_size - small.stat().st_size > weights / 2
     assert 1e-6 < difference(said) < 0.05 and "another emotion than the model's: 0 of 1 recording" in said
+    monkeypatch.setattr("ser_jax.extras.require", lambda *_: None)
+    assert main(["export", str(folder), "--to", "onnx", "--out", str(tmp_path / "x.onnx"), "--int8"]) == 2
+    assert "--int8: expected a network from scratch and --to stablehlo or savedmodel" in capsys.readouterr().err
 
 
 def difference(said):
@@ -228,6 +232,11 @@ def test_a_program_that_does_not_run_is_one_line():
         ({"evaluation__batch_statistics": "speaker"}, (), "config.evaluation.batch_statistics is speaker"),
         ({}, ("--to", "onx"), "--to onx: not a format"),
         ({}, ("--seconds", "0"), "--seconds 0: expected more than 0"),
+        (
+            {},
+            ("--int8", "--to", "onnx", "--out", "x.onnx"),
+            "--int8: expected a network from scratch and --to stablehlo",
+        ),
         ({}, ("--out", "x"), "--out x: expected a name that ends in .stablehlo"),
         ({}, ("--out", "nowhere/x.stablehlo"), "--out nowhere/x.stablehlo: expected a file in a folder that is there"),
         ({}, ("--seconds", "0.6", "--recordings", "a.wav"), "a.wav: 1.2 s, longer than --seconds 0.6"),
