@@ -12,7 +12,7 @@ from ser_jax.report import method_terms, methods, references
 from ser_jax.report.escape import latex
 from ser_jax.report.sections.provenance import trained
 from ser_jax.report.sources import Sources
-from ser_jax.report.summary import Provenance, Study
+from ser_jax.report.summary import Provenance, Selection, Study
 from tests.report import made_study
 
 BUILDERS = Path(methods.__file__).parents[1] / "corpora" / "builders"
@@ -162,6 +162,30 @@ def test_everything_that_decides_hidden_states_is_in_the_paragraph(made, change)
 def test_every_field_of_a_request_for_hidden_states_is_toggled():
     toggled = {"states", "form", "window_seconds", "dtype", "trim_db", "average", "speeds"}
     assert {field.name for field in dataclasses.fields(Request)} == toggled  # a new one needs its words and its case
+
+
+CHOSEN = Selection(("one", "other"), "3 speakers set apart", {"1": "one", "2": "other"}, {})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"candidates": ("one", "other", "third")},
+        {"by": "its validation speakers"},
+        {"chosen": {"1": "one", "2": "one"}},
+        {"chosen": {}},
+        {"features": {"layer2.frames": {"name": "layer2.frames", "info": STATES}}},
+    ],
+    ids=str,
+)
+def test_everything_of_a_selection_is_in_the_paragraph(made, change):
+    def text(selection):
+        study = dataclasses.replace(made.study, selection=selection)
+        return methods.paragraph(dataclasses.replace(made, study=study), made_study.make_configs())
+
+    assert "among 2 variants (one; other) by UA on 3 speakers set apart" in text(CHOSEN)
+    assert "is not recorded here" in text(None) and "is not recorded here" not in text(CHOSEN)
+    assert text(dataclasses.replace(CHOSEN, **change)) != text(CHOSEN)
 
 
 @pytest.mark.parametrize("model", models.FAMILIES)
