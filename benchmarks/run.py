@@ -39,7 +39,7 @@ SETS: dict[str, dict[str, str]] = {
         "frontend": "",
         "inference": "",
         "extraction": "",
-        "heads": "",
+        "heads": "--turns 1",
         "feeds": "",
         "input_bound": "",
         "parallel": "",
