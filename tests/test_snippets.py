@@ -99,9 +99,9 @@ def test_few_snippets_are_left_out_and_every_rule_is_needed():
     assert set(RULES.values()) == set(places)
     files = {how for how in places if how.startswith(("tests/", ".ci/"))}
     run = places[HERE] + sum(places[how] for how in files)
-    left = len(SNIPPETS) - run - places[PARSED]
-    print(f"{len(SNIPPETS)} snippets: {run} run, {places[PARSED]} are parsed, {left} are left out")
-    assert run >= 60 and left <= 19
+    left = {one[1] for one in SNIPPETS if place(*one) not in {HERE, PARSED, *files}}  # some stand in every card
+    print(f"{len(SNIPPETS)} snippets: {run} run, {places[PARSED]} are parsed, {len(left)} commands are left out")
+    assert run >= 60 and len(left) <= 16
     assert all((ROOT / how).is_file() for how in files)
     for page in ("newcomer", "using_models", "exporting", "extending"):
         (how,) = {place(*one) for one in SNIPPETS if one[0] == f"docs/{page}.md"} & files

@@ -234,7 +234,10 @@ FAMILY = Family(
     },
     switches={"pooling": OVER_TIME, "mixing": MIXINGS, "attention": ("none", "eca"), "decoder": DECODERS},
     rates=("dropout",),
-    tiny={"states": 2, "width": 8, "depth": 1, "mixing": "self_attention", "attention": "eca", "pooling": "multi_head"},
+    tiny={
+        **{"states": 2, "width": 8, "depth": 1, "mixing": "self_attention", "attention": "eca"},
+        **{"pooling": "multi_head", "decoder_hidden": 8},
+    },
     check=_check,
     min_frames=lambda model: model.encoder.min_samples if model.waveforms else 1,
 )

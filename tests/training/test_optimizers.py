@@ -23,7 +23,8 @@ DECAYED = {
     "recurrent_kernel symbol_embedding",
     "cnn": "kernel",
     "crnn": "input_kernel kernel linear recurrent_kernel",
-    "encoder_head": "depthwise kernel",
+    "encoder_head": "depthwise filter_kernel input_kernel kernel key_kernel location_kernel query_kernel "
+    "recurrent_kernel",
     "linear": "kernel",
     "reslstm": "input_kernel kernel recurrent_kernel",
     "rnn": "input_kernel kernel recurrent_kernel",
@@ -35,7 +36,7 @@ NOT_DECAYED = {
     "attention_rnn": "bias input_bias key_bias recurrent_bias start vector",
     "cnn": "bias scale vector",
     "crnn": "bias input_bias recurrent_bias scale vector",
-    "encoder_head": "bias query_bias scale state_weights value_bias vector",
+    "encoder_head": "bias input_bias key_bias query_bias recurrent_bias scale start state_weights value_bias vector",
     "linear": "bias",
     "reslstm": "bias input_bias recurrent_bias scale",
     "rnn": "bias input_bias recurrent_bias vector",
