@@ -141,12 +141,7 @@ def _part(value: Any) -> "tuple[gradio.Column, Any]":
 def serve(
     model: api.Model, port: int, ended: threading.Event | None = None, neighbours: Neighbours | None = None
 ) -> None:
-    """Serves the page on this machine until it is interrupted, or `ended` is set.
-
-    Raises `UserError` for a model of dimensions alone: the page is about emotions.
-    """
-    if not model.emotions:
-        raise UserError(f"demo: model {model.name} predicts no emotions, expected one that does")
+    """Serves the page on this machine until it is interrupted, or `ended` is set."""
     with tempfile.TemporaryDirectory(prefix="ser_jax_demo_") as folder:
         # Read when gradio is imported. Uploads lie in the folder too: voices do not outlive the page.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
@@ -162,7 +157,6 @@ def serve(
             quiet=True,
             prevent_thread_lock=True,
             max_file_size=LARGEST,
-            allowed_paths=[folder],
             theme=theme,
             css=_CSS,
             footer_links=[],
@@ -172,6 +166,12 @@ def serve(
             (ended or threading.Event()).wait()
         finally:
             blocks.close(verbose=False)
+
+
+def refuse_model(model: api.Model) -> None:
+    """Raises `UserError` for a model of dimensions alone: the page is about emotions."""
+    if not model.emotions:
+        raise UserError(f"demo: model {model.name} predicts no emotions, expected one that does")
 
 
 def refuse_port(port: int) -> None:

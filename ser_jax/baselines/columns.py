@@ -136,7 +136,7 @@ def fit_columns(
     fits = {
         i: linear.fit_with(
             baseline,
-            values[rows][..., sets[i]],
+            values[..., sets[i]][rows],
             labels[rows],
             linear.grid_of(baseline)[choice.levels[i]],
             linear.accuracy(scores[i], labels[rows]),

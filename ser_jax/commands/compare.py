@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
         if args.out:
             write_across(args.out, view)
         print(json.dumps(view, indent=1, ensure_ascii=False) if args.json else corpora_table(view))
+        if args.out and not args.json:
+            print(f"\n{args.out}: report.html, report.md, figures, tables")
         return 0
     margin = OPTIONS["study"]["margin"].default if args.margin is None else args.margin
     if not 0 < margin < 100:
@@ -73,19 +75,17 @@ def run(args: argparse.Namespace) -> int:
 
 def corpora_table(view: dict[str, Any]) -> str:
     """The view across corpora as text: UA, then every comparison on each corpus and pooled, then notes."""
+    from ser_jax.report.across import notes_of, pair_of
     from ser_jax.report.numbers import p_equals, percent, points_with
 
     corpora, width = view["corpora"], max(map(len, (*view["variants"], "variant")))
     lines = [f"{'variant':{width}}" + "".join(f"{name:>12}" for name in corpora)]
     for variant in view["variants"]:
         lines.append(f"{variant:{width}}" + "".join(f"{percent(view['ua'][name][variant]):>12}" for name in corpora))
-    notes = list(view["notes"])
     for effect in view["effects"]:
-        pair = f"{effect['variant']} against {effect['baseline']}"
         parts = [f"{name} {points_with(own['estimate'], own['ci95'])}" for name, own in effect["corpora"].items()]
-        lines.append(f"{pair}, UA points: {', '.join(parts)}")
+        lines.append(f"{pair_of(effect)}, UA points: {', '.join(parts)}")
         pooled = effect["pooled"]
         if pooled:
             lines[-1] += f"; pooled {points_with(pooled['estimate'], pooled['ci95'])}, {p_equals(pooled['p'])}"
-        notes += effect["notes"]
-    return "\n".join([*lines, *(f"Note: {note}" for note in dict.fromkeys(notes))])
+    return "\n".join([*lines, *(f"Note: {note}" for note in notes_of(view))])

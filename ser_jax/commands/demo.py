@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     demo.refuse_port(args.port)
     start_jax()
     model = api.load(args.model, variant=args.variant, data_dir=args.data_dir)
+    demo.refuse_model(model)
     neighbours = hear_corpus(model.recogniser, args.data_dir)
     demo.serve(model, args.port, neighbours=neighbours)
     return 0

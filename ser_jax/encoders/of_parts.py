@@ -26,8 +26,10 @@ def states_of_parts(
         if name not in available_features(part, data_dir):
             return None
         source = load_corpus(part, data_dir)
+        if source.fingerprint != fingerprint:  # its features are those of the part as it was
+            return None
         packed = load_features(source, name, data_dir)
-        if source.fingerprint != fingerprint or packed.info != info:
+        if packed.info != info:
             return None
         rows = {f"{part}-{utterance}": row for row, utterance in enumerate(source.utterances["id"])}
         found |= {utterance: (packed, row) for utterance, row in rows.items()}

@@ -8,6 +8,7 @@ from ser_jax.report import figures as draw
 from ser_jax.report import numbers
 from ser_jax.report.blocks import Answer, Block, Cell, Items, Section, Table
 from ser_jax.report.sections.common import cell, forest, points_cell, share_cell
+from ser_jax.report.sources import cleaned
 from ser_jax.report.write import write_sections
 
 View = Mapping[str, Any]  # what `ser_jax.statistics.pooled.across_corpora` returns
@@ -16,14 +17,14 @@ _POOLED = "pooled"
 
 def write_across(folder: str | os.PathLike, view: View) -> None:
     """Writes the report of a view over corpora to a folder: report.html, report.md, figures/ and tables/."""
+    view = cleaned(view)
     corpora = numbers.join(view["corpora"])
     sections = [
         Section("answers", "Answers", tuple(_answers(view))),
         Section("differences", "Differences", tuple(_differences(view))),
         Section("variants", "Variants", (_variants(view),)),
     ]
-    notes = dict.fromkeys([*view["notes"], *(note for effect in view["effects"] for note in effect["notes"])])
-    if notes:
+    if notes := notes_of(view):
         sections.append(Section("notes", "Notes", (Items(tuple(map(numbers.sentence_case, notes))),)))
     heading = f"The same comparisons on {corpora}", f"{numbers.count(len(view['variants']), 'variant')} on all corpora"
     write_sections(folder, heading, sections, view["variants"])
@@ -43,7 +44,7 @@ def _answers(view: View) -> Iterator[Block]:
                 f"{numbers.points_with(pooled['estimate'], pooled['ci95'])} points, "
                 f"{numbers.p_equals(pooled['p'])}; the interval {zero} zero."
             )
-        yield Answer(_pair(effect), "", said)
+        yield Answer(pair_of(effect), "", said)
 
 
 def _differences(view: View) -> Iterator[Block]:
@@ -55,7 +56,7 @@ def _differences(view: View) -> Iterator[Block]:
             if one:
                 said = numbers.points_with(one["estimate"], one["ci95"])
                 row = draw.Row(name, one["estimate"], one["ci95"], said, number=number)
-                rows.setdefault(_pair(effect), []).append(row)
+                rows.setdefault(pair_of(effect), []).append(row)
     caption = "Differences in UA on each corpus, and pooled by a random-effects model, with 95 % intervals."
     yield forest("across", rows, "difference in UA (points)", caption)
     table = []
@@ -87,5 +88,11 @@ def _variants(view: View) -> Table:
     return Table("variants", "UA in percent on each corpus.", ("variant", *view["corpora"]), tuple(rows))
 
 
-def _pair(effect: View) -> str:
+def notes_of(view: View) -> list[str]:
+    """Returns what is said of the view and of each of its comparisons, each once."""
+    return list(dict.fromkeys([*view["notes"], *(note for effect in view["effects"] for note in effect["notes"])]))
+
+
+def pair_of(effect: View) -> str:
+    """Returns what a comparison is of, in words."""
     return f"{effect['variant']} against {effect['baseline']}"

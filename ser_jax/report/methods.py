@@ -117,7 +117,8 @@ def _models(summary: Summary, configs: Mapping[str, Mapping]) -> list[str]:
         sentences.append(f"{text}.")
     if by_model:
         first = sentences[0]
-        sentences[0] = f"We trained {first[0].lower() if first.startswith('A') else first[0]}{first[1:]}"
+        name = first.split()[0][1:] != first.split()[0][1:].lower()  # as of ShuffleNet
+        sentences[0] = f"We trained {first[0] if name else first[0].lower()}{first[1:]}"
     return sentences
 
 
@@ -190,10 +191,11 @@ def _strength(name: str, value: float) -> float:
 
 def _platforms(summary: Summary, configs: Mapping[str, Mapping]) -> set[str]:
     """On what kinds of device the networks were trained; "" where it is not known."""
-    networks = [
-        name for name, config in configs.items() if name in summary.variants and not is_baseline(config["model"])
-    ]
-    return {str(of.hardware.get("platform", "")) for name in networks for of in summary.variants[name].known.trained}
+    networks = [name for name, config in configs.items() if not is_baseline(config["model"])]
+    if summary.study.selection and summary.study.selection.chosen:  # the one variant is another one in each fold
+        networks = list(summary.variants) if networks else []
+    there = [summary.variants[name].known for name in networks if name in summary.variants]
+    return {str(of.hardware.get("platform", "")) for known in there for of in known.trained}
 
 
 def _precision(name: str, platforms: Collection[str]) -> str:

@@ -81,18 +81,20 @@ def without_control_signs(sources: Sources) -> Sources:
     if one_line(text) == text and "\\u00" not in text:
         return sources
 
-    def cleaned(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {one_line(str(key)): cleaned(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [cleaned(item) for item in value]
-        return one_line(value) if isinstance(value, str) else value
-
     named = (
         {one_line(name): of for name, of in group.items()}
         for group in (sources.curves, sources.pictures, sources.configs)
     )
     return Sources(from_json(Summary, cleaned(to_json(sources.summary)), "summary"), *named)
+
+
+def cleaned(value: Any) -> Any:
+    """Returns a tree of lists and mappings with visible escapes in place of control characters in its text."""
+    if isinstance(value, Mapping):
+        return {one_line(str(key)): cleaned(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [cleaned(item) for item in value]
+    return one_line(value) if isinstance(value, str) else value
 
 
 def beneath(question: str, variant: str) -> str:

@@ -233,9 +233,9 @@ def _describe(plan: Plan, variants: Sequence[Variant], results: dict[str, dict])
 
 def _selection(plan: Plan, variants: Sequence[Variant]) -> Selection | None:
     """How the study's one variant was chosen, where speakers were set apart for it."""
-    apart = variants[0].config["protocol"]["selection_speakers"]
-    if not (plan.candidates and apart):
+    if not plan.candidates:
         return None
+    apart = variants[0].config["protocol"]["selection_speakers"]
     return Selection(plan.candidates, f"{count(apart, 'speaker')} set apart, who are never tested")
 
 

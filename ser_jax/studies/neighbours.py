@@ -23,12 +23,10 @@ class Neighbours:
     """Recordings of a corpus.
 
     Attributes:
-      corpus: its name.
       table: `id`, `emotion` and `speaker` of each.
       vectors: of each, of length 1.
     """
 
-    corpus: str
     table: pd.DataFrame
     vectors: Float[np.ndarray, "recordings dims"]
 
@@ -53,7 +51,7 @@ def hear_corpus(recogniser: Recogniser, data_dir: str | os.PathLike | None = Non
         return None
     vectors = recogniser.embed(recordings({str(row): one for row, one in heard.items()}, corpus.emotions))
     table = corpus.utterances.iloc[list(heard)][list(COLUMNS)].reset_index(drop=True)
-    return Neighbours(corpus.name, table, _of_length_one(vectors))
+    return Neighbours(table, _of_length_one(vectors))
 
 
 def nearest(neighbours: Neighbours, recogniser: Recogniser, samples: Int16[np.ndarray, " samples"]) -> pd.DataFrame:

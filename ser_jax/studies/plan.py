@@ -16,7 +16,7 @@ A question is a dict of `config.study.questions`:
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ser_jax import config as configuration
@@ -112,6 +112,12 @@ def make_plan(config: dict) -> Plan:
         variants |= found
         questions.append(question)
     checked = {name: _checked(name, own, config) for name, own in variants.items()}
+    apart = [one for one in checked.values() if _chosen_apart(one["protocol"])]
+    if study["candidates"] and not len(checked) == len(apart) == 1:
+        raise UserError(
+            "config.study.candidates: found some, which `study --select SPEAKERS` names; expected one variant that "
+            "was chosen by config.protocol.selection_speakers"
+        )
     return Plan(
         study["title"],
         study["margin"] / 100,
@@ -119,6 +125,10 @@ def make_plan(config: dict) -> Plan:
         tuple(questions),
         *map(tuple, (study["metrics"], study["candidates"])),
     )
+
+
+def _chosen_apart(protocol: Mapping[str, Any]) -> bool:
+    return protocol["selection_speakers"] > 0 and protocol["tested"] == "test"
 
 
 def one_variant(config: dict, name: str | None) -> dict:

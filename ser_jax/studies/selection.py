@@ -15,6 +15,7 @@ import numpy as np
 from ser_jax import config as configuration
 from ser_jax import predictions
 from ser_jax.baselines import is_baseline
+from ser_jax.corpora.protocols import Protocol
 from ser_jax.errors import UserError
 from ser_jax.report import summary
 from ser_jax.report.summarise import How, summarise
@@ -56,17 +57,22 @@ def choosing(config: dict, speakers: int, data_dir: str | None) -> dict:
 def check_folds(config: dict, data_dir: str | None) -> None:
     """Raises `UserError` for a study whose folds cannot choose among its variants.
 
-    Beside what `choosing` refuses that is a study of networks without validation speakers.
+    Beside what `choosing` refuses that is one that tests what it learns from, and one of networks, or with some folds
+    alone, that have utterances for validation.
     """
-    tested, validation = (config["protocol"][name] for name in ("tested", "validation_speakers"))
+    tested = config["protocol"]["tested"]
     if tested != "test":
         raise UserError(f"--select {FOLDS}: found config.protocol.tested={tested}, expected test")
-    variants = _check_variants(config, FOLDS, data_dir, "protocol", "seeds", "folds")
+    variants, protocol = _check_variants(config, FOLDS, data_dir, "protocol", "seeds", "folds")
+    if any(np.isin(fold.test, fold.train).any() for fold in protocol.folds):
+        raise UserError(f"--select {FOLDS}: protocol {protocol.name} tests what it learns from; expected another one")
     networks = [name for name, variant in variants.items() if not is_baseline(variant["model"])]
-    if networks and not validation:
+    without = [fold.name for fold in protocol.folds if not len(fold.validation)]
+    if without and (networks or len(without) < len(protocol.folds)):
+        name = (networks or list(variants))[0]
         raise UserError(
-            f"--select {FOLDS}: variant {networks[0]} has no validation speakers to be chosen by, found "
-            "config.protocol.validation_speakers=0, expected 1 or more"
+            f"--select {FOLDS}: variant {name} has no validation speakers to be chosen by in fold {without[0]}, found "
+            f"config.protocol.validation_speakers={config['protocol']['validation_speakers']}, expected some in each"
         )
 
 
@@ -115,16 +121,17 @@ def test_in_folds(choice: str | os.PathLike, tested: str | os.PathLike) -> Summa
     selection, about, config = choose_in_folds(choice), summary.read(choice), read_json(choice / CONFIG)
     table = predictions.read(choice / PREDICTIONS)
     mine = table["variant"].to_numpy() == table["fold"].map(selection.chosen).to_numpy()
+    table = predictions.merge([table[mine].assign(variant=CHOSEN)])
     plan = make_plan(configuration.completed(config))
     made = summarise(
-        table[mine].assign(variant=CHOSEN).reset_index(drop=True),
+        table,
         dataclasses.replace(about.study, title=_title(selection), selection=selection, failed={}),
         known={CHOSEN: _knowledge(about, selection)},
         how=How(margin=plan.margin, metrics=metrics.with_others(plan.metrics)),
     )
     tested.mkdir(parents=True, exist_ok=True)
-    write_results(tested, table[mine].assign(variant=CHOSEN), made, {CONFIG: config})
-    write_report(tested, made, configs=plan.variants)
+    write_results(tested, table, made, {CONFIG: config})
+    write_report(tested, made, configs={name: plan.variants[name] for name in selection.candidates})
     return made
 
 
@@ -159,8 +166,8 @@ def _held_out_ua(folder: Path) -> dict[str, float]:
     return read_json(folder / RESULT)[HELD_OUT]
 
 
-def _check_variants(config: dict, select: str, data_dir: str | None, *shared: str) -> dict[str, dict]:
-    """Returns the variants of a study that can be chosen among: several, of one corpus with emotions."""
+def _check_variants(config: dict, select: str, data_dir: str | None, *shared: str) -> tuple[dict[str, dict], Protocol]:
+    """Returns the variants of a study that can be chosen among (several, of one corpus with emotions) and its folds."""
     variants = make_plan(config).variants
     if len(variants) < 2:
         raise UserError(f"--select {select}: found one variant, expected a study of two or more to choose among")
@@ -168,10 +175,10 @@ def _check_variants(config: dict, select: str, data_dir: str | None, *shared: st
         for key in shared:
             if variant[key] != config[key]:
                 raise UserError(f"--select {select}: variant {name} has {key} of its own; expected the same for all")
-    corpus, _ = load(config, data_dir)
+    corpus, protocol = load(config, data_dir)
     if not corpus.emotions:
         raise UserError(f"--select {select}: corpus {corpus.name} has no emotions, and the choice is by UA")
-    return variants
+    return variants, protocol
 
 
 def _with_protocol(config: dict, speakers: int, tested: str) -> dict:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ser_jax import config as configuration
 from ser_jax.errors import UserError
 from ser_jax.studies.plan import make_plan
-from ser_jax.studies.store import FAILURE, RESULT, has_checkpoint, locked, population_folder
+from ser_jax.studies.store import FAILURE, RESULT, STUDY, SUMMARY, has_checkpoint, locked, population_folder
 from ser_jax.training import log
 
 _KEY = re.compile(r"-([0-9a-f]{12})$")
@@ -49,6 +49,8 @@ def study_status(workdir: str | os.PathLike, store: str | os.PathLike | None = N
         raise UserError(f"{workdir}: no config.json; expected a folder that `train` or `study` made")
     variants = make_plan(configuration.load(str(path))).variants
     populations = Path(store) if store else workdir / "populations"
+    if (workdir / SUMMARY).is_file() and not (workdir / STUDY).is_file() and not store:
+        raise UserError(f"{workdir}: holds results alone, nothing is trained in it; expected another folder")
     return [_progress(name, config, populations) for name, config in variants.items()]
 
 

@@ -96,6 +96,10 @@ def test_a_merged_corpus_takes_the_states_of_its_parts(encoder, tmp_path, monkey
     shutil.rmtree(tmp_path / "packed" / "both" / "features" / "tiny.pooled")
     with pytest.raises(pytest.fail.Exception, match="states were computed"):  # the parts' are of two speeds
         extract.prepare_states(both, encoder, other, tmp_path)
+    again = [({"id": "0", "speaker": "a", "emotion": whole.emotions[0]}, samples_of(whole, 0))]
+    pack(packed_folder("one", tmp_path), "one", iter(again), whole.emotions)
+    with pytest.raises(pytest.fail.Exception, match="states were computed"):  # a part is another one now
+        extract.prepare_states(both, encoder, request, tmp_path)
 
 
 def test_pooled_states_are_mean_and_deviation_of_the_frames_of_all_windows(encoder, corpus, tmp_path):

@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from ser_jax import predictions
 from ser_jax.commands import compare as command
 from ser_jax.errors import UserError
 from ser_jax.report import summary
+from ser_jax.report.across import write_across
 from ser_jax.report.summarise import How, summarise
 from ser_jax.report.summary import Knowledge, Protocol, Study
 from ser_jax.statistics import bootstrap, paired
@@ -390,7 +392,20 @@ def test_the_same_variants_on_two_corpora_are_set_side_by_side(tmp_path, capsys)
     assert f"over 2 corpora, UA {pooled} points" in page and "none against eca" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert any(f"{100 * first:+.1f} [" in row and f"{100 * second:+.1f} [" in row and pooled in row for row in rows)
+    assert f"{tmp_path / 'page'}: report.html" in capsys.readouterr().out
     assert (tmp_path / "page" / "figures" / "across.svg").is_file()
     assert (tmp_path / "page" / "tables" / "effects.tex").is_file()
     with pytest.raises(UserError, match=r"three: no summary\.json in it"):
         call(tmp_path / "one", tmp_path / "three", "--across_corpora")
+
+
+def test_control_characters_of_names_are_visible_in_a_view_over_corpora(tmp_path):
+    effect = {"variant": "a\x01b", "baseline": "c", "corpora": {}, "pooled": None, "notes": ("of a\x01b",)}
+    effect["corpora"] = {name: {"estimate": 0.01, "ci95": (-0.01, 0.03)} for name in ("one", "two")}
+    ua = {name: {"a\x01b": 0.5, "c": 0.4} for name in ("one", "two")}
+    view = {"corpora": ("one", "two"), "variants": ("a\x01b", "c"), "ua": ua, "effects": [effect], "notes": []}
+    write_across(tmp_path / "page", view)
+    texts = {path.name: path.read_text() for path in (tmp_path / "page").rglob("*.*") if path.suffix != ".pdf"}
+    assert not [name for name, text in texts.items() if "\x01" in text]
+    ElementTree.fromstring(texts["across.svg"])
+    assert "x01b against c" in texts["report.md"]

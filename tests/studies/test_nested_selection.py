@@ -7,8 +7,10 @@ import pytest
 from sklearn.metrics import recall_score
 
 from ser_jax import config as configuration
+from ser_jax.errors import UserError
 from ser_jax.report import summary
 from ser_jax.studies import selection
+from ser_jax.studies.status import study_status
 from ser_jax.studies.store import read_places
 from tests.training.tiny import CONFIG
 
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("no_figures")
 
 VARIANTS = {
     "SVM": {"model": {"name": "linear_svm", "functionals": "own"}},
-    "blind": {"model": {"name": "linear_svm", "functionals": "own"}, "frontend": {"fmin": 7000.0}},
+    "LDA": {"model": {"name": "lda", "functionals": "own"}},
 }
 CORPUS = {"options": {"num_speakers": 6, "utterances_per_speaker": 8}}
 
@@ -45,7 +47,7 @@ def test_one_command_chooses_on_speakers_set_apart_and_tests_on_the_others(launc
     methods = {name: (work / name / "tables" / "methods.tex").read_text() for name in ("choice", "tested")}
     assert "3 speakers were set apart to choose the recipe by; here they alone were learnt and" in methods["choice"]
     assert (
-        "The variant was chosen among 2 variants (SVM; blind) by UA on 3 speakers set apart, who are never tested."
+        "The variant was chosen among 2 variants (SVM; LDA) by UA on 3 speakers set apart, who are never tested."
     ) in methods["tested"]
     assert all("is not recorded" not in text for text in methods.values())
     assert "Chosen" in (work / "tested" / "report.md").read_text()
@@ -73,6 +75,7 @@ def test_each_fold_chooses_by_speakers_that_it_does_not_test(launch, tmp_path, v
             else:
                 ua[name] = json.loads((folder / "result.json").read_text())["held_out_ua"][fold]
         chosen[fold] = max(ua, key=ua.get)
+    assert set(chosen.values()) == set(VARIANTS)  # not the same one everywhere
     made = summary.read(work / "tested")
     assert made.study.selection.chosen == chosen and made.study.selection.by == by
     expected = pd.concat([both[(both["fold"] == fold) & (both["variant"] == name)] for fold, name in chosen.items()])
@@ -81,9 +84,13 @@ def test_each_fold_chooses_by_speakers_that_it_does_not_test(launch, tmp_path, v
         *(table[columns].sort_values(order).reset_index(drop=True) for table in (tested, expected))
     )
     assert selection.CHOSEN in output and len(tested) == len(both) / 2
+    with pytest.raises(UserError, match="tested: holds results alone, nothing is trained in it"):
+        study_status(work / "tested")
+    assert [one.state for one in study_status(work / "choice")] == ["trained", "trained"]
     text = (work / "tested" / "tables" / "methods.tex").read_text()
-    assert f"In each fold one variant was chosen among 2 variants (SVM; blind) by UA on {by}; the tested" in text
-    assert "a linear support vector machine" in text and "is not recorded" not in text
+    assert f"In each fold one variant was chosen among 2 variants (SVM; LDA) by UA on {by}; the tested" in text
+    models = ("linear support vector machine", "linear discriminant analysis")
+    assert all(one in text.lower() for one in models) and "is not recorded" not in text
     before = (work / "tested" / "summary.json").read_bytes()
     status, _, errors = launch("report", work / "tested")
     assert status == 0, errors
@@ -119,8 +126,10 @@ def test_each_fold_chooses_by_speakers_that_it_does_not_test(launch, tmp_path, v
         (
             ("--select", "folds"),
             {"study": {"variants": {"SVM": {}, "network": {}}}, "protocol": {"validation_speakers": 0}},
-            "variant network has no validation speakers to be chosen by, found config.protocol.validation_speakers=0",
+            "variant network has no validation speakers to be chosen by in fold 00, found config.protocol.validation",
         ),
+        (("--select", "folds"), {"protocol": {"name": "everything"}}, "protocol everything tests what it learns from"),
+        ((), {"study": {"candidates": ["a"]}}, "config.study.candidates: found some, which `study --select SPEAKERS`"),
     ],
 )
 def test_what_cannot_be_chosen_is_refused_in_one_line_before_anything_is_written(
