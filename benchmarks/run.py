@@ -40,6 +40,7 @@ SETS: dict[str, dict[str, str]] = {
         "inference": "",
         "extraction": "",
         "heads": "--turns 1",
+        "preparing": "",
         "feeds": "",
         "input_bound": "",
         "parallel": "",
@@ -72,6 +73,7 @@ SETS: dict[str, dict[str, str]] = {
         "inference": "--model shufflenet_v2 --option width=tiny --utterances 8 --batch 4 --repeats 3 --turns 2",
         "extraction": "--shape small --batch 2 --turns 2",
         "heads": "--runs 10 --dims 32 --hidden 8 --turns 1 --others 1",
+        "preparing": "--recordings 4 --seconds 1 --turns 1",
         "startup": "--model linear --turns 1",
     },
 }
@@ -131,6 +133,12 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "against_ours": ("against ours", TIMES),
         "share_of_limit": ("share of a product's rate", "{:.0%}"),
         "ready_seconds": ("ready after", SECONDS),
+    },
+    "preparing": {
+        "kind": ("recordings", "{}"),
+        "contestant": ("", "{}"),
+        "hours_per_minute": ("hours of audio in a minute", "{:.1f}"),
+        "against_ours": ("against ours", TIMES),
     },
     "heads": {
         "contestant": ("", "{}"),

@@ -56,8 +56,10 @@ class Counted:
                 raise UserError(f"{name}: audio holds NaN or infinity, expected finite samples")
             self.frames += len(mono)
             self.power += float(np.square(mono, dtype=np.float64).sum())
-            fine = block.astype(np.float64)
-            self.sums, self.products = self.sums + fine.sum(axis=0), self.products + fine.T @ fine
+            fine = np.ascontiguousarray(block.T, np.float64)
+            self.sums = self.sums + fine.sum(axis=1)
+            # Not `fine @ fine.T`: the threads of BLAS wait for each other where other decoders have the cores.
+            self.products = self.products + np.einsum("if,jf->ij", fine, fine)
             self.low, self.high = min(self.low, float(mono.min())), max(self.high, float(mono.max()))
             self._count_still(mono)
             full = (np.abs(block) >= _FULL_SCALE) & (np.abs(block) <= 1)
