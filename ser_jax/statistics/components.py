@@ -162,7 +162,7 @@ class Components:
         """Half of the width of the 95 % interval."""
         return float(special.stdtrit(self.degrees, (1 + LEVEL) / 2) * np.sqrt(self.total))
 
-    def detectable(self, comparisons: int = 1) -> float:
+    def detectable(self, comparisons: int) -> float:
         """The smallest difference found in 80 % of studies, where it is one of so many comparisons."""
         return tests.detectable_difference(float(np.sqrt(self.total)), self.degrees, comparisons)
 

@@ -298,7 +298,8 @@ def batch_of_three():
     return waveform, num_samples, features, num_frames
 
 
-def test_all_are_exactly_off_at_zero_strength():
+def test_all_are_exactly_off_unless_set():
+    assert not any(jax.tree.leaves(Strengths()))
     waveform, num_samples, features, num_frames = batch_of_three()
     found = apply_all(jax.random.key(0), waveform, num_samples, features, num_frames, traced())
     for found_array, expected in zip(found, (waveform, features, num_frames, jnp.eye(3)), strict=True):

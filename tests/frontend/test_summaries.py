@@ -138,6 +138,19 @@ def test_every_kind_is_normalised_by_the_training_fold_and_has_the_size_it_says(
     assert not np.any(found[3])
 
 
+@pytest.mark.parametrize("kind, frames", [("histogram", 12), ("functionals", 1), ("waveform", 500)])
+def test_an_utterance_without_samples_has_no_frame_of_any_kind(kind, frames):
+    frontend = Frontend(kind=kind, normalization="none", histogram_bins=12)
+    np.testing.assert_array_equal(num_frames(frontend, jnp.asarray([0, 500])), [0, frames])
+
+
+def test_a_waveform_has_one_feature_at_the_sample_rate_and_frames_come_at_theirs():
+    waveform = Frontend(kind="waveform", normalization="none", sample_rate=16_000)
+    assert (num_features(waveform), waveform.rate) == (1, 16_000)
+    frames = Frontend(kind="precomputed", features="some", dims=3, frame_ms=160.0, normalization="none")
+    assert (num_features(frames), frames.rate, dataclasses.replace(frames, frame_ms=0.0).rate) == (3, 6.25, 0)
+
+
 def test_features_made_elsewhere_pass_as_they_are_without_their_padding():
     frames = np.random.default_rng(0).standard_normal((2, 6, 3)).astype(np.float32)
     num = np.array([4, 0])

@@ -6,7 +6,7 @@ import pytest
 
 from ser_jax.models import layers
 from ser_jax.models.mask import Mask
-from ser_jax.models.normalisation import BatchNorm, moments
+from ser_jax.models.normalisation import BatchNorm, LayerNorm, moments
 
 
 def random(*shape, seed=0):
@@ -94,6 +94,20 @@ def test_a_map_is_normalised_by_the_statistics_of_its_real_cells_on_all_devices(
     halves = x.reshape(2, 2, *x.shape[1:]), lengths.reshape(2, 2)
     on_devices = jax.vmap(lambda *half: Ours("devices").init_with_output(jax.random.key(0), *half), axis_name="devices")
     np.testing.assert_allclose(jit(on_devices)(*halves)[0].reshape(x.shape), found, atol=1e-4)
+
+
+def test_layer_norm_is_flax_s_over_the_channels(jit):
+    x = 3 * random(2, 7, 5) + 1
+    parameters = {"scale": random(5, seed=1), "bias": random(5, seed=2)}
+    for dtype, tolerance in ((jnp.float32, 1e-5), (jnp.bfloat16, 0.05)):
+        found = jit(LayerNorm().apply)({"params": parameters}, x.astype(dtype))
+        assert found.dtype == dtype
+        np.testing.assert_allclose(
+            found.astype(jnp.float32), nn.LayerNorm(epsilon=1e-5).apply({"params": parameters}, x), atol=tolerance
+        )
+    made = LayerNorm().init(jax.random.key(0), x)["params"]
+    np.testing.assert_array_equal(made["scale"], np.ones(5))
+    np.testing.assert_array_equal(made["bias"], np.zeros(5))
 
 
 def test_statistics_of_a_bfloat16_map_are_summed_in_float32():

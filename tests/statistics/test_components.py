@@ -41,6 +41,7 @@ def test_cells_are_one_speakers_utterances_in_one_fold():
             np.testing.assert_array_equal(found, metrics.confusion_counts(one, group).counts)
     assert not cells.folds_nest_speakers()
     assert cells.every_run_tests_all()
+    np.testing.assert_array_equal(components.count_cells(tables[:1]).counts, cells.counts[:1])
 
 
 def test_the_parts_of_seeds_equal_slow_variances():

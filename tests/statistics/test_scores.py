@@ -62,6 +62,16 @@ def test_votes_are_scored_by_cross_entropy_divergence_and_the_majority():
     assert found["votes_majority"] == 3 / 4, "of two classes with equally many votes either is right"
 
 
+def test_intervals_stay_where_scores_can_be():
+    table = table_of(noises=(0.02,), speakers=4)
+    table[["p_a", "p_b", "p_c"]] = table[["v_a", "v_b", "v_c"]]  # every vote is predicted, but those of one speaker
+    table.loc[table["speaker"] == "speaker0", ["p_a", "p_b", "p_c"]] = np.roll(np.eye(3), 1, axis=0)[0]
+    for name, score in by_name(table).items():
+        found = estimate(table, score, replicates=100)
+        low, high = (-1, 1) if name.startswith("ccc") else (0, 1) if name == "votes_majority" else (0, np.inf)
+        assert score.bounds == (low, high) and low <= found.low <= found.value <= found.high <= high
+
+
 def test_votes_are_shared_among_the_classes_that_there_are():
     table = table_of(seeds=1).drop(columns=["p_c"])
     table.loc[0, ["v_a", "v_b", "v_c"]] = 0.0, 0.0, 1.0

@@ -12,7 +12,7 @@ import pytest
 from ser_jax import config as configuration
 from ser_jax.errors import UserError
 from ser_jax.training.arrays import digest, named_arrays
-from ser_jax.training.checkpoints import Checkpoints
+from ser_jax.training.checkpoints import Checkpoints, check_metadata
 from ser_jax.training.state import State, for_evaluation
 
 METADATA = {"config": configuration.default(), "runs": [{"fold": "a", "seed": 0}, {"fold": "a", "seed": 1}]}
@@ -149,6 +149,40 @@ def test_a_flipped_bit_is_refused_in_arrays_and_in_metadata(tmp_path):
                 refused += 1
                 assert "6: damaged checkpoint" in str(error) and "\n" not in str(error)
         assert refused > 9
+
+
+def test_all_checkpoints_are_verified_each_by_itself(saved):
+    folder, _ = saved
+    assert Checkpoints(folder).verify() == {3: "", 6: ""}
+    for _ in flip_bits(largest_file(folder / "3" / "training"), [0.5]):
+        found = Checkpoints(folder).verify()
+    assert found.keys() == {3, 6} and "3: damaged checkpoint" in found[3] and not found[6]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"corpus": {"name": 3, "fingerprint": "f", "emotions": ["a"]}}, "expected texts for the corpus"),
+        ({"corpus": {"name": "c", "fingerprint": "f", "emotions": [1]}}, "expected texts for the corpus"),
+        ({"runs": [{"fold": 1, "seed": 0}]}, "expected texts for the corpus, its emotions and the folds"),
+        ({"runs": [{"fold": "a", "seed": "0"}]}, "and numbers for the seeds"),
+        ({"runs": []}, "expected runs, found none"),
+        ({"runs": {}}, "runs is"),
+        ({"corpus": {"name": "c", "fingerprint": "f", "emotions": []}}, "expected emotions or dimensions"),
+        ({"versions": None}, "versions is"),
+    ],
+    ids=str,
+)
+def test_metadata_that_no_training_made_are_refused(changes, message):
+    made = {
+        "corpus": {"name": "c", "fingerprint": "f", "emotions": ["a"]},
+        "protocol": {},
+        "targets": {},
+        "versions": {},
+    }
+    assert check_metadata(METADATA | made, "here") == METADATA | made
+    with pytest.raises(UserError, match=f"^here: not the metadata of a training.*{message}"):
+        check_metadata(METADATA | made | changes, "here")
 
 
 def test_a_training_falls_back_to_the_newest_whole_checkpoint_and_makes_the_damaged_one_again(saved, capsys):

@@ -89,7 +89,8 @@ def made(**changes):
 def test_an_optimizer_is_one_of_optax_or_of_a_module_outside(tmp_path, monkeypatch):
     (tmp_path / "from_outside.py").write_text(
         "import optax\n\n\ndef double(learning_rate, factor=2.0):\n    return optax.sgd(factor * learning_rate)\n\n\n"
-        "def half_way(decay_steps):\n    return lambda step: 0.5\n"
+        "def half_way(decay_steps):\n    return lambda step: 0.5\n\n\n"
+        "def any_arguments(**arguments):\n    return optax.sgd(**arguments)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     gradient = jax.tree.map(lambda leaf: 0.1 * leaf, PARAMETERS)
@@ -97,6 +98,10 @@ def test_an_optimizer_is_one_of_optax_or_of_a_module_outside(tmp_path, monkeypat
         ({"name": "sgd"}, optax.sgd(1.0)),
         ({"name": "lion", "arguments": {"b1": 0.5}}, optax.lion(1.0, b1=0.5, weight_decay=0.0)),
         ({"name": "from_outside:double", "arguments": {"factor": 3.0}}, optax.sgd(3.0)),
+        (
+            {"name": "from_outside:any_arguments", "arguments": {"nesterov": True, "momentum": 0.5}},
+            optax.sgd(1.0, 0.5, True),
+        ),
     ):
         one = made(**changes, gradient_clip=0).transformation
         found, _ = one.update(gradient, one.init(PARAMETERS), PARAMETERS)
@@ -146,6 +151,7 @@ def test_a_schedule_warms_up_and_ends_with_the_training(changes, expected):
         ({"rates": {"(": 0.1}}, r"config\.optimizer\.rates: '\(' is no regular expression"),
         ({"rates": {"first": -1}}, r"config\.optimizer\.rates: 'first': found -1, expected a share"),
         ({"rates": {"first": float("nan")}}, r"found nan, expected a share"),
+        ({"rates": {"first": float("inf")}}, r"found inf, expected a share"),
         ({"rates": {"": 0}}, r"config\.optimizer\.rates: every parameter is frozen"),
     ],
     ids=str,

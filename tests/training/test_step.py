@@ -13,13 +13,13 @@ import pytest
 
 from ser_jax import config as configuration
 from ser_jax.feeds.resident import Resident
-from ser_jax.frontend import Frontend, Masking, Strengths
+from ser_jax.frontend import Frontend, Masking, Strengths, features
 from ser_jax.models import build, layers
 from ser_jax.models.output import Output
 from ser_jax.training.arrays import named_arrays
 from ser_jax.training.objectives import cross_entropy
-from ser_jax.training.state import Run, initialise, make_learner
-from ser_jax.training.step import _update, train_step
+from ser_jax.training.state import Run, initialise, make_learner, variables
+from ser_jax.training.step import _update, evaluate_batch, train_step
 from tests.training.tiny import vectors
 
 OPTIMIZER = configuration.default()["optimizer"] | {"schedule": "constant", "ema_decay": 0.5}
@@ -168,6 +168,22 @@ def test_other_frames_are_hidden_at_every_step(resident):
         for number in (0, 0, 1)
     ]
     assert losses[0] == losses[1] != losses[2]
+
+
+def test_nothing_is_dropped_when_a_model_is_evaluated(resident):
+    learner = learner_of(build("rnn", 3, hidden=4, depth=1, dropout=0.5), LENGTH)
+    state = begun(learner)
+    waveform = jnp.asarray(resident.samples.reshape(4, LENGTH), jnp.float32) / 32768
+    lengths = jnp.asarray(resident.num_samples)
+
+    @jax.jit
+    def expected():
+        inputs, frames = features(FRONTEND, waveform, lengths)
+        return jax.nn.softmax(learner.model.apply(variables(state), inputs, frames, train=False).logits)
+
+    windows = jnp.asarray(resident.start), lengths, ROWS, jax.tree.map(jnp.asarray, resident)
+    evaluate = functools.partial(evaluate_batch, learner, window_samples=LENGTH, batch_statistics="running")
+    np.testing.assert_allclose(jax.jit(evaluate)(state, *windows)[0], expected(), atol=1e-5)
 
 
 @pytest.mark.parametrize("broken", [{"learning_rate": np.float32(np.nan)}, {"learning_rate": np.float32(1e38)}])
