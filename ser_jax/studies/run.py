@@ -259,7 +259,8 @@ def _train(
             for one in lost
         ]
         result["diverged"] = lost
-        result["learning"] = log.learning(log.means(log.read(folder / log.FILE)))
+        logged, last = log.means(log.read(folder / log.FILE)), int(np.max(np.asarray(state.step)))
+        result["learning"] = log.learning(logged, population.num_steps, last)
         result["seconds"] = {**seconds, "evaluate": time.monotonic() - begun}
     result |= {"parameters": population.num_parameters, "code": code_version(variant.config), "provenance": trained_by}
     result |= {"family": variant.family, "seeds": list(variant.config["seeds"])}

@@ -7,6 +7,7 @@ and a SHA-256 of themselves.
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import logging
@@ -88,6 +89,7 @@ class Checkpoints:
         runs = zip(metadata["runs"], np.asarray(state.diverged_at).tolist(), strict=True)
         diverged = [{**run, "step": step} for run, step in runs if step >= 0]
         metadata = {**metadata, "format": FORMAT_VERSION, "diverged": diverged, "arrays": described}
+        _say_errors_once()
         items = {_METADATA: ocp.args.JsonSave(sealed(metadata))}
         for item, part in _by_item(arrays).items():
             items[item] = ocp.args.StandardSave(part)
@@ -318,6 +320,22 @@ def check_metadata(metadata: dict, where: str) -> dict:
             raise ValueError("expected runs, found none")
         configuration.check({name: value for name, value in metadata["config"].items() if name != "study"})
     return metadata
+
+
+@functools.cache
+def _say_errors_once() -> None:
+    """Keeps TensorStore's threads from printing tracebacks of an error of the disk that is raised as well.
+
+    When one array cannot be written Orbax raises, and closes the loop of events that the threads of the other arrays
+    still tell of theirs.
+    """
+    before = sys.unraisablehook
+
+    def hook(found: Any) -> None:
+        if found.object is not None or str(found.exc_value) != "Event loop is closed":
+            before(found)
+
+    sys.unraisablehook = hook
 
 
 def _item_of(name: str) -> str:

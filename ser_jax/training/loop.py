@@ -19,7 +19,7 @@ from ser_jax.errors import UserError, one_line
 from ser_jax.files import atomic_file
 from ser_jax.inference.tables import validation_ua
 from ser_jax.training import checkpoints, devices, optimizers, processes, selection
-from ser_jax.training.log import Log, means
+from ser_jax.training.log import Log, means, unit
 from ser_jax.training.population import (
     Population,
     describe,
@@ -106,7 +106,7 @@ def _train(
         step = int(np.max(np.asarray(state.step)))
         if processes.leads():
             log.forget_after(step)
-    validate_every = _validate_every(population)
+    validate_every, tenth = _validate_every(population), unit(population.num_steps)
     if step == population.num_steps or selection.all_ended(state):
         return state, seconds
     feed = stack.enter_context(contextlib.closing(training_feed(population, step)))
@@ -128,9 +128,11 @@ def _train(
         with jax.profiler.StepTraceAnnotation("train", step_num=step), jax.transfer_guard(guard):
             state, sums = train_steps(population, state, piece)
         made, step = piece.count, step + piece.count
-        # 4. While the devices are at it, the next steps: as many as take a few seconds, no further than a validation.
+        # 4. While the devices are at it, the next steps: as many as take a few seconds, no further than a validation or
+        # a tenth of the training.
         if step < population.num_steps:
-            following = min(count, validate_every - step % validate_every, population.num_steps - step)
+            following = min(count, validate_every - step % validate_every, tenth - step % tenth)
+            following = min(following, population.num_steps - step)
             following = min(following, profile.steps_until_change(step))
             piece = to_devices(population, feed.take(following))
         sums, diverged_at = devices.gather((sums, state.diverged_at), len(population.runs))
@@ -183,7 +185,7 @@ def _rows(
     """The log's row of each run; `sums` are over the steps since the last one, `validation` is each run's UA or NaN."""
     figures = {}
     if population.learner.num_classes:
-        figures |= {"loss": sums["loss"] / sums["weight"], "accuracy": sums["correct"] / sums["count"]}
+        figures |= {"loss": sums["loss"] / sums["weight"], "accuracy": sums["correct"] / sums["count"].astype(float)}
     figures |= {
         "gradient_norm": sums["gradient_norm"] / sums["steps"],
         "learning_rate": sums["learning_rate"] / sums["steps"],

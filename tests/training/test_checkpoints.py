@@ -2,6 +2,10 @@
 
 import errno
 import json
+import resource
+import sys
+import time
+import types
 
 import flax.linen as nn
 import jax
@@ -11,6 +15,7 @@ import pytest
 
 from ser_jax import config as configuration
 from ser_jax.errors import UserError
+from ser_jax.training import checkpoints
 from ser_jax.training.arrays import digest, named_arrays
 from ser_jax.training.checkpoints import Checkpoints, check_metadata
 from ser_jax.training.state import State, for_evaluation
@@ -282,3 +287,28 @@ def test_a_digest_changes_with_names_and_values():
 def test_the_names_are_linen_s_paths():
     variables = nn.Dense(2).init(jax.random.key(0), np.zeros((1, 3), np.float32))
     assert named_arrays(variables).keys() == {"params/bias", "params/kernel"}
+
+
+def test_what_the_disk_refuses_is_no_traceback_of_another_thread_as_well(tmp_path, monkeypatch):
+    """Files of more than a kilobyte cannot be written: of several arrays, TensorStore's threads each say so."""
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    checkpoints._say_errors_once.cache_clear()
+    kernel = np.random.default_rng(1).normal(size=(2, 100_000)).astype(np.float32)
+    state = state_of(6).replace(ema_parameters={str(number): kernel for number in range(40)})
+    store = Checkpoints(tmp_path / "checkpoints")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(OSError, match="File too large") as refused:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+        try:
+            store.save(state, METADATA)
+            store.close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert refused.value.filename == str(tmp_path / "checkpoints")
+    time.sleep(0.2)  # for what the threads have still to say
+    assert printed == []
+    other = types.SimpleNamespace(object=None, exc_value=RuntimeError("another error"))
+    sys.unraisablehook(other)
+    assert printed == [other]
+    checkpoints._say_errors_once.cache_clear()

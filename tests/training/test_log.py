@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from ser_jax.training.log import EVENTS, FILE, Log, means, read
+from ser_jax.training.log import EVENTS, FILE, Log, learning, means, read
 
 
 def row(step, seed=0, loss=1.0, **more):
@@ -84,3 +84,21 @@ def test_a_figure_that_is_not_finite_is_refused_and_no_line_is_half_written(tmp_
 def test_means_are_over_the_runs_that_have_the_figure():
     rows = [row(1, loss=1.0), row(1, seed=1, loss=3.0), row(2, loss=2.0), row(2, seed=1, loss=None, diverged_at=2)]
     assert means(rows) == [{"step": 1, "epoch": 0.1, "loss": 2.0}, {"step": 2, "epoch": 0.2, "loss": 2.0}]
+
+
+@pytest.mark.parametrize(
+    "cuts", [(20, 40, 60, 80, 100), (20, 33, 40, 60, 61, 70, 80, 81, 99, 100), (7, 40, 60, 80, 100)]
+)
+def test_the_accuracy_at_the_end_is_of_the_same_steps_however_a_training_was_interrupted(cuts):
+    """An accuracy of 3 * step in every step, so that a mean over other steps is another one."""
+    entries = [
+        {"step": end, "accuracy": sum(3 * step for step in range(begin + 1, end + 1)) / (end - begin)}
+        for begin, end in zip((0, *cuts), cuts, strict=False)
+    ]
+    assert learning(entries, 100, 100) == (3 * 90.5, 60.0)
+    assert learning(entries, 100, 110) == (None, 0.0), "the end was not logged"
+
+
+def test_of_a_training_that_ended_early_its_own_last_fifth_counts():
+    entries = [{"step": step, "accuracy": float(step)} for step in range(10, 71, 10)]  # rows end at its tenths
+    assert learning(entries, 100, 70) == (65.0, 15.0)  # after the tenths before 56 and 42, 50 and 40

@@ -1,5 +1,7 @@
 """The loop around the training program: what it asks other processes, what it imports, what it leaves to look into."""
 
+import contextlib
+import signal
 import subprocess
 import sys
 import types
@@ -40,6 +42,26 @@ def test_a_process_that_follows_wants_checkpoints_as_often_as_one_that_leads(dat
     assert len(leader) == len(follower) > 8
     assert 0 < sum(leader) < len(leader) / 2
     assert sum(follower) == sum(leader)
+
+
+def test_rows_end_at_every_tenth_of_a_training_and_so_does_its_accuracy_after_an_interruption(data, tmp_path):
+    """Calls of the program are as long as they take some seconds; an interruption begins with short ones again."""
+    ends, found = {}, {}
+    population = tiny_population(*data, folds=[0], training={"train_steps": 40, "validate_steps": 100})
+    for name, stop in (("whole", None), ("interrupted", 7)):
+
+        def report(entry, stop=stop, name=name):
+            if entry["step"] >= (stop or 99) and name not in ends:
+                ends[name] = entry["step"]
+                signal.raise_signal(signal.SIGINT)
+
+        with contextlib.suppress(KeyboardInterrupt):
+            loop.train(population, tmp_path / name, report=report)
+        loop.train(population, tmp_path / name)
+        rows = log.read(tmp_path / name / log.FILE)
+        assert {4 * tenth for tenth in range(1, 11)} <= {row["step"] for row in rows}
+        found[name] = log.learning(log.means(rows), 40, 40)
+    assert list(ends) == ["interrupted"] and found["whole"] == found["interrupted"]
 
 
 def test_where_every_run_diverges_the_learning_rate_is_named_at_a_validation_too(data, tmp_path):
