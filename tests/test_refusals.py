@@ -2,31 +2,49 @@
 
 import contextlib
 import dataclasses
+import errno
 import functools
+import hashlib
 import inspect
+import io
 import json
 import re
 import shutil
+import sys
 import types
+import zipfile
+from pathlib import Path
 
 import jax
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 
 from ser_jax import api, demo
 from ser_jax import config as configuration
-from ser_jax.baselines import dimensions, linear
+from ser_jax.baselines import dimensions, functionals, linear
 from ser_jax.commands import common
-from ser_jax.corpora import features, layouts, tables
+from ser_jax.commands.main import main
+from ser_jax.corpora import audio, features, folder, foreign, layouts, tables
+from ser_jax.corpora.builders import source
+from ser_jax.corpora.labels import Changes
 from ser_jax.corpora.layouts import _annotated, msp_podcast
 from ser_jax.corpora.problems import Problems
+from ser_jax.encoders import smart_turn, store
 from ser_jax.errors import UserError
+from ser_jax.export import program as programs
 from ser_jax.export.encoder import check_hearing
 from ser_jax.export.program import check_exportable
 from ser_jax.export.speeds import check_speeds
+from ser_jax.inference import predict
+from ser_jax.inference import tables as inference_tables
+from ser_jax.models import encoder_head
 from ser_jax.report import summary
+from ser_jax.report.summarise import How, summarise
+from ser_jax.statistics import metrics
 from ser_jax.studies import (
+    baselines,
     compare,
     evaluate,
     outside,
@@ -41,11 +59,13 @@ from ser_jax.studies import (
     workdirs,
 )
 from ser_jax.studies.plan import make_plan
-from ser_jax.training import checkpoints, devices, processes, published, step
+from ser_jax.training import checkpoints, devices, initial, processes, published, step
 from ser_jax.training.arrays import sealed
 from ser_jax.training.encoder import upper_layers
+from ser_jax.training.population import state_like
 from ser_jax.training.setup import check_batch, restored_targets, targets_of
-from tests.doors import spoken
+from tests.doors import spoken, tiny_encoder
+from tests.statistics import made_tables
 from tests.training.test_checkpoints import METADATA, state_of
 from tests.training.tiny import CONFIG, tiny_corpus, tiny_population
 
@@ -440,3 +460,203 @@ def test_features_of_other_utterances_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(features, "read_packed", lambda path: (read(path)[0], read(path)[1][1:], read(path)[2]))
     with pytest.raises(UserError, match=r"damaged"):
         features.load_features(own, "f", tmp_path)
+
+
+def test_functionals_that_are_not_finite_are_named(monkeypatch):
+    opened = contextlib.nullcontext((("loudness",), lambda waveforms: [np.array([np.nan])]))
+    monkeypatch.setattr(functionals, "_opened", lambda kind, number: opened)
+    with pytest.raises(UserError, match=r"^utterance a: own gives no finite loudness \(0.10 s of sound\)$"):
+        functionals.compute([("a", np.ones(1600, np.int16))], "own")
+
+
+def _denied(*_, **__):
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_a_recording_that_may_not_be_read_and_one_without_end_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio, "MOST_PIPED", 10)
+    with pytest.raises(
+        UserError, match=r"^standard input: more than 1e-08 GB from a pipe or a device, expected a reco"
+    ):
+        audio._piped(io.BytesIO(bytes(11)), "standard input")
+    path = _written(tmp_path, "a.wav", "x")
+    monkeypatch.setattr(audio.os, "stat", _denied)
+    with pytest.raises(UserError, match=r"a.wav: no permission to read this audio file$"):
+        audio.read_recording(path)
+
+
+def test_what_nothing_here_decodes_is_named(monkeypatch):
+    monkeypatch.setattr(foreign.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(foreign.shutil, "which", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"^a.wav: cannot be read as audio \(no header\), expected wav, flac, ogg or mp3"
+    ):
+        foreign.decode("a.wav", "a.wav", b"nothing that is known", "no header")
+
+
+def test_a_container_that_promises_more_than_it_holds_is_cut_short(monkeypatch):
+    pytest.importorskip("av")
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(8000), 16000, format="WAV")
+    monkeypatch.setattr(foreign, "_promised_seconds", lambda container, stream: 2.0)
+    with pytest.raises(UserError, match=r"^a.wav: cut short, 0.50 s can be decoded, expected 2.00$"):
+        list(foreign._frames_of_pyav("a.wav", file.getvalue(), None, ""))
+
+
+def test_a_release_of_which_nothing_is_there_is_refused(tmp_path):
+    soundfile.write(tmp_path / "other.wav", np.zeros(100), 16000)
+    release = source.Release("A release", "1", "https://example.org", {"a": 64 * "0"})
+    with (
+        pytest.raises(UserError, match=r"holds no recording of A release$"),
+        source.open_source(tmp_path, release, tmp_path / "scratch", allow_mismatch=True),
+    ):
+        pass
+
+
+def test_a_table_of_one_split_without_emotions_is_refused(tmp_path):
+    places = {}
+    for split, rows in (
+        ("train", "path,speaker,emotion\na.wav,p,joy\n"),
+        ("test", "path,speaker,arousal\na.wav,p,1\n"),
+    ):
+        (tmp_path / split).mkdir()
+        soundfile.write(tmp_path / split / "a.wav", np.zeros(100), 16000)
+        places[split] = _written(tmp_path / split, "metadata.csv", rows)
+    with pytest.raises(
+        UserError, match=r"test/metadata.csv: no column `emotion`, which the tables of other splits have"
+    ):
+        folder.read_split_tables(places, Problems())
+
+
+def test_a_table_that_the_disk_does_not_give_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_decoded", _denied)
+    with pytest.raises(UserError, match=r"a.csv: cannot be read \(Permission denied\)$"):
+        tables.read_table(_written(tmp_path, "a.csv", "path\n"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1], "a.pt: list, expected tensors by name"),
+        ({"model": 1}, "a.pt: no tensors by name under 'model' or 'model_state_dict'"),
+        ({"a": 1}, "a.pt: does not say how the encoder is built; put it in a folder with config.json"),
+    ],
+)
+def test_a_pytorch_file_of_something_else_is_refused(monkeypatch, content, message):
+    """PyTorch itself takes seconds to import; what it would load is given here."""
+    allowed = types.SimpleNamespace(safe_globals=lambda _: contextlib.nullcontext())
+    torch = types.SimpleNamespace(serialization=allowed, load=lambda *_, **__: content, Tensor=np.ndarray)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    with pytest.raises(UserError, match=f"^{message}$"):
+        store._foreign_file(Path("a.pt"))
+
+
+def test_the_default_encoders_package_may_be_another_one(monkeypatch):
+    def run(command, **_):
+        with zipfile.ZipFile(Path(command[command.index("--dest") + 1]) / "a.whl", "w"):
+            return types.SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(smart_turn.subprocess, "run", run)
+    with pytest.raises(UserError, match=r"^a.whl: expected a wheel with .*\.onnx$"):
+        smart_turn.download()
+    monkeypatch.setattr(smart_turn, "SHA256", hashlib.sha256(b"x").hexdigest())
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UserError, match=r"smart-turn-v3.2: its file is ONNX; install it with `pip install onnx`$"):
+        smart_turn.dequantize(b"x", "a")
+
+
+def test_a_hub_that_does_not_answer_is_named(monkeypatch):
+    def snapshot_download(*_, **__):
+        raise ConnectionError("no\nnetwork")
+
+    monkeypatch.setattr(store.extras, "load", lambda *_: types.SimpleNamespace(snapshot_download=snapshot_download))
+    with pytest.raises(UserError, match=r"^encoder a/b: the Hugging Face hub did not give it \(no network\)$"):
+        store._download("a/b")
+
+
+def test_predictions_that_are_not_finite_and_runs_that_all_diverged_give_none(monkeypatch):
+    population = _population(folds=[0], seeds=[0])
+    row = population.folds[0].test[:1]
+    state = state_like(population)
+
+    def windows(*_):
+        found = np.full((1, 4), np.nan)
+        yield 0, types.SimpleNamespace(utterance=row), found, None, None
+
+    state = state.replace(diverged_at=np.full_like(state.diverged_at, -1))
+    monkeypatch.setattr(predict, "_evaluated_windows", windows)
+    with pytest.raises(UserError, match=r"^synthetic: run 1 of 1 predicts figures that are not finite for 1 of 1 utt"):
+        predict.evaluate_with_dimensions(population, state, [row])
+    monkeypatch.setattr(inference_tables, "evaluate_with_dimensions", lambda *_: ([], []))
+    lost = state.replace(diverged_at=np.full_like(state.diverged_at, 3))
+    with pytest.raises(UserError, match=r"^x: every run diverged; there is nothing to predict with$"):
+        inference_tables.predictions_table(population, lost, "x", [row])
+
+
+def test_a_metric_of_several_figures_is_refused():
+    table = made_tables.make_table(variants=("none",), utterances=2)
+    several = metrics.Metric("shares", "shares", lambda counts: counts.sum(-1) / counts.sum())
+    with pytest.raises(UserError, match=r"^metric shares: gives 1 dimensions beyond those of its batch$"):
+        summarise(table, how=How(replicates=2, metrics=(several,)))
+
+
+def test_names_of_emotions_are_for_another_corpus(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdirs, "find", lambda *_, **__: [_restored(tmp_path)])
+    with pytest.raises(
+        UserError, match=r"^evaluate: own was learnt under its own names of emotions; expected no others$"
+    ):
+        evaluate.evaluate_workdir(str(tmp_path), None, None, None, {}, Changes({"joy": "fun"}))
+
+
+def test_parameters_of_other_shapes_are_no_beginning(monkeypatch):
+    population = _population()
+    variables = {0: {"params": {"classifier": {"kernel": np.zeros((1, 1))}}}}
+    begun = initial.Initial({"config": population.config, "corpus": {"fingerprint": "other"}}, variables)
+    with pytest.raises(UserError, match=r"^config.training.initial: none of its parameters has the shape of one"):
+        initial.check_initial(begun, population.config, population.corpus, population.learner)
+
+
+def test_waveforms_are_no_longer_than_the_positions_of_an_encoder(tmp_path):
+    store.get(str(tiny_encoder(tmp_path / "taken")), tmp_path, name="tiny", licence="mine")
+    changes = {
+        "frontend": {"kind": "waveform", "normalization": "none"},
+        "model": {"name": "encoder_head", "encoder": "tiny"},
+        "training": {"crop_seconds": 99.0},
+    }
+    config = configuration.merge(CONFIG, changes)
+    with pytest.raises(
+        UserError, match=r"config.training.crop_seconds: found 99, expected at most .* positions of enc"
+    ):
+        upper_layers(config, None, str(tmp_path))
+    config = configuration.merge(config, {"training": {"precision": "bfloat16"}})
+    with pytest.raises(UserError, match=r"precision: found bfloat16, expected float32 or tf32 with waveforms$"):
+        upper_layers(config, None, str(tmp_path))
+
+
+def test_layers_above_what_is_trained_are_adapted_too():
+    with pytest.raises(UserError, match=r"config.model.lower: found 1, expected 0 with stem=full: the layers above"):
+        encoder_head._check(encoder_head.EncoderHead(2, stem="full", lower=1))
+
+
+def test_a_recording_that_a_model_cannot_hear_is_not_exported(tmp_path, monkeypatch, capsys):
+    metadata = _metadata()
+    model = types.SimpleNamespace(emotions=("anger", "joy"), runs=[{"fold": "a"}])
+    model.recogniser = types.SimpleNamespace(
+        restored=types.SimpleNamespace(is_baseline=True, folder=tmp_path, metadata=metadata),
+        refusal=lambda waveform: "shorter than the model's subsampling needs",
+    )
+    monkeypatch.setattr(api, "load", lambda *_, **__: model)
+    monkeypatch.setattr(workdirs, "find", lambda *_, **__: [_restored(tmp_path)])
+    monkeypatch.setattr(baselines, "load_folds", lambda _: {"a": None})
+    monkeypatch.setattr(programs, "of_linear", lambda _: None)
+    monkeypatch.setattr(programs, "make_program", lambda *_: types.SimpleNamespace(max_samples=32000))
+    soundfile.write(tmp_path / "a.wav", np.ones(100) / 2, 16000)
+    arguments = ["export", str(tmp_path), "--to", "stablehlo", "--out", str(tmp_path / "a.stablehlo")]
+    assert main([*arguments, "--recordings", str(tmp_path / "a.wav")]) == 2
+    assert "a.wav: shorter than the model's subsampling needs\n" in capsys.readouterr().err
+    monkeypatch.setattr(programs, "check_exportable", lambda *_: 3.0)
+    monkeypatch.setattr(programs, "features_of", lambda _: {"encoder": "tiny"})
+    arguments = ["export", str(tmp_path), "--to", "onnx", "--out", str(tmp_path / "a.onnx")]
+    assert main(arguments) == 2
+    assert "a model on a pretrained encoder, whose loop over layers the converter to onnx" in capsys.readouterr().err
+    assert not list(tmp_path.glob("a.[os]*"))

@@ -168,6 +168,16 @@ def test_one_training_of_each_variant_is_no_ground_for_a_plan(tmp_path):
         design.read_results(tmp_path)
 
 
+def test_one_training_of_each_variant_that_tests_all_speakers_is_no_design(tmp_path):
+    table = make_table(utterances=12).assign(fold="all")
+    results = design.read_results(save(tmp_path, table, (("eca", "none"),)))
+    with pytest.raises(UserError, match=r"^1 seed: one training of each variant that tests all speakers gives no verd"):
+        design.design(results, speakers=6, seeds=1)
+    (tmp_path / "config.json").write_text(json.dumps(configuration.default()))
+    with pytest.raises(UserError, match=r"config.json: no variant eca, whose training would be timed$"):
+        design.timed_here(results)
+
+
 def test_one_seed_says_what_more_speakers_and_not_what_more_seeds_would_do(tmp_path, capsys):
     folder = save(tmp_path, make_table(seeds=(0,), utterances=12), (("eca", "none"),))
     assert call(folder) == 0
