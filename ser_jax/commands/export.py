@@ -71,12 +71,6 @@ def run(args: argparse.Namespace) -> int:
     form = FORMATS[args.to]
     for one in workdirs.find(api.find_folder(args.model), args.variant, option="model"):
         seconds = programs.check_exportable(one.metadata, args.seconds, args.model)
-        if programs.features_of(one.metadata) and not form.has_encoders:
-            others = ", ".join(name for name, other in FORMATS.items() if other.has_encoders)
-            raise UserError(
-                f"{args.model}: a model on a pretrained encoder, whose loop over layers the converter to {args.to} "
-                f"does not take; expected --to {others}"
-            )
         if args.int8 and (programs.features_of(one.metadata) or not form.has_int8):
             raise UserError(
                 f"--int8: expected a network from scratch and --to "

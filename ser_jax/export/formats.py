@@ -17,7 +17,6 @@ class Format:
       load: the source of a function `load(path)`; see `ser_jax.export.runtime`.
       runtime: its name.
       is_folder: whether it is a folder.
-      has_encoders: whether its converter takes the loop over an encoder's layers.
       has_int8: whether weights of 8 bits stay so in it; converters to other formats write them as float32.
     """
 
@@ -25,13 +24,12 @@ class Format:
     load: str
     runtime: str
     is_folder: bool = False
-    has_encoders: bool = True
     has_int8: bool = False
 
 
 FORMATS = {
     "stablehlo": Format(stablehlo.write, stablehlo.LOAD, "JAX alone", has_int8=True),
-    "onnx": Format(onnx.write, onnx.LOAD, "ONNX Runtime", has_encoders=False),
+    "onnx": Format(onnx.write, onnx.LOAD, "ONNX Runtime"),
     "savedmodel": Format(
         tensorflow.write_saved_model, tensorflow.LOAD_SAVED_MODEL, "TensorFlow", is_folder=True, has_int8=True
     ),

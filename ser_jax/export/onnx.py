@@ -1,10 +1,16 @@
 """A model as an ONNX file: from its TFLite file by tf2onnx, which does not read what JAX gives TensorFlow directly."""
 
 import logging
+import math
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from ser_jax.errors import UserError
 from ser_jax.export import tensorflow
 from ser_jax.export.program import Program
 from ser_jax.frontend import spectra_by_product
@@ -32,7 +38,12 @@ def write(program: Program, path: Path) -> None:
         tensorflow.write_tflite(program, file)
         with warnings.catch_warnings():  # it reads the file by an interpreter that TensorFlow will drop
             warnings.simplefilter("ignore")
-            model, _ = tf2onnx.convert.from_tflite(str(file), opset=OPSET)
+            model, _ = tf2onnx.convert.from_tflite(
+                str(file),
+                opset=OPSET,
+                custom_op_handlers={"TFL_DYNAMIC_UPDATE_SLICE": (_update_slice, []), "TFL_GELU": (_gelu, [])},
+                custom_rewriter=[_choose_by_where],
+            )
     graph, kinds = model.graph, onnx.TensorProto
     for value in graph.input:
         name = "waveform" if value.type.tensor_type.elem_type == kinds.FLOAT else "num_samples"
@@ -41,5 +52,65 @@ def write(program: Program, path: Path) -> None:
     (value,) = graph.output
     graph.node.append(onnx.helper.make_node("Identity", [value.name], ["probabilities"]))
     value.name = "probabilities"
-    onnx.checker.check_model(model)
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise UserError(f"--to onnx: the converter does not take this model: {str(error).splitlines()[0]}") from error
     path.write_bytes(model.SerializeToString())
+
+
+def _choose_by_where(graph: Any, nodes: Sequence[Any]) -> Sequence[Any]:
+    """Has `Where` choose between two arrays.
+
+    tf2onnx would add both, multiplied by 0 and 1. The array that is not chosen may be infinite, as the polynomials of
+    the error function are for large numbers, and its product with 0 is NaN.
+    """
+    for node in nodes:
+        if node.type in ("Select", "SelectV2"):
+            node.set_attr("handles_nan", True)
+    return nodes
+
+
+def _update_slice(graph: Any, node: Any, name: str, _: Sequence[Any]) -> None:
+    """Writes an array into part of another, which tf2onnx does not know: what each step of a scan returns."""
+    array, update, start = node.input
+    outer, inner = np.array(graph.get_shape(array)), np.array(graph.get_shape(update))
+    axes = int(np.max(np.flatnonzero(outer != inner), initial=-1)) + 1  # along those after them it takes all
+    make, outputs = graph.make_node, node.output
+    shapes, types = node.output_shapes, node.output_dtypes
+
+    def constant(values: Any) -> str:
+        return graph.make_const(f"{name}_{len(graph.get_nodes())}", np.asarray(values, np.int64)).output[0]
+
+    first = make("Cast", [start], attr={"to": 7}).output[0]  # to int64
+    first = make("Slice", [first, constant([0]), constant([axes])]).output[0]
+    first = make("Max", [first, constant([0])]).output[0]
+    first = make("Min", [first, constant((outer - inner)[:axes])]).output[0]
+    places = constant(np.moveaxis(np.indices(inner[:axes]), 0, -1))
+    graph.remove_node(node.name)
+    places = make("Add", [places, first]).output[0]
+    make("ScatterND", [array, places, update], outputs=outputs, shapes=shapes, dtypes=types, name=name)
+
+
+def _gelu(graph: Any, node: Any, name: str, _: Sequence[Any]) -> None:
+    """GELU, which ONNX has from opset 20 on alone."""
+    (x,), outputs, shapes, types = node.input, node.output, node.output_shapes, node.output_dtypes
+    approximate = node.get_attr_value("approximate")
+
+    def make(kind: str, *inputs: str | float) -> str:
+        constants = [
+            graph.make_const(f"{name}_{len(graph.get_nodes())}_{i}", np.float32(one)).output[0]
+            if isinstance(one, float)
+            else one
+            for i, one in enumerate(inputs)
+        ]
+        return graph.make_node(kind, constants).output[0]
+
+    graph.remove_node(node.name)
+    if approximate:
+        cube = make("Mul", make("Mul", x, x), x)
+        gate = make("Tanh", make("Mul", make("Add", x, make("Mul", cube, 0.044715)), math.sqrt(2 / math.pi)))
+    else:
+        gate = make("Erf", make("Mul", x, math.sqrt(0.5)))
+    half = make("Mul", x, 0.5)
+    graph.make_node("Mul", [half, make("Add", gate, 1.0)], outputs=outputs, shapes=shapes, dtypes=types, name=name)

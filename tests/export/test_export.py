@@ -311,13 +311,30 @@ def test_a_head_on_an_encoder_is_exported_with_the_encoder(tmp_path, monkeypatch
     assert json.loads((tmp_path / "x.stablehlo.json").read_text())["max_samples"] == 48000  # the encoder's window
     assert main(["export", str(folder), *options, "--seconds", "3.5"]) == 2
     assert "hears 3 s at once; expected no more" in capsys.readouterr().err
-    monkeypatch.setattr("ser_jax.extras.require", lambda *_: None)
-    assert main(["export", str(folder), "--to", "onnx", "--out", str(tmp_path / "x.onnx")]) == 2
-    assert "the converter to onnx does not take; expected --to stablehlo, savedmodel, tflite" in capsys.readouterr().err
-    assert not list(tmp_path.glob("x.onnx*"))
     monkeypatch.setattr(extract, "load", lambda name, data_dir: dataclasses.replace(heard(), sha256="b" * 64))
     assert main(["export", str(folder), *options]) == 2
     assert "encoder tiny: sha256 bbbbbbbbbbbb" in capsys.readouterr().err
+
+
+def test_an_onnx_file_has_scans_and_chooses_between_infinite_numbers(tmp_path):
+    """As encoders do: each layer's output is one of a scan, and GELU chooses between polynomials, or is approximate."""
+    onnxruntime, _ = pytest.importorskip("onnxruntime"), pytest.importorskip("tf2onnx")
+
+    def call(waveform, num_samples):
+        def layer(x, shift):
+            x = jax.nn.gelu(x + shift, approximate=False)
+            return x, x[:2]
+
+        x, each = jax.lax.scan(layer, waveform, jnp.arange(3.0))
+        corner = jax.lax.dynamic_update_slice(each, jnp.ones((2, 1)), (num_samples, num_samples - 3))
+        return jnp.concatenate([jax.nn.gelu(x + 0.5), corner.reshape(-1)])
+
+    FORMATS["onnx"].write(programs.Program(call, (), 4), tmp_path / "x.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
+    waveform = np.array([-0.5, 2.0, -7.0, -400.0], np.float32)
+    for size in map(np.int32, (0, 1, 3, 4, 9)):  # what would go beyond the end is written at the end
+        (found,) = session.run(None, {"waveform": waveform, "num_samples": np.array(size)})
+        np.testing.assert_allclose(found, call(waveform, size), atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("speeds", [(1.0,), (0.9, 1.0, 1.12)])
