@@ -187,6 +187,7 @@ def test_noise_lies_between_white_and_pink_and_differs_between_keys():
     assert slopes.max() < 0.7
     assert slopes.min() > -3.7
     assert slopes.max() - slopes.min() > 1.5
+    assert np.abs(np.mean(added.mean(axis=1) / added.std(axis=1))) < 0.15  # pink noise drifts, to either side
     assert np.abs(np.corrcoef(added[:20]) - np.eye(20)).max() < 0.5
 
 
@@ -230,12 +231,15 @@ def test_vocal_tract_length_moves_a_peak_by_a_log_uniform_factor():
     assert_uniform(np.log(30 / centres), -np.log(1.2) - 2e-3, np.log(1.2) + 2e-3)
 
 
-def test_deltas_are_warped_and_masked_as_the_features_that_they_belong_to():
+@pytest.mark.parametrize("deltas", [1, 2])
+def test_deltas_are_warped_and_masked_as_the_features_that_they_belong_to(deltas):
     log_mel = noise(30, 16)
-    stacked = jnp.concatenate([log_mel, 2 * log_mel, -log_mel], axis=-1)
-    found = drawn(augment_features, stacked, jnp.asarray(30), Strengths(**FULL), 2, count=20)
-    np.testing.assert_allclose(found[..., 16:32], 2 * found[..., :16], atol=1e-6)
-    np.testing.assert_allclose(found[..., 32:], -found[..., :16], atol=1e-6)
+    factors = (1, 2, -1)[: 1 + deltas]
+    stacked = jnp.concatenate([factor * log_mel for factor in factors], axis=-1)
+    found = drawn(augment_features, stacked, jnp.asarray(30), Strengths(**FULL), deltas, count=20)
+    for number, factor in enumerate(factors):
+        own = found[..., 16 * number : 16 * (number + 1)]
+        np.testing.assert_allclose(own, factor * found[..., :16], atol=1e-6)
 
 
 # Mixup

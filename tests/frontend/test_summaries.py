@@ -138,6 +138,14 @@ def test_every_kind_is_normalised_by_the_training_fold_and_has_the_size_it_says(
     assert not np.any(found[3])
 
 
+def test_statistics_of_no_frame_are_finite(batch):
+    waveform, num_samples = batch
+    sums = feature_sums(FUNCTIONALS, waveform[3:4], num_samples[3:4])
+    found = fit_statistics(jax.tree.map(lambda leaf: leaf[0], sums))
+    np.testing.assert_array_equal(found.mean, 0)
+    assert np.all(np.isfinite(found.std)) and np.all(found.std > 0)
+
+
 @pytest.mark.parametrize("kind, frames", [("histogram", 12), ("functionals", 1), ("waveform", 500)])
 def test_an_utterance_without_samples_has_no_frame_of_any_kind(kind, frames):
     frontend = Frontend(kind=kind, normalization="none", histogram_bins=12)
@@ -152,9 +160,9 @@ def test_a_waveform_has_one_feature_at_the_sample_rate_and_frames_come_at_theirs
 
 
 def test_features_made_elsewhere_pass_as_they_are_without_their_padding():
-    frames = np.random.default_rng(0).standard_normal((2, 6, 3)).astype(np.float32)
+    frames = np.random.default_rng(0).standard_normal((2, 6, 9)).astype(np.float32)
     num = np.array([4, 0])
-    raw = Frontend(kind="precomputed", features="some", dims=3, frame_ms=20.0, normalization="none")
+    raw = Frontend(kind="precomputed", features="some", dims=9, frame_ms=20.0, normalization="none")
     found, valid = compute(raw, jnp.asarray(frames), jnp.asarray(num))
     np.testing.assert_array_equal(valid, num)
     np.testing.assert_array_equal(found[0, :4], frames[0, :4])

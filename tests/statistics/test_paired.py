@@ -114,6 +114,7 @@ def test_folds_of_unknown_size_give_no_test_and_say_so():
         (lambda t: t[t["variant"] == "eca"], "no variant none .there are: eca."),
         (lambda t: t.assign(seed=t["seed"] + 5 * (t["variant"] == "eca")), "no fold, seed and utterance to compare on"),
         (lambda t: t.assign(fold="other"), "sizes of fold other are not known"),
+        (lambda t: t.assign(fold="new " + t["fold"]), "sizes of fold new fold0 are not known"),
     ],
 )
 def test_an_impossible_comparison_is_refused_in_one_line(change, message):

@@ -62,6 +62,15 @@ def test_votes_are_scored_by_cross_entropy_divergence_and_the_majority():
     assert found["votes_majority"] == 3 / 4, "of two classes with equally many votes either is right"
 
 
+def test_the_last_speaker_may_be_missing_from_the_last_seed():
+    table = table_of(noises=(0.3, 0.5))
+    last = (table["seed"] == 1) & (table["speaker"] == "speaker5")
+    for one in differences(table[~last], [("v0", "v1")], replicates=50):
+        own = [table[~last & (table["variant"] == name)] for name in ("v0", "v1")]
+        values = [float(estimate(part, by_name(table)[one.score], replicates=2).value) for part in own]
+        assert one.estimate == pytest.approx(values[0] - values[1], abs=1e-9)
+
+
 def test_intervals_stay_where_scores_can_be():
     table = table_of(noises=(0.02,), speakers=4)
     table[["p_a", "p_b", "p_c"]] = table[["v_a", "v_b", "v_c"]]  # every vote is predicted, but those of one speaker

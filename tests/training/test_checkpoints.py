@@ -123,6 +123,18 @@ def test_every_difference_is_refused_by_name(saved, change, message, part):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("width", "count"), [(5, 3), (6, 4)])
+def test_three_differences_are_named_and_more_are_counted(saved, width, count):
+    folder, states = saved
+    other = for_evaluation(states[6]).replace(
+        ema_parameters=state_of(6, names=("third",)).ema_parameters,
+        ema_batch_stats={"norm": {"mean": np.zeros((2, width), np.float32)}},
+    )
+    with pytest.raises(UserError) as error:
+        Checkpoints(folder).restore(other)
+    assert str(error.value).count(";") == 2 and str(error.value).endswith(" and 1 more") == (count == 4)
+
+
 def largest_file(folder):
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
@@ -188,6 +200,13 @@ def test_metadata_that_no_training_made_are_refused(changes, message):
     assert check_metadata(METADATA | made, "here") == METADATA | made
     with pytest.raises(UserError, match=f"^here: not the metadata of a training.*{message}"):
         check_metadata(METADATA | made | changes, "here")
+
+
+def test_emotions_may_be_missing_where_there_are_dimensions():
+    made = {"corpus": {"name": "c", "fingerprint": "f", "emotions": []}, "protocol": {}, "versions": {}}
+    config = configuration.merge(METADATA["config"], {"corpus": {"dimensions": ["arousal"]}})
+    for own in ({"targets": {"dimensions": ["arousal"]}}, {"targets": {}, "config": config}):
+        assert check_metadata(METADATA | made | own, "here")["corpus"]["emotions"] == []
 
 
 def test_a_training_falls_back_to_the_newest_whole_checkpoint_and_makes_the_damaged_one_again(saved, capsys):
