@@ -309,7 +309,7 @@ def _summary(corpus: Corpus) -> str:
     from ser_jax.corpora.audio import NOTES
     from ser_jax.corpora.corpus import SAMPLE_RATE
     from ser_jax.corpora.labels import look_alike
-    from ser_jax.corpora.targets import DIMENSIONS
+    from ser_jax.corpora.targets import DIMENSIONS, range_of
 
     counts = corpus.utterances["emotion"].value_counts()
     speakers = corpus.utterances["speaker"].nunique() if corpus.info["speakers_known"] else "unknown"
@@ -322,8 +322,9 @@ def _summary(corpus: Corpus) -> str:
         f"minutes       {len(corpus.samples) / SAMPLE_RATE / 60:.1f}",
         f"fingerprint   {corpus.fingerprint}",
     ]
-    there = [name for name in DIMENSIONS if name in corpus.utterances]
-    lines += [f"dimensions    {', '.join(there)}"] if there else []
+    for name in [name for name in DIMENSIONS if name in corpus.utterances]:
+        least, most, known = range_of(corpus.utterances, name)
+        lines.append(f"{name:<14}{f'{least:g} to {most:g}, ' if known else ''}known of {known} utterances")
     differences = [kind for kind in ("missing", "extra", "changed") if check.get(kind)]
     outcome = "MISMATCH" if differences else "verified"
     lines.append(f"{outcome:<14}{check['files']} files against {check['verified_against']}")
@@ -333,6 +334,9 @@ def _summary(corpus: Corpus) -> str:
     lines += [f"left out      {left['where']}: {left['what']}" for left in corpus.info.get("left_out", [])[:20]]
     if len(corpus.info.get("left_out", [])) > 20:
         lines.append(f"left out      {len(corpus.info['left_out']) - 20} more, all in corpus.json")
+    unused = corpus.info.get("unused", {"files": 0})
+    if unused["files"]:
+        lines.append(f"not used      {unused['files']} audio files that no row takes: {_some(unused['first'])}")
     for kind, ids in corpus.info.get("notes", {}).items():
         lines.append(f"{NOTES[kind]}: {len(ids)} recordings: {_some(ids)}")
     empty = [emotion for emotion in corpus.emotions if emotion not in counts]

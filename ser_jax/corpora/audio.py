@@ -36,6 +36,7 @@ NOTES = {  # what is to be known of recordings, by kind, in words
     "copies": "whose bytes are those of another one",
     "overlapping": "that overlap another segment of their recording, of another emotion or speaker",
     "contradicting_copies": "whose bytes are those of another one, of another emotion or speaker",
+    "outlying": "with a value of a dimension far from all others: does it say that none is known?",
     "silent": "silent",
     "clipped": "clipped",
     "zeros": "with long stretches of one value, such as zeros",
@@ -63,6 +64,7 @@ _UNLIKE = 0.1  # correlation below which two channels have nothing in common, as
 _CHECKED = {  # formats of libsndfile whose length `containers` or the decoder checks
     *("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "AU", "CAF", "FLAC", "OGG", "MP3", "NIST", "VOC", "HTK"),
 }
+_UNCHECKED_LAYERS = ("MPEG_LAYER_I", "MPEG_LAYER_II")  # of .mp1 and .mp2, whose frames nobody counts
 _CANCELLED = 0.1  # of the loudest channel's level that is left where channels cancel
 
 
@@ -251,16 +253,17 @@ def _decoder(path: str | os.PathLike, name: str, data: containers.Bytes, checked
         with opened() as sound:
             promised = sound.frames if checked.frames is None else checked.frames
             rate, channels, fine = sound.samplerate, sound.channels, sound.subtype in _FINE
-            unchecked = (
-                "" if sound.format in _CHECKED else f"of the format {sound.format}: nothing tells if it is whole"
-            )
+            kind = sound.subtype if sound.subtype in _UNCHECKED_LAYERS else sound.format
+            unchecked = "" if kind in _CHECKED else f"of the format {kind}: nothing tells if it is whole"
             # A lossy file's samples may be fewer than its frames would hold, by what its coder was late.
             late = 2304 if "MPEG" in sound.subtype else 0
     except soundfile.LibsndfileError as error:
         reason = error.error_string.removeprefix("Error : ").rstrip(".")
         found = foreign.decode(path, name, data, reason)
         _refuse_rate(name, found.rate)
-        return _Decoder(lambda: _limited(name, found.blocks(), found.rate), found.rate, found.channels, fine=False)
+        return _Decoder(
+            lambda: _limited(name, found.blocks(), found.rate), found.rate, found.channels, fine=False, note=found.note
+        )
     _refuse_rate(name, rate)
 
     def blocks() -> Iterator[Float32[np.ndarray, "frames channels"]]:
@@ -374,9 +377,9 @@ def _listen(name: str, decoder: _Decoder) -> Recording:
 def _gain(peak: float, fine: bool) -> float:
     """By what a recording of this peak is scaled, so that it neither clips nor vanishes in 16 bits."""
     if peak > 1:
-        # Samples on the scale of 16 or 32 bit, written as floating point: their level is known.
-        integer = next((scale for scale in (2.0**15, 2.0**31) if 16 < peak <= scale), None)
-        return 1 / (integer or peak)
+        # Samples on the scale of 16, 24 or 32 bit, written as floating point: their level is known.
+        integer = next((scale for scale in (2.0**15, 2.0**23, 2.0**31) if 16 < peak <= scale), peak)
+        return _AUDIBLE / peak if peak / integer < _SOFT else 1 / integer
     return _AUDIBLE / peak if fine and peak < _SOFT else 1.0
 
 

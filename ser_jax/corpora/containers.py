@@ -65,7 +65,8 @@ def check_structure(name: str, data: Bytes) -> Checked:
 
 
 def _check(name: str, data: Bytes) -> Checked:
-    start = data[:16]
+    start = data[:32]
+    _refuse_other_things(name, start, data)
     if start[:4] in (b"RIFF", b"RIFX", b"RF64") and start[8:12] == b"WAVE":
         return _check_wav(name, data, "<" if start[:4] != b"RIFX" else ">")
     if start[:4] == b"FORM" and start[8:12] in (b"AIFF", b"AIFC", b"8SVX", b"16SV"):
@@ -80,7 +81,8 @@ def _check(name: str, data: Bytes) -> Checked:
         foreign_structure.check_avi(name, data)
         return Checked()
     if start[4:8] == b"ftyp":
-        foreign_structure.check_mpeg4(name, data)
+        if foreign_structure.check_mpeg4(name, data) > 1:
+            raise _refuse_several(name)
         return Checked()
     if start[:4] == b"\x1aE\xdf\xa3":
         foreign_structure.check_matroska(name, data)
@@ -98,6 +100,29 @@ def _check(name: str, data: Bytes) -> Checked:
     if start[:3] == b"ID3" or _mp3_frame(start[:4]):
         return _check_mp3(name, data)
     return Checked()
+
+
+_OTHER_THINGS = (  # that stand where a recording should: how they begin, what they are
+    (b"version https://git-lfs", "a pointer of Git LFS, not the recording itself: `git lfs pull` fetches it"),
+    (b"PK\x03\x04", "a zip archive: unpack it"),
+    (b"\x1f\x8b", "compressed by gzip: unpack it"),
+    (b"<!DOCTYPE", "a web page, as of a download that was refused"),
+    (b"<html", "a web page, as of a download that was refused"),
+    (b"<?xml", "XML, as of a download that was refused"),
+)
+_ONCE = ((b"FLV\x01", 9), (b"TTA1", 18))  # whose reader stops where a second header like the first begins
+
+
+def _refuse_other_things(name: str, start: bytes, data: Bytes) -> None:
+    """Raises UserError for what is told by its beginning to be no recording, or two of them end to end."""
+    for mark, what in _OTHER_THINGS:
+        if start.lstrip()[: len(mark)].lower() == mark.lower():
+            raise UserError(f"{name}: {what}, expected audio")
+    if len(data) > 64 and not any(start) and not any(data[: min(len(data), 4096)]):
+        raise UserError(f"{name}: begins with nothing but zeros, as a download that broke off, expected audio")
+    for mark, length in _ONCE:
+        if start.startswith(mark) and data.find(start[:length], length) >= 0:
+            raise _refuse_several(name)
 
 
 def _refuse_cut(name: str, found: int, promised: int, unit: str = "bytes of audio") -> UserError:
@@ -213,6 +238,9 @@ def _check_w64(name: str, data: Bytes) -> Checked:
                 return Checked()
             if available + _TOLERATED_BYTES < promised:
                 raise _refuse_cut(name, available, promised)
+            behind = at + size + -size % 8
+            if data[behind : behind + 16] == data[:16]:
+                raise _refuse_several(name)
             # What stands behind the samples is no sound, though libsndfile takes it for some.
             return Checked(frames=promised // block if block else None)
         at += max(24, size + -size % 8)
@@ -251,7 +279,11 @@ def _check_nist(name: str, data: Bytes) -> Checked:
     available = len(data) - size
     if available + _TOLERATED_BYTES < frames * channels * width:
         raise _refuse_cut(name, available, frames * channels * width)
-    return Checked()
+    end = size + frames * channels * width
+    if data[end : end + 8] == data[:8]:
+        raise _refuse_several(name)
+    # Else libsndfile takes what stands behind the samples for some.
+    return Checked(frames=frames or None)
 
 
 def _check_voc(name: str, data: Bytes) -> Checked:

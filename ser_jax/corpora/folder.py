@@ -4,9 +4,10 @@ They are packed directly, without a TFDS builder: which columns there are is kno
 is downloaded, and a second copy of the recordings would serve nobody.
 """
 
+import itertools
 import os
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -28,6 +29,7 @@ _GENDERS = {
 }
 _OF_FILES = ("path", "id")  # columns of names that may be any word; of others some words say that nothing is known
 _MAY_BE_UNKNOWN = ("gender", "text", "language", "session", "split")
+_LOOKED_AT = 200_000  # files below --source, to say which of them no row takes
 _COMPUTED = ("label", "num_samples", "corpus", "recording", "segment_start", "segment_end")
 
 
@@ -100,6 +102,7 @@ def read_table(
     rows = tables.read_table(table, renamed=renamed)
     for column in set(_MAY_BE_UNKNOWN) & set(rows.columns):
         rows[column] = rows[column].mask(rows[column].map(says_nothing), "")
+    labels.check_votes(table, rows)
     if "emotion" not in rows and labels.voted(rows):
         rows["emotion"] = labels.most_voted(rows)
     dimensions = [name for name in DIMENSIONS if name in rows]
@@ -151,6 +154,21 @@ def read_table(
     return _with_paths(table, rows, Path(source), problems), changed
 
 
+def unused_audio(source: str | os.PathLike, used: Iterable[str]) -> list[str]:
+    """Returns the audio files below `source`, told by their suffix, that are not among those `used`, sorted.
+
+    Empty where there are too many files to look at them all.
+    """
+    walked = ((folder, name) for folder, _, names in os.walk(source) for name in names)
+    looked_at = [*itertools.islice(walked, _LOOKED_AT + 1)]
+    if len(looked_at) > _LOOKED_AT:
+        return []
+    places = {place(path) for path in used}
+    there = [os.path.join(folder, name) for folder, name in looked_at if not name.startswith(".")]
+    audio = [path for path in there if os.path.splitext(path)[1].lower() in AUDIO_SUFFIXES and os.path.isfile(path)]
+    return sorted(printable(os.path.relpath(path, source)) for path in audio if place(path) not in places)
+
+
 def list_emotion_folders(source: str | os.PathLike, problems: Problems) -> pd.DataFrame:
     """Returns the utterances of a folder per emotion, `source`/EMOTION/.../file, whose speakers are unknown.
 
@@ -158,6 +176,7 @@ def list_emotion_folders(source: str | os.PathLike, problems: Problems) -> pd.Da
     where there are none, and for a file outside such a folder.
     """
     source = Path(source)
+    _refuse_tables_below(source)
     relative = []
     found = find_audio(source)
     for path in found:
@@ -185,14 +204,26 @@ def list_emotion_folders(source: str | os.PathLike, problems: Problems) -> pd.Da
     return problems.rows(source, utterances, utterances["id"].duplicated(), lambda row: f"repeats the id {row['id']!r}")
 
 
+def _refuse_tables_below(source: Path) -> None:
+    """Raises UserError where a Hugging Face audio folder begins further below, or its table's name has capitals."""
+    for depth in ("*", "*/*", "*/*/*"):
+        for path in sorted(source.glob(depth)):
+            if path.name.lower() in METADATA and path.is_file():
+                raise UserError(
+                    f"{source}: {path.relative_to(source)} may describe the recordings, expected it as --table, or its "
+                    "folder (the one above, where there is one for each split) as --source"
+                )
+
+
 def _refuse_emotions_below(source: Path, relative: Sequence[Path]) -> None:
-    """Raises UserError where not the folders but those below them are named by emotions: the speakers come first."""
-    above, below = ({path.parts[i] for path in relative if len(path.parts) > i + 1} for i in (0, 1))
-    named = sorted(name for name in below if labels.is_known(name))
-    if named and not any(map(labels.is_known, above)):
+    """Raises UserError where folders are not named by emotions, but those below them: of speakers, or of splits."""
+    others = [path.parts[:2] for path in relative if len(path.parts) > 2 and not labels.is_known(path.parts[0])]
+    below = sorted({inner for _, inner in others if labels.is_known(inner)})
+    above = sorted({outer for outer, inner in others if labels.is_known(inner)})
+    if below:
         raise UserError(
-            f"{source}: its folders ({', '.join(sorted(above)[:3])}, ...) hold folders that are named by emotions "
-            f"({', '.join(named[:3])}), expected {source}/EMOTION/FILE, or the files listed in a --table"
+            f"{source}: its folders ({', '.join(above[:3])}, ...) hold folders that are named by emotions "
+            f"({', '.join(below[:3])}), expected {source}/EMOTION/FILE, or the files listed in a --table"
         )
 
 
@@ -275,7 +306,7 @@ def _without_open_segments(
 
 def _in_seconds(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows with start and end, where they have them in milliseconds, or a start and a duration."""
-    for column in ("start", "end"):
+    for column in ("start", "end", "duration"):
         if f"{column}_ms" in rows and column not in rows:
             rows = rows.assign(**{column: rows[f"{column}_ms"].map(_from_milliseconds)}).drop(columns=f"{column}_ms")
     if "offset" in rows:  # an end beside an onset, a start beside a duration

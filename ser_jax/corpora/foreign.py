@@ -30,6 +30,8 @@ _KINDS = (  # how a file that libsndfile does not know begins: place, bytes, kin
     (0, b"MAC ", "Monkey's Audio"),
     (0, b"wvpk", "WavPack"),
 )
+_ENDLESS = ("aac", "ac3", "eac3", "mpegts", "mp2", "gsm", "dts", "loas")  # frames end to end, which promise no length
+_CHECKSUMMED = ("wavpack", "tta")
 _BLOCK_FRAMES = 1 << 18
 _HEADLESS = (".raw", ".pcm", ".vox")
 _TOLERATED_SECONDS = 0.25  # by which a container may promise more than its audio holds
@@ -37,11 +39,15 @@ _TOLERATED_SECONDS = 0.25  # by which a container may promise more than its audi
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """A file that can be decoded: its rate (Hz), its channels, and what gives its samples, as often as asked."""
+    """A file that can be decoded: its rate (Hz), its channels, and what gives its samples, as often as asked.
+
+    `note` is what a reader should know of its structure.
+    """
 
     blocks: Callable[[], Iterator[Float32[np.ndarray, "frames channels"]]]
     rate: int
     channels: int
+    note: str = ""
 
 
 def decode(path: str | os.PathLike, name: str, data: Any, reason: str) -> Decoded:
@@ -86,7 +92,18 @@ def _by_pyav(name: str, data: Any, kind: str | None, reason: str) -> Decoded:
             yield np.concatenate(waiting)
 
     first, rate = next(_frames_of_pyav(name, data, kind, reason))
-    return Decoded(blocks, rate, first.shape[1])
+    return Decoded(blocks, rate, first.shape[1], _note_of_pyav(data))
+
+
+def _note_of_pyav(data: Any) -> str:
+    """What is left out of a container that can be read, and whether nothing tells if it is whole."""
+    av = importlib.import_module("av")
+    with av.open(io.BytesIO(data[:])) as container:
+        streams, name = container.streams.audio, container.format.name
+        notes = [f"it holds {len(streams)} streams of sound, the first is taken"] if len(streams) > 1 else []
+        if name in _ENDLESS:
+            notes.append(f"of the format {name}: nothing tells if it is whole")
+        return "; ".join(notes)
 
 
 def _frames_of_pyav(name: str, data: Any, kind: str | None, reason: str) -> Iterator[tuple[np.ndarray, int]]:
@@ -100,6 +117,10 @@ def _frames_of_pyav(name: str, data: Any, kind: str | None, reason: str) -> Iter
                 raise _refuse(name, kind, "it holds no audio")
             stream = container.streams.audio[0]
             promised = _promised_seconds(container, stream)
+            if (
+                stream.codec_context and stream.codec_context.name in _CHECKSUMMED
+            ):  # else a wrong checksum is a line of the library's log
+                stream.codec_context.options = {"err_detect": "crccheck+explode"}
             to_float = av.AudioResampler(format="fltp")
             for frame in container.decode(stream):
                 if rate and frame.sample_rate != rate:

@@ -29,17 +29,22 @@ def check_avi(name: str, data: Bytes) -> None:
         _refuse_beyond(name, data, 8 + size, "header")
 
 
-def check_mpeg4(name: str, data: Bytes) -> None:
-    """Raises UserError where a box of the file is longer than what is left of it."""
-    at = 0
+def check_mpeg4(name: str, data: Bytes) -> int:
+    """Returns how many files stand there end to end: how many boxes `ftyp` there are.
+
+    Raises UserError where a box of the file is longer than what is left of it.
+    """
+    at = files = 0
     while at + 8 <= len(data):
         size, kind = struct.unpack(">I4s", data[at : at + 8])
         if kind not in _BOXES or size == 0:  # something behind the sound, or a box that ends with the file
-            return
+            return files
+        files += kind == b"ftyp"
         if size == 1:
             (size,) = struct.unpack(">Q", data[at + 8 : at + 16])
         _refuse_beyond(name, data, at + size, f"box {kind.decode()}")
         at += max(size, 8)
+    return files
 
 
 def check_matroska(name: str, data: Bytes) -> None:

@@ -2,12 +2,14 @@
 
 import dataclasses
 import difflib
+import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ser_jax.corpora.corpus import Corpus
@@ -29,6 +31,9 @@ SYNONYMS = {
     "surprise": ("sur", "surprised", "pleasant_surprise", "ps", "überraschung", "sorpresa"),
 }
 NO_AGREEMENT = "no agreement"  # of raters, in the place of an emotion
+_ROUNDED = 0.02  # by which shares that are rounded may add up to more or less than 1
+# Letters, in lower case, that look like Latin ones or stand for one in another alphabet.
+_LOOK_LATIN = str.maketrans("авекмнорстухіјѕαβεικνορτυχζηı", "abekmhopctyxijsabeikvoptyxzhi")
 VOTE = "vote_"  # begins the columns that say how many raters heard an emotion, as vote_anger
 _OF_WORD = {word: emotion for emotion, words in SYNONYMS.items() for word in words}
 
@@ -145,14 +150,20 @@ def unified(values: pd.Series, where: str, column: str, unify: bool) -> tuple[pd
 
 def _key(name: str) -> str:
     """What two spellings of one name have in common: "S04", "s4" and " S4"; "3", "03" and "3.0"; "a_1" and "a-1"."""
-    name = unicodedata.normalize("NFKC", name).casefold().strip().strip("'\"").rstrip(".,;:")
+    name = unicodedata.normalize("NFKC", name).casefold().translate(_LOOK_LATIN).replace("i\u0307", "i")
+    name = name.strip().strip("'\"").rstrip(".,;:")
+    if re.fullmatch(r"\d+([.,]\d+)?e[+-]?\d\d?", name):  # 1E+05: a spreadsheet's way to write 100000
+        name = f"{float(name.replace(',', '.')):.15g}"
     name = " ".join(re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", name.replace("_", " ")).split())
     name = re.sub(r"^(\d+)[.,]0+$", r"\1", name)
     return re.sub(r"(?<!\d)0+(?=\d)", "", name)
 
 
-def finder_of_several(names: Iterable[str]) -> Callable[[str], bool]:
-    """Returns a function that says whether a name is several of `names` at once: anger;neutral, a/b, ['a', 'b']."""
+def finder_of_several(names: Iterable[str], *, words: bool = False) -> Callable[[str], bool]:
+    """Returns a function that says whether a name is several of `names` at once: anger;neutral, a/b, ['a', 'b'].
+
+    With `words` also whatever else stands between them: "a b", "a (b)", "a -> b".
+    """
     names = set(names)
 
     def is_several(name: str) -> bool:
@@ -160,7 +171,8 @@ def finder_of_several(names: Iterable[str]) -> Callable[[str], bool]:
         parts = [part.strip(" '\"") for part in re.split(r"[;|/+&,]|\sand\s", name.strip("[]"))]
         behind = [part.strip() for part in re.split(r"[;|]", name)[1:]]
         several = len(parts) > 1 and (listed or names.issuperset(parts))
-        return several or not names.isdisjoint(behind)
+        apart = re.split(r"[\W_]+", name.strip("()[]")) if words else []
+        return several or not names.isdisjoint(behind) or (len(apart) > 1 and names.issuperset(apart))
 
     return is_several
 
@@ -201,19 +213,44 @@ def _votes(utterances: pd.DataFrame) -> pd.DataFrame:
     return votes.set_axis(emotions, axis=1)
 
 
+def check_votes(where: str | os.PathLike, utterances: pd.DataFrame) -> None:
+    """Raises UserError for a column of votes that is the sum of the others, and for shares that do not add up to 1.
+
+    Columns in which each rater's word stands are not looked at.
+    """
+    emotions = voted(utterances)
+    words = utterances[[VOTE + emotion for emotion in emotions]].astype(str)
+    words = words.mask(words.map(says_nothing), "0").apply(lambda column: column.str.replace(",", "."))
+    votes = words.apply(pd.to_numeric, errors="coerce")
+    if len(emotions) < 2 or votes.isna().any(axis=None):
+        return
+    total = votes.sum(axis=1)
+    for column in votes if len(emotions) > 2 and total.any() else ():
+        if np.allclose(2 * votes[column], total, atol=1e-3):
+            raise UserError(f"{where}: column {column} is the sum of the others in every row, expected one emotion's")
+    wrong = (total - 1).abs() > _ROUNDED
+    if (votes <= 1).all(axis=None) and (votes % 1 != 0).any(axis=None) and 0 < wrong.sum() < len(votes) / 2:
+        line = wrong.idxmax()
+        raise UserError(
+            f"{where}: the shares of votes in line {line} add up to {total[line]:g}, and in most others to 1 "
+            f"({wrong.sum()} of {len(votes)} differ)"
+        )
+
+
 def voted(utterances: pd.DataFrame) -> list[str]:
     """Returns the emotions that a table has a column `vote_EMOTION` of."""
     return [column.removeprefix(VOTE) for column in utterances if column.startswith(VOTE)]
 
 
 def look_alike(names: Iterable[str]) -> list[str]:
-    """Returns "happiness and happyness" for every pair of names that may be one misspelt."""
+    """Returns "happiness and happyness" for every pair of names that may be one misspelt, or are synonyms."""
     names = sorted(set(names))
     return [
         f"{one} and {other}"
         for i, one in enumerate(names)
         for other in names[i + 1 :]
-        if min(len(one), len(other)) > 4 and difflib.SequenceMatcher(None, one, other).ratio() > 0.85
+        if _OF_WORD.get(one.casefold(), one) == _OF_WORD.get(other.casefold(), other)
+        or (min(len(one), len(other)) > 4 and difflib.SequenceMatcher(None, one, other).ratio() > 0.85)
     ]
 
 

@@ -13,6 +13,7 @@ from ser_jax.corpora import labels, load_corpus, packed_folder
 from ser_jax.corpora.corpus import Corpus, pack, waveform
 from ser_jax.corpora.labels import Changes
 from ser_jax.corpora.protocols import speakers_known
+from ser_jax.corpora.targets import DIMENSIONS, range_of
 from ser_jax.errors import UserError
 
 _NAMED = ("id", "speaker", "text")  # columns whose values two corpora may share without meaning the same
@@ -87,7 +88,7 @@ def _info(parts: Sequence[Corpus]) -> dict[str, Any]:
         "citation": joined("citation", "\n\n"),
         "licence": joined("licence", " and "),
         "language": joined("language", ", "),
-        "labels": [f"{part.name}: {said}" for part in parts for said in part.info.get("labels", [])],
+        "labels": [f"{part.name}: {said}" for part in parts for said in part.info.get("labels", [])] + _scales(parts),
         "left_out": [left for part in parts for left in part.info.get("left_out", [])],
         "notes": {
             kind: [f"{part.name}-{name}" for part in parts for name in part.info.get("notes", {}).get(kind, [])]
@@ -100,6 +101,19 @@ def _info(parts: Sequence[Corpus]) -> dict[str, Any]:
             "content": {name: content for part in parts for name, content in _content(part).items()},
         },
     }
+
+
+def _scales(parts: Sequence[Corpus]) -> list[str]:
+    """What is to be said of dimensions whose values the corpora have on scales of other sizes: they are not changed."""
+    said = []
+    for name in DIMENSIONS:
+        of = {part.name: range_of(part.utterances, name) for part in parts if name in part.utterances}
+        of = {corpus: (least, most) for corpus, (least, most, known) in of.items() if known}
+        widths = [most - least for least, most in of.values()]
+        if len(of) > 1 and max(widths) > 1.5 * min(widths):
+            ranges = ", ".join(f"{least:g} to {most:g} in {corpus}" for corpus, (least, most) in of.items())
+            said.append(f"{name} may be on several scales, taken as they are: {ranges}")
+    return said
 
 
 def _content(part: Corpus) -> dict[str, str]:

@@ -28,6 +28,7 @@ from ser_jax.corpora.folder import (
     list_emotion_folders,
     read_split_tables,
     read_table,
+    unused_audio,
 )
 from ser_jax.corpora.labels import Changes
 from ser_jax.corpora.problems import Problems
@@ -38,6 +39,7 @@ from ser_jax.corpora.same_files import (
     notes_of_copies,
     without_contradictions,
 )
+from ser_jax.corpora.targets import note_of_outliers
 from ser_jax.errors import UserError
 
 
@@ -106,7 +108,8 @@ def prepare_folder(
     What is in the corpus's `info` beside its description: `speakers_known`, whether speaker-independent protocols are
     possible; `labels`, what was done with names, in words; `min_seconds`, that of the options; `left_out`, the bad
     utterances that were left out (where, what, id); `notes`, the ids of recordings that are silent, clipped, scaled,
-    ... by kind; `rates` and `channels`, how many recordings have which. A corpus that is already prepared from the same
+    ... by kind; `rates` and `channels`, how many recordings have which; `unused`, how many recordings in the folder no
+    row of the table takes, and the first of them. A corpus that is already prepared from the same
     files, with the same `min_seconds`, is returned as it is, unless forced. Raises UserError for bad rows and files;
     all of them are listed in DATA_DIR/problems/NAME.csv.
     """
@@ -120,6 +123,7 @@ def prepare_folder(
     asked = options.labels
     named = {*asked.renamed, *asked.dropped, *(options.emotions or ())}
     how = {"speakers": options.speakers, "unify": asked.unify, "named": named, "renamed": options.renamed}
+    unused: list[str] = []
     if table is not None:
         utterances, unified = read_table(table, source, problems, **how)
     elif split_tables:
@@ -130,12 +134,15 @@ def prepare_folder(
         )
     else:
         utterances, unified = list_emotion_folders(source, problems), {}
+    if table is not None or split_tables:
+        unused = unused_audio(source, utterances["path"])
     info = {
         "description": f"{len(utterances)} recordings from {Path(source).name}",
         "speakers_known": bool(table or split_tables) and options.speakers,
         "labels": [f"speakers unified: {', '.join(f'{old} as {new}' for old, new in unified.items())}"]
         if unified
         else [],
+        "unused": {"files": len(unused), "first": unused[:5]},
     }
     return _pack_recordings(name, str(table or source), utterances, problems, info, data_dir, options)
 
@@ -205,7 +212,9 @@ def _pack_recordings(
             return prepared
     folder, listed = packed_folder(name, data_dir), data_dir / "problems" / f"{name}.csv"
     with _removed_if_made(folder.parent, data_dir):
-        info["notes"] = notes_of_copies(utterances, hashes) | note_of_overlaps(utterances)
+        info["notes"] = (
+            notes_of_copies(utterances, hashes) | note_of_overlaps(utterances) | note_of_outliers(utterances)
+        )
         examples = read_utterances(name, utterances, problems, info, options.min_seconds)
         return pack(folder, name, _unless_bad(examples, name, total, problems, listed, info, options), classes, info)
 
@@ -232,7 +241,7 @@ def _with_labels(
     utterances = utterances[~dropped]
     utterances["emotion"], unified = labels.unified(utterances["emotion"], where, "emotion", options.labels.unify)
     said += [f"unified: {', '.join(f'{old} as {new}' for old, new in unified.items())}"] if unified else []
-    several = utterances["emotion"].map(labels.finder_of_several(utterances["emotion"])).astype(bool)
+    several = utterances["emotion"].map(labels.finder_of_several(utterances["emotion"], words=True)).astype(bool)
     utterances = problems.rows(
         where,
         utterances,

@@ -8,7 +8,8 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +49,22 @@ SYNONYMS = {
     "id": ("utterance", "utterance_id", "utt", "utt_id"),
     "start": (
         *("begin", "onset", "start_time", "begin_time", "segment_start", "start_s", "start_sec", "start_seconds"),
-        *("starttime", "xmin", "tmin", "t_start", "tstart", "start_offset"),
+        *("starttime", "xmin", "tmin", "t_start", "tstart", "start_offset", "begin_time_ss.msec"),
     ),
     "end": (
         *("stop", "end_time", "stop_time", "segment_end", "end_s", "end_sec", "end_seconds", "endtime"),
-        *("xmax", "tmax", "t_end", "tend", "end_offset"),
+        *("xmax", "tmax", "t_end", "tend", "end_offset", "end_time_ss.msec"),
     ),
-    "start_ms": ("begin_ms", "onset_ms"),
-    "end_ms": ("stop_ms",),
+    "start_ms": ("begin_ms", "onset_ms", "start_time_ms", "begin_time_ms", "begin_time_msec", "start_msec"),
+    "end_ms": ("stop_ms", "end_time_ms", "end_time_msec", "end_msec"),
     "duration": ("dur", "duration_s", "duration_sec", "duration_seconds"),
+    "duration_ms": ("dur_ms", "duration_msec"),
 }
+_UNIT = re.compile(r"\s*[\[(]\s*(s|secs?|seconds?|(ms|msecs?|milliseconds?))\s*[\])]$", re.IGNORECASE)
+# Words of columns that may be of segments though no name above is theirs.
+_BEGINS = {"start", "begin", "beginning", "onset", "from", "t0", "anfang", "beginn", "von", "début", "debut", "inizio"}
+_ENDS = {"end", "stop", "offset", "to", "until", "t1", "ende", "bis", "fin", "fine"}
+_LENGTHS = {"length", "len", "duration", "dur", "dauer", "durée", "duree", "durata"}
 # Of a segment, in a unit that no rate tells here.
 _COUNTED = re.compile(
     r"(start|begin|onset|end|stop|offset)[_ ]?(samples?|frames?|idx|index|us|ns|ticks)", re.IGNORECASE
@@ -113,11 +120,48 @@ def read_table(
             )
     table = table.rename(columns=renamed or {})
     table.columns = _named(path, list(table.columns), columns)
-    told = "start" not in columns or not {"start", "end", "start_ms", "end_ms"}.isdisjoint(table.columns)
-    counted = next((name for name in table.columns if not told and _COUNTED.fullmatch(name)), None)
-    if counted:
-        raise UserError(f"{path}: the column `{counted}` may be of segments, expected start and end in seconds, or _ms")
+    if "start" in columns:
+        _refuse_untold_segments(path, table)
     return table
+
+
+def _refuse_untold_segments(path: Path, table: pd.DataFrame) -> None:
+    """Raises UserError for columns that look like the ends of segments, which would not be cut out.
+
+    That is one that counts samples, two of times whose names say so, or a length beside a start without an end.
+    """
+    ends = {"end", "end_ms", "duration", "duration_ms"}
+    if {"start", "start_ms", *ends}.isdisjoint(set(table.columns) - {"duration", "duration_ms"}):
+        counted = next((name for name in table.columns if _COUNTED.fullmatch(name)), None)
+        if counted:
+            what = "may be of segments, expected start and end in seconds, or _ms"
+            raise UserError(f"{path}: the column `{counted}` {what}")
+        begin, end = (_of_times(table, words) for words in (_BEGINS, _ENDS))
+        if begin and end:
+            raise UserError(
+                f"{path}: the columns `{begin}` and `{end}` may be of segments; --rename {begin}=start,{end}=end says "
+                "so (start_ms and end_ms for milliseconds), or any other names that they are not"
+            )
+    elif ends.isdisjoint(table.columns) and (length := _of_times(table, _LENGTHS)):
+        raise UserError(
+            f"{path}: no column `end`, and `{length}` may be the length of segments; --rename {length}=duration says so"
+        )
+
+
+def _of_times(table: pd.DataFrame, words: Collection[str]) -> str | None:
+    """The first column of times, and of nothing else, whose name has one of the words."""
+    for name in table.columns:
+        parts = re.split(r"[^\w]|_", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold())
+        if not words.isdisjoint(parts) and (table[name] != "").any() and table[name].map(_is_time).all():
+            return name
+    return None
+
+
+def _is_time(cell: str) -> bool:
+    try:
+        return says_nothing(cell) or to_seconds(cell) is not None
+    except ValueError:
+        return False
 
 
 def _decoded(path: Path) -> str:
@@ -160,6 +204,7 @@ def _read_text(path: Path, text: str, wanted: Sequence[str], columns: Sequence[s
         raise UserError(
             f"{path}: not a CSV file, its line of column names holds the character {hidden!a}, which is not seen"
         )
+    _refuse_title(path, lines, skipped, wanted, columns)
     separator = separator or _separator(lines[0], wanted, columns)
     lines_of_rows = io.StringIO("".join(lines), newline="")
     reader = csv.reader(lines_of_rows, delimiter=separator, skipinitialspace=True, strict=True)
@@ -199,13 +244,30 @@ def _read_text(path: Path, text: str, wanted: Sequence[str], columns: Sequence[s
 
 def _separator(line: str, wanted: Sequence[str], columns: Sequence[str]) -> str:
     """The separator that finds most of the wanted columns in the line of names, else most columns."""
+    return max(_SEPARATORS, key=lambda separator: _found(line, separator, wanted, columns))
 
-    def found(separator: str) -> tuple[int, int]:
-        names = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
-        known = {_canonical(name.strip(), columns) for name in names}
-        return len(known & set(wanted)), len(names)
 
-    return max(_SEPARATORS, key=found)
+def _found(line: str, separator: str, wanted: Sequence[str], columns: Sequence[str]) -> tuple[int, int]:
+    """How many of the wanted columns a line names, and how many cells it has."""
+    names = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
+    known = {_canonical(name.strip(), columns) for name in names}
+    return len(known & set(wanted)), len(names)
+
+
+def _refuse_title(
+    path: Path, lines: Sequence[str], skipped: int, wanted: Sequence[str], columns: Sequence[str]
+) -> None:
+    """Raises UserError where the columns' names come only after a title, or other lines."""
+
+    def named(line: str) -> int:
+        return max(_found(line, separator, wanted, columns)[0] for separator in _SEPARATORS)
+
+    later = next((at for at, line in enumerate(lines[:20]) if at and named(line) > 1), None)
+    if later and not named(lines[0]):
+        raise UserError(
+            f"{path}: line {skipped + later + 1} has the columns' names, expected them in the first line; remove the "
+            "lines above it"
+        )
 
 
 def _read_json(path: Path, text: str, columns: Sequence[str]) -> pd.DataFrame:
@@ -259,6 +321,8 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def _as_text(value: Any) -> str:
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "backslashreplace")
     if isinstance(value, str):
         return value.strip()
     if value is None or (not isinstance(value, list | dict | np.ndarray) and pd.isna(value)):
@@ -267,7 +331,8 @@ def _as_text(value: Any) -> str:
 
 
 def _canonical(name: str, columns: Sequence[str]) -> str:
-    lower = name.lower().replace(" ", "_")
+    unit = _UNIT.search(name)
+    lower = re.sub(r"[\s_-]+", "_", name[: unit.start()] + ("_ms" if unit[2] else "") if unit else name).lower()
     if lower in columns:
         return lower
     return next((column for column in columns if lower in SYNONYMS[column]), name)
@@ -275,6 +340,7 @@ def _canonical(name: str, columns: Sequence[str]) -> str:
 
 def _named(path: Path, names: list[str], columns: Sequence[str]) -> list[str]:
     """The columns' names in the project's words; a synonym stays as it is beside the word itself."""
+    names = [unicodedata.normalize("NFC", name) for name in names]
     spelled = [name if name.lower() not in columns else name.lower() for name in names]
     for name in spelled:
         if spelled.count(name) > 1:

@@ -31,6 +31,27 @@ def dimension_values(corpus: Corpus, names: Sequence[str]) -> Float32[np.ndarray
     return values.astype(np.float32)
 
 
+def range_of(utterances: pd.DataFrame, name: str) -> tuple[float, float, int]:
+    """Returns the least and the highest value of a dimension, and how many utterances have one; NaN where none has."""
+    known = _numbers_of(utterances[name].map(_text)).dropna()
+    return float(known.min()), float(known.max()), len(known)
+
+
+def note_of_outliers(utterances: pd.DataFrame) -> dict[str, list[str]]:
+    """Returns, as "outlying", the ids with a value of a dimension further from all others than those from each other.
+
+    As 99 on a scale of 1 to 5, by which some tables say that nothing is known.
+    """
+    found: list[str] = []
+    for name in [name for name in DIMENSIONS if name in utterances]:
+        values = _numbers_of(utterances[name].map(_text))
+        for extreme in (values.min(), values.max()):
+            others = values[values.notna() & (values != extreme)]
+            if others.nunique() > 1 and (others - extreme).abs().min() > others.max() - others.min():
+                found += utterances["id"][values == extreme].tolist()
+    return {"outlying": list(dict.fromkeys(found))} if found else {}
+
+
 def check_dimensions(
     values: Float32[np.ndarray, "utterances dimensions"], names: Sequence[str], folds: Sequence[Fold]
 ) -> None:

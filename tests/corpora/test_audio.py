@@ -108,6 +108,14 @@ def cut_flac(path, _):
         (lambda path, wav: path.write_bytes(wav[:44]), "cut short, it holds 0 bytes of audio, expected 32000"),
         (lambda path, wav: path.write_bytes(wav[:10044]), "cut short, it holds 10000 bytes of audio, expected 32000"),
         (lambda path, wav: path.write_text("this is no audio\n" * 100), "cannot be read as audio"),
+        (
+            lambda path, wav: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1"),
+            "git lfs pull",
+        ),
+        (lambda path, wav: path.write_bytes(b"\n<!doctype HTML><p>404</p>" * 9), "a web page"),
+        (lambda path, wav: path.write_bytes(b"PK\x03\x04" + wav), "a zip archive"),
+        (lambda path, wav: path.write_bytes(b"\x1f\x8b\x08" + wav), "compressed by gzip"),
+        (lambda path, wav: path.write_bytes(bytes(len(wav))), "nothing but zeros"),
         (lambda path, wav: soundfile.write(path, np.zeros(0), 16000), "audio without samples"),
         (nan_wav(np.nan), "NaN or infinity"),
         (nan_wav(-np.inf), "NaN or infinity"),
@@ -187,6 +195,8 @@ def recording_of(tmp_path, samples, subtype):
     [
         (lambda x: x, "PCM_16", 1, None, ""),
         (lambda x: (x * 32768).astype(np.float32), "FLOAT", 1, "scaled_down", "scaled by 3.05176e-05"),
+        (lambda x: (x * 2**23).astype(np.float32), "FLOAT", 1, "scaled_down", "scaled by 1.19209e-07"),
+        (lambda x: x * 200, "FLOAT", 0.1 / 0.15, "scaled_down", "up to 29"),  # few of the steps of 16 bits
         (lambda x: x * 4 / np.abs(x).max(), "FLOAT", 1 / 0.15, "scaled_down", "up to 4; scaled by 0.25"),
         (lambda x: np.stack([x, x], 1), "PCM_16", 1, None, ""),
         (lambda x: np.stack([x, 0 * x], 1), "PCM_16", 1, "silent_channels", "no sound in channel 2"),
@@ -310,16 +320,44 @@ def test_a_container_that_cannot_be_read_is_named(tmp_path, monkeypatch, has_pya
     assert ("pip install av" in str(error.value)) == (not has_pyav and "header" not in message)
 
 
+def encoded_by_pyav(path, codec, streams=1, seconds=2.0, rate=48000):
+    """A tone of 440 Hz in every stream of a container."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        samples = (tone(rate, seconds=seconds) * 32767).astype(np.int16)[None]
+        for stream in [container.add_stream(codec, rate=rate, layout="mono") for _ in range(streams)]:
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate = rate
+            container.mux([*stream.encode(frame), *stream.encode(None)])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "streams", "note"),
+    [
+        ("m4a", "aac", 2, "it holds 2 streams of sound, the first is taken"),
+        ("ac3", "ac3", 1, "of the format ac3: nothing tells if it is whole"),
+        ("mp2", "mp2", 1, "of the format MPEG_LAYER_II: nothing tells if it is whole"),
+        ("m4a", "aac", 1, None),
+    ],
+)
+def test_what_is_left_out_or_cannot_be_told_of_a_container_is_said(tmp_path, suffix, codec, streams, note):
+    path = encoded_by_pyav(tmp_path / f"a.{suffix}", codec, streams, seconds=0.5)
+    assert read_recording(path).notes == ({"structure": note} if note else {})
+
+
+def test_a_lossless_container_with_a_hole_is_refused_by_its_checksum(tmp_path):
+    path = encoded_by_pyav(tmp_path / "a.wv", "wavpack", seconds=0.5)
+    whole = path.read_bytes()
+    assert read_recording(path).notes == {}
+    path.write_bytes(whole[: len(whole) // 2] + bytes(300) + whole[len(whole) // 2 + 300 :])
+    with pytest.raises(UserError, match=r"a\.wv: WavPack, which cannot be read as audio"):
+        read_recording(path)
+
+
 @pytest.mark.parametrize(("suffix", "codec"), [("m4a", "aac"), ("webm", "libopus"), ("mp4", "aac")])
 def test_containers_of_phones_and_browsers_are_read_through_pyav(tmp_path, suffix, codec):
-    av = pytest.importorskip("av")
-    path, rate = tmp_path / f"a.{suffix}", 48000
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate, layout="mono")
-        samples = (tone(rate, seconds=2.0) * 32767).astype(np.int16)[None]
-        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
-        frame.sample_rate = rate
-        container.mux([*stream.encode(frame), *stream.encode(None)])
+    path = encoded_by_pyav(tmp_path / f"a.{suffix}", codec)
     read = read_audio(path)
     assert len(read) == pytest.approx(32000, abs=1200)
     spectrum = np.abs(np.fft.rfft(read[8000:24000]))

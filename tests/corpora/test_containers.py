@@ -279,12 +279,25 @@ def written(tmp_path, kind, subtype="PCM_16"):
     return (tmp_path / "a").read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["WAV", "AIFF", "AU", "CAF", "FLAC", "SVX"])
+@pytest.mark.parametrize("kind", ["WAV", "AIFF", "AU", "CAF", "FLAC", "SVX", "W64", "NIST"])
 def test_recordings_put_end_to_end_are_refused_where_a_decoder_would_read_the_first_alone(tmp_path, kind):
     whole = written(tmp_path, kind)
     containers.check_structure("a", whole)
     with pytest.raises(UserError, match=r"^a: holds several recordings end to end, .*; split it$"):
         containers.check_structure("a", whole + whole)
+
+
+@pytest.mark.parametrize("whole", [MPEG4, b"FLV\x01\x04" + bytes(90), b"TTA1\x01" + bytes(range(90))])
+def test_containers_put_end_to_end_are_refused_too(whole):
+    containers.check_structure("a", whole + b"<html>not found</html>")
+    with pytest.raises(UserError, match=r"^a: holds several recordings end to end"):
+        containers.check_structure("a", whole + whole)
+
+
+def test_what_stands_behind_the_samples_that_a_sphere_file_counts_is_no_sound(tmp_path):
+    whole = written(tmp_path, "NIST")
+    (tmp_path / "a.sph").write_bytes(whole + b"\x7f\x01" * 3000)
+    assert len(read_audio(tmp_path / "a.sph")) == len(voice())
 
 
 def test_a_wav_with_two_parts_of_audio_is_refused_and_one_with_other_chunks_is_read():

@@ -20,6 +20,9 @@ from ser_jax.errors import UserError
         (["S4", "s4", "s4", "s04"], "s4"),
         (["low  mood", "low mood", "low mood"], "low mood"),
         (["ﬁne", "fine", "fine"], "fine"),
+        (["1E+05", "100000", "100000"], "100000"),
+        (["\u0410nna", "Anna", "Anna"], "Anna"),  # a Cyrillic A
+        (["İlgi", "ilgi", "ilgi"], "ilgi"),
     ],
 )
 def test_spellings_of_one_name_are_refused_or_unified(names, one):
@@ -34,7 +37,27 @@ def test_spellings_of_one_name_are_refused_or_unified(names, one):
 
 def test_names_that_differ_otherwise_stay_apart():
     names = pd.Series(
-        ["1", "10", "100", "s1", "s10", "1.5", "15", "a1b", "a01c", "0", "-1", "1-2", "12", "+1", "S 9", "S9"]
+        [
+            "1",
+            "10",
+            "100",
+            "1e2x",
+            "Анна",
+            "Инна",
+            "s1",
+            "s10",
+            "1.5",
+            "15",
+            "a1b",
+            "a01c",
+            "0",
+            "-1",
+            "1-2",
+            "12",
+            "+1",
+            "S 9",
+            "S9",
+        ]
     )
     made, changed = unified(names, "t.csv", "speaker", unify=True)
     assert made.tolist() == names.tolist() and changed == {}
@@ -69,7 +92,11 @@ def test_synonyms_are_taken_when_asked_for_and_told():
 
 
 def test_names_that_look_alike_are_pointed_out():
-    assert look_alike(["happiness", "happyness", "anger", "fear", "sad", "mad"]) == ["happiness and happyness"]
+    assert look_alike(["happiness", "happyness", "anger", "fear", "sad", "mad"]) == [
+        "anger and mad",
+        "happiness and happyness",
+    ]
+    assert look_alike(["Happy", "happiness", "sad"]) == ["Happy and happiness"]
 
 
 @pytest.mark.parametrize("absent", ["", None])

@@ -12,9 +12,11 @@ import pytest
 import soundfile
 
 from ser_jax.commands import prepare as command
+from ser_jax.commands.main import main
 from ser_jax.corpora import load_corpus
 from ser_jax.corpora.corpus import waveform
 from ser_jax.corpora.labels import Changes
+from ser_jax.corpora.merge import merge_corpora
 from ser_jax.corpora.prepare import Options, prepare_folder
 from ser_jax.corpora.protocols import make_protocol
 from ser_jax.errors import UserError
@@ -398,6 +400,9 @@ EMOTIONS = ("anger", "joy", "neutral", "sadness")
         (("emotion", "offset", "duration"), lambda i: (2.0 * i, 2)),
         (("emotion", "onset", "offset"), lambda i: (2 * i, 2 * i + 2)),
         (("emotion", "xmin", "xmax"), lambda i: (2 * i, "" if i == 3 else 2 * i + 2)),
+        (("emotion", "Start [s]", "End (sec)"), lambda i: (2 * i, 2 * i + 2)),
+        (("emotion", "Start time (ms)", "Duration (ms)"), lambda i: (2000 * i, 2000)),
+        (("emotion", "Begin Time - ss.msec", "End Time - ss.msec"), lambda i: (2 * i, 2 * i + 2)),
     ],
 )
 def test_segments_are_cut_however_their_ends_are_told(tmp_path, head, of):
@@ -520,7 +525,11 @@ def test_several_speakers_at_once_are_refused(own, tmp_path, speakers, said):
 
 
 @pytest.mark.parametrize(
-    "both", ["anger;joy", "anger/joy", "joy + anger", "anger, joy", "anger and joy", "['joy', 'anger']"]
+    "both",
+    [
+        *("anger;joy", "anger/joy", "joy + anger", "anger, joy", "anger and joy", "['joy', 'anger']"),
+        *("anger joy", "anger (joy)", "anger -> joy", "joy_anger"),
+    ],
 )
 def test_several_emotions_are_refused_whatever_stands_between_them(own, tmp_path, both):
     write_table(tmp_path / "table.csv", [*own[:-1], (own[-1][0], both, "s2")])
@@ -636,6 +645,49 @@ def test_a_folder_of_speakers_and_one_file_under_two_emotions_are_refused(tmp_pa
     (folder / "joy " / "linked.wav").symlink_to(folder / "anger" / "a.wav")
     with pytest.raises(UserError, match=r"has several emotions here: anger, joy .and 1 more"):
         prepare_folder("own", folder, tmp_path / "data")
+
+
+def test_a_folder_of_a_split_beside_emotions_is_no_emotion(tmp_path):
+    folder = emotion_folders(tmp_path)
+    (folder / "train" / "joy").mkdir(parents=True)
+    soundfile.write(folder / "train" / "joy" / "b.wav", voice(), RATE)
+    with pytest.raises(UserError, match=r"its folders \(train, ...\) hold folders that are named by emotions \(joy\)"):
+        prepare_folder("own", folder, tmp_path / "data")
+
+
+@pytest.mark.parametrize("place", ["data/train/metadata.csv", "Metadata.CSV"])
+def test_a_table_of_an_audio_folder_is_never_passed_over(tmp_path, place):
+    folder = emotion_folders(tmp_path)
+    (folder / place).parent.mkdir(parents=True, exist_ok=True)
+    (folder / place).write_text("file_name,emotion,speaker\n")
+    with pytest.raises(UserError, match=rf"{place} may describe the recordings, expected it as --table, or its folder"):
+        prepare_folder("own", folder, tmp_path / "data")
+
+
+def test_recordings_that_no_row_takes_are_said(own, tmp_path, capsys):
+    write_table(tmp_path / "table.csv", own[:-2])
+    given = ["prepare", "folder", "--name", "own", "--source", tmp_path / "in", "--table", tmp_path / "table.csv"]
+    assert main([*map(str, given), "--data_dir", str(tmp_path / "data")]) == 0
+    expected = "not used      2 audio files that no row takes: s2_neutral.wav, s2_sadness.wav\n"
+    assert expected in capsys.readouterr().out
+    write_table(tmp_path / "table.csv", own)
+    assert prepare(tmp_path).info["unused"] == {"files": 0, "first": []}
+
+
+def test_a_value_far_from_all_others_and_several_scales_are_said(own, tmp_path):
+    rows = [(*row, 99 if i == 7 else 1 + i % 5) for i, row in enumerate(own)]
+    write_table(tmp_path / "table.csv", rows, ("path", "emotion", "speaker", "arousal"))
+    corpus = prepare(tmp_path)
+    assert corpus.info["notes"] == {"outlying": [own[7][0].removesuffix(".wav")]}
+    assert "arousal       1 to 99, known of 12 utterances" in command._summary(corpus)
+    rows = [(*row, i % 5 / 4) for i, row in enumerate(own)]
+    write_table(tmp_path / "unit.csv", rows, ("path", "emotion", "speaker", "arousal"))
+    unit = prepare_folder("unit", tmp_path / "in", tmp_path / "data", Options(table=tmp_path / "unit.csv"))
+    assert unit.info["notes"] == {}
+    merged = merge_corpora("both", ["own", "unit"], tmp_path / "data")
+    assert merged.info["labels"] == [
+        "arousal may be on several scales, taken as they are: 1 to 99 in own, 0 to 1 in unit"
+    ]
 
 
 def test_an_emotion_that_is_not_allowed_is_said_with_the_one_that_may_be_meant(own, tmp_path):

@@ -115,6 +115,12 @@ def test_json_lines_and_parquet_are_tables_too(tmp_path, source):
         (b"\x1f\x8b" + bytes(40), "compressed by gzip, expected a table as text"),
         ("<html><table></table></html>", "HTML or XML, expected a table as text"),
         (text([]), "no rows"),
+        (text(before="My calls,,\n"), "line 2 has the columns' names, expected them in the first line"),
+        (
+            text(sep=";", before="# x\nCalls of 2024\n"),
+            "line 3 has the columns' names, expected them in the first line",
+        ),
+        (text([(*row, "1", "2") for row in ROWS], (*HEAD, "vote_é", "vote_e\u0301")), "`vote_é` stands there twice"),
     ],
 )
 def test_a_table_that_cannot_be_read_without_a_doubt_is_refused(tmp_path, source, content, message):
@@ -206,11 +212,45 @@ def test_an_emotion_that_is_called_by_a_word_for_nothing_can_be_named(tmp_path, 
         ("t.jsonl", '{"path": "a", "emotion": "joy", "emotion": "anger"}', "'emotion' stands twice in an object"),
         ("t.csv", "path,emotion,speaker,start_sample\na,joy,s,0\n", "the column `start_sample` may be of segments"),
         ("t.csv", "path,emotion,speaker,End Frame\na,joy,s,0\n", "the column `End Frame` may be of segments"),
+        (
+            "t.csv",
+            "path,emotion,speaker,from,to\na,joy,s,0,1:02\n",
+            "`from` and `to` may be of segments; --rename from=st",
+        ),
+        ("t.csv", "path,emotion,speaker,segBegin,segEnd\na,joy,s,0,1\n", "`segBegin` and `segEnd` may be of segments"),
+        (
+            "t.csv",
+            "path,emotion,speaker,start,length\na,joy,s,0,1\n",
+            "no column `end`, and `length` may be the length",
+        ),
+        (
+            "t.csv",
+            "path,speaker,vote_a,vote_b,vote_n\na,s,1,2,3\nb,s,0,3,3\n",
+            "t.csv: column vote_n is the sum of the",
+        ),
+        (
+            "t.csv",
+            "path,speaker,vote_a,vote_b\na,s,0.3,0.7\nb,s,0.5,0.5\nc,s,0.5,0.2\n",
+            r"t.csv: the shares of votes in line 4 add up to 0.7, and in most others to 1 \(1 of 3 differ\)",
+        ),
     ],
 )
 def test_what_a_column_cannot_mean_is_refused(tmp_path, source, name, content, message):
     with pytest.raises(UserError, match=message):
         read(tmp_path, source, content, name)
+
+
+def test_columns_that_may_be_of_segments_and_are_not_times_are_kept(tmp_path, source):
+    """Who speaks to whom, a length without a start, and votes of raters in words."""
+    head = (*HEAD, "from", "to", "length", "vote_1", "vote_2")
+    rows, problems, _ = read(tmp_path, source, text([(*row, "Ann", "Ben", "3", "joy", "anger") for row in ROWS], head))
+    assert pairs(rows) == ROWS and problems == [] and {"from", "to", "length"} <= set(rows.columns)
+
+
+def test_bytes_in_parquet_are_text(tmp_path, source):
+    table = pd.DataFrame([[cell.encode() for cell in row] for row in ROWS], columns=list(HEAD))
+    table.to_parquet(tmp_path / "t.parquet")
+    assert pairs(read(tmp_path, source, (tmp_path / "t.parquet").read_bytes(), "t.parquet")[0]) == ROWS
 
 
 def test_a_list_in_parquet_is_refused_and_votes_may_be_lists(tmp_path, source):
