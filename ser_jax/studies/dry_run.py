@@ -14,7 +14,7 @@ from ser_jax.corpora import default_data_dir
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.frontend import num_features, num_frames
 from ser_jax.report.numbers import count, duration, join
-from ser_jax.studies import rates
+from ser_jax.studies import first_rates, rates
 from ser_jax.studies.baselines import Baselines
 from ser_jax.studies.more_seeds import find_parts, lacking_seeds
 from ser_jax.studies.plan import make_plan
@@ -76,10 +76,14 @@ def _row(variant: Variant, store: Path) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class _Told:
-    """How long what is left of a variant takes: seconds, or None; `by` is the model whose training tells it."""
+    """How long what is left of a variant takes: seconds, or None.
+
+    `by` is the model whose training here tells it; `elsewhere` is whether another machine's trainings do.
+    """
 
     seconds: float | None
     by: str = ""
+    elsewhere: bool = False
 
 
 def _seconds(variant: Variant, store: Path, data_dir: str | None, timed: set[Any]) -> _Told:
@@ -98,13 +102,14 @@ def _seconds(variant: Variant, store: Path, data_dir: str | None, timed: set[Any
         functionals = seconds_of_functionals(variant.corpus, kind, data_dir)
         timed.add(kind)
     found = rates.seconds_of(population, data_dir)
-    if found is None:
-        return _Told(functionals or None, "")
-    seconds, compiling, by = found
+    first = first_rates.seconds_of(population) if found is None and isinstance(population, Population) else None
+    if found is None and first is None:
+        return _Told(functionals or None)
+    seconds, compiling, by = found or (*first, "")
     program = id(population.programs) if isinstance(population, Population) else None
     seconds += 0.0 if program in timed else compiling
     timed.add(program)
-    return _Told(seconds + functionals, by)
+    return _Told(seconds + functionals, by, elsewhere=found is None)
 
 
 def _time(told: _Told) -> str:
@@ -113,7 +118,8 @@ def _time(told: _Told) -> str:
 
 def _about_time(told: Sequence[_Told], data_dir: Path) -> str:
     """What the times of the table are, all together."""
-    known = [one for one in told if one.seconds]
+    known = [one for one in told if one.seconds and not one.elsewhere]
+    guessed = [one for one in told if one.elsewhere]
     lacking = sum(one.seconds is None for one in told)
     parts = []
     if known:
@@ -121,6 +127,12 @@ def _about_time(told: Sequence[_Told], data_dir: Path) -> str:
         how = f", by trainings of {by} on this machine ({data_dir / rates.FILE})" if by else ", openSMILE's alone"
         parts.append(
             f"time: about {duration(sum(one.seconds for one in known))}{how}; a network of other work tells it roughly"
+        )
+    if guessed:
+        parts.append(
+            f"time of {count(len(guessed), 'variant')}: roughly {duration(sum(one.seconds for one in guessed))} where "
+            "nothing else runs, several times that on a busy machine: nothing like it was trained here, so this is "
+            f"its family's rate on {first_rates.MACHINE}, by what a product of matrices takes here"
         )
     if lacking:
         parts.append(

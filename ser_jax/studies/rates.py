@@ -36,7 +36,7 @@ def remember(
 
     Nothing where that was short or could end early, and where the folder of the data may not be written.
     """
-    is_network, (units, work) = isinstance(population, Population), _work(population)
+    is_network, (units, work) = isinstance(population, Population), work_of(population)
     short = seconds["train"] < _LEAST_SECONDS[is_network] or (is_network and population.num_steps < _LEAST_STEPS)
     if short or (is_network and population.config["training"]["patience"] > 0):
         return
@@ -73,7 +73,7 @@ def seconds_of(
     others = [row for row in rows if is_network and row.get("network")]
     if not of_family and not others:
         return None
-    units, work = _work(population)
+    units, work = work_of(population)
     row = min(reversed(of_family or others), key=lambda row: max(row["work"] / work, work / row["work"]))
     evaluating = row["seconds_of_evaluating"] * _heard(population)
     seconds, times = row["seconds_of_work"] * units * work + evaluating, row["work"] / work
@@ -96,8 +96,8 @@ def _model(population: Population | Baselines) -> str:
     return name if isinstance(population, Population) else f"{name} on {population.baseline.functionals}"
 
 
-def _work(population: Population | Baselines) -> tuple[float, float]:
-    """How many steps all runs make, and the multiply-adds of each one's forward pass, traced and not compiled.
+def work_of(population: Population | Baselines) -> tuple[float, float]:
+    """Returns how many steps all runs make, and the multiply-adds of each one's forward pass, traced, not compiled.
 
     Of a baseline it is how many values all fits see, and 1.
     """

@@ -1,11 +1,13 @@
 """The time that `--dry_run` tells is that of trainings on this machine, in proportion to their work."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 
 from ser_jax import config as configuration
-from ser_jax.studies import rates
+from ser_jax.studies import first_rates, rates
 from ser_jax.studies.dry_run import dry_run
 from ser_jax.studies.plan import make_plan
 from ser_jax.studies.variants import prepare
@@ -89,3 +91,38 @@ def test_a_dry_run_says_how_long_a_study_takes_or_that_it_is_not_known(tmp_path,
     assert lines[1].endswith("  about 2 min") and lines[2].endswith("  about 3 min") and lines[3].endswith("not known")
     assert "time: about 4 min, by trainings of linear on this machine" in lines[-1]
     assert "time of 1 variant: not known" in lines[-1]
+
+
+def test_without_a_training_here_a_network_takes_what_its_family_took_on_a_named_machine(
+    tmp_path, population, monkeypatch
+):
+    """As many steps times the products, or the audio where that takes longer, as much slower as products are here."""
+    monkeypatch.setattr(first_rates, "_products", lambda: first_rates.PRODUCTS / 2)
+    monkeypatch.setattr(first_rates.machine, "cores", lambda: first_rates.CORES)
+    monkeypatch.setitem(first_rates.FAMILIES, "linear", (1e6, 3.0))
+    made = population()
+    steps, multiply_adds = rates.work_of(made)
+    assert first_rates.seconds_of(made) == pytest.approx((2 * steps * multiply_adds * 1e-3, 2 * 2 * 3.0))
+    monkeypatch.setitem(first_rates.FAMILIES, "linear", (1e-6, 3.0))
+    audio = made.config["training"]["crop_seconds"] * made.config["training"]["batch_size"] / first_rates.AUDIO
+    assert first_rates.seconds_of(made)[0] == pytest.approx(2 * steps * audio)
+    told = dry_run(configuration.merge(changed(), {"seeds": [0]}), tmp_path / "work", str(tmp_path))
+    assert "about 12 s" in told and "time of 1 variant: roughly 12 s where nothing else runs" in told
+    assert first_rates.MACHINE in told and "not known" not in told
+    monkeypatch.setattr(first_rates.machine, "cores", lambda: 2 * first_rates.CORES)
+    assert first_rates.seconds_of(made)[0] == pytest.approx(steps * audio)
+    monkeypatch.setattr(first_rates, "hardware", lambda: {"platform": "gpu"})
+    assert first_rates.seconds_of(made) is None
+
+
+def test_the_rates_of_the_named_machine_are_those_of_the_benchmarks():
+    results = json.loads((Path(__file__).parents[2] / "benchmarks/results/amd-epyc.json").read_text())["benchmarks"]
+    steps = {row["model"]: row for row in results["roofline"]["records"]}
+    compiled = {row["model"]: row for row in results["models"]["records"] if row["contestant"] == "ser_jax"}
+    assert first_rates.FAMILIES.keys() == steps.keys()
+    for name, (nanoseconds, compiling) in first_rates.FAMILIES.items():
+        forward = steps[name]["products"] / 3  # a step has three times the products of a forward pass
+        assert nanoseconds == pytest.approx(1e9 * steps[name]["median_seconds"] / forward, rel=0.01)
+        assert compiling == pytest.approx(compiled[name]["compile_seconds"], abs=0.05)
+    audio = {row["contestant"]: row["rate"] for row in results["frontend"]["records"]}
+    assert audio["ser_jax, augmented"] == pytest.approx(first_rates.AUDIO, rel=0.01)
