@@ -1,7 +1,7 @@
 """Which messages to users the tests provoke: every place in ser_jax that makes a UserError should be come to.
 
-A plugin of pytest. It notes where UserErrors are made; after a run of all tests, it names the places that were never
-come to. `MESSAGES=FILE pytest tests/x` writes those of some tests to a file, and
+A plugin of pytest. It notes where UserErrors are made; a run of all tests in which none fails or is skipped names the
+places that were never come to, and fails. `MESSAGES=FILE pytest tests/x` writes those of some tests to a file, and
 
     python -m tests.messages FILE ...
 
@@ -24,6 +24,7 @@ _KINDS = ("UserError", "_Damaged")
 _THROUGH = ("contextlib.py", f"ser_jax{os.sep}errors.py")  # `reading` makes the message of the `with` that it stands in
 
 _made: set[tuple[str, int]] = set()  # file below ROOT and line
+_skipped: set[str] = set()  # tests
 
 
 @functools.cache
@@ -80,21 +81,42 @@ def pytest_runtestloop(session: pytest.Session) -> Iterator[None]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: object) -> None:
-    _made.update(map(tuple, getattr(node, "workeroutput", {}).get("messages", ())))
+    told = getattr(node, "workeroutput", {})
+    _made.update(map(tuple, told.get("messages", ())))
+    _skipped.update(told.get("skipped", ()))
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and "gpu" not in report.keywords:  # as for want of the corpora, of PyTorch or of a C compiler
+        _skipped.add(report.nodeid)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.skipped:
+        _skipped.add(report.nodeid)
+
+
+def is_whole(config: pytest.Config) -> bool:
+    """Whether a run was asked for all tests."""
+    options = ("keyword", "markexpr", "deselect", "ignore", "ignore_glob", "lf", "stepwise")
+    chosen = any(getattr(config.option, name, None) for name in options)
+    return not chosen and config.args_source is config.ArgsSource.TESTPATHS
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if hasattr(session.config, "workerinput"):  # a worker of pytest-xdist: the first process has the last word
-        session.config.workeroutput["messages"] = sorted(_made)
+        session.config.workeroutput |= {"messages": sorted(_made), "skipped": sorted(_skipped)}
     elif "MESSAGES" in os.environ:
         Path(os.environ["MESSAGES"]).write_text(json.dumps(sorted(_made)))
+    elif exitstatus == pytest.ExitCode.OK and is_whole(session.config) and not _skipped and missing(_made):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    chosen = config.option.keyword or config.option.markexpr or config.args_source is not config.ArgsSource.TESTPATHS
-    if not chosen and (never := missing(_made)):
+    ended = terminalreporter._session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    if ended and is_whole(config) and (never := missing(_made)):
         terminalreporter.section(f"{len(never)} of {len(places())} messages that no test came to")
-        terminalreporter.write_line("\n".join(never))
+        terminalreporter.write_line("\n".join([*never, f"{len(_skipped)} tests were skipped"]))
 
 
 def main() -> int:

@@ -221,3 +221,51 @@ def test_where_a_message_is_made_is_noted():
     assert messages.missing(everything) == []
     (left,) = messages.missing(everything - {place})
     assert left.startswith("ser_jax/commands/prepare.py:") and "expected numbers, as" in left
+
+
+@pytest.fixture
+def whole_run(monkeypatch):
+    """The session of a run of all tests that ended well, in which no message was made."""
+    monkeypatch.setattr(messages, "_made", set())
+    monkeypatch.setattr(messages, "_skipped", set())
+    monkeypatch.delenv("MESSAGES", raising=False)
+    config = types.SimpleNamespace(option=types.SimpleNamespace(keyword=""), ArgsSource=pytest.Config.ArgsSource)
+    config.args_source = config.ArgsSource.TESTPATHS
+    return types.SimpleNamespace(config=config, exitstatus=pytest.ExitCode.OK)
+
+
+def _finished(session):
+    messages.pytest_sessionfinish(session, session.exitstatus)
+    return session.exitstatus
+
+
+def test_a_whole_run_fails_where_no_test_came_to_a_message(whole_run, monkeypatch):
+    assert _finished(whole_run) == pytest.ExitCode.TESTS_FAILED
+    whole_run.exitstatus = pytest.ExitCode.OK
+    monkeypatch.setattr(messages, "_made", set(messages.places()))
+    assert _finished(whole_run) == pytest.ExitCode.OK
+
+
+@pytest.mark.parametrize("option", ["keyword", "markexpr", "deselect", "ignore", "lf", "stepwise"])
+def test_a_run_of_some_tests_does_not(whole_run, option):
+    setattr(whole_run.config.option, option, ["x"])
+    assert _finished(whole_run) == pytest.ExitCode.OK
+
+
+def test_nor_does_one_of_some_files_or_one_that_failed_or_was_interrupted(whole_run):
+    for status in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED):
+        whole_run.exitstatus = status
+        assert _finished(whole_run) == status
+    whole_run.exitstatus = pytest.ExitCode.OK
+    whole_run.config.args_source = pytest.Config.ArgsSource.ARGS
+    assert _finished(whole_run) == pytest.ExitCode.OK
+
+
+@pytest.mark.parametrize(("keywords", "fails"), [({"gpu": 1}, True), ({}, False)], ids=["no GPU", "no corpora"])
+def test_nor_does_one_in_which_a_test_was_skipped_for_want_of_anything_but_a_gpu(whole_run, keywords, fails):
+    report = types.SimpleNamespace(skipped=True, keywords=keywords, nodeid="a")
+    messages.pytest_runtest_logreport(report)
+    assert (_finished(whole_run) == pytest.ExitCode.TESTS_FAILED) == fails
+    whole_run.exitstatus = pytest.ExitCode.OK
+    messages.pytest_collectreport(report)  # a file that is skipped as a whole
+    assert _finished(whole_run) == pytest.ExitCode.OK
