@@ -61,7 +61,7 @@ from ser_jax.studies import (
 from ser_jax.studies.plan import make_plan
 from ser_jax.training import checkpoints, devices, initial, processes, published, step
 from ser_jax.training.arrays import sealed
-from ser_jax.training.encoder import upper_layers
+from ser_jax.training.encoder import restored_architecture, upper_layers
 from ser_jax.training.population import state_like
 from ser_jax.training.setup import check_batch, restored_targets, targets_of
 from tests.doors import spoken, tiny_encoder
@@ -91,6 +91,11 @@ def _written(place, name, content):
     path = place / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
+
+
+def _published(place, arrays, **more):
+    published.write(place, "small", arrays, METADATA | more)
+    return place
 
 
 def _study(**study):
@@ -222,6 +227,14 @@ def _population(**changes):
         (
             lambda f: restored_targets({"vocabulary": 1}, ()),
             "the targets in a model's metadata are none that a training wrote",
+        ),
+        (
+            lambda f: restored_architecture({"encoder": {"name": "x"}}),
+            "the encoder in a model's metadata is none that a training wrote ('architecture')",
+        ),
+        (
+            lambda f: baselines.load_folds(_published(f, {"a": np.ones(2, np.float32)}, folds=["a", "b"])),
+            "not the baselines that a training wrote",
         ),
         (
             lambda f: demo.refuse_model(_model_of_dimensions()),
@@ -362,9 +375,12 @@ def test_metadata_that_no_training_wrote_are_refused_though_they_are_sealed(chec
     assert re.search(message, found[6])
 
 
-def test_a_folder_without_a_checkpoint_is_refused(tmp_path, monkeypatch):
-    with contextlib.closing(checkpoints.Checkpoints(tmp_path)) as kept, pytest.raises(UserError, match="no checkpoint"):
-        kept.restore(state_of(6))
+def test_a_folder_without_a_checkpoint_is_refused_and_not_made(tmp_path, monkeypatch):
+    """Where populations lie is said by study.json, which may be a stranger's."""
+    for place in (tmp_path, tmp_path / "none"):
+        with contextlib.closing(checkpoints.Checkpoints(place)) as kept, pytest.raises(UserError, match="no checkp"):
+            kept.restore(state_of(6))
+    assert not (tmp_path / "none").exists()
 
     def fail(*_, **__):
         raise ValueError("no such folder")

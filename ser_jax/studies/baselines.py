@@ -25,7 +25,7 @@ from ser_jax.corpora.corpus import Corpus, waveform
 from ser_jax.corpora.features import Packed, load_features
 from ser_jax.corpora.protocols import Fold, Protocol, speakers_known
 from ser_jax.corpora.targets import check_dimensions, dimension_values
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, reading
 from ser_jax.inference.tables import references, tabulate
 from ser_jax.training import checkpoints, published
 from ser_jax.training.runs import runs_of
@@ -260,11 +260,12 @@ def load_metadata(folder: Path) -> dict:
 
 def load_folds(folder: Path) -> dict[str, Fitted]:
     """Reads the saved baselines of a variant's folder, or of a published model, by fold."""
-    if published.is_published(folder):
-        fitted = linear.from_arrays(published.read_arrays(folder))
-    else:
-        fitted = linear.load(folder / FOLDER)
-    return dict(zip(load_metadata(folder)["folds"], fitted, strict=True))
+    with reading(f"{folder}: not the baselines that a training wrote"):
+        if published.is_published(folder):
+            fitted = linear.from_arrays(published.read_arrays(folder))
+        else:
+            fitted = linear.load(folder / FOLDER)
+        return dict(zip(load_metadata(folder)["folds"], fitted, strict=True))
 
 
 def _few_speakers(corpus: Corpus, fold: Fold) -> bool:

@@ -132,7 +132,10 @@ def read_places(workdir: Path) -> dict[str, Path]:
     """Returns the folder of each variant's population, by study.json; raises UserError where that is damaged."""
     path = workdir / STUDY
     with reading(f"{path}: damaged; the study's own command makes it again"):
-        return {one["name"]: workdir / one["folder"] for one in read_json(path)}
+        places = [(one["name"], one["folder"]) for one in read_json(path)]
+        if not places or not all(isinstance(text, str) for place in places for text in place):
+            raise ValueError("expected the name and the folder of one variant or more")
+        return {name: workdir / folder for name, folder in places}
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -212,7 +212,8 @@ def _of_checkpoints(folder: Path) -> list[str]:
 def _of_tables(folder: Path, names: Iterable[str]) -> list[str]:
     """What is wrong with files that have no checksum but a structure."""
     readers = {SUMMARY: summary.read, CONDITIONS: robustness.read, PREDICTIONS: predictions.read}
-    readers |= {VALIDATION: predictions.read} | {name: read_json for name in (CONFIG, STUDY, RESULT, LATENCY)}
+    readers |= {VALIDATION: predictions.read} | {name: read_json for name in (CONFIG, RESULT, LATENCY)}
+    readers |= {STUDY: lambda path: read_places(path.parent)}
     return _failures(*(lambda name=name: readers[name](folder / name) for name in names if name in readers))
 
 

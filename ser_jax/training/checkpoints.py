@@ -30,12 +30,16 @@ from ser_jax.errors import UserError, brief, reading, reason_of
 from ser_jax.files import named
 from ser_jax.training import published
 from ser_jax.training.arrays import describe_array, differences, named_arrays, sealed, sha256
+from ser_jax.training.initial import trainings_behind
 from ser_jax.training.state import State
 
 # Orbax logs what it raises too, with tracebacks, by absl's logger, which is others' as well.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 FORMAT_VERSION = 2
+# What metadata may have beside what all have.
+_OPTIONAL = {"features": dict, "encoder": dict, "initial": dict, "teacher": dict}
+_OPTIONAL |= {"recordings": list, "notes": list, "folds": list, "diverged": list}
 _EVALUATION, _TRAINING, _METADATA = "evaluation", "training", "metadata"
 _OF_TRAINING = (
     "parameters",
@@ -53,7 +57,8 @@ class _Damaged(UserError):
 class Checkpoints:
     """The checkpoints of one population, in `folder`, the newest two kept.
 
-    A checkpoint appears whole or not at all, whenever the process dies. Of several processes, which all have the whole
+    The folder is made by the first of them: what reads makes none. A checkpoint appears whole or not at all, whenever
+    the process dies. Of several processes, which all have the whole
     state, the first one saves and all restore.
     """
 
@@ -64,7 +69,6 @@ class Checkpoints:
         alone = ocp.options.MultiprocessingOptions(
             primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
         )
-        folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2,
             enable_async_checkpointing=True,
@@ -90,6 +94,7 @@ class Checkpoints:
         diverged = [{**run, "step": step} for run, step in runs if step >= 0]
         metadata = {**metadata, "format": FORMAT_VERSION, "diverged": diverged, "arrays": described}
         _say_errors_once()
+        self.folder.mkdir(parents=True, exist_ok=True)
         items = {_METADATA: ocp.args.JsonSave(sealed(metadata))}
         for item, part in _by_item(arrays).items():
             items[item] = ocp.args.StandardSave(part)
@@ -307,7 +312,15 @@ def check_metadata(metadata: dict, where: str) -> dict:
             if not isinstance(metadata[name], kind):
                 raise ValueError(f"{name} is {brief(metadata[name])}, expected {kind.__name__}")
         corpus, runs = metadata["corpus"], [(run["fold"], run["seed"]) for run in metadata["runs"]]
-        texts = [corpus["name"], corpus["fingerprint"], *corpus["emotions"], *(fold for fold, _ in runs)]
+        for name, kind in _OPTIONAL.items():
+            if not isinstance(metadata.get(name), kind | None):
+                raise ValueError(f"{name} is {brief(metadata[name])}, expected {kind.__name__}")
+        if features := corpus.get("features"):
+            numbers = operator.index(features["dims"]), float(features["frame_ms"])
+            if not (isinstance(features["name"], str) and all(0 <= number < 1e9 for number in numbers)):
+                raise ValueError(f"features are {brief(features)}")
+        texts = [one["corpus"][what] for one in trainings_behind(metadata) for what in ("name", "fingerprint")]
+        texts += [*corpus["emotions"], *(fold for fold, _ in runs)]
         if not all(isinstance(text, str) for text in texts) or not all(isinstance(seed, int) for _, seed in runs):
             raise ValueError("expected texts for the corpus, its emotions and the folds, and numbers for the seeds")
         if not (
@@ -318,6 +331,11 @@ def check_metadata(metadata: dict, where: str) -> dict:
             raise ValueError("expected emotions or dimensions, found neither")
         if not runs:
             raise ValueError("expected runs, found none")
+        if len(set(corpus["emotions"])) < len(corpus["emotions"]):
+            raise ValueError("expected emotions of different names")
+        folds = dict.fromkeys(fold for fold, _ in runs)
+        if runs != [(fold, seed) for fold in folds for seed in metadata["config"]["seeds"]]:
+            raise ValueError("expected a run of every fold with every seed of config.seeds")
         configuration.check({name: value for name, value in metadata["config"].items() if name != "study"})
     return metadata
 

@@ -11,7 +11,7 @@ from ser_jax.encoders.architecture import SAMPLE_RATE, Architecture, from_json
 from ser_jax.encoders.extract import encoder_of
 from ser_jax.encoders.store import load
 from ser_jax.encoders.weights import truncate
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, reading
 from ser_jax.plugins import is_outside
 
 _WHERE = "config.model.layers"
@@ -153,5 +153,6 @@ def check_encoder(upper: Upper | None, metadata: dict, folder: os.PathLike) -> N
 
 def restored_architecture(metadata: dict) -> Architecture | None:
     """Returns the architecture that `Upper.describe` wrote to a checkpoint's metadata, or None: there is none."""
-    described = metadata.get(COLLECTION)
-    return described and from_json(described["architecture"])
+    with reading("the encoder in a model's metadata is none that a training wrote"):
+        described = metadata.get(COLLECTION)
+        return described and from_json(described["architecture"])

@@ -6,7 +6,9 @@ computed `validation_ua`. A figure that a diverged run does not have is null, an
 diverged.
 """
 
+import contextlib
 import json
+import math
 import os
 import shutil
 import socket
@@ -90,15 +92,21 @@ def read(path: Path) -> list[dict]:
     """Returns the rows of a log that are whole, in their order; none where there is no file."""
     rows = []
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
-        try:
+        with contextlib.suppress(ValueError, OverflowError, RecursionError):
             row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if not isinstance(row, dict) or not {"step", "epoch"} <= row.keys():
-            continue
-        if all(isinstance(row.get(name, 0), int | float) for name in ("step", "epoch", "seconds")):
-            rows.append(row)
+            if _is_row(row):
+                rows.append(row)
     return rows
+
+
+def _is_row(found: Any) -> bool:
+    """Whether it is a row as `_line` writes it: a step was made, and no number is infinite or NaN."""
+    if not isinstance(found, dict) or not {"step", "epoch"} <= found.keys():
+        return False
+    numbers = [value for value in found.values() if isinstance(value, int | float)]
+    if not all(math.isfinite(value) for value in numbers) or type(found["step"]) is not int or found["step"] < 1:
+        return False
+    return all(isinstance(value := found.get(name, 0), int | float) and value >= 0 for name in ("epoch", "seconds"))
 
 
 def means(rows: Iterable[dict]) -> list[dict]:

@@ -54,6 +54,7 @@ def train(
     Returns the final state, [groups, runs per group, ...], and the seconds spent by phase.
     Raises `UserError` where the folder's checkpoints are of another training, and where every run diverged.
     """
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)  # refused now, not after the training
     store = checkpoints.Checkpoints(folder / "checkpoints")
     try:
         with _postponed_signals() as interrupted, contextlib.ExitStack() as stack:

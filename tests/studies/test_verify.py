@@ -148,3 +148,12 @@ def test_a_file_in_the_place_of_the_checkpoints_is_damage_in_one_line(tmp_path, 
     assert main(["verify", str(tmp_path)]) == 1
     found = f"{tmp_path / 'checkpoints'}: a file, expected a folder of checkpoints"
     assert capsys.readouterr().out == f"damaged: {tmp_path}: {found}\n"
+
+
+@pytest.mark.parametrize(
+    "places", ["[]", '[{"name": 5, "folder": "x"}]', '[{"name": "x"}]', '[{"name": "x", "folder": [1]}]']
+)
+def test_a_list_of_variants_that_is_none_is_damaged_without_checksums_too(tmp_path, places):
+    (tmp_path / "study.json").write_text(places)
+    (finding,) = verify(tmp_path)
+    assert (finding.kind, finding.state) == ("results", DAMAGED) and "study.json: damaged" in finding.reasons[0]

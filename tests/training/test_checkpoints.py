@@ -20,7 +20,12 @@ from ser_jax.training.arrays import digest, named_arrays
 from ser_jax.training.checkpoints import Checkpoints, check_metadata
 from ser_jax.training.state import State, for_evaluation
 
-METADATA = {"config": configuration.default(), "runs": [{"fold": "a", "seed": 0}, {"fold": "a", "seed": 1}]}
+METADATA = {
+    "config": configuration.default() | {"seeds": (0, 1)},
+    "runs": [{"fold": "a", "seed": 0}, {"fold": "a", "seed": 1}],
+}
+
+FEATURES = {"name": "x", "dims": 3, "frame_ms": 0.0}
 
 
 def state_of(step, seed=0, names=("first", "second")):
@@ -184,9 +189,21 @@ def test_all_checkpoints_are_verified_each_by_itself(saved):
         ({"runs": [{"fold": 1, "seed": 0}]}, "expected texts for the corpus, its emotions and the folds"),
         ({"runs": [{"fold": "a", "seed": "0"}]}, "and numbers for the seeds"),
         ({"runs": []}, "expected runs, found none"),
+        ({"runs": [{"fold": "a", "seed": 0}]}, "expected a run of every fold with every seed of config.seeds"),
+        ({"runs": 2 * METADATA["runs"]}, "expected a run of every fold with every seed of config.seeds"),
+        ({"corpus": {"name": "c", "fingerprint": "f", "emotions": ["a", "a"]}}, "emotions of different names"),
         ({"runs": {}}, "runs is"),
         ({"corpus": {"name": "c", "fingerprint": "f", "emotions": []}}, "expected emotions or dimensions"),
         ({"versions": None}, "versions is"),
+        ({"features": 5}, "features is 5, expected dict"),
+        ({"recordings": {}}, "recordings is {}, expected list"),
+        ({"initial": {"corpus": 5}}, "not subscriptable"),
+        ({"teacher": {"initial": {"corpus": {"name": "c", "fingerprint": 1}}}}, "expected texts for the corpus"),
+        ({"corpus": {"name": "c", "fingerprint": "f", "emotions": ["a"], "features": {"name": "x"}}}, "dims"),
+        (
+            {"corpus": {"name": "c", "fingerprint": "f", "emotions": ["a"], "features": FEATURES | {"dims": -1}}},
+            "features are",
+        ),
     ],
     ids=str,
 )
@@ -197,6 +214,7 @@ def test_metadata_that_no_training_made_are_refused(changes, message):
         "targets": {},
         "versions": {},
     }
+    made["corpus"]["features"] = FEATURES
     assert check_metadata(METADATA | made, "here") == METADATA | made
     with pytest.raises(UserError, match=f"^here: not the metadata of a training.*{message}"):
         check_metadata(METADATA | made | changes, "here")

@@ -66,6 +66,9 @@ def test_the_events_of_many_runs_keep_no_file_open(tmp_path):
 
 def test_damaged_lines_are_passed_over_and_gone_after_a_restart(tmp_path):
     damaged = ["", "{", "[1]", '{"step": "a", "epoch": 1}', '{"epoch": 1}', json.dumps(row(1))[:-5], "\udcff"]
+    damaged += [json.dumps(row(1) | other) for other in ({"step": -5}, {"step": 1.5}, {"step": True}, {"epoch": -1})]
+    damaged += [json.dumps(row(1, loss=10**400))]
+    damaged += ['{"step": 1e999, "epoch": 1}', '{"step": 3, "epoch": NaN}', '{"step": 3, "epoch": 1, "loss": Infinity}']
     lines = [json.dumps(row(1)), *damaged, json.dumps(row(2))]
     (tmp_path / FILE).write_text("\n".join(lines), encoding="utf-8", errors="surrogateescape")
     assert [one["step"] for one in read(tmp_path / FILE)] == [1, 2]
