@@ -1,5 +1,6 @@
 """One of everything from a folder outside the package: what a configuration names as `package.module:NAME`."""
 
+import json
 import sys
 import textwrap
 from pathlib import Path
@@ -20,10 +21,12 @@ from ser_jax.report.summarise import How, summarise
 from ser_jax.report.summary import Study
 from ser_jax.report.terminal import results_table
 from ser_jax.statistics.metrics import with_others
+from ser_jax.studies import render
 from ser_jax.studies.plan import make_plan
 from ser_jax.studies.source_code import code_version, files_behind
 from ser_jax.studies.variants import load
 from ser_jax.training import loop, optimizers
+from ser_jax.training.checkpoints import check_metadata
 from ser_jax.training.population import make_population
 from tests.report import made_study
 
@@ -276,3 +279,39 @@ def test_a_corpus_from_outside_has_folds(outside):
 def test_names_outside_are_found_anywhere_in_a_configuration(outside):
     assert list(plugins.files_outside(CHANGES)) == [NAME]
     assert plugins.files_outside({"corpus": {"name": "synthetic"}, "study": ["a:b c"]}) == {}
+
+
+@pytest.mark.parametrize("group", ["corpus", "frontend", "augmentation", "model", "training"])
+def test_what_is_stored_runs_no_code_that_the_environment_does_not_list(tmp_path, monkeypatch, group):
+    """Whoever sends a model or results could otherwise have any module import, and call any function that it has."""
+    config = configuration.merge(configuration.default(), {group: CHANGES[group]} | {"study": {"title": "a:b"}})
+    made = {"config": config, "corpus": {"name": "c", "fingerprint": "f", "emotions": ["a"]}}
+    made |= {"runs": [{"fold": "a", "seed": 0}], "protocol": {}, "targets": {}, "versions": {}}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    doors = (
+        lambda: check_metadata(made, "here"),
+        lambda: configuration.load(str(path)),
+        lambda: render._plan(path, made_study.make_summary(made_study.make_predictions(), whole=False)),
+    )
+    monkeypatch.setattr(plugins, "_load", None)
+    for door in doors:
+        with pytest.raises(UserError, match=f"names code outside of ser_jax, .{NAME}:.* SER_JAX_PLUGINS=own_pack"):
+            door()
+    monkeypatch.setenv("SER_JAX_PLUGINS", f"other, {NAME.partition('.')[0]}")
+    for door in doors[:2]:
+        door()
+
+
+def test_names_in_a_study_and_in_what_a_model_began_with_count_and_titles_do_not(monkeypatch):
+    monkeypatch.setenv("SER_JAX_PLUGINS", "mine.parts")
+    trusted = {"variants": {"cnn:eca": {"model": {"name": "mine.parts:M"}}}, "questions": [{"name": "a:b"}]}
+    plugins.require_trusted({"study": trusted}, "here")
+    for stored in (
+        {"study": trusted | {"metrics": ["minest:M"]}},
+        {"study": {"variants": {"a": {"optimizer": {"schedule": "pandas:read_pickle"}}}}},
+        {"study": {"questions": [{"factors": [{"field": "model.name", "levels": ["cnn", "mine:M"]}]}]}},
+        [{}, {"corpus": {"name": "pandas:read_pickle"}, "options": {"filepath_or_buffer": "a"}}],
+    ):
+        with pytest.raises(UserError, match=r"^here: names code outside of ser_jax, .*, which would run; if you"):
+            plugins.require_trusted(stored, "here")

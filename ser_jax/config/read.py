@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ser_jax import plugins
 from ser_jax.config.kinds import guess, plain
 from ser_jax.config.options import OPTIONS, Option
 from ser_jax.config.tree import check, completed, merge
@@ -45,6 +46,8 @@ def _read_file(path: str) -> dict:
     config = _read_json(file) if file.endswith(".json") else _call(_get_config(file), file, argument)
     if isinstance(config, dict) and "library_name" in config:  # of a published model, which keeps its own in it
         config = config.get("config")
+    if file.endswith(".json"):
+        plugins.require_trusted(config, f"--config {path}")
     if not isinstance(config, dict):
         raise UserError(f"--config {path}: not a configuration: found {brief(config)}, expected a dict of options")
     return config

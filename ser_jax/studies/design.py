@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ser_jax import config as configuration
-from ser_jax import predictions
+from ser_jax import plugins, predictions
 from ser_jax.errors import UserError
 from ser_jax.report import summary
 from ser_jax.statistics import bootstrap, components, paired
@@ -134,7 +134,9 @@ def timed_here(results: Results, data_dir: str | os.PathLike | None = None) -> R
         raise UserError(
             f"{results.folder}: no {CONFIG} or sizes of folds in it, and a training that is timed needs them"
         )
-    variants = make_plan(configuration.completed(read_json(path))).variants
+    stored = read_json(path)
+    plugins.require_trusted(stored, str(path))
+    variants = make_plan(configuration.completed(stored)).variants
     runs, seconds = results.folds * results.seeds, []
     for name in results.timed:
         if name not in variants:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ser_jax import checksums, predictions
+from ser_jax import checksums, plugins, predictions
 from ser_jax import config as configuration
 from ser_jax.errors import UserError
 from ser_jax.report import summary as tree
@@ -91,7 +91,9 @@ def _plan(path: Path, earlier: Summary) -> Plan | None:
     """The study's plan, with the variants that have results; None where the folder has no configuration of theirs."""
     if not path.is_file():
         return None
-    plan = make_plan(configuration.completed(read_json(path)))
+    stored = read_json(path)
+    plugins.require_trusted(stored, str(path))
+    plan = make_plan(configuration.completed(stored))
     selection = earlier.study.selection
     if selection and selection.chosen:  # its variant is another one in each fold, and has no configuration of its own
         candidates = {name: plan.variants[name] for name in selection.candidates if name in plan.variants}

@@ -25,6 +25,7 @@ import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ser_jax import config as configuration
+from ser_jax import plugins
 from ser_jax.corpora.merge import parts_of
 from ser_jax.errors import UserError, brief, reading, reason_of
 from ser_jax.files import named
@@ -336,7 +337,9 @@ def check_metadata(metadata: dict, where: str) -> dict:
         folds = dict.fromkeys(fold for fold, _ in runs)
         if runs != [(fold, seed) for fold in folds for seed in metadata["config"]["seeds"]]:
             raise ValueError("expected a run of every fold with every seed of config.seeds")
-        configuration.check({name: value for name, value in metadata["config"].items() if name != "study"})
+        config = {name: value for name, value in metadata["config"].items() if name != "study"}
+        plugins.require_trusted([config, *trainings_behind(metadata)], where)
+        configuration.check(config)
     return metadata
 
 
