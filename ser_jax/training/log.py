@@ -123,9 +123,9 @@ def means(rows: Iterable[dict]) -> list[dict]:
     return entries
 
 
-def unit(num_steps: int) -> int:
-    """Returns the steps of a tenth of a training, at whose multiples rows end, wherever else it was interrupted."""
-    return max(1, num_steps // 10)
+def fifth(num_steps: int) -> int:
+    """Returns the steps of a fifth of a training, at whose multiples rows end, wherever else it was interrupted."""
+    return -(-num_steps // 5)
 
 
 def learning(entries: Sequence[dict], num_steps: int, last: int) -> tuple[float | None, float]:
@@ -133,26 +133,27 @@ def learning(entries: Sequence[dict], num_steps: int, last: int) -> tuple[float 
 
     `entries` are those of `means`; the training was to have `num_steps`, and ended after step `last`. The accuracy is
     the mean over the steps of the last fifth, or None where the end was not logged; what it had risen by is against the
-    fifth before, and 0 with fewer than five entries. The fifths begin at multiples of `unit`, so that they hold the
-    same steps however an interruption cut the entries.
+    fifth before, and 0 of fewer than 20 steps. Fifths begin at multiples of `fifth`, so that they hold the same steps
+    however an interruption cut the entries.
     """
     known = [entry for entry in entries if "accuracy" in entry]
     if not known or known[-1]["step"] != last:
         return None, 0.0
-    tenth = unit(num_steps)
     begins = [0, *(entry["step"] for entry in known)]
     steps = {entry["step"]: entry["step"] - begin for entry, begin in zip(known, begins, strict=False)}
 
     def mean(low: float, high: float) -> float:
         """Over the steps between two shares of the training."""
-        low, high = (last if share == 1 else int(share * last) // tenth * tenth for share in (low, high))
+        unit = fifth(num_steps)
+        most = -(-last // unit) - 1  # so that something is left
+        low, high = (last if share == 1 else min(round(share * last / unit), most) * unit for share in (low, high))
         own = [entry for entry in known if low < entry["step"] <= high]
         weights = [steps[entry["step"]] for entry in own]
         # Rounded, since sums in another order differ in their last digits.
         return round(float(np.average([entry["accuracy"] for entry in own], weights=weights)), 9) if own else np.nan
 
     end = mean(0.8, 1.0)
-    gained = end - mean(0.6, 0.8) if len(known) >= 5 else 0.0
+    gained = end - mean(0.6, 0.8) if num_steps >= 20 else 0.0
     return end, gained if np.isfinite(gained) else 0.0
 
 

@@ -19,7 +19,7 @@ from ser_jax.errors import UserError, one_line
 from ser_jax.files import atomic_file
 from ser_jax.inference.tables import validation_ua
 from ser_jax.training import checkpoints, devices, optimizers, processes, selection
-from ser_jax.training.log import Log, means, unit
+from ser_jax.training.log import Log, fifth, means
 from ser_jax.training.population import (
     Population,
     describe,
@@ -107,7 +107,7 @@ def _train(
         step = int(np.max(np.asarray(state.step)))
         if processes.leads():
             log.forget_after(step)
-    validate_every, tenth = _validate_every(population), unit(population.num_steps)
+    validate_every, part = _validate_every(population), fifth(population.num_steps)
     if step == population.num_steps or selection.all_ended(state):
         return state, seconds
     feed = stack.enter_context(contextlib.closing(training_feed(population, step)))
@@ -130,9 +130,9 @@ def _train(
             state, sums = train_steps(population, state, piece)
         made, step = piece.count, step + piece.count
         # 4. While the devices are at it, the next steps: as many as take a few seconds, no further than a validation or
-        # a tenth of the training.
+        # a fifth of the training.
         if step < population.num_steps:
-            following = min(count, validate_every - step % validate_every, tenth - step % tenth)
+            following = min(count, validate_every - step % validate_every, part - step % part)
             following = min(following, population.num_steps - step)
             following = min(following, profile.steps_until_change(step))
             piece = to_devices(population, feed.take(following))

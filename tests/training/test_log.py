@@ -103,5 +103,13 @@ def test_the_accuracy_at_the_end_is_of_the_same_steps_however_a_training_was_int
 
 
 def test_of_a_training_that_ended_early_its_own_last_fifth_counts():
-    entries = [{"step": step, "accuracy": float(step)} for step in range(10, 71, 10)]  # rows end at its tenths
-    assert learning(entries, 100, 70) == (65.0, 15.0)  # after the tenths before 56 and 42, 50 and 40
+    entries = [{"step": step, "accuracy": float(step)} for step in range(10, 71, 10)]
+    assert learning(entries, 100, 70) == (70.0, 15.0)  # rows surely end at 60 and 40, the nearest to 56 and 42
+    assert learning(entries[:2], 100, 20) == (15.0, 0.0)
+
+
+@pytest.mark.parametrize("steps", range(1, 8))
+def test_a_training_of_some_steps_has_an_accuracy_too(steps):
+    entries = [{"step": step, "accuracy": float(step)} for step in range(1, steps + 1)]
+    end, gained = learning(entries, steps, steps)
+    assert 0.6 * steps < end <= steps and gained == 0
