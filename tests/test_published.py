@@ -229,6 +229,25 @@ def test_published_shares_and_widths_follow_from_a_second_computation():
         assert one["with_twice_seeds"] == pytest.approx(half * np.sqrt(1 - share / 2), rel=0.06)
 
 
+def test_gains_with_and_without_silence_differ_by_what_the_answer_says():
+    parts = {"with": "ravdess", "without": "ravdess_without_silence"}
+    tables = [_table(RESULTS / "encoder_pooling" / folder) for folder in parts.values()]
+    both = pd.concat(
+        [table.assign(variant=f"{part} " + table["variant"]) for part, table in zip(parts, tables, strict=True)]
+    )
+    names = [f"{part} {head}" for part in parts for head in ("self-attentive", "mean")]
+    prose = " ".join((ROOT / "docs" / "answer.md").read_text().split())
+    number = r"(-?\d+\.\d)"
+    for weights, said in (
+        ((1, -1, -1, 1), rf"differ by {number} points, with a 95 % interval from {number} to {number} over speakers"),
+        ((0, -1, 0, 1), rf"does not gain from trimming \({number} points, interval from {number} to {number}\)"),
+        ((1, 0, -1, 0), rf"loses {number} points by it \(from {number} to {number}\)"),
+    ):
+        found = recomputed.figure(recomputed.Shared(both, names), np.array(weights, float))
+        expected = [100 * value for value in (found["estimate"], *recomputed.inference(found, 0.02)["ci95"])]
+        assert [*map(float, re.search(said, prose).groups())] == pytest.approx(expected, abs=0.1)
+
+
 def test_the_picture_of_the_answer_is_drawn_from_the_published_summaries(tmp_path):
     path = tmp_path / "answer.png"
     subprocess.run([sys.executable, "-m", "docs.answer_figure", path], cwd=ROOT, check=True)
