@@ -1,21 +1,26 @@
-"""Weights of 8 bits: whole numbers and a scale for each output channel, whose product a program computes first."""
+"""Weights of 8 bits: integers and a scale for each output channel, whose product a program computes first."""
 
+import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Float32, Int8, PyTree
 
 _FEWEST = 256  # values of a leaf: smaller ones stay as they are
+_ROUNDING = 1e-3  # of an integer, by products in float32
 
 
-def packed(parameters: PyTree, runs: bool) -> PyTree:
-    """Returns parameters with each large leaf as (int8, scale), rounded; with `runs` the first axis is that of runs."""
+def packed(parameters: PyTree, stacked: bool) -> PyTree:
+    """Returns parameters with each large leaf as (int8, scale), rounded.
+
+    `stacked`: the first axis is that of runs or layers, each of which has scales of its own.
+    """
 
     def pack(leaf: Any) -> tuple[np.ndarray, np.ndarray] | np.ndarray:
         leaf = np.asarray(leaf)
-        inner = tuple(range(int(runs), leaf.ndim - 1))
+        inner = tuple(range(int(stacked), leaf.ndim - 1))
         if not inner or leaf.size < _FEWEST:
             return leaf
         scale = np.max(np.abs(leaf), axis=inner, keepdims=True).astype(np.float32) / 127
@@ -36,3 +41,21 @@ def unpacked(parameters: PyTree) -> PyTree:
         return values.astype(jnp.float32) * scale
 
     return jax.tree.map(unpack, parameters, is_leaf=lambda leaf: isinstance(leaf, tuple))
+
+
+def found(values: Float32[np.ndarray, "..."]) -> tuple[Int8[np.ndarray, "..."], Float32[np.ndarray, "..."]] | None:
+    """Returns the integers and scales whose product a constant of a converted program is; None where it has none.
+
+    The scales are for each place along one axis, or two: where a converter has put output channels, and runs or layers.
+    """
+    if values.size < _FEWEST or values.ndim < 2:
+        return None
+    axes = range(values.ndim)
+    for kept in itertools.chain(itertools.combinations(axes, 1), itertools.combinations(axes, 2)):
+        others = tuple(axis for axis in axes if axis not in kept)
+        scale = np.max(np.abs(values), axis=others, keepdims=True) / 127 if others else np.zeros(())
+        scale = np.where(scale > 0, scale, 1).astype(np.float32)
+        whole = values / scale
+        if 2 * scale.size < values.size and np.max(np.abs(whole - np.rint(whole))) < _ROUNDING:
+            return np.rint(whole).astype(np.int8), scale
+    return None

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from ser_jax.encoders import extract
 from ser_jax.encoders.weights import make_module, truncate
 from ser_jax.errors import UserError
+from ser_jax.export import eight_bits
 from ser_jax.export.speeds import at_speeds, check_speeds
 
 
@@ -45,17 +46,20 @@ def check_hearing(info: Mapping[str, Any], seconds: float | None, where: str) ->
     return float(window)
 
 
-def make_hearing(info: Mapping[str, Any], data_dir: str | os.PathLike | None = None) -> Hearing:
-    """Returns the encoder of the features that `prepare encoder` described by `info`."""
+def make_hearing(info: Mapping[str, Any], data_dir: str | os.PathLike | None = None, int8: bool = False) -> Hearing:
+    """Returns the encoder of the features that `prepare encoder` described by `info`; `int8`: weights of 8 bits."""
     encoder, request = extract.encoder_of(info, data_dir), extract.request_of(info)
     deepest = extract.deepest_layer(request)
     module = make_module(encoder.architecture, depth=deepest)
     parameters = encoder.parameters if deepest is None else truncate(encoder.parameters, deepest)
+    weights = {
+        name: eight_bits.packed(part, stacked=name == "layers") if int8 else part for name, part in parameters.items()
+    }
 
     def call(samples: Array, num_samples: Array) -> tuple[Array, Array]:
         versions, heard = at_speeds(samples, num_samples, request.speeds)
         heard = jnp.maximum(heard, encoder.architecture.min_samples)  # the rest is refused elsewhere
-        found = module.apply({"params": parameters}, versions, heard)
+        found = module.apply({"params": eight_bits.unpacked(weights)}, versions, heard)
         states = extract.select(found, request)
         if request.form == "frames":
             return states[0].astype(jnp.float32), -(-found.num_frames[0] // request.average)

@@ -17,7 +17,7 @@ class Format:
       load: the source of a function `load(path)`; see `ser_jax.export.runtime`.
       runtime: its name.
       is_folder: whether it is a folder.
-      has_int8: whether weights of 8 bits stay so in it; converters to other formats write them as float32.
+      has_int8: whether weights of 8 bits stay so in it; the converter to TFLite writes them as float32.
     """
 
     write: Callable[[Program, Path], None]
@@ -29,7 +29,7 @@ class Format:
 
 FORMATS = {
     "stablehlo": Format(stablehlo.write, stablehlo.LOAD, "JAX alone", has_int8=True),
-    "onnx": Format(onnx.write, onnx.LOAD, "ONNX Runtime"),
+    "onnx": Format(onnx.write, onnx.LOAD, "ONNX Runtime", has_int8=True),
     "savedmodel": Format(
         tensorflow.write_saved_model, tensorflow.LOAD_SAVED_MODEL, "TensorFlow", is_folder=True, has_int8=True
     ),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ser_jax.errors import UserError
-from ser_jax.export import tensorflow
+from ser_jax.export import eight_bits, tensorflow
 from ser_jax.export.program import Program
 from ser_jax.frontend import spectra_by_product
 
@@ -52,11 +52,41 @@ def write(program: Program, path: Path) -> None:
     (value,) = graph.output
     graph.node.append(onnx.helper.make_node("Identity", [value.name], ["probabilities"]))
     value.name = "probabilities"
+    if program.int8:
+        _keep_int8(graph)
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         raise UserError(f"--to onnx: the converter does not take this model: {str(error).splitlines()[0]}") from error
     path.write_bytes(model.SerializeToString())
+
+
+def _keep_int8(graph: Any) -> None:
+    """Replaces constants that are integers of 8 bits times scales, which the converters multiply, by both.
+
+    A runtime multiplies them when it loads the file.
+    """
+    import onnx
+
+    products = []
+    for constant in list(graph.initializer):
+        parts = (
+            eight_bits.found(values) if (values := onnx.numpy_helper.to_array(constant)).dtype == np.float32 else None
+        )
+        if parts is None:
+            continue
+        name = constant.name
+        graph.initializer.remove(constant)
+        for part, suffix in zip(parts, ("int8", "scale"), strict=True):
+            graph.initializer.append(onnx.numpy_helper.from_array(part, f"{name}_{suffix}"))
+        products.append(onnx.helper.make_node("Cast", [f"{name}_int8"], [f"{name}_whole"], to=onnx.TensorProto.FLOAT))
+        products.append(onnx.helper.make_node("Mul", [f"{name}_whole", f"{name}_scale"], [name]))
+    for at, node in enumerate(products):
+        graph.node.insert(at, node)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _keep_int8(attribute.g)
 
 
 def _choose_by_where(graph: Any, nodes: Sequence[Any]) -> Sequence[Any]:

@@ -39,11 +39,13 @@ class Program:
         NaN for a recording that is too short for the model.
       emotions: in the order of the probabilities.
       max_samples: of the longest recording.
+      int8: whether weights are rounded to 8 bits.
     """
 
     call: Callable[[Float[Array, " samples"], Int[Array, ""]], Float[Array, " emotions"]]
     emotions: tuple[str, ...]
     max_samples: int
+    int8: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,14 +95,19 @@ def check_exportable(metadata: Mapping[str, Any], seconds: float | None, where: 
 
 
 def make_program(
-    metadata: Mapping[str, Any], recogniser: Recogniser, seconds: float, data_dir: str | os.PathLike | None = None
+    metadata: Mapping[str, Any],
+    recogniser: Recogniser,
+    seconds: float,
+    data_dir: str | os.PathLike | None = None,
+    int8: bool = False,
 ) -> Program:
-    """Returns a recogniser's program, for recordings of at most `seconds`; `data_dir` holds its encoder, if it has one.
+    """Returns a recogniser's program, for recordings of at most `seconds`.
 
-    `check_exportable` has to have passed.
+    `data_dir` holds its encoder, if it has one; with `int8` its weights have 8 bits. `check_exportable` has to have
+    passed.
     """
     described = features_of(metadata)
-    hearing = make_hearing(described["info"], data_dir) if described else None
+    hearing = make_hearing(described["info"], data_dir, int8) if described else None
     max_samples = max(round(seconds * SAMPLE_RATE), 1 if hearing else recogniser.window)
     trim_db = hearing.trim_db if hearing else recogniser.trim_db
 
@@ -120,7 +127,7 @@ def make_program(
             refused |= recogniser.too_short(end - begin)
             return _mean_over_windows(recogniser.of_window, inputs, begin, end, recogniser.window, refused)
 
-    return Program(call, tuple(metadata["corpus"]["emotions"]), max_samples)
+    return Program(call, tuple(metadata["corpus"]["emotions"]), max_samples, int8)
 
 
 def of_network(metadata: Mapping[str, Any], folder: Path, chosen: Sequence[int], int8: bool = False) -> Recogniser:
@@ -128,7 +135,7 @@ def of_network(metadata: Mapping[str, Any], folder: Path, chosen: Sequence[int],
     config = metadata["config"]
     network, state = restore_network(metadata, folder)
     state = jax.tree.map(lambda leaf: jnp.asarray(leaf[jnp.asarray(chosen)]), state)
-    weights = eight_bits.packed(state.ema_parameters, runs=True) if int8 else state.ema_parameters
+    weights = eight_bits.packed(state.ema_parameters, stacked=True) if int8 else state.ema_parameters
     targets = restored_targets(metadata["targets"], metadata["corpus"]["emotions"])
     crop = config["evaluation"]["window_seconds"] or config["training"]["crop_seconds"]
     precision = config["training"]["precision"]
