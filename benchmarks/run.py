@@ -40,7 +40,7 @@ SETS: dict[str, dict[str, str]] = {
         "inference": "",
         "extraction": "",
         "heads": "--turns 1",
-        "preparing": "",
+        "preparing": "--turns 3",
         "feeds": "",
         "input_bound": "",
         "parallel": "",

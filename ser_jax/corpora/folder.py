@@ -147,6 +147,9 @@ def read_table(
             table, rows, several, lambda row: f"has several speakers at once, {row['speaker']!r}, expected one"
         )
         rows["speaker"], changed = labels.unified(rows["speaker"], str(table), "speaker", unify)
+    for column in [column for column in ("session", "text") if column in rows]:
+        rows[column], own = labels.unified(rows[column].fillna(""), str(table), column, unify)
+        changed |= own
     if "gender" in rows:
         rows["gender"] = rows["gender"].map(lambda word: _GENDERS.get(word.lower(), word.lower()))
         if speakers:

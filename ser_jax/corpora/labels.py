@@ -1,5 +1,6 @@
 """Names of emotions and speakers: spelt alike, mapped to the classes that are meant, never merged without a word."""
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -150,6 +151,8 @@ def unified(values: pd.Series, where: str, column: str, unify: bool) -> tuple[pd
 
 def _key(name: str) -> str:
     """What two spellings of one name have in common: "S04", "s4" and " S4"; "3", "03" and "3.0"; "a_1" and "a-1"."""
+    with contextlib.suppress(UnicodeError):  # "Ã„rger": UTF-8 that a program took for the encoding of Windows
+        name = name.encode("cp1252").decode("utf-8")
     name = unicodedata.normalize("NFKC", name).casefold().translate(_LOOK_LATIN).replace("i\u0307", "i")
     name = name.strip().strip("'\"").rstrip(".,;:")
     if re.fullmatch(r"\d+([.,]\d+)?e[+-]?\d\d?", name):  # 1E+05: a spreadsheet's way to write 100000

@@ -139,9 +139,7 @@ def prepare_folder(
     info = {
         "description": f"{len(utterances)} recordings from {Path(source).name}",
         "speakers_known": bool(table or split_tables) and options.speakers,
-        "labels": [f"speakers unified: {', '.join(f'{old} as {new}' for old, new in unified.items())}"]
-        if unified
-        else [],
+        "labels": [f"unified: {', '.join(f'{old} as {new}' for old, new in unified.items())}"] if unified else [],
         "unused": {"files": len(unused), "first": unused[:5]},
     }
     return _pack_recordings(name, str(table or source), utterances, problems, info, data_dir, options)

@@ -3,6 +3,7 @@
 Comma, semicolon, tab or bar; UTF-8 with or without a mark, UTF-16; JSON lines; Parquet. All values are text.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -70,7 +71,29 @@ _COUNTED = re.compile(
     r"(start|begin|onset|end|stop|offset)[_ ]?(samples?|frames?|idx|index|us|ns|ticks)", re.IGNORECASE
 )
 # What spreadsheets, programs and people write into a cell of which nothing is known.
-_NOTHING = {"", "nan", "na", "n/a", "n.a.", "#n/a", "<na>", "nat", "null", "none", "unknown", "?", "-", "--", "."}
+_NOTHING = {
+    "#ref!",
+    "#value!",
+    "#name?",
+    "#div/0!",
+    "#null!",
+    "#num!",
+    "",
+    "nan",
+    "na",
+    "n/a",
+    "n.a.",
+    "#n/a",
+    "<na>",
+    "nat",
+    "null",
+    "none",
+    "unknown",
+    "?",
+    "-",
+    "--",
+    ".",
+}
 _SEPARATORS = ",;\t|"
 _MAGIC = {  # how files begin that are no text, and what they are
     b"PK\x03\x04": "a spreadsheet or another zip archive",
@@ -262,8 +285,11 @@ def _refuse_title(
     def named(line: str) -> int:
         return max(_found(line, separator, wanted, columns)[0] for separator in _SEPARATORS)
 
-    later = next((at for at, line in enumerate(lines[:20]) if at and named(line) > 1), None)
-    if later and not named(lines[0]):
+    later = None
+    with contextlib.suppress(csv.Error):  # which is said of the table itself
+        if not named(lines[0]):
+            later = next((at for at, line in enumerate(lines[:20]) if at and named(line) > 1), None)
+    if later:
         raise UserError(
             f"{path}: line {skipped + later + 1} has the columns' names, expected them in the first line; remove the "
             "lines above it"

@@ -101,8 +101,8 @@ def _seconds(variant: Variant, store: Path, data_dir: str | None, timed: set[Any
     if kind in opensmile.SETS and kind not in timed:
         functionals = seconds_of_functionals(variant.corpus, kind, data_dir)
         timed.add(kind)
-    found = rates.seconds_of(population, data_dir)
-    first = first_rates.seconds_of(population) if found is None and isinstance(population, Population) else None
+    first = first_rates.seconds_of(population) if isinstance(population, Population) else None
+    found = rates.seconds_of(population, data_dir, any_family=first is None)
     if found is None and first is None:
         return _Told(functionals or None)
     seconds, compiling, by = found or (*first, "")

@@ -59,18 +59,19 @@ def remember(
 
 
 def seconds_of(
-    population: Population | Baselines, data_dir: str | os.PathLike | None
+    population: Population | Baselines, data_dir: str | os.PathLike | None, *, any_family: bool = True
 ) -> tuple[float, float, str] | None:
     """Returns the seconds that a variant takes on this machine, those of compiling, and the model that tells it.
 
     That is of the training with the most similar work among those of the same family that were made here, else among
-    all networks; the latest of several alike. Compiling takes what it took at most: later programs may have been there.
-    None where nothing like it was trained here. Evaluating is among the seconds, openSMILE's functionals are not.
+    all networks with `any_family`; the latest of several alike. Compiling takes what it took at most: later programs
+    may have been there. None where nothing like it was trained here. Evaluating is among the seconds, openSMILE's
+    functionals are not.
     """
     rows = [row for row in _read(data_dir) if {key: row.get(key) for key in _machine()} == _machine()]
     name, is_network = _model(population), isinstance(population, Population)
     of_family = [row for row in rows if row.get("model") == name]
-    others = [row for row in rows if is_network and row.get("network")]
+    others = [row for row in rows if any_family and is_network and row.get("network")]
     if not of_family and not others:
         return None
     units, work = work_of(population)

@@ -23,6 +23,7 @@ from ser_jax.errors import UserError
         (["1E+05", "100000", "100000"], "100000"),
         (["\u0410nna", "Anna", "Anna"], "Anna"),  # a Cyrillic A
         (["İlgi", "ilgi", "ilgi"], "ilgi"),
+        (["Ã„rger", "Ärger", "Ärger"], "Ärger"),
     ],
 )
 def test_spellings_of_one_name_are_refused_or_unified(names, one):

@@ -120,6 +120,12 @@ def test_json_lines_and_parquet_are_tables_too(tmp_path, source):
             text(sep=";", before="# x\nCalls of 2024\n"),
             "line 3 has the columns' names, expected them in the first line",
         ),
+        (text([(p, "x" * 200_000, s) for p, e, s in ROWS]), "not a CSV file, line 2 .field larger than field limit"),
+        (
+            text([(*row, f"{i % 2}{'.0' * (i > 4)}") for i, row in enumerate(ROWS)], (*HEAD, "session")),
+            "sessions that di",
+        ),
+        (text([(*row, ("T1", "t1", "t2")[i % 3]) for i, row in enumerate(ROWS)], (*HEAD, "text")), "texts that differ"),
         (text([(*row, "1", "2") for row in ROWS], (*HEAD, "vote_é", "vote_e\u0301")), "`vote_é` stands there twice"),
     ],
 )
@@ -166,7 +172,9 @@ def test_a_bad_row_is_named_by_its_line_and_the_others_are_read(tmp_path, source
         raise AssertionError(problems[0])
 
 
-@pytest.mark.parametrize("word", ["NaN", "NA", "n/a", "#N/A", "<NA>", "null", "None", "unknown", "?", "-", "--"])
+@pytest.mark.parametrize(
+    "word", ["NaN", "NA", "n/a", "#N/A", "<NA>", "null", "None", "unknown", "?", "-", "--", "#REF!"]
+)
 def test_a_word_for_nothing_says_nothing_in_whatever_column_it_stands(tmp_path, source, word):
     head = (*HEAD, "sex", "text", "session", "split", "vote_anger", "start", "end")
     told = [(*row, "m", "t", "1", "train", "1", "0", "0.1") for row in ROWS]

@@ -109,6 +109,11 @@ def test_without_a_training_here_a_network_takes_what_its_family_took_on_a_named
     told = dry_run(configuration.merge(changed(), {"seeds": [0]}), tmp_path / "work", str(tmp_path))
     assert "about 12 s" in told and "time of 1 variant: roughly 12 s where nothing else runs" in told
     assert first_rates.MACHINE in told and "not known" not in told
+    row = {"device": "?", "devices": 1} | rates._machine() | {"model": "rnn", "network": True, "work": 1e9}
+    row |= dict.fromkeys(rates._FIGURES[1:], 1.0)  # of another family, which says less
+    (tmp_path / rates.FILE).write_text(json.dumps(row))
+    assert rates.seconds_of(made, tmp_path) is not None
+    assert dry_run(configuration.merge(changed(), {"seeds": [0]}), tmp_path / "work", str(tmp_path)) == told
     monkeypatch.setattr(first_rates.machine, "cores", lambda: 2 * first_rates.CORES)
     assert first_rates.seconds_of(made)[0] == pytest.approx(steps * audio)
     monkeypatch.setattr(first_rates, "hardware", lambda: {"platform": "gpu"})
