@@ -66,6 +66,9 @@ ACCEPTED = {
     'found = optimize.minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded", '
     'options={"xatol": -0.9999})': "it only takes longer",
     "ser_jax/statistics/scores.py: return value(of_draws).mean(axis=+1)": "there are two axes",
+    "ser_jax/training/step.py: if learner.accumulate == 2:": "the sum of one part is that of the whole",
+    "ser_jax/training/objectives.py: return concordance(predicted[:, None, None], target[:, None, None], one_frame,"
+    " known, axis_name)[ -1]": "there is one track",
     "ser_jax/training/step.py: "
     "return *_classified(learner, output, source), vectors[ -1].astype(jnp.float32)": "a model has one classifier",
     "ser_jax/statistics/bootstrap.py: "

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ser_jax import config as configuration
 from ser_jax.errors import UserError
 from ser_jax.frontend import (
     FeatureSums,
@@ -246,6 +247,11 @@ def test_works_under_vmap_over_runs_and_inside_scan():
         for found in (stacked, scanned):
             np.testing.assert_allclose(found[0][run], one[0], atol=1e-5)
             np.testing.assert_array_equal(found[1][run], one[1])
+
+
+def test_a_frontend_without_options_is_that_of_a_configuration_without_options():
+    options = configuration.default()["frontend"]
+    assert {name: getattr(Frontend(), name) for name in options} == options
 
 
 @given(num_samples=st.integers(0, 100_000), hop_ms=st.sampled_from([5.0, 10.0, 12.5, 20.0]))
