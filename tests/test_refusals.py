@@ -33,6 +33,7 @@ from ser_jax.corpora.layouts import _annotated, msp_podcast
 from ser_jax.corpora.problems import Problems
 from ser_jax.encoders import smart_turn, store
 from ser_jax.errors import UserError
+from ser_jax.export import onnx as onnx_export
 from ser_jax.export import program as programs
 from ser_jax.export.encoder import check_hearing
 from ser_jax.export.program import check_exportable
@@ -676,3 +677,16 @@ def test_a_recording_that_a_model_cannot_hear_is_not_exported(tmp_path, monkeypa
     assert main(arguments) == 2
     assert "a model on a pretrained encoder, whose loop over layers the converter to onnx" in capsys.readouterr().err
     assert not list(tmp_path.glob("a.[os]*"))
+
+
+def test_an_onnx_file_that_is_none_is_not_written(tmp_path, monkeypatch):
+    onnx = pytest.importorskip("onnx")
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    node = onnx.helper.make_node("Unknown", ["x"], ["y"])
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", values[:1], values[1:]))
+    converter = types.SimpleNamespace(from_tflite=lambda *_, **__: (model, None))
+    monkeypatch.setitem(sys.modules, "tf2onnx", types.SimpleNamespace(convert=converter))
+    monkeypatch.setattr(onnx_export.tensorflow, "write_tflite", lambda program, path: None)
+    with pytest.raises(UserError, match=r"^--to onnx: the converter does not take this model: No Op registered"):
+        onnx_export.write(object.__new__(programs.Program), tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
