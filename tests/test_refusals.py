@@ -99,6 +99,12 @@ def _published(place, arrays, **more):
     return place
 
 
+def _fitted():
+    """The arrays of a baseline of two classes and three values."""
+    one = linear.Fitted(np.zeros(3), np.ones(3), np.ones((2, 3), np.float32), np.zeros(2), 1.0, np.zeros(2))
+    return linear.to_arrays([one])
+
+
 def _study(**study):
     return make_plan(configuration.merge(CONFIG, {"study": study}))
 
@@ -236,6 +242,20 @@ def _population(**changes):
         (
             lambda f: baselines.load_folds(_published(f, {"a": np.ones(2, np.float32)}, folds=["a", "b"])),
             "not the baselines that a training wrote",
+        ),
+        (
+            lambda f: baselines.load_folds(_published(f, _fitted(), folds=["a"], corpus={"emotions": ["a"]})),
+            "(coefficients of 2 classes and 3 values, beside others)",
+        ),
+        (
+            lambda f: baselines.load_folds(
+                _published(f, _fitted() | {"mean": np.zeros((1, 4))}, folds=["a"], corpus={"emotions": ["a", "b"]})
+            ),
+            "(coefficients of 2 classes and 3 values, beside others)",
+        ),
+        (
+            lambda f: linear.standardise(linear.from_arrays(_fitted())[0], np.zeros((1, 1, 5), np.float32)),
+            "a baseline takes 3 values of each utterance, found 5",
         ),
         (
             lambda f: demo.refuse_model(_model_of_dimensions()),

@@ -255,6 +255,8 @@ def standardise(
     fitted: Fitted, values: Float[np.ndarray, "utterances versions dims"]
 ) -> Float[np.ndarray, "utterances dims"]:
     """Returns functionals as the scores are linear in them; the mean of an utterance's versions."""
+    if values.shape[-1] != len(fitted.mean):
+        raise UserError(f"a baseline takes {len(fitted.mean)} values of each utterance, found {values.shape[-1]}")
     return (np.asarray(values, np.float64).mean(1) - fitted.mean[None]) / fitted.scale[None]
 
 

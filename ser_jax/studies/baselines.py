@@ -265,7 +265,13 @@ def load_folds(folder: Path) -> dict[str, Fitted]:
             fitted = linear.from_arrays(published.read_arrays(folder))
         else:
             fitted = linear.load(folder / FOLDER)
-        return dict(zip(load_metadata(folder)["folds"], fitted, strict=True))
+        metadata = load_metadata(folder)
+        for one in fitted:
+            classes, dims = one.coefficients.shape
+            sizes = one.mean.shape, one.scale.shape, one.intercept.shape, len(metadata["corpus"]["emotions"])
+            if sizes != ((dims,), (dims,), (classes,), classes):
+                raise ValueError(f"coefficients of {classes} classes and {dims} values, beside others")
+        return dict(zip(metadata["folds"], fitted, strict=True))
 
 
 def _few_speakers(corpus: Corpus, fold: Fold) -> bool:
