@@ -71,6 +71,11 @@ def run(args: argparse.Namespace) -> int:
     form = FORMATS[args.to]
     for one in workdirs.find(api.find_folder(args.model), args.variant, option="model"):
         seconds = programs.check_exportable(one.metadata, args.seconds, args.model)
+        if args.int8 and args.to == "onnx" and programs.features_of(one.metadata):
+            raise UserError(
+                f"{args.model}: a model on a pretrained encoder, which --int8 does not keep right in ONNX; expected "
+                "--to stablehlo or savedmodel, or no --int8"
+            )
     if args.int8 and not form.has_int8:
         others = ", ".join(name for name, other in FORMATS.items() if other.has_int8)
         raise UserError(f"--to {args.to}: its converter writes weights of --int8 as float32; expected --to {others}")

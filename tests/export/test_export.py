@@ -321,6 +321,9 @@ def test_a_head_on_an_encoder_is_exported_with_the_encoder(tmp_path, monkeypatch
     assert json.loads((tmp_path / "x.stablehlo.json").read_text())["max_samples"] == 48000  # the encoder's window
     assert main(["export", str(folder), *options, "--seconds", "3.5"]) == 2
     assert "hears 3 s at once; expected no more" in capsys.readouterr().err
+    monkeypatch.setattr("ser_jax.extras.require", lambda *_: None)
+    assert main(["export", str(folder), "--to", "onnx", "--out", str(tmp_path / "x.onnx"), "--int8"]) == 2
+    assert "which --int8 does not keep right in ONNX; expected --to stablehlo" in capsys.readouterr().err
     monkeypatch.setattr(extract, "load", lambda name, data_dir: dataclasses.replace(heard(), sha256="b" * 64))
     assert main(["export", str(folder), *options]) == 2
     assert "encoder tiny: sha256 bbbbbbbbbbbb" in capsys.readouterr().err
