@@ -248,12 +248,6 @@ def _population(**changes):
             "(coefficients of 2 classes and 3 values, beside others)",
         ),
         (
-            lambda f: baselines.load_folds(
-                _published(f, _fitted() | {"mean": np.zeros((1, 4))}, folds=["a"], corpus={"emotions": ["a", "b"]})
-            ),
-            "(coefficients of 2 classes and 3 values, beside others)",
-        ),
-        (
             lambda f: linear.standardise(linear.from_arrays(_fitted())[0], np.zeros((1, 1, 5), np.float32)),
             "a baseline takes 3 values of each utterance, found 5",
         ),
