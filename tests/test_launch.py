@@ -94,6 +94,15 @@ def test_the_version_is_that_of_the_citation(capsys):
         (["models", "--config.seeds=3"], "--config.seeds=3 is not an option of this command"),
         (["train", "configs/quickstart.py", "--config.seeds"], "--config.seeds: found no value, expected"),
         (["train", "--config.seeds", "0,0", "configs/quickstart.py"], "config.seeds: found [0, 0], expected"),
+        (
+            ["train", "--config.seeds", "0", "1", "0", "configs/quickstart.py"],
+            "config.seeds: found [0, 1, 0], expected",
+        ),
+        (
+            ["train", "--config.seeds=[0,", "1,", "0]", "configs/quickstart.py"],
+            "config.seeds: found [0, 1, 0], expected",
+        ),
+        (["train", "--config.seeds=[0,", "--workdir", "x", "configs/nothing.py"], "configs/nothing.py: no such file"),
         (["train", "configs/quickstart.py", "--config.optimizer.learning-rate=1"], "did you mean learning_rate?"),
         (["--config.seeds=3"], "no command before --config.seeds=3"),
         (["list", "modles"], "no 'modles'; did you mean models?"),

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ COMMANDS = {
     "completion": "print a script that completes commands and options in a shell",
 }
 _OVERRIDE = "--config."
+_NUMBER = re.compile(r"-?\d+(\.\d*)?,?")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -120,7 +122,10 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Returns the arguments without what changes the configuration, and that: `--config.x y` as `--config.x=y`."""
+    """Returns the arguments without what changes the configuration, and that: `--config.x y` as `--config.x=y`.
+
+    A shell divides lists at their spaces: `0 1 2` becomes `0,1,2`, and `[0, 1]` stays as it is.
+    """
     others, overrides = [], []
     waiting = list(arguments)
     while waiting:
@@ -132,6 +137,11 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             if not waiting or waiting[0].startswith("--"):
                 raise UserError(f"{argument}: found no value, expected {argument}=VALUE")
             argument = f"{argument}={waiting.pop(0)}"
+        while waiting and not waiting[0].startswith("--"):
+            open_list = "[" in argument and "]" not in argument
+            if not open_list and not _NUMBER.fullmatch(waiting[0]):
+                break
+            argument = f"{argument.rstrip(',')},{waiting.pop(0)}"
         overrides.append(argument)
     return others, overrides
 
