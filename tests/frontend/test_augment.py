@@ -191,6 +191,18 @@ def test_noise_lies_between_white_and_pink_and_differs_between_keys():
     assert np.abs(np.corrcoef(added[:20]) - np.eye(20)).max() < 0.5
 
 
+def test_augmentations_from_outside_follow_in_the_order_of_their_names(tmp_path, monkeypatch):
+    (tmp_path / "own_augmentations.py").write_text(
+        "def add(key, waveform, num_samples, strength):\n    return waveform + strength\n\n\n"
+        "def times(key, waveform, num_samples, strength):\n    return waveform * (1 + strength)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    custom = {"own_augmentations:times": 0.5, "own_augmentations:add": 2.0}
+    waveform = noise(50)
+    found = augment.augment_waveform(jax.random.key(0), waveform, jnp.asarray(50), Strengths(custom=custom))
+    np.testing.assert_allclose(found, 1.5 * (waveform + 2), rtol=1e-5)
+
+
 def test_noise_in_silence_is_silence():
     assert not np.any(drawn(augment.additive_noise, jnp.zeros(100), jnp.asarray(100), 1.0, count=5))
 

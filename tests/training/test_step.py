@@ -19,7 +19,7 @@ from ser_jax.models.output import Output
 from ser_jax.training.arrays import named_arrays
 from ser_jax.training.objectives import cross_entropy
 from ser_jax.training.state import Run, initialise, make_learner, variables
-from ser_jax.training.step import _update, evaluate_batch, train_step
+from ser_jax.training.step import _update, embed_batch, evaluate_batch, train_step
 from tests.training.tiny import vectors
 
 OPTIMIZER = configuration.default()["optimizer"] | {"schedule": "constant", "ema_decay": 0.5}
@@ -184,6 +184,12 @@ def test_nothing_is_dropped_when_a_model_is_evaluated(resident):
     windows = jnp.asarray(resident.start), lengths, ROWS, jax.tree.map(jnp.asarray, resident)
     evaluate = functools.partial(evaluate_batch, learner, window_samples=LENGTH, batch_statistics="running")
     np.testing.assert_allclose(jax.jit(evaluate)(state, *windows)[0], expected(), atol=1e-5)
+    embed = functools.partial(embed_batch, learner, window_samples=LENGTH, batch_statistics="running")
+    probabilities, _, vectors = jax.jit(embed)(state, *windows)
+    classifier = state.ema_parameters["classifier"]
+    np.testing.assert_allclose(probabilities, expected(), atol=1e-5)
+    logits = vectors @ classifier["kernel"] + classifier["bias"][None]
+    np.testing.assert_allclose(jax.nn.softmax(logits), expected(), atol=1e-5)
 
 
 @pytest.mark.parametrize("broken", [{"learning_rate": np.float32(np.nan)}, {"learning_rate": np.float32(1e38)}])
