@@ -294,7 +294,8 @@ def test_damaged_results_are_refused_by_their_readers(launch, workdir, tmp_path)
 UPPER = Metric("upper", "the higher recall", lambda confusion: np.nanmax(recall(confusion), axis=-1))
 
 
-def test_an_evaluation_has_the_margin_and_the_metrics_of_its_study(tmp_path):
+def test_an_evaluation_has_the_margin_and_the_metrics_of_its_study(tmp_path, monkeypatch):
+    monkeypatch.setenv("SER_JAX_PLUGINS", __name__)
     study = {"margin": 5.0, "metrics": [f"{__name__}:UPPER"]}
     (tmp_path / "config.json").write_text(json.dumps(config.merge(config.default(), {"study": study})))
     found = evaluate._how(tmp_path)

@@ -277,13 +277,14 @@ def test_a_published_baseline_predicts_what_the_trained_one_does(launch, publish
 
 def test_a_baseline_is_published_with_its_dimensions(tmp_path):
     rng = np.random.default_rng(0)
+    described = {"folds": ["a"], "corpus": {"emotions": ["anger", "fear", "neutral", "sadness"]}}
     for name, outputs in ((baselines.FOLDER, 4), (baselines.DIMENSIONS, 2)):
         told = rng.normal(size=(outputs, 3)).astype(np.float32), rng.normal(size=outputs)
-        linear.save(tmp_path / name, [Fitted(np.zeros(3), np.ones(3), *told, 1.0, np.zeros(8))], {"folds": ["a"]})
+        linear.save(tmp_path / name, [Fitted(np.zeros(3), np.ones(3), *told, 1.0, np.zeros(8))], described)
     arrays, parameters = baselines.arrays_of(tmp_path)
     assert parameters == (4 + 2) * (3 + 1)
     (tmp_path / "published").mkdir()
-    metadata = {"folds": ["a"], "config": configuration.default()}
+    metadata = {**described, "config": configuration.default()}
     published_models.write(tmp_path / "published", "ridge", arrays, metadata)
     for load in (baselines.load_folds, baselines.load_dimensions):
         (own,), (other,) = load(tmp_path).values(), load(tmp_path / "published").values()
