@@ -2,7 +2,7 @@
 
 A module outside the package is found as Python finds any: installed, or below the folder in which the command runs.
 Python's own modules are refused: no part of a model is there, but what removes files or starts programs is. What is
-stored, as JSON or beside a model, may be a stranger's: a name in it is refused unless the environment lists its module.
+stored, as JSON or beside a model, is not trusted: a name in it is refused unless the environment lists its module.
 """
 
 import functools
@@ -59,7 +59,7 @@ def require_trusted(stored: Any, where: str) -> None:
     """Raises `UserError` where stored data name code outside the package that the environment does not list.
 
     To import a module runs it, and one may lie below the folder that holds the data; to call what another package has
-    with a stranger's arguments may run anything.
+    with untrusted arguments may run anything.
     """
     trusted = [name.strip() for name in os.environ.get(TRUSTED, "").split(",") if name.strip()]
     for name in _stored_names(stored):

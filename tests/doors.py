@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 import soundfile
 
 from ser_jax import checksums, predictions
@@ -23,6 +24,7 @@ from ser_jax.corpora.folder import read_table
 from ser_jax.corpora.problems import Problems
 from ser_jax.corpora.protocols import make_protocol
 from ser_jax.encoders import architecture, weights
+from ser_jax.errors import UserError
 from ser_jax.report import summary
 from ser_jax.studies import more_seeds, outside, results, robustness, status, store
 from ser_jax.studies.plan import make_plan
@@ -364,3 +366,11 @@ def make_doors(scratch: Path, names: Iterable[str]) -> dict[str, list[Door]]:
         (scratch / name).mkdir()
         made[name] = list(DOORS[name](scratch / name))
     return made
+
+
+def assert_refused(call: Callable[[Path], object], folder: Path, message: str) -> None:
+    """Fails unless the call on a folder raises a `UserError` of one short line that holds the message."""
+    with pytest.raises(UserError) as refused:
+        call(folder)
+    said = str(refused.value)
+    assert message in said and "\n" not in said and len(said.replace(str(folder), "")) < 300

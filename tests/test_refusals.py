@@ -65,7 +65,7 @@ from ser_jax.training.arrays import sealed
 from ser_jax.training.encoder import restored_architecture, upper_layers
 from ser_jax.training.population import state_like
 from ser_jax.training.setup import check_batch, restored_targets, targets_of
-from tests.doors import spoken, tiny_encoder
+from tests.doors import assert_refused, spoken, tiny_encoder
 from tests.statistics import made_tables
 from tests.training.test_checkpoints import METADATA, state_of
 from tests.training.tiny import CONFIG, tiny_corpus, tiny_population
@@ -270,10 +270,7 @@ def _population(**changes):
     ],
 )
 def test_what_is_refused(tmp_path, call, message):
-    with pytest.raises(UserError) as refused:
-        call(tmp_path)
-    said = str(refused.value)
-    assert message in said and "\n" not in said and len(said.replace(str(tmp_path), "")) < 300
+    assert_refused(call, tmp_path, message)
 
 
 def test_a_model_must_have_a_classifier_for_vectors_before_it(monkeypatch):
@@ -320,8 +317,11 @@ def test_processes_of_one_training_share_every_batch_and_the_lanes(monkeypatch):
 
 def test_processes_of_one_training_are_alike(monkeypatch):
     monkeypatch.setattr(processes, "several", lambda: True)
-    other = lambda mine: np.stack([mine, np.flip(mine)])  # noqa: E731
-    monkeypatch.setattr(processes.multihost_utils, "process_allgather", other)
+
+    def gathered(mine):
+        return np.stack([mine, np.flip(mine)])
+
+    monkeypatch.setattr(processes.multihost_utils, "process_allgather", gathered)
     with pytest.raises(UserError, match=r"processes of one training differ in their config: 1 from the first; start"):
         processes.require_same({"config": {"a": 1}})
 
@@ -391,7 +391,7 @@ def test_metadata_that_no_training_wrote_are_refused_though_they_are_sealed(chec
 
 
 def test_a_folder_without_a_checkpoint_is_refused_and_not_made(tmp_path, monkeypatch):
-    """Where populations lie is said by study.json, which may be a stranger's."""
+    """Where populations lie is said by study.json, which is not trusted."""
     for place in (tmp_path, tmp_path / "none"):
         with contextlib.closing(checkpoints.Checkpoints(place)) as kept, pytest.raises(UserError, match="no checkp"):
             kept.restore(state_of(6))
