@@ -102,6 +102,8 @@ def test_the_version_is_that_of_the_citation(capsys):
             ["train", "--config.seeds=[0,", "1,", "0]", "configs/quickstart.py"],
             "config.seeds: found [0, 1, 0], expected",
         ),
+        (["train", "--config.model.name=cnn", "3", "configs/quickstart.py"], "quickstart.py"),
+        (["train", "configs/quickstart.py", "--config.study.title=a [b", "x"], "train: x is not an option"),
         (["train", "--config.seeds=[0,", "--workdir", "x", "configs/nothing.py"], "configs/nothing.py: no such file"),
         (["train", "configs/quickstart.py", "--config.optimizer.learning-rate=1"], "did you mean learning_rate?"),
         (["--config.seeds=3"], "no command before --config.seeds=3"),

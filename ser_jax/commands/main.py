@@ -138,8 +138,10 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
                 raise UserError(f"{argument}: found no value, expected {argument}=VALUE")
             argument = f"{argument}={waiting.pop(0)}"
         while waiting and not waiting[0].startswith("--"):
-            open_list = "[" in argument and "]" not in argument
-            if not open_list and not _NUMBER.fullmatch(waiting[0]):
+            value = argument.partition("=")[2]
+            open_list = value.startswith("[") and value.count("[") > value.count("]")
+            numbers = all(_NUMBER.fullmatch(one) for one in [*value.removesuffix(",").split(","), waiting[0]])
+            if not (open_list and not waiting[0].startswith("-")) and not numbers:
                 break
             argument = f"{argument.rstrip(',')},{waiting.pop(0)}"
         overrides.append(argument)

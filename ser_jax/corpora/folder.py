@@ -148,6 +148,8 @@ def read_table(
         )
         rows["speaker"], changed = labels.unified(rows["speaker"], str(table), "speaker", unify)
     for column in [column for column in ("session", "text") if column in rows]:
+        if column == "text" and rows[column].fillna("").str.contains(r"\s").any():
+            continue  # sentences as they were said, and no names of them
         rows[column], own = labels.unified(rows[column].fillna(""), str(table), column, unify)
         changed |= own
     if "gender" in rows:

@@ -132,7 +132,8 @@ def unified(values: pd.Series, where: str, column: str, unify: bool) -> tuple[pd
     values = values.map(lambda name: unicodedata.normalize("NFC", name))
     counts, groups = Counter(values), defaultdict(list)
     for name in counts:
-        groups[_key(name)].append(name)
+        if key := _key(name):  # "" and "..." are no two spellings
+            groups[key].append(name)
     alike = [
         sorted(names, key=lambda name: (-counts[name], name != name.lower(), name))
         for names in groups.values()
@@ -252,7 +253,7 @@ def look_alike(names: Iterable[str]) -> list[str]:
         f"{one} and {other}"
         for i, one in enumerate(names)
         for other in names[i + 1 :]
-        if _OF_WORD.get(one.casefold(), one) == _OF_WORD.get(other.casefold(), other)
+        if _OF_WORD.get(one.casefold(), one.casefold()) == _OF_WORD.get(other.casefold(), other.casefold())
         or (min(len(one), len(other)) > 4 and difflib.SequenceMatcher(None, one, other).ratio() > 0.85)
     ]
 

@@ -160,7 +160,7 @@ def _refuse_untold_segments(path: Path, table: pd.DataFrame) -> None:
             what = "may be of segments, expected start and end in seconds, or _ms"
             raise UserError(f"{path}: the column `{counted}` {what}")
         begin, end = (_of_times(table, words) for words in (_BEGINS, _ENDS))
-        if begin and end:
+        if begin and end and begin != end:
             raise UserError(
                 f"{path}: the columns `{begin}` and `{end}` may be of segments; --rename {begin}=start,{end}=end says "
                 "so (start_ms and end_ms for milliseconds), or any other names that they are not"

@@ -48,7 +48,7 @@ def found(values: Float32[np.ndarray, "..."]) -> tuple[Int8[np.ndarray, "..."], 
 
     The scales are for each place along one axis, or two: where a converter has put output channels, and runs or layers.
     """
-    if values.size < _FEWEST or values.ndim < 2:
+    if values.size < _FEWEST or values.ndim < 2 or not np.isfinite(values).all():
         return None
     axes = range(values.ndim)
     for kept in itertools.chain(itertools.combinations(axes, 1), itertools.combinations(axes, 2)):

@@ -142,18 +142,19 @@ def learning(entries: Sequence[dict], num_steps: int, last: int) -> tuple[float 
     begins = [0, *(entry["step"] for entry in known)]
     steps = {entry["step"]: entry["step"] - begin for entry, begin in zip(known, begins, strict=False)}
 
-    def mean(low: float, high: float) -> float:
-        """Over the steps between two shares of the training."""
-        unit = fifth(num_steps)
-        most = -(-last // unit) - 1  # so that something is left
-        low, high = (last if share == 1 else min(round(share * last / unit), most) * unit for share in (low, high))
+    unit = fifth(num_steps)
+    high = min(round(0.8 * last / unit), -(-last // unit) - 1)  # so that something is left
+    low = min(round(0.6 * last / unit), high - 1)
+
+    def mean(low: int, high: int) -> float:
+        """Over the steps after `low` up to `high`."""
         own = [entry for entry in known if low < entry["step"] <= high]
         weights = [steps[entry["step"]] for entry in own]
         # Rounded, since sums in another order differ in their last digits.
         return round(float(np.average([entry["accuracy"] for entry in own], weights=weights)), 9) if own else np.nan
 
-    end = mean(0.8, 1.0)
-    gained = end - mean(0.6, 0.8) if num_steps >= 20 else 0.0
+    end = mean(high * unit, last)
+    gained = end - mean(low * unit, high * unit) if num_steps >= 20 else 0.0
     return end, gained if np.isfinite(gained) else 0.0
 
 

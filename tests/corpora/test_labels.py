@@ -98,6 +98,12 @@ def test_names_that_look_alike_are_pointed_out():
         "happiness and happyness",
     ]
     assert look_alike(["Happy", "happiness", "sad"]) == ["Happy and happiness"]
+    assert look_alike(["Anger", "angry"]) == ["Anger and angry"]
+
+
+def test_nothing_said_and_signs_alone_are_no_spellings_of_one_name():
+    values = pd.Series(["...", "", "?", "yes"])
+    assert unified(values, "t.csv", "text", unify=True)[0].tolist() == values.tolist()
 
 
 @pytest.mark.parametrize("absent", ["", None])

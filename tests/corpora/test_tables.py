@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from ser_jax.commands.main import main
+from ser_jax.corpora import tables
 from ser_jax.corpora.folder import read_table
 from ser_jax.corpora.labels import Changes, with_renamed_votes
 from ser_jax.corpora.prepare import Options, prepare_folder
@@ -321,3 +322,15 @@ def test_times_are_read_as_seconds_and_as_timedeltas(written, seconds):
 def test_a_time_that_is_no_finite_number_is_an_error_of_its_value(written):
     with pytest.raises(ValueError):
         to_seconds(written)
+
+
+def test_a_column_of_both_words_is_no_pair_of_ends(tmp_path):
+    (tmp_path / "t.csv").write_text("path,emotion,speaker,rating_from_1_to_5\na,joy,s,3\n")
+    assert tables.read_table(tmp_path / "t.csv")["rating_from_1_to_5"].tolist() == ["3"]
+
+
+def test_sentences_that_were_said_are_no_spellings_of_one_text(tmp_path, source):
+    said = ("Yes.", "yes", "I do not know")
+    table = text([(*row, said[i % 3]) for i, row in enumerate(ROWS)], (*HEAD, "text"))
+    rows, problems, changed = read(tmp_path, source, table)
+    assert not problems and not changed and {*rows["text"]} == {*said}

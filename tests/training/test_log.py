@@ -113,3 +113,10 @@ def test_a_training_of_some_steps_has_an_accuracy_too(steps):
     entries = [{"step": step, "accuracy": float(step)} for step in range(1, steps + 1)]
     end, gained = learning(entries, steps, steps)
     assert 0.6 * steps < end <= steps and gained == 0
+
+
+@pytest.mark.parametrize("last", [40, 50, 60, 100])
+def test_a_training_that_was_stopped_early_had_risen_as_one_that_was_not(last):
+    entries = [{"step": step, "accuracy": step / 100} for step in range(5, last + 1, 5)]
+    end, gained = learning(entries, 100, last)
+    assert end > 0.3 and gained > 0.1
