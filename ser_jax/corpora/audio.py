@@ -146,7 +146,7 @@ def read_recording(path: str | os.PathLike) -> Recording:
         checked = containers.check_structure(name, data)
         decode = _decoder(path, name, data, checked)
         recording = _listen(name, decode)
-    structure = checked.note or decode.note
+    structure = "; ".join(note for note in (checked.note, decode.note) if note)
     notes = {"structure": structure} if structure else {}
     return dataclasses.replace(recording, notes=notes | recording.notes)
 

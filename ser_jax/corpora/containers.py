@@ -1,17 +1,16 @@
 """What the structure of an audio file promises, checked against what is there, before anything is decoded.
 
 Decoders hide a broken download: they return what is left of an ogg, or fill an mp3 up to the length that its header
-promises. Here the bytes themselves are counted: the chunks of wav, au, aiff, w64 and caf, the pages of ogg, the frames
-of mp3; `foreign_structure` has what other libraries read. Layouts are those of the formats' specifications (RIFF/RF64,
-EBU Tech 3306, RFC 3533, ISO 11172-3).
+promises. Here the bytes themselves are counted: the chunks of wav, au, aiff, w64 and caf, and the pages of ogg.
+`mpeg_frames` has mp3 and AAC, `foreign_structure` what other libraries read. Layouts are those of the formats'
+specifications (RIFF/RF64, EBU Tech 3306, RFC 3533).
 """
 
 import dataclasses
 import struct
 import zlib
-from collections.abc import Iterator
 
-from ser_jax.corpora import foreign_structure
+from ser_jax.corpora import foreign_structure, mpeg_frames
 from ser_jax.corpora.foreign_structure import Bytes
 from ser_jax.errors import UserError
 
@@ -97,8 +96,9 @@ def _check(name: str, data: Bytes) -> Checked:
         return _check_nist(name, data)
     if data[:19] == b"Creative Voice File":
         return _check_voc(name, data)
-    if start[:3] == b"ID3" or _mp3_frame(start[:4]):
-        return _check_mp3(name, data)
+    if start[:3] == b"ID3" or mpeg_frames.begins_mp3(start) or mpeg_frames.begins_adts(start):
+        mended, note = mpeg_frames.check(name, data)
+        return Checked(mended, note=note)
     return Checked()
 
 
@@ -332,118 +332,3 @@ def _check_ogg(name: str, data: Bytes) -> Checked:
     if expected.keys() - ended:
         raise UserError(f"{name}: cut short, its last page is missing; it holds {granule} samples")
     return Checked()
-
-
-# --- Frames: mp3. ---
-
-_BITRATES = {  # kbit/s of layer III, by the index in the frame's header
-    True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),  # MPEG-1
-    False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),  # MPEG-2 and 2.5
-}
-
-
-def _mp3_frame(header: bytes) -> int:
-    """The length in bytes of the layer III frame that begins with `header`, 0 for what begins no frame."""
-    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
-        return 0
-    version, bitrate, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3
-    if version == 1 or bitrate in (0, 15) or rate == 3:
-        return 0
-    hertz = (44100, 48000, 32000)[rate] >> {3: 0, 2: 1, 0: 2}[version]
-    kilobits = _BITRATES[version == 3][bitrate]
-    return (144 if version == 3 else 72) * kilobits * 1000 // hertz + (header[2] >> 1 & 1)
-
-
-def _mp3_tag(data: Bytes, at: int) -> int:
-    """The length of the ID3 or APE tag at a place of an mp3, 0 if none is there."""
-    head = data[at : at + 32]
-    if head[:3] == b"ID3" and len(head) >= 10:
-        return 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
-    if head[:3] == b"TAG":
-        return 128
-    if head[:8] == b"APETAGEX" and len(head) >= 24:
-        (size,), (flags,) = struct.unpack("<I", head[12:16]), struct.unpack("<I", head[20:24])
-        return size + 32 if flags & 0x20000000 else 32  # the header counts the tag and its footer, but not itself
-    return 0
-
-
-def _mp3_walk(data: Bytes) -> Iterator[tuple[str, int, int]]:
-    """Yields (kind, at, length) of everything in an mp3: frame, tag, part (of a last frame) or junk."""
-    at = 0
-    while at < len(data):
-        length, kind = _mp3_frame(data[at : at + 4]), "frame"
-        if length and at + length > len(data):
-            kind = "part"
-        elif not length:
-            length, kind = _mp3_tag(data, at), "tag"
-        if not length:
-            kind, length = "junk", _until_frame(data, at)
-        yield kind, at, min(length, len(data) - at)
-        at += length
-
-
-def _until_frame(data: Bytes, at: int) -> int:
-    """How many bytes it is from `at` to the next frame that another frame follows, or to the end."""
-    found = data.find(b"\xff", at + 1)
-    while found >= 0:
-        length = _mp3_frame(data[found : found + 4])
-        if length and (_mp3_frame(data[found + length : found + length + 4]) or found + length == len(data)):
-            return found - at
-        found = data.find(b"\xff", found + 1)
-    return len(data) - at
-
-
-def _check_mp3(name: str, data: Bytes) -> Checked:
-    frames, junk, promised, notes = [], [], None, []
-    for kind, at, length in _mp3_walk(data):
-        if kind == "junk":
-            junk.append((at, length))
-        elif kind == "part":
-            notes.append("ends inside a frame")
-        elif kind == "frame":
-            frame = data[at : at + length]
-            is_info, number = _info_frame(frame)
-            if is_info:
-                promised = number if not frames else None  # several files end to end: each promises its own
-            else:
-                frames.append((at, frame))
-    if not frames:
-        return Checked()
-    inside = [(at, length) for at, length in junk if frames[0][0] < at < frames[-1][0]]
-    if promised is not None:
-        if len(frames) < promised - 1:
-            raise _refuse_cut(name, len(frames), promised, "frames")
-        if len(frames) <= promised + 1 and not inside:
-            end = frames[-1][0] + len(frames[-1][1])  # a cover picture or tag behind the sound is not for the decoder
-            return Checked(data[:end] if end < len(data) else None, note="; ".join(notes))
-    if inside:
-        at, length = inside[0]
-        raise UserError(f"{name}: damaged, {length} bytes at byte {at} are no audio")
-    if any(at > frames[-1][0] and length > 1 for at, length in junk):
-        notes.append("something that is no audio stands behind the sound; if it was cut short, it does not tell")
-    # Without a promise decoders guess the length by the size of the file, and stop there.
-    first = frames[0][1]
-    return Checked(
-        b"".join([_made_info_frame(first, len(frames)), *(frame for _, frame in frames)]), note="; ".join(notes)
-    )
-
-
-def _info_frame(frame: bytes) -> tuple[bool, int | None]:
-    """Whether a frame is no sound but a Xing, Info or VBRI header, and how many frames it promises."""
-    for mark in (b"Xing", b"Info"):
-        at = frame.find(mark, 4, 48)
-        if at >= 0:
-            (flags,) = struct.unpack(">I", frame[at + 4 : at + 8])
-            return True, struct.unpack(">I", frame[at + 8 : at + 12])[0] if flags & 1 else None
-    if frame[36:40] == b"VBRI":
-        return True, struct.unpack(">I", frame[50:54])[0]
-    return False, None
-
-
-def _made_info_frame(like: bytes, number: int) -> bytes:
-    """A header frame for sound like that of the frame `like`, that promises `number` frames."""
-    header = bytes([0xFF, like[1] | 1, like[2] & 0x0C | 0x90, like[3]])  # no checksum, a middling bit rate
-    mono = header[3] >> 6 == 3
-    side = (17 if mono else 32) if header[1] >> 3 & 3 == 3 else (9 if mono else 17)
-    promise = header + bytes(side) + b"Info" + struct.pack(">II", 1, number)
-    return promise.ljust(_mp3_frame(header), b"\0")

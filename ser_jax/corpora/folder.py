@@ -118,8 +118,8 @@ def read_table(
             )
     if speakers and "speaker" not in rows:
         raise UserError(
-            f"{table}: no column `speaker`, which speaker-independent protocols need; add it, or pass --no_speakers "
-            "or --rename OLD=speaker"
+            f"{table}: no column `speaker`, which speaker-independent protocols need, found {', '.join(rows.columns)}; "
+            "add it, or pass --no_speakers or --rename OLD=speaker"
         )
     computed = [column for column in _COMPUTED if column in rows]
     if computed:

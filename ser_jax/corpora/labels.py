@@ -36,6 +36,26 @@ _ROUNDED = 0.02  # by which shares that are rounded may add up to more or less t
 # Letters, in lower case, that look like Latin ones or stand for one in another alphabet.
 _LOOK_LATIN = str.maketrans("авекмнорстухіјѕαβεικνορτυχζηı", "abekmhopctyxijsabeikvoptyxzhi")
 VOTE = "vote_"  # begins the columns that say how many raters heard an emotion, as vote_anger
+# Words that make one name of an emotion with another, as "very calm" and "nicht froh", also where they are classes.
+_OF_DEGREE = {
+    *(
+        "very",
+        "not",
+        "no",
+        "non",
+        "slightly",
+        "somewhat",
+        "rather",
+        "quite",
+        "extremely",
+        "mildly",
+        "strongly",
+        "highly",
+    ),
+    *("less", "more", "most", "least", "low", "high", "mild", "weak", "strong", "moderate", "cold", "hot", "pleasant"),
+    *("unpleasant", "positive", "negative", "mixed", "other", "sehr", "nicht", "kein", "etwas", "leicht", "stark"),
+    *("wenig", "ziemlich", "pas", "très", "peu", "plus", "moins", "molto", "poco", "più", "muy", "más", "menos"),
+}
 _OF_WORD = {word: emotion for emotion, words in SYNONYMS.items() for word in words}
 
 
@@ -163,20 +183,25 @@ def _key(name: str) -> str:
     return re.sub(r"(?<!\d)0+(?=\d)", "", name)
 
 
-def finder_of_several(names: Iterable[str], *, words: bool = False) -> Callable[[str], bool]:
+def finder_of_several(names: Iterable[str], *, words: bool = False, meant: Iterable[str] = ()) -> Callable[[str], bool]:
     """Returns a function that says whether a name is several of `names` at once: anger;neutral, a/b, ['a', 'b'].
 
-    With `words` also whatever else stands between them: "a b", "a (b)", "a -> b".
+    With `words` also whatever else stands between them: "a b", "a (b)", "a -> b"; but neither "very calm" nor
+    "pleasant_surprise", where a word of degree or kind makes one name of two. Names in `meant` are one each.
     """
-    names = set(names)
+    names, meant = set(names), set(meant)
 
     def is_several(name: str) -> bool:
+        if name in meant:
+            return False
         listed = name.startswith("[") and name.endswith("]")
         parts = [part.strip(" '\"") for part in re.split(r"[;|/+&,]|\sand\s", name.strip("[]"))]
         behind = [part.strip() for part in re.split(r"[;|]", name)[1:]]
-        several = len(parts) > 1 and (listed or names.issuperset(parts))
+        if (len(parts) > 1 and (listed or names.issuperset(parts))) or not names.isdisjoint(behind):
+            return True
         apart = re.split(r"[\W_]+", name.strip("()[]")) if words else []
-        return several or not names.isdisjoint(behind) or (len(apart) > 1 and names.issuperset(apart))
+        of_degree = not _OF_DEGREE.isdisjoint(word.casefold() for word in apart) or is_known("_".join(apart))
+        return len(apart) > 1 and names.issuperset(apart) and not of_degree
 
     return is_several
 

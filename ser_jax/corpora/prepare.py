@@ -239,12 +239,17 @@ def _with_labels(
     utterances = utterances[~dropped]
     utterances["emotion"], unified = labels.unified(utterances["emotion"], where, "emotion", options.labels.unify)
     said += [f"unified: {', '.join(f'{old} as {new}' for old, new in unified.items())}"] if unified else []
-    several = utterances["emotion"].map(labels.finder_of_several(utterances["emotion"], words=True)).astype(bool)
+    meant = {*options.labels.renamed.values(), *(options.emotions or ())}
+    is_several = labels.finder_of_several(utterances["emotion"], words=True, meant=meant)
+    several = utterances["emotion"].map(is_several).astype(bool)
     utterances = problems.rows(
         where,
         utterances,
         several,
-        lambda row: f"has several emotions at once, {row['emotion']!r}, expected one; --map may name one for them",
+        lambda row: (
+            f"has several emotions at once, {row['emotion']!r}, expected one; --map may name one for them, "
+            f'or say that it is one: --map "{row["emotion"]}={row["emotion"]}"'
+        ),
     )
     if options.emotions is not None:
         expected = ", ".join(options.emotions)

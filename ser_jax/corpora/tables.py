@@ -62,6 +62,7 @@ SYNONYMS = {
     "duration_ms": ("dur_ms", "duration_msec"),
 }
 _UNIT = re.compile(r"\s*[\[(]\s*(s|secs?|seconds?|(ms|msecs?|milliseconds?))\s*[\])]$", re.IGNORECASE)
+_TIMES = {"start", "end", "duration", "start_ms", "end_ms", "duration_ms"}
 # Words of columns that may be of segments though no name above is theirs.
 _BEGINS = {"start", "begin", "beginning", "onset", "from", "t0", "anfang", "beginn", "von", "début", "debut", "inizio"}
 _ENDS = {"end", "stop", "offset", "to", "until", "t1", "ende", "bis", "fin", "fine"}
@@ -357,11 +358,16 @@ def _as_text(value: Any) -> str:
 
 
 def _canonical(name: str, columns: Sequence[str]) -> str:
-    unit = _UNIT.search(name)
-    lower = re.sub(r"[\s_-]+", "_", name[: unit.start()] + ("_ms" if unit[2] else "") if unit else name).lower()
-    if lower in columns:
-        return lower
-    return next((column for column in columns if lower in SYNONYMS[column]), name)
+    """The column of SYNONYMS that a name stands for, or the name; a unit in brackets counts for times alone."""
+    if unit := _UNIT.search(name):
+        timed = _of_synonym(name[: unit.start()] + ("_ms" if unit[2] else ""), columns)
+        return timed if timed in _TIMES else name  # "speaker(s)" and "text (s)" are in no unit
+    return _of_synonym(name, columns) or name
+
+
+def _of_synonym(name: str, columns: Sequence[str]) -> str | None:
+    lower = re.sub(r"[\s_-]+", "_", name).lower()
+    return lower if lower in columns else next((column for column in columns if lower in SYNONYMS[column]), None)
 
 
 def _named(path: Path, names: list[str], columns: Sequence[str]) -> list[str]:

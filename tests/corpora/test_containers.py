@@ -1,12 +1,13 @@
 """Files that hold less, or more, than they promise: read whole, or refused with both numbers."""
 
+import re
 import struct
 
 import numpy as np
 import pytest
 import soundfile
 
-from ser_jax.corpora import containers
+from ser_jax.corpora import containers, mpeg_frames
 from ser_jax.corpora.audio import read_recording
 from ser_jax.errors import UserError
 
@@ -241,6 +242,101 @@ def test_two_mp3s_end_to_end_are_both_read(tmp_path):
     one, other = encoded(tmp_path, "mp3", voice(2.0)), encoded(tmp_path, "mp3", voice(3.0, seed=1))
     (tmp_path / "a.mp3").write_bytes(one + other)
     assert len(read_audio(tmp_path / "a.mp3")) == pytest.approx(5 * RATE, abs=3600)
+
+
+def mp3_of_two(tmp_path, **options):
+    """Two seconds of a vowel that grows loud and soft, as an mp3's frames: the first is its header."""
+    samples = voice(2.0) * np.repeat(np.random.default_rng(0).uniform(0.02, 1, 20), RATE // 10)
+    return mp3_frames(encoded(tmp_path, "mp3", samples, bitrate_mode="CONSTANT", **options))
+
+
+def reading_of(tmp_path, mp3):
+    (tmp_path / "a.mp3").write_bytes(mp3)
+    return read_recording(tmp_path / "a.mp3").notes.get("structure", "")
+
+
+@pytest.mark.parametrize("filling", [bytes(60), bytes(range(1, 200, 2)), bytes(1000)], ids=["zeros", "foreign", "long"])
+def test_a_hole_in_an_mp3_is_said_with_its_place(tmp_path, filling):
+    frames = mp3_of_two(tmp_path)
+    mp3, at = b"".join(frames), len(b"".join(frames[:30])) + 40
+    assert reading_of(tmp_path, mp3) == ""
+    hole = mp3[:at] + filling + mp3[at + len(filling) :]
+    if len(filling) == 100:  # inside a frame: only the checksum tells, and not where
+        assert "not as its coder wrote it, by the checksum in its header: a hole" in reading_of(tmp_path, hole)
+        return
+    with pytest.raises(
+        UserError, match=r"a.mp3: damaged, a hole of \d+ bytes at 1.[01]\d s .byte \d+.*frames of sound"
+    ):
+        reading_of(tmp_path, hole)
+
+
+def test_zeros_in_an_mp3_without_a_checksum_are_said_where_its_sound_should_be(tmp_path):
+    frames = mp3_of_two(tmp_path)
+    frames[30] = frames[30][:30] + bytes(64) + frames[30][94:]
+    assert re.search(r"6\d bytes of zeros at 1.0\d s, .*: a hole?", reading_of(tmp_path, b"".join(frames[1:])))
+    marked = b"".join(frames[:-1]) + frames[-1] + b"TAG" + b"MP3GAIN".ljust(125)  # which changes frames rightly
+    assert "6" in reading_of(tmp_path, marked) and "checksum" not in reading_of(tmp_path, marked)
+
+
+def test_frames_that_are_lost_from_an_mp3_are_missed(tmp_path):
+    frames = mp3_of_two(tmp_path)
+    back = [frame[4] for frame in frames]  # by how many bytes the sound begins before the frame
+    kept = next(i for i in range(20, 40) if back[i] > back[i - 3])
+    lost = frames[: kept - 3] + frames[kept:]
+    lacking = back[kept] - back[kept - 3]
+    for mp3 in (b"".join(lost), b"".join(lost[1:])):
+        with pytest.raises(UserError, match=f"a piece is missing at .* needs {lacking} bytes that were before it"):
+            reading_of(tmp_path, mp3)
+    kept = next(i for i in range(20, 40) if back[i] <= back[i - 1])
+    one = b"".join(frames[: kept - 1] + frames[kept:])
+    with pytest.raises(UserError, match=f"cut short, it holds {len(frames) - 2} frames, expected {len(frames) - 1}"):
+        reading_of(tmp_path, one)
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (44100, 2), (48000, 1), (22050, 2)])
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+def test_an_mp3_that_is_whole_has_no_hole(tmp_path, rate, channels, mode):
+    """With silence in its middle, and cut out of a longer one, whose first frame lacks what was before it."""
+    samples = np.concatenate([voice(0.6, rate), np.zeros(rate // 2), voice(0.6, rate, 1)])
+    samples = np.stack([samples, np.roll(samples, 30)][:channels], axis=1)
+    soundfile.write(tmp_path / "a.mp3", samples, rate, bitrate_mode=mode)
+    mp3 = (tmp_path / "a.mp3").read_bytes()
+    frames = [piece for piece in mpeg_frames._walk(mp3, adts=False) if piece.kind == "frame"]
+    assert len(frames) > 30
+    for whole in (mp3, mp3[frames[1].at :], mp3[frames[9].at :]):
+        assert mpeg_frames.check("a", whole)[1] == ""
+
+
+def test_the_checksum_is_that_of_the_standard():
+    assert mpeg_frames.crc_16(b"123456789") == 0xBB3D
+    data = np.random.default_rng(0).integers(0, 256, 5003, np.uint8).tobytes()
+    expected = 0
+    for byte in data:
+        expected ^= byte
+        for _ in range(8):
+            expected = expected >> 1 ^ 0xA001 if expected & 1 else expected >> 1
+    assert mpeg_frames.crc_16(data) == expected
+    assert mpeg_frames.crc_16(b"") == 0
+
+
+def adts_frame(payload):
+    """A frame of AAC: 16 kHz, one channel."""
+    length = 7 + len(payload)
+    return bytes([0xFF, 0xF1, 0x60, 0x40 | length >> 11, length >> 3 & 255, (length & 7) << 5 | 0x1F, 0xFC]) + payload
+
+
+@pytest.mark.parametrize("tag", [b"", b"ID3\4\0\0\0\0\0\x0a" + bytes(10)], ids=["bare", "ID3v2"])
+def test_a_hole_between_frames_of_aac_is_refused(tag):
+    frames = [adts_frame(bytes(range(1, 60 + i))) for i in range(40)]
+    mp4 = tag + b"".join(frames)
+    assert mpeg_frames.check("a", mp4) == (None, "")
+    at = len(tag) + len(b"".join(frames[:20])) + 30
+    for hole in (mp4[:at] + bytes(200) + mp4[at + 200 :], mp4[:at] + mp4[at + 20 :]):
+        with pytest.raises(UserError, match=r"^a: damaged, a hole of \d+ bytes at 1\.(28|34) s"):
+            mpeg_frames.check("a", hole)
+    assert mpeg_frames.check("a", mp4[:-9])[1] == "ends inside a frame"
+    empty = tag + b"".join([*frames[:20], adts_frame(b"\1" + bytes(90)), *frames[20:]])
+    assert mpeg_frames.check("a", empty)[1] == "90 bytes of zeros at 1.28 s, where its sound should be: a hole?"
 
 
 def test_an_ogg_of_two_streams_end_to_end_is_refused(tmp_path):

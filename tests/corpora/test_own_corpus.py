@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import unicodedata
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ser_jax.commands import prepare as command
 from ser_jax.commands.main import main
 from ser_jax.corpora import load_corpus
 from ser_jax.corpora.corpus import waveform
-from ser_jax.corpora.labels import Changes
+from ser_jax.corpora.labels import Changes, parse_map
 from ser_jax.corpora.merge import merge_corpora
 from ser_jax.corpora.prepare import Options, prepare_folder
 from ser_jax.corpora.protocols import make_protocol
@@ -535,6 +536,25 @@ def test_several_emotions_are_refused_whatever_stands_between_them(own, tmp_path
     write_table(tmp_path / "table.csv", [*own[:-1], (own[-1][0], both, "s2")])
     with pytest.raises(UserError, match="line 13 has several emotions at once"):
         prepare(tmp_path)
+
+
+@pytest.mark.parametrize("one", ["very calm", "not_calm", "calm (very)", "nicht calm", "pleasant surprise"])
+def test_a_word_of_degree_makes_one_name_of_two_classes(own, tmp_path, one):
+    others = [*re.split(r"[\W_]+", one.strip(")")), "calm"]
+    write_table(tmp_path / "table.csv", [(row[0], [*others, one][i % 4], row[2]) for i, row in enumerate(own)])
+    assert one in prepare(tmp_path).emotions
+
+
+@pytest.mark.parametrize(
+    "how", [{"emotions": ("anger", "joy", "neutral", "sadness", "anger joy")}, {"map": "anger joy=anger joy"}]
+)
+def test_two_emotions_that_are_said_to_be_one_name_are_one(own, tmp_path, how):
+    write_table(tmp_path / "table.csv", [*own[:-1], (own[-1][0], "anger joy", "s2")])
+    with pytest.raises(UserError, match='or say that it is one: --map "anger joy=anger joy"'):
+        prepare(tmp_path)
+    changes = Changes(renamed=parse_map(how["map"])) if "map" in how else Changes()
+    made = prepare(tmp_path, emotions=how.get("emotions"), labels=changes)
+    assert set(made.emotions) == {"anger", "joy", "neutral", "sadness", "anger joy"}
 
 
 def emotion_folders(tmp_path):

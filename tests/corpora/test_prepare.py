@@ -177,7 +177,7 @@ def test_a_folder_per_emotion_becomes_a_corpus_without_speakers(tmp_path):
 
 def test_a_table_without_speakers_is_refused_unless_told_so(recordings, tmp_path):
     table = write_table(tmp_path, speaker=None)
-    message = "table.csv: no column `speaker`, which speaker-independent protocols need; add it, or pass --no_speakers"
+    message = "table.csv: no column `speaker`, which speaker-independent protocols need, found "
     with pytest.raises(UserError, match=message):
         prepare_folder("own", recordings, tmp_path / "data", table=table)
     corpus = prepare_folder("own", recordings, tmp_path / "data", table=table, speakers=False)

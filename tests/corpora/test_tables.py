@@ -1,6 +1,7 @@
 """One table as spreadsheets, Windows and hasty scripts write it: read right, or refused in one line."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -254,6 +255,14 @@ def test_columns_that_may_be_of_segments_and_are_not_times_are_kept(tmp_path, so
     head = (*HEAD, "from", "to", "length", "vote_1", "vote_2")
     rows, problems, _ = read(tmp_path, source, text([(*row, "Ann", "Ben", "3", "joy", "anger") for row in ROWS], head))
     assert pairs(rows) == ROWS and problems == [] and {"from", "to", "length"} <= set(rows.columns)
+
+
+@pytest.mark.parametrize("name", ["speaker(s)", "Text (s)", "emotion(ms)", "path[s]", "id (sec)", "arousal (seconds)"])
+def test_a_unit_behind_what_has_none_makes_another_column(tmp_path, source, name):
+    rows, problems, _ = read(tmp_path, source, text([(*row, "1") for row in ROWS], (*HEAD, name)))
+    assert pairs(rows) == ROWS and problems == [] and (rows[name] == "1").all()
+    with pytest.raises(UserError, match=f"no column `speaker`, .* found path, emotion, {re.escape(name)}; add it"):
+        read(tmp_path, source, text(ROWS, (*HEAD[:2], name)))
 
 
 def test_bytes_in_parquet_are_text(tmp_path, source):
