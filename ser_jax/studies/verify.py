@@ -68,7 +68,7 @@ def verify(path: str | os.PathLike) -> Iterator[Finding]:
         what = "no such folder" if not path.exists() else "none of the project's folders" if path.is_dir() else "a file"
         raise UserError(
             f"{path}: {what}; expected a data directory, a corpus, features, an encoder, records, a workdir, a store, "
-            "a population or a published model"
+            "a population, a published model or a folder of these"
         )
     return (_look(folder, kind) for folder, kind in things.items())
 
@@ -100,7 +100,7 @@ def _things(folder: Path) -> dict[Path, str]:
     inside = {
         "corpus": ["features/*"],
         "results": ["populations/*", "on_*"],
-        None: ["packed/*", "packed/*/*", "packed/*/features/*", "encoders/*", "records/*", "*-" + 12 * "[0-9a-f]"],
+        None: ["*", "*/*", "packed/*/*", "packed/*/features/*"],
     }
     below = [path for pattern in inside.get(kind, []) for path in sorted(folder.glob(pattern))]
     if kind == "results" and (folder / STUDY).is_file():

@@ -92,11 +92,19 @@ def test_results_without_checksums_are_read_and_cannot_be_told(tmp_path):
     assert finding.state == DAMAGED and "not a readable Parquet file" in finding.reasons[0]
 
 
-def test_published_models_are_whole():
+def test_published_models_and_results_are_whole_and_a_changed_byte_is_noticed(tmp_path):
     from tests.test_documents import ROOT
 
-    for folder in sorted((ROOT / "pretrained").iterdir()):
-        assert states(folder) == {"published model": WHOLE}, folder
+    for folder, kind in ((ROOT / "pretrained", "published model"), (ROOT / "docs" / "results", "results")):
+        findings = list(verify(folder))
+        published = {path.parent for path in folder.rglob("*") if path.suffix in (".parquet", ".safetensors", ".json")}
+        assert {one.path for one in findings} == published and len(published) > 5
+        assert {(one.kind, one.state) for one in findings} == {(kind, WHOLE)}
+    shutil.copytree(ROOT / "docs" / "results" / "emodb_cnn", tmp_path / "results")
+    for name in ("config.json", "predictions.parquet", "summary.json"):
+        with flipped(tmp_path / "results" / name, 8 * 100):
+            (finding,) = verify(tmp_path / "results")
+            assert finding.state == DAMAGED and f"{name}: damaged or changed" in finding.reasons[0]
 
 
 def test_a_bit_of_a_shared_model_without_checksums_is_noticed(tmp_path):
