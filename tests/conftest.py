@@ -5,8 +5,11 @@ import gc
 import importlib.metadata
 import os
 import signal
+import sys
 import tempfile
+import types
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -60,6 +63,17 @@ def no_figures():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(write, "_draw", lambda sections, folder: collections.defaultdict(str))
         yield
+
+
+@pytest.fixture(scope="session")
+def librosa() -> types.ModuleType:
+    """librosa without numba, which compiles for half a minute what no test calls: here that returns mocks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "numba", mock.MagicMock())
+        librosa = pytest.importorskip("librosa")
+        for part in ("core", "effects", "feature"):  # which are imported when they are first asked for
+            pytest.importorskip(f"librosa.{part}")
+        yield librosa
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,10 +28,9 @@ def test_bounds_are_those_of_the_first_and_last_loud_frame(samples, trim_db):
     assert start < end
 
 
-@settings(deadline=None)  # the first import takes seconds
+@settings(deadline=None)  # the first call imports more
 @given(samples=recordings())
-def test_bounds_are_librosa_s(samples):
-    librosa = pytest.importorskip("librosa")
+def test_bounds_are_librosa_s(samples, librosa):
     loud = 1e3 * samples.astype(float)  # librosa's floor under a power lies below all of them
     _, expected = librosa.effects.trim(loud, top_db=35.0, frame_length=512, hop_length=160)
     assert speech_bounds(samples, 35.0) == tuple(expected)

@@ -111,8 +111,7 @@ def test_mfcc_and_deltas_equal_the_stored_librosa_values(references):
     ],
     ids=str,
 )
-def test_log_mel_equals_librosa(options, spectrum):
-    librosa = pytest.importorskip("librosa")
+def test_log_mel_equals_librosa(options, spectrum, librosa):
     frontend = dataclasses.replace(RAW, **options)
     waveform = speech_like(7001)
     power = librosa.feature.melspectrogram(
@@ -130,8 +129,7 @@ def test_log_mel_equals_librosa(options, spectrum):
     assert_close(of_one(frontend, waveform, padding=333), np.log(np.maximum(power, frontend.log_floor)).T)
 
 
-def test_deltas_equal_librosa_where_the_utterance_is_shorter_than_their_width():
-    librosa = pytest.importorskip("librosa")
+def test_deltas_equal_librosa_where_the_utterance_is_shorter_than_their_width(librosa):
     found = np.split(of_one(dataclasses.replace(RAW, deltas=2), speech_like(500), padding=3000), 3, axis=-1)
     for order in (1, 2):
         expected = librosa.feature.delta(found[0].T, order=order, mode="nearest").T
