@@ -97,9 +97,7 @@ def hashes(population, cuts, steps):
                     own = piece.resident
                     if population.feed == "streaming":
                         own = jax.tree.map(lambda leaf, run=run: leaf[0, run], own)
-                    key = jax.random.fold_in(jax.random.key(run), step + number)
-                    rows = jnp.asarray(piece.rows[0, run, number])
-                    batch = crop(jax.tree.map(jnp.asarray, own), rows, jax.random.split(key, len(rows)))
+                    batch = crop(own, piece.rows[0, run, number], run, step + number)
                     found.append(hashlib.sha256(b"".join(leaf.tobytes() for leaf in batch)).hexdigest())
             step += piece.count
         feed.close()
@@ -107,13 +105,14 @@ def hashes(population, cuts, steps):
 
 
 @jax.jit
-def _crop(resident, rows, keys):
+def _crop(resident, rows, run, step):
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(run), step), len(rows))
     batch = crop_batch(resident, rows, keys, 4000, jnp.float32(0.1))
     return batch.waveform, batch.num_samples, batch.label, batch.weight
 
 
-def crop(resident, rows, keys):
-    return [np.asarray(part) for part in _crop(resident, rows, keys)]
+def crop(resident, rows, run, step):
+    return [np.asarray(part) for part in _crop(resident, rows, run, step)]
 
 
 @given(st.lists(st.integers(1, 29), max_size=3, unique=True))
