@@ -7,7 +7,9 @@ BIN := .venv/bin
 quickstart: .venv/installed
 	$(BIN)/python launch.py study configs/quickstart.py --workdir runs/quickstart
 
+# Compiled to bytecode first, for the many processes that tests start, where the environment lets Python keep none.
 test: .venv/installed-test lint
+	$(BIN)/python -m compileall -q ser_jax
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_FLAGS)
 
 # The tests, and which lines of ser_jax they come to, those of the processes that they start among them.
