@@ -71,11 +71,6 @@ def run(args: argparse.Namespace) -> int:
     form = FORMATS[args.to]
     for one in workdirs.find(api.find_folder(args.model), args.variant, option="model"):
         seconds = programs.check_exportable(one.metadata, args.seconds, args.model)
-        if args.int8 and args.to == "onnx" and programs.features_of(one.metadata):
-            raise UserError(
-                f"{args.model}: a model on a pretrained encoder, which --int8 does not keep right in ONNX; expected "
-                "--to stablehlo or savedmodel, or no --int8"
-            )
     if args.int8 and not form.has_int8:
         others = ", ".join(name for name, other in FORMATS.items() if other.has_int8)
         raise UserError(f"--to {args.to}: its converter writes weights of --int8 as float32; expected --to {others}")
@@ -96,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"{name}: {reason}")
     expected = model.recogniser.predict(workdirs.recordings(waveforms, model.emotions), False).probabilities
     with (atomic_folder if form.is_folder else atomic_file)(out) as temporary:
-        form.write(program, temporary)
+        num_int8 = form.write(program, temporary)
         size = sum(path.stat().st_size for path in [temporary, *temporary.rglob("*")] if path.is_file())
         heard = [waveform / np.float32(32768) for waveform in waveforms.values()]
         ran = runtime.run(form.load, form.runtime, temporary, program.max_samples, heard, _REPEATS)
@@ -115,6 +110,10 @@ def run(args: argparse.Namespace) -> int:
     where = f"on {compared}, in {form.runtime}"
     print(f"largest difference from the model {where}: {largest:.2g} (at most {most:g})")
     if args.int8:
+        missed = program.num_rounded - num_int8
+        more = f"; {missed:,} more are rounded but stay float32: the converter merged their axes" if missed > 0 else ""
+        share = 100 * num_int8 / program.num_weights
+        print(f"weights of 8 bits: {num_int8:,} of {program.num_weights:,} ({share:.1f} %){more}")
         changed = np.sum(np.argmax(ran.probabilities, axis=1) != np.argmax(expected, axis=1))
         print(f"another emotion than the model's: {changed} of {compared}")
     lengths = np.array([len(waveform) / SAMPLE_RATE for waveform in waveforms.values()])

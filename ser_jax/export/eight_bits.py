@@ -43,6 +43,13 @@ def unpacked(parameters: PyTree) -> PyTree:
     return jax.tree.map(unpack, parameters, is_leaf=lambda leaf: isinstance(leaf, tuple))
 
 
+def count(parameters: PyTree) -> tuple[int, int]:
+    """Returns how many values of parameters have 8 bits after `packed`, and how many there are."""
+    leaves = jax.tree.leaves(parameters, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    sizes = [(leaf[0].size, True) if isinstance(leaf, tuple) else (np.size(leaf), False) for leaf in leaves]
+    return sum(size for size, rounded in sizes if rounded), sum(size for size, _ in sizes)
+
+
 def found(values: Float32[np.ndarray, "..."]) -> tuple[Int8[np.ndarray, "..."], Float32[np.ndarray, "..."]] | None:
     """Returns the integers and scales whose product a constant of a converted program is; None where it has none.
 
@@ -50,12 +57,16 @@ def found(values: Float32[np.ndarray, "..."]) -> tuple[Int8[np.ndarray, "..."], 
     """
     if values.size < _FEWEST or values.ndim < 2 or not np.isfinite(values).all():
         return None
-    axes = range(values.ndim)
+    axes, tolerance = range(values.ndim), _ROUNDING
+    if np.array_equal(values, np.rint(values)):  # positions and masks, which a program compares: nothing but equal ones
+        tolerance = 0.0
     for kept in itertools.chain(itertools.combinations(axes, 1), itertools.combinations(axes, 2)):
         others = tuple(axis for axis in axes if axis not in kept)
-        scale = np.max(np.abs(values), axis=others, keepdims=True) / 127 if others else np.zeros(())
+        if not others:
+            continue
+        scale = np.max(np.abs(values), axis=others, keepdims=True) / 127
         scale = np.where(scale > 0, scale, 1).astype(np.float32)
-        whole = values / scale
-        if 2 * scale.size < values.size and np.max(np.abs(whole - np.rint(whole))) < _ROUNDING:
-            return np.rint(whole).astype(np.int8), scale
+        whole = np.rint(values / scale).astype(np.int8)
+        if 2 * scale.size < values.size and np.all(np.abs(whole * scale - values) <= tolerance * scale):
+            return whole, scale
     return None

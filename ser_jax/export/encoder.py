@@ -24,11 +24,13 @@ class Hearing:
       call: (samples [max_samples] in [-1, 1), how many count) -> states [frames, dims], and how many frames count.
       trim_db: silence at both ends is left out before, as by a corpus's `trim_db`.
       min_samples: of a recording that it can hear.
+      sizes: how many of its weights are rounded to 8 bits, and how many there are.
     """
 
     call: Callable[[Float[Array, " samples"], Int[Array, ""]], tuple[Float[Array, "frames dims"], Int[Array, ""]]]
     trim_db: float
     min_samples: int
+    sizes: tuple[int, int]
 
 
 def check_hearing(info: Mapping[str, Any], seconds: float | None, where: str) -> float:
@@ -68,4 +70,4 @@ def make_hearing(info: Mapping[str, Any], data_dir: str | os.PathLike | None = N
         # A linear model's scores are the mean over versions: those of their mean.
         return jnp.mean(each.swapaxes(1, 2).reshape(len(versions), -1), axis=0, keepdims=True), jnp.int32(1)
 
-    return Hearing(call, request.trim_db, extract.fewest_samples(request, encoder))
+    return Hearing(call, request.trim_db, extract.fewest_samples(request, encoder), eight_bits.count(weights))

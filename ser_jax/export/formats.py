@@ -13,14 +13,15 @@ class Format:
     """One format.
 
     Attributes:
-      write: the program, to a file that is not there or, where `is_folder`, to an empty folder.
+      write: the program, to a file that is not there or, where `is_folder`, to an empty folder; returns how many
+        weights have 8 bits in it.
       load: the source of a function `load(path)`; see `ser_jax.export.runtime`.
       runtime: its name.
       is_folder: whether it is a folder.
       has_int8: whether weights of 8 bits stay so in it; the converter to TFLite writes them as float32.
     """
 
-    write: Callable[[Program, Path], None]
+    write: Callable[[Program, Path], int]
     load: str
     runtime: str
     is_folder: bool = False

@@ -27,8 +27,11 @@ def load(path):
 """
 
 
-def write(program: Program, path: Path) -> None:
-    """Writes an ONNX file with the inputs `waveform` and `num_samples` and the output `probabilities`."""
+def write(program: Program, path: Path) -> int:
+    """Writes an ONNX file with the inputs `waveform` and `num_samples` and the output `probabilities`.
+
+    Returns how many weights have 8 bits in it.
+    """
     import onnx
     import tf2onnx
 
@@ -52,23 +55,23 @@ def write(program: Program, path: Path) -> None:
     (value,) = graph.output
     graph.node.append(onnx.helper.make_node("Identity", [value.name], ["probabilities"]))
     value.name = "probabilities"
-    if program.int8:
-        _keep_int8(graph)
+    kept = _keep_int8(graph) if program.int8 else 0
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         raise UserError(f"--to onnx: the converter does not take this model: {str(error).splitlines()[0]}") from error
     path.write_bytes(model.SerializeToString())
+    return kept
 
 
-def _keep_int8(graph: Any) -> None:
+def _keep_int8(graph: Any) -> int:
     """Replaces constants that are integers of 8 bits times scales, which the converters multiply, by both.
 
-    A runtime multiplies them when it loads the file.
+    A runtime multiplies them when it loads the file. Returns how many weights these are.
     """
     import onnx
 
-    products = []
+    products, kept = [], 0
     for constant in list(graph.initializer):
         parts = (
             eight_bits.found(values) if (values := onnx.numpy_helper.to_array(constant)).dtype == np.float32 else None
@@ -76,6 +79,7 @@ def _keep_int8(graph: Any) -> None:
         if parts is None:
             continue
         name = constant.name
+        kept += values.size if values.any() else 0  # zeros are not weights, but what a loop begins with
         graph.initializer.remove(constant)
         for part, suffix in zip(parts, ("int8", "scale"), strict=True):
             graph.initializer.append(onnx.numpy_helper.from_array(part, f"{name}_{suffix}"))
@@ -86,7 +90,8 @@ def _keep_int8(graph: Any) -> None:
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                _keep_int8(attribute.g)
+                kept += _keep_int8(attribute.g)
+    return kept
 
 
 def _choose_by_where(graph: Any, nodes: Sequence[Any]) -> Sequence[Any]:

@@ -40,12 +40,16 @@ class Program:
       emotions: in the order of the probabilities.
       max_samples: of the longest recording.
       int8: whether weights are rounded to 8 bits.
+      num_rounded: how many weights are.
+      num_weights: how many there are, those of an encoder included.
     """
 
     call: Callable[[Float[Array, " samples"], Int[Array, ""]], Float[Array, " emotions"]]
     emotions: tuple[str, ...]
     max_samples: int
     int8: bool = False
+    num_rounded: int = 0
+    num_weights: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Recogniser:
       too_short: whether so many samples or frames are too few.
       precision: of its products.
       trim_db: of its frontend; 0 for one that takes hidden states.
+      sizes: how many of its weights are rounded to 8 bits, and how many there are.
     """
 
     of_window: Callable[[Array, Array], Array]
@@ -65,6 +70,7 @@ class Recogniser:
     too_short: Callable[[Array], Array]
     precision: str
     trim_db: float = 0.0
+    sizes: tuple[int, int] = (0, 0)
 
 
 def check_exportable(metadata: Mapping[str, Any], seconds: float | None, where: str) -> float:
@@ -110,6 +116,7 @@ def make_program(
     hearing = make_hearing(described["info"], data_dir, int8) if described else None
     max_samples = max(round(seconds * SAMPLE_RATE), 1 if hearing else recogniser.window)
     trim_db = hearing.trim_db if hearing else recogniser.trim_db
+    num_rounded, num_weights = np.add(recogniser.sizes, hearing.sizes if hearing else (0, 0)).tolist()
 
     def call(waveform: Array, num_samples: Array) -> Array:
         num_samples = jnp.clip(num_samples, 0, max_samples)
@@ -127,7 +134,7 @@ def make_program(
             refused |= recogniser.too_short(end - begin)
             return _mean_over_windows(recogniser.of_window, inputs, begin, end, recogniser.window, refused)
 
-    return Program(call, tuple(metadata["corpus"]["emotions"]), max_samples, int8)
+    return Program(call, tuple(metadata["corpus"]["emotions"]), max_samples, int8, num_rounded, num_weights)
 
 
 def of_network(metadata: Mapping[str, Any], folder: Path, chosen: Sequence[int], int8: bool = False) -> Recogniser:
@@ -154,7 +161,8 @@ def of_network(metadata: Mapping[str, Any], folder: Path, chosen: Sequence[int],
         return num_frames(network.frontend, length) < max(network.min_frames, 1)
 
     window = max(round(crop * network.frontend.rate), 1)
-    return Recogniser(of_window, window, too_short, precision, network.frontend.trim_db)
+    sizes = eight_bits.count(weights)
+    return Recogniser(of_window, window, too_short, precision, network.frontend.trim_db, sizes)
 
 
 def of_linear(fitted: Sequence[linear.Fitted]) -> Recogniser:
@@ -169,7 +177,7 @@ def of_linear(fitted: Sequence[linear.Fitted]) -> Recogniser:
         scores = jnp.einsum("rd,rcd->rc", values, coefficients, precision="highest") + intercept
         return jnp.mean(jax.nn.softmax(scores, axis=-1), axis=0)
 
-    return Recogniser(of_window, 1, lambda length: jnp.array(False), "float32")
+    return Recogniser(of_window, 1, lambda length: jnp.array(False), "float32", sizes=(0, coefficients.size))
 
 
 def features_of(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -18,10 +18,11 @@ def load(path):
 """
 
 
-def write(program: Program, path: Path) -> None:
-    """Writes the program, for each of `PLATFORMS`."""
+def write(program: Program, path: Path) -> int:
+    """Writes the program, for each of `PLATFORMS`. Returns how many weights have 8 bits in it."""
     waveform = jax.ShapeDtypeStruct((program.max_samples,), jnp.float32)
     exported = jax.export.export(jax.jit(program.call), platforms=PLATFORMS)(
         waveform, jax.ShapeDtypeStruct((), jnp.int32)
     )
     path.write_bytes(bytes(exported.serialize()))
+    return program.num_rounded

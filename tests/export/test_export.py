@@ -158,11 +158,16 @@ def test_weights_of_8_bits_are_a_smaller_file_that_says_nearly_the_same(tmp_path
     folder = write(tmp_path / "model", "cnn")
     metadata = published.read_metadata(folder)
     whole = programs.make_program(metadata, programs.of_network(metadata, folder, [0, 1]), 2.0)
-    FORMATS["stablehlo"].write(whole, tmp_path / "whole")
+    assert FORMATS["stablehlo"].write(whole, tmp_path / "whole") == 0
+    merged = dataclasses.replace(FORMATS["stablehlo"], write=lambda *a, of=FORMATS["stablehlo"]: of.write(*a) - 300)
+    monkeypatch.setitem(FORMATS, "stablehlo", merged)  # as if a converter had merged axes of 300 weights
     small, said = exported("stablehlo", folder, tmp_path, capsys, "--int8")
     weights = 4 * sum(leaf.size for leaf in jax.tree.leaves(drawn("cnn")[0].ema_parameters))
     assert (tmp_path / "whole").stat().st_size - small.stat().st_size > weights / 2
     assert 1e-6 < difference(said) < 0.05 and "another emotion than the model's: 0 of 1 recording" in said
+    sizes = [leaf.size for leaf in jax.tree.leaves(drawn("cnn")[0].ema_parameters) if leaf.ndim > 2]
+    assert f"weights of 8 bits: {sum(size for size in sizes if size >= 256) - 300:,} of {weights // 4:,} (" in said
+    assert " %); 300 more are rounded but stay float32: the converter merged their axes\n" in said
     monkeypatch.setattr("ser_jax.extras.require", lambda *_: None)
     assert main(["export", str(folder), "--to", "tflite", "--out", str(tmp_path / "x.tflite"), "--int8"]) == 2
     said = capsys.readouterr().err
@@ -181,6 +186,10 @@ def test_weights_of_8_bits_are_found_in_a_converted_program():
         assert integers.dtype == np.int8 and scales.size == 24
         np.testing.assert_allclose(integers * scales, values, atol=1e-6)
     assert eight_bits.found(kernel) is None and eight_bits.found(rounded[:, :1, :1]) is None  # not rounded; small
+    for numbers in (np.arange(512), np.arange(300) - 150, np.arange(300) * 1e6):  # positions are not weights
+        for values in (numbers[None], np.outer([1, 3], numbers), np.tile(numbers, (2, 3, 1))):
+            parts = eight_bits.found(values.astype(np.float32))
+            assert parts is None or np.array_equal(parts[0] * parts[1], values.astype(np.float32))
 
 
 def difference(said):
@@ -321,9 +330,6 @@ def test_a_head_on_an_encoder_is_exported_with_the_encoder(tmp_path, monkeypatch
     assert json.loads((tmp_path / "x.stablehlo.json").read_text())["max_samples"] == 48000  # the encoder's window
     assert main(["export", str(folder), *options, "--seconds", "3.5"]) == 2
     assert "hears 3 s at once; expected no more" in capsys.readouterr().err
-    monkeypatch.setattr("ser_jax.extras.require", lambda *_: None)
-    assert main(["export", str(folder), "--to", "onnx", "--out", str(tmp_path / "x.onnx"), "--int8"]) == 2
-    assert "which --int8 does not keep right in ONNX; expected --to stablehlo" in capsys.readouterr().err
     monkeypatch.setattr(extract, "load", lambda name, data_dir: dataclasses.replace(heard(), sha256="b" * 64))
     assert main(["export", str(folder), *options]) == 2
     assert "encoder tiny: sha256 bbbbbbbbbbbb" in capsys.readouterr().err
@@ -343,9 +349,12 @@ def test_an_onnx_file_has_scans_and_chooses_between_infinite_numbers(tmp_path):
         x, each = jax.lax.scan(layer, waveform, jnp.arange(3.0))
         corner = jax.lax.dynamic_update_slice(each, jnp.ones((2, 1)), (num_samples, num_samples - 3))
         product = jnp.maximum(waveform, -9)[None] @ eight_bits.unpacked(packed)["kernel"]
-        return jnp.concatenate([jax.nn.gelu(x + 0.5), corner.reshape(-1), product[0]])
+        below = jnp.where(jnp.arange(300.0)[None] < 60 * num_samples, 1.0, 0.0).sum(
+            axis=1
+        )  # positions stay as they are
+        return jnp.concatenate([jax.nn.gelu(x + 0.5), corner.reshape(-1), product[0], below])
 
-    FORMATS["onnx"].write(programs.Program(call, (), 4, int8=True), tmp_path / "x.onnx")
+    assert FORMATS["onnx"].write(programs.Program(call, (), 4, int8=True), tmp_path / "x.onnx") == 256
     constants = onnx.load(tmp_path / "x.onnx").graph.initializer
     assert [np.prod(one.dims) for one in constants if one.data_type == onnx.TensorProto.INT8] == [256]
     session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
