@@ -44,7 +44,7 @@ def _answers(view: View) -> Iterator[Block]:
                 f"{numbers.points_with(pooled['estimate'], pooled['ci95'])} points, "
                 f"{numbers.p_equals(pooled['p'])}; the interval {zero} zero."
             )
-        yield Answer(pair_of(effect), "", said)
+        yield Answer(pair_of(effect), "", (said,))
 
 
 def _differences(view: View) -> Iterator[Block]:

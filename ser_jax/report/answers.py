@@ -17,16 +17,21 @@ NAMED = 4  # comparisons; of more, those without a difference are summed up
 
 
 def answer(question: "Question", comparisons: Sequence[Comparison]) -> str:
-    """Answers a question from its comparisons, or from its main effects where it crosses factors."""
+    """Answers a question from its comparisons, or from its main effects where it crosses factors, in one paragraph."""
+    lead, sentences = answer_parts(question, comparisons)
+    return " ".join([lead, *sentences] if lead else sentences)
+
+
+def answer_parts(question: "Question", comparisons: Sequence[Comparison]) -> tuple[str, list[str]]:
+    """Returns what holds for a whole answer, or "", and its sentences: one for each comparison that it names."""
     mains = [effect for effect in question.effects if effect.kind == "main effect"]
     crossed = len(question.factors) > 1 and bool(mains)
     stated = mains if crossed or not comparisons else comparisons
     if not stated:
-        return "No comparison was asked for, or none could be made."
-    sentences = _sentences(stated)
+        return "", ["No comparison was asked for, or none could be made."]
+    lead, sentences = "", _sentences(stated)
     if crossed:
-        others = "the other factor" if len(question.factors) == 2 else "the other factors"
-        sentences[0] = f"Averaged over {others}: {sentences[0]}"
+        lead = "Averaged over the other factor:" if len(question.factors) == 2 else "Averaged over the other factors:"
     interactions = [effect for effect in question.effects if effect.kind == "interaction"] if crossed else []
     if interactions:
         found = [effect for effect in interactions if effect.verdict == DIFFERENCE]
@@ -35,7 +40,7 @@ def answer(question: "Question", comparisons: Sequence[Comparison]) -> str:
             sentences.append(f"No interaction of the factors is significant{_detectable(interactions)}.")
     if all(one.seeds == 1 for one in stated):
         sentences.append("All of this is from one seed: how much it varies between seeds is not known.")
-    return " ".join(sentences)
+    return lead, sentences
 
 
 def sentence(one: Comparison) -> str:

@@ -18,11 +18,17 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A question and what the study answers."""
+    """A question and what the study answers.
+
+    Attributes:
+      says: the sentences, one for each comparison.
+      lead: what holds for all of them; it stands above.
+    """
 
     name: str
     question: str
-    answer: str
+    says: tuple[str, ...]
+    lead: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,9 +18,11 @@ def _block(block: Block) -> str:
     match block:
         case Text(text):
             return escaped(text)
-        case Answer(name, question, answer):
+        case Answer(name, question, says, lead):
             asked = f" {escaped(question)}" if question else ""
-            return f"**{escaped(name)}.**{asked}\n\n> {escaped(answer)}"
+            before = [escaped(lead), ""] if lead else []
+            lines = [*before, *(f"- {escaped(one)}" if len(says) > 1 else escaped(one) for one in says)]
+            return "\n".join([f"**{escaped(name)}.**{asked}", "", *(f"> {line}".rstrip() for line in lines)])
         case Items(items):
             return "\n".join(f"- {escaped(item)}" for item in items)
         case Facts(facts):

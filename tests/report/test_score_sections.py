@@ -6,11 +6,13 @@ import pytest
 
 from ser_jax import predictions
 from ser_jax.report import summary
+from ser_jax.report.sections.differences import answers
 from ser_jax.report.sections.scores import scores
 from ser_jax.report.sources import Sources
 from ser_jax.report.summarise import How, summarise
 from ser_jax.report.terminal import results_table
 from ser_jax.statistics import intervals
+from ser_jax.studies import plan
 from ser_jax.studies.compare import compare
 from tests.statistics.made_tables import EMOTIONS, make_table
 
@@ -62,6 +64,12 @@ def test_of_one_training_that_tests_all_speakers_the_report_says_what_the_interv
     alone = one[[column for column in one if not column.startswith(("p_", "v_"))]].assign(label="")
     made = summarise(alone, comparisons=[("eca", "none")], how=How(replicates=100))
     assert made.emotions == () and all(intervals.THIS_MODEL in of.notes for of in made.variants.values())
+    assert made.questions == ()
+    asked = plan.Question("q", "Does it?", {}, {}, (("eca", "none"),))
+    two = alone.assign(true_valence=alone["true_arousal"], predicted_valence=alone["predicted_arousal"] ** 2)
+    made = summarise(two, questions=[asked], how=How(replicates=100))
+    (said, *_) = answers(Sources(made, {}, {}, {}))  # one sentence a score, though the summary has one paragraph
+    assert len(said.says) == len(made.score_differences) == 2 and " ".join(said.says) == made.questions[0].answer
     several = alone.assign(fold=alone["speaker"])
     assert intervals.THIS_MODEL not in summarise(several, how=How(replicates=100)).variants["eca"].notes
 

@@ -9,9 +9,11 @@ import xml.etree.ElementTree as ElementTree
 import markupsafe
 import pytest
 
+from ser_jax.report import html as html_page
+from ser_jax.report import markdown, vector_graphics
 from ser_jax.report import summary as summaries
-from ser_jax.report import vector_graphics
-from ser_jax.report.blocks import Answer, Figure
+from ser_jax.report.answers import sentence
+from ser_jax.report.blocks import Answer, Figure, Section
 from ser_jax.report.sections import make_sections, subtitle
 from ser_jax.report.sources import Sources
 from ser_jax.report.summarise import How, summarise
@@ -99,19 +101,36 @@ def test_answers_come_first_and_every_question_has_its_own(study):
     assert places[-1] < page.index('id="differences"') < page.index('id="variants"') < page.index('id="conditions"')
 
 
+def test_each_comparison_of_an_answer_is_an_item_of_a_list():
+    made = bare_study(seeds=(0, 1))
+    said = [sentence(one) for one in made.comparisons]
+    stored = summaries.Question("both", "Do they?", {}, {}, (0, 1), (), (), answer=" ".join(said))
+    crossed = Answer("Crossed", "", ("a differs.", "b does not."), "Averaged over the other factor:")
+    (answers, *_) = make_sections(sources_of(dataclasses.replace(made, questions=(stored,))))
+    sections = [answers, Section("crossed", "Crossed", (crossed,))]
+    page, text = html_page.render("t", "s", sections, {}), markdown.render("t", "s", sections)
+    items = re.findall(r"<li>(.*?)</li>", page[page.index('<ul class="says">') :])
+    assert len(said) == 2 and items[:2] == [markupsafe.escape(one) for one in said]
+    lead = page.index('<p class="says">Averaged over the other factor:</p>')
+    assert lead < page.index("<li>a differs.</li>") < page.index("<li>b does not.</li>")
+    lines = [re.sub(r"\W", "", line) for line in text.splitlines() if line.startswith("> - ")]
+    assert lines[:2] == [re.sub(r"\W", "", one) for one in said]
+    assert text.endswith("**Crossed.**\n\n> Averaged over the other factor:\n>\n> - a differs.\n> - b does not.\n")
+
+
 def test_markdown_says_the_same_as_the_page(study):
     made, folder = study
-    page, markdown = (folder / "report.html").read_text(), (folder / "report.md").read_text()
+    page, text = (folder / "report.html").read_text(), (folder / "report.md").read_text()
     headings = re.findall(r"<h2>(.*?)</h2>", page)
-    assert headings == re.findall(r"^## (.*)$", markdown, flags=re.MULTILINE)
+    assert headings == re.findall(r"^## (.*)$", text, flags=re.MULTILINE)
     assert len(headings) == 13
     for name, rows in tables_of(folder / "report.html").items():
         for row in rows[1:]:
             wanted = [re.sub(r"\W", "", text) for text, _ in row]
-            assert wanted in markdown_rows(markdown), name
+            assert wanted in markdown_rows(text), name
     for question in made.questions:
-        assert re.sub(r"\W", "", question.answer) in re.sub(r"&\w+;|\W", "", markdown)
-    for path in re.findall(r"\]\((figures/[^)]*)\)", markdown):
+        assert re.sub(r"\W", "", question.answer) in re.sub(r"&\w+;|\W", "", text)
+    for path in re.findall(r"\]\((figures/[^)]*)\)", text):
         assert (folder / path).is_file()
 
 
@@ -139,10 +158,10 @@ def test_a_summary_without_what_a_study_adds_gives_a_report_that_says_what_it_la
 def test_without_comparisons_it_does_not_say_which_variant_is_better():
     made = bare_study(SOME[:1])
     (answer,) = make_sections(sources_of(made))[0].blocks
-    assert answer.answer.startswith(f"The highest UA is {100 * made.variants[SOME[0]].ua.value:.1f}")
+    assert answer.says[0].startswith(f"The highest UA is {100 * made.variants[SOME[0]].ua.value:.1f}")
     made = bare_study([SOME[0], SOME[3]])  # no comparison among these two
     (answer,) = make_sections(sources_of(made))[0].blocks
-    assert "names no comparisons" in answer.answer and "does not test" in answer.answer
+    assert "names no comparisons" in answer.says[0] and "does not test" in answer.says[0]
 
 
 def test_the_verdict_stands_in_the_answer():
@@ -156,7 +175,7 @@ def test_the_verdict_stands_in_the_answer():
     ):
         changed = dataclasses.replace(one, verdict=verdict, p=0.2, p_holm=0.2, p_equivalence=0.2)
         answers = make_sections(sources_of(dataclasses.replace(made, comparisons=(changed,))))[0].blocks
-        assert words in answers[0].answer
+        assert words in answers[0].says[0]
 
 
 def test_what_failed_diverged_or_was_left_out_is_named(study):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from ser_jax.report import figures as draw
 from ser_jax.report import numbers
-from ser_jax.report.answers import describe, describe_difference, sentence, what_would_decide
+from ser_jax.report.answers import answer_parts, describe, describe_difference, sentence, what_would_decide
 from ser_jax.report.blocks import Answer, Block, Cell, Figure, Items, Panel, Table
 from ser_jax.report.sections.common import SEEDS, cell, forest, notes_of, points_cell
 from ser_jax.report.sources import Sources, beneath, slug
@@ -26,11 +26,12 @@ def answers(sources: Sources) -> Iterator[Block]:
     """The answer to each question, or each comparison of a study without questions."""
     comparisons = sources.summary.comparisons
     for question in sources.questions:
-        yield Answer(numbers.sentence_case(question.name) or "Comparisons", question.text, question.answer)
+        lead, says = _parts(question, sources)
+        yield Answer(numbers.sentence_case(question.name) or "Comparisons", question.text, tuple(says), lead)
     yield from notes_of((question.name, question.notes) for question in sources.questions)
     if not sources.questions:
         for one in comparisons:
-            yield Answer(numbers.sentence_case(describe(one)), "", sentence(one))
+            yield Answer(numbers.sentence_case(describe(one)), "", (sentence(one),))
     stated = _each_once(comparisons, sources.questions)
     decisive = tuple(text for one in stated if (text := what_would_decide(one)))
     if decisive:
@@ -46,14 +47,23 @@ def answers(sources: Sources) -> Iterator[Block]:
                 "more than chance: intervals of single variants do not answer that, and the highest of several is "
                 "partly the luckiest."
             )
-        yield Answer("No comparison", "", text)
+        yield Answer("No comparison", "", (text,))
+
+
+def _parts(question: Question, sources: Sources) -> tuple[str, list[str]]:
+    """What holds for a whole answer, and its sentences: made again, since a summary stores them as one paragraph."""
+    summary = sources.summary
+    if summary.emotions:
+        return answer_parts(question, [summary.comparisons[i] for i in question.comparisons])
+    described = [describe_difference(one, summary.scores) for one in summary.score_differences]
+    return "", [text for text in described if text in question.answer] or [question.answer]
 
 
 def _answers_by_scores(sources: Sources) -> Iterator[Block]:
     """What is said of a corpus without emotions beside its questions: differences of scores, or the highest ones."""
     titles, found = sources.summary.scores, sources.summary.score_differences
     if found and not sources.questions:
-        yield Answer("Comparisons", "", " ".join(describe_difference(one, titles) for one in found))
+        yield Answer("Comparisons", "", tuple(describe_difference(one, titles) for one in found))
     if found:
         return
     best = []
@@ -62,7 +72,8 @@ def _answers_by_scores(sources: Sources) -> Iterator[Block]:
         if known:
             name, one = max(known, key=lambda item: item[1].value)
             best.append(f"The highest {title} is {numbers.decimal_with(one.value, one.ci95)}, of {name}.")
-    yield Answer("No comparison", "", " ".join(best))
+    if best:
+        yield Answer("No comparison", "", tuple(best))
 
 
 def _each_once(comparisons: Sequence[Comparison], questions: Sequence[Question]) -> list[Comparison]:
