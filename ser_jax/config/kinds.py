@@ -61,6 +61,8 @@ def number(
             below_high = value < below if below is not None else value <= high
             if math.isfinite(value) and ((above_low and below_high) or (unset and value == -1) or (zero and not value)):
                 return value
+            if value > GREATEST == high and below is None:
+                raise ValueError(f", at most {GREATEST:g}")
         raise ValueError
 
     return Kind(f"a number {bounds}{_meanings(zero, unset)}", checked, _number)
@@ -77,7 +79,7 @@ def whole(low: int = 0, high: int = LARGEST, *, zero: str = "", unset: bool = Fa
             raise ValueError
         if low <= value <= high or (unset and value == -1) or (zero and value == 0):
             return value
-        raise ValueError
+        raise ValueError(f", at most {LARGEST}" if value > LARGEST == high else "")
 
     return Kind(f"a whole number {bounds}{_meanings(zero, unset)}", checked, _number)
 

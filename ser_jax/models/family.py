@@ -19,8 +19,9 @@ class Range:
         return isinstance(value, kind) and not isinstance(value, bool) and self.low <= value < self.below
 
     def __str__(self) -> str:
-        kind = "a whole number" if isinstance(self.low, int) else "a number"
-        return f"{kind} of at least {self.low:g}" + (f" and below {self.below:g}" if self.below < 1 << 20 else "")
+        if isinstance(self.low, int):
+            return f"a whole number of at least {self.low} and at most {self.below - 1}"
+        return f"a number of at least {self.low:g} and below {self.below:.7g}"
 
 
 RATE = Range(0.0, 1.0)  # of dropout and its kin

@@ -44,12 +44,13 @@ def hear_corpus(recogniser: Recogniser, data_dir: str | os.PathLike | None = Non
         return None
     if corpus.fingerprint != about["fingerprint"]:
         return None
-    drawn = np.random.default_rng(0).permutation(len(corpus.utterances))[:MOST]
-    heard = {int(row): waveform(corpus, int(row)) for row in np.sort(drawn)}
+    rows = np.random.default_rng(0).permutation(len(corpus.utterances))[:MOST]
+    heard = {int(row): waveform(corpus, int(row)) for row in np.sort(rows)}
     heard = {row: samples for row, samples in heard.items() if not recogniser.refusal(samples)}
     if not heard:
         return None
-    vectors = recogniser.embed(recordings({str(row): one for row, one in heard.items()}, corpus.emotions))
+    drawn = recordings({str(row): one for row, one in heard.items()}, corpus.emotions)
+    vectors = recogniser.embed(dataclasses.replace(drawn, name=corpus.name))  # its name is in an encoder's progress bar
     table = corpus.utterances.iloc[list(heard)][list(COLUMNS)].reset_index(drop=True)
     return Neighbours(table, _of_length_one(vectors))
 

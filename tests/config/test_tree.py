@@ -110,6 +110,21 @@ def test_nonsense_is_refused_with_the_option_what_was_found_and_what_is_expected
     assert "\n" not in str(error.value) and len(str(error.value)) <= 300
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("training.batch_size", 2**40, " and at most 1048576"),
+        ("protocol.seed", 2**40, ", at most 2147483647"),
+        ("optimizer.learning_rate", 1e31, ", at most 1e+30"),
+        ("augmentation.mixup", 3, ""),
+    ],
+)
+def test_a_value_above_the_largest_is_refused_with_the_largest(path, value, expected):
+    with pytest.raises(UserError, match=rf"config\.{path}: found .*, expected a .*number .*at most \S+") as error:
+        config.check(config.merge(config.default(), with_value(path.split("."), value)))
+    assert str(error.value).endswith(expected)
+
+
 def test_zero_is_off():
     for group, name in (("optimizer", "gradient_clip"), ("optimizer", "ema_decay"), ("optimizer", "weight_decay")):
         assert config.check(config.merge(config.default(), {group: {name: 0}}))[group][name] == 0.0

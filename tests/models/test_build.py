@@ -25,6 +25,11 @@ from ser_jax.models.family import RATE, Range
             {"dropout": 1.0},
             "dropout of model shufflenet_v2: 1.0; expected a number of at least 0 and below 1",
         ),
+        (
+            "cnn",
+            {"width": 1 << 20},
+            "width of model cnn: 1048576; expected a whole number of at least 1 and at most 10485",
+        ),
     ],
 )
 def test_a_misspelt_name_option_or_value_is_refused_with_the_nearest_right_one(name, options, message):
