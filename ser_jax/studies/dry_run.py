@@ -14,7 +14,7 @@ from ser_jax.corpora import default_data_dir
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.frontend import num_features, num_frames
 from ser_jax.report.numbers import count, duration, join
-from ser_jax.studies import first_rates, rates
+from ser_jax.studies import expected, rates
 from ser_jax.studies.baselines import Baselines
 from ser_jax.studies.more_seeds import find_parts, lacking_seeds
 from ser_jax.studies.plan import make_plan
@@ -76,14 +76,11 @@ def _row(variant: Variant, store: Path) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class _Told:
-    """How long what is left of a variant takes: seconds, or None.
-
-    `by` is the model whose training here tells it; `elsewhere` is whether another machine's trainings do.
-    """
+    """How long what is left of a variant takes: seconds, or None; `expected.HERE` or the like, and the model."""
 
     seconds: float | None
+    how: str = expected.HERE
     by: str = ""
-    elsewhere: bool = False
 
 
 def _seconds(variant: Variant, store: Path, data_dir: str | None, timed: set[Any]) -> _Told:
@@ -101,15 +98,13 @@ def _seconds(variant: Variant, store: Path, data_dir: str | None, timed: set[Any
     if kind in opensmile.SETS and kind not in timed:
         functionals = seconds_of_functionals(variant.corpus, kind, data_dir)
         timed.add(kind)
-    first = first_rates.seconds_of(population) if isinstance(population, Population) else None
-    found = rates.seconds_of(population, data_dir, any_family=first is None)
-    if found is None and first is None:
+    found = expected.expect(population, data_dir)
+    if found is None:
         return _Told(functionals or None)
-    seconds, compiling, by = found or (*first, "")
     program = id(population.programs) if isinstance(population, Population) else None
-    seconds += 0.0 if program in timed else compiling
+    seconds = found.seconds + (0.0 if program in timed else found.compiling)
     timed.add(program)
-    return _Told(seconds + functionals, by, elsewhere=found is None)
+    return _Told(seconds + functionals, found.how, found.by)
 
 
 def _time(told: _Told) -> str:
@@ -118,8 +113,7 @@ def _time(told: _Told) -> str:
 
 def _about_time(told: Sequence[_Told], data_dir: Path) -> str:
     """What the times of the table are, all together."""
-    known = [one for one in told if one.seconds and not one.elsewhere]
-    guessed = [one for one in told if one.elsewhere]
+    known = [one for one in told if one.seconds and one.how == expected.HERE]
     lacking = sum(one.seconds is None for one in told)
     parts = []
     if known:
@@ -128,17 +122,14 @@ def _about_time(told: Sequence[_Told], data_dir: Path) -> str:
         parts.append(
             f"time: about {duration(sum(one.seconds for one in known))}{how}; a network of other work tells it roughly"
         )
-    if guessed:
-        parts.append(
-            f"time of {count(len(guessed), 'variant')}: roughly {duration(sum(one.seconds for one in guessed))} where "
-            "nothing else runs, several times that on a busy machine: nothing like it was trained here, so this is "
-            f"its family's rate on {first_rates.MACHINE}, by what a product of matrices takes here"
-        )
+    for how, words in expected.HOW.items():
+        if guessed := [one.seconds for one in told if one.seconds and one.how == how]:
+            parts.append(
+                f"time of {count(len(guessed), 'variant')}: roughly {duration(sum(guessed))} where nothing else runs, "
+                f"several times that on a busy machine: {words}"
+            )
     if lacking:
-        parts.append(
-            f"time of {count(lacking, 'variant')}: not known, since nothing like it was trained here for some seconds "
-            "(`plan RESULTS` times a network)"
-        )
+        parts.append(f"time of {count(lacking, 'variant')}: not known, since {expected.unknown()}")
     return "; ".join(parts) or "time: nothing is left to train"
 
 

@@ -23,6 +23,8 @@ FAMILIES = {  # nanoseconds of a training step for a multiply-add of the forward
     "attention_rnn": (0.117, 5.0),
     "cnn": (0.148, 6.4),
     "crnn": (0.117, 6.4),
+    "encoder_head": (0.145, 4.9),  # `benchmarks.heads`
+    "linear": (0.0, 2.3),  # as long as its audio; compiled no longer than the smallest network
     "reslstm": (0.167, 2.9),
     "rnn": (0.0936, 2.3),
     "shufflenet_v2": (0.270, 22.8),

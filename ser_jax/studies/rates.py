@@ -5,12 +5,14 @@ of a network the multiply-adds of its forward pass, of a baseline the values tha
 networks that is close, between families it is not.
 """
 
+import functools
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
 from ser_jax.baselines.linear import inner_folds
@@ -109,9 +111,14 @@ def work_of(population: Population | Baselines) -> tuple[float, float]:
         return float(sum(fits) * population.num_parameters), 1.0
     learner = population.learner
     frames = max(int(num_frames(learner.frontend, np.int64(learner.crop_samples))), 1)
-    of_one = max(cost(learner.model, frames, num_features(learner.frontend)).multiply_adds, 1)
+    of_one = max(_multiply_adds(learner.model, frames, num_features(learner.frontend)), 1)
     batch = population.config["training"]["batch_size"]
     return float(population.num_steps * len(population.runs)), float(of_one * batch)
+
+
+@functools.lru_cache
+def _multiply_adds(model: nn.Module, frames: int, features: int) -> int:
+    return cost(model, frames, features).multiply_adds  # which takes a moment
 
 
 def _heard(population: Population | Baselines) -> float:

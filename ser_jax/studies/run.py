@@ -27,6 +27,7 @@ from ser_jax.statistics.concordance import summarise_tracks
 from ser_jax.studies import baselines, looks, rates, robustness
 from ser_jax.studies.baselines import Baselines
 from ser_jax.studies.collect import Outcome, collect
+from ser_jax.studies.expected import expect, in_words
 from ser_jax.studies.more_seeds import Part, find_parts, join, lacking_seeds
 from ser_jax.studies.plan import make_plan
 from ser_jax.studies.provenance import differences, of_seeds, provenance
@@ -231,6 +232,7 @@ def _train(
     in_one_go = not has_checkpoint(folder)
     if isinstance(population, Baselines):
         how.compile_beside(population)
+        _tell_time(title, population, how)
         result = baselines.run_variant(variant.name, population, folder)
     else:
         # Processes that train together share the runs out among them, and train all; a training begun is gone on with.
@@ -244,6 +246,8 @@ def _train(
             print(
                 f"{title}: {population.num_parameters:,} parameters, listed in {folder}/parameters.txt", file=sys.stderr
             )
+            if in_one_go:
+                _tell_time(title, population, how)
             with _progress(title, population) as bar:
                 state, seconds = loop.train(
                     population,
@@ -354,6 +358,10 @@ _SHOWN = ("loss", "frames_loss", "dimensions_concordance")  # of what is logged,
 @functools.cache
 def _say_once(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _tell_time(title: str, population: Population | Baselines, how: How) -> None:
+    print(f"{title}: {in_words(expect(population, how.data_dir))}", file=sys.stderr, flush=True)
 
 
 def _progress(title: str, population: Population) -> tqdm:

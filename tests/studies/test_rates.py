@@ -2,15 +2,20 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from ser_jax import config as configuration
-from ser_jax.studies import first_rates, rates
+from ser_jax.baselines import linear
+from ser_jax.errors import UserError
+from ser_jax.studies import baselines, expected, first_fits, first_rates, rates
 from ser_jax.studies.dry_run import dry_run
 from ser_jax.studies.plan import make_plan
+from ser_jax.studies.run import run_study
 from ser_jax.studies.variants import prepare
+from ser_jax.training import loop
 from tests.training.tiny import CONFIG
 
 SECONDS = {"initialise": 1.0, "compile": 3.0, "train": 60.0, "validate": 20.0, "evaluate": 6.0}
@@ -80,17 +85,87 @@ def test_another_machine_a_damaged_line_and_what_was_short_or_could_end_early_te
     assert rates.seconds_of(population(), tmp_path) is None
 
 
-def test_a_dry_run_says_how_long_a_study_takes_or_that_it_is_not_known(tmp_path, population):
+def test_a_dry_run_says_how_long_a_study_takes_or_that_it_is_not_known(tmp_path, population, monkeypatch):
+    monkeypatch.delitem(first_rates.FAMILIES, "linear", raising=False)  # as a network from outside
     ridge = {"model": {"name": "ridge", "functionals": "own"}}
     study = {"variants": {"linear": {}, "wide": {"training": {"batch_size": 8}}, "ridge": ridge}}
     config = configuration.merge(changed(), {"seeds": [0], "study": study})
     told = dry_run(config, tmp_path / "work", str(tmp_path))
-    assert told.count("not known") == 4 and "time of 3 variants: not known" in told
+    assert told.count("not known") == 3 and "time of 2 variants: not known, since nothing like it was trained" in told
     trained(population(), tmp_path)
     lines = dry_run(config, tmp_path / "work", str(tmp_path)).splitlines()
-    assert lines[1].endswith("  about 2 min") and lines[2].endswith("  about 3 min") and lines[3].endswith("not known")
+    assert lines[1].endswith("  about 2 min") and lines[2].endswith("  about 3 min")
     assert "time: about 4 min, by trainings of linear on this machine" in lines[-1]
-    assert "time of 1 variant: not known" in lines[-1]
+
+
+def test_on_an_accelerator_of_which_nothing_is_known_that_is_said(tmp_path, population, monkeypatch):
+    found = {"platform": "gpu", "device": "NVIDIA H200", "devices": 1}
+    for module in (expected, first_rates, rates):
+        monkeypatch.setattr(module, "hardware", lambda: found)
+    monkeypatch.setitem(first_rates.FAMILIES, "linear", (1.0, 3.0))
+    config = configuration.merge(changed(), {"seeds": [0]})
+    why = "no rate of the device NVIDIA H200 is known until something was trained on it for some seconds"
+    assert f"time of 1 variant: not known, since {why}" in dry_run(config, tmp_path / "work", str(tmp_path))
+    assert expected.in_words(expected.expect(population(), str(tmp_path))) == (
+        f"its time is not known: {why} (`plan RESULTS` times a network)"
+    )
+    trained(population(), tmp_path)
+    assert expected.in_words(expected.expect(population(), str(tmp_path))) == "about 2 min"
+
+
+BASELINE = {"name": "ridge", "functionals": "own"}
+
+
+def test_a_baseline_takes_as_long_as_its_fits_to_random_numbers(tmp_path, monkeypatch):
+    """Of three speakers left out in turn, two folds share each inner fold's utterances; at last each is fitted once."""
+    study = {"variants": {"ridge": {"model": BASELINE}}}
+    settings = configuration.merge(changed(), {"seeds": [0], "protocol": {"validation_speakers": 0}, "study": study})
+    [variant] = prepare(make_plan(settings), str(tmp_path))
+    made, fitted = variant.population(), []
+
+    def fit(*about):
+        fitted.append(about)
+        return 10.0
+
+    with monkeypatch.context() as counted:
+        counted.setattr(first_fits, "_seconds_of_fit", fit)
+        assert first_fits.seconds_of(made) == pytest.approx((3 + 3 / len(linear.GRID)) * 10.0)
+        assert fitted == [("ridge", 8, 720, len(variant.corpus.emotions))]
+        told = dry_run(settings, tmp_path / "work", str(tmp_path))
+        assert "about 34 s" in told
+        assert "time of 1 variant: roughly 34 s where nothing else runs" in told and expected.HOW["fit"] in told
+        trained(made, tmp_path, {"functionals": 1.0, "train": 60.0, "evaluate": 0.0})
+        assert expected.in_words(expected.expect(made, str(tmp_path))) == "about 1 min"
+
+
+def test_a_fit_of_more_utterances_takes_longer_in_proportion_or_by_their_square(monkeypatch):
+    monkeypatch.setattr(first_fits, "MOST", 30)
+    monkeypatch.setattr(first_fits.time, "process_time", iter(range(100)).__next__)  # each fit takes a second
+    first_fits._seconds_of_fit.cache_clear()
+    seen = []
+    monkeypatch.setattr(first_fits.linear, "scores_of_others", lambda *given: seen.append(given))
+    assert first_fits._seconds_of_fit("ridge", 20, 5, 2) == 1
+    assert first_fits._seconds_of_fit("ridge", 60, 5, 2) == 2
+    assert first_fits._seconds_of_fit("ridge", 60, 50, 2) == 4
+    first_fits._seconds_of_fit.cache_clear()
+    shapes = [(given[1].shape, given[3].sum(), given[4]) for given in seen]
+    assert shapes == [((40, 1, 5), 20, 2), ((50, 1, 5), 30, 2), ((50, 1, 50), 30, 2)]
+
+
+def test_the_time_is_told_when_a_variant_begins(tmp_path, monkeypatch, capfd):
+    config = configuration.merge(changed(), {"seeds": [0], "folds": [0], "protocol": {"validation_speakers": 0}})
+    monkeypatch.setattr(first_fits, "_seconds_of_fit", lambda *_: 20.0)
+
+    def fail(*_):
+        raise UserError("begun")
+
+    monkeypatch.setattr(baselines, "run_variant", fail)
+    monkeypatch.setattr(loop, "train", fail)
+    study = {"variants": {"ridge": {"model": BASELINE}, "network": {}}}
+    run_study(configuration.merge(config, {"study": study}), tmp_path / "work", data_dir=str(tmp_path))
+    told = capfd.readouterr().err
+    assert "\nridge (1 of 2): roughly 42 s where nothing else runs\n" in "\n" + told
+    assert re.search(r"^network .2 of 2.: roughly \d+ s where nothing else runs$", told, re.MULTILINE)
 
 
 def test_without_a_training_here_a_network_takes_what_its_family_took_on_a_named_machine(
@@ -124,8 +199,16 @@ def test_the_rates_of_the_named_machine_are_those_of_the_benchmarks():
     results = json.loads((Path(__file__).parents[2] / "benchmarks/results/amd-epyc.json").read_text())["benchmarks"]
     steps = {row["model"]: row for row in results["roofline"]["records"]}
     compiled = {row["model"]: row for row in results["models"]["records"] if row["contestant"] == "ser_jax"}
-    assert first_rates.FAMILIES.keys() == steps.keys()
-    for name, (nanoseconds, compiling) in first_rates.FAMILIES.items():
+    heads = next(row for row in results["heads"]["records"] if row["contestant"].startswith("ser_jax"))
+    assert first_rates.FAMILIES.keys() == steps.keys() | {"encoder_head", "linear"}
+    assert first_rates.FAMILIES["linear"] == (0.0, min(compiling for _, compiling in first_rates.FAMILIES.values()))
+    nanoseconds, compiling = first_rates.FAMILIES["encoder_head"]
+    products = heads["dims"] * heads["hidden"] + 2 * heads["hidden"]  # two classes
+    done = heads["runs"] * heads["steps"] * 32 * products
+    assert nanoseconds == pytest.approx(1e9 * heads["seconds"] / done, rel=0.01)
+    assert compiling == pytest.approx(heads["compile_seconds"], abs=0.05)
+    for name in steps:
+        nanoseconds, compiling = first_rates.FAMILIES[name]
         forward = steps[name]["products"] / 3  # a step has three times the products of a forward pass
         assert nanoseconds == pytest.approx(1e9 * steps[name]["median_seconds"] / forward, rel=0.01)
         assert compiling == pytest.approx(compiled[name]["compile_seconds"], abs=0.05)
