@@ -450,7 +450,7 @@ def test_variants_that_are_too_many_or_none_are_said(tmp_path, monkeypatch):
     monkeypatch.setattr(workdirs, "find", lambda *_, **__: [_restored(tmp_path), _restored(tmp_path)])
     with pytest.raises(UserError, match=r"^here: .* has 2 variants, expected one$"):
         workdirs.find_network(tmp_path, "here")
-    with pytest.raises(UserError, match=r"^--workdir .*: found 2 variants, expected one$"):
+    with pytest.raises(UserError, match=r"^--workdir .*: found 2 variants \(.*\), expected one$"):
         publish._single("--workdir", tmp_path)
     monkeypatch.setattr(workdirs, "find", lambda *_, **__: [workdirs.Restored("lda", tmp_path, BASELINE)])
     with pytest.raises(UserError, match=r"^here: .* holds a baseline, expected a network that takes recordings$"):

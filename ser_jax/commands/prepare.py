@@ -133,7 +133,17 @@ def run(args: argparse.Namespace) -> int:
     corpus = _prepare_corpus(args, data_dir)
     print(_summary(corpus))
     print(f"packed in     {packed_folder(corpus.name, data_dir)}")
+    print(f"next          {_next(corpus)}")
     return 0
+
+
+def _next(corpus: Corpus) -> str:
+    """The commands that a corpus is looked at with, and what is trained on it first."""
+    speakers, steps = corpus.utterances["speaker"].nunique(), [f"inspect {corpus.name}"]
+    if corpus.info["speakers_known"]:
+        folds = f" {_MANY_FOLDS}" if speakers > _FEW_SPEAKERS else ""
+        steps += [f"audit {corpus.name}", f"study configs/baselines.py:{corpus.name}{folds} --dry_run"]
+    return ", ".join(f"`{step}`" for step in steps)
 
 
 def _prepare_corpus(args: argparse.Namespace, data_dir: str | os.PathLike) -> Corpus:
@@ -196,7 +206,7 @@ def _prepare_features(args: argparse.Namespace, data_dir: str | os.PathLike) -> 
 def _prepare_states(args: argparse.Namespace, data_dir: str | os.PathLike) -> int:
     from ser_jax.corpora import load_corpus
     from ser_jax.corpora.features import features_folder
-    from ser_jax.encoders import extract, store
+    from ser_jax.encoders import catalogue, extract, store
     from ser_jax.errors import UserError
 
     if not args.corpus_of_states or not args.encoder:
@@ -226,6 +236,10 @@ def _prepare_states(args: argparse.Namespace, data_dir: str | os.PathLike) -> in
     print(f"states        {', '.join(request.states)}")
     print(f"encoder       {encoder.name} ({encoder.licence or 'licence unknown'}), sha256 {encoder.sha256}")
     print(f"packed in     {features_folder(corpus.name, packed.name, data_dir)}")
+    if args.name is None and (args.pooled or len(request.states) == _STATES_OF_STUDY):
+        config = "encoder.py:{}" if args.pooled else "studies/attention.py:{},encoder_pooling"
+        last = "" if encoder.name == catalogue.DEFAULT else f",{encoder.name}"
+        print(f"next          `study configs/{config.format(args.corpus_of_states)}{last} --dry_run`")
     return 0
 
 
@@ -241,6 +255,11 @@ def _numbers(flag: str, text: str | None) -> list[float]:
     except ValueError:
         raise UserError(f"{flag} {text}: expected numbers, as 0.9,1,1.1") from None
 
+
+_FEW_SPEAKERS = 20  # of whom each can be left out in turn without hours of training
+_MANY_FOLDS = "--config.protocol.name=grouped_k_fold --config.protocol.num_folds=5"
+
+_STATES_OF_STUDY = 3  # that the heads of configs/studies/attention.py take
 
 _FLAGS = {  # that only some of what can be prepared has
     "folder": (

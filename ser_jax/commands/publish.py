@@ -20,7 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.add_argument("--workdir", required=True, metavar="DIR", help="a folder that `train` made")
     parser.add_argument(
-        "--tested", required=True, metavar="DIR", help="a folder in which `train` tested the same configuration"
+        "--tested",
+        required=True,
+        metavar="DIR",
+        help="a folder in which `train` tested the same configuration, or a study with a variant of its name",
     )
     parser.add_argument("--to", required=True, metavar="DIR", help="where the model goes; what is there is replaced")
     parser.add_argument("--licence", metavar="NAME", default="", help="of the model, for its card, as CC-BY-4.0")

@@ -174,6 +174,8 @@ def run_shard(
             if runs:
                 print(printed(f"{name}: without the runs that diverged: {runs}"), file=sys.stderr)
         print(f"\n{workdir}: report.html, report.md, summary.json, predictions.parquet, figures, tables")
+        several = " --variant NAME" if len(outcome.summary.variants) > 1 else ""
+        print(f"next: `predict RECORDING --workdir {workdir}{several}`, `compare {workdir} OTHER`")
     elif outcome.missing:
         print(f"this share is done; still to come from others: {', '.join(outcome.missing)}")
     for name, message in outcome.failed.items():

@@ -14,6 +14,9 @@ OWN_HEADS = (
 )
 
 _STILL_RISING, _LEARNT = 0.02, 0.9  # gain of training accuracy, and accuracy, from which a training is not done
+OWN_RECORDINGS = (
+    "it was tested on the recordings that it had learnt (protocol.name=everything): its figures say nothing of others"
+)
 NO_EMOTION = "the emotion was not learnt (objective.emotion=0): its figures are of outputs that were never trained"
 
 
@@ -44,6 +47,8 @@ def knowledge_of(
     notes = tuple(metadata.get("notes", ()))
     if not is_baseline(config["model"]) and config["training"]["heads"] == "source":
         notes += (OWN_HEADS,)
+    if result and config["protocol"]["name"] == "everything":
+        notes += (OWN_RECORDINGS,)
     has_emotions = metadata.get("corpus", {}).get("emotions") != []
     learns_emotions = has_emotions and not is_baseline(config["model"])
     if learns_emotions and not config.get("objective", {}).get("emotion", 1):

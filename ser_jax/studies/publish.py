@@ -12,7 +12,7 @@ from ser_jax import config as configuration
 from ser_jax.corpora import load_corpus
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.merge import parts_of
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, brief
 from ser_jax.files import atomic_folder
 from ser_jax.inference.restore import restore_network
 from ser_jax.report import card
@@ -38,13 +38,14 @@ def publish(
     """Writes the one variant of `workdir` to the folder `to`, and returns that folder.
 
     What a training alone needs is left out. `tested` is a workdir in which the same configuration was trained and
-    tested speaker-independently: the card's figures are read from its summary, and from its `on_CORPUS` where it was
-    evaluated on other corpora. `licence` and `description` are for the card. Raises `UserError` where one of them has
-    several variants, where their configurations differ in more than the folds and seeds, and where the tests' folds
-    share speakers.
+    tested speaker-independently, or a study with a variant of the same name: the card's figures are read from its
+    summary, and from its `on_CORPUS` where it was evaluated on other corpora. `licence` and `description` are for the
+    card. Raises `UserError` where one of them has several variants, where their configurations differ in more than the
+    folds and seeds, and where the tests' folds share speakers.
     """
     _check_place(Path(to))
-    model, evidence = _single("--workdir", workdir), _single("--tested", tested)
+    model = _single("--workdir", workdir)
+    evidence = _single("--tested", tested, model.name)
     _check_alike(model, evidence)
     summary = tree.read(tested)
     if not summary.study.speaker_independent:
@@ -56,7 +57,9 @@ def publish(
     arrays, parameters = _arrays(model)
     with atomic_folder(to) as folder:
         published.write(folder, model.name, arrays, model.metadata)
-        predictions.write(predictions.read(Path(tested) / PREDICTIONS), folder / published.TESTED)
+        of_tested = predictions.read(Path(tested) / PREDICTIONS)
+        of_tested = of_tested[of_tested["variant"] == evidence.name].reset_index(drop=True)
+        predictions.write(of_tested, folder / published.TESTED)
         described = _described(Path(to), model, evidence.name, parameters, corpora)
         described = dataclasses.replace(described, licence=licence.strip(), description=" ".join(description.split()))
         (folder / published.CARD).write_text(card.render(described, summary, elsewhere), encoding="utf-8")
@@ -84,11 +87,15 @@ def _check_place(to: Path) -> None:
         raise UserError(expected % f"has {min(others)} too")
 
 
-def _single(option: str, workdir: str | os.PathLike) -> Restored:
+def _single(option: str, workdir: str | os.PathLike, name: str | None = None) -> Restored:
+    """The one variant of a workdir, or among several the one of this name."""
     found = workdirs.find(workdir, option=option)
-    if len(found) > 1:
-        raise UserError(f"{option} {workdir}: found {len(found)} variants, expected one")
-    return found[0]
+    alike = [one for one in found if one.name == name]
+    if len(found) > 1 and not alike:
+        names = ", ".join(brief(one.name) for one in found)
+        other = f", or one called {brief(name)}" if name is not None else ""
+        raise UserError(f"{option} {workdir}: found {len(found)} variants ({names}), expected one{other}")
+    return alike[0] if len(found) > 1 else found[0]
 
 
 def _arrays(model: Restored) -> tuple[dict[str, np.ndarray], int]:

@@ -2,6 +2,7 @@ import argparse
 import errno
 import hashlib
 import shutil
+import types
 
 import numpy as np
 import pandas as pd
@@ -290,8 +291,28 @@ def test_the_command_prints_what_it_prepared(toy, tmp_path, capsys):
         corpus.fingerprint,
         "verified      4 files against the hashes of Toy as released",
         f"packed in     {data}/packed/emodb",
+        "next          `inspect emodb`, `audit emodb`, `study configs/baselines.py:emodb --dry_run`\n",
     ):
         assert expected in out
+
+
+@pytest.mark.parametrize(
+    ("speakers", "known", "expected"),
+    [
+        (20, True, "`inspect own`, `audit own`, `study configs/baselines.py:own --dry_run`"),
+        (
+            21,
+            True,
+            "`inspect own`, `audit own`, `study configs/baselines.py:own --config.protocol.name=grouped_k_fold "
+            "--config.protocol.num_folds=5 --dry_run`",
+        ),
+        (1, False, "`inspect own`"),
+    ],
+)
+def test_what_comes_next_suits_the_speakers(speakers, known, expected):
+    table = pd.DataFrame({"speaker": [f"s{i}" for i in range(speakers)] * 2})
+    corpus = types.SimpleNamespace(name="own", utterances=table, info={"speakers_known": known})
+    assert command._next(corpus) == expected
 
 
 def test_the_command_says_what_differs_from_the_release(toy, tmp_path, capsys):

@@ -19,9 +19,11 @@ from ser_jax import config as configuration
 from ser_jax.baselines import linear
 from ser_jax.baselines.linear import Fitted
 from ser_jax.corpora.corpus import SAMPLE_RATE
+from ser_jax.errors import UserError
 from ser_jax.inference.restore import restore_network
 from ser_jax.report import summary as tree
 from ser_jax.studies import baselines, publish, variants, workdirs
+from ser_jax.studies import publish as publish_command
 from ser_jax.training import published as published_models
 from tests.flips import unnoticed
 from tests.report import made_study
@@ -249,15 +251,34 @@ def published_baseline(launch, config, tmp_path_factory):
     """The workdir of a ridge classifier that learnt from all speakers, and what was published of it."""
     root = tmp_path_factory.mktemp("baseline")
     ridge = ('--config.model={"name": "ridge"}', "--config.seeds=[0]")
-    for folder, protocol in (("all", "everything"), ("tested", "leave_one_speaker_out")):
-        arguments = (*ridge, f"--config.protocol.name={protocol}", "--config.evaluation.robustness=[]")
-        status, _, errors = launch("train", "--config", config, *arguments, "--workdir", root / folder)
+    several = ("study", '--config.study.variants={"svm": {"model": {"name": "linear_svm"}}, "ridge": {}}')
+    for folder, protocol, (command, *more) in (
+        ("all", "everything", ("train",)),
+        ("tested", "leave_one_speaker_out", several),
+    ):
+        arguments = (*ridge, *more, f"--config.protocol.name={protocol}", "--config.evaluation.robustness=[]")
+        status, output, errors = launch(command, "--config", config, *arguments, "--workdir", root / folder)
         assert status == 0, errors
+        assert ("it was tested on the recordings that it had learnt" in output) == (folder == "all")
     for _ in ("new", "in the place of the one published before"):
         arguments = ("publish", "--workdir", root / "all", "--tested", root / "tested", "--to", root / "published")
         status, _, errors = launch(*arguments)
         assert status == 0, errors
     return root / "all", root / "published"
+
+
+def test_of_a_study_the_variant_of_the_same_name_is_the_evidence(launch, published_baseline, tmp_path):
+    workdir, published = published_baseline
+    study = workdir.parent / "tested"
+    tested = pd.read_parquet(study / "predictions.parquet")
+    assert set(tested["variant"]) == {"ridge", "svm"}
+    assert set(pd.read_parquet(published / "tested.parquet")["variant"]) == {"ridge"}
+    ua = json.loads((study / "summary.json").read_text())["variants"]["ridge"]["metrics"]["ua"]["value"]
+    assert f"| synthetic, unseen speakers | inductive | {100 * ua:.1f} " in (published / "README.md").read_text()
+    status, _, errors = launch("publish", "--workdir", study, "--tested", study, "--to", tmp_path / "new")
+    assert status == 2 and "found 2 variants ('svm', 'ridge'), expected one\n" in errors
+    with pytest.raises(UserError, match=r"found 2 variants .*, expected one, or one called 'lda'$"):
+        publish_command._single("--tested", study, "lda")
 
 
 def test_a_published_baseline_predicts_what_the_trained_one_does(launch, published_baseline, tmp_path, monkeypatch):
