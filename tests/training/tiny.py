@@ -1,5 +1,7 @@
 """A training small enough for tests: three synthetic speakers, the linear model, some steps."""
 
+import copy
+import functools
 from typing import Any
 
 import jax
@@ -41,8 +43,14 @@ PARTS = {"first": ("neutral", "anger", "sadness"), "second": ("anger", "happines
 
 def tiny_corpus() -> tuple[Corpus, Protocol]:
     """Three speakers, and their leave-one-speaker-out folds with one validation speaker each."""
-    corpus = make_synthetic("synthetic", **CONFIG["corpus"]["options"])
+    corpus = copy.deepcopy(_generated())
     return corpus, make_protocol(corpus, "leave_one_speaker_out", validation_speakers=1)
+
+
+@functools.cache
+def _generated() -> Corpus:
+    """Half a second's work, once for all files of tests."""
+    return make_synthetic("synthetic", **CONFIG["corpus"]["options"])
 
 
 def tiny_population(
