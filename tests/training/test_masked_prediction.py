@@ -130,7 +130,8 @@ def test_other_runs_begin_with_all_but_the_layer(tmp_path):
     earlier = {
         "corpus": {"options": {"num_speakers": 4, "utterances_per_speaker": 8, "seed": 1}},
         "protocol": {"name": "everything"},
-        "model": {"name": "transformer", "size": "tiny"},
+        "model": {"name": "rnn", "hidden": 8, "depth": 1},
+        "training": {"train_steps": 3},
         "objective": UNLABELLED,
         "evaluation": {"latency": False},
     }
