@@ -4,9 +4,9 @@ python launch.py study configs/studies/sweep.py
 python launch.py study configs/studies/sweep.py:emodb
 python launch.py study configs/studies/sweep.py:emodb --select 4
 
-The argument is a corpus; on the built-in one the network is tiny. Both are arrays along the run axis, so that a sweep
-costs no recompilation. `--select` chooses one on speakers set apart, and tests it on the others: what is chosen by the
-test folds' UA is no longer tested by them.
+The argument is a corpus; on the built-in one the network is tiny. Both are arrays along the run axis: the sweep
+compiles one program, and a GPU or TPU trains its variants side by side. `--select` chooses one on speakers set apart,
+and tests it on the others: what is chosen by the test folds' UA is no longer tested by them.
 """
 
 from configs.studies import attention

@@ -16,7 +16,7 @@ from ser_jax.frontend import num_features, num_frames
 from ser_jax.report.numbers import count, duration, join
 from ser_jax.studies import expected, rates
 from ser_jax.studies.baselines import Baselines
-from ser_jax.studies.more_seeds import find_parts, lacking_seeds
+from ser_jax.studies.more_seeds import still_to_train
 from ser_jax.studies.plan import make_plan
 from ser_jax.studies.run import POPULATIONS
 from ser_jax.studies.store import RESULT, has_checkpoint, population_folder
@@ -84,15 +84,10 @@ class _Told:
 
 
 def _seconds(variant: Variant, store: Path, data_dir: str | None, timed: set[Any]) -> _Told:
-    if (population_folder(store, variant.name, variant.key) / RESULT).exists():
+    own = still_to_train(variant, store)
+    if own is None:
         return _Told(0.0)
-    population = variant.population()
-    begun = has_checkpoint(population_folder(store, variant.name, variant.key))
-    if isinstance(population, Population) and not begun and (parts := find_parts(variant, store)):
-        lacking = lacking_seeds(variant, parts)
-        if not lacking:
-            return _Told(0.0)
-        population = variant.with_seeds(lacking).population()
+    population = own.population()
     kind = population.baseline.functionals if isinstance(population, Baselines) else ""
     functionals = 0.0
     if kind in opensmile.SETS and kind not in timed:

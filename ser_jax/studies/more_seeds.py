@@ -14,7 +14,7 @@ import numpy as np
 
 from ser_jax.errors import UserError, printed, reading
 from ser_jax.studies.provenance import of_result
-from ser_jax.studies.store import RESULT, has_checkpoint, read_json
+from ser_jax.studies.store import RESULT, has_checkpoint, population_folder, read_json
 from ser_jax.studies.variants import Variant
 from ser_jax.training import checkpoints, devices, loop
 from ser_jax.training.population import Population, describe
@@ -78,6 +78,18 @@ def lacking_seeds(variant: Variant, parts: Sequence[Part]) -> list[int]:
     """Returns the variant's seeds that no part has, in their order."""
     had = {seed for part in parts for seed in part.wanted}
     return [seed for seed in variant.config["seeds"] if seed not in had]
+
+
+def still_to_train(variant: Variant, store: Path) -> Variant | None:
+    """Returns what is to be trained of a variant: itself, it with the seeds that no part has, or None: nothing."""
+    folder = population_folder(store, variant.name, variant.key)
+    if (folder / RESULT).exists():
+        return None
+    parts = [] if has_checkpoint(folder) else find_parts(variant, store)
+    if not parts:
+        return variant
+    lacking = lacking_seeds(variant, parts)
+    return still_to_train(variant.with_seeds(lacking), store) if lacking else None
 
 
 def join(variant: Variant, population: Population, parts: Sequence[Part], folder: Path) -> State:

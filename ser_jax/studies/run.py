@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from ser_jax import checksums, predictions
 from ser_jax import config as configuration
@@ -24,12 +23,13 @@ from ser_jax.files import atomic_file
 from ser_jax.inference.tables import test_predictions, test_tracks, validation_predictions
 from ser_jax.report.attention_figure import attention_figure
 from ser_jax.statistics.concordance import summarise_tracks
-from ser_jax.studies import baselines, looks, rates, robustness
+from ser_jax.studies import baselines, looks, rates, robustness, together
 from ser_jax.studies.baselines import Baselines
 from ser_jax.studies.collect import Outcome, collect
 from ser_jax.studies.expected import expect, in_words
-from ser_jax.studies.more_seeds import Part, find_parts, join, lacking_seeds
+from ser_jax.studies.more_seeds import Part, find_parts, join, lacking_seeds, still_to_train
 from ser_jax.studies.plan import make_plan
+from ser_jax.studies.progress import progress, show
 from ser_jax.studies.provenance import differences, of_seeds, provenance
 from ser_jax.studies.source_code import code_version
 from ser_jax.studies.store import (
@@ -65,13 +65,13 @@ class How:
         store: the folder of all populations.
         profile_steps: for `loop.train`.
         data_dir: the folder of the data, in which is kept how long trainings take.
-        compile_beside: begins to compile what a population will call, and then what the following variant will.
+        trained: what was trained beside other variants, by its key.
     """
 
     store: Path
     profile_steps: tuple[int, int] | None
     data_dir: str | None
-    compile_beside: Callable[[Population | Baselines], None]
+    trained: dict[str, loop.Trained] = dataclasses.field(default_factory=dict)
 
 
 def run_study(
@@ -101,15 +101,16 @@ def run_study(
         claim(workdir, config)
     index, count = shard
     titles = {name: f"{name} ({number} of {len(variants)})" for number, name in enumerate(plan.variants, start=1)}
+    how = How(store, profile_steps, data_dir)
+    own = variants[index::count]
+    beside = together.is_faster() and not profile_steps
+    groups = together.groups(own) if beside else [[variant] for variant in own]
     busy, failures = [], {}
-    for wait in (False, True):
-        own = busy if wait else variants[index::count]
-        for variant, following in zip(own, [*own[1:], None], strict=False):
-            if wait:
-                print(f"{variant.name}: another process is at it; waiting", flush=True)
-            how = How(store, profile_steps, data_dir, functools.partial(_compile_beside, following, store))
-            if not _finish(titles[variant.name], variant, how, failures, wait=wait):
-                busy.append(variant)
+    for group, following in zip(groups, [*groups[1:], []], strict=True):
+        busy += _finish_all(group, following, how, titles, failures, wait=False)
+    for variant in busy:
+        print(f"{variant.name}: another process is at it; waiting", flush=True)
+        _finish_all([variant], [], how, titles, failures, wait=True)
     if processes.leads():
         with locked(store, "results", wait=True):
             outcome = collect(plan, variants, workdir, store, failures)
@@ -143,77 +144,90 @@ def claim(workdir: Path, config: dict) -> None:
     write_json(path, config)
 
 
-def _compile_beside(following: Variant | None, store: Path, population: Population | Baselines) -> None:
-    """Lets threads compile what this population calls, then what the following variant will, where they help."""
-    if not devices.compiles_beside():
-        return
-    if isinstance(population, Population):
-        ahead.begin(population)
-    if following is None or (population_folder(store, following.name, following.key) / RESULT).exists():
-        return
-
-    def begin_following() -> None:
-        if find_parts(following, store):  # another program trains the seeds that it lacks
-            return
-        later = following.population()
-        if isinstance(later, Population):
-            ahead.begin(later)
-
-    background.begin(begin_following)
-
-
-def _finish(
-    title: str,
-    variant: Variant,
+def _finish_all(
+    group: list[Variant],
+    following: list[Variant],
     how: How,
+    titles: dict[str, str],
     failures: dict[str, dict],
     *,
     wait: bool,
-) -> bool:
-    """Trains a variant and makes all else of it that is not there yet; False where another process is at it.
+) -> list[Variant]:
+    """Trains a group of variants and makes all else of them that is not there yet; returns those of other processes.
 
-    Processes that train together are one here: the first holds the lock, and makes alone what no training is. Why a
-    variant failed is added to `failures`.
+    Processes that train together are one here: the first holds the locks, and makes alone what no training is.
     """
     if not processes.leads():
-        return _follow(variant, how.store)
-    with locked(how.store, variant.key, wait=wait) as held:
-        folder = population_folder(how.store, variant.name, variant.key)
-        trains = held and not (folder / RESULT).exists()
-        processes.of_the_leader(held), processes.of_the_leader(trains)
-        if not held:
-            return False
-        try:
-            (folder / FAILURE).unlink(missing_ok=True)
-            verify(variant.corpus)
-            check_results(folder)
-            population = variant.population()
-            if trains:
-                _train(title, variant, population, folder, how)
-            load = baselines.load_folds if isinstance(population, Baselines) else _restore(population)
-            trained = functools.cache(functools.partial(load, folder))
-            _draw_attention(variant.name, population, trained, folder)
-            _test_under_conditions(variant, population, trained, folder)
-        except Exception as error:  # whatever it is: the other variants are to finish
-            if processes.several():
-                raise
-            refused = refusal(error)
-            lines = (refused or f"{type(error).__name__}: {error}").strip().splitlines() or [type(error).__name__]
-            failure = {"message": lines[0], "refused": refused is not None, "traceback": traceback.format_exc()}
-            failures[variant.name] = failure
-            with contextlib.suppress(OSError):  # on a full disk nothing can be kept
-                folder.mkdir(parents=True, exist_ok=True)
-                write_json(folder / FAILURE, failure)
-    return True
+        return [variant for variant in group if not _follow(variant, how.store)]
+    busy = []
+    with contextlib.ExitStack() as stack:
+        held = []
+        for variant in group:
+            has_lock = stack.enter_context(locked(how.store, variant.key, wait=wait))
+            processes.of_the_leader(has_lock)
+            (held if has_lock else busy).append(variant)
+        _compile_beside(held, following, how.store)
+        if len(held) > 1:
+            how.trained.update(together.train(held, how.store))
+        for variant in held:
+            _finish(titles[variant.name], variant, how, failures)
+    return busy
+
+
+def _compile_beside(group: list[Variant], following: list[Variant], store: Path) -> None:
+    """Lets threads compile what a group of variants calls, then what the following one will, where they help."""
+    if not devices.compiles_beside():
+        return
+
+    def begin(variants: list[Variant]) -> None:
+        left = [own for variant in variants if (own := still_to_train(variant, store))]
+        networks = [made for own in left if isinstance(made := own.population(), Population)]
+        if networks:
+            ahead.begin(*networks)
+
+    background.begin(functools.partial(begin, group))
+    background.begin(functools.partial(begin, following))
+
+
+def _finish(title: str, variant: Variant, how: How, failures: dict[str, dict]) -> None:
+    """Trains a variant and makes all else of it that is not there yet; its lock is held.
+
+    Why it failed is added to `failures`.
+    """
+    folder = population_folder(how.store, variant.name, variant.key)
+    trains = not (folder / RESULT).exists()
+    processes.of_the_leader(trains)
+    try:
+        (folder / FAILURE).unlink(missing_ok=True)
+        verify(variant.corpus)
+        check_results(folder)
+        population = variant.population()
+        if trains:
+            _train(title, variant, population, folder, how)
+        load = baselines.load_folds if isinstance(population, Baselines) else _restore(population)
+        trained = functools.cache(functools.partial(load, folder))
+        _draw_attention(variant.name, population, trained, folder)
+        _test_under_conditions(variant, population, trained, folder)
+    except Exception as error:  # whatever it is: the other variants are to finish
+        if processes.several():
+            raise
+        refused = refusal(error)
+        lines = (refused or f"{type(error).__name__}: {error}").strip().splitlines() or [type(error).__name__]
+        failure = {"message": lines[0], "refused": refused is not None, "traceback": traceback.format_exc()}
+        failures[variant.name] = failure
+        with contextlib.suppress(OSError):  # on a full disk nothing can be kept
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / FAILURE, failure)
 
 
 def _follow(variant: Variant, store: Path) -> bool:
     """Does what the leading process does where all have to: trains, if it does."""
-    held, trains = processes.of_the_leader(0), processes.of_the_leader(0)
-    population = variant.population()
+    if not processes.of_the_leader(0):  # another study has its lock
+        return False
+    trains, population = processes.of_the_leader(0), variant.population()
     if trains and not isinstance(population, Baselines):
         loop.train(population, population_folder(store, variant.name, variant.key))
-    return bool(held)
+    return True
 
 
 def _restore(population: Population) -> Callable[[Path], State]:
@@ -229,33 +243,20 @@ def _train(
 ) -> None:
     """Trains one variant, writes its predictions and last of all its result."""
     trained_by = [provenance(variant.config)]
-    in_one_go = not has_checkpoint(folder)
+    begun, beside = has_checkpoint(folder), how.trained.get(variant.key)
+    in_one_go = beside.first_step == 0 if beside else not begun
     if isinstance(population, Baselines):
-        how.compile_beside(population)
         _tell_time(title, population, how)
         result = baselines.run_variant(variant.name, population, folder)
     else:
         # Processes that train together share the runs out among them, and train all; a training begun is gone on with.
-        parts = find_parts(variant, how.store) if in_one_go and not processes.several() else []
+        parts = [] if begun or processes.several() else find_parts(variant, how.store)
         if parts:
             in_one_go = False
             state, seconds, trained_by = _join(title, variant, population, parts, folder, how)
         else:
-            how.compile_beside(population)
-            _say_once(f"feed: {population.feed} ({population.feed_reason})")
-            print(
-                f"{title}: {population.num_parameters:,} parameters, listed in {folder}/parameters.txt", file=sys.stderr
-            )
-            if in_one_go:
-                _tell_time(title, population, how)
-            with _progress(title, population) as bar:
-                state, seconds = loop.train(
-                    population,
-                    folder,
-                    report=lambda entry: _show(bar, entry, len(population.runs)),
-                    profile_steps=how.profile_steps,
-                )
-        begun = time.monotonic()
+            state, seconds = _train_runs(title, population, folder, how, beside)
+        tested_from = time.monotonic()
         lost = diverged(population, devices.gather(state.diverged_at, len(population.runs)))
         result = {"tracks": _evaluate(variant.name, population, state, folder), "trained": describe(population)}
         result["trained"]["notes"] = [
@@ -265,12 +266,37 @@ def _train(
         result["diverged"] = lost
         logged, last = log.means(log.read(folder / log.FILE)), int(np.max(np.asarray(state.step)))
         result["learning"] = log.learning(logged, population.num_steps, last)
-        result["seconds"] = {**seconds, "evaluate": time.monotonic() - begun}
+        result["seconds"] = {**seconds, "evaluate": time.monotonic() - tested_from}
     result |= {"parameters": population.num_parameters, "code": code_version(variant.config), "provenance": trained_by}
     result |= {"family": variant.family, "seeds": list(variant.config["seeds"])}
     finish(folder, result)
     if in_one_go:
         rates.remember(population, result["seconds"], how.data_dir)
+
+
+def _train_runs(
+    title: str,
+    population: Population,
+    folder: Path,
+    how: How,
+    beside: loop.Trained | None,
+) -> tuple[State, dict[str, float]]:
+    """Trains a population, or what is left of it after it was trained beside others; returns as `loop.train` does."""
+    if beside and beside.error:
+        raise beside.error
+    _say_once(f"feed: {population.feed} ({population.feed_reason})")
+    print(f"{title}: {population.num_parameters:,} parameters, listed in {folder}/parameters.txt", file=sys.stderr)
+    if not has_checkpoint(folder):
+        _tell_time(title, population, how)
+    runs = len(population.runs)
+    with progress(title, population.num_steps * runs) as bar:
+        state, seconds = loop.train(
+            population, folder, report=lambda entry: show(bar, entry, runs), profile_steps=how.profile_steps
+        )
+        if not bar.n:  # nothing was left to train
+            bar.n = bar.total
+            bar.set_postfix_str("trained")
+    return state, {phase: spent + (beside.seconds[phase] if beside else 0.0) for phase, spent in seconds.items()}
 
 
 def _join(
@@ -352,9 +378,6 @@ def _test_under_conditions(
         robustness.write(table if known is None else pd.concat([known, table], ignore_index=True), path)
 
 
-_SHOWN = ("loss", "frames_loss", "dimensions_concordance")  # of what is logged, beside the progress
-
-
 @functools.cache
 def _say_once(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
@@ -362,29 +385,3 @@ def _say_once(line: str) -> None:
 
 def _tell_time(title: str, population: Population | Baselines, how: How) -> None:
     print(f"{title}: {in_words(expect(population, how.data_dir))}", file=sys.stderr, flush=True)
-
-
-def _progress(title: str, population: Population) -> tqdm:
-    bar = tqdm(
-        total=population.num_steps * len(population.runs),
-        desc=title,
-        unit="step",
-        unit_scale=True,
-        smoothing=0.1,
-        disable=None,  # where there is no terminal
-    )
-    bar.set_postfix_str("compiling")
-    return bar
-
-
-def _show(bar: tqdm, entry: dict, num_runs: int) -> None:
-    """Shows the figures that a step has: none where no run was trained, the last validation where it had none."""
-    if bar.n == 0 and not bar.disable:  # the rate, and what is left by it, leave compiling out
-        bar.initial, bar.start_t = entry["step"] * num_runs, time.time()
-    bar.n = entry["step"] * num_runs
-    shown = {name.replace("_", " "): f"{entry[name]:.3f}" for name in _SHOWN if name in entry}
-    if "validation_ua" in entry:
-        bar.validation = f"{100 * entry['validation_ua']:.1f}%"
-    if hasattr(bar, "validation"):
-        shown["validation UA"] = bar.validation
-    bar.set_postfix(shown)

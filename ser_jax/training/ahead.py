@@ -10,19 +10,21 @@ from ser_jax.inference.predict import evaluation_shapes
 from ser_jax.training import background
 from ser_jax.training.data import resident_shapes
 from ser_jax.training.population import Population, first_shapes, state_shapes, training_rows_shape
+from ser_jax.training.together import side_by_side
 
 
-def begin(population: Population) -> None:
-    """Lets threads compile what draws, trains and tests a population; it is compiled once, whoever comes first.
+def begin(*populations: Population) -> None:
+    """Lets threads compile what draws populations, trains them side by side and tests each; each program once.
 
     Where the streaming feed brings the utterances, nothing is begun: what comes decides the shapes.
     """
-    if population.feed != "resident":
+    first, joined = populations[0], side_by_side(populations)
+    if first.feed != "resident":
         return
-    programs = population.programs
-    background.begin(lambda: programs.train.begin(*training_shapes(population)))
-    background.begin(lambda: programs.initialise.begin(*first_shapes(population)))
-    background.begin(lambda: programs.evaluate.begin(*testing_shapes(population)))
+    programs = first.programs
+    background.begin(lambda: programs.train.begin(*training_shapes(joined)))
+    background.begin(lambda: programs.initialise.begin(*first_shapes(first)))
+    background.begin(lambda: programs.evaluate.begin(*testing_shapes(first)))
 
 
 def training_shapes(population: Population) -> tuple:

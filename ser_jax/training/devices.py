@@ -237,7 +237,7 @@ def on_devices(
 
         if twice:  # behind a barrier, so that the compiler does not see that they are alike
             own = jax.lax.optimization_barrier(jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), own))
-        output = jax.lax.map(one_run, own) if jax.default_backend() == "cpu" else jax.vmap(one_run)(own)
+        output = jax.vmap(one_run)(own) if batches_runs() else jax.lax.map(one_run, own)
         output = jax.tree.map(lambda leaf: leaf[:1], output) if twice else output
         alike = layout.shares_batch and result == "run"
         return jax.tree.map(lambda leaf: leaf[None], output) if alike else output
@@ -282,6 +282,11 @@ class HostProgram:
 def on_host(function: Callable, options: dict[str, Any]) -> HostProgram:
     """Returns `function` as a program of the processor's, compiled with these options of XLA's."""
     return HostProgram(jax.jit(function, compiler_options=options), Once())
+
+
+def batches_runs() -> bool:
+    """Whether the runs of a device are one batched computation; on a CPU they follow one another."""
+    return jax.default_backend() != "cpu"
 
 
 def compiles_beside() -> bool:
@@ -430,6 +435,21 @@ def gather(tree: Any, num_runs: int) -> Any:
     return jax.tree.map(
         lambda leaf: np.asarray(leaf).reshape(math.prod(leaf.shape[:2]), *leaf.shape[2:])[:num_runs], tree
     )
+
+
+def joined(trees: Sequence[Any], counts: Sequence[int], groups: int) -> Any:
+    """Joins trees of `counts` runs each, [groups, runs per group, ...], along the run axis, on the host."""
+    if len(trees) == 1:
+        return trees[0]
+    gathered = [gather(tree, count) for tree, count in zip(trees, counts, strict=True)]
+    return jax.tree.map(lambda *leaves: spread(np.concatenate(leaves), groups), *gathered)
+
+
+def part_of(tree: Any, runs: slice, num_runs: int, groups: int) -> Any:
+    """Returns some of the runs of a tree [groups, runs per group, ...]: on the host, or as they lie if they are all."""
+    if runs == slice(0, num_runs):
+        return tree
+    return jax.tree.map(lambda leaf: spread(leaf[runs], groups), gather(tree, num_runs))
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:

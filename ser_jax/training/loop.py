@@ -1,12 +1,13 @@
-"""The training loop of a population: resume, train, validate, log, checkpoint, stop when asked to."""
+"""The training loop, of one population or of several side by side: resume, train, validate, log, checkpoint, stop."""
 
+import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -15,23 +16,21 @@ import numpy as np
 
 from ser_jax import config as configuration
 from ser_jax import interruption
-from ser_jax.errors import UserError, one_line
-from ser_jax.files import atomic_file
+from ser_jax.errors import UserError
 from ser_jax.inference.tables import validation_ua
-from ser_jax.training import checkpoints, devices, optimizers, processes, selection
-from ser_jax.training.log import Log, fifth, means
+from ser_jax.training import checkpoints, devices, processes, selection
+from ser_jax.training.log import fifth, means
 from ser_jax.training.population import (
     Population,
-    describe,
-    diverged,
-    initial_state,
     state_like,
     to_devices,
     train_steps,
     training_arguments,
     training_feed,
 )
+from ser_jax.training.record import Record, read_state, rows_of
 from ser_jax.training.state import State, for_evaluation
+from ser_jax.training.together import side_by_side
 
 _CALL_SECONDS = 4.0  # how long a call should take: the progress bar and an interruption wait for it
 
@@ -54,24 +53,52 @@ def train(
     Returns the final state, [groups, runs per group, ...], and the seconds spent by phase.
     Raises `UserError` where the folder's checkpoints are of another training, and where every run diverged.
     """
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)  # refused now, not after the training
-    store = checkpoints.Checkpoints(folder / "checkpoints")
-    try:
-        with _postponed_signals() as interrupted, contextlib.ExitStack() as stack:
-            if processes.several():  # all end together
-                stack.enter_context(interruption.saved())
-            steps = _Profile(folder / "profile", profile_steps)
-            if processes.leads():
-                table = optimizers.overview(population.learner.parameters, population.learner.optimizer)
-                with atomic_file(folder / "parameters.txt") as temporary:
-                    temporary.write_text(table)
-            state, seconds = _train(population, store, Log(folder), report, interrupted, steps, stack)
-            (stopped,) = processes.largest(interrupted())
-    finally:
-        store.close()
-    if stopped:
-        raise KeyboardInterrupt
+    profile = _Profile(folder / "profile", profile_steps)
+    with contextlib.closing(Record(population, folder)) as record:
+        state, seconds, _ = _train([record], report, profile)
+    if record.error:
+        raise record.error
     return state, seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a training beside others came to.
+
+    Attributes:
+      seconds: by phase, its share by runs; of what is done once for all, the first has the whole.
+      first_step: the one that it began or went on from.
+      error: where every run of it diverged.
+    """
+
+    seconds: dict[str, float]
+    first_step: int
+    error: UserError | None
+
+
+def train_side_by_side(
+    members: Mapping[str, tuple[Population, Path]], *, report: Callable[[dict], None] = lambda _: None
+) -> dict[str, Trained]:
+    """Trains populations that are `together.alike` along one run axis, by name, each with its folder.
+
+    Every folder gets what `train` would have written there, so that `train` goes on from it, and the other way round.
+    Those at the step that most of them are at are trained; the others are left as they are, and are not in what is
+    returned. Where every run of one diverged, the others go on.
+    """
+    with contextlib.ExitStack() as stack:
+        records = {}
+        for name, (population, folder) in members.items():
+            records[name] = stack.enter_context(contextlib.closing(Record(population, folder, name)))
+        _, seconds, going = _train(list(records.values()), report, _Profile(Path(), None))
+    total = sum(len(record.population.runs) for record in going)
+
+    def share(record: Record) -> dict[str, float]:
+        part = len(record.population.runs) / total
+        once = ("initialise", "compile")
+        return {phase: spent * (record is going[0] if phase in once else part) for phase, spent in seconds.items()}
+
+    trained = {name: record for name, record in records.items() if record in going}
+    return {name: Trained(share(record), record.step, record.error) for name, record in trained.items()}
 
 
 def restore(population: Population, folder: Path, *, whole: bool = False) -> State:
@@ -81,40 +108,62 @@ def restore(population: Population, folder: Path, *, whole: bool = False) -> Sta
     an earlier checkpoint does not take its place.
     """
     like = state_like(population)
-    return _read(population, functools.partial(checkpoints.restore, folder), like if whole else for_evaluation(like))
+    read = functools.partial(checkpoints.restore, folder)
+    return read_state(population, read, like if whole else for_evaluation(like))
 
 
 def _train(
+    records: list[Record], report: Callable[[dict], None], profile: "_Profile"
+) -> tuple[State, dict[str, float], list[Record]]:
+    """Trains populations side by side; returns the last state of all runs, the seconds, and which were trained."""
+    seconds = {"initialise": 0.0, "compile": 0.0, "train": 0.0, "validate": 0.0}
+    with _postponed_signals() as interrupted, contextlib.ExitStack() as stack:
+        if processes.several():  # all end together
+            stack.enter_context(interruption.saved())
+        with _timed(seconds, "initialise"):
+            # 1. Every run's initial state, 2. or the newest checkpoint's; 3. the log forgets what came after it.
+            population, state, going = _joined(records, [record.begin() for record in records])
+        if going:
+            # What the devices have, they keep: no call of the program sends anything that was not sent on purpose.
+            state, run_values = devices.place_runs((state, population.run_values), population.layout)
+            population = dataclasses.replace(population, run_values=run_values)
+            state = _make_steps(population, state, going, seconds, report, interrupted, profile, stack)
+        (stopped,) = processes.largest(interrupted())
+    if stopped:
+        raise KeyboardInterrupt
+    return state, seconds, going
+
+
+def _joined(records: list[Record], states: list[State]) -> tuple[Population, State, list[Record]]:
+    """Joins what is not at its end, as far as it is at one step, that of most: a population, its state, its records."""
+    steps = collections.Counter(record.step for record in records if record.going)
+    if not steps:
+        return records[0].population, states[0], []
+    ((step, _),) = steps.most_common(1)
+    chosen = [i for i, record in enumerate(records) if record.going and record.step == step]
+    going, populations = [records[i] for i in chosen], [records[i].population for i in chosen]
+    counts = [len(population.runs) for population in populations]
+    for record, end in zip(going, itertools.accumulate(counts), strict=True):
+        record.runs = slice(end - len(record.population.runs), end)
+    state = devices.joined([states[i] for i in chosen], counts, populations[0].layout.groups)
+    return side_by_side(populations), state, going
+
+
+def _make_steps(
     population: Population,
-    store: checkpoints.Checkpoints,
-    log: Log,
+    state: State,
+    records: list[Record],
+    seconds: dict[str, float],
     report: Callable[[dict], None],
     interrupted: Callable[[], bool],
     profile: "_Profile",
     stack: contextlib.ExitStack,
-) -> tuple[State, dict[str, float]]:
-    seconds = {"initialise": 0.0, "compile": 0.0, "train": 0.0, "validate": 0.0}
-    with _timed(seconds, "initialise"):
-        # 1. Every run's initial state, 2. or the newest checkpoint's; 3. the log forgets what came after it.
-        metadata = describe(population)
-        shared = ("config", "corpus", "protocol", "runs", "initial", "teacher", "versions")
-        processes.require_same({what: metadata[what] for what in shared})
-        if store.latest_step() is None:
-            state = initial_state(population)
-        else:
-            _check_same(store, metadata)
-            state = _read(population, store.resume, state_like(population))
-        step = int(np.max(np.asarray(state.step)))
-        if processes.leads():
-            log.forget_after(step)
+) -> State:
+    """Makes the steps that are left, until every record has ended or a stop is asked for; returns the last state."""
+    step, num_runs = records[0].step, len(population.runs)
     validate_every, part = _validate_every(population), fifth(population.num_steps)
-    if step == population.num_steps or selection.all_ended(state):
-        return state, seconds
     feed = stack.enter_context(contextlib.closing(training_feed(population, step)))
     stack.callback(profile.stop)
-    # What the devices have, they keep: no call of the program sends anything that was not sent on purpose.
-    state, run_values = devices.place_runs((state, population.run_values), population.layout)
-    population = dataclasses.replace(population, run_values=run_values)
     guard = "allow" if processes.several() else "disallow"  # several processes' arrays are placed by `pmap` itself
     piece = to_devices(population, feed.take(1))
     with _timed(seconds, "compile"):
@@ -122,7 +171,6 @@ def _train(
     stack.enter_context(interruption.saved())  # from here on there are steps to save; before, nothing is lost
     started = time.monotonic()
     count, saved_at = 1, started
-    known_diverged = devices.gather(state.diverged_at, len(population.runs))
     while True:
         begun = time.monotonic()
         profile.before(step)
@@ -136,114 +184,50 @@ def _train(
             following = min(following, population.num_steps - step)
             following = min(following, profile.steps_until_change(step))
             piece = to_devices(population, feed.take(following))
-        sums, diverged_at = devices.gather((sums, state.diverged_at), len(population.runs))
+        sums, diverged_at = devices.gather((sums, state.diverged_at), num_runs)
         late = time.monotonic() - saved_at > population.config["training"]["checkpoint_seconds"]
         elapsed, late, stop = processes.largest(time.monotonic() - begun, late, interrupted())
         seconds["train"] += elapsed
         # 5. The validation speakers, if there is a run to predict with.
-        validation = np.full(len(population.runs), np.nan)
-        if step % validate_every == 0 and processes.leads() and (diverged_at < 0).any():
+        validation = np.full(num_runs, np.nan)
+        if step % validate_every == 0 and processes.leads():
             with _timed(seconds, "validate"):
-                validation = validation_ua(population, state)
+                for record in records:
+                    if record.going and (diverged_at[record.runs] < 0).any():
+                        own = devices.part_of(for_evaluation(state), record.runs, num_runs, population.layout.groups)
+                        validation[record.runs] = validation_ua(record.population, own)
         with np.errstate(divide="ignore", invalid="ignore"):  # of a run that has diverged there is nothing to divide
-            rows = _rows(population, step, time.monotonic() - started, sums, diverged_at, validation)
-        if processes.leads():
-            log.write(rows)
-        _tell_diverged(population, diverged_at, known_diverged)
-        known_diverged = diverged_at
+            rows = rows_of(population, step, time.monotonic() - started, sums, diverged_at, validation)
+        for record in (record for record in records if record.going):
+            if processes.leads():
+                record.log.write(rows[record.runs])
+            record.look(diverged_at)
+        if not any(record.going for record in records):
+            return state
         report(means(rows)[0])
         if state.selection is not None and step % validate_every == 0:
             ua = processes.array_of_the_leader(validation.astype(np.float32))
             state = selection.after_validation(population, state, ua, step)
-        ended = step == population.num_steps or selection.all_ended(state)
-        if ended:
-            state = selection.final(population, state)
-        # 6. A checkpoint at the end, every so often, and before a stop.
-        if late or stop or ended:
-            if processes.leads():
-                store.save(devices.gather(state, len(population.runs)), metadata)
+        # 6. A checkpoint at the end of each, every so often, and before a stop.
+        ended = selection.ended(population, state) | (step == population.num_steps)
+        written = [one for one in records if one.going and (late or stop or ended[one.runs].all())]
+        if written and processes.leads():
+            gathered = devices.gather(state, num_runs)
+            for record in written:
+                record.save(gathered, ended=bool(ended[record.runs].all()))
+        if late:
             saved_at = time.monotonic()  # in every process, so that none of them goes on asking for one
-        if stop or ended:
-            break
+        for record in written:
+            record.going = not ended[record.runs].all()
+        if stop or not any(record.going for record in records):
+            return selection.final(population, state) if ended.all() else state
         count = max(1, int(made * _CALL_SECONDS / elapsed))
-    return state, seconds
 
 
 def _validate_every(population: Population) -> int:
     every = configuration.steps(population.config, "training", "validate", population.steps_per_epoch)
     has_validation = all(len(fold.validation) for fold in population.folds) and population.learner.num_classes > 0
     return every if every > 0 and has_validation else population.num_steps + 1
-
-
-def _rows(
-    population: Population,
-    step: int,
-    seconds: int | float,
-    sums: dict[str, np.ndarray],
-    diverged_at: np.ndarray,
-    validation: np.ndarray,
-) -> list[dict]:
-    """The log's row of each run; `sums` are over the steps since the last one, `validation` is each run's UA or NaN."""
-    figures = {}
-    if population.learner.num_classes:
-        figures |= {"loss": sums["loss"] / sums["weight"], "accuracy": sums["correct"] / sums["count"].astype(float)}
-    figures |= {
-        "gradient_norm": sums["gradient_norm"] / sums["steps"],
-        "learning_rate": sums["learning_rate"] / sums["steps"],
-    }
-    if "text_loss" in sums:
-        figures["text_loss"] = sums["text_loss"] / np.maximum(sums["text_weight"], 1)
-    for name in ("concordance", "dimensions_concordance"):
-        if name in sums:
-            figures[name] = sums[name] / sums["steps"]
-    if "frames_loss" in sums:
-        figures["frames_loss"] = sums["frames_loss"] / np.maximum(sums["frames_weight"], 1)
-    rows = []
-    for i, (fold, (_, seed)) in enumerate(zip(population.folds, population.runs, strict=True)):
-        row = {"step": step, "epoch": round(step / population.steps_per_epoch, 3), "fold": fold.name, "seed": seed}
-        row["seconds"] = round(seconds, 3)
-        made = sums["steps"][i] > 0
-        row |= {name: float(value[i]) if made and np.isfinite(value[i]) else None for name, value in figures.items()}
-        row |= {"validation_ua": float(validation[i])} if np.isfinite(validation[i]) else {}
-        rows.append(row | ({"diverged_at": int(diverged_at[i])} if diverged_at[i] >= 0 else {}))
-    return rows
-
-
-def _tell_diverged(population: Population, diverged_at: np.ndarray, known: np.ndarray) -> None:
-    """Names the runs that have diverged since; raises `UserError` where none is left."""
-    rate = population.config["optimizer"]["learning_rate"]
-    for one in diverged(population, np.where(known >= 0, -1, diverged_at)):
-        print(
-            f"note: fold {one_line(one['fold'])}, seed {one['seed']}: diverged at step {one['step']} "
-            f"(config.optimizer.learning_rate {rate:g}); it is frozen, and the other runs go on",
-            file=sys.stderr,
-            flush=True,
-        )
-    if (diverged_at >= 0).all():
-        raise UserError(
-            f"config.optimizer.learning_rate: found {rate:g}; every run diverged, the last one at step "
-            f"{diverged_at.max()}; expected a smaller one"
-        )
-
-
-def _check_same(store: checkpoints.Checkpoints, metadata: dict) -> None:
-    found = store.metadata()
-    for what in ("config", "corpus", "protocol", "initial", "teacher", "encoder"):
-        old, new = (
-            configuration.deciding(data[what]) if what == "config" else data.get(what) or {}
-            for data in (found, metadata)
-        )
-        different = list(configuration.differences(old, new, what))
-        if different:
-            raise UserError(
-                f"{store.folder.parent}: this workdir holds another training ({'; '.join(different[:3])}); "
-                "use another --workdir, or the configuration that it was started with"
-            )
-
-
-def _read(population: Population, read: Callable[[State], State], like: State) -> State:
-    restored = read(devices.gather(like, len(population.runs)))
-    return jax.tree.map(lambda leaf: devices.spread(leaf, population.layout.groups), restored)
 
 
 class _Profile:

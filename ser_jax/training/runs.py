@@ -36,6 +36,18 @@ def rates_of(name: str, model: nn.Module) -> dict[str, float]:
     return {option: rate for option, rate in rates.items() if rate}
 
 
+def shared_options(config: dict) -> dict:
+    """Returns a configuration without what is each run's own: seed, first parameters, and the values of `make_run`."""
+    rates = models.family_of(config["model"]["name"]).rates
+    values = {"optimizer": BY_RUN, "training": ("teacher_share", "initial"), "model": rates}
+    shared = {
+        group: options for group, options in config.items() if group not in ("seeds", "objective", "augmentation")
+    }
+    for group, names in values.items():
+        shared[group] = {name: value for name, value in config[group].items() if name not in names}
+    return shared
+
+
 def run_keys(runs: Sequence[tuple[int, int]], groups: int) -> Key[Array, "groups runs"]:
     """Returns the key of each run, of which all its random draws come; it depends on fold and seed alone.
 

@@ -6,7 +6,7 @@ Each run is judged by its own validation speakers alone, so that it does not dep
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from ser_jax.training import devices
 from ser_jax.training.population import Population
@@ -38,11 +38,13 @@ def after_validation(population: Population, state: State, ua: Float[np.ndarray,
     return state.replace(selection=devices.place_runs(selection, population.layout))
 
 
-def all_ended(state: State) -> bool:
-    """Whether every run has stopped or diverged, so that no step changes anything."""
+def ended(population: Population, state: State) -> Bool[np.ndarray, " runs"]:
+    """Returns which runs no step changes any more: where validation decides, those that stopped or diverged."""
     if state.selection is None:
-        return False
-    return bool(((np.asarray(state.selection.stopped_at) >= 0) | (np.asarray(state.diverged_at) >= 0)).all())
+        return np.zeros(len(population.runs), bool)
+    found = state.selection.stopped_at, state.diverged_at
+    stopped_at, diverged_at = devices.gather(found, len(population.runs))
+    return (stopped_at >= 0) | (diverged_at >= 0)
 
 
 def final(population: Population, state: State) -> State:

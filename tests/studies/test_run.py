@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ser_jax import config as configuration
 from ser_jax.errors import UserError
-from ser_jax.studies import more_seeds, run, store
+from ser_jax.studies import more_seeds, progress, run, store
 from ser_jax.studies.plan import make_plan, one_variant
 from ser_jax.studies.variants import prepare
 from ser_jax.training import checkpoints, devices, log, loop
@@ -123,7 +123,7 @@ def test_a_variant_on_a_full_disk_fails_alone_though_nothing_of_it_can_be_kept(t
     (variant,) = prepare(make_plan(study_of(variants={"plain": {}})), None)
     failures = {}
     variant = dataclasses.replace(variant, population=fail)
-    assert run._finish("title", variant, run.How(tmp_path, None, None, lambda _: None), failures, wait=True)
+    run._finish("title", variant, run.How(tmp_path, None, None), failures)
     assert failures["plain"]["message"] == "log.jsonl: No space left on device (errno 28)"
     assert failures["plain"]["refused"]
 
@@ -291,6 +291,6 @@ def test_the_progress_shows_a_step_in_which_no_run_was_trained():
     rows += [{**ended, "seed": 0}, {**ended, "seed": 1, "diverged_at": 4}]
     bar, shown = tqdm(file=io.StringIO(), total=10), []
     for entry in log.means(rows):
-        run._show(bar, entry, 2)
+        progress.show(bar, entry, 2)
         shown.append((bar.n, bar.postfix))
     assert shown == [(6, "loss=0.250, validation UA=50.0%"), (8, "validation UA=50.0%")]

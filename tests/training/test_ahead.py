@@ -77,13 +77,15 @@ def test_shapes_of_sources_with_heads_of_their_own_are_known(tmp_path, monkeypat
     )
 
 
+def variant_of(name, population, data):
+    return Variant(name, population.config, *data, name, "family", lambda: population, lambda _: None, lambda *_: None)
+
+
 def test_threads_compile_what_a_variant_calls_and_what_the_next_one_will(data, tmp_path, monkeypatch):
     first, second = (
         tiny_population(*data, feed="resident", training={"crop_seconds": seconds}) for seconds in (0.5, 0.4)
     )
-    following = Variant(
-        "short", second.config, *data, "key", "family", lambda: second, lambda _: following, lambda *_: _
-    )
+    own, following = (variant_of(name, population, data) for name, population in (("long", first), ("short", second)))
     begun = []
 
     def recorded(program, *shapes):
@@ -93,7 +95,7 @@ def test_threads_compile_what_a_variant_calls_and_what_the_next_one_will(data, t
     monkeypatch.setattr(devices.Program, "begin", recorded)
     monkeypatch.setattr(devices.HostProgram, "begin", recorded)
     monkeypatch.setattr(devices, "compiles_beside", lambda: True)
-    run._compile_beside(following, tmp_path, first)
+    run._compile_beside([own], [following], tmp_path)
     background._jobs.join()
     expected = [
         call
@@ -109,17 +111,19 @@ def test_threads_compile_what_a_variant_calls_and_what_the_next_one_will(data, t
     folder = population_folder(tmp_path, following.name, following.key)
     folder.mkdir()
     (folder / RESULT).touch()
-    run._compile_beside(following, tmp_path, first)  # the next one is trained already
+    run._compile_beside([own], [following], tmp_path)  # the next one is trained already
     background._jobs.join()
     assert len(begun) == 6 + 3
 
 
 def test_a_processor_that_computes_compiles_nothing_beside(data, tmp_path, monkeypatch):
     population = tiny_population(*data, feed="resident")
-    begun = []
+    begun, own = [], variant_of("own", population, data)
     monkeypatch.setattr(background, "begin", begun.append)
-    run._compile_beside(None, tmp_path, population)
+    run._compile_beside([own], [], tmp_path)
     assert begun == []
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    run._compile_beside(None, tmp_path, population)
-    assert len(begun) == 3
+    run._compile_beside([own], [], tmp_path)
+    for job in begun[:2]:  # of its own, and of what follows
+        job()
+    assert len(begun) == 2 + 3

@@ -1,0 +1,164 @@
+"""Populations that train side by side: each comes to what it comes to alone, bit for bit, also after a kill."""
+
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from ser_jax import config as configuration
+from ser_jax.training import devices, log, loop, together
+from ser_jax.training.population import make_population
+from ser_jax.training.record import Record
+from ser_jax.training.runs import BY_RUN, shared_options
+from tests.training.tiny import CONFIG, tiny_corpus, vectors
+
+# What differs is what each run has for itself. Validation decides, so that each has its own end.
+VARIANTS = {
+    "learns": {"optimizer": {"learning_rate": 0.05, "weight_decay": 0.1}, "augmentation": {"speed": 0.2}},
+    "stops": {"optimizer": {"learning_rate": 1e-9, "label_smoothing": 0.2, "ema_decay": 0.9}, "seeds": [1, 5]},
+    "diverges": {"optimizer": {"learning_rate": 1e30}},
+}
+COMMON = {
+    "folds": [0, 2],
+    "feed": "resident",
+    "optimizer": {"gradient_clip": 0.0, "ema_decay": 0.5},
+    "training": {"train_steps": 12, "validate_steps": 3, "patience": 2, "keep": "best"},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def accelerator():
+    """One device, and calls of the program that end at the same steps however fast it is.
+
+    A run that learns gets better from validation to validation, as long as its parameters grow.
+    """
+
+    def validation_ua(population, state):
+        kernels = vectors(devices.gather(state.ema_parameters, len(population.runs)), len(population.runs))
+        return np.round(np.linalg.norm(kernels, axis=1), 3)
+
+    with pytest.MonkeyPatch.context() as patch:
+        one_device = jax.devices()[:1]
+        patch.setattr(jax, "devices", lambda *_: one_device)
+        patch.setattr(loop, "_CALL_SECONDS", 1e9)
+        patch.setattr(loop, "validation_ua", validation_ua)
+        yield
+
+
+@pytest.fixture(scope="module")
+def members():
+    """Of each variant, its population; they share programs."""
+    data, cache = tiny_corpus(), {}
+    common = configuration.merge(CONFIG, COMMON)
+    made = {}
+    for name, changes in VARIANTS.items():
+        made[name] = make_population(configuration.merge(common, changes), *data, cache=cache)
+    return made
+
+
+@pytest.fixture(scope="module")
+def alone(members, tmp_path_factory):
+    """The folder of each variant that was trained alone, and what it failed by."""
+    folder, errors = tmp_path_factory.mktemp("alone"), {}
+    for name, population in members.items():
+        try:
+            loop.train(population, folder / name)
+        except Exception as error:
+            errors[name] = str(error)
+    return folder, errors
+
+
+def beside(members, folder, names, **options):
+    return loop.train_side_by_side({name: (members[name], folder / name) for name in names}, **options)
+
+
+def check_alike(members, found, expected, names, *, rows=True):
+    """The last checkpoints are the same bit for bit, and rows of the log but for their seconds, unless interrupted."""
+    for name in names:
+        kept = [sorted(path.name for path in (one / name / "checkpoints").glob("*")) for one in (found, expected)]
+        assert kept[0][-1:] == kept[1][-1:]
+        logs = [[{**row, "seconds": 0} for row in log.read(one / name / log.FILE)] for one in (found, expected)]
+        assert logs[0] == logs[1] or not rows
+        if kept[0]:
+            states = [loop.restore(members[name], one / name, whole=True) for one in (found, expected)]
+            jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def test_runs_side_by_side_come_to_what_they_come_to_alone(members, alone, tmp_path):
+    folder, errors = alone
+    calls = len(members["learns"].programs.train.compiled)
+    trained = beside(members, tmp_path, VARIANTS)
+    assert len(members["learns"].programs.train.compiled) == calls + 1  # one program for the runs of all
+    check_alike(members, tmp_path, folder, VARIANTS)
+    assert list(errors) == ["diverges"]
+    assert {name: str(one.error) for name, one in trained.items() if one.error} == errors
+    last = {name: int(np.max(loop.restore(members[name], folder / name).step)) for name in ("learns", "stops")}
+    assert last["stops"] == 9 < last["learns"] == 12  # each ends at its own time
+    assert trained["learns"].seconds["compile"] > 0 == trained["stops"].seconds["compile"]
+    assert trained["stops"].seconds["train"] == pytest.approx(2 * trained["learns"].seconds["train"])
+
+
+def test_after_a_kill_those_at_the_same_step_go_on_side_by_side(members, alone, tmp_path, monkeypatch):
+    """The process died between the checkpoints of two variants; then one was trained to its end alone."""
+    names = ("learns", "stops")
+
+    def stop_after(step):
+        return lambda entry: signal.raise_signal(signal.SIGTERM) if entry["step"] == step else None
+
+    with pytest.raises(KeyboardInterrupt):
+        beside(members, tmp_path, names, report=stop_after(1))
+    assert [path.name for path in tmp_path.glob("*/checkpoints/*")] == ["2", "2"]
+    save = Record.save
+
+    def fails_at_the_second(record, *rest, **options):
+        if record.population is members["stops"]:
+            raise OSError("the process dies")
+        save(record, *rest, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="dies"):
+        patch.setattr(Record, "save", fails_at_the_second)
+        beside(members, tmp_path, names, report=stop_after(3))
+    steps = {name: max(int(path.name) for path in (tmp_path / name / "checkpoints").glob("*")) for name in names}
+    assert steps == {"learns": 4, "stops": 2}
+    trained = beside(members, tmp_path, names)
+    assert len(trained) == 1  # the other is at another step, and left as it is
+    trained |= beside(members, tmp_path, names)
+    assert set(trained) == set(names)
+    assert beside(members, tmp_path, names) == {}  # nothing is left
+    check_alike(members, tmp_path, alone[0], names, rows=False)
+
+
+def test_populations_that_differ_in_more_than_values_of_runs_are_not_alike(members):
+    data, first = (members["learns"].packed, members["learns"].protocol), members["learns"]
+    assert together.alike(first, members["stops"]) and together.side_by_side([first]) is first
+    common = configuration.merge(CONFIG, COMMON)
+    for changes in (
+        {"training": {"batch_size": 8}},
+        {"training": {"patience": 3}},
+        {"training": {"train_steps": 15}},
+        {"folds": [0, 1]},
+        {"augmentation": {"noise": 0.5}},
+        {"optimizer": {"ema_decay": 0.0}},
+        {"training": {"deterministic": True}},
+    ):
+        other = make_population(configuration.merge(common, changes), *data, cache=first.cache)
+        assert not together.alike(first, other), changes
+    streaming = make_population({**common, "feed": "streaming"}, *data, cache=first.cache)
+    assert not together.alike(streaming, streaming)
+
+
+def test_what_a_run_has_for_itself_is_no_shared_option():
+    shared = shared_options(configuration.merge(CONFIG, {"seeds": [3], "model": {"dropout": 0.25}}))
+    assert not {"seeds", "objective", "augmentation"} & set(shared)
+    assert not set(BY_RUN) & set(shared["optimizer"])
+    assert "batch_size" in shared["training"] and "teacher_share" not in shared["training"]
+
+
+def test_the_states_of_all_runs_leave_the_devices_most_of_their_memory(members, monkeypatch):
+    population = members["learns"]
+    assert together.most_beside(population, 2) == 50  # as many as have 100 runs
+    assert together.most_beside(population, 1000) == 1
+    of_a_run = 6 * 4 * population.num_parameters
+    monkeypatch.setattr(devices, "device_memory", lambda _: 8 * 7 * of_a_run)
+    assert together.most_beside(population, 2) == 3
