@@ -10,7 +10,7 @@ folds, seeds and batches; they differ in what of the layers is trained.
 """
 
 from configs import recipe
-from configs.studies.attention import ON_STATES
+from configs.studies.attention import on_states
 from ser_jax.config import merge
 from ser_jax.encoders.adapters import PROJECTIONS
 from ser_jax.errors import UserError
@@ -39,5 +39,5 @@ def get_config(corpus: str = "emodb", encoder: str = "smart-turn-v3.2", layers: 
         "variants": variants,
         "comparisons": comparisons,
     }
-    config = merge(merge(recipe.get_config(corpus), ON_STATES), AS_THEY_ARE)
+    config = merge(on_states(recipe.get_config(corpus), corpus), AS_THEY_ARE)
     return merge(config, {"model": model, "frontend": {"features": f"{encoder}.lower.frames"}, "study": study})

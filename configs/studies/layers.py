@@ -14,7 +14,7 @@ an inner leave one speaker out, and "learned sum" weighs all layers by what the 
 """
 
 from configs import recipe
-from configs.studies.attention import ON_STATES
+from configs.studies.attention import on_states
 from ser_jax.config import merge
 from ser_jax.encoders.catalogue import KNOWN
 from ser_jax.errors import UserError
@@ -29,7 +29,7 @@ def get_config(corpus: str = "emodb", encoder: str = "smart-turn-v3.2", layers: 
     depth = int(layers) if layers else KNOWN[encoder].layers
     states = [*(f"layer {n}" for n in range(depth + 1)), "final"]
     study = {"title": f"Which layer of {encoder}? {corpus}", "questions": [linear(encoder, states), heads(states)]}
-    base = merge(recipe.get_config(corpus), ON_STATES)
+    base = on_states(recipe.get_config(corpus), corpus)
     return merge(base, {"frontend": {"features": f"{encoder}.all.frames"}, "study": study})
 
 

@@ -101,6 +101,18 @@ def test_a_study_on_an_encoder_is_ready_to_be_trained(argument, number, some, da
     assert [line.split("  ")[0] for line in table.split("\n\n")[0].splitlines()[1:]] == list(some)
 
 
+@pytest.mark.parametrize("argument", ["attention.py:{},encoder_pooling", "layers.py:{}", "adaptation.py:{}"])
+def test_heads_on_a_corpus_of_ones_own_are_trained_as_long_as_it_needs(argument):
+    """Not for the epochs of another corpus: of few utterances these are too few steps."""
+    (own, emodb) = (configuration.load(str(CONFIGS / "studies" / argument.format(name))) for name in ("mine", "emodb"))
+    assert configuration.steps(own, "training", "train", 480 / 32) == 750
+    assert configuration.steps(own, "training", "train", 4 * 480 / 32) == 1500
+    assert configuration.steps(emodb, "training", "train", 480 / 32) == 300
+    same = configuration.merge(own, {"training": {"crop_seconds": 3.0}, "corpus": {"name": "emodb"}})
+    changed = {key for key in same if same[key] != emodb[key]}
+    assert changed == {"training", "optimizer", "study"}
+
+
 def test_attention_is_measured_against_as_many_parameters():
     plan = make_plan(study("studies/attention.py:synthetic,encoder_pooling"))
 
