@@ -1,6 +1,8 @@
 # make quickstart: the main job on the built-in corpus.   make test: the tests.   Both make the environment first.
 PYTHON ?= python3
 BIN := .venv/bin
+# Files go to workers in their order: by default those of few tests come last, and some of these take a minute or two.
+ON_ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: quickstart test coverage site mutants fuzz faults soak bench lint format environment references clean
 
@@ -10,11 +12,11 @@ quickstart: .venv/installed
 # Compiled to bytecode first, for the many processes that tests start, where the environment lets Python keep none.
 test: .venv/installed-test lint
 	$(BIN)/python -m compileall -q ser_jax
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest $(ON_ALL_CORES) $(PYTEST_FLAGS)
 
 # The tests, and which lines of ser_jax they come to, those of the processes that they start among them.
 coverage: .venv/installed-test
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov=ser_jax --cov-report=term-missing:skip-covered $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest $(ON_ALL_CORES) --cov=ser_jax --cov-report=term-missing:skip-covered $(PYTEST_FLAGS)
 
 # Tells the code small lies, one at a time, and counts those that the tests notice. Takes most of an hour on two cores.
 mutants: .venv/installed-test
