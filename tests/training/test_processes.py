@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from ser_jax import config as configuration
+from ser_jax.commands.main import main
 from tests.training.tiny import CONFIG
 
 ROOT = Path(__file__).parents[2]
@@ -201,10 +202,13 @@ def test_processes_that_do_not_come_together_end_in_time(data_dir, tmp_path, unu
         ({"distributed": True}, "--distributed: neither Slurm nor Open MPI nor a TPU says who is who here"),
     ],
 )
-def test_incomplete_options_are_refused(data_dir, tmp_path, options, message):
-    ((status, output),) = finish([start(tmp_path, data_dir, tmp_path / "run", options)])
+def test_incomplete_options_are_refused(tmp_path, capsys, options, message):
+    """In this process: they are refused before it could become one of several."""
+    given = [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()]
+    (tmp_path / "config.json").write_text(json.dumps(SETTINGS))
+    status = main(["train", "--config", str(tmp_path / "config.json"), "--workdir", str(tmp_path / "run"), *given])
     assert status == 2
-    assert message in output
+    assert message in capsys.readouterr().err
 
 
 @pytest.fixture
