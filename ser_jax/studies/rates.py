@@ -116,8 +116,15 @@ def work_of(population: Population | Baselines) -> tuple[float, float]:
     return float(population.num_steps * len(population.runs)), float(of_one * batch)
 
 
-@functools.lru_cache
 def _multiply_adds(model: nn.Module, frames: int, features: int) -> int:
+    try:
+        return _counted_once(model, frames, features)
+    except TypeError:  # a model from outside whose options have no hash
+        return cost(model, frames, features).multiply_adds
+
+
+@functools.lru_cache
+def _counted_once(model: nn.Module, frames: int, features: int) -> int:
     return cost(model, frames, features).multiply_adds  # which takes a moment
 
 

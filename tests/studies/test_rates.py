@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import re
+import types
 from pathlib import Path
 
+import flax.linen as nn
 import pytest
 
 from ser_jax import config as configuration
@@ -214,3 +216,13 @@ def test_the_rates_of_the_named_machine_are_those_of_the_benchmarks():
         assert compiling == pytest.approx(compiled[name]["compile_seconds"], abs=0.05)
     audio = {row["contestant"]: row["rate"] for row in results["frontend"]["records"]}
     assert audio["ser_jax, augmented"] == pytest.approx(first_rates.AUDIO, rel=0.01)
+
+
+def test_a_model_without_a_hash_is_counted_too(monkeypatch):
+    monkeypatch.setattr(rates, "cost", lambda model, frames, features: types.SimpleNamespace(multiply_adds=frames))
+
+    class Module(nn.Module):
+        pass
+
+    Module.__hash__ = None
+    assert rates._multiply_adds(Module(), 7, 3) == 7
