@@ -1,5 +1,6 @@
 """Pages that are run as they stand: the road of a newcomer, and the snippets about using a model."""
 
+import collections
 import re
 import shlex
 from pathlib import Path
@@ -13,6 +14,7 @@ from configs import recipe
 from ser_jax.commands.main import main
 from ser_jax.corpora.corpus import SAMPLE_RATE, waveform
 from ser_jax.corpora.synthetic import make_synthetic
+from ser_jax.report import write
 
 ROOT = Path(__file__).parents[1]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
@@ -57,16 +59,22 @@ def test_the_road_of_a_newcomer_leads_to_a_published_model(corpus, monkeypatch, 
     monkeypatch.setattr("ser_jax.report.vector_graphics.write_pdf", lambda figures, path: path.write_bytes(b""))
     monkeypatch.setitem(recipe.MODELS, "cnn", recipe.MODELS["cnn"] | {"width": 2})  # of the study's question
     lines = [line for block in blocks("newcomer.md", "bash") for line in block.splitlines()]
-    used = []
+    used, draw = [], write._draw
+    # Figures are drawn by `report` alone, not by every training: that takes most of the time of a small one.
+    monkeypatch.setattr(
+        write,
+        "_draw",
+        lambda sections, folder: draw(sections, folder) if used[-1] == "report" else collections.defaultdict(str),
+    )
     for line in lines:
         program, script, *arguments = shlex.split(line)
         assert (program, script) == ("python", "launch.py")
         if arguments[0] in ("train", "study") and "configs/baselines.py:calls" not in arguments:
             of_the_study = ["evaluation.robustness=", "folds=0"] if arguments[0] == "study" else []
             arguments += [f"--config.{change}" for change in (*SMALL, *of_the_study)]
+        used.append(arguments[0])
         status = main(arguments)
         assert status == 0, (line, capsys.readouterr().err)
-        used.append(arguments[0])
     road = ["prepare", "inspect", "audit", "train", "compare", "study", "report", "predict", "publish"]
     assert list(dict.fromkeys(name for name in used if name != "status")) == road
     emotions = pd.read_csv(corpus / "emotions.csv")
@@ -80,6 +88,7 @@ def test_the_road_of_a_newcomer_leads_to_a_published_model(corpus, monkeypatch, 
     ):
         assert (corpus / made).stat().st_size > 100, made
     assert "calls" in (corpus / "models" / "calls" / "README.md").read_text()
+    assert "<svg" in (corpus / "runs" / "attention" / "report.html").read_text()
 
 
 def test_the_snippets_about_using_a_model_run_one_after_another(tmp_path, monkeypatch):
