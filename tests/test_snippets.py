@@ -45,6 +45,7 @@ RULES = {
     r".*: python launch\.py (inspect|audit) synthetic$": ".ci/run",
     r".*: python launch\.py (status|report) runs/quickstart$": ".ci/run",
     r".*: python launch\.py (study configs/quickstart\.py --dry_run|verify data runs/quickstart .*)$": ".ci/run",
+    r".*: python -m docs\.equal_silence ": "tests/test_equal_silence.py",
     # Left out, and why.
     r".*: pip install ": "downloads packages",
     r".*: git clone": "downloads the repository",
@@ -60,6 +61,7 @@ RULES = {
     # Trainings and what needs their results: minutes to days. Arguments are parsed and configurations loaded.
     r".*python launch\.py (train|study|evaluate|publish|track|status|report) ": PARSED,
     r".*python launch\.py prepare (encoder|features|merge|crema_d|iemocap) ": PARSED,
+    r".*python launch\.py prepare folder --source runs/ravdess_equal ": PARSED,
     r".*--(attention|abstain|variant) ": PARSED,
     r".*python launch\.py (export |compare runs|plan )": PARSED,
     r".*python launch\.py predict --workdir pretrained/\w+_encoder ": PARSED,
