@@ -256,9 +256,12 @@ def test_a_signal_at_any_instant_is_one_line_and_leaves_nothing(tmp_path, number
         stderr=subprocess.PIPE,
         text=True,
     )
-    time.sleep(seconds)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    try:
+        time.sleep(seconds)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert (process.returncode, errors) == (130, "interrupted\n")
     assert not (tmp_path / "work").exists()
 

@@ -104,11 +104,12 @@ def test_answers_come_first_and_every_question_has_its_own(study):
 def test_each_comparison_of_an_answer_is_an_item_of_a_list():
     made = bare_study(seeds=(0, 1))
     said = [sentence(one) for one in made.comparisons]
-    stored = summaries.Question("both", "Do they?", {}, {}, (0, 1), (), (), answer=" ".join(said))
+    stored = summaries.Question("both_pools", "Do they?", {}, {}, (0, 1), (), (), answer=" ".join(said))
     crossed = Answer("Crossed", "", ("a differs.", "b does not."), "Averaged over the other factor:")
     (answers, *_) = make_sections(sources_of(dataclasses.replace(made, questions=(stored,))))
     sections = [answers, Section("crossed", "Crossed", (crossed,))]
     page, text = html_page.render("t", "s", sections, {}), markdown.render("t", "s", sections)
+    assert "Both pools." in text and "both_pools" not in text
     items = re.findall(r"<li>(.*?)</li>", page[page.index('<ul class="says">') :])
     assert len(said) == 2 and items[:2] == [markupsafe.escape(one) for one in said]
     lead = page.index('<p class="says">Averaged over the other factor:</p>')

@@ -27,7 +27,9 @@ def answers(sources: Sources) -> Iterator[Block]:
     comparisons = sources.summary.comparisons
     for question in sources.questions:
         lead, says = _parts(question, sources)
-        yield Answer(numbers.sentence_case(question.name) or "Comparisons", question.text, tuple(says), lead)
+        yield Answer(
+            numbers.sentence_case(question.name.replace("_", " ")) or "Comparisons", question.text, tuple(says), lead
+        )
     yield from notes_of((question.name, question.notes) for question in sources.questions)
     if not sources.questions:
         for one in comparisons:
