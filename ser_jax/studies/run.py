@@ -159,17 +159,20 @@ def _finish_all(
     """
     if not processes.leads():
         return [variant for variant in group if not _follow(variant, how.store)]
-    busy = []
-    with contextlib.ExitStack() as stack:
-        held = []
-        for variant in group:
-            has_lock = stack.enter_context(locked(how.store, variant.key, wait=wait))
-            processes.of_the_leader(has_lock)
-            (held if has_lock else busy).append(variant)
-        _compile_beside(held, following, how.store)
-        if len(held) > 1:
+    if len(group) > 1:
+        with contextlib.ExitStack() as stack:
+            held = [one for one in group if stack.enter_context(locked(how.store, one.key, wait=False))]
+            _compile_beside(held, following, how.store)
             how.trained.update(together.train(held, how.store))
-        for variant in held:
+    busy = []
+    for variant in group:  # one lock at a time: what is finished may wait for that of its other seeds
+        with locked(how.store, variant.key, wait=wait) as has_lock:
+            processes.of_the_leader(has_lock)
+            if not has_lock:
+                busy.append(variant)
+                continue
+            if len(group) == 1:
+                _compile_beside(group, following, how.store)
             _finish(titles[variant.name], variant, how, failures)
     return busy
 
@@ -244,7 +247,7 @@ def _train(
     """Trains one variant, writes its predictions and last of all its result."""
     trained_by = [provenance(variant.config)]
     begun, beside = has_checkpoint(folder), how.trained.get(variant.key)
-    in_one_go = beside.first_step == 0 if beside else not begun
+    in_one_go = not begun and not beside  # its share of a training beside others tells nothing of one by itself
     if isinstance(population, Baselines):
         _tell_time(title, population, how)
         result = baselines.run_variant(variant.name, population, folder)

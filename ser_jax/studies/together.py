@@ -15,7 +15,7 @@ from ser_jax.corpora.corpus import verify
 from ser_jax.errors import one_line, refusal
 from ser_jax.studies.more_seeds import still_to_train
 from ser_jax.studies.progress import progress, show
-from ser_jax.studies.store import locked, population_folder
+from ser_jax.studies.store import FAILURE, locked, population_folder
 from ser_jax.studies.variants import Variant
 from ser_jax.training import devices, loop, processes
 from ser_jax.training.loop import Trained
@@ -101,6 +101,7 @@ def _members(variants: Sequence[Variant], store: Path, stack: contextlib.ExitSta
         own = still_to_train(variant, store)
         if own is None:
             continue
+        (population_folder(store, variant.name, variant.key) / FAILURE).unlink(missing_ok=True)
         if own.key != variant.key and not stack.enter_context(locked(store, own.key, wait=False)):
             continue
         population = own.population()

@@ -162,10 +162,15 @@ class Checkpoints:
                 found[step] = ""
         return found
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Waits until the last checkpoint is written."""
         with self._writing():
             self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits until the last checkpoint is written, and lets go of the folder."""
+        self.wait()
+        with self._writing():
             self._manager.close()
 
     @contextlib.contextmanager

@@ -174,12 +174,13 @@ class Program:
         if at_once == runs:
             return program(*arguments)
         pieces = []
-        for first in range(0, runs, at_once):
-            # The last piece begins earlier where the number does not divide; what was computed before is dropped.
-            begin = min(first, runs - at_once)
-            output = program(*self._piece(arguments, begin, at_once))
-            pieces.append(jax.tree.map(lambda leaf, skip=first - begin: leaf[:, skip:], output))
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *pieces)
+        with jax.transfer_guard("allow"):  # where the runs are cut is sent to the devices
+            for first in range(0, runs, at_once):
+                # The last piece begins earlier where the number does not divide; what was computed before is dropped.
+                begin = min(first, runs - at_once)
+                output = program(*self._piece(arguments, begin, at_once))
+                pieces.append(jax.tree.map(lambda leaf, skip=first - begin: leaf[:, skip:], output))
+            return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *pieces)
 
     def _refuse_what_cannot_fit(self, needed: int, memory: int) -> None:
         """Refuses one run that takes more than all that a device has; less than that it may yet get."""

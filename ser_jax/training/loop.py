@@ -67,12 +67,10 @@ class Trained:
 
     Attributes:
       seconds: by phase, its share by runs; of what is done once for all, the first has the whole.
-      first_step: the one that it began or went on from.
       error: where every run of it diverged.
     """
 
     seconds: dict[str, float]
-    first_step: int
     error: UserError | None
 
 
@@ -98,7 +96,7 @@ def train_side_by_side(
         return {phase: spent * (record is going[0] if phase in once else part) for phase, spent in seconds.items()}
 
     trained = {name: record for name, record in records.items() if record in going}
-    return {name: Trained(share(record), record.step, record.error) for name, record in trained.items()}
+    return {name: Trained(share(record), record.error) for name, record in trained.items()}
 
 
 def restore(population: Population, folder: Path, *, whole: bool = False) -> State:
@@ -124,10 +122,11 @@ def _train(
             # 1. Every run's initial state, 2. or the newest checkpoint's; 3. the log forgets what came after it.
             population, state, going = _joined(records, [record.begin() for record in records])
         if going:
-            # What the devices have, they keep: no call of the program sends anything that was not sent on purpose.
-            state, run_values = devices.place_runs((state, population.run_values), population.layout)
-            population = dataclasses.replace(population, run_values=run_values)
-            state = _make_steps(population, state, going, seconds, report, interrupted, profile, stack)
+            handed_over = [state]  # nothing here keeps the first state on the devices while they train
+            del state
+            state = _make_steps(population, handed_over, going, seconds, report, interrupted, profile, stack)
+            for record in going:
+                record.wait()  # here, where the last checkpoint is waited for although a signal came
         (stopped,) = processes.largest(interrupted())
     if stopped:
         raise KeyboardInterrupt
@@ -151,7 +150,7 @@ def _joined(records: list[Record], states: list[State]) -> tuple[Population, Sta
 
 def _make_steps(
     population: Population,
-    state: State,
+    first: list[State],
     records: list[Record],
     seconds: dict[str, float],
     report: Callable[[dict], None],
@@ -159,7 +158,13 @@ def _make_steps(
     profile: "_Profile",
     stack: contextlib.ExitStack,
 ) -> State:
-    """Makes the steps that are left, until every record has ended or a stop is asked for; returns the last state."""
+    """Makes the steps that are left, until every record has ended or a stop is asked for; returns the last state.
+
+    The only state of `first` is taken out of it.
+    """
+    # What the devices have, they keep: no call of the program sends anything that was not sent on purpose.
+    state, run_values = devices.place_runs((first.pop(), population.run_values), population.layout)
+    population = dataclasses.replace(population, run_values=run_values)
     step, num_runs = records[0].step, len(population.runs)
     validate_every, part = _validate_every(population), fifth(population.num_steps)
     feed = stack.enter_context(contextlib.closing(training_feed(population, step)))
@@ -196,6 +201,7 @@ def _make_steps(
                     if record.going and (diverged_at[record.runs] < 0).any():
                         own = devices.part_of(for_evaluation(state), record.runs, num_runs, population.layout.groups)
                         validation[record.runs] = validation_ua(record.population, own)
+                        del own
         with np.errstate(divide="ignore", invalid="ignore"):  # of a run that has diverged there is nothing to divide
             rows = rows_of(population, step, time.monotonic() - started, sums, diverged_at, validation)
         for record in (record for record in records if record.going):
@@ -215,6 +221,7 @@ def _make_steps(
             gathered = devices.gather(state, num_runs)
             for record in written:
                 record.save(gathered, ended=bool(ended[record.runs].all()))
+            del gathered
         if late:
             saved_at = time.monotonic()  # in every process, so that none of them goes on asking for one
         for record in written:

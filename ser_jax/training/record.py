@@ -83,8 +83,12 @@ class Record:
         own = jax.tree.map(lambda leaf: leaf[self.runs], state)
         self._store.save(selection.final(self.population, own) if ended else own, self._metadata)
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Waits until the last checkpoint is written."""
+        self._store.wait()
+
+    def close(self) -> None:
+        """Lets go of the folder, after the last checkpoint is written."""
         self._store.close()
 
     @functools.cached_property

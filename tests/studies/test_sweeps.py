@@ -13,7 +13,7 @@ from ser_jax.models import FAMILIES
 from ser_jax.studies import run, together
 from ser_jax.studies.collect import Outcome
 from ser_jax.studies.plan import make_plan
-from ser_jax.studies.store import FAILURE, PREDICTIONS, RESULT, population_folder
+from ser_jax.studies.store import FAILURE, PREDICTIONS, RESULT, locked, population_folder
 from ser_jax.studies.variants import prepare
 from ser_jax.training import loop
 from tests.training.tiny import CONFIG
@@ -63,6 +63,8 @@ def test_a_sweep_is_one_training_of_which_each_variant_has_its_own_part(accelera
     def failed(plan, variants, workdir, store, failures):
         return Outcome(None, (), {name: one["message"] for name, one in failures.items()})
 
+    remembered = []
+    monkeypatch.setattr(run.rates, "remember", lambda *one: remembered.append(one))
     monkeypatch.setattr(run, "collect", failed)
     outcome = run.run_study(study_of(SWEEP), tmp_path / "sweep", data_dir=str(tmp_path), store=store)
     assert accelerator == [6]  # all runs in one loop
@@ -75,7 +77,7 @@ def test_a_sweep_is_one_training_of_which_each_variant_has_its_own_part(accelera
     assert slow["seconds"]["compile"] > 0 == fast["seconds"]["compile"]  # compiled once, for all
     assert slow["seconds"]["train"] == pytest.approx(fast["seconds"]["train"]) != 0
     said = [pd.read_parquet(folders[name] / PREDICTIONS).filter(like="p_").to_numpy() for name in ("slow", "fast")]
-    assert not np.allclose(*said)
+    assert not np.allclose(*said) and not remembered  # a share tells nothing of a training alone
     (fast_one,) = prepare(make_plan(study_of({"alone": SWEEP["fast"]})), str(tmp_path))
     assert population_folder(store, "alone", fast_one.key) == folders["fast"]  # as if it had been trained alone
     # With more seeds, those that are not there train side by side.
@@ -105,6 +107,32 @@ def test_what_differs_in_more_than_numbers_of_runs_trains_by_itself(accelerator,
     assert sorted(found) == sorted([list(SWEEP), ["noisy", "noisier"], *alone])
     monkeypatch.setattr(together, "most_beside", lambda *_: 2)
     assert [group for group in names(variants) if set(group) & set(SWEEP)] == [["slow", "fast"], ["wild"]]
+
+
+def test_one_lock_is_held_while_a_variant_is_finished_and_old_failures_are_gone(accelerator, monkeypatch, tmp_path):
+    variants = {one.name: one for one in prepare(make_plan(study_of(SWEEP)), None)}
+    failed = population_folder(tmp_path, "slow", variants["slow"].key) / FAILURE
+    failed.parent.mkdir(parents=True)
+    failed.write_text("{}")
+    free = []
+
+    def side_by_side(members, **_):
+        assert list(members) == list(SWEEP) and not failed.exists()
+        for variant in variants.values():
+            with locked(tmp_path, variant.key, wait=False) as has_lock:
+                assert not has_lock
+        return {}
+
+    def finish(title, variant, how, failures):
+        for name, other in variants.items():
+            with locked(tmp_path, other.key, wait=False) as has_lock:
+                free.append((variant.name, name, has_lock))
+
+    monkeypatch.setattr(loop, "train_side_by_side", side_by_side)
+    monkeypatch.setattr(run, "_finish", finish)
+    how = run.How(tmp_path, None, None)
+    assert run._finish_all([*variants.values()], [], how, {name: name for name in SWEEP}, {}, wait=False) == []
+    assert free == [(one, other, one != other) for one in SWEEP for other in SWEEP]
 
 
 def test_variants_stand_side_by_side_where_runs_are_batched_by_one_process(monkeypatch):

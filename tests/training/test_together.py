@@ -1,12 +1,16 @@
 """Populations that train side by side: each comes to what it comes to alone, bit for bit, also after a kill."""
 
+import dataclasses
+import gc
 import signal
+import weakref
 
 import jax
 import numpy as np
 import pytest
 
 from ser_jax import config as configuration
+from ser_jax import interruption
 from ser_jax.training import devices, log, loop, together
 from ser_jax.training.population import initial_state, make_population, to_devices, train_steps, training_feed
 from ser_jax.training.record import Record
@@ -74,6 +78,10 @@ def beside(members, folder, names, **options):
     return loop.train_side_by_side({name: (members[name], folder / name) for name in names}, **options)
 
 
+def stop_after(step):
+    return lambda entry: signal.raise_signal(signal.SIGTERM) if entry["step"] == step else None
+
+
 def check_alike(members, found, expected, names, *, rows=True):
     """The last checkpoints are the same bit for bit, and rows of the log but for their seconds, unless interrupted."""
     for name in names:
@@ -103,10 +111,6 @@ def test_runs_side_by_side_come_to_what_they_come_to_alone(members, alone, tmp_p
 def test_after_a_kill_those_at_the_same_step_go_on_side_by_side(members, alone, tmp_path, monkeypatch):
     """The process died between the checkpoints of two variants; then one was trained to its end alone."""
     names = ("learns", "stops")
-
-    def stop_after(step):
-        return lambda entry: signal.raise_signal(signal.SIGTERM) if entry["step"] == step else None
-
     with pytest.raises(KeyboardInterrupt):
         beside(members, tmp_path, names, report=stop_after(1))
     assert [path.name for path in tmp_path.glob("*/checkpoints/*")] == ["2", "2"]
@@ -150,6 +154,35 @@ def test_batched_as_on_an_accelerator_they_train_as_they_do_alone(monkeypatch):
     beside = losses(joined, devices.joined(states, [2, 2], 1))
     assert np.unique(beside.round(4)).size == beside.size
     np.testing.assert_allclose(beside, np.concatenate(alone, axis=1), rtol=1e-4)
+
+
+def test_fewer_runs_at_once_train_as_all_do_and_the_first_state_is_not_kept(members, alone, tmp_path, monkeypatch):
+    """Memory for one run: the program is called for each by itself, where nothing else may be sent to a device."""
+    population, steps, first = members["learns"], loop.train_steps, []
+    program = dataclasses.replace(population.programs.train, memory=1, compiled={})
+    programs = dataclasses.replace(population.programs, train=program)
+    monkeypatch.setattr(devices.Program, "_refuse_what_cannot_fit", lambda *_: None)
+
+    def watched(population, state, piece):
+        first.append(weakref.ref(jax.tree.leaves(state.parameters)[0]))
+        gc.collect()
+        assert len(first) == 1 or first[0]() is None
+        return steps(population, state, piece)
+
+    monkeypatch.setattr(loop, "train_steps", watched)
+    loop.train(dataclasses.replace(population, programs=programs), tmp_path / "learns")
+    assert [at_once for _, at_once in program.compiled.values()] == [1] and len(first) > 2
+    found, expected = (loop.restore(population, folder / "learns") for folder in (tmp_path, alone[0]))
+    numbers = [vectors(devices.gather(one.ema_parameters, 2), 2) for one in (found, expected)]
+    np.testing.assert_allclose(*numbers, rtol=1e-3, atol=1e-5)  # a loop of one run is compiled in another way
+
+
+def test_a_stop_waits_for_the_checkpoints_of_all_before_the_process_may_be_ended(members, tmp_path, monkeypatch):
+    waited, wait = [], Record.wait
+    monkeypatch.setattr(Record, "wait", lambda record: (waited.append(interruption._saving.is_set()), wait(record)))
+    with pytest.raises(KeyboardInterrupt):
+        beside(members, tmp_path, ("learns", "stops"), report=stop_after(1))
+    assert waited == [True, True]
 
 
 def test_populations_that_differ_in_more_than_values_of_runs_are_not_alike(members):
