@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,17 +134,26 @@ def run(args: argparse.Namespace) -> int:
     corpus = _prepare_corpus(args, data_dir)
     print(_summary(corpus))
     print(f"packed in     {packed_folder(corpus.name, data_dir)}")
-    print(f"next          {_next(corpus)}")
+    print(f"next          {_next(corpus, args.data_dir)}")
     return 0
 
 
-def _next(corpus: Corpus) -> str:
-    """The commands that a corpus is looked at with, and what is trained on it first."""
+def _next(corpus: Corpus, data_dir: str | None) -> str:
+    """The commands that a corpus in `--data_dir` is looked at with, and what is trained on it first."""
     speakers, steps = corpus.utterances["speaker"].nunique(), [f"inspect {corpus.name}"]
-    if corpus.info["speakers_known"]:
+    if _can_leave_one_out(corpus):
         folds = f" {_MANY_FOLDS}" if speakers > _FEW_SPEAKERS else ""
         steps += [f"audit {corpus.name}", f"study configs/baselines.py:{corpus.name}{folds} --dry_run"]
-    return ", ".join(f"`{step}`" for step in steps)
+    return ", ".join(f"`{step}{_in_folder(data_dir)}`" for step in steps)
+
+
+def _can_leave_one_out(corpus: Corpus) -> bool:
+    """Whether there are known speakers to train on beside one who is left out."""
+    return corpus.info["speakers_known"] and corpus.utterances["speaker"].nunique() > 1
+
+
+def _in_folder(data_dir: str | None) -> str:
+    return f" --data_dir {shlex.quote(data_dir)}" if data_dir else ""
 
 
 def _prepare_corpus(args: argparse.Namespace, data_dir: str | os.PathLike) -> Corpus:
@@ -236,10 +246,12 @@ def _prepare_states(args: argparse.Namespace, data_dir: str | os.PathLike) -> in
     print(f"states        {', '.join(request.states)}")
     print(f"encoder       {encoder.name} ({encoder.licence or 'licence unknown'}), sha256 {encoder.sha256}")
     print(f"packed in     {features_folder(corpus.name, packed.name, data_dir)}")
-    if args.name is None and (args.pooled or len(request.states) == _STATES_OF_STUDY):
+    has_study = args.name is None and (args.pooled or len(request.states) == _STATES_OF_STUDY)
+    if has_study and _can_leave_one_out(corpus):
         config = "encoder.py:{}" if args.pooled else "studies/attention.py:{},encoder_pooling"
         last = "" if encoder.name == catalogue.DEFAULT else f",{encoder.name}"
-        print(f"next          `study configs/{config.format(args.corpus_of_states)}{last} --dry_run`")
+        study = f"study configs/{config.format(args.corpus_of_states)}{last} --dry_run"
+        print(f"next          `{study}{_in_folder(args.data_dir)}`")
     return 0
 
 

@@ -311,13 +311,15 @@ def _without_open_segments(
 
 def _in_seconds(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows with start and end, where they have them in milliseconds, or a start and a duration."""
+    there = {column.removesuffix("_ms") for column in rows}
+    if "offset" in there and not there.isdisjoint({"start", "duration"}):
+        # An end beside an onset, a start beside a duration.
+        meant, offset = "end" if "start" in there else "start", "offset" if "offset" in rows else "offset_ms"
+        if meant not in there:
+            rows = rows.rename(columns={offset: offset.replace("offset", meant)})
     for column in ("start", "end", "duration"):
         if f"{column}_ms" in rows and column not in rows:
             rows = rows.assign(**{column: rows[f"{column}_ms"].map(_from_milliseconds)}).drop(columns=f"{column}_ms")
-    if "offset" in rows:  # an end beside an onset, a start beside a duration
-        named = {"offset": "start"} if "duration" in rows and "start" not in rows else {"offset": "end"}
-        if named["offset"] not in rows and ("start" in rows or "duration" in rows):
-            rows = rows.rename(columns=named)
     if "start" in rows and "end" not in rows and "duration" in rows:
         pairs = zip(rows["start"].map(_seconds_or_text), rows["duration"].map(_seconds_or_text), strict=True)
         ends = [

@@ -36,7 +36,7 @@ _ROUNDED = 0.02  # by which shares that are rounded may add up to more or less t
 # Letters, in lower case, that look like Latin ones or stand for one in another alphabet.
 _LOOK_LATIN = str.maketrans("авекмнорстухіјѕαβεικνορτυχζηı", "abekmhopctyxijsabeikvoptyxzhi")
 VOTE = "vote_"  # begins the columns that say how many raters heard an emotion, as vote_anger
-# Words that make one name of an emotion with another, as "very calm" and "nicht froh", also where they are classes.
+# Words of degree and negation, which make one name with an emotion, as "very calm" and "nicht froh".
 _OF_DEGREE = {
     *(
         "very",
@@ -52,8 +52,7 @@ _OF_DEGREE = {
         "strongly",
         "highly",
     ),
-    *("less", "more", "most", "least", "low", "high", "mild", "weak", "strong", "moderate", "cold", "hot", "pleasant"),
-    *("unpleasant", "positive", "negative", "mixed", "other", "sehr", "nicht", "kein", "etwas", "leicht", "stark"),
+    *("less", "more", "most", "least", "mild", "moderate", "sehr", "nicht", "kein", "etwas", "leicht", "stark"),
     *("wenig", "ziemlich", "pas", "très", "peu", "plus", "moins", "molto", "poco", "più", "muy", "más", "menos"),
 }
 _OF_WORD = {word: emotion for emotion, words in SYNONYMS.items() for word in words}
@@ -187,7 +186,7 @@ def finder_of_several(names: Iterable[str], *, words: bool = False, meant: Itera
     """Returns a function that says whether a name is several of `names` at once: anger;neutral, a/b, ['a', 'b'].
 
     With `words` also whatever else stands between them: "a b", "a (b)", "a -> b"; but neither "very calm" nor
-    "pleasant_surprise", where a word of degree or kind makes one name of two. Names in `meant` are one each.
+    "pleasant_surprise", where a word of degree, or a known name, makes one of two. Names in `meant` are one each.
     """
     names, meant = set(names), set(meant)
 
@@ -200,8 +199,9 @@ def finder_of_several(names: Iterable[str], *, words: bool = False, meant: Itera
         if (len(parts) > 1 and (listed or names.issuperset(parts))) or not names.isdisjoint(behind):
             return True
         apart = re.split(r"[\W_]+", name.strip("()[]")) if words else []
-        of_degree = not _OF_DEGREE.isdisjoint(word.casefold() for word in apart) or is_known("_".join(apart))
-        return len(apart) > 1 and names.issuperset(apart) and not of_degree
+        of_degree = {word.casefold() in _OF_DEGREE for word in apart}
+        is_one = of_degree == {True, False} or is_known("_".join(apart))
+        return len(apart) > 1 and names.issuperset(apart) and not is_one
 
     return is_several
 

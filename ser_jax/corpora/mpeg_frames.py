@@ -136,20 +136,21 @@ def _check_adts(name: str, data: Bytes) -> str:
         if piece.kind == "junk" and frames[0].at < piece.at < frames[-1].at:
             raise _refuse_hole(name, piece)
     notes = ["ends inside a frame"] if pieces[-1].kind == "part" else []
-    empty = next(_ZEROS.finditer(data, frames[0].at, frames[-1].at), None) if frames else None
-    if empty:
-        seconds = next(piece.seconds for piece in reversed(frames) if piece.at < empty.start())
-        notes.append(_EMPTY.format(zeros=empty.end() - empty.start(), seconds=seconds))
+    for piece in frames[:-1]:
+        if empty := _ZEROS.search(data, piece.at, piece.at + piece.length):
+            notes.append(_EMPTY.format(zeros=empty.end() - empty.start(), seconds=piece.seconds))
+            break
     return "; ".join(notes)
 
 
 def _check_mp3(name: str, data: Bytes) -> tuple[bytes | None, str]:
     frames: list[_Piece] = []
-    promised, info, junk, notes = None, None, [], []
+    promised, info, junk, notes, in_part = None, None, [], [], False
     for piece in _walk(data, adts=False):
         if piece.kind == "junk":
             junk.append(piece)
         elif piece.kind == "part":
+            in_part = True
             notes.append("ends inside a frame")
         elif piece.kind == "frame":
             is_info, number = _info_frame(data[piece.at : piece.at + piece.length])
@@ -168,7 +169,8 @@ def _check_mp3(name: str, data: Bytes) -> tuple[bytes | None, str]:
         raise UserError(f"{name}: {lost}")
     length, changed = _of_coder(data, info, frames) if info else (None, False)
     there = frames[-1].at + frames[-1].length - (info.at if info else 0)
-    if promised is not None and len(frames) < promised - 1 + (length is not None and length > there):
+    lacks_last = length is not None and length > there and not in_part  # a part of the last frame is said above
+    if promised is not None and len(frames) < promised - 1 + lacks_last:
         raise UserError(f"{name}: cut short, it holds {len(frames)} frames, expected {promised} by its header")
     if empty and changed:
         raise _refuse_hole(name, empty)
@@ -242,11 +244,13 @@ def _lost_and_empty(data: Bytes, frames: Sequence[_Piece]) -> tuple[str, _Piece 
         number = int(np.searchsorted(places, run.end())) - 1
         if number < 0:
             continue
-        first, last = (int(max(at, places[number]) - places[number] + of_sound[number]) for at in run.span())
+        place, own_end = int(places[number]), frames[number].at + frames[number].length
+        at, end = max(run.start(), place), min(run.end(), own_end)  # what follows a frame may be a tag
+        first, last = (int(of_sound[number]) + one - place for one in (at, end))
         near = slice(number, number + _FRAMES_BACK)
         used = int((np.minimum(last, ends[near]) - np.maximum(first, begins[near])).max())
         if used >= _HOLE and (longest is None or used > longest.length):
-            longest = _Piece("hole", run.start(), run.end() - run.start(), frames[number].seconds)
+            longest = _Piece("hole", at, end - at, frames[number].seconds)
     return "", longest
 
 

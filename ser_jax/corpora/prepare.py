@@ -246,10 +246,7 @@ def _with_labels(
         where,
         utterances,
         several,
-        lambda row: (
-            f"has several emotions at once, {row['emotion']!r}, expected one; --map may name one for them, "
-            f'or say that it is one: --map "{row["emotion"]}={row["emotion"]}"'
-        ),
+        lambda row: f"has several emotions at once, {row['emotion']!r}, expected one" + _hint_of_one(row["emotion"]),
     )
     if options.emotions is not None:
         expected = ", ".join(options.emotions)
@@ -263,6 +260,13 @@ def _with_labels(
             ),
         )
     return utterances, said
+
+
+def _hint_of_one(name: str) -> str:
+    """How --map names one emotion for several; "" where their name has a sign that --map itself reads."""
+    if "," in name or "=" in name:
+        return ""
+    return f'; --map may name one for them, or say that it is one: --map "{name}={name}"'
 
 
 def _unless_bad(

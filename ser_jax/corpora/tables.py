@@ -60,9 +60,11 @@ SYNONYMS = {
     "end_ms": ("stop_ms", "end_time_ms", "end_time_msec", "end_msec"),
     "duration": ("dur", "duration_s", "duration_sec", "duration_seconds"),
     "duration_ms": ("dur_ms", "duration_msec"),
+    "offset": ("offset_s", "offset_sec", "offset_seconds"),  # an end beside a start, a start beside a duration
+    "offset_ms": ("offset_msec",),
 }
 _UNIT = re.compile(r"\s*[\[(]\s*(s|secs?|seconds?|(ms|msecs?|milliseconds?))\s*[\])]$", re.IGNORECASE)
-_TIMES = {"start", "end", "duration", "start_ms", "end_ms", "duration_ms"}
+_TIMES = {"start", "end", "duration", "offset", "start_ms", "end_ms", "duration_ms", "offset_ms"}
 # Words of columns that may be of segments though no name above is theirs.
 _BEGINS = {"start", "begin", "beginning", "onset", "from", "t0", "anfang", "beginn", "von", "début", "debut", "inizio"}
 _ENDS = {"end", "stop", "offset", "to", "until", "t1", "ende", "bis", "fin", "fine"}
@@ -360,7 +362,7 @@ def _as_text(value: Any) -> str:
 def _canonical(name: str, columns: Sequence[str]) -> str:
     """The column of SYNONYMS that a name stands for, or the name; a unit in brackets counts for times alone."""
     if unit := _UNIT.search(name):
-        timed = _of_synonym(name[: unit.start()] + ("_ms" if unit[2] else ""), columns)
+        timed = f"{_of_synonym(name[: unit.start()], columns)}{'_ms' if unit[2] else ''}"
         return timed if timed in _TIMES else name  # "speaker(s)" and "text (s)" are in no unit
     return _of_synonym(name, columns) or name
 

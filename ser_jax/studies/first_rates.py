@@ -40,7 +40,7 @@ def seconds_of(population: Population) -> tuple[float, float] | None:
     """Returns the seconds of training a network on this machine's CPU, and those of compiling it; nothing is compiled.
 
     Validation and testing are not counted. None for a family that was not measured, and on an accelerator, of which a
-    product on the CPU says nothing.
+    product on the CPU says nothing; nor where neither products nor audio take time, as of `linear` on features.
     """
     training, family = population.config["training"], FAMILIES.get(population.config["model"]["name"])
     if family is None or hardware()["platform"] != "cpu":
@@ -49,6 +49,8 @@ def seconds_of(population: Population) -> tuple[float, float] | None:
     nanoseconds, compiling = family
     audio = 0.0 if population.config["frontend"]["kind"] == "precomputed" else training["crop_seconds"]
     step = max(nanoseconds * 1e-9 * work, audio * training["batch_size"] / AUDIO)
+    if not step:
+        return None
     slower = PRODUCTS * CORES / (_products() * min(machine.cores(), _MOST_CORES))
     return units * step * slower, _COMPILED * compiling * slower
 

@@ -33,7 +33,7 @@ def test_states_are_prepared_and_said(data, capsys):
     assert main([*arguments, str(data), "--window_seconds", "0.5"]) == 0
     out = capsys.readouterr().out
     assert "states        layer 1, final" in out and "encoder       mine (CC0), sha256" in out
-    assert "next          `study configs/encoder.py:few,mine --dry_run`\n" in out
+    assert f"next          `study configs/encoder.py:few,mine --dry_run --data_dir {data}`\n" in out
     packed = load_features(load_corpus("few", data), "mine.pooled", data)
     assert packed.values.shape == (len(corpus.utterances), 2 * 2 * 32)
 

@@ -240,8 +240,10 @@ def test_an_mp3_of_variable_rate_without_a_header_frame_is_read_to_its_end(tmp_p
 
 def test_two_mp3s_end_to_end_are_both_read(tmp_path):
     one, other = encoded(tmp_path, "mp3", voice(2.0)), encoded(tmp_path, "mp3", voice(3.0, seed=1))
-    (tmp_path / "a.mp3").write_bytes(one + other)
-    assert len(read_audio(tmp_path / "a.mp3")) == pytest.approx(5 * RATE, abs=3600)
+    for between in (b"", b"TAG" + bytes(125), b"ID3\3\0\0\0\0\1\0" + bytes(128)):
+        (tmp_path / "a.mp3").write_bytes(one + between + other)
+        assert len(read_audio(tmp_path / "a.mp3")) == pytest.approx(5 * RATE, abs=3600)
+        assert mpeg_frames.check("a", one + between + other)[1] == ""
 
 
 def mp3_of_two(tmp_path, **options):
@@ -276,6 +278,16 @@ def test_zeros_in_an_mp3_without_a_checksum_are_said_where_its_sound_should_be(t
     assert re.search(r"6\d bytes of zeros at 1.0\d s, .*: a hole?", reading_of(tmp_path, b"".join(frames[1:])))
     marked = b"".join(frames[:-1]) + frames[-1] + b"TAG" + b"MP3GAIN".ljust(125)  # which changes frames rightly
     assert "6" in reading_of(tmp_path, marked) and "checksum" not in reading_of(tmp_path, marked)
+
+
+@pytest.mark.parametrize("missing", [1, 20])
+def test_an_mp3_whose_last_frame_is_there_in_part_is_read(tmp_path, missing):
+    frames = mp3_of_two(tmp_path)
+    assert b"LAME" in frames[0]
+    assert reading_of(tmp_path, b"".join(frames)[:-missing]) == "ends inside a frame"
+    for cut in (b"".join(frames[:-1]), b"".join(frames[:-1])[:-missing]):
+        with pytest.raises(UserError, match=f"cut short, it holds .*, expected {len(frames) - 1} by its header"):
+            reading_of(tmp_path, cut)
 
 
 def test_frames_that_are_lost_from_an_mp3_are_missed(tmp_path):
@@ -330,6 +342,7 @@ def test_a_hole_between_frames_of_aac_is_refused(tag):
     frames = [adts_frame(bytes(range(1, 60 + i))) for i in range(40)]
     mp4 = tag + b"".join(frames)
     assert mpeg_frames.check("a", mp4) == (None, "")
+    assert mpeg_frames.check("a", mp4 + b"ID3\4\0\0\0\0\0\x64" + bytes(100) + mp4) == (None, "")
     at = len(tag) + len(b"".join(frames[:20])) + 30
     for hole in (mp4[:at] + bytes(200) + mp4[at + 200 :], mp4[:at] + mp4[at + 20 :]):
         with pytest.raises(UserError, match=r"^a: damaged, a hole of \d+ bytes at 1\.(28|34) s"):

@@ -7,8 +7,31 @@ import pandas as pd
 import pytest
 
 from ser_jax.corpora.corpus import make_corpus
-from ser_jax.corpora.labels import Changes, look_alike, parse_map, relabelled, rename, unified
+from ser_jax.corpora.labels import Changes, finder_of_several, look_alike, parse_map, relabelled, rename, unified
+from ser_jax.corpora.prepare import _hint_of_one
 from ser_jax.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("name", "several"),
+    [
+        *(("positive negative", True), ("other anger", True), ("anger (other)", True), ("mixed anger joy", True)),
+        *(("high low", True), ("strong_weak", True), ("very not", True)),
+        *(("very calm", False), ("not calm", False), ("calm (very)", False), ("pleasant surprise", False)),
+    ],
+)
+def test_words_that_are_classes_are_several_but_for_degree_and_negation(name, several):
+    classes = ("positive", "negative", "other", "mixed", "high", "low", "strong", "weak", "anger", "joy")
+    classes += ("very", "not", "calm", "pleasant", "surprise")
+    assert finder_of_several(classes, words=True)(name) == several
+
+
+@pytest.mark.parametrize("name", ["anger joy", "anger/joy", "anger,joy", "anger=joy", "a = b, c"])
+def test_a_hint_of_map_is_what_map_takes(name):
+    hint = _hint_of_one(name)
+    assert bool(hint) == ("," not in name and "=" not in name)
+    if hint:
+        assert parse_map(hint.split('"')[1]) == {name: name}
 
 
 @pytest.mark.parametrize(

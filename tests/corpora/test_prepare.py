@@ -291,7 +291,8 @@ def test_the_command_prints_what_it_prepared(toy, tmp_path, capsys):
         corpus.fingerprint,
         "verified      4 files against the hashes of Toy as released",
         f"packed in     {data}/packed/emodb",
-        "next          `inspect emodb`, `audit emodb`, `study configs/baselines.py:emodb --dry_run`\n",
+        f"next          `inspect emodb --data_dir {data}`, `audit emodb --data_dir {data}`, "
+        f"`study configs/baselines.py:emodb --dry_run --data_dir {data}`\n",
     ):
         assert expected in out
 
@@ -307,12 +308,14 @@ def test_the_command_prints_what_it_prepared(toy, tmp_path, capsys):
             "--config.protocol.num_folds=5 --dry_run`",
         ),
         (1, False, "`inspect own`"),
+        (1, True, "`inspect own`"),
     ],
 )
 def test_what_comes_next_suits_the_speakers(speakers, known, expected):
     table = pd.DataFrame({"speaker": [f"s{i}" for i in range(speakers)] * 2})
     corpus = types.SimpleNamespace(name="own", utterances=table, info={"speakers_known": known})
-    assert command._next(corpus) == expected
+    assert command._next(corpus, None) == expected
+    assert command._next(corpus, "my data").startswith("`inspect own --data_dir 'my data'`")
 
 
 def test_the_command_says_what_differs_from_the_release(toy, tmp_path, capsys):

@@ -197,6 +197,16 @@ def test_without_a_training_here_a_network_takes_what_its_family_took_on_a_named
     assert first_rates.seconds_of(made) is None
 
 
+@pytest.mark.parametrize(("kind", "told"), [("precomputed", False), ("log_mel", True)])
+def test_no_time_is_told_where_neither_products_nor_audio_take_any(monkeypatch, kind, told):
+    monkeypatch.setattr(first_rates, "_products", lambda: first_rates.PRODUCTS)
+    monkeypatch.setattr(rates, "work_of", lambda population: (100, 1e6))
+    monkeypatch.setattr(first_rates, "hardware", lambda: {"platform": "cpu"})
+    training = {"crop_seconds": 2.0, "batch_size": 8}
+    config = {"training": training, "model": {"name": "linear"}, "frontend": {"kind": kind}}
+    assert (first_rates.seconds_of(types.SimpleNamespace(config=config)) is not None) == told
+
+
 def test_the_rates_of_the_named_machine_are_those_of_the_benchmarks():
     results = json.loads((Path(__file__).parents[2] / "benchmarks/results/amd-epyc.json").read_text())["benchmarks"]
     steps = {row["model"]: row for row in results["roofline"]["records"]}
