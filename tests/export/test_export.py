@@ -30,6 +30,7 @@ from ser_jax.errors import UserError
 from ser_jax.export import eight_bits, runtime
 from ser_jax.export import program as programs
 from ser_jax.export.formats import FORMATS
+from ser_jax.export.onnx import _keep_int8
 from ser_jax.export.rounding import rounded_share
 from ser_jax.export.speeds import at_speeds
 from ser_jax.models import FAMILIES
@@ -333,6 +334,15 @@ def test_a_head_on_an_encoder_is_exported_with_the_encoder(tmp_path, monkeypatch
     monkeypatch.setattr(extract, "load", lambda name, data_dir: dataclasses.replace(heard(), sha256="b" * 64))
     assert main(["export", str(folder), *options]) == 2
     assert "encoder tiny: sha256 bbbbbbbbbbbb" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("scale", "kept"), [(1.0, 0), (0.3, 256)])
+def test_constants_of_whole_numbers_are_no_weights_in_the_count(scale, kept):
+    onnx = pytest.importorskip("onnx")
+    mask = np.tril(np.ones((16, 16), np.float32)) * np.float32(scale)
+    graph = onnx.helper.make_graph([], "x", [], [], [onnx.numpy_helper.from_array(mask, "mask")])
+    assert _keep_int8(graph) == kept
+    assert graph.initializer[0].data_type == onnx.TensorProto.INT8  # it is small either way
 
 
 def test_an_onnx_file_has_scans_and_chooses_between_infinite_numbers(tmp_path):
