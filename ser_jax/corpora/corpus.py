@@ -32,6 +32,14 @@ TEXT_COLUMNS = ("id", "speaker", "gender", "emotion", "text", "language", "corpu
 COLUMNS = ("id", "speaker", "gender", "emotion", "label", "text", "language", "corpus", "start", "num_samples")
 
 _SAMPLES, _UTTERANCES, _DESCRIPTION = "samples.npy", "utterances.parquet", "corpus.json"
+_DESCRIBED = {
+    "name": str,
+    "emotions": list,
+    "num_utterances": int,
+    "num_samples": int,
+    "fingerprint": str,
+    "info": dict,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,9 +284,13 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{folder}: packed corpus of format version {brief(version)}, expected {FORMAT_VERSION}; prepare it again"
         )
-    missing = {"name", "emotions", "num_utterances", "num_samples", "fingerprint", "info"} - description.keys()
+    missing = _DESCRIBED.keys() - description.keys()
     if missing:
         raise UserError(_damaged(folder, f"{_DESCRIPTION} has no {min(missing)}"))
+    for name, kind in _DESCRIBED.items():
+        value = description[name]
+        if not isinstance(value, kind) or (kind is list and not all(isinstance(one, str) for one in value)):
+            raise UserError(_damaged(folder, f"{_DESCRIPTION} says {brief(value)} of {name}"))
     return description
 
 

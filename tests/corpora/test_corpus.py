@@ -161,6 +161,9 @@ def change_description(folder, **changes):
         lambda folder: change_description(folder, format_version=99),
         lambda folder: change_description(folder, num_samples=10),
         lambda folder: change_description(folder, num_utterances=4),
+        lambda folder: change_description(folder, name=5),
+        lambda folder: change_description(folder, emotions=[1]),
+        lambda folder: change_description(folder, info="none"),
         lambda folder: np.save(folder / "samples.npy", np.zeros(11, np.float32)),
     ],
 )

@@ -409,8 +409,10 @@ def test_a_variant_is_hidden_and_what_is_left_is_copied_as_the_files_have_it(stu
     tools = page.locator("figure:has(#table-variants) .tools")
 
     def copied(form):
+        page.evaluate("window.copied = null")
         tools.get_by_role("button", name=form).click()
-        assert tools.locator("[role=status]").inner_text() == "copied"
+        page.wait_for_function("window.copied !== null")
+        tools.locator("[role=status]", has_text="copied").wait_for()
         return page.evaluate("window.copied")
 
     for name in ("variants", "comparisons"):
