@@ -304,20 +304,20 @@ _TABLE = _table()
 def crc_16(data: bytes) -> int:
     """Returns the CRC-16 of bytes (polynomial 0x8005, lowest bit first, begun with 0), as "ARC" and LAME have it.
 
-    The bytes are cut into lanes that are summed side by side; a sum is linear, so that they can be joined.
+    The bytes are cut into pieces that are summed side by side; a sum is linear, so that they can be joined.
     """
     length = max(math.isqrt(len(data)), 1)
-    lanes = -(-len(data) // length)
-    padded = np.zeros(lanes * length, np.uint8)  # zeros before the first byte change nothing
-    padded[lanes * length - len(data) :] = np.frombuffer(data, np.uint8)
-    # Sixteen further lanes of zeros, begun with one bit each: what `length` bytes make of it.
-    steps = np.concatenate([np.zeros((length, 16), np.uint8), padded.reshape(lanes, length).T], axis=1)
-    sums = np.concatenate([1 << np.arange(16, dtype=np.uint16), np.zeros(lanes, np.uint16)])
+    pieces = -(-len(data) // length)
+    padded = np.zeros(pieces * length, np.uint8)  # zeros before the first byte change nothing
+    padded[pieces * length - len(data) :] = np.frombuffer(data, np.uint8)
+    # Sixteen further pieces of zeros, begun with one bit each: what `length` bytes make of it.
+    steps = np.concatenate([np.zeros((length, 16), np.uint8), padded.reshape(pieces, length).T], axis=1)
+    sums = np.concatenate([1 << np.arange(16, dtype=np.uint16), np.zeros(pieces, np.uint16)])
     for step in steps:
         sums = _TABLE[(sums ^ step) & 255] ^ sums >> 8
     of_bit, total = sums[:16].tolist(), 0
-    for lane in sums[16:].tolist():
-        moved = lane
+    for piece in sums[16:].tolist():
+        moved = piece
         for bit in range(16):
             if total >> bit & 1:
                 moved ^= of_bit[bit]
