@@ -7,6 +7,7 @@ writes the results.
 """
 
 import argparse
+import shlex
 
 from ser_jax.commands.common import (
     add_config_arguments,
@@ -174,8 +175,9 @@ def run_shard(
             if runs:
                 print(printed(f"{name}: without the runs that diverged: {runs}"), file=sys.stderr)
         print(f"\n{workdir}: report.html, report.md, summary.json, predictions.parquet, figures, tables")
+        place = shlex.quote(str(workdir))
         several = " --variant NAME" if len(outcome.summary.variants) > 1 else ""
-        print(f"next: `predict RECORDING --workdir {workdir}{several}`, `compare {workdir} OTHER`")
+        print(f"next: `predict RECORDING --workdir {place}{several}`, `compare {place} OTHER`")
     elif outcome.missing:
         print(f"this share is done; still to come from others: {', '.join(outcome.missing)}")
     for name, message in outcome.failed.items():

@@ -58,6 +58,6 @@ def unknown() -> str:
     if found["platform"] == "cpu":
         return "nothing like it was trained here for some seconds (`plan RESULTS` times a network)"
     return (
-        f"no rate of the device {found['device']} is known until something was trained on it for some seconds "
-        "(`plan RESULTS` times a network)"
+        f"no rate of the device {found['device']} is known until a variant was trained on it by itself for some "
+        "seconds (`plan RESULTS` times a network)"
     )

@@ -174,12 +174,15 @@ class Program:
         if at_once == runs:
             return program(*arguments)
         pieces = []
-        with jax.transfer_guard("allow"):  # where the runs are cut is sent to the devices
-            for first in range(0, runs, at_once):
-                # The last piece begins earlier where the number does not divide; what was computed before is dropped.
-                begin = min(first, runs - at_once)
-                output = program(*self._piece(arguments, begin, at_once))
+        for first in range(0, runs, at_once):
+            # The last piece begins earlier where the number does not divide; what was computed before is dropped.
+            begin = min(first, runs - at_once)
+            with jax.transfer_guard("allow"):  # where the runs are cut is sent to the devices
+                piece = self._piece(arguments, begin, at_once)
+            output = program(*piece)
+            with jax.transfer_guard("allow"):
                 pieces.append(jax.tree.map(lambda leaf, skip=first - begin: leaf[:, skip:], output))
+        with jax.transfer_guard("allow"):
             return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *pieces)
 
     def _refuse_what_cannot_fit(self, needed: int, memory: int) -> None:

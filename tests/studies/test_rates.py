@@ -107,7 +107,7 @@ def test_on_an_accelerator_of_which_nothing_is_known_that_is_said(tmp_path, popu
         monkeypatch.setattr(module, "hardware", lambda: found)
     monkeypatch.setitem(first_rates.FAMILIES, "linear", (1.0, 3.0))
     config = configuration.merge(changed(), {"seeds": [0]})
-    why = "no rate of the device NVIDIA H200 is known until something was trained on it for some seconds"
+    why = "no rate of the device NVIDIA H200 is known until a variant was trained on it by itself for some seconds"
     assert f"time of 1 variant: not known, since {why}" in dry_run(config, tmp_path / "work", str(tmp_path))
     assert expected.in_words(expected.expect(population(), str(tmp_path))) == (
         f"its time is not known: {why} (`plan RESULTS` times a network)"
