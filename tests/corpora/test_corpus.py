@@ -146,6 +146,11 @@ def change_description(folder, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def change_utterances(folder, **changes):
+    path = folder / "utterances.parquet"
+    pd.read_parquet(path).assign(**changes).to_parquet(path)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -165,6 +170,8 @@ def change_description(folder, **changes):
         lambda folder: change_description(folder, emotions=[1]),
         lambda folder: change_description(folder, info="none"),
         lambda folder: np.save(folder / "samples.npy", np.zeros(11, np.float32)),
+        lambda folder: change_utterances(folder, id=[b"a", b"b", b"c"]),
+        lambda folder: change_utterances(folder, num_samples=["5", "2", "4"]),
     ],
 )
 def test_a_damaged_packed_corpus_is_refused_by_name(tmp_path, damage):

@@ -112,6 +112,7 @@ def test_json_lines_and_parquet_are_tables_too(tmp_path, source):
         ('path,emotion,speaker\n"a.wav,anger,1\n', "not a CSV file"),
         (b"", "no line of column names"),
         (b"\x00\x01\x02" * 100, "not a CSV file"),
+        (text([(*row, "x" * 200 + "\0") for row in ROWS], (*HEAD, "note")), "not a CSV file, it holds zero bytes"),
         (text(ROWS).replace("emotion", "emotion\u200b", 1), r"names holds the character '\\u200b', which is not seen"),
         (b"PK\x03\x04" + bytes(40), "a spreadsheet or another zip archive, expected a table as text"),
         (b"\x1f\x8b" + bytes(40), "compressed by gzip, expected a table as text"),
