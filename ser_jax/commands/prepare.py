@@ -339,7 +339,7 @@ def _features_summary(packed: Packed, corpus: Corpus) -> str:
 def _summary(corpus: Corpus) -> str:
     from ser_jax.corpora.audio import NOTES
     from ser_jax.corpora.corpus import SAMPLE_RATE
-    from ser_jax.corpora.labels import look_alike
+    from ser_jax.corpora.labels import look_alike, spellings_of_texts
     from ser_jax.corpora.targets import DIMENSIONS, range_of
 
     counts = corpus.utterances["emotion"].value_counts()
@@ -378,6 +378,12 @@ def _summary(corpus: Corpus) -> str:
     alike = look_alike(corpus.emotions)
     if alike:
         lines.append(f"note: {', '.join(alike)} look alike; --map makes one of them, if they are")
+    spellings = [" = ".join(map(repr, alike)) for alike in spellings_of_texts(corpus.utterances["text"])]
+    if spellings:
+        lines.append(
+            f"note: texts that differ by case, spaces or signs alone count as one text: {len(spellings)}: "
+            f"{_some(spellings)}"
+        )
     return "\n".join(lines)
 
 

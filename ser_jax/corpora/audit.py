@@ -12,6 +12,7 @@ import numpy as np
 
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.duplicates import near_copies
+from ser_jax.corpora.labels import spellings_of_texts, texts_as_one
 from ser_jax.corpora.protocols import Fold, Protocol, shared, speakers_known
 
 Verdict = Literal["independent", "leaks", "cannot be told"]
@@ -61,8 +62,11 @@ class Audit:
 
 
 def audit(corpus: Corpus, protocol: Protocol) -> Audit:
-    """Returns what the folds of `protocol` leak between their two sides."""
-    duplicates = near_copies(corpus)
+    """Returns what the folds of `protocol` leak between their two sides; spellings of one text are that text."""
+    duplicates, spellings = near_copies(corpus), spellings_of_texts(corpus.utterances["text"])
+    if spellings:
+        table = corpus.utterances.assign(text=texts_as_one(corpus.utterances["text"]))
+        corpus = dataclasses.replace(corpus, utterances=table)
     folds = [_audit_fold(corpus, fold, duplicates) for fold in protocol.folds]
     tested = np.unique(np.concatenate([fold.test for fold in protocol.folds]))
     verdict, reason = _verdict(corpus, protocol, folds)
@@ -82,7 +86,10 @@ def audit(corpus: Corpus, protocol: Protocol) -> Audit:
         reason=reason,
         findings=[],
     )
-    return dataclasses.replace(report, findings=_findings(corpus, report))
+    findings = _findings(corpus, report)
+    if spellings:
+        findings.append(f"texts in several spellings, each counted as one: {len(spellings)}: {_listed(spellings)}")
+    return dataclasses.replace(report, findings=findings)
 
 
 def _verdict(corpus: Corpus, protocol: Protocol, folds: list[FoldAudit]) -> tuple[Verdict, str]:

@@ -35,6 +35,8 @@ NO_AGREEMENT = "no agreement"  # of raters, in the place of an emotion
 _ROUNDED = 0.02  # by which shares that are rounded may add up to more or less than 1
 # Letters, in lower case, that look like Latin ones or stand for one in another alphabet.
 _LOOK_LATIN = str.maketrans("авекмнорстухіјѕαβεικνορτυχζηı", "abekmhopctyxijsabeikvoptyxzhi")
+# Those that sentences are written with; what stands in a word, as in don't, goes without a gap.
+_WITHOUT_SIGNS = dict.fromkeys(map(ord, '.,;:!?"()[]{}_-„“”«»‹›–—¿¡。、「」।'), " ") | dict.fromkeys(map(ord, "'’"))
 VOTE = "vote_"  # begins the columns that say how many raters heard an emotion, as vote_anger
 # Words of degree and negation, which make one name with an emotion, as "very calm" and "nicht froh".
 _OF_DEGREE = {
@@ -149,15 +151,8 @@ def unified(values: pd.Series, where: str, column: str, unify: bool) -> tuple[pd
     then all get the most frequent spelling.
     """
     values = values.map(lambda name: unicodedata.normalize("NFC", name))
-    counts, groups = Counter(values), defaultdict(list)
-    for name in counts:
-        if key := _key(name):  # "" and "..." are no two spellings
-            groups[key].append(name)
-    alike = [
-        sorted(names, key=lambda name: (-counts[name], name != name.lower(), name))
-        for names in groups.values()
-        if len(names) > 1
-    ]
+    counts = Counter(values)
+    alike = _spelt_alike(counts, _key)
     if alike and not unify:
         listed = "; ".join(" = ".join(f"{name!r} ({counts[name]})" for name in names) for names in alike[:8])
         more = f"; and {len(alike) - 8} more" if len(alike) > 8 else ""
@@ -167,6 +162,38 @@ def unified(values: pd.Series, where: str, column: str, unify: bool) -> tuple[pd
         )
     changed = {name: names[0] for names in alike for name in names[1:]}
     return values.replace(changed) if changed else values, changed
+
+
+def spellings_of_texts(texts: Iterable[str]) -> list[list[str]]:
+    """Returns what was said in several spellings, each with the most frequent first: "Yes, I do." and "yes I do"."""
+    return _spelt_alike(Counter(texts), _key_of_text)
+
+
+def texts_as_one(texts: pd.Series) -> pd.Series:
+    """Returns texts of which none differ by case, spaces or signs alone: all get the most frequent spelling."""
+    first = {name: names[0] for names in spellings_of_texts(texts) for name in names[1:]}
+    return texts.map(lambda text: first.get(text, text)) if first else texts
+
+
+def _spelt_alike(counts: Mapping[str, int], key_of: Callable[[str], str]) -> list[list[str]]:
+    """The names that have a key in common, those of each key with the most frequent first."""
+    groups = defaultdict(list)
+    for name in counts:
+        if key := key_of(name):  # "" and "..." are no two spellings
+            groups[key].append(name)
+    return [
+        sorted(names, key=lambda name: (-counts[name], name != name.lower(), name))
+        for names in groups.values()
+        if len(names) > 1
+    ]
+
+
+def _key_of_text(text: str) -> str:
+    """What two spellings of a text have in common: its words, without the signs between them."""
+    words = unicodedata.normalize("NFKC", text).casefold().translate(_WITHOUT_SIGNS).split()
+    if not any(letter.isalpha() for word in words for letter in word):  # -1 and 1 are two names of texts
+        return _key(text)
+    return " ".join(word.lstrip("0") or word for word in words)
 
 
 def _key(name: str) -> str:

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Int64
 
 from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.fold_lists import SPLITS, read_fold_list, split_named
+from ser_jax.corpora.labels import texts_as_one
 from ser_jax.errors import UserError, brief, did_you_mean
 
 PROTOCOLS = {  # and the rule that makes their folds
@@ -263,7 +264,7 @@ def _each_session(corpus: Corpus) -> list[_Test]:
 
 
 def _speakers_and_texts(corpus: Corpus, num_folds: int | None, num_text_groups: int, seed: int) -> list[_Test]:
-    protocol, texts = "speaker_and_text_independent", corpus.utterances["text"]
+    protocol, texts = "speaker_and_text_independent", texts_as_one(corpus.utterances["text"])
     if (texts == "").any():
         raise UserError(
             f"protocol {protocol}: {(texts == '').sum()} utterances of corpus {corpus.name} have no text id"

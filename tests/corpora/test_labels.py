@@ -7,7 +7,17 @@ import pandas as pd
 import pytest
 
 from ser_jax.corpora.corpus import make_corpus
-from ser_jax.corpora.labels import Changes, finder_of_several, look_alike, parse_map, relabelled, rename, unified
+from ser_jax.corpora.labels import (
+    Changes,
+    finder_of_several,
+    look_alike,
+    parse_map,
+    relabelled,
+    rename,
+    spellings_of_texts,
+    texts_as_one,
+    unified,
+)
 from ser_jax.corpora.prepare import _hint_of_one
 from ser_jax.errors import UserError
 
@@ -145,3 +155,30 @@ def test_votes_go_with_the_emotions_that_a_corpus_renames(absent):
 def test_names_that_differ_by_signs_alone_are_one(one, other):
     with pytest.raises(UserError, match="that differ by case, zeros, spaces or signs alone"):
         unified(pd.Series([one, other]), "t.csv", "speaker", unify=False)
+
+
+def test_spellings_of_what_was_said_are_one_text_and_names_of_texts_stay_apart():
+    alike = [
+        ["Dogs are sitting", "dogs are sitting.", "Dogs  are sitting!"],
+        ["It’s 07:30", "its 7 30"],
+        ["Non… è vero", "non e\u0300 vero"],
+        ["Yes", "yes?"],
+    ]
+    apart = [
+        "",
+        "?",
+        "-1",
+        "1",
+        "1.5",
+        "15",
+        "a-1",
+        "a1",
+        "a+",
+        "a",
+        "\u0915\u093f",
+        "\u0915\u0940",
+        "dogs were sitting",
+    ]
+    texts = pd.Series([text for names in alike for text in (names[0], *names)] + apart)
+    assert spellings_of_texts(texts) == alike
+    assert texts_as_one(texts).tolist() == [names[0] for names in alike for _ in (0, *names)] + apart

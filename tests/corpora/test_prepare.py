@@ -328,10 +328,12 @@ def test_the_command_says_what_differs_from_the_release(toy, tmp_path, capsys):
 
 
 def test_the_command_packs_own_recordings(recordings, tmp_path, capsys):
-    table, data = str(write_table(tmp_path)), str(tmp_path / "data")
+    table, data = str(write_table(tmp_path, text=["It is on.", "it is on", "No"])), str(tmp_path / "data")
     own = ("folder", "--name", "own", "--source", str(recordings), "--table", table, "--data_dir", data)
     assert run_command(*own, "--emotions", "joy, anger", "--no_speakers") == 0
-    assert "speakers      unknown" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "speakers      unknown" in out
+    assert "spaces or signs alone count as one text: 1: 'it is on' = 'It is on.'\n" in out
     assert load_corpus("own", data).emotions == ("joy", "anger")
 
 

@@ -355,3 +355,14 @@ def test_folds_of_a_source_choose_among_its_own_speakers_alone(name, tested):
         np.testing.assert_array_equal(fold.validation, own_rows[expected.validation])
         learnt = np.union1d(own_rows[expected.train], np.flatnonzero(sources == "a"))
         np.testing.assert_array_equal(fold.train, learnt)
+
+
+def test_spellings_of_one_sentence_are_kept_on_one_side():
+    spellings = "Dogs are sitting", "dogs are sitting.", "Kids are talking", "Kids are talking!", "kids are talking"
+    corpus = corpus_of([f"s{i // 5}" for i in range(30)], texts=list(spellings) * 6)
+    protocol = make_protocol(corpus, "speaker_and_text_independent")
+    words = corpus.utterances["text"].str.lower().str.strip(".!")
+    for fold in protocol.folds:
+        assert not set(words[fold.test]) & {*words[fold.train], *words[fold.validation]}
+    with pytest.raises(UserError, match="the number of texts of corpus made, which is 2"):
+        make_protocol(corpus, "speaker_and_text_independent", num_text_groups=3)
