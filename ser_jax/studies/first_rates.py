@@ -24,6 +24,7 @@ FAMILIES = {  # nanoseconds of a training step for a multiply-add of the forward
     "cnn": (0.148, 6.4),
     "crnn": (0.117, 6.4),
     "encoder_head": (0.145, 4.9),  # `benchmarks.heads`
+    "encoder_head on frozen layers": (0.035, 4.9),  # docs/results/adaptation
     "linear": (0.0, 2.3),  # as long as its audio; compiled no longer than the smallest network
     "reslstm": (0.167, 2.9),
     "rnn": (0.0936, 2.3),
@@ -42,7 +43,7 @@ def seconds_of(population: Population) -> tuple[float, float] | None:
     Validation and testing are not counted. None for a family that was not measured, and on an accelerator, of which a
     product on the CPU says nothing; nor where neither products nor audio take time, as of `linear` on features.
     """
-    training, family = population.config["training"], FAMILIES.get(population.config["model"]["name"])
+    training, family = population.config["training"], FAMILIES.get(rates.family_of(population))
     if family is None or hardware()["platform"] != "cpu":
         return None
     units, work = rates.work_of(population)

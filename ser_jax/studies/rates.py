@@ -44,7 +44,7 @@ def remember(
         return
     row = {
         **_machine(),
-        "model": _model(population),
+        "model": family_of(population),
         "network": is_network,
         "work": work,
         "seconds_of_work": (seconds["train"] + seconds.get("validate", 0.0)) / (units * work),
@@ -71,7 +71,7 @@ def seconds_of(
     functionals are not.
     """
     rows = [row for row in _read(data_dir) if {key: row.get(key) for key in _machine()} == _machine()]
-    name, is_network = _model(population), isinstance(population, Population)
+    name, is_network = family_of(population), isinstance(population, Population)
     of_family = [row for row in rows if row.get("model") == name]
     others = [row for row in rows if any_family and is_network and row.get("network")]
     if not of_family and not others:
@@ -94,9 +94,15 @@ def _machine() -> dict[str, Any]:
     return {"device": found["device"], "devices": found["devices"]}
 
 
-def _model(population: Population | Baselines) -> str:
-    name = population.config["model"]["name"]
-    return name if isinstance(population, Population) else f"{name} on {population.baseline.functionals}"
+def family_of(population: Population | Baselines) -> str:
+    """Returns the name under which times are kept: of models whose time goes by the same work."""
+    model = population.config["model"]
+    if isinstance(population, Baselines):
+        return f"{model['name']} on {population.baseline.functionals}"
+    # No gradient goes through the layers of an encoder that are computed and not trained.
+    return (
+        f"{model['name']} on frozen layers" if model.get("layers") and model.get("adapt") == "frozen" else model["name"]
+    )
 
 
 def work_of(population: Population | Baselines) -> tuple[float, float]:

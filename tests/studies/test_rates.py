@@ -67,6 +67,24 @@ def test_a_training_takes_what_its_like_took_and_more_in_proportion_to_its_steps
     assert seconds == pytest.approx(200.0 * 2.5 + 10.0) and by == "linear (with 0.4 times the multiply-adds)"
 
 
+def test_layers_of_an_encoder_that_are_frozen_tell_nothing_of_those_that_are_adapted(tmp_path, population):
+    """No gradient goes through them: a step with LoRA took four times as long."""
+
+    def head(**model):
+        changes = {"model": {"name": "encoder_head", "layers": 1, **model}, "frontend": {"kind": "precomputed"}}
+        config = configuration.merge(population().config, changes)
+        return dataclasses.replace(population(), config=config)
+
+    frozen, adapted = head(adapt="frozen"), head(adapt="lora")
+    trained(frozen, tmp_path)
+    assert seconds_of(frozen, tmp_path)[1] == "encoder_head on frozen layers"
+    assert rates.seconds_of(adapted, tmp_path, any_family=False) is None
+    ratio = first_rates.seconds_of(adapted)[0] / first_rates.seconds_of(frozen)[0]
+    assert 3 < ratio < 6
+    trained(head(layers=0, adapt="frozen"), tmp_path)
+    assert seconds_of(adapted, tmp_path)[1] == "encoder_head"
+
+
 def test_compiling_takes_what_it_took_at_most(tmp_path, population):
     """Later trainings find programs made: those of other variants, or of an earlier study."""
     for compiling in (90.0, 0.2):
@@ -215,7 +233,8 @@ def test_the_rates_of_the_named_machine_are_those_of_the_benchmarks():
     steps = {row["model"]: row for row in results["roofline"]["records"]}
     compiled = {row["model"]: row for row in results["models"]["records"] if row["contestant"] == "ser_jax"}
     heads = next(row for row in results["heads"]["records"] if row["contestant"].startswith("ser_jax"))
-    assert first_rates.FAMILIES.keys() == steps.keys() | {"encoder_head", "linear"}
+    of_heads = {"encoder_head", "encoder_head on frozen layers"}
+    assert first_rates.FAMILIES.keys() == steps.keys() | of_heads | {"linear"}
     assert first_rates.FAMILIES["linear"] == (0.0, min(compiling for _, compiling in first_rates.FAMILIES.values()))
     nanoseconds, compiling = first_rates.FAMILIES["encoder_head"]
     products = heads["dims"] * heads["hidden"] + 2 * heads["hidden"]  # two classes
