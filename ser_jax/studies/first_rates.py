@@ -24,7 +24,7 @@ FAMILIES = {  # nanoseconds of a training step for a multiply-add of the forward
     "cnn": (0.148, 6.4),
     "crnn": (0.117, 6.4),
     "encoder_head": (0.145, 4.9),  # `benchmarks.heads`
-    "encoder_head on frozen layers": (0.035, 4.9),  # docs/results/adaptation
+    "encoder_head on frozen layers": (0.035, 4.9),  # a quarter of that with LoRA, in docs/results/adaptation
     "linear": (0.0, 2.3),  # as long as its audio; compiled no longer than the smallest network
     "reslstm": (0.167, 2.9),
     "rnn": (0.0936, 2.3),
