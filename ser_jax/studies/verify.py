@@ -6,8 +6,9 @@ of its own (samples, features, weights, the arrays of checkpoints) is read by th
 
 import contextlib
 import dataclasses
+import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from ser_jax import checksums, predictions
@@ -36,6 +37,7 @@ WHOLE, DAMAGED, UNKNOWN = "whole", "damaged", "cannot be told"
 
 DERIVED = ("tensorboard", "profile", FAILURE)  # of a population: what nothing is computed from
 _CHECKPOINTS, _BASELINE = "checkpoints", "baseline"
+_OF_CONFIG = {"corpus", "protocol"}  # keys of what the project writes to a config.json
 _UNFINISHED = (CONFIG, LATENCY, PICTURE, "log.jsonl", "parameters.txt")  # what has no checksum before the end
 
 
@@ -86,11 +88,23 @@ def kind_of(folder: Path) -> str | None:
         return "records"
     if names & {RESULT, _CHECKPOINTS, _BASELINE, FAILURE, "log.jsonl"}:
         return "population"
-    if "model.safetensors" in names:
+    others = {"model.safetensors", CONFIG} if _is_foreign(folder, names) else set()
+    if "model.safetensors" in names - others:
         return "published model"
-    if names & {STUDY, SUMMARY, PREDICTIONS, CONFIG}:
+    if names & {STUDY, SUMMARY, PREDICTIONS, CONFIG} - others:
         return "results"
     return None
+
+
+def _is_foreign(folder: Path, names: Collection[str]) -> bool:
+    """Whether a folder's model or config.json is of another program; what is damaged is not, nor what has checksums."""
+    if checksums.FILE in names:
+        return False
+    try:
+        found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return CONFIG not in names
+    return not (isinstance(found, dict) and found.keys() & _OF_CONFIG)
 
 
 def _things(folder: Path) -> dict[Path, str]:

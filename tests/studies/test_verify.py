@@ -1,5 +1,6 @@
 """`verify` notices every flipped bit of data; tests of commands and of publishing do the same with results."""
 
+import json
 import shutil
 
 import jax
@@ -79,6 +80,24 @@ def test_a_path_that_is_none_of_ours_is_refused_before_anything_is_read(data, tm
         assert output.out == "" and output.err.startswith(
             f"error: {tmp_path / path}: {what}; expected a data directory"
         )
+
+
+def test_a_model_and_a_configuration_of_another_program_are_none_of_ours(tmp_path, capsys):
+    config = {"architectures": ["Wav2Vec2Model"], "model_type": "wav2vec2"}
+    for i, names in enumerate((("config.json", "model.safetensors"), ("model.safetensors",), ("config.json",))):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text(json.dumps(config))
+        assert main(["verify", str(folder)]) == 2
+        assert "none of the project's folders" in capsys.readouterr().err
+    assert main(["verify", str(tmp_path)]) == 2
+    for text in ('{"corpus": {}}', '{"corp'):  # a workdir that was begun, and one whose configuration is cut short
+        (folder / "config.json").write_text(text)
+        assert verify(folder)
+    (folder / "predictions.parquet").write_text("")
+    (finding,) = verify(folder)
+    assert (finding.kind, finding.state) == ("results", DAMAGED)
 
 
 def test_results_without_checksums_are_read_and_cannot_be_told(tmp_path):
