@@ -1,11 +1,14 @@
 """Dimensions and votes in summaries, terminal tables, reports and comparisons."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from ser_jax import predictions
 from ser_jax.report import summary
+from ser_jax.report.answers import describe_difference
 from ser_jax.report.sections.differences import answers
 from ser_jax.report.sections.scores import scores
 from ser_jax.report.sources import Sources
@@ -70,6 +73,13 @@ def test_of_one_training_that_tests_all_speakers_the_report_says_what_the_interv
     made = summarise(two, questions=[asked], how=How(replicates=100))
     (said, *_) = answers(Sources(made, {}, {}, {}))  # one sentence a score, though the summary has one paragraph
     assert len(said.says) == len(made.score_differences) == 2 and " ".join(said.says) == made.questions[0].answer
+    (one, *_) = made.score_differences  # what begins or ends another sentence is not said by it
+    first, last = (dataclasses.replace(one, variant=name) for name in ("ca", "eca"))
+    made = dataclasses.replace(made, score_differences=(first, last))
+    for answer in (describe_difference(last, made.scores), "As an earlier version said it."):
+        asked = dataclasses.replace(made.questions[0], answer=answer)
+        (said, *_) = answers(Sources(dataclasses.replace(made, questions=(asked,)), {}, {}, {}))
+        assert said.says == (answer,)
     several = alone.assign(fold=alone["speaker"])
     assert intervals.THIS_MODEL not in summarise(several, how=How(replicates=100)).variants["eca"].notes
 

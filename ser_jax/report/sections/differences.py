@@ -57,8 +57,12 @@ def _parts(question: Question, sources: Sources) -> tuple[str, list[str]]:
     summary = sources.summary
     if summary.emotions:
         return answer_parts(question, [summary.comparisons[i] for i in question.comparisons])
-    described = [describe_difference(one, summary.scores) for one in summary.score_differences]
-    return "", [text for text in described if text in question.answer] or [question.answer]
+    said, rest = [], f"{question.answer} "
+    for text in (f"{describe_difference(one, summary.scores)} " for one in summary.score_differences):
+        if rest.startswith(text):  # in the order in which `summarise` joined them
+            said.append(text.rstrip())
+            rest = rest.removeprefix(text)
+    return "", [question.answer] if rest else said
 
 
 def _answers_by_scores(sources: Sources) -> Iterator[Block]:
