@@ -149,7 +149,9 @@ def _next(corpus: Corpus, data_dir: str | None) -> str:
 
 def _can_leave_one_out(corpus: Corpus) -> bool:
     """Whether there are known speakers to train on beside one who is left out."""
-    return corpus.info["speakers_known"] and corpus.utterances["speaker"].nunique() > 1
+    from ser_jax.corpora.protocols import speakers_known
+
+    return speakers_known(corpus) and corpus.utterances["speaker"].nunique() > 1
 
 
 def _in_folder(data_dir: str | None) -> str:
@@ -248,11 +250,16 @@ def _prepare_states(args: argparse.Namespace, data_dir: str | os.PathLike) -> in
     print(f"packed in     {features_folder(corpus.name, packed.name, data_dir)}")
     has_study = args.name is None and (args.pooled or len(request.states) == _STATES_OF_STUDY)
     if has_study and _can_leave_one_out(corpus):
-        config = "encoder.py:{}" if args.pooled else "studies/attention.py:{},encoder_pooling"
-        last = "" if encoder.name == catalogue.DEFAULT else f",{encoder.name}"
-        study = f"study configs/{config.format(args.corpus_of_states)}{last} --dry_run"
-        print(f"next          `{study}{_in_folder(args.data_dir)}`")
+        other = "" if encoder.name == catalogue.DEFAULT else encoder.name
+        print(f"next          {_next_of_states(corpus.name, other, args.pooled, args.data_dir)}")
     return 0
+
+
+def _next_of_states(corpus: str, encoder: str, pooled: bool, data_dir: str | None) -> str:
+    """The command of the study that takes hidden states; `encoder` is "" for the one that its configuration names."""
+    config = f"encoder.py:{corpus}" if pooled else f"studies/attention.py:{corpus},encoder_pooling"
+    last = f",{encoder}" if encoder else ""
+    return f"`study configs/{config}{last} --dry_run{_in_folder(data_dir)}`"
 
 
 def _split(names: str | None) -> list[str] | None:
@@ -340,10 +347,11 @@ def _summary(corpus: Corpus) -> str:
     from ser_jax.corpora.audio import NOTES
     from ser_jax.corpora.corpus import SAMPLE_RATE
     from ser_jax.corpora.labels import look_alike, spellings_of_texts
+    from ser_jax.corpora.protocols import speakers_known
     from ser_jax.corpora.targets import DIMENSIONS, range_of
 
     counts = corpus.utterances["emotion"].value_counts()
-    speakers = corpus.utterances["speaker"].nunique() if corpus.info["speakers_known"] else "unknown"
+    speakers = corpus.utterances["speaker"].nunique() if speakers_known(corpus) else "unknown"
     check = corpus.info["source_check"]
     lines = [
         f"corpus        {corpus.name}",

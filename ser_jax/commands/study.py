@@ -175,14 +175,18 @@ def run_shard(
             if runs:
                 print(printed(f"{name}: without the runs that diverged: {runs}"), file=sys.stderr)
         print(f"\n{workdir}: report.html, report.md, summary.json, predictions.parquet, figures, tables")
-        place = shlex.quote(str(workdir))
-        several = " --variant NAME" if len(outcome.summary.variants) > 1 else ""
-        print(f"next: `predict RECORDING --workdir {place}{several}`, `compare {place} OTHER`")
+        print(f"next: {_next(workdir, len(outcome.summary.variants))}")
     elif outcome.missing:
         print(f"this share is done; still to come from others: {', '.join(outcome.missing)}")
     for name, message in outcome.failed.items():
         print(f"error: variant {printed(name)} failed: {printed(message)}", file=sys.stderr)
     return 0 if not outcome.failed else 2 if outcome.failed.keys() <= outcome.refused else 1
+
+
+def _next(workdir: str, variants: int) -> str:
+    """The commands that trained models are used with, and their results compared."""
+    place, several = shlex.quote(workdir), " --variant NAME" if variants > 1 else ""
+    return f"`predict RECORDING --workdir {place}{several}`, `compare {place} OTHER`"
 
 
 def _shard(text: str | None) -> tuple[int, int]:

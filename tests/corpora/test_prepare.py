@@ -2,7 +2,6 @@ import argparse
 import errno
 import hashlib
 import shutil
-import types
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from ser_jax.commands import prepare as command
 from ser_jax.corpora import corpus, load_corpus, prepare
 from ser_jax.corpora.builders import emodb
 from ser_jax.corpora.builders.source import Release, sha256
-from ser_jax.corpora.corpus import waveform
+from ser_jax.corpora.corpus import make_corpus, waveform
 from ser_jax.corpora.prepare import Options, prepare_corpus
 from ser_jax.errors import UserError
 
@@ -312,10 +311,16 @@ def test_the_command_prints_what_it_prepared(toy, tmp_path, capsys):
     ],
 )
 def test_what_comes_next_suits_the_speakers(speakers, known, expected):
-    table = pd.DataFrame({"speaker": [f"s{i}" for i in range(speakers)] * 2})
-    corpus = types.SimpleNamespace(name="own", utterances=table, info={"speakers_known": known})
-    assert command._next(corpus, None) == expected
-    assert command._next(corpus, "my data").startswith("`inspect own --data_dir 'my data'`")
+    names = [f"s{i}" for i in range(speakers)] * 2
+    table = pd.DataFrame({"id": [f"u{i}" for i in range(len(names))], "speaker": names, "emotion": "joy"})
+
+    def proposed(table, data_dir=None):
+        waveforms = [np.full(9, i, np.int16) for i in range(len(table))]
+        return command._next(make_corpus("own", table, waveforms, ("joy",), {"speakers_known": known}), data_dir)
+
+    assert proposed(table) == expected
+    assert proposed(table.replace("s0", "")) == "`inspect own`"  # as an earlier version packed some
+    assert proposed(table, "my data").startswith("`inspect own --data_dir 'my data'`")
 
 
 def test_the_command_says_what_differs_from_the_release(toy, tmp_path, capsys):
