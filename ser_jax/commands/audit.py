@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a list of folds, for the protocol official: .jsonl, .json or .csv, or a folder in EmoBox's layout",
     )
     parser.add_argument("--source", help="of a merged corpus: the one whose speakers are tested")
-    parser.add_argument("--validation_speakers", type=int, help="taken from training (default: 1)")
+    parser.add_argument("--validation_speakers", type=int, help="taken from training (default: none)")
     parser.add_argument(
         "--config", metavar="FILE", help="audit the split that this configuration trains; --config.KEY=VALUE changes it"
     )
@@ -69,7 +69,7 @@ def _of_options(arguments: argparse.Namespace) -> tuple[Corpus, Protocol]:
     protocol = make_protocol(
         corpus,
         arguments.protocol or "leave_one_speaker_out",
-        validation_speakers=1 if arguments.validation_speakers is None else arguments.validation_speakers,
+        validation_speakers=arguments.validation_speakers or 0,
         num_folds=arguments.folds,
         seed=arguments.seed or 0,
         file=arguments.file,

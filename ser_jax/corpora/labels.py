@@ -40,22 +40,10 @@ _WITHOUT_SIGNS = dict.fromkeys(map(ord, '.,;:!?"()[]{}_-„“”«»‹›–�
 VOTE = "vote_"  # begins the columns that say how many raters heard an emotion, as vote_anger
 # Words of degree and negation, which make one name with an emotion, as "very calm" and "nicht froh".
 _OF_DEGREE = {
-    *(
-        "very",
-        "not",
-        "no",
-        "non",
-        "slightly",
-        "somewhat",
-        "rather",
-        "quite",
-        "extremely",
-        "mildly",
-        "strongly",
-        "highly",
-    ),
-    *("less", "more", "most", "least", "mild", "moderate", "sehr", "nicht", "kein", "etwas", "leicht", "stark"),
-    *("wenig", "ziemlich", "pas", "très", "peu", "plus", "moins", "molto", "poco", "più", "muy", "más", "menos"),
+    *("very", "not", "no", "non", "slightly", "somewhat", "rather", "quite", "extremely", "mildly", "strongly"),
+    *("highly", "less", "more", "most", "least", "mild", "moderate", "sehr", "nicht", "kein", "etwas", "leicht"),
+    *("stark", "wenig", "ziemlich", "pas", "très", "peu", "plus", "moins", "molto", "poco", "più", "muy", "más"),
+    "menos",
 }
 _OF_WORD = {word: emotion for emotion, words in SYNONYMS.items() for word in words}
 

@@ -144,17 +144,19 @@ def read_table(
             raise UserError(
                 f"--rename {old}={renamed[old]}: no such column in {path}{did_you_mean(old, table.columns)}"
             )
+    written = list(table.columns)
     table = table.rename(columns=renamed or {})
     table.columns = _named(path, list(table.columns), columns)
     if "start" in columns:
-        _refuse_untold_segments(path, table)
+        _refuse_untold_segments(path, table, dict(zip(table.columns, written, strict=True)))
     return table
 
 
-def _refuse_untold_segments(path: Path, table: pd.DataFrame) -> None:
+def _refuse_untold_segments(path: Path, table: pd.DataFrame, written: Mapping[str, str]) -> None:
     """Raises UserError for columns that look like the ends of segments, which would not be cut out.
 
     That is one that counts samples, two of times whose names say so, or a length beside a start without an end.
+    `written` are the columns' names in the file, which --rename takes.
     """
     ends = {"end", "end_ms", "duration", "duration_ms"}
     if {"start", "start_ms", *ends}.isdisjoint(set(table.columns) - {"duration", "duration_ms"}):
@@ -164,11 +166,13 @@ def _refuse_untold_segments(path: Path, table: pd.DataFrame) -> None:
             raise UserError(f"{path}: the column `{counted}` {what}")
         begin, end = (_of_times(table, words) for words in (_BEGINS, _ENDS))
         if begin and end and begin != end:
+            begin, end = written[begin], written[end]
             raise UserError(
                 f"{path}: the columns `{begin}` and `{end}` may be of segments; --rename {begin}=start,{end}=end says "
                 "so (start_ms and end_ms for milliseconds), or any other names that they are not"
             )
     elif ends.isdisjoint(table.columns) and (length := _of_times(table, _LENGTHS)):
+        length = written[length]
         raise UserError(
             f"{path}: no column `end`, and `{length}` may be the length of segments; --rename {length}=duration says so"
         )

@@ -149,6 +149,12 @@ def test_the_command_exits_0_for_independent_alone(tmp_path, capsys):
     corpora.save(unknown, tmp_path / "packed" / "unknown")
     assert run("unknown", "--data_dir", tmp_path, "--protocol", "random", "--folds", 3) == 1
     assert "verdict: cannot be told" in capsys.readouterr().out
+    two = made(per_speaker=4, speaker=["s0"] * 8 + ["s1"] * 8)  # one to test and one to learn from
+    corpora.save(two, tmp_path / "packed" / "two")
+    assert run("two", "--data_dir", tmp_path) == 0
+    with pytest.raises(UserError, match="expected more than validation_speakers=1"):
+        run("two", "--data_dir", tmp_path, "--validation_speakers", 1)
+    capsys.readouterr()
     with pytest.raises(UserError, match="num_folds=3 does nothing there"):
         run("made", "--data_dir", tmp_path, "--folds", 3)
 

@@ -277,7 +277,8 @@ def test_zeros_in_an_mp3_without_a_checksum_are_said_where_its_sound_should_be(t
     frames[30] = frames[30][:30] + bytes(64) + frames[30][94:]
     assert re.search(r"6\d bytes of zeros at 1.0\d s, .*: a hole?", reading_of(tmp_path, b"".join(frames[1:])))
     marked = b"".join(frames[:-1]) + frames[-1] + b"TAG" + b"MP3GAIN".ljust(125)  # which changes frames rightly
-    assert "6" in reading_of(tmp_path, marked) and "checksum" not in reading_of(tmp_path, marked)
+    said = reading_of(tmp_path, marked)
+    assert re.search(r"6\d bytes of zeros at 1.0\d s, .*: a hole?", said) and "checksum" not in said
 
 
 @pytest.mark.parametrize("missing", [1, 20])

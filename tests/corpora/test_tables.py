@@ -228,6 +228,7 @@ def test_an_emotion_that_is_called_by_a_word_for_nothing_can_be_named(tmp_path, 
             "path,emotion,speaker,from,to\na,joy,s,0,1:02\n",
             "`from` and `to` may be of segments; --rename from=st",
         ),
+        ("t.csv", "path,emotion,speaker,From,Offset\na,joy,s,0,1\n", "--rename From=start,Offset=end says so"),
         ("t.csv", "path,emotion,speaker,segBegin,segEnd\na,joy,s,0,1\n", "`segBegin` and `segEnd` may be of segments"),
         (
             "t.csv",
