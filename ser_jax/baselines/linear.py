@@ -382,8 +382,9 @@ def _discriminants(
     wide = x.shape[1] > x.shape[0]
     gram = within @ within.T if wide else within.T @ within
     diagonal = np.diag_indices_from(gram)
+    spread = np.trace(gram) or x.dtype.type(x.shape[1])  # where no class has two utterances, all axes are alike
     for share in shrinkages:
-        ground = share * np.trace(gram) / x.shape[1]
+        ground = share * spread / x.shape[1]
         if wide:  # Woodbury's identity: a system of the utterances instead of the dimensions
             system = gram.copy()
             system[diagonal] += ground / (1 - share)

@@ -117,6 +117,13 @@ def test_scores_are_those_of_scikit_learn_s_pipeline(monkeypatch, name, dims, we
     np.testing.assert_allclose(predict(fitted, values[~train]), softmax(scores, axis=1), atol=2e-4)
 
 
+@pytest.mark.parametrize("dims", [3, 12])
+def test_discriminants_of_one_utterance_of_each_class_go_by_the_nearest(dims):
+    values = np.random.default_rng(0).normal(size=(EMOTIONS, dims)).astype(np.float32)
+    fitted = linear.fit_with(Baseline("lda"), values[:, None], np.arange(EMOTIONS), 0.5, np.zeros(0), EMOTIONS)
+    np.testing.assert_array_equal(predict(fitted, values + 0.01).argmax(axis=1), np.arange(EMOTIONS))
+
+
 @pytest.mark.parametrize("name", ["logistic_regression", "linear_svm"])
 def test_two_classes_are_decided_as_by_scikit_learn(monkeypatch, name):
     monkeypatch.setattr(linear, "GRID", (0.01,))
