@@ -126,7 +126,10 @@ FOLD = Fold("p", np.array([0, 1]), np.array([], int), np.array([2]))
             "encoder 'a b': expected a name of letters",
         ),
         (lambda f: store._read_card(f), "encoder.json: damaged, take the encoder again"),
-        (lambda f: foreign._conv_layers(f, {"conv_feature_layers": "x"}), "conv_feature_layers 'x', expected [(width"),
+        (
+            lambda f: architecture.conv_layers(f, "conv_feature_layers", "[(1,2)]"),
+            "conv_feature_layers '[(1,2)]', expected [(width",
+        ),
         (lambda f: foreign._fairseq_configuration(f, {}, {}), "does not say with which flags it was trained"),
         (
             lambda f: weights.clean_names({"a.weight_g": np.ones(2), "a.weight_v": np.ones((1, 1, 3))}),

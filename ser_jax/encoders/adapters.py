@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ser_jax.encoders.architecture import Architecture
-from ser_jax.encoders.layers import LOW_RANK, Frames, exact_dtype, layer_options, run_stack
+from ser_jax.encoders.layers import LOW_RANK, Frames, layer_options, run_stack
 from ser_jax.encoders.wav2vec2 import relative_bias
 from ser_jax.encoders.weights import make_module, parameter_shapes
 
@@ -45,12 +45,19 @@ class UpperLayers(nn.Module):
     projections: tuple[str, ...] = ("query", "value")
 
     @nn.compact
-    def __call__(self, x: Frames, num_frames: Int[Array, " batch"]) -> Float[Array, "depth batch frames width"]:
+    def __call__(
+        self, x: Frames, num_frames: Int[Array, " batch"], tokens: Frames | None = None
+    ) -> Float[Array, "depth batch _frames width"]:
         """What each layer returns, given the hidden state below the first of them; any values past the end.
 
-        The weights are those of `upper_weights`, in the collection "encoder". Computes in the dtype of `x`.
+        `tokens` is that state of the extra tokens, which an encoder that has some needs. The weights are those of
+        `upper_weights`, in the collection "encoder". Computes in the dtype of `x`.
         """
         spec = self.architecture
+        if (0 if tokens is None else tokens.shape[1]) != spec.extra_tokens:
+            raise ValueError(f"the layers of {spec.family} are given no state of its {spec.extra_tokens} extra tokens")
+        if tokens is not None:
+            x = jnp.concatenate([tokens, x], axis=1)
         weights = self.variable(COLLECTION, "weights", _zeros, spec, self.depth).value
         layers, options = dict(weights["layers"]), {}
         if self.adapt == "lora":
@@ -62,11 +69,11 @@ class UpperLayers(nn.Module):
                 difference = self.param(name, lambda _, own=own: jax.tree.map(jnp.zeros_like, own))
                 layers[name] = jax.tree.map(jnp.add, own, difference)
         relative = None
-        if spec.buckets:
-            table = jnp.asarray(weights["relative_positions"], exact_dtype(x.dtype))
-            relative = relative_bias(table, x.shape[1], spec.max_distance)
+        if spec.relative != "none":
+            relative = relative_bias(spec, weights["relative_positions"], x.shape[1], x.dtype)
         stack = _Stack(self.depth, {**layer_options(spec), **options, "dtype": x.dtype}, parent=None)
-        return stack.apply({"params": {"layers": layers}}, x, num_frames, relative)[1:]
+        after = stack.apply({"params": {"layers": layers}}, x, num_frames + spec.extra_tokens, relative)
+        return after[1:, :, spec.extra_tokens :]
 
 
 class LowerLayers(nn.Module):
@@ -88,8 +95,8 @@ class LowerLayers(nn.Module):
     @nn.compact
     def __call__(
         self, waveform: Float[Array, "batch samples"], num_samples: Int[Array, " batch"]
-    ) -> tuple[Float[Array, "batch frames states width"], Int[Array, " batch"]]:
-        """The states of each frame, zero past the end of each utterance, and how many frames it has.
+    ) -> tuple[Float[Array, "batch frames states width"], Int[Array, " batch"], Frames]:
+        """The states of each frame, zero past the end of each utterance; how many frames it has; the tokens' last state.
 
         Waveforms as `ser_jax.encoders.weights.make_module`'s modules take them; an utterance too short for a frame has
         none. The weights are those of `ser_jax.encoders.weights.truncate`, in the collection "encoder".
@@ -103,7 +110,8 @@ class LowerLayers(nn.Module):
                 weights[name] = jax.tree.map(jnp.add, own[name], difference)
         module = make_module(spec, depth=self.depth, dtype=waveform.dtype, parent=None)
         found = module.apply({"params": weights}, waveform, num_samples)
-        return jnp.moveaxis(found.layers[-self.states :], 0, 2), jnp.maximum(found.num_frames, 0)
+        states = jnp.moveaxis(found.layers[-self.states :], 0, 2)
+        return states, jnp.maximum(found.num_frames, 0), found.tokens[-1]
 
 
 def stem_parts(architecture: Architecture, weights: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ states that look right and are not.
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from typing import Any, Literal
 from ser_jax.errors import UserError, brief, reason_of
 
 SAMPLE_RATE = 16_000  # of every encoder
+_LAYER = r"\(\s*\d{1,5}\s*,\s*\d{1,5}\s*,\s*\d{1,5}\s*\)"
+_SAME_LAYERS = re.compile(rf"\s*\[\s*({_LAYER}(?:\s*,\s*{_LAYER})*)\s*,?\s*\]\s*(?:\*\s*(\d{{1,2}}))?\s*")
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
 
@@ -41,7 +44,8 @@ class WhisperArchitecture:
     family = "whisper"
     pre_norm = True
     key_bias = False
-    buckets = 0
+    relative = "none"
+    extra_tokens = 0
     epsilon = 1e-5
     hop = 320  # samples from one frame to the next
     min_samples = 201  # the reflected border of the first window needs so many
@@ -91,7 +95,14 @@ class Wav2Vec2Architecture:
     normalize: bool
 
     key_bias = True
+    extra_tokens = 0
+    waveform_epsilon = 1e-7  # of the waveform's normalisation
     max_samples = None  # any length
+
+    @property
+    def relative(self) -> Literal["none", "buckets", "linear"]:
+        """What the distance from a query to a key adds to its score."""
+        return "buckets" if self.buckets else "none"
 
     @property
     def hop(self) -> int:
@@ -110,6 +121,26 @@ class Wav2Vec2Architecture:
         return samples
 
 
+@dataclasses.dataclass(frozen=True)
+class Emotion2vecArchitecture(Wav2Vec2Architecture):
+    """emotion2vec, a data2vec 2.0: data2vec's convolutions and layers, extra tokens, scores that fall with distance.
+
+    Attributes:
+        extra_tokens: learned vectors before the frames: all attend to them, and they are left out of the hidden states.
+        prenet_depth: the first so many layers, which the checkpoint keeps by themselves.
+    """
+
+    extra_tokens: int = 10
+    prenet_depth: int = 4
+
+    waveform_epsilon = 1e-5
+
+    @property
+    def relative(self) -> Literal["none", "buckets", "linear"]:
+        """What the distance from a query to a key adds to its score."""
+        return "linear"
+
+
 Architecture = WhisperArchitecture | Wav2Vec2Architecture
 
 
@@ -117,7 +148,8 @@ def from_json(fields: Mapping[str, Any]) -> Architecture:
     """Returns an architecture from its family and its fields, as JSON keeps them."""
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     if values["family"] != WhisperArchitecture.family:
-        return Wav2Vec2Architecture(**values)
+        of = Emotion2vecArchitecture if values["family"] == "emotion2vec" else Wav2Vec2Architecture
+        return of(**values)
     return WhisperArchitecture(**{name: value for name, value in values.items() if name != "family"})
 
 
@@ -194,7 +226,7 @@ def _wav2vec2(config: _Switches, preprocessor: _Switches) -> Wav2Vec2Architectur
     config.one_of("add_adapter", False)
     config.one_of("adapter_attn_dim", None)
     config.one_of("conv_pos_batch_norm", False)
-    data2vec, wavlm = family == "data2vec-audio", family == "wavlm"
+    data2vec, wavlm = family in ("data2vec-audio", "emotion2vec"), family == "wavlm"
     positions = config.get("num_conv_pos_embeddings", 5 if data2vec else 128)
     architecture = Wav2Vec2Architecture(
         family=family,
@@ -220,10 +252,40 @@ def _wav2vec2(config: _Switches, preprocessor: _Switches) -> Wav2Vec2Architectur
     sizes = {len(architecture.conv_widths), len(architecture.conv_kernels), len(architecture.conv_strides)}
     if len(sizes) != 1:
         raise UserError(f"{config.path}: conv_dim, conv_kernel and conv_stride have {sizes} entries, expected as many")
-    if architecture.width % architecture.position_groups:
-        groups = architecture.position_groups
+    groups = architecture.position_groups
+    if groups < 1 or architecture.width % groups:
         raise UserError(f"{config.path}: num_conv_pos_embedding_groups {groups} does not divide hidden_size")
     return _checked(config.path, architecture)
+
+
+def _emotion2vec(config: _Switches, preprocessor: _Switches) -> Emotion2vecArchitecture:
+    for key, expected in (("do_stable_layer_norm", False), ("layer_norm_eps", 1e-5)):
+        config.one_of(key, expected)
+    tokens, prenet = config.get("num_extra_tokens", 10), config.get("num_prenet_layers", 4)
+    architecture = Emotion2vecArchitecture(
+        **dataclasses.asdict(_wav2vec2(config, preprocessor)), extra_tokens=tokens, prenet_depth=prenet
+    )
+    if tokens < 0 or not 0 <= prenet <= architecture.depth:
+        raise UserError(
+            f"{config.path}: num_extra_tokens {tokens} and num_prenet_layers {prenet}, expected at least 0, and no "
+            f"more layers than the {architecture.depth} of num_hidden_layers"
+        )
+    return architecture
+
+
+def conv_layers(path: Path, key: str, text: Any) -> list[tuple[int, int, int]]:
+    """Returns width, kernel and stride of convolutions that are written as `[(512,10,5)] + [(512,3,2)] * 4`.
+
+    Raises UserError for anything else, naming the file at `path` and its `key`.
+    """
+    layers: list[tuple[int, int, int]] = []
+    for part in str(text).split("+"):
+        found = _SAME_LAYERS.fullmatch(part)
+        if not found:
+            raise UserError(f"{path}: {key} {brief(text)}, expected [(width, kernel, stride)] * times + ...")
+        triples = [tuple(map(int, re.findall(r"\d+", triple))) for triple in re.findall(_LAYER, found[1])]
+        layers += triples * int(found[2] or 1)
+    return layers
 
 
 _READERS: dict[str, Callable[[_Switches, _Switches], Architecture]] = {
@@ -232,6 +294,7 @@ _READERS: dict[str, Callable[[_Switches, _Switches], Architecture]] = {
     "hubert": _wav2vec2,
     "wavlm": _wav2vec2,
     "data2vec-audio": _wav2vec2,
+    "emotion2vec": _emotion2vec,
 }
 FAMILIES = tuple(_READERS)
 

@@ -18,6 +18,7 @@ class Known(NamedTuple):
     hub: str
 
 
+_NOT_SETTLED = "not settled: MIT (its README) or FunASR Model License 1.1"
 _APACHE, _MIT, _SHARE_ALIKE = "Apache-2.0", "MIT", "CC BY-SA 3.0"
 
 DEFAULT = "smart-turn-v3.2"
@@ -46,6 +47,9 @@ KNOWN = {
     "wavlm-large": Known("wavlm", 24, 1024, 315.5, _SHARE_ALIKE, "microsoft/wavlm-large"),
     "data2vec-audio-base": Known("data2vec-audio", 12, 768, 93.2, _APACHE, "facebook/data2vec-audio-base"),
     "data2vec-audio-large": Known("data2vec-audio", 24, 1024, 313.3, _APACHE, "facebook/data2vec-audio-large"),
+    "emotion2vec-base": Known("emotion2vec", 12, 768, 93.2, _NOT_SETTLED, "emotion2vec/emotion2vec_base"),
+    "emotion2vec-plus-base": Known("emotion2vec", 12, 768, 93.2, _NOT_SETTLED, "emotion2vec/emotion2vec_plus_base"),
+    "emotion2vec-plus-large": Known("emotion2vec", 12, 1024, 162.1, _NOT_SETTLED, "emotion2vec/emotion2vec_plus_large"),
     "w2v2-l-robust-12-msp-dim": Known(
         "wav2vec2", 12, 1024, 164.3, "CC BY-NC-SA 4.0", "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim"
     ),

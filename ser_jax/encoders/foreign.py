@@ -1,11 +1,10 @@
-"""Checkpoints that are PyTorch files: Hugging Face's, fairseq's, the original WavLM's and OpenAI's Whisper.
+"""Checkpoints that are PyTorch files: Hugging Face's, fairseq's, the original WavLM's, OpenAI's Whisper, emotion2vec's.
 
 They need PyTorch to be read, and are read for their tensors alone (`weights_only`). Their names and configurations are
-turned into Hugging Face's.
+turned into Hugging Face's; emotion2vec keeps its names.
 """
 
 import argparse
-import ast
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ser_jax.encoders import emotion2vec
+from ser_jax.encoders.architecture import conv_layers
 from ser_jax.errors import UserError
 
 Tensors = dict[str, np.ndarray]
@@ -74,6 +75,8 @@ def read_pytorch(path: str | Path) -> tuple[Tensors, dict[str, Any] | None, dict
     if "dims" in content:
         config, preprocessor = _openai_configuration(content["dims"])
         return _renamed(tensors, _OPENAI), config, preprocessor
+    if emotion2vec.is_one(tensors):
+        return tensors, *emotion2vec.configuration(path, tensors, content.get("cfg"))
     if any(name.endswith("post_extract_proj.weight") for name in tensors):
         tensors = _renamed(tensors, _FAIRSEQ)
         return tensors, *_fairseq_configuration(path, content, tensors)
@@ -114,7 +117,8 @@ def _fairseq_configuration(
         raise UserError(
             f"{path}: does not say with which flags it was trained; expected encoder_layers, extractor_mode"
         )
-    layers = _conv_layers(path, model)
+    key = "conv_feature_layers"
+    layers = conv_layers(path, key, model.get(key, "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"))
     wavlm = any("gru_rel_pos" in name for name in tensors)
     data2vec = any("pos_conv_embed.layers" in name for name in tensors)
     hubert = "label_rate" in model or "label_rate" in task or any("label_embs" in name for name in tensors)
@@ -139,15 +143,3 @@ def _fairseq_configuration(
         config |= {"num_buckets": model["num_buckets"], "max_bucket_distance": model["max_distance"]}
     normalize = bool(task.get("normalize", model.get("normalize", flags.get("normalize", False))))
     return config, {"do_normalize": normalize, "sampling_rate": 16_000}
-
-
-def _conv_layers(path: Path, model: Mapping[str, Any]) -> list[tuple[int, int, int]]:
-    """The convolutions that fairseq writes as `[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2`."""
-    text = str(model.get("conv_feature_layers", "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"))
-    layers: list[tuple[int, int, int]] = []
-    for part in re.split(r"\+", text):
-        found = re.fullmatch(r"\s*(\[[\d(),\s]+\])\s*(?:\*\s*(\d+))?\s*", part)
-        if not found:
-            raise UserError(f"{path}: conv_feature_layers {text!r}, expected [(width, kernel, stride)] * times + ...")
-        layers += ast.literal_eval(found[1]) * int(found[2] or 1)
-    return layers

@@ -24,11 +24,13 @@ class HiddenStates(NamedTuple):
         final: what the encoder as a whole returns: the last layer's output after the normalisation that follows the
             stack, where there is one. None where the stack was cut short.
         num_frames: frames of each utterance.
+        tokens: the residual stream of the extra tokens, where the encoder has some; they are none of the frames.
     """
 
     layers: Float[Array, "states batch frames width"]
     final: Float[Array, "batch frames width"] | None
     num_frames: Int[Array, " batch"]
+    tokens: Float[Array, "states batch tokens width"]
 
 
 def state_names(depth: int) -> tuple[str, ...]:
@@ -64,14 +66,14 @@ def real_frames(frames: int, num_frames: Int[Array, " batch"]) -> Bool[Array, "b
 
 
 def normalize_waveform(
-    waveform: Float[Array, "batch samples"], num_samples: Int[Array, " batch"]
+    waveform: Float[Array, "batch samples"], num_samples: Int[Array, " batch"], epsilon: float = 1e-7
 ) -> Float[Array, "batch samples"]:
     """Returns the waveforms with mean 0 and variance 1 over the samples of each utterance, and zeros past its end."""
     real = real_frames(waveform.shape[1], num_samples)
     count = jnp.maximum(num_samples, 1)[:, None]
     mean = jnp.sum(jnp.where(real, waveform, 0), 1, keepdims=True) / count
     centred = jnp.where(real, waveform - mean, 0)
-    return centred / jnp.sqrt(jnp.sum(jnp.square(centred), 1, keepdims=True) / count + 1e-7)
+    return centred / jnp.sqrt(jnp.sum(jnp.square(centred), 1, keepdims=True) / count + epsilon)
 
 
 LOW_RANK = "_low_rank"  # ends the name of what is added to a projection
@@ -131,7 +133,8 @@ class Layer(nn.Module):
             "bqhd,bkhd->bhqk", query * query.shape[-1] ** -0.5, key, preferred_element_type=exact_dtype(self.dtype)
         )
         if relative is not None:
-            scores = scores + self._gate(x)[..., None] * relative[None]
+            gates = self._gate(x)[..., None] if self.gated else 1
+            scores = scores + gates * relative[None]
         scores = jnp.where(real_frames(frames, num_frames)[:, None, None], scores, jnp.finfo(scores.dtype).min)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores).astype(value.dtype), value)
         return self._projection(mixed.reshape(batch, frames, width), width, "output")
@@ -187,7 +190,7 @@ def layer_options(architecture: Any) -> dict[str, Any]:
         "hidden": architecture.hidden,
         "pre_norm": architecture.pre_norm,
         "key_bias": architecture.key_bias,
-        "gated": architecture.buckets > 0,
+        "gated": architecture.relative == "buckets",
         "epsilon": architecture.epsilon,
     }
 
@@ -224,10 +227,15 @@ def hidden_states(
     norm: Callable[[Array], Array] | None,
     *,
     whole: bool,
+    tokens: int = 0,
 ) -> HiddenStates:
-    """Returns what `run_stack` gave as hidden states; `norm` follows a `whole` stack, and None where nothing does."""
+    """Returns what `run_stack` gave as hidden states; `norm` follows a `whole` stack, and None where nothing does.
+
+    The first `tokens` of its frames are extra tokens, which `num_frames` does not count.
+    """
+    extra, layers = layers[:, :, :tokens], layers[:, :, tokens:]
     layers = jnp.where(real_frames(layers.shape[2], num_frames)[None, ..., None], layers, 0)
     final = None
     if whole:
         final = layers[-1] if norm is None else mask_frames(norm(layers[-1]), num_frames)
-    return HiddenStates(layers, final, num_frames)
+    return HiddenStates(layers, final, num_frames, extra)

@@ -18,13 +18,14 @@ from safetensors.numpy import save_file
 
 from ser_jax import checksums, extras
 from ser_jax.corpora import default_data_dir
-from ser_jax.encoders import smart_turn, weights
+from ser_jax.encoders import emotion2vec, smart_turn, weights
 from ser_jax.encoders.architecture import CONFIG, PREPROCESSOR, Architecture, read_architecture
 from ser_jax.encoders.catalogue import DEFAULT, KNOWN
 from ser_jax.errors import UserError, brief, did_you_mean
 from ser_jax.files import atomic_folder
 
 WEIGHTS, CARD = "model.safetensors", "encoder.json"
+_FILES = (WEIGHTS, f"{WEIGHTS}.index.json", "pytorch_model.bin")  # of which a checkpoint folder has one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +94,8 @@ def get(
     """Takes an encoder to `DATA/encoders/NAME` and returns that folder.
 
     `what` is a known name, a name on the Hugging Face hub (OWNER/NAME), a checkpoint folder, a PyTorch file that
-    fairseq or OpenAI published, or the ONNX file of the default encoder. Raises UserError for what cannot be had, and
-    for weights that do not fit their configuration; nothing is left half-written.
+    fairseq or OpenAI published, a file of emotion2vec, or the ONNX file of the default encoder. Raises UserError for
+    what cannot be had, and for weights that do not fit their configuration; nothing is left half-written.
     """
     path = Path(what)
     if path.suffix == ".onnx" and path.is_file():
@@ -103,15 +104,14 @@ def get(
     if what == DEFAULT and not path.exists():
         return _take_smart_turn(smart_turn.download(), f"package {smart_turn.PACKAGE}", data_dir, name, licence)
     if path.is_file():
-        tensors, config, preprocessor = _foreign_file(path)
-        return _keep(name or path.stem, tensors, config, preprocessor, str(path.name), licence or "", data_dir)
+        return _take(path, name or path.stem, path.name, licence or "", data_dir)
     if path.is_dir():
-        return _take_folder(path, name or path.resolve().name, path.resolve().name, licence or "", data_dir)
+        return _take(path, name or path.resolve().name, path.resolve().name, licence or "", data_dir)
     if what in KNOWN or re.fullmatch(r"[\w.-]+/[\w.-]+", what):
         hub = KNOWN[what].hub if what in KNOWN else what
         licence = licence or next((known.licence for known in KNOWN.values() if known.hub == hub), "")
         folder = _download(hub)
-        return _take_folder(folder, name or what.split("/")[-1], f"https://huggingface.co/{hub}", licence, data_dir)
+        return _take(folder, name or what.split("/")[-1], f"https://huggingface.co/{hub}", licence, data_dir)
     raise UserError(_unknown(what, data_dir))
 
 
@@ -130,6 +130,15 @@ def _take_smart_turn(
     tensors = smart_turn.dequantize(content, source)
     licence = licence or KNOWN[DEFAULT].licence
     return _keep(name or DEFAULT, tensors, smart_turn.CONFIG, smart_turn.PREPROCESSOR, source, licence, data_dir)
+
+
+def _take(path: Path, name: str, source: str, licence: str, data_dir: str | os.PathLike | None) -> Path:
+    """Takes the checkpoint at `path`: a folder like Hugging Face's, or one file, by itself or in a folder."""
+    if path.is_dir() and not any((path / file).is_file() for file in _FILES) and len(own := [*path.glob("*.pt")]) == 1:
+        path = own[0]
+    if path.is_dir():
+        return _take_folder(path, name, source, licence, data_dir)
+    return _keep(name, *_foreign_file(path), source, licence, data_dir)
 
 
 def _take_folder(folder: Path, name: str, source: str, licence: str, data_dir: str | os.PathLike | None) -> Path:
@@ -183,7 +192,7 @@ def _keep(
 def _read_folder(folder: Path) -> tuple[Architecture, weights.Tensors]:
     """The architecture of a checkpoint folder, and its encoder's tensors."""
     architecture = read_architecture(folder)
-    for file in (WEIGHTS, f"{WEIGHTS}.index.json", "pytorch_model.bin"):
+    for file in _FILES:
         if (folder / file).is_file():
             return architecture, weights.clean_names(weights.read_tensors(folder / file))
     raise UserError(f"{folder}: no weights; expected {WEIGHTS} or pytorch_model.bin beside {CONFIG}")
@@ -192,7 +201,12 @@ def _read_folder(folder: Path) -> tuple[Architecture, weights.Tensors]:
 def _foreign_file(path: Path) -> tuple[weights.Tensors, dict[str, Any], dict[str, Any]]:
     from ser_jax.encoders import foreign
 
-    tensors, config, preprocessor = foreign.read_pytorch(path)
+    if path.suffix == ".safetensors":
+        tensors, config, preprocessor = weights.read_tensors(path), None, None
+        if emotion2vec.is_one(tensors):
+            config, preprocessor = emotion2vec.configuration(path, tensors)
+    else:
+        tensors, config, preprocessor = foreign.read_pytorch(path)
     if config is None or preprocessor is None:
         raise UserError(f"{path}: does not say how the encoder is built; put it in a folder with {CONFIG}")
     return tensors, config, preprocessor
@@ -205,6 +219,8 @@ def _download(hub: str) -> Path:
         folder = Path(huggingface_hub.snapshot_download(hub, allow_patterns=files))
         if not any(folder.glob("*.safetensors")):
             folder = Path(huggingface_hub.snapshot_download(hub, allow_patterns=[*files[:2], "pytorch_model.bin"]))
+        if not any((folder / file).is_file() for file in _FILES):
+            folder = Path(huggingface_hub.snapshot_download(hub, allow_patterns=[emotion2vec.FLAGS, "*.pt"]))
     except Exception as error:  # of the network, of the hub, of its client: all say why in their text
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise UserError(f"encoder {hub}: the Hugging Face hub did not give it ({reason})") from error

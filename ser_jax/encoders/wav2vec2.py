@@ -1,4 +1,4 @@
-"""wav2vec 2.0 (Baevski et al. 2020), HuBERT, WavLM and data2vec: one module with the switches of their checkpoints.
+"""wav2vec 2.0 (Baevski et al. 2020), HuBERT, WavLM, data2vec and emotion2vec: one module with their switches.
 
 An utterance's hidden states are those that it has by itself, whatever it is padded to and whoever is beside it: the
 group normalisation over time counts its own frames only, what lies past its end is zero before every convolution that
@@ -55,26 +55,27 @@ class Wav2Vec2Encoder(nn.Module):
         """Waveforms from -1 to 1 at 16 kHz; an utterance has at least `architecture.min_samples` samples."""
         spec = self.architecture
         if spec.normalize:
-            waveform = normalize_waveform(waveform, num_samples)
+            waveform = normalize_waveform(waveform, num_samples, spec.waveform_epsilon)
         x = self._convolutions(waveform.astype(self.dtype), num_samples)
         num_frames = self.num_frames(num_samples)
         if spec.projection_norm:
             x = layer_norm(spec.epsilon, self.dtype, "projection_norm")(x)
         x = mask_frames(nn.Dense(spec.width, dtype=self.dtype, name="projection")(x), num_frames)
-        x = x + self._positions(x, num_frames)
+        x = self._with_tokens(x + self._positions(x, num_frames))
         around = layer_norm(spec.epsilon, self.dtype, "norm")  # before the stack, or after it
         if not spec.pre_norm:
             x = around(x)
         layers = run_stack(
             x,
-            num_frames,
+            num_frames + spec.extra_tokens,
             self._relative_positions(x.shape[1]),
             depth=spec.depth if self.depth is None else self.depth,
             remat=self.remat,
             **layer_options(spec),
             dtype=self.dtype,
         )
-        return hidden_states(layers, num_frames, around if spec.pre_norm else None, whole=self.depth is None)
+        norm, whole = around if spec.pre_norm else None, self.depth is None
+        return hidden_states(layers, num_frames, norm, whole=whole, tokens=spec.extra_tokens)
 
     def _convolutions(self, x: Float[Array, "batch samples"], num_samples: Int[Array, " batch"]) -> Frames:
         """Frames of 512 channels every 20 ms. No window of a frame within the utterance reaches past its end."""
@@ -112,13 +113,23 @@ class Wav2Vec2Encoder(nn.Module):
             x = mask_frames(gelu(x), num_frames)
         return x
 
-    def _relative_positions(self, frames: int) -> Float[Array, "heads frames frames"] | None:
-        """WavLM's attention bias for the distance from a query to a key, before it is gated."""
+    def _with_tokens(self, x: Frames) -> Frames:
+        """The extra tokens, which are the same for every utterance, before the frames."""
         spec = self.architecture
-        if not spec.buckets:
+        if not spec.extra_tokens:
+            return x
+        tokens = self.param("extra_tokens", nn.initializers.normal(1.0), (spec.extra_tokens, spec.width))
+        tokens = jnp.broadcast_to(tokens.astype(x.dtype), (len(x), *tokens.shape))
+        return jnp.concatenate([tokens, x], axis=1)
+
+    def _relative_positions(self, frames: int) -> Float[Array, "heads frames frames"] | None:
+        """The attention bias for the distance from a query to a key, before WavLM's is gated."""
+        spec = self.architecture
+        if spec.relative == "none":
             return None
-        table = self.param("relative_positions", nn.initializers.normal(0.02), (spec.buckets, spec.heads))
-        return relative_bias(jnp.asarray(table, exact_dtype(self.dtype)), frames, spec.max_distance)
+        shape = (spec.buckets, spec.heads) if spec.relative == "buckets" else (spec.heads,)
+        draw = nn.initializers.normal(0.02) if spec.relative == "buckets" else nn.initializers.ones
+        return relative_bias(spec, self.param("relative_positions", draw, shape), frames, self.dtype)
 
 
 class NormOverTime(nn.Module):
@@ -139,12 +150,46 @@ class NormOverTime(nn.Module):
 
 
 def relative_bias(
-    table: Float[Array, "buckets heads"], frames: int, max_distance: int
+    architecture: Wav2Vec2Architecture, learned: Float[Array, "..."], frames: int, dtype: Any
 ) -> Float[Array, "heads frames frames"]:
-    """Returns what is added to the scores of each query and key for the distance between them, in the table's dtype."""
-    by_distance = jnp.take(table, relative_buckets(frames, len(table), max_distance), axis=0).T  # [heads, distances]
+    """Returns what is added to the scores of each query and key for the distance between them.
+
+    `learned` is the module's parameter "relative_positions": a table [buckets, heads], or a scale of each head. `dtype`
+    is that of the activations. The extra tokens are among the frames; scores with them are left as they are.
+    """
+    learned = jnp.asarray(learned, exact_dtype(dtype))
+    if architecture.relative == "linear":
+        return linear_bias(learned, frames, architecture.extra_tokens)
+    buckets = relative_buckets(frames, len(learned), architecture.max_distance)
+    by_distance = jnp.take(learned, buckets, axis=0).T  # [heads, distances]
     distance = np.arange(frames)[None] - np.arange(frames)[:, None] + frames - 1
     return jnp.take(by_distance, distance, axis=1)
+
+
+def linear_bias(scale: Float[Array, " heads"], frames: int, tokens: int) -> Float[Array, "heads frames frames"]:
+    """Returns scores that fall with the distance between two frames (ALiBi, Press et al. 2022), to both sides.
+
+    Each head has a slope, times its learned scale, which counts as 0 below 0. The first `tokens` frames have no place.
+    """
+    slopes = jnp.maximum(scale, 0) * linear_slopes(len(scale)).astype(scale.dtype)
+    place = jnp.arange(frames - tokens)
+    distance = jnp.abs(place[None] - place[:, None])[None]
+    return jnp.pad(-slopes[:, None, None] * distance, ((0, 0), (tokens, 0), (tokens, 0)))
+
+
+def linear_slopes(heads: int) -> Float[np.ndarray, " heads"]:
+    """Returns ALiBi's slope of each head, rounded to float32 as in the code that encoders were trained with.
+
+    A power of two of heads has the powers of 2^(-8 / heads). Any other number has those of the power of two below it,
+    then every second one of the power of two above it.
+    """
+
+    def powers(number: int) -> Float[np.ndarray, " number"]:
+        return 2.0 ** (-8 / number * np.arange(1, number + 1))
+
+    below = 1 << (heads.bit_length() - 1)
+    slopes = np.concatenate([powers(below), powers(2 * below)[::2][: heads - below]])
+    return slopes.astype(np.float32)
 
 
 def relative_buckets(frames: int, buckets: int, max_distance: int) -> Int[np.ndarray, " distances"]:

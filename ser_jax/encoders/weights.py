@@ -1,6 +1,7 @@
 """A checkpoint's tensors as the parameters of a linen encoder: every one is used, and every parameter is filled.
 
-Names are those of Hugging Face; fairseq's and OpenAI's are renamed first (`ser_jax.encoders.foreign`). A tensor that
+Names are those of Hugging Face; fairseq's and OpenAI's are renamed first (`ser_jax.encoders.foreign`). emotion2vec has
+names of its own, and one tensor for the projections of query, key and value. A tensor that
 is missing, unexpected or of another shape is refused by its name; nothing is drawn at random in its place.
 """
 
@@ -16,7 +17,7 @@ import numpy as np
 import safetensors
 from safetensors import numpy as safetensors_numpy
 
-from ser_jax.encoders.architecture import Architecture, WhisperArchitecture
+from ser_jax.encoders.architecture import Architecture, Emotion2vecArchitecture, WhisperArchitecture
 from ser_jax.encoders.wav2vec2 import Wav2Vec2Encoder
 from ser_jax.encoders.whisper import WhisperEncoder
 from ser_jax.errors import UserError, brief
@@ -24,13 +25,14 @@ from ser_jax.errors import UserError, brief
 Encoder = WhisperEncoder | Wav2Vec2Encoder
 Tensors = dict[str, np.ndarray]
 
-# What a checkpoint holds beside its encoder: heads, quantizers, decoders, and the vector that stands for masked frames
-# in pretraining.
+# What a checkpoint holds beside its encoder: heads, quantizers, decoders, the averaged weights of a teacher (_ema), and
+# the vector that stands for masked frames in pretraining.
 _NOT_OF_THE_ENCODER = re.compile(
     r"(quantizer|project_q|project_hid|lm_head|proj_out|final_proj|decoder|classifier|projector|layer_weights)(\.|$)"
-    r"|^(label_embs_concat|mask_time_emb_vector|mask_emb|masked_spec_embed)$"
+    r"|^(label_embs_concat|mask_time_emb_vector|mask_emb|masked_spec_embed)$|^(proj|recon_proj|_ema)(\.|$)"
 )
-_PREFIX = re.compile(r"^(model|wav2vec2|hubert|wavlm|data2vec_audio)\.")
+EMOTION2VEC = "modality_encoders.AUDIO"  # begins the names of emotion2vec's tensors, but those of its last layers
+_PREFIX = re.compile(r"^(model|wav2vec2|hubert|wavlm|data2vec_audio|d2v_model)\.")
 _WEIGHT_NORM = {"weight_g": "g", "weight_v": "v", "parametrizations.weight.original0": "g"}
 _WEIGHT_NORM["parametrizations.weight.original1"] = "v"
 
@@ -154,18 +156,35 @@ _LAYOUTS = {
     "same": lambda tensor: tensor,
     "linear": lambda tensor: tensor.T,  # [out, in] to [in, out]
     "convolution": lambda tensor: tensor.transpose(2, 1, 0) if tensor.ndim == 3 else tensor,  # [out, in, kernel]
-    "per_head": lambda tensor: tensor.reshape(-1),  # [1, heads, 1, 1]
+    "flat": lambda tensor: tensor.reshape(-1),  # [1, heads, 1, 1]
+    "row": lambda tensor: tensor[0] if tensor.ndim == 3 and len(tensor) == 1 else tensor,  # [1, tokens, width]
+    "query": lambda tensor: _third(tensor, 0),
+    "key": lambda tensor: _third(tensor, 1),
+    "value": lambda tensor: _third(tensor, 2),
 }
 
 
+def _third(tensor: np.ndarray, which: int) -> np.ndarray:
+    """One of three projections, or their biases, that are one tensor; all of it where it is not of three."""
+    if tensor.ndim == 0 or len(tensor) % 3:
+        return tensor
+    number = len(tensor) // 3
+    return tensor[which * number : (which + 1) * number].T
+
+
 def _stored_shape(layout: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if layout == "row":
+        return (1, *shape)
+    if layout in ("query", "key", "value"):
+        return 3 * shape[-1], *shape[:-1]
     return shape[::-1] if layout in ("linear", "convolution") else shape
 
 
 def _module(path: str, name: str, layout: str, bias: bool = True) -> list[_Entry]:
     """The weight and the bias of a dense layer or a convolution."""
     entries = [_Entry(f"{path}/kernel", (f"{name}.weight",), layout)]
-    return [*entries, _Entry(f"{path}/bias", (f"{name}.bias",))] if bias else entries
+    own = layout if layout in ("query", "key", "value") else "same"
+    return [*entries, _Entry(f"{path}/bias", (f"{name}.bias",), own)] if bias else entries
 
 
 def _norm(path: str, name: str) -> list[_Entry]:
@@ -174,6 +193,9 @@ def _norm(path: str, name: str) -> list[_Entry]:
 
 def _entries(architecture: Architecture) -> Iterator[_Entry]:
     """All parameters of an encoder."""
+    if isinstance(architecture, Emotion2vecArchitecture):
+        yield from _emotion2vec_entries(architecture)
+        return
     whisper = isinstance(architecture, WhisperArchitecture)
     yield from _whisper_entries() if whisper else _wav2vec2_entries(architecture)
     attention, norm, middle, out = (
@@ -191,11 +213,16 @@ def _entries(architecture: Architecture) -> Iterator[_Entry]:
         *_norm("attention_norm", norm),
         *_norm("feed_forward_norm", "final_layer_norm"),
     ]
-    if not whisper and architecture.buckets:
+    if architecture.relative == "buckets":
         layer += _module("gate", f"{attention}.gru_rel_pos_linear", "linear")
-        layer.append(_Entry("gate_scale", (f"{attention}.gru_rel_pos_const",), "per_head"))
+        layer.append(_Entry("gate_scale", (f"{attention}.gru_rel_pos_const",), "flat"))
+    yield from _stacked(layer, [f"encoder.layers.{n}" for n in range(architecture.depth)])
+
+
+def _stacked(layer: list[_Entry], prefixes: list[str]) -> Iterator[_Entry]:
+    """The parameters of all layers, given those of one, and what the names of each one's tensors begin with."""
     for entry in layer:
-        names = tuple(f"encoder.layers.{n}.{entry.names[0]}" for n in range(architecture.depth))
+        names = tuple(f"{prefix}.{entry.names[0]}" for prefix in prefixes)
         yield _Entry(f"layers/{entry.path}", names, entry.layout, stacked=True)
 
 
@@ -224,6 +251,35 @@ def _wav2vec2_entries(architecture: Any) -> Iterator[_Entry]:
     yield from _norm("norm", "encoder.layer_norm")
     if architecture.buckets:
         yield _Entry("relative_positions", ("encoder.layers.0.attention.rel_attn_embed.weight",))
+
+
+def _emotion2vec_entries(architecture: Emotion2vecArchitecture) -> Iterator[_Entry]:
+    audio = EMOTION2VEC
+    for i in range(len(architecture.conv_widths)):
+        name = f"{audio}.local_encoder.conv_layers.{i}"
+        yield from _module(f"conv{i}", f"{name}.0", "convolution", architecture.conv_bias)
+        yield from _norm(f"conv{i}_norm", f"{name}.2.1")
+    yield from _norm("projection_norm", f"{audio}.project_features.1")
+    yield from _module("projection", f"{audio}.project_features.2", "linear")
+    for i in range(architecture.position_layers):
+        yield from _module(f"positions{i}", f"{audio}.relative_positional_encoder.{i + 1}.0", "convolution")
+    if architecture.extra_tokens:
+        yield _Entry("extra_tokens", (f"{audio}.extra_tokens",), "row")
+    yield _Entry("relative_positions", (f"{audio}.alibi_scale",), "flat")
+    yield from _norm("norm", f"{audio}.context_encoder.norm")
+    layer = [
+        *_module("query", "attn.qkv", "query"),
+        *_module("key", "attn.qkv", "key"),
+        *_module("value", "attn.qkv", "value"),
+        *_module("output", "attn.proj", "linear"),
+        *_module("feed_forward_in", "mlp.fc1", "linear"),
+        *_module("feed_forward_out", "mlp.fc2", "linear"),
+        *_norm("attention_norm", "norm1"),
+        *_norm("feed_forward_norm", "norm2"),
+    ]
+    own = architecture.depth - architecture.prenet_depth
+    prenet = [f"{audio}.context_encoder.blocks.{n}" for n in range(architecture.prenet_depth)]
+    yield from _stacked(layer, [*prenet, *(f"blocks.{n}" for n in range(own))])
 
 
 def _some(names: list[str]) -> str:

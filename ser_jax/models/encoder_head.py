@@ -131,9 +131,10 @@ class EncoderHead(nn.Module):
         self, x: Float[Array, "batch frames features"], num_frames: Int[Array, " batch"]
     ) -> tuple[Float[Array, "batch _frames states channels"], Int[Array, " batch"]]:
         """The states of each frame, those that are computed included, and how many frames there are."""
+        tokens = None
         if self.waveforms:
             below = LowerLayers(self.encoder, self.lower, self.states, self.stem, name="below")
-            states, num_frames = below(x[..., 0], num_frames)
+            states, num_frames, tokens = below(x[..., 0], num_frames)
         elif x.shape[-1] % self.states:
             raise UserError(f"config.model.states: {self.states} does not divide the {x.shape[-1]} features of a frame")
         else:
@@ -148,7 +149,7 @@ class EncoderHead(nn.Module):
         upper = UpperLayers(
             self.encoder, self.layers, self.adapt, self.rank, self.alpha, self.projections, name="adapter"
         )
-        computed = upper(states[:, :, -1], num_frames)
+        computed = upper(states[:, :, -1], num_frames, tokens)
         return jnp.concatenate([states, jnp.moveaxis(computed, 0, 2)], 2), num_frames
 
     def _mixture(self, states: Float[Array, "batch frames states channels"]) -> Float[Array, "batch frames channels"]:

@@ -79,6 +79,11 @@ def upper_layers(config: dict, features: Packed | None, data_dir: str | os.PathL
         raise UserError(f"config.model.states: found {found}; features {features.name} have the {len(states)} {states}")
     _require_plain(config, "hidden states")
     encoder = encoder_of(info, data_dir)
+    if encoder.architecture.extra_tokens:
+        raise UserError(
+            f"{_WHERE}: found {depth}, expected 0, or config.frontend.kind=waveform: the layers of encoder "
+            f"{encoder.name} attend to extra tokens, of which the features have no states"
+        )
     first = -1 if last == "final" else int(last.removeprefix("layer "))
     if first < 0 or first + depth > encoder.architecture.depth:
         raise UserError(
