@@ -96,7 +96,7 @@ class LowerLayers(nn.Module):
     def __call__(
         self, waveform: Float[Array, "batch samples"], num_samples: Int[Array, " batch"]
     ) -> tuple[Float[Array, "batch frames states width"], Int[Array, " batch"], Frames]:
-        """The states of each frame, zero past the end of each utterance; how many frames it has; the tokens' last state.
+        """The states of each frame, zero past the end of each utterance; how many it has; the tokens' last state.
 
         Waveforms as `ser_jax.encoders.weights.make_module`'s modules take them; an utterance too short for a frame has
         none. The weights are those of `ser_jax.encoders.weights.truncate`, in the collection "encoder".

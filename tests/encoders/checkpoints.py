@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="parity of encoders needs torch (requirements-references.txt)")
@@ -99,7 +98,3 @@ def reference_states(model, waveform):
         for hook in hooks:
             hook.remove()
     return torch.stack(inputs), final
-
-
-def waveform(samples, seed=0):
-    return np.random.default_rng(seed).normal(0, 0.1, samples)

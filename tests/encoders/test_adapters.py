@@ -1,5 +1,6 @@
 """The upper layers of an encoder: the encoder's own until something is trained, and LoRA as PyTorch has it."""
 
+import dataclasses
 import functools
 import json
 
@@ -10,7 +11,7 @@ import pytest
 
 from ser_jax.encoders import weights
 from ser_jax.encoders.adapters import ADAPTATIONS, LowerLayers, UpperLayers, upper_weights
-from ser_jax.encoders.architecture import Wav2Vec2Architecture, WhisperArchitecture
+from ser_jax.encoders.architecture import Emotion2vecArchitecture, Wav2Vec2Architecture, WhisperArchitecture
 from ser_jax.models import build
 from ser_jax.training.encoder import Upper
 
@@ -21,6 +22,11 @@ WAVLM = Wav2Vec2Architecture(
     conv_bias=False, conv_norm="group", pre_norm=False, projection_norm=True, position_kernel=4, position_groups=2,
     position_layers=0, buckets=8, max_distance=20, epsilon=1e-5, normalize=False,
 )  # fmt: skip
+
+
+SHAPE = dataclasses.asdict(WAVLM) | {"family": "emotion2vec", "conv_norm": "layer", "position_layers": 2, "buckets": 0}
+EMOTION2VEC = Emotion2vecArchitecture(**SHAPE, extra_tokens=3, prenet_depth=1)
+ALL = pytest.mark.parametrize("spec", [WHISPER, WAVLM, EMOTION2VEC], ids=["whisper", "wavlm", "emotion2vec"])
 
 
 def drawn(shapes, seed=0):
@@ -37,7 +43,7 @@ def collections(spec, parameters, first, trained=None):
     return {"encoder": {"weights": upper_weights(parameters, first, spec.depth - first)}, "params": trained or {}}
 
 
-@pytest.mark.parametrize("spec", [WHISPER, WAVLM], ids=["whisper", "wavlm"])
+@ALL
 def test_before_anything_is_trained_they_are_the_encoders_own_layers(spec):
     parameters = drawn(weights.parameter_shapes(spec))
     whole = jax.jit(weights.make_module(spec).apply)({"params": parameters}, *waveforms(spec))
@@ -46,29 +52,30 @@ def test_before_anything_is_trained_they_are_the_encoders_own_layers(spec):
         layers = UpperLayers(spec, 2, adapt)
 
         @jax.jit
-        def run(x, num_frames, layers=layers):
-            trained = layers.init(jax.random.key(0), x, num_frames).get("params", {})
-            return layers.apply(collections(spec, parameters, 1, trained), x, num_frames)
+        def run(*given, layers=layers):
+            trained = layers.init(jax.random.key(0), *given).get("params", {})
+            return layers.apply(collections(spec, parameters, 1, trained), *given)
 
-        found[adapt] = run(whole.layers[1], whole.num_frames)
+        found[adapt] = run(whole.layers[1], whole.num_frames, whole.tokens[1])
     np.testing.assert_array_equal(found["lora"], found["frozen"])
     np.testing.assert_array_equal(found["full"], found["frozen"])
     for row, length in enumerate(LENGTHS):
         np.testing.assert_allclose(found["frozen"][:, row, :length], whole.layers[2:, row, :length], atol=1e-5)
 
 
-@pytest.mark.parametrize("spec", [WHISPER, WAVLM], ids=["whisper", "wavlm"])
+@ALL
 def test_padding_changes_nothing_and_every_trained_part_something(spec):
     parameters = drawn(weights.parameter_shapes(spec))
     x = jnp.asarray(np.random.default_rng(2).normal(size=(1, 5, 8)), jnp.float32)
     padded = jnp.concatenate([x, jnp.full((1, 4, 8), 9.0)], 1)
+    tokens = x[:, ::-1][:, : spec.extra_tokens]
     layers = UpperLayers(spec, 2, "lora", rank=2, projections=("query", "key", "value", "output", "feed_forward_in"))
 
     @jax.jit
     def run(trained, x):
-        return layers.apply(collections(spec, parameters, 1, trained), x, jnp.array([5]))
+        return layers.apply(collections(spec, parameters, 1, trained), x, jnp.array([5]), tokens)
 
-    shapes = jax.eval_shape(lambda: layers.init(jax.random.key(0), x, jnp.array([5])))["params"]
+    shapes = jax.eval_shape(lambda: layers.init(jax.random.key(0), x, jnp.array([5]), tokens))["params"]
     trained = drawn(shapes, seed=3)
     alone = run(trained, x)
     np.testing.assert_allclose(run(trained, padded)[:, :, :5], alone, rtol=1e-5, atol=1e-5)
@@ -77,7 +84,7 @@ def test_padding_changes_nothing_and_every_trained_part_something(spec):
         assert np.abs(run(without, x) - alone).max() > 1e-3, name
 
 
-@pytest.mark.parametrize("spec", [WHISPER, WAVLM], ids=["whisper", "wavlm"])
+@ALL
 def test_from_waveforms_lower_layers_are_the_encoders_own_with_its_gradients(spec):
     parameters = drawn(weights.parameter_shapes(spec))
     samples, lengths = waveforms(spec)
@@ -91,7 +98,7 @@ def test_from_waveforms_lower_layers_are_the_encoders_own_with_its_gradients(spe
     def both(trained, kept):
         def ours(trained):
             louder = samples.at[1, LENGTHS[1] * spec.hop :].set(9.0)  # past the end
-            states, num_frames = layers.apply({"encoder": {"weights": kept}, "params": trained}, louder, lengths)
+            states, num_frames, _ = layers.apply({"encoder": {"weights": kept}, "params": trained}, louder, lengths)
             return jnp.sum(jnp.moveaxis(states, 2, 0) * towards), (states, num_frames)
 
         def theirs(kept):
@@ -107,6 +114,11 @@ def test_from_waveforms_lower_layers_are_the_encoders_own_with_its_gradients(spe
     for name, part in gradient.items():
         assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(part)) > 1e-3, name
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), part, wanted[name])
+
+
+def test_without_the_state_of_its_extra_tokens_an_encoder_has_no_upper_layers():
+    with pytest.raises(ValueError, match="the layers of emotion2vec are given no state of its 3 extra tokens"):
+        UpperLayers(EMOTION2VEC, 1).init(jax.random.key(0), jnp.zeros((1, 5, 8)), jnp.array([5]))
 
 
 @pytest.mark.parametrize("stem", ["frozen", "projection"])
@@ -142,6 +154,26 @@ def test_a_head_on_waveforms_is_the_head_on_their_states():
     )
     np.testing.assert_allclose(*weights_of, atol=1e-5)
     assert strides == (1, WHISPER.hop)
+
+
+@pytest.mark.parametrize("spec", [WAVLM, EMOTION2VEC], ids=["wavlm", "emotion2vec"])
+def test_a_head_takes_a_layer_for_the_same_whether_it_is_of_the_lower_or_the_upper_ones(spec):
+    parameters = drawn(weights.parameter_shapes(spec))
+    samples, lengths = waveforms(spec)
+    found = []
+    for lower in (1, 2):
+        collection = {"below": {"weights": weights.truncate(parameters, lower)}}
+        collection |= {"adapter": {"weights": upper_weights(parameters, lower, 2 - lower)}} if lower < 2 else {}
+        options = {"states": lower + 1, "lower": lower, "layers": 2 - lower, "state": 3, "width": 0}
+        model = build("encoder_head", 4, encoder=spec, waveforms=True, **options)
+        shapes = jax.eval_shape(
+            functools.partial(model.init, train=False), jax.random.key(0), samples[..., None], lengths
+        )
+        variables = {"encoder": collection, "params": drawn(shapes["params"], seed=6)}
+        found.append(
+            jax.jit(functools.partial(model.apply, train=False))(variables, samples[..., None], lengths).logits
+        )
+    np.testing.assert_allclose(*found, atol=1e-5)
 
 
 @pytest.mark.parametrize("adapt", ["lora", "full"])
@@ -192,7 +224,7 @@ def test_gradients_are_those_of_pytorch(adapt):
             np.testing.assert_allclose(ours[name][part][number], expected, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("spec", [WHISPER, WAVLM], ids=["whisper", "wavlm"])
+@ALL
 def test_what_a_checkpoint_keeps_of_an_encoder_is_the_same_after_it_was_read(spec):
     described = Upper({"name": "tiny", "sha256": "0"}, spec, 1, 1, {}).describe()
     assert json.loads(json.dumps(described)) == described

@@ -1,7 +1,5 @@
 """Encoders against transformers, with the weights that transformers wrote."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 from ser_jax.encoders import architecture, weights
 from ser_jax.encoders.whisper import log_mel
 from tests.encoders import checkpoints
+from tests.encoders.applied import apply, noise, to_float64
 from tests.encoders.checkpoints import torch, transformers
 
 ODD, EVEN = 2_403, 3_200  # samples; Whisper's reference takes all of its positions alone
@@ -32,11 +31,6 @@ def pair(request, tmp_path_factory):
     return model, spec, to_float64(spec, tensors)
 
 
-def to_float64(spec, tensors):
-    """Parameters without the rounding to float32 that `clean_names` makes."""
-    return weights.to_parameters(spec, weights.clean_names(tensors, np.float64), "test")
-
-
 def lengths(spec):
     return (spec.max_samples,) if spec.family == "whisper" else (ODD, EVEN)
 
@@ -52,22 +46,10 @@ def mel_of(waveform, spec):
     return log_mel(jnp.asarray(waveform)[None], jnp.array([len(waveform)]), spec.mel_bands)
 
 
-def apply(spec, parameters, *waveforms, dtype=jnp.float64, pad=0, **attributes):
-    longest = max(map(len, waveforms)) + pad
-    batch = jnp.asarray(np.stack([np.pad(w, (0, longest - len(w)), constant_values=9.0) for w in waveforms]), dtype)
-    module = weights.make_module(spec, dtype=dtype, **attributes)
-    return run(module, parameters, batch, jnp.array([len(w) for w in waveforms]))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def run(module, parameters, batch, num_samples):
-    return module.apply({"params": parameters}, batch, num_samples)
-
-
 def test_every_layer_is_transformers_own(pair):
     model, spec, parameters = pair
     for samples in lengths(spec):
-        waveform = checkpoints.waveform(samples)
+        waveform = noise(samples)
         with torch.no_grad():
             layers, final = checkpoints.reference_states(model, reference_input(model, spec, waveform))
         ours = apply(spec, parameters, waveform)
@@ -78,7 +60,7 @@ def test_every_layer_is_transformers_own(pair):
 
 def test_float32_rounds_no_more_than_transformers(pair):
     _, spec, parameters = pair
-    waveform = checkpoints.waveform(lengths(spec)[0])
+    waveform = noise(lengths(spec)[0])
     exact = apply(spec, parameters, waveform)
     single = jax.tree.map(lambda x: x.astype(np.float32), parameters)
     rounded = apply(spec, single, waveform.astype(np.float32), dtype=jnp.float32)
@@ -88,7 +70,7 @@ def test_float32_rounds_no_more_than_transformers(pair):
 
 def test_bfloat16_keeps_the_direction(pair):
     _, spec, parameters = pair
-    waveform = checkpoints.waveform(lengths(spec)[0])
+    waveform = noise(lengths(spec)[0])
     exact = apply(spec, parameters, waveform).final
     half = apply(spec, jax.tree.map(lambda x: x.astype(np.float32), parameters), waveform, dtype=jnp.bfloat16)
     assert half.final.dtype == jnp.bfloat16
@@ -100,7 +82,7 @@ def test_bfloat16_keeps_the_direction(pair):
 def test_padding_changes_nothing(pair):
     _, spec, parameters = pair
     short = 1_000 if spec.family != "whisper" else 7_777
-    waveforms = [checkpoints.waveform(n, seed) for seed, n in enumerate((lengths(spec)[0], short))]
+    waveforms = [noise(n, seed) for seed, n in enumerate((lengths(spec)[0], short))]
     together = apply(spec, parameters, *waveforms, pad=0 if spec.max_samples else 500)
     for i, waveform in enumerate(waveforms):
         alone = apply(spec, parameters, waveform)
@@ -113,7 +95,7 @@ def test_padding_changes_nothing(pair):
 
 def test_a_stack_cut_short_ends_with_the_inner_layer(pair):
     _, spec, parameters = pair
-    waveform = checkpoints.waveform(lengths(spec)[0])
+    waveform = noise(lengths(spec)[0])
     whole = apply(spec, parameters, waveform)
     cut = apply(spec, weights.truncate(parameters, 2), waveform, depth=2)
     assert cut.final is None
@@ -123,7 +105,7 @@ def test_a_stack_cut_short_ends_with_the_inner_layer(pair):
 @pytest.mark.parametrize("pair", ["wavlm-layer"], indirect=True)
 def test_remat_changes_no_gradient(pair):
     _, spec, parameters = pair
-    waveform = checkpoints.waveform(lengths(spec)[0])
+    waveform = noise(lengths(spec)[0])
 
     def loss(parameters, remat):
         return jnp.sum(jnp.square(apply(spec, parameters, waveform, remat=remat).final))
@@ -137,7 +119,7 @@ def test_remat_changes_no_gradient(pair):
 )
 def test_gradients_are_transformers_own(pair):
     model, spec, parameters = pair
-    waveform = checkpoints.waveform(lengths(spec)[0])
+    waveform = noise(lengths(spec)[0])
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     model.zero_grad()
@@ -178,7 +160,7 @@ def test_gradients_are_transformers_own(pair):
 @pytest.mark.parametrize("pair", ["wav2vec2-layer"], indirect=True)
 def test_the_waveform_is_normalised_as_its_extractor_does(pair):
     model, spec, parameters = pair
-    waveform = 3 * checkpoints.waveform(ODD) + 0.5
+    waveform = 3 * noise(ODD) + 0.5
     extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True)
     expected = extractor(waveform, sampling_rate=16_000).input_values[0]
     with torch.no_grad():
@@ -191,7 +173,7 @@ def test_the_waveform_is_normalised_as_its_extractor_does(pair):
 
 @pytest.mark.parametrize("bands", [80, 128])
 def test_log_mel_is_that_of_whispers_extractor(bands):
-    waveform = checkpoints.waveform(16_123) * np.linspace(0, 1, 16_123) ** 4  # more than 8 decades of power
+    waveform = noise(16_123) * np.linspace(0, 1, 16_123) ** 4  # more than 8 decades of power
     extractor = transformers.WhisperFeatureExtractor(feature_size=bands)
     expected = extractor(waveform, sampling_rate=16_000, padding=False).input_features[0].T
     ours = log_mel(jnp.asarray(waveform)[None], jnp.array([len(waveform)]), bands)

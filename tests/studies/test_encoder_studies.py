@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+import types
 from pathlib import Path
 
 import jax
@@ -232,6 +233,15 @@ def test_runs_adapt_one_copy_of_the_encoder_which_stays_as_it_is(data, tmp_path)
 def test_what_cannot_be_adapted_is_refused(changes, message, data):
     with pytest.raises(UserError, match=message):
         population(study("studies/adaptation.py:synthetic,tiny"), "frozen", data, changes)
+
+
+def test_layers_that_attend_to_extra_tokens_are_not_computed_from_frames(data, monkeypatch):
+    attending = types.SimpleNamespace(name="tiny", architecture=types.SimpleNamespace(extra_tokens=3))
+    monkeypatch.setattr(encoder, "encoder_of", lambda *_: attending)
+    with pytest.raises(
+        UserError, match=r"expected 0, or config.frontend.kind=waveform: the layers of encoder tiny att"
+    ):
+        population(study("studies/adaptation.py:synthetic,tiny"), "frozen", data)
 
 
 FROM_WAVEFORMS = {
