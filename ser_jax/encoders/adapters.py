@@ -70,7 +70,7 @@ class UpperLayers(nn.Module):
                 layers[name] = jax.tree.map(jnp.add, own, difference)
         relative = None
         if spec.relative != "none":
-            relative = relative_bias(spec, weights["relative_positions"], x.shape[1], x.dtype)
+            relative = relative_bias(spec, jnp.asarray(weights["relative_positions"]), x.shape[1], x.dtype)
         stack = _Stack(self.depth, {**layer_options(spec), **options, "dtype": x.dtype}, parent=None)
         after = stack.apply({"params": {"layers": layers}}, x, num_frames + spec.extra_tokens, relative)
         return after[1:, :, spec.extra_tokens :]
