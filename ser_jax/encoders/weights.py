@@ -1,8 +1,8 @@
 """A checkpoint's tensors as the parameters of a linen encoder: every one is used, and every parameter is filled.
 
 Names are those of Hugging Face; fairseq's and OpenAI's are renamed first (`ser_jax.encoders.foreign`). emotion2vec has
-names of its own, and one tensor for the projections of query, key and value. A tensor that
-is missing, unexpected or of another shape is refused by its name; nothing is drawn at random in its place.
+names of its own, and one tensor for the projections of query, key and value. A tensor that is missing, unexpected or of
+another shape is refused by its name; nothing is drawn at random in its place.
 """
 
 import json
