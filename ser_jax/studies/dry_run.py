@@ -23,8 +23,6 @@ from ser_jax.studies.store import RESULT, has_checkpoint, population_folder
 from ser_jax.studies.variants import Variant, prepare
 from ser_jax.training.population import Population
 
-_COPIES = 5  # of a run's parameters: themselves, their average, Adam's two moments, and the gradient
-
 
 def dry_run(config: dict, workdir: str | os.PathLike, data_dir: str | None, store: str | None = None) -> str:
     """Returns a table of a study's variants: runs, steps, input, parameters, memory, and what is trained already.
@@ -48,7 +46,7 @@ def dry_run(config: dict, workdir: str | os.PathLike, data_dir: str | None, stor
         "",
         f"corpus {corpus.name}: {len(corpus.utterances)} utterances, {seconds / 3600:.2f} h, "
         f"{corpus.samples.nbytes / 1e6:,.0f} MB; protocol {protocol.name}: {len(protocol.folds)} folds",
-        f"workdir {workdir}; MB are of parameters, their average, the optimizer and gradients, without activations",
+        f"workdir {workdir}; MB are of parameters, their averages, the optimizer and gradients, without activations",
         _about_time(told, Path(data_dir or default_data_dir())),
     ]
     return "\n".join(lines)
@@ -61,7 +59,7 @@ def _row(variant: Variant, store: Path) -> tuple[str, ...]:
         return (variant.name, f"{len(population.runs)}", "", "", "", f"{population.num_parameters:,}", "", there)
     frontend, training = population.learner.frontend, population.config["training"]
     crop = np.int64(max(round(training["crop_seconds"] * frontend.rate), 1))
-    megabytes = 4 * _COPIES * population.num_parameters * len(population.runs) / 1e6
+    megabytes = 4 * population.learner.num_kept * len(population.runs) / 1e6
     return (
         variant.name,
         f"{len(population.runs)}",

@@ -139,7 +139,17 @@ class Learner:
     @property
     def num_parameters(self) -> int:
         """The number of trained parameters of one run."""
-        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.parameters))
+        return _size(self.parameters)
+
+    @property
+    def num_kept(self) -> int:
+        """How many numbers one run keeps on a device: its parameters, averages, the optimizer's own, the gradient."""
+        copies = 3 + self.selects  # themselves, the gradient, the moving average, and that which validation chose
+        return copies * self.num_parameters + _size(jax.eval_shape(self.optimizer.transformation.init, self.parameters))
+
+
+def _size(shapes: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
 def make_learner(

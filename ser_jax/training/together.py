@@ -9,7 +9,6 @@ from ser_jax.training.runs import run_keys, shared_options
 
 _MOST_RUNS = 100  # with more, a step of a small network too takes longer with every run
 _SHARE = 1 / 8  # of the devices' memory that the states of all runs may take; one run at a time needs the rest
-_COPIES = 6  # of a run's parameters: themselves, two averages, Adam's two moments, and the gradient
 
 
 def alike(one: Population, other: Population) -> bool:
@@ -31,7 +30,7 @@ def alike(one: Population, other: Population) -> bool:
 def most_beside(population: Population, num_runs: int) -> int:
     """Returns how many populations like this one, of `num_runs` runs each, may train side by side: one at least."""
     memory = devices.device_memory(population.layout.local.devices) * population.layout.groups
-    of_memory = int(_SHARE * memory / (4 * _COPIES * population.num_parameters))
+    of_memory = int(_SHARE * memory / (4 * population.learner.num_kept))
     return max(min(_MOST_RUNS, of_memory) // num_runs, 1)
 
 

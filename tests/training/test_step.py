@@ -80,6 +80,18 @@ def stepper(name):
     return jax.jit(functools.partial(train_step, LEARNERS[name]))
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "selects", "copies"), [("adamw", False, 5), ("adamw", True, 6), ("sgd", False, 3)]
+)
+def test_what_a_run_keeps_is_its_state_and_a_gradient(optimizer, selects, copies):
+    learner = dataclasses.replace(learner_of(build("linear", 3), 2000, name=optimizer), selects=selects)
+    state = jax.eval_shape(lambda key: initialise(learner, key, None), jax.random.key(0))
+    sizes = [leaf.size for leaf in jax.tree.leaves(state)]
+    found = learner.num_kept
+    assert 0 <= sum(sizes) + learner.num_parameters - found <= 6  # where it is in the training, and of validations
+    assert 0 <= found - copies * learner.num_parameters <= 5
+
+
 def weighed(times, logits, targets, weight, class_weights, label_smoothing, possible=None):
     loss, sum_of_weights = cross_entropy(logits, targets, weight, class_weights, label_smoothing, possible)
     return loss, times * sum_of_weights
