@@ -8,12 +8,12 @@ predictions.
 import dataclasses
 import importlib.metadata
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
 from ser_jax import predictions
@@ -173,31 +173,36 @@ def versions(packed: Packed) -> Float[np.ndarray, "utterances versions dims"]:
     return np.asarray(packed.values[rows], np.float32)
 
 
+def inner_folds(
+    all_runs: Baselines,
+) -> Iterator[tuple[str, Int[np.ndarray, " learnt"], list[Bool[np.ndarray, " learnt"]]]]:
+    """Yields each fold once: its name, the utterances that it learns, and which of them each inner fold holds out."""
+    corpus = all_runs.corpus
+    speakers, genders, labels = (corpus.utterances[name].to_numpy() for name in ("speaker", "gender", "label"))
+    if not speakers_known(corpus):
+        speakers = np.full(len(speakers), "")
+    for name, rows in {fold.name: fold.train for fold in all_runs.folds}.items():
+        yield name, rows, linear.inner_folds(speakers[rows], genders[rows], labels[rows])
+
+
 def fit_folds(name: str, all_runs: Baselines, values: np.ndarray) -> dict[str, Chosen]:
     """Fits one baseline to the training utterances of each fold; `values` are those of `standardised`."""
     corpus, baseline, fitted = all_runs.corpus, all_runs.baseline, {}
     labels = corpus.utterances["label"].to_numpy()
-    speakers, genders = (corpus.utterances[column].to_numpy() for column in ("speaker", "gender"))
-    if not speakers_known(corpus):
-        speakers = np.full(len(speakers), "")
     sets = {"all": np.arange(values.shape[2])}
     if baseline.functionals == "precomputed":
         names = pooled_states(all_runs.config, corpus, all_runs.data_dir).names
         sets = column_sets(baseline.columns, names)
-    folds = {fold.name: fold for fold in all_runs.folds}
+    number = len({fold.name for fold in all_runs.folds})
     if not corpus.emotions:
-        return {name: Chosen(linear.without_classes(values.shape[2]), (), 0.0) for name in folds}
+        return {fold.name: Chosen(linear.without_classes(values.shape[2]), (), 0.0) for fold in all_runs.folds}
     of_sets = list(sets.values())
     scores_by = inner_scores(baseline, values, of_sets, labels, len(corpus.emotions))
-    for fold in tqdm(folds.values(), desc=name, unit="fold", disable=None):
-        rows = fold.train
-        held_out = linear.inner_folds(speakers[rows], genders[rows], labels[rows])
-        fitted[fold.name] = fit_columns(
-            baseline, values, of_sets, labels, rows, held_out, scores_by, len(corpus.emotions)
-        )
+    for fold, rows, held_out in tqdm(inner_folds(all_runs), desc=name, total=number, unit="fold", disable=None):
+        fitted[fold] = fit_columns(baseline, values, of_sets, labels, rows, held_out, scores_by, len(corpus.emotions))
         if baseline.columns == "chosen":
-            kept = fitted[fold.name].kept
-            tqdm.write(f"{name}, fold {fold.name}: {list(sets)[kept[0]] if len(kept) == 1 else 'all sets combined'}")
+            kept = fitted[fold].kept
+            tqdm.write(f"{name}, fold {fold}: {list(sets)[kept[0]] if len(kept) == 1 else 'all sets combined'}")
     return fitted
 
 
@@ -206,13 +211,8 @@ def fit_dimensions(all_runs: Baselines, values: np.ndarray) -> dict[str, Fitted]
     corpus, names = all_runs.corpus, dimensions_of(all_runs.config)
     if not names:
         return {}
-    targets, labels = dimension_values(corpus, names), corpus.utterances["label"].to_numpy()
-    speakers, genders = (corpus.utterances[column].to_numpy() for column in ("speaker", "gender"))
-    if not speakers_known(corpus):
-        speakers = np.full(len(speakers), "")
-    fitted = {}
-    for name, rows in {fold.name: fold.train for fold in all_runs.folds}.items():
-        held_out = linear.inner_folds(speakers[rows], genders[rows], labels[rows])
+    targets, fitted = dimension_values(corpus, names), {}
+    for name, rows, held_out in inner_folds(all_runs):
         fitted[name] = dimensions.fit_dimensions(all_runs.baseline, values[rows], targets[rows], held_out)
     return fitted
 

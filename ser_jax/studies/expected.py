@@ -38,10 +38,12 @@ def expect(population: Population | Baselines, data_dir: str | None) -> Expected
             return Expected(found[0], found[1], HERE, found[2])
         seconds = first_fits.seconds_of(population)
         return None if seconds is None else Expected(seconds, 0.0, FIT)
-    first = first_rates.seconds_of(population)
-    if found := rates.seconds_of(population, data_dir, any_family=first is None):
+    if found := rates.seconds_of(population, data_dir, any_family=False):
         return Expected(found[0], found[1], HERE, found[2])
-    return None if first is None else Expected(*first, FAMILY)
+    if first := first_rates.seconds_of(population):
+        return Expected(*first, FAMILY)
+    found = rates.seconds_of(population, data_dir)
+    return Expected(found[0], found[1], HERE, found[2]) if found else None
 
 
 def in_words(expected: Expected | None) -> str:

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from ser_jax.baselines import linear
 from ser_jax.baselines.columns import column_sets
-from ser_jax.studies.baselines import Baselines, dimensions_of, pooled_states
+from ser_jax.studies.baselines import Baselines, dimensions_of, inner_folds, pooled_states
 
 MOST = 400  # utterances that the fit which is timed learns
 _UNSEEN, _APART = 20, 3.0  # further utterances, and by how many deviations classes are apart
@@ -41,14 +41,11 @@ def seconds_of(baselines: Baselines) -> float | None:
 
 def _learnt(baselines: Baselines) -> dict[bytes, int]:
     """The sets of utterances that inner folds learn, and how many these are; two folds may share one."""
-    speakers, genders, labels = (
-        baselines.corpus.utterances[name].to_numpy() for name in ("speaker", "gender", "label")
-    )
     found = {}
-    for rows in {fold.name: fold.train for fold in baselines.folds}.values():
-        for held_out in linear.inner_folds(speakers[rows], genders[rows], labels[rows]):
-            known = np.zeros(len(labels), bool)
-            known[rows[~held_out]] = True
+    for _, rows, held_out in inner_folds(baselines):
+        for out in held_out:
+            known = np.zeros(len(baselines.corpus.utterances), bool)
+            known[rows[~out]] = True
             found[known.tobytes()] = int(known.sum())
     return found
 

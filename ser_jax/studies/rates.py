@@ -15,19 +15,17 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from ser_jax.baselines.linear import inner_folds
 from ser_jax.corpora import default_data_dir
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.frontend import num_features, num_frames
 from ser_jax.models.cost import cost
-from ser_jax.studies.baselines import Baselines
+from ser_jax.studies.baselines import Baselines, inner_folds
 from ser_jax.studies.provenance import hardware
 from ser_jax.training.population import Population
 
 FILE = "rates.jsonl"
 _LEAST_STEPS = 10  # fewer are mostly the first call of a program
 _LEAST_SECONDS = {True: 3.0, False: 0.5}  # of a network, and of a baseline
-_OF_FOLDS = ("speaker", "gender", "label")
 _FIGURES = ("work", "seconds_of_work", "seconds_of_compiling", "seconds_of_evaluating")
 
 
@@ -111,9 +109,7 @@ def work_of(population: Population | Baselines) -> tuple[float, float]:
     Of a baseline it is how many values all fits see, and 1.
     """
     if isinstance(population, Baselines):
-        speakers, genders, labels = (population.corpus.utterances[name].to_numpy() for name in _OF_FOLDS)
-        folds = {fold.name: fold.train for fold in population.folds}.values()
-        fits = [len(rows) * (1 + len(inner_folds(speakers[rows], genders[rows], labels[rows]))) for rows in folds]
+        fits = [len(rows) * (1 + len(held_out)) for _, rows, held_out in inner_folds(population)]
         return float(sum(fits) * population.num_parameters), 1.0
     learner = population.learner
     frames = max(int(num_frames(learner.frontend, np.int64(learner.crop_samples))), 1)

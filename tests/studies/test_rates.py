@@ -117,6 +117,8 @@ def test_a_dry_run_says_how_long_a_study_takes_or_that_it_is_not_known(tmp_path,
     lines = dry_run(config, tmp_path / "work", str(tmp_path)).splitlines()
     assert lines[1].endswith("  about 2 min") and lines[2].endswith("  about 3 min")
     assert "time: about 4 min, by trainings of linear on this machine" in lines[-1]
+    monkeypatch.setattr(first_rates, "seconds_of", lambda _: pytest.fail("timed where a rate is known"))
+    assert expected.expect(population(), str(tmp_path)).how == expected.HERE
 
 
 def test_on_an_accelerator_of_which_nothing_is_known_that_is_said(tmp_path, population, monkeypatch):
@@ -157,6 +159,18 @@ def test_a_baseline_takes_as_long_as_its_fits_to_random_numbers(tmp_path, monkey
         assert "time of 1 variant: roughly 34 s where nothing else runs" in told and expected.HOW["fit"] in told
         trained(made, tmp_path, {"functionals": 1.0, "train": 60.0, "evaluate": 0.0})
         assert expected.in_words(expected.expect(made, str(tmp_path))) == "about 1 min"
+
+
+def test_the_inner_folds_that_are_counted_are_those_that_are_fitted(tmp_path):
+    """Where some speakers are not known, utterances are held out, whoever spoke them."""
+    study = {"variants": {"ridge": {"model": BASELINE}}}
+    [variant] = prepare(make_plan(configuration.merge(changed(), {"seeds": [0], "study": study})), str(tmp_path))
+    made = variant.population()
+    corpus = dataclasses.replace(made.corpus, info=made.corpus.info | {"speakers_known": False})
+    made = dataclasses.replace(made, corpus=corpus)
+    learnt = sum(len(rows) for rows in {fold.name: fold.train for fold in made.folds}.values())
+    assert rates.work_of(made) == ((1 + linear.INNER_GROUPS) * learnt * made.num_parameters, 1.0)
+    assert len(first_fits._learnt(made)) == linear.INNER_GROUPS * len({fold.name for fold in made.folds})
 
 
 def test_a_fit_of_more_utterances_takes_longer_in_proportion_or_by_their_square(monkeypatch):
