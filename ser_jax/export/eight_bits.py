@@ -50,6 +50,11 @@ def count(parameters: PyTree) -> tuple[int, int]:
     return sum(size for size, rounded in sizes if rounded), sum(size for size, _ in sizes)
 
 
+def are_whole(values: Float32[np.ndarray, "..."]) -> bool:
+    """Whether a constant is of whole numbers: no weights, but positions and masks, which a program compares."""
+    return np.array_equal(values, np.rint(values))
+
+
 def found(values: Float32[np.ndarray, "..."]) -> tuple[Int8[np.ndarray, "..."], Float32[np.ndarray, "..."]] | None:
     """Returns the integers and scales whose product a constant of a converted program is; None where it has none.
 
@@ -57,9 +62,7 @@ def found(values: Float32[np.ndarray, "..."]) -> tuple[Int8[np.ndarray, "..."], 
     """
     if values.size < _FEWEST or values.ndim < 2 or not np.isfinite(values).all():
         return None
-    axes, tolerance = range(values.ndim), _ROUNDING
-    if np.array_equal(values, np.rint(values)):  # positions and masks, which a program compares: nothing but equal ones
-        tolerance = 0.0
+    axes, tolerance = range(values.ndim), 0.0 if are_whole(values) else _ROUNDING
     for kept in itertools.chain(itertools.combinations(axes, 1), itertools.combinations(axes, 2)):
         others = tuple(axis for axis in axes if axis not in kept)
         if not others:

@@ -79,8 +79,7 @@ def _keep_int8(graph: Any) -> int:
         if parts is None:
             continue
         name = constant.name
-        # Whole numbers are not weights, but masks, positions, and the zeros that a loop begins with.
-        kept += 0 if np.array_equal(values, np.rint(values)) else values.size
+        kept += 0 if eight_bits.are_whole(values) else values.size
         graph.initializer.remove(constant)
         for part, suffix in zip(parts, ("int8", "scale"), strict=True):
             graph.initializer.append(onnx.numpy_helper.from_array(part, f"{name}_{suffix}"))

@@ -187,10 +187,14 @@ def test_weights_of_8_bits_are_found_in_a_converted_program():
         assert integers.dtype == np.int8 and scales.size == 24
         np.testing.assert_allclose(integers * scales, values, atol=1e-6)
     assert eight_bits.found(kernel) is None and eight_bits.found(rounded[:, :1, :1]) is None  # not rounded; small
-    for numbers in (np.arange(512), np.arange(300) - 150, np.arange(300) * 1e6):  # positions are not weights
+    almost = np.where(np.arange(300) % 127, np.arange(300) % 127 * 1000 + 1, 127_000)  # to a thousandth of a scale
+    for numbers in (np.arange(512), np.arange(300) - 150, np.arange(300) * 1e6, almost):  # positions are not weights
         for values in (numbers[None], np.outer([1, 3], numbers), np.tile(numbers, (2, 3, 1))):
             parts = eight_bits.found(values.astype(np.float32))
             assert parts is None or np.array_equal(parts[0] * parts[1], values.astype(np.float32))
+    assert eight_bits.found(almost[None].astype(np.float32)) is None
+    whole, scale = eight_bits.found(np.tile(np.float32([0, 127]), (200, 1)))  # a mask, as it is
+    assert eight_bits.are_whole(whole * scale) and not eight_bits.are_whole(rounded)
 
 
 def difference(said):
