@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from ser_jax import config as configuration
 from ser_jax import interruption
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, one_line, refusal
 from ser_jax.inference.tables import validation_ua
 from ser_jax.training import checkpoints, devices, processes, selection
 from ser_jax.training.log import fifth, means
@@ -54,8 +55,8 @@ def train(
     Raises `UserError` where the folder's checkpoints are of another training, and where every run diverged.
     """
     profile = _Profile(folder / "profile", profile_steps)
-    with contextlib.closing(Record(population, folder)) as record:
-        state, seconds, _ = _train([record], report, profile)
+    with _postponed_signals() as interrupted, contextlib.closing(Record(population, folder)) as record:
+        state, seconds, _ = _train([record], report, profile, interrupted)
     if record.error:
         raise record.error
     return state, seconds
@@ -83,11 +84,11 @@ def train_side_by_side(
     Those at the step that most of them are at are trained; the others are left as they are, and are not in what is
     returned. Where every run of one diverged, the others go on.
     """
-    with contextlib.ExitStack() as stack:
+    with _postponed_signals() as interrupted, contextlib.ExitStack() as stack:
         records = {}
         for name, (population, folder) in members.items():
             records[name] = stack.enter_context(contextlib.closing(Record(population, folder, name)))
-        _, seconds, going = _train(list(records.values()), report, _Profile(Path(), None))
+        _, seconds, going = _train(list(records.values()), report, _Profile(Path(), None), interrupted)
     total = sum(len(record.population.runs) for record in going)
 
     def share(record: Record) -> dict[str, float]:
@@ -111,11 +112,11 @@ def restore(population: Population, folder: Path, *, whole: bool = False) -> Sta
 
 
 def _train(
-    records: list[Record], report: Callable[[dict], None], profile: "_Profile"
+    records: list[Record], report: Callable[[dict], None], profile: "_Profile", interrupted: Callable[[], bool]
 ) -> tuple[State, dict[str, float], list[Record]]:
     """Trains populations side by side; returns the last state of all runs, the seconds, and which were trained."""
     seconds = {"initialise": 0.0, "compile": 0.0, "train": 0.0, "validate": 0.0}
-    with _postponed_signals() as interrupted, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         if processes.several():  # all end together
             stack.enter_context(interruption.saved())
         with _timed(seconds, "initialise"):
@@ -274,7 +275,10 @@ def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _postponed_signals() -> Iterator[Callable[[], bool]]:
-    """Turns SIGINT and SIGTERM into a question to be asked between two calls of the program; a second one is obeyed."""
+    """Turns SIGINT and SIGTERM into a question to be asked between two calls of the program; a second one is obeyed.
+
+    What fails after one, as the checkpoint before the stop where the disk is full, is said, and the stop remains one.
+    """
     received: list[int] = []
     previous = {}
 
@@ -290,6 +294,15 @@ def _postponed_signals() -> Iterator[Callable[[], bool]]:
             break
     try:
         yield lambda: bool(received)
+    except Exception as error:
+        if not received:
+            raise
+        reason = one_line(refusal(error) or f"{type(error).__name__}: {error}")
+        print(f"note: {reason}; the same command goes on from an earlier checkpoint", file=sys.stderr, flush=True)
+        raise KeyboardInterrupt from error
+    else:
+        if received:  # while the folders were let go of
+            raise KeyboardInterrupt
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,6 +1,7 @@
 """Populations that train side by side: each comes to what it comes to alone, bit for bit, also after a kill."""
 
 import dataclasses
+import errno
 import gc
 import signal
 import weakref
@@ -108,8 +109,8 @@ def test_runs_side_by_side_come_to_what_they_come_to_alone(members, alone, tmp_p
     assert trained["stops"].seconds["train"] == pytest.approx(2 * trained["learns"].seconds["train"])
 
 
-def test_after_a_kill_those_at_the_same_step_go_on_side_by_side(members, alone, tmp_path, monkeypatch):
-    """The process died between the checkpoints of two variants; then one was trained to its end alone."""
+def test_after_a_kill_those_at_the_same_step_go_on_side_by_side(members, alone, tmp_path, monkeypatch, capsys):
+    """The disk was full between the checkpoints of two variants; then one was trained to its end alone."""
     names = ("learns", "stops")
     with pytest.raises(KeyboardInterrupt):
         beside(members, tmp_path, names, report=stop_after(1))
@@ -118,12 +119,13 @@ def test_after_a_kill_those_at_the_same_step_go_on_side_by_side(members, alone, 
 
     def fails_at_the_second(record, *rest, **options):
         if record.population is members["stops"]:
-            raise OSError("the process dies")
+            raise OSError(errno.ENOSPC, "No space left on device", "stops")
         save(record, *rest, **options)
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="dies"):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # it was asked to stop, and does not go on
         patch.setattr(Record, "save", fails_at_the_second)
         beside(members, tmp_path, names, report=stop_after(3))
+    assert "(errno 28); the same command goes on from an earlier checkpoint\n" in capsys.readouterr().err
     steps = {name: max(int(path.name) for path in (tmp_path / name / "checkpoints").glob("*")) for name in names}
     assert steps == {"learns": 4, "stops": 2}
     trained = beside(members, tmp_path, names)
@@ -185,6 +187,13 @@ def test_a_stop_waits_for_the_checkpoints_of_all_before_the_process_may_be_ended
     assert waited == [True, True]
 
 
+def test_a_signal_that_comes_while_the_folder_is_let_go_of_is_a_stop_too(members, alone, monkeypatch):
+    close = Record.close
+    monkeypatch.setattr(Record, "close", lambda record: (signal.raise_signal(signal.SIGTERM), close(record)))
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(members["learns"], alone[0] / "learns")  # which is at its end
+
+
 def test_populations_that_differ_in_more_than_values_of_runs_are_not_alike(members):
     data, first = (members["learns"].packed, members["learns"].protocol), members["learns"]
     assert together.alike(first, members["stops"]) and together.side_by_side([first]) is first
@@ -215,6 +224,6 @@ def test_the_states_of_all_runs_leave_the_devices_most_of_their_memory(members, 
     population = members["learns"]
     assert together.most_beside(population, 2) == 50  # as many as have 100 runs
     assert together.most_beside(population, 1000) == 1
-    of_a_run = 6 * 4 * population.num_parameters
+    of_a_run = 4 * population.learner.num_kept
     monkeypatch.setattr(devices, "device_memory", lambda _: 8 * 7 * of_a_run)
     assert together.most_beside(population, 2) == 3
