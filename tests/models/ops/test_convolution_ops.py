@@ -1,5 +1,7 @@
 """Convolutions equal XLA's own, and so do their gradients, of one run and of several."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,3 +94,24 @@ def test_in_bfloat16_the_maps_are_bfloat16_and_the_kernels_gradient_is_summed_in
     exact = exact_pull(jnp.ones(value.shape, jnp.float32))[1]
     # A sum of 5,120 products in bfloat16 would be off by several percent; the products are rounded one by one.
     np.testing.assert_allclose(of_kernel, exact, atol=2e-3 * float(jnp.abs(exact).max()))
+
+
+def test_in_the_loop_of_a_training_no_convolution_has_a_kernel_in_an_order_that_a_cpu_is_slow_with():
+    """XLA computes cell by cell where the kernel has the channels that come out before those that go in."""
+
+    def loss(kernels, x):
+        for kernel in kernels:
+            x = jax.nn.relu(ops.convolution(x, kernel))
+        return jnp.sum(x**2)
+
+    def train(kernels, x):
+        def step(kernels, _):
+            gradients = jax.grad(loss)(kernels, x)
+            return [kernel - gradient for kernel, gradient in zip(kernels, gradients, strict=True)], None
+
+        return jax.lax.scan(step, kernels, None, length=3)[0]
+
+    kernels = [random(3, 3, 16, 16), random(3, 3, 16, 32), random(3, 3, 32, 32)]
+    program = jax.jit(train).lower(kernels, random(8, 20, 16, 16)).compile().as_text()
+    orders = re.findall(r"convolution\(.*dim_labels=b01f_01(\w\w)->b01f", program)
+    assert len(orders) == 5 and set(orders) == {"io"}, orders
