@@ -117,7 +117,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "versions: --speeds 0.88,0.94,1,1.06,1.12 (default: 1)",
     )
     encoder.add_argument(
-        "--dtype", choices=("float16", "float32"), help="of what is kept (default: float16, of --pooled float32)"
+        "--dtype",
+        choices=("float16", "bfloat16", "float32"),
+        help="of what is kept (default: float16, of --pooled float32)",
     )
 
 

@@ -1,7 +1,8 @@
 """Pre-extracted features, packed: one array [frames, dims] per utterance, end to end in one memory-mapped array.
 
 On disk they are the folder DATA/packed/CORPUS/features/NAME with `values.npy`, `index.parquet` and `features.json`, and
-their SHA256SUMS. They belong to one corpus by its fingerprint. Nothing here needs TensorFlow or JAX.
+their SHA256SUMS. NumPy's files have no bfloat16: its bits are kept as uint16, and `features.json` says "dtype". They
+belong to one corpus by its fingerprint. Nothing here needs TensorFlow or JAX.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
@@ -27,6 +29,8 @@ from ser_jax.files import atomic_folder
 _BLOCK = 1 << 16  # frames that are hashed together
 
 FORMAT_VERSION = 1  # of the folder; a folder of another version is refused
+WITH_DTYPE = 2  # the version of a folder whose values are bfloat16, which earlier code would take for whole numbers
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 _VALUES, _INDEX, _DESCRIPTION = "values.npy", "index.parquet", "features.json"
 
@@ -121,6 +125,7 @@ def pack_source(
     folder = features_folder(corpus.name, check_features_name(name), data_dir)
     description = {
         "format_version": FORMAT_VERSION,
+        **_told(found.dtype),
         "name": name,
         "corpus": corpus.name,
         "corpus_fingerprint": corpus.fingerprint,
@@ -134,7 +139,7 @@ def pack_source(
         index = pd.DataFrame({"id": corpus.utterances["id"], "num_frames": found.num_frames})
         index.insert(1, "start", np.cumsum(found.num_frames) - found.num_frames)
         index.to_parquet(temporary / _INDEX, index=False)
-        digest = _digest(found.names, frame_ms, index)
+        digest = _digest(description, index)
         _write_values(temporary / _VALUES, found, digest)
         description["fingerprint"] = digest.hexdigest()
         text = json.dumps(description, indent=1, ensure_ascii=False)
@@ -143,13 +148,19 @@ def pack_source(
     return load_features(corpus, name, data_dir)
 
 
-def _digest(names: Sequence[str], frame_ms: float, index: pd.DataFrame) -> Any:
+def _told(dtype: np.dtype) -> dict[str, Any]:
+    """What the description says of a dtype that the file of the values does not tell."""
+    return {"format_version": WITH_DTYPE, "dtype": "bfloat16"} if dtype == BFLOAT16 else {}
+
+
+def _digest(description: dict[str, Any], index: pd.DataFrame) -> Any:
     """The beginning of a fingerprint, which the values follow."""
-    return hashlib.sha256(json.dumps([names, float(frame_ms), index.to_dict("list")]).encode())
+    told = [description["names"], float(description["frame_ms"]), index.to_dict("list")]
+    return hashlib.sha256(json.dumps([*told, *([description["dtype"]] if "dtype" in description else [])]).encode())
 
 
 def _content(description: dict[str, Any], index: pd.DataFrame, values: np.ndarray) -> str:
-    digest = _digest(description["names"], description["frame_ms"], index)
+    digest = _digest(description, index)
     stored = values.dtype.newbyteorder("<")  # a header that tells another order of bytes tells other values
     for start in range(0, len(values), _BLOCK):
         digest.update(np.ascontiguousarray(values[start : start + _BLOCK], stored))
@@ -158,12 +169,14 @@ def _content(description: dict[str, Any], index: pd.DataFrame, values: np.ndarra
 
 def _write_values(path: Path, found: FeatureSource, digest: Any) -> None:
     """Writes all utterances' frames one after the other; unlike a memory map, this notices a full disk."""
-    dtype = found.dtype.newbyteorder("<")
-    header = {"descr": dtype.str, "fortran_order": False, "shape": (int(found.num_frames.sum()), found.dims)}
+    of_bits = found.dtype == BFLOAT16
+    stored = np.dtype(np.uint16 if of_bits else found.dtype).newbyteorder("<")
+    header = {"descr": stored.str, "fortran_order": False, "shape": (int(found.num_frames.sum()), found.dims)}
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for row in range(len(found.num_frames)):
-            content = found.read(row).astype(dtype).tobytes()
+            values = found.read(row)
+            content = (values.astype(BFLOAT16).view(np.uint16) if of_bits else values).astype(stored).tobytes()
             digest.update(content)
             file.write(content)
 
@@ -214,16 +227,21 @@ def read_packed(folder: Path, *, again: bool = False) -> tuple[dict[str, Any], p
     """
     with reading(_damaged(folder)):
         description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
-        if description["format_version"] != FORMAT_VERSION:
+        of_bits = "dtype" in description
+        version = WITH_DTYPE if of_bits else FORMAT_VERSION
+        if description["format_version"] != version:
             raise UserError(
                 f"{folder}: features of format version {brief(description['format_version'])}, expected "
-                f"{FORMAT_VERSION}; prepare them again"
+                f"{version}; prepare them again"
             )
         values = np.load(folder / _VALUES, mmap_mode="r")
         index = bounded.read_parquet(folder / _INDEX)
         shape = (description["num_frames"], description["dims"])
         if values.shape != shape or index["num_frames"].sum() != len(values):
             raise ValueError(f"{_VALUES} is {values.shape}, expected {shape}")
+        told = description.get("dtype", "float16 or float32")
+        if told != "bfloat16" if of_bits else values.dtype.kind != "f":
+            raise ValueError(f"{_VALUES} is of {values.dtype}, {_DESCRIPTION} says {told}")
         if missing := {"corpus_fingerprint", "names", "frame_ms", "info"} - description.keys():
             raise ValueError(f"{_DESCRIPTION} has no {min(missing)}")
 
@@ -237,7 +255,7 @@ def read_packed(folder: Path, *, again: bool = False) -> tuple[dict[str, Any], p
         if content != description["fingerprint"]:
             expected = description["fingerprint"][:12]
             raise ValueError(f"its values are those of {content[:12]}, its fingerprint says {expected}")
-    return description, index, values
+    return description, index, values.view(BFLOAT16) if of_bits else values
 
 
 def _damaged(folder: Path) -> str:

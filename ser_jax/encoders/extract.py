@@ -69,7 +69,7 @@ class Request:
     states: tuple[str, ...]
     form: Literal["frames", "pooled"]
     window_seconds: float
-    dtype: Literal["float16", "float32"]
+    dtype: Literal["float16", "bfloat16", "float32"]
     trim_db: float = 0.0
     average: int = 1
     speeds: tuple[float, ...] = (1.0,)
@@ -315,7 +315,9 @@ def _compute(
 
 def _refuse_not_finite(values: np.ndarray, encoder: LoadedEncoder, request: Request) -> None:
     if not np.isfinite(values).all():
-        raise UserError(f"encoder {encoder.name}: values beyond the range of {request.dtype}; --dtype float32")
+        raise UserError(
+            f"encoder {encoder.name}: values beyond the range of {request.dtype}; --dtype bfloat16 or float32"
+        )
 
 
 def _scratch(
@@ -329,7 +331,8 @@ def _scratch(
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         mode = "w+"
-    values = np.lib.format.open_memmap(folder / "values.npy", mode, dtype, shape)
+    stored = "uint16" if dtype == "bfloat16" else dtype  # its bits: NumPy's files have none
+    values = np.lib.format.open_memmap(folder / "values.npy", mode, stored, shape).view(dtype)
     done = np.lib.format.open_memmap(folder / "done.npy", mode, np.bool_, (pieces,))
     if mode == "w+":
         for name in ("values.npy", "done.npy"):

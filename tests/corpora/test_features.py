@@ -20,6 +20,7 @@ from ser_jax.corpora import corpus as corpora
 from ser_jax.corpora.corpus import make_corpus
 from ser_jax.corpora.features import features_folder, frames, load_features, pack_features
 from ser_jax.errors import UserError
+from ser_jax.studies.verify import WHOLE, verify
 
 IDS = ("a", "deep/b", "c.1")
 FORMATS = ("npy", "npz_files", "npz", "h5", "hdf5", "lists", "columns")
@@ -114,6 +115,45 @@ def test_packed_features_are_memory_mapped_and_describe_themselves(tmp_path):
         "features.json",
         "SHA256SUMS",
     }
+
+
+def of_bits(corpus, folder):
+    """Features of bfloat16, most of them beyond the range of float16."""
+    values = [1e6 * array for array in good().values()]
+    count = np.array([len(array) for array in values], np.int64)
+    source = features.FeatureSource(tuple("abcd"), 4, features.BFLOAT16, count, values.__getitem__)
+    return features.pack_source("bits", source, corpus, folder, 20.0, {}), np.concatenate(values)
+
+
+def test_bfloat16_is_kept_by_its_bits_and_read_memory_mapped(tmp_path):
+    corpus = made_corpus()
+    packed, values = of_bits(corpus, tmp_path)
+    assert isinstance(packed.values, np.memmap) and packed.values.dtype == features.BFLOAT16
+    halved = values.view(np.uint32)  # to the nearest, halves to the even one
+    expected = ((halved + 0x7FFF + (halved >> 16 & 1)) >> 16).astype(np.uint16)
+    np.testing.assert_array_equal(packed.values.view(np.uint16), expected)
+    np.testing.assert_array_equal(frames(packed, 2).view(np.uint16), expected[6:])
+    folder = features_folder("three", "bits", tmp_path)
+    np.testing.assert_array_equal(np.load(folder / "values.npy"), expected)
+    assert [finding.state for finding in verify(folder)] == [WHOLE]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 1}, "features of format version 1, expected 2; prepare them again"),
+        ({"dtype": "float8"}, "values.npy is of uint16, features.json says float8"),
+        ({"dtype": None, "format_version": 1}, "values.npy is of uint16, features.json says float16 or float32"),
+    ],
+)
+def test_a_dtype_that_is_not_that_of_the_values_is_refused(tmp_path, changes, message):
+    corpus = made_corpus()
+    of_bits(corpus, tmp_path)
+    path = features_folder("three", "bits", tmp_path) / "features.json"
+    told = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in told.items() if value is not None}))
+    with pytest.raises(UserError, match=message):
+        load_features(corpus, "bits", tmp_path)
 
 
 def test_the_fingerprint_is_that_of_the_values_whatever_format_they_came_in(tmp_path):

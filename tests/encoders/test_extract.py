@@ -12,7 +12,7 @@ import soxr
 
 from ser_jax.corpora import load_corpus, packed_folder
 from ser_jax.corpora.corpus import SAMPLE_RATE, pack
-from ser_jax.corpora.features import frames, load_features
+from ser_jax.corpora.features import BFLOAT16, frames, load_features
 from ser_jax.corpora.merge import merge_corpora
 from ser_jax.corpora.silence import speech_bounds
 from ser_jax.encoders import extract, store, weights
@@ -226,8 +226,30 @@ def test_every_part_of_an_utterance_is_long_enough_for_a_frame(architecture, exc
 def test_values_beyond_float16_are_refused(form, encoder, corpus, tmp_path):
     large = jax.tree.map(lambda x: x, encoder.parameters) | {"positions": encoder.parameters["positions"] + 1e5}
     request = extract.make_request(WHISPER, form, ["0"], dtype="float16")
-    with pytest.raises(UserError, match="values beyond the range of float16; --dtype float32"):
+    with pytest.raises(UserError, match="values beyond the range of float16; --dtype bfloat16 or float32"):
         extract.prepare_states(corpus, dataclasses.replace(encoder, parameters=large), request, tmp_path)
+
+
+@pytest.mark.parametrize("form", ["frames", "pooled"])
+def test_bfloat16_keeps_the_range_of_float32_rounded(form, encoder, corpus, tmp_path, monkeypatch):
+    large = jax.tree.map(lambda x: x, encoder.parameters) | {"positions": encoder.parameters["positions"] * 1e7}
+    large = dataclasses.replace(encoder, parameters=large)
+    exact, rounded = (extract.make_request(WHISPER, form, ["0", "1"], dtype=dtype) for dtype in ("float32", "bfloat16"))
+    expected = extract.prepare_states(corpus, large, exact, tmp_path, name="exact")
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # when all is computed and nothing packed
+        patch.setattr(extract, "pack_source", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            extract.prepare_states(corpus, large, rounded, tmp_path, name="rounded")
+    monkeypatch.setattr(extract, "_program", lambda *_: interrupt)
+    found = extract.prepare_states(corpus, large, rounded, tmp_path, name="rounded")
+    assert found.values.dtype == BFLOAT16 and found.info["dtype"] == "bfloat16"
+    assert np.abs(expected.values).max() > 65_504
+    np.testing.assert_allclose(found.values.astype(np.float32), expected.values, rtol=2**-8, atol=0)
+    assert np.mean(found.values == expected.values.astype(BFLOAT16)) > 0.99  # but for another rounding of the sums
 
 
 def test_silence_is_left_out_and_frames_are_averaged(encoder, corpus, tmp_path):

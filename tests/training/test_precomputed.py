@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ser_jax import config as configuration
-from ser_jax.corpora.features import frames, in_place_of_samples, pack_features
+from ser_jax.corpora.feature_source import FeatureSource
+from ser_jax.corpora.features import BFLOAT16, frames, in_place_of_samples, pack_features, pack_source
 from ser_jax.corpora.tracks import load_tracks
 from ser_jax.errors import UserError
 from ser_jax.feeds import resident
@@ -66,6 +67,25 @@ def trained(data, packed, tmp_path_factory):
 
 def test_a_linear_model_learns_what_the_frames_tell(trained):
     population, state = trained
+    table = tables.test_predictions(population, state, "made")
+    confusion = metrics.confusion_counts(table, "fold").counts.sum(axis=1)
+    assert np.mean(metrics.unweighted_accuracy(confusion)) > 0.8
+
+
+def test_a_model_learns_from_frames_of_bfloat16_beyond_the_range_of_float16(data, packed, tmp_path):
+    """The same features, a thousand times as large, and rounded more."""
+    corpus, protocol = data
+    source = FeatureSource(
+        packed.names, 6, BFLOAT16, packed.num_frames, lambda row: 2e3 * np.float32(frames(packed, row))
+    )
+    large = pack_source("made", source, corpus, tmp_path, 20.0, {})
+    assert np.abs(large.values.astype(np.float32)).max() > 65_504
+    population = make_population(config(), corpus, protocol, features=large)
+    assert population.resident.samples.dtype == BFLOAT16
+    state, _ = loop.train(population, tmp_path / "population")
+    found = devices.gather(state.feature_statistics, 3)
+    own = np.concatenate([frames(large, row) for row in protocol.folds[2].train]).astype(np.float64)
+    np.testing.assert_allclose(found.mean[2], own.mean(0), rtol=1e-4)
     table = tables.test_predictions(population, state, "made")
     confusion = metrics.confusion_counts(table, "fold").counts.sum(axis=1)
     assert np.mean(metrics.unweighted_accuracy(confusion)) > 0.8
