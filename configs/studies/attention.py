@@ -164,32 +164,31 @@ def encoder_pooling(tiny: bool) -> dict:
 
     Attention in a pooling adds parameters. Each such head is measured against the plain pooling, and against one that
     has as many parameters in a hidden layer after the plain pooling; so has a block without attention in a second
-    feed-forward layer, and a decoder without attention in a wider state.
+    feed-forward layer, and a decoder without attention in a wider state. What all heads share is in `ON_STATES`, so
+    that `--config.model.states=1` changes all of them.
     """
     del tiny  # the built-in corpus has no states until `prepare encoder synthetic` has made them
-    head = {"name": "encoder_head", "states": 3, "dropout": 0.3}
-    block = {**head, "depth": 1}
     return {
         "name": "encoder_pooling",
         "text": "Does attention help on top of a pretrained encoder?",
         "variants": {
-            "mean": {"model": {**head, "pooling": "mean"}},
-            "mean, ECA": {"model": {**head, "pooling": "mean", "attention": "eca"}},
-            "mean, hidden layer of 67": {"model": {**head, "pooling": "mean", "hidden": 67}},
-            "self-attentive": {"model": {**head, "pooling": "self_attentive"}},
-            "mean, hidden layer of 22": {"model": {**head, "pooling": "mean", "hidden": 22}},
-            "multi-head": {"model": {**head, "pooling": "multi_head"}},
-            "mean and deviation": {"model": {**head, "pooling": "statistics"}},
-            "mean and deviation, hidden layer of 15": {"model": {**head, "pooling": "statistics", "hidden": 15}},
-            "attentive statistics": {"model": {**head, "pooling": "attentive_statistics"}},
-            "block without attention": {"model": {**block, "mixing": "none"}},
-            "block with convolution": {"model": {**block, "mixing": "convolution"}},
-            "block with self-attention": {"model": {**block, "mixing": "self_attention"}},
-            "decoder without attention": {"model": {**head, "decoder": "without_attention"}},
+            "mean": {"model": {"pooling": "mean"}},
+            "mean, ECA": {"model": {"pooling": "mean", "attention": "eca"}},
+            "mean, hidden layer of 67": {"model": {"pooling": "mean", "hidden": 67}},
+            "self-attentive": {"model": {"pooling": "self_attentive"}},
+            "mean, hidden layer of 22": {"model": {"pooling": "mean", "hidden": 22}},
+            "multi-head": {"model": {"pooling": "multi_head"}},
+            "mean and deviation": {"model": {"pooling": "statistics"}},
+            "mean and deviation, hidden layer of 15": {"model": {"pooling": "statistics", "hidden": 15}},
+            "attentive statistics": {"model": {"pooling": "attentive_statistics"}},
+            "block without attention": {"model": {"depth": 1, "mixing": "none"}},
+            "block with convolution": {"model": {"depth": 1, "mixing": "convolution"}},
+            "block with self-attention": {"model": {"depth": 1, "mixing": "self_attention"}},
+            "decoder without attention": {"model": {"decoder": "without_attention"}},
             "decoder without attention, state of 141": {
-                "model": {**head, "decoder": "without_attention", "decoder_hidden": 141}
+                "model": {"decoder": "without_attention", "decoder_hidden": 141}
             },
-            "decoder with additive attention": {"model": {**head, "decoder": "additive"}},
+            "decoder with additive attention": {"model": {"decoder": "additive"}},
         },
         "comparisons": (
             ("mean, ECA", "mean"),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from ser_jax.corpora.features import Packed
@@ -65,19 +66,19 @@ def upper_layers(config: dict, features: Packed | None, data_dir: str | os.PathL
                 f"config.model.{option}: found {model[option]}, expected config.frontend.kind=waveform with it: what "
                 "is below the states of features has been computed"
             )
+    info = {} if features is None else features.info
+    if features is not None and model["name"] == "encoder_head" and info.get("form") == "frames":
+        _require_states(model, features, exactly=False)
     if model["name"] != "encoder_head" or not isinstance(depth, int) or depth < 1:
         return None  # what is no number of layers is refused with the model's other options
-    info = {} if features is None else features.info
     if info.get("form") != "frames" or info.get("average") != 1 or "encoder" not in info:
         raise UserError(
             f"{_WHERE}: found {depth}, expected 0: layers are computed from frames of hidden states as the encoder "
             "makes them (`prepare encoder CORPUS --encoder NAME --layers N`, without --pooled and --average)"
         )
-    states, last = info["states"], info["states"][-1]
-    if model.get("states", 1) != len(states):
-        found = model.get("states", 1)
-        raise UserError(f"config.model.states: found {found}; features {features.name} have the {len(states)} {states}")
+    _require_states(model, features, exactly=True)
     _require_plain(config, "hidden states")
+    last = info["states"][-1]
     encoder = encoder_of(info, data_dir)
     if encoder.architecture.extra_tokens:
         raise UserError(
@@ -92,6 +93,18 @@ def upper_layers(config: dict, features: Packed | None, data_dir: str | os.PathL
         )
     weights = upper_weights(encoder.parameters, first, depth)
     return Upper(encoder.describe(), encoder.architecture, first, depth, {"adapter": {"weights": weights}})
+
+
+def _require_states(model: Mapping[str, Any], features: Packed, *, exactly: bool) -> None:
+    """Refuses a head that takes parts of a state for states, each normalised; `exactly`: or several for one."""
+    found, states = model.get("states", 1), features.info["states"]
+    if not isinstance(found, int) or found < 1:
+        return  # refused with the model's other options
+    if len(states) % found or (exactly and found != len(states)):
+        raise UserError(
+            f"config.model.states: found {found}, expected {len(states)}: features {features.name} have "
+            f"{', '.join(states)}"
+        )
 
 
 def _from_waveforms(config: dict, data_dir: str | os.PathLike | None) -> Upper:

@@ -207,13 +207,36 @@ def test_runs_adapt_one_copy_of_the_encoder_which_stays_as_it_is(data, tmp_path)
         encoder.check_encoder(another, described, tmp_path)
 
 
+def test_a_head_takes_whole_states(data):
+    """Each third of a state that was taken for three was normalised by itself: eleven points of UA, without a word."""
+    config = configuration.load(str(CONFIGS / "studies/attention.py:synthetic,encoder_pooling,tiny"))
+    one = configuration.merge(config, {"model": {"states": 1}})
+    states = {variant["model"]["states"] for variant in make_plan(configuration.check(one)).variants.values()}
+    assert states == {1}  # what is said for all heads is so of all
+    whole = study("studies/attention.py:synthetic,encoder_pooling,tiny")
+    for number in (1, 3):
+        assert population(whole, "mean", data, {"model": {"states": number}}).learner.model.states == number
+    for changes, message in (
+        (
+            {"model": {"states": 2}},
+            "config.model.states: found 2, expected 3: features tiny.frames have layer 1, layer",
+        ),
+        (
+            {"frontend": {"features": "tiny.lower.frames"}},
+            "config.model.states: found 3, expected 1: features tiny.lower.frames have layer 1",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            population(whole, "mean", data, changes)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"model": {"layers": 3}}, "config.model.layers: found 3 above 'layer 1', .* has the layers 1 to 3"),
         (
             {"model": {"states": 2}},
-            r"config.model.states: found 2; features tiny.lower.frames have the 1 \['layer 1'\]",
+            "config.model.states: found 2, expected 1: features tiny.lower.frames have layer 1",
         ),
         ({"frontend": {"normalization": "train"}}, "config.frontend.normalization: found train, expected none"),
         (
