@@ -6,6 +6,7 @@ every protocol; sessions and texts where the protocol promises it.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -88,7 +89,9 @@ def audit(corpus: Corpus, protocol: Protocol) -> Audit:
     )
     findings = _findings(corpus, report)
     if spellings:
-        findings.append(f"texts in several spellings, each counted as one: {len(spellings)}: {_listed(spellings)}")
+        findings.append(
+            f"texts in several spellings, each counted as one: {len(spellings)}: {_listed(map(_quoted, spellings))}"
+        )
     return dataclasses.replace(report, findings=findings)
 
 
@@ -176,6 +179,11 @@ def _finding_on_texts(corpus: Corpus, report: Audit) -> str:
 def _listed(items: Any, most: int = 4) -> str:
     names = [" = ".join(item) if isinstance(item, tuple | list) else item for item in sorted(items)]
     return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
+
+
+def _quoted(texts: Sequence[str]) -> list[str]:
+    """Sentences have commas of their own."""
+    return [f'"{text}"' for text in texts]
 
 
 def _ids(corpus: Corpus, rows: list[int]) -> list[str]:

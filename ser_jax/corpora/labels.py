@@ -37,6 +37,7 @@ _ROUNDED = 0.02  # by which shares that are rounded may add up to more or less t
 _LOOK_LATIN = str.maketrans("авекмнорстухіјѕαβεικνορτυχζηı", "abekmhopctyxijsabeikvoptyxzhi")
 # Those that sentences are written with; what stands in a word, as in don't, goes without a gap.
 _WITHOUT_SIGNS = dict.fromkeys(map(ord, '.,;:!?"()[]{}_-„“”«»‹›–—¿¡。、「」।'), " ") | dict.fromkeys(map(ord, "'’"))
+_APOSTROPHES = str.maketrans("ʼ´`", "'''")
 VOTE = "vote_"  # begins the columns that say how many raters heard an emotion, as vote_anger
 # Words of degree and negation, which make one name with an emotion, as "very calm" and "nicht froh".
 _OF_DEGREE = {
@@ -178,7 +179,8 @@ def _spelt_alike(counts: Mapping[str, int], key_of: Callable[[str], str]) -> lis
 
 def _key_of_text(text: str) -> str:
     """What two spellings of a text have in common: its words, without the signs between them."""
-    words = unicodedata.normalize("NFKC", text).casefold().translate(_WITHOUT_SIGNS).split()
+    text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES))
+    words = text.casefold().translate(_WITHOUT_SIGNS).split()
     if not any(letter.isalpha() for word in words for letter in word):  # -1 and 1 are two names of texts
         return _key(text)
     return " ".join(word.lstrip("0") or word for word in words)

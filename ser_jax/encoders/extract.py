@@ -135,7 +135,7 @@ def prepare_states(
 
     What was computed before with the same encoder, states, window and dtype, of this corpus or of all parts that it was
     merged from, is not computed again, unless `force`.
-    Raises UserError for utterances that are too short, values beyond the range of float16, and a full disk.
+    Raises UserError for utterances that are too short, values beyond the range of the dtype, and a full disk.
     """
     name = check_features_name(name or f"{encoder.name}.{request.form}")
     info = {"encoder": encoder.describe(), "states": list(request.states), "form": request.form}
@@ -315,9 +315,10 @@ def _compute(
 
 def _refuse_not_finite(values: np.ndarray, encoder: LoadedEncoder, request: Request) -> None:
     if not np.isfinite(values).all():
-        raise UserError(
-            f"encoder {encoder.name}: values beyond the range of {request.dtype}; --dtype bfloat16 or float32"
-        )
+        reason = "values that are not finite"
+        if request.dtype == "float16":
+            reason = "values beyond the range of float16; --dtype bfloat16 or float32"
+        raise UserError(f"encoder {encoder.name}: {reason}")
 
 
 def _scratch(

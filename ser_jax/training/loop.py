@@ -277,7 +277,8 @@ def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
 def _postponed_signals() -> Iterator[Callable[[], bool]]:
     """Turns SIGINT and SIGTERM into a question to be asked between two calls of the program; a second one is obeyed.
 
-    What fails after one, as the checkpoint before the stop where the disk is full, is said, and the stop remains one.
+    Where the machine refuses something after one, as a full disk the checkpoint before the stop, that is said, and the
+    stop remains one.
     """
     received: list[int] = []
     previous = {}
@@ -295,10 +296,10 @@ def _postponed_signals() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: bool(received)
     except Exception as error:
-        if not received:
+        if not received or not (isinstance(error, OSError) or isinstance(error.__cause__, OSError)):
             raise
         reason = one_line(refusal(error) or f"{type(error).__name__}: {error}")
-        print(f"note: {reason}; the same command goes on from an earlier checkpoint", file=sys.stderr, flush=True)
+        print(f"note: {reason}; the same command goes on from what was kept before", file=sys.stderr, flush=True)
         raise KeyboardInterrupt from error
     else:
         if received:  # while the folders were let go of

@@ -70,7 +70,7 @@ def test_a_text_in_several_spellings_is_one_and_is_told():
     corpus = made(text=["It is on.", "it is on", "x", "x"] * 2)
     report = audit(corpus, protocol_of([0, 2], [], [5, 7]))
     assert report.folds[0].texts == ["it is on", "x"]
-    assert "texts in several spellings, each counted as one: 1: it is on = It is on." in report.findings
+    assert 'texts in several spellings, each counted as one: 1: "it is on" = "It is on."' in report.findings
     assert any(finding.startswith("2 of 2 texts stand on both sides") for finding in report.findings)
 
 

@@ -143,7 +143,7 @@ def test_bfloat16_is_kept_by_its_bits_and_read_memory_mapped(tmp_path):
     [
         ({"format_version": 1}, "features of format version 1, expected 2; prepare them again"),
         ({"dtype": "float8"}, "values.npy is of uint16, features.json says float8"),
-        ({"dtype": None, "format_version": 1}, "values.npy is of uint16, features.json says float16 or float32"),
+        ({"dtype": None, "format_version": 1}, "values.npy is of uint16, expected float16 or float32"),
     ],
 )
 def test_a_dtype_that_is_not_that_of_the_values_is_refused(tmp_path, changes, message):

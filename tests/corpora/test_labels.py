@@ -160,7 +160,7 @@ def test_names_that_differ_by_signs_alone_are_one(one, other):
 def test_spellings_of_what_was_said_are_one_text_and_names_of_texts_stay_apart():
     alike = [
         ["Dogs are sitting", "dogs are sitting.", "Dogs  are sitting!"],
-        ["It’s 07:30", "its 7 30"],
+        ["It’s 07:30", "its 7 30", "it\u00b4s 7:30", "It\u02bcs 7.30"],
         ["Non… è vero", "non e\u0300 vero"],
         ["Yes", "yes?"],
     ]

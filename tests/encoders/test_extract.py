@@ -230,6 +230,13 @@ def test_values_beyond_float16_are_refused(form, encoder, corpus, tmp_path):
         extract.prepare_states(corpus, dataclasses.replace(encoder, parameters=large), request, tmp_path)
 
 
+def test_values_that_are_not_finite_are_refused(encoder, corpus, tmp_path):
+    infinite = encoder.parameters | {"positions": encoder.parameters["positions"] + np.inf}
+    request = extract.make_request(WHISPER, "frames", ["0"], dtype="bfloat16")
+    with pytest.raises(UserError, match=r"encoder tiny: values that are not finite$"):
+        extract.prepare_states(corpus, dataclasses.replace(encoder, parameters=infinite), request, tmp_path)
+
+
 @pytest.mark.parametrize("form", ["frames", "pooled"])
 def test_bfloat16_keeps_the_range_of_float32_rounded(form, encoder, corpus, tmp_path, monkeypatch):
     large = jax.tree.map(lambda x: x, encoder.parameters) | {"positions": encoder.parameters["positions"] * 1e7}

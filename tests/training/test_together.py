@@ -125,7 +125,7 @@ def test_after_a_kill_those_at_the_same_step_go_on_side_by_side(members, alone, 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # it was asked to stop, and does not go on
         patch.setattr(Record, "save", fails_at_the_second)
         beside(members, tmp_path, names, report=stop_after(3))
-    assert "(errno 28); the same command goes on from an earlier checkpoint\n" in capsys.readouterr().err
+    assert "(errno 28); the same command goes on from what was kept before\n" in capsys.readouterr().err
     steps = {name: max(int(path.name) for path in (tmp_path / name / "checkpoints").glob("*")) for name in names}
     assert steps == {"learns": 4, "stops": 2}
     trained = beside(members, tmp_path, names)
@@ -185,6 +185,12 @@ def test_a_stop_waits_for_the_checkpoints_of_all_before_the_process_may_be_ended
     with pytest.raises(KeyboardInterrupt):
         beside(members, tmp_path, ("learns", "stops"), report=stop_after(1))
     assert waited == [True, True]
+
+
+def test_a_fault_after_a_signal_is_no_stop(members, alone, monkeypatch):
+    monkeypatch.setattr(Record, "close", lambda record: (signal.raise_signal(signal.SIGTERM), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        loop.train(members["learns"], alone[0] / "learns")  # which is at its end
 
 
 def test_a_signal_that_comes_while_the_folder_is_let_go_of_is_a_stop_too(members, alone, monkeypatch):

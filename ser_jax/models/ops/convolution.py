@@ -22,7 +22,10 @@ from ser_jax.models.ops.taps import Size, padded, padding_of, seen, taps_of
 def convolution(
     x: Map, kernel: Float[Array, "taps_in_time taps_in_frequency channels channels_out"], strides: Size = (1, 1)
 ) -> Map:
-    """A convolution of odd size, in the dtype of x, zero beyond the border; its size is that of x over `strides`."""
+    """A convolution, in the dtype of x, zero beyond the border; its size is that of x over `strides`.
+
+    Of an even size, a window has one cell more before its own than after it.
+    """
     return _convolve(strides, x, kernel)
 
 
@@ -39,7 +42,7 @@ def _forward(x: Map, kernel: Array, strides: Size) -> tuple[Map, tuple[Map, Arra
 
 def _backward(strides: Size, saved: tuple[Map, Array], gradient: Map) -> tuple[Map, Array]:
     x, kernel = saved
-    if strides == (1, 1):
+    if strides == (1, 1) and all(taps % 2 for taps in kernel.shape[:2]):
         of_map = _convolve(strides, gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
     else:
         (of_map,) = jax.linear_transpose(lambda x: _convolve(strides, x, kernel), x)(gradient)
