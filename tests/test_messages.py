@@ -130,6 +130,11 @@ FOLD = Fold("p", np.array([0, 1]), np.array([], int), np.array([2]))
             lambda f: architecture.conv_layers(f, "conv_feature_layers", "[(1,2)]"),
             "conv_feature_layers '[(1,2)]', expected [(width",
         ),
+        (
+            lambda f: architecture.conv_layers(f, "conv_feature_layers", "[(1,0,2)]"),
+            "'[(1,0,2)]', expected [(width, kernel, stride)] * times + ..., all above 0",
+        ),
+        (lambda f: architecture.conv_layers(f, "conv_feature_layers", "[(1,2,3)] * 0"), "times + ..., all above 0"),
         (lambda f: foreign._fairseq_configuration(f, {}, {}), "does not say with which flags it was trained"),
         (
             lambda f: weights.clean_names({"a.weight_g": np.ones(2), "a.weight_v": np.ones((1, 1, 3))}),

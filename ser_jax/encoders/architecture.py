@@ -14,8 +14,9 @@ from typing import Any, Literal
 from ser_jax.errors import UserError, brief, reason_of
 
 SAMPLE_RATE = 16_000  # of every encoder
-_LAYER = r"\(\s*\d{1,5}\s*,\s*\d{1,5}\s*,\s*\d{1,5}\s*\)"
-_SAME_LAYERS = re.compile(rf"\s*\[\s*({_LAYER}(?:\s*,\s*{_LAYER})*)\s*,?\s*\]\s*(?:\*\s*(\d{{1,2}}))?\s*")
+_SIZE = r"\s*[1-9]\d{0,4}\s*"
+_LAYER = rf"\({_SIZE},{_SIZE},{_SIZE}\)"
+_SAME_LAYERS = re.compile(rf"\s*\[\s*({_LAYER}(?:\s*,\s*{_LAYER})*)\s*,?\s*\]\s*(?:\*\s*([1-9]\d?))?\s*")
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
 
@@ -158,26 +159,37 @@ def read_architecture(folder: str | Path) -> Architecture:
 
     Raises UserError for a folder without the two files, a family or a switch that is not known.
     """
-    folder = Path(folder)
-    config = _read_json(folder / CONFIG, "a checkpoint folder has it beside its weights")
-    family = config.get("model_type")
-    if not isinstance(family, str) or family not in _READERS:
-        expected = ", ".join(_READERS)
-        raise UserError(f"{folder / CONFIG}: model_type {brief(family)}, expected one of {expected}")
-    preprocessor = {}
-    if family != "whisper" or (folder / PREPROCESSOR).is_file():
-        preprocessor = _read_json(folder / PREPROCESSOR, "it says whether the waveform is normalised")
+    path, beside = Path(folder) / CONFIG, Path(folder) / PREPROCESSOR
+    config = _read_json(path, "a checkpoint folder has it beside its weights")
+    family, preprocessor = _family(path, config), {}
+    if family != "whisper" or beside.is_file():
+        preprocessor = _read_json(beside, "it says whether the waveform is normalised")
+    return make_architecture(config, preprocessor, path, beside)
+
+
+def make_architecture(
+    config: Mapping[str, Any], preprocessor: Mapping[str, Any], path: str | Path, beside: str | Path
+) -> Architecture:
+    """Returns the architecture that the contents of the two files say; messages name `path` and `beside` for them."""
+    family = _family(path, config)
     rate = preprocessor.get("sampling_rate", SAMPLE_RATE)
     if rate != SAMPLE_RATE:
-        raise UserError(f"{folder / PREPROCESSOR}: sampling_rate {brief(rate)}, expected {SAMPLE_RATE}")
-    return _READERS[family](_Switches(folder / CONFIG, config), _Switches(folder / PREPROCESSOR, preprocessor))
+        raise UserError(f"{beside}: sampling_rate {brief(rate)}, expected {SAMPLE_RATE}")
+    return _READERS[family](_Switches(path, config), _Switches(beside, preprocessor))
+
+
+def _family(path: str | Path, config: Mapping[str, Any]) -> str:
+    family = config.get("model_type")
+    if not isinstance(family, str) or family not in _READERS:
+        raise UserError(f"{path}: model_type {brief(family)}, expected one of {', '.join(_READERS)}")
+    return family
 
 
 @dataclasses.dataclass(frozen=True)
 class _Switches:
     """The entries of one file, checked when they are read."""
 
-    path: Path
+    path: str | Path
     values: Mapping[str, Any]
 
     def get(self, key: str, default: Any) -> Any:
@@ -249,9 +261,12 @@ def _wav2vec2(config: _Switches, preprocessor: _Switches) -> Wav2Vec2Architectur
         epsilon=config.get("layer_norm_eps", 1e-5),
         normalize=preprocessor.get("do_normalize", True),
     )
-    sizes = {len(architecture.conv_widths), len(architecture.conv_kernels), len(architecture.conv_strides)}
-    if len(sizes) != 1:
-        raise UserError(f"{config.path}: conv_dim, conv_kernel and conv_stride have {sizes} entries, expected as many")
+    sizes = (architecture.conv_widths, architecture.conv_kernels, architecture.conv_strides)
+    if len(set(map(len, sizes))) != 1 or not all(type(size) is int and size > 0 for each in sizes for size in each):
+        raise UserError(
+            f"{config.path}: conv_dim, conv_kernel and conv_stride {brief(sizes)}, expected as many of each, whole "
+            "numbers above 0"
+        )
     groups = architecture.position_groups
     if groups < 1 or architecture.width % groups:
         raise UserError(f"{config.path}: num_conv_pos_embedding_groups {groups} does not divide hidden_size")
@@ -282,7 +297,9 @@ def conv_layers(path: Path, key: str, text: Any) -> list[tuple[int, int, int]]:
     for part in str(text).split("+"):
         found = _SAME_LAYERS.fullmatch(part)
         if not found:
-            raise UserError(f"{path}: {key} {brief(text)}, expected [(width, kernel, stride)] * times + ...")
+            raise UserError(
+                f"{path}: {key} {brief(text)}, expected [(width, kernel, stride)] * times + ..., all above 0"
+            )
         triples = [tuple(map(int, re.findall(r"\d+", triple))) for triple in re.findall(_LAYER, found[1])]
         layers += triples * int(found[2] or 1)
     return layers
@@ -299,7 +316,7 @@ _READERS: dict[str, Callable[[_Switches, _Switches], Architecture]] = {
 FAMILIES = tuple(_READERS)
 
 
-def _checked(path: Path, architecture: Any) -> Any:
+def _checked(path: str | Path, architecture: Any) -> Any:
     for field in ("width", "depth", "heads", "hidden"):
         if getattr(architecture, field) < 1:
             raise UserError(f"{path}: the {field} of the layers is {getattr(architecture, field)}, expected at least 1")

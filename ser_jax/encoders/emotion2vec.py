@@ -52,10 +52,11 @@ def configuration(path: Path, tensors: Tensors, cfg: Any = None) -> tuple[dict[s
     positions = _of_layers(path, tensors, f"{EMOTION2VEC}.relative_positional_encoder.{{}}.0.weight", 3, first=1)
     width = _shape(path, tensors, f"{EMOTION2VEC}.project_features.2.weight", 2)[0]
     block = f"{EMOTION2VEC}.context_encoder.blocks"
-    prenet = audio.get("prenet_depth", _count(tensors, f"{block}.{{}}.norm1.weight"))
-    depth = model.get("depth", _count(tensors, "blocks.{}.norm1.weight"))
-    if not all(isinstance(number, int) and number >= 0 for number in (prenet, depth)):
-        raise UserError(f"{path}: prenet_depth {brief(prenet)} and depth {brief(depth)}, expected whole numbers")
+    prenet = _count(tensors, f"{block}.{{}}.norm1.weight")
+    depth = _count(tensors, "blocks.{}.norm1.weight")
+    for flags, key, number in ((audio, "prenet_depth", prenet), (model, "depth", depth)):
+        if flags.get(key, number) != number:
+            raise UserError(f"{path}: {key} {brief(flags[key])}, but its tensors are those of {number} such layers")
     first = f"{block}.0" if prenet else "blocks.0"
     config = {
         "model_type": "emotion2vec",
@@ -106,10 +107,15 @@ def _is(found: Any, expected: Any) -> bool:
 def _heads(path: Path, tensors: Tensors, model: Mapping[str, Any]) -> int:
     """As many as there are scales of the scores' slopes."""
     name = f"{EMOTION2VEC}.alibi_scale"
-    heads = int(np.prod(_shape(path, tensors, name)))
-    if model.get("num_heads", heads) != heads:
-        raise UserError(f"{path}: {name} has {heads} values, expected one for each of num_heads {model['num_heads']}")
-    return heads
+    shape = _shape(path, tensors, name, 5)
+    heads = model.get("num_heads", shape[2])
+    if heads == 1 and "num_heads" not in model:  # or one scale that all heads share
+        raise UserError(
+            f"{path}: {name} has one value, and nothing says of how many heads; expected num_heads in {FLAGS}"
+        )
+    if shape != (1, 1, heads, 1, 1):
+        raise UserError(f"{path}: {name} has shape {shape}, expected (1, 1, {brief(heads)}, 1, 1) for its heads")
+    return shape[2]
 
 
 def _strides(path: Path, audio: Mapping[str, Any], kernels: list[int]) -> list[int]:
@@ -134,15 +140,15 @@ def _of_layers(path: Path, tensors: Tensors, name: str, axes: int, first: int = 
 
 def _count(tensors: Tensors, name: str, first: int = 0) -> int:
     """How many of tensors there are that are numbered from `first`: up to the last one, should some be missing."""
-    pattern = re.compile(re.escape(name).replace(r"\{\}", r"(\d+)"))
+    pattern = re.compile(re.escape(name).replace(r"\{\}", r"(\d{1,9})"))
     found = [int(match[1]) for match in map(pattern.fullmatch, tensors) if match]
     return max(found) + 1 - first if found else 0
 
 
-def _shape(path: Path, tensors: Tensors, name: str, axes: int | None = None) -> tuple[int, ...]:
+def _shape(path: Path, tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
     if name not in tensors:
         raise UserError(f"{path}: of the emotion2vec encoder, {name} is missing")
     shape = tensors[name].shape
-    if axes is not None and (len(shape) != axes or 0 in shape):
+    if len(shape) != axes or 0 in shape:
         raise UserError(f"{path}: {name} has shape {shape}, expected {axes} axes")
     return shape

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from ser_jax import checksums, extras
 from ser_jax.corpora import default_data_dir
 from ser_jax.encoders import emotion2vec, smart_turn, weights
-from ser_jax.encoders.architecture import CONFIG, PREPROCESSOR, Architecture, read_architecture
+from ser_jax.encoders.architecture import CONFIG, PREPROCESSOR, Architecture, make_architecture, read_architecture
 from ser_jax.encoders.catalogue import DEFAULT, KNOWN
 from ser_jax.errors import UserError, brief, did_you_mean
 from ser_jax.files import atomic_folder
@@ -129,21 +129,23 @@ def _take_smart_turn(
 ) -> Path:
     tensors = smart_turn.dequantize(content, source)
     licence = licence or KNOWN[DEFAULT].licence
-    return _keep(name or DEFAULT, tensors, smart_turn.CONFIG, smart_turn.PREPROCESSOR, source, licence, data_dir)
+    return _keep(
+        name or DEFAULT, tensors, smart_turn.CONFIG, smart_turn.PREPROCESSOR, source, source, licence, data_dir
+    )
 
 
 def _take(path: Path, name: str, source: str, licence: str, data_dir: str | os.PathLike | None) -> Path:
-    """Takes the checkpoint at `path`: a folder like Hugging Face's, or one file, by itself or in a folder."""
-    if path.is_dir() and not any((path / file).is_file() for file in _FILES) and len(own := [*path.glob("*.pt")]) == 1:
-        path = own[0]
+    """Takes the checkpoint at `path`: a folder like Hugging Face's, or one file, by itself or in any other folder."""
+    if path.is_dir() and not (path / CONFIG).exists():
+        own = [*path.glob("*.pt")] or [*path.glob("*.safetensors")]
+        path = own[0] if len(own) == 1 else path
     if path.is_dir():
         return _take_folder(path, name, source, licence, data_dir)
-    return _keep(name, *_foreign_file(path), source, licence, data_dir)
+    return _keep(name, *_foreign_file(path), str(path), source, licence, data_dir)
 
 
 def _take_folder(folder: Path, name: str, source: str, licence: str, data_dir: str | os.PathLike | None) -> Path:
-    architecture, tensors = _read_folder(folder)
-    weights.to_parameters(architecture, tensors, str(folder))  # refused by the folder's own name
+    _, tensors = _read_folder(folder)
     config, preprocessor = (
         json.loads((folder / file).read_text(encoding="utf-8")) if (folder / file).is_file() else {}
         for file in (CONFIG, PREPROCESSOR)
@@ -151,7 +153,7 @@ def _take_folder(folder: Path, name: str, source: str, licence: str, data_dir: s
     if (folder / CARD).is_file():
         card = _read_card(folder)
         source, licence = card.get("source") or source, licence or card.get("licence", "")
-    return _keep(name, tensors, config, preprocessor, source, licence, data_dir)
+    return _keep(name, tensors, config, preprocessor, str(folder), source, licence, data_dir)
 
 
 def _keep(
@@ -159,20 +161,21 @@ def _keep(
     tensors: Mapping[str, np.ndarray],
     config: Mapping[str, Any],
     preprocessor: Mapping[str, Any],
+    path: str,
     source: str,
     licence: str,
     data_dir: str | os.PathLike | None,
 ) -> Path:
-    """Writes an encoder's folder, which appears whole or not at all, once its weights fit its configuration."""
+    """Writes an encoder's folder, which appears whole or not at all, once what is at `path` fits its configuration."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise UserError(f"encoder {name!r}: expected a name of letters, digits, _, - and .; give one by --name")
+    architecture = make_architecture(config, preprocessor, path, path)
     folder = encoder_folder(name, data_dir)
     with atomic_folder(folder) as temporary:
         for file, content in ((CONFIG, config), (PREPROCESSOR, preprocessor)):
             (temporary / file).write_text(json.dumps(dict(content), indent=1) + "\n", encoding="utf-8")
-        architecture = read_architecture(temporary)
         kept = {key: np.ascontiguousarray(value) for key, value in weights.clean_names(tensors).items()}
-        weights.to_parameters(architecture, kept, source)
+        weights.to_parameters(architecture, kept, path)
         save_file(kept, temporary / WEIGHTS)
         card = {
             "name": name,
@@ -214,11 +217,11 @@ def _foreign_file(path: Path) -> tuple[weights.Tensors, dict[str, Any], dict[str
 
 def _download(hub: str) -> Path:
     huggingface_hub = extras.load("encoders", f"encoder {hub}", "huggingface_hub")
-    files = [CONFIG, PREPROCESSOR, "*.safetensors", "*.safetensors.index.json"]
+    files = [CONFIG, PREPROCESSOR, emotion2vec.FLAGS, "*.safetensors", "*.safetensors.index.json"]
     try:
         folder = Path(huggingface_hub.snapshot_download(hub, allow_patterns=files))
         if not any(folder.glob("*.safetensors")):
-            folder = Path(huggingface_hub.snapshot_download(hub, allow_patterns=[*files[:2], "pytorch_model.bin"]))
+            folder = Path(huggingface_hub.snapshot_download(hub, allow_patterns=[*files[:3], "pytorch_model.bin"]))
         if not any((folder / file).is_file() for file in _FILES):
             folder = Path(huggingface_hub.snapshot_download(hub, allow_patterns=[emotion2vec.FLAGS, "*.pt"]))
     except Exception as error:  # of the network, of the hub, of its client: all say why in their text

@@ -101,6 +101,9 @@ def to_parameters(architecture: Architecture, tensors: Mapping[str, np.ndarray],
     Raises UserError, naming `source` and the tensor, where one is missing, not known, of another shape, or
     not finite.
     """
+    most = max(architecture.depth, getattr(architecture, "position_layers", 0))
+    if most > len(tensors):  # each layer has some; the names of a hundred million layers would never be made
+        raise UserError(f"{source}: {len(tensors)} tensors; the configuration asks for {most} layers")
     entries = list(_entries(architecture))
     wanted = {name for entry in entries for name in entry.names}
     missing, unexpected = sorted(wanted - set(tensors)), sorted(set(tensors) - wanted)

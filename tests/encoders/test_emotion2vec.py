@@ -220,6 +220,7 @@ def test_a_checkpoint_is_the_same_encoder_in_every_form(checkpoints, state, spec
     [
         (f"{AUDIO}.alibi_bias", (6, 3, 3), f"1 are not known ({AUDIO}.alibi_bias)"),
         ("norm.weight", (24,), "1 are not known (norm.weight)"),
+        ("blocks.99999999.norm1.weight", (24,), "depth 2, but its tensors are those of 100000000 such layers"),
         ("blocks.1.norm2.bias", None, "1 tensors are missing (blocks.1.norm2.bias)"),
         (f"{AUDIO}.context_encoder.norm.bias", None, f"1 tensors are missing ({AUDIO}.context_encoder.norm.bias)"),
         ("blocks.0.attn.qkv.weight", (48, 24), "has shape (48, 24); the configuration asks for (72, 24)"),
@@ -227,8 +228,13 @@ def test_a_checkpoint_is_the_same_encoder_in_every_form(checkpoints, state, spec
         ("blocks.0.attn.qkv.bias", (), "has shape (1,); the configuration asks for (72,)"),
         (f"{AUDIO}.extra_tokens", (3, 24), "has shape (3, 24), expected 3 axes"),
         (f"{AUDIO}.extra_tokens", (2, 3, 24), "has shape (2, 3, 24); the configuration asks for (1, 3, 24)"),
-        (f"{AUDIO}.alibi_scale", (3, 1, 6, 1, 1), "alibi_scale has 18 values, expected one for each of num_heads 6"),
+        (f"{AUDIO}.alibi_scale", (6, 1, 1, 1, 1), "has shape (6, 1, 1, 1, 1), expected (1, 1, 6, 1, 1) for its heads"),
         (f"{AUDIO}.alibi_scale", None, f"of the emotion2vec encoder, {AUDIO}.alibi_scale is missing"),
+        (
+            f"{AUDIO}.relative_positional_encoder.1.0.weight",
+            (24, 30, 5),
+            "embedding_groups 0 does not divide hidden_size",
+        ),
         (f"{AUDIO}.project_features.2.weight", None, "project_features.2.weight is missing"),
         (f"{AUDIO}.relative_positional_encoder.2.0.weight", None, "relative_positional_encoder.2.0.weight is missing"),
     ],
@@ -241,7 +247,7 @@ def test_tensors_that_do_not_fit_are_named(checkpoints, tmp_path, name, shape, m
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(UserError) as error:
         store.get(str(tmp_path / "other.pt"), tmp_path)
-    assert message in str(error.value) and "other.pt" in str(error.value)
+    assert message in str(error.value) and str(error.value).startswith(f"{tmp_path / 'other.pt'}: ")
     assert not store.available(tmp_path)
 
 
@@ -250,12 +256,17 @@ def test_tensors_that_do_not_fit_are_named(checkpoints, tmp_path, name, shape, m
     [
         ({"layer_norm_first": True}, "layer_norm_first True is not known, expected False"),
         ({"norm_eps": "small"}, "norm_eps 'small' is not known, expected 1e-05"),
-        ({"depth": 3}, "12 tensors are missing (blocks.2.attn.proj.bias"),
-        ({"depth": "all"}, "prenet_depth 1 and depth 'all', expected whole numbers"),
-        ({"num_heads": 4}, "alibi_scale has 6 values, expected one for each of num_heads 4"),
+        ({"depth": 100_000_000}, "depth 100000000, but its tensors are those of 2 such layers"),
+        ({"depth": "all"}, "depth 'all', but its tensors are those of 2 such layers"),
+        ({"modalities": {"audio": {"prenet_depth": 4}}}, "prenet_depth 4, but its tensors are those of 1 such layers"),
+        ({"num_heads": 4}, "alibi_scale has shape (1, 1, 6, 1, 1), expected (1, 1, 4, 1, 1) for its heads"),
         ({"modalities": {"audio": {"learned_alibi": True}}}, "learned_alibi True is not known, expected False"),
         ({"modalities": {"audio": {"extractor_mode": "default"}}}, "extractor_mode 'default' is not known"),
         ({"modalities": {"audio": {"feature_encoder_spec": "[(24,10,5)]"}}}, "its convolutions have kernels [10, 3, 3"),
+        (
+            {"modalities": {"audio": {"feature_encoder_spec": "[(24,10,0)]"}}},
+            "'[(24,10,0)]', expected [(width, kernel, s",
+        ),
         ({"modalities": {"audio": {"feature_encoder_spec": "x"}}}, "feature_encoder_spec 'x', expected [(width, ker"),
         ({"modalities": {}}, "kernels [10, 3, 3, 2], and nothing says their strides; expected config.yaml beside it"),
     ],
@@ -266,6 +277,41 @@ def test_flags_that_are_not_known_are_refused(checkpoints, tmp_path, change, mes
     with pytest.raises(UserError) as error:
         store.get(str(checkpoints["funasr"]), tmp_path)
     assert message in str(error.value)
+
+
+def without_heads(checkpoints, scales):
+    """The folder with flags that say no number of heads, whose only weights, in safetensors, have scales of a shape."""
+    folder = checkpoints["funasr"]
+    (folder / "model.pt").unlink(missing_ok=True)
+    flags = {"model_conf": {key: value for key, value in FLAGS["model_conf"].items() if key != "num_heads"}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(flags))
+    tensors = load_file(checkpoints["tensors"]) | {f"d2v_model.{AUDIO}.alibi_scale": np.ones(scales, np.float32)}
+    save_file(tensors, checkpoints["tensors"])
+    return folder
+
+
+def test_heads_are_those_of_the_scales_unless_one_may_be_shared(checkpoints, tmp_path):
+    store.get(str(without_heads(checkpoints, (1, 1, 6, 1, 1))), tmp_path)  # a folder with one safetensors file
+    assert store.load("funasr", tmp_path).architecture.heads == 6
+    with pytest.raises(UserError, match=r"tensors.safetensors: 5 attention heads do not divide the width 24$"):
+        store.get(str(without_heads(checkpoints, (1, 1, 5, 1, 1))), tmp_path)
+    with pytest.raises(
+        UserError,
+        match=r"alibi_scale has one value, and nothing says of how many heads; expected num_heads in config.yaml",
+    ):
+        store.get(str(without_heads(checkpoints, (1, 1, 1, 1, 1))), tmp_path)
+    flags = yaml.safe_load((checkpoints["funasr"] / "config.yaml").read_text())
+    flags["model_conf"]["num_heads"] = 1
+    (checkpoints["funasr"] / "config.yaml").write_text(yaml.safe_dump(flags))
+    store.get(str(checkpoints["funasr"]), tmp_path)
+    assert store.load("funasr", tmp_path).architecture.heads == 1
+
+
+def test_a_pytorch_file_beside_a_configuration_is_not_taken_by_itself(checkpoints, tmp_path):
+    torch.save(torch.load(checkpoints["funasr"] / "model.pt", weights_only=True), checkpoints["hub"] / "a.pt")
+    (checkpoints["hub"] / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"hub: no weights; expected model.safetensors or pytorch_model.bin beside"):
+        store.get(str(checkpoints["hub"]), tmp_path)
 
 
 def test_a_file_that_does_not_say_enough_is_refused(checkpoints, tmp_path):
@@ -282,6 +328,8 @@ def test_a_file_that_does_not_say_enough_is_refused(checkpoints, tmp_path):
     [
         ({"num_prenet_layers": 4}, "num_extra_tokens 3 and num_prenet_layers 4, expected at least 0"),
         ({"num_extra_tokens": -1}, "num_extra_tokens -1 and num_prenet_layers 1, expected at least 0"),
+        ({"num_hidden_layers": 100_000_000}, "hub: 62 tensors; the configuration asks for 100000000 layers"),
+        ({"num_conv_pos_embeddings": 100_000_000}, "hub: 62 tensors; the configuration asks for 100000000 layers"),
         ({"do_stable_layer_norm": True}, "do_stable_layer_norm True is not known, expected False"),
         ({"num_conv_pos_embedding_groups": 0}, "num_conv_pos_embedding_groups 0 does not divide hidden_size"),
     ],

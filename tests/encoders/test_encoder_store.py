@@ -166,6 +166,7 @@ def test_openais_file_is_read_by_its_own_names(tmp_path):
         ("config.json", {"num_hidden_layers": 2}, "are not known (encoder.layers.2.attention.k_proj.bias"),
         ("config.json", {"intermediate_size": 64}, "has shape (48, 32); the configuration asks for (64, 32)"),
         ("config.json", {"conv_stride": [5, 2, 2]}, "conv_dim, conv_kernel and conv_stride"),
+        ("config.json", {"conv_stride": [5] + [0] * 6}, "of each, whole numbers above 0"),
         ("preprocessor_config.json", {"sampling_rate": 8000}, "sampling_rate 8000, expected 16000"),
     ],
 )
