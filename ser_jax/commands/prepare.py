@@ -253,7 +253,7 @@ def _prepare_states(args: argparse.Namespace, data_dir: str | os.PathLike) -> in
     has_study = args.name is None and (args.pooled or len(request.states) == _STATES_OF_STUDY)
     if has_study and _can_leave_one_out(corpus):
         other = "" if encoder.name == catalogue.DEFAULT else encoder.name
-        print(f"next          {_next_of_states(corpus.name, other, args.pooled, args.data_dir)}")
+        print(f"next          {_next_of_states(args.corpus_of_states, other, args.pooled, args.data_dir)}")
     return 0
 
 

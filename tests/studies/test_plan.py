@@ -120,6 +120,10 @@ def test_variants_of_several_questions_are_named_after_them():
             {"questions": [{"name": "q", "factors": [{**ATTENTION, "field": "modle.attention"}]}]},
             "q, factor attention: config has no 'modle'; did you mean model",
         ),
+        (
+            {"questions": [{"name": "q", "factors": ["attention"]}]},
+            "found .attention., expected a dict of name, levels and",
+        ),
         ({"questions": [{"name": "q", "factors": [{**ATTENTION, "levels": ["eca"]}]}]}, "expected two or more"),
         ({"questions": [{"name": "q", "factors": [{"name": "a", "levels": [1, 2]}]}]}, "found 1, expected a field"),
         ({"questions": [{"name": "q", "factors": [ATTENTION, ATTENTION]}]}, "factor attention stands twice"),
