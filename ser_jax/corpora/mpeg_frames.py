@@ -5,13 +5,13 @@ ISO 11172-3 and 13818-3 (layer III), 13818-7 (ADTS), and the header frame of Xin
 follows.
 """
 
-import math
 import re
 import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from fastcrc import crc16
 
 from ser_jax.corpora.foreign_structure import Bytes
 from ser_jax.errors import UserError
@@ -286,40 +286,8 @@ def _of_coder(data: Bytes, info: _Piece, frames: Sequence[_Piece]) -> tuple[int 
     length, expected = _LENGTH_AND_SUM.unpack(header[at + 28 : at + 34])
     end = frames[-1].at + frames[-1].length
     same = (
-        length != end - info.at or b"MP3GAIN" in data[-4096:] or expected == crc_16(data[info.at + info.length : end])
+        length != end - info.at
+        or b"MP3GAIN" in data[-4096:]
+        or expected == crc16.arc(data[info.at + info.length : end])
     )
     return length, not same
-
-
-def _table() -> np.ndarray:
-    table = np.arange(256, dtype=np.uint16)
-    for _ in range(8):
-        table = np.where(table & 1, table >> 1 ^ np.uint16(0xA001), table >> 1)
-    return table
-
-
-_TABLE = _table()
-
-
-def crc_16(data: bytes) -> int:
-    """Returns the CRC-16 of bytes (polynomial 0x8005, lowest bit first, begun with 0), as "ARC" and LAME have it.
-
-    The bytes are cut into pieces that are summed side by side; a sum is linear, so that they can be joined.
-    """
-    length = max(math.isqrt(len(data)), 1)
-    pieces = -(-len(data) // length)
-    padded = np.zeros(pieces * length, np.uint8)  # zeros before the first byte change nothing
-    padded[pieces * length - len(data) :] = np.frombuffer(data, np.uint8)
-    # Sixteen further pieces of zeros, begun with one bit each: what `length` bytes make of it.
-    steps = np.concatenate([np.zeros((length, 16), np.uint8), padded.reshape(pieces, length).T], axis=1)
-    sums = np.concatenate([1 << np.arange(16, dtype=np.uint16), np.zeros(pieces, np.uint16)])
-    for step in steps:
-        sums = _TABLE[(sums ^ step) & 255] ^ sums >> 8
-    of_bit, total = sums[:16].tolist(), 0
-    for piece in sums[16:].tolist():
-        moved = piece
-        for bit in range(16):
-            if total >> bit & 1:
-                moved ^= of_bit[bit]
-        total = moved
-    return total
