@@ -239,7 +239,7 @@ def read_packed(folder: Path, *, again: bool = False) -> tuple[dict[str, Any], p
         shape = (description["num_frames"], description["dims"])
         if values.shape != shape or index["num_frames"].sum() != len(values):
             raise ValueError(f"{_VALUES} is {values.shape}, expected {shape}")
-        if description["dtype"] != "bfloat16" if of_bits else values.dtype.kind != "f":
+        if (description["dtype"], values.dtype.str) != ("bfloat16", "<u2") if of_bits else values.dtype.kind != "f":
             told = f"{_DESCRIPTION} says {description['dtype']}" if of_bits else "expected float16 or float32"
             raise ValueError(f"{_VALUES} is of {values.dtype}, {told}")
         if missing := {"corpus_fingerprint", "names", "frame_ms", "info"} - description.keys():

@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import difflib
+import functools
 import os
 import re
+import sys
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,9 +37,7 @@ NO_AGREEMENT = "no agreement"  # of raters, in the place of an emotion
 _ROUNDED = 0.02  # by which shares that are rounded may add up to more or less than 1
 # Letters, in lower case, that look like Latin ones or stand for one in another alphabet.
 _LOOK_LATIN = str.maketrans("авекмнорстухіјѕαβεικνορτυχζηı", "abekmhopctyxijsabeikvoptyxzhi")
-# Those that sentences are written with; what stands in a word, as in don't, goes without a gap.
-_WITHOUT_SIGNS = dict.fromkeys(map(ord, '.,;:!?"()[]{}_-„“”«»‹›–—¿¡。、「」।'), " ") | dict.fromkeys(map(ord, "'’"))
-_APOSTROPHES = str.maketrans("ʼ´`", "'''")
+_APOSTROPHES = str.maketrans("ʼ´`‘’", "'''''")
 VOTE = "vote_"  # begins the columns that say how many raters heard an emotion, as vote_anger
 # Words of degree and negation, which make one name with an emotion, as "very calm" and "nicht froh".
 _OF_DEGREE = {
@@ -180,10 +180,17 @@ def _spelt_alike(counts: Mapping[str, int], key_of: Callable[[str], str]) -> lis
 def _key_of_text(text: str) -> str:
     """What two spellings of a text have in common: its words, without the signs between them."""
     text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES))
-    words = text.casefold().translate(_WITHOUT_SIGNS).split()
+    words = text.casefold().translate(_without_signs()).split()
     if not any(letter.isalpha() for word in words for letter in word):  # -1 and 1 are two names of texts
         return _key(text)
     return " ".join(word.lstrip("0") or word for word in words)
+
+
+@functools.cache
+def _without_signs() -> dict[int, str]:
+    """All punctuation as a gap, but for what stands in a word, as in don't."""
+    signs = (sign for sign in range(sys.maxunicode + 1) if unicodedata.category(chr(sign)).startswith("P"))
+    return dict.fromkeys(signs, " ") | {ord("'"): ""}
 
 
 def _key(name: str) -> str:

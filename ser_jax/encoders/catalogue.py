@@ -49,7 +49,6 @@ KNOWN = {
     "data2vec-audio-large": Known("data2vec-audio", 24, 1024, 313.3, _APACHE, "facebook/data2vec-audio-large"),
     "emotion2vec-base": Known("emotion2vec", 12, 768, 93.2, _NOT_SETTLED, "emotion2vec/emotion2vec_base"),
     "emotion2vec-plus-base": Known("emotion2vec", 12, 768, 93.2, _NOT_SETTLED, "emotion2vec/emotion2vec_plus_base"),
-    "emotion2vec-plus-large": Known("emotion2vec", 12, 1024, 162.1, _NOT_SETTLED, "emotion2vec/emotion2vec_plus_large"),
     "w2v2-l-robust-12-msp-dim": Known(
         "wav2vec2", 12, 1024, 164.3, "CC BY-NC-SA 4.0", "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim"
     ),

@@ -137,7 +137,7 @@ def _take_smart_turn(
 def _take(path: Path, name: str, source: str, licence: str, data_dir: str | os.PathLike | None) -> Path:
     """Takes the checkpoint at `path`: a folder like Hugging Face's, or one file, by itself or in any other folder."""
     if path.is_dir() and not (path / CONFIG).exists():
-        own = [*path.glob("*.pt")] or [*path.glob("*.safetensors")]
+        own = [*path.glob("*.safetensors")] or [*path.glob("*.pt")]
         path = own[0] if len(own) == 1 else path
     if path.is_dir():
         return _take_folder(path, name, source, licence, data_dir)

@@ -99,7 +99,9 @@ def family_of(population: Population | Baselines) -> str:
         return f"{model['name']} on {population.baseline.functionals}"
     # No gradient goes through the layers of an encoder that are computed and not trained.
     return (
-        f"{model['name']} on frozen layers" if model.get("layers") and model.get("adapt") == "frozen" else model["name"]
+        f"{model['name']} on frozen layers"
+        if model.get("layers") and model.get("adapt", "frozen") == "frozen"
+        else model["name"]
     )
 
 

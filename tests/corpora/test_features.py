@@ -156,6 +156,15 @@ def test_a_dtype_that_is_not_that_of_the_values_is_refused(tmp_path, changes, me
         load_features(corpus, "bits", tmp_path)
 
 
+def test_bits_in_another_order_of_bytes_are_refused(tmp_path):
+    corpus = made_corpus()
+    of_bits(corpus, tmp_path)
+    path = features_folder("three", "bits", tmp_path) / "values.npy"
+    np.save(path, np.load(path).astype(">u2"))
+    with pytest.raises(UserError, match="values.npy is of >u2, features.json says bfloat16"):
+        load_features(corpus, "bits", tmp_path)
+
+
 def test_the_fingerprint_is_that_of_the_values_whatever_format_they_came_in(tmp_path):
     corpus = made_corpus()
     packed = [pack_features("x", write(tmp_path, form, good()), corpus, tmp_path, 20.0) for form in ("npy", "npz")]
