@@ -161,7 +161,7 @@ def test_bits_in_another_order_of_bytes_are_refused(tmp_path):
     of_bits(corpus, tmp_path)
     path = features_folder("three", "bits", tmp_path) / "values.npy"
     np.save(path, np.load(path).astype(">u2"))
-    with pytest.raises(UserError, match="values.npy is of >u2, features.json says bfloat16"):
+    with pytest.raises(UserError, match=r"values\.npy is of >u2, features\.json says bfloat16"):
         load_features(corpus, "bits", tmp_path)
 
 
