@@ -136,12 +136,10 @@ def _take_smart_turn(
 
 def _take(path: Path, name: str, source: str, licence: str, data_dir: str | os.PathLike | None) -> Path:
     """Takes the checkpoint at `path`: a folder like Hugging Face's, or one file, by itself or in any other folder."""
-    if path.is_dir() and not (path / CONFIG).exists():
-        own = [*path.glob("*.safetensors")] or [*path.glob("*.pt")]
-        path = own[0] if len(own) == 1 else path
-    if path.is_dir():
+    file = _only_file(path) if path.is_dir() else path
+    if file is None:
         return _take_folder(path, name, source, licence, data_dir)
-    return _keep(name, *_foreign_file(path), str(path), source, licence, data_dir)
+    return _keep(name, *_foreign_file(file), str(file), source, licence, data_dir)
 
 
 def _take_folder(folder: Path, name: str, source: str, licence: str, data_dir: str | os.PathLike | None) -> Path:
@@ -194,11 +192,26 @@ def _keep(
 
 def _read_folder(folder: Path) -> tuple[Architecture, weights.Tensors]:
     """The architecture of a checkpoint folder, and its encoder's tensors."""
+    if own := _only_file(folder):
+        tensors, config, preprocessor = _foreign_file(own)
+        return make_architecture(config, preprocessor, str(own), str(own)), weights.clean_names(tensors)
     architecture = read_architecture(folder)
     for file in _FILES:
         if (folder / file).is_file():
             return architecture, weights.clean_names(weights.read_tensors(folder / file))
     raise UserError(f"{folder}: no weights; expected {WEIGHTS} or pytorch_model.bin beside {CONFIG}")
+
+
+def _only_file(folder: Path) -> Path | None:
+    """The checkpoint in a folder that says nothing of its architecture; None where it does, or holds no checkpoint."""
+    if (folder / CONFIG).exists():
+        return None
+    own = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.pt"))
+    if len(own) > 1:
+        raise UserError(
+            f"{folder}: {len(own)} checkpoints ({own[0].name}, ...) and no {CONFIG} that says which; name one file"
+        )
+    return own[0] if own else None
 
 
 def _foreign_file(path: Path) -> tuple[weights.Tensors, dict[str, Any], dict[str, Any]]:

@@ -321,6 +321,21 @@ def test_of_two_files_the_one_of_tensors_alone_is_taken(checkpoints, tmp_path):
     assert set(load_file(kept / "model.safetensors")) == set(reference.TINY)
 
 
+def test_a_folder_without_a_configuration_is_loaded_as_it_is_taken(checkpoints, tmp_path):
+    store.get(str(checkpoints["fairseq"]), tmp_path, name="taken")
+    assert store.load(str(checkpoints["funasr"])).sha256 == store.load("taken", tmp_path).sha256
+
+
+def test_of_several_checkpoints_in_a_folder_none_is_guessed(checkpoints, tmp_path):
+    checkpoints["tensors"].rename(checkpoints["funasr"] / "b.pt")
+    for use in (store.load, store.get):
+        with pytest.raises(UserError) as error:
+            use(str(checkpoints["funasr"]), tmp_path)
+        assert str(error.value).endswith(
+            "funasr: 2 checkpoints (b.pt, ...) and no config.json that says which; name one file"
+        )
+
+
 def test_a_file_that_does_not_say_enough_is_refused(checkpoints, tmp_path):
     (checkpoints["funasr"] / "config.yaml").write_text("a: [")
     with pytest.raises(UserError, match=r"config.yaml: cannot be read"):
