@@ -156,6 +156,7 @@ def test_a_list_of_names_needs_no_quotation_marks(text):
         ("studies/sweep.py:mine", {"name": "mine"}),
         ("studies/augmentation.py:mine", {"name": "mine"}),
         ("studies/placement.py:mine", {"name": "mine"}),
+        ("studies/precision.py:mine,cnn", {"name": "mine"}),
         ("studies/protocols.py:mine", {"name": "mine"}),
         ("studies/recipes.py:mine,input", {"name": "mine"}),
         ("baselines.py:mine", {"name": "mine"}),
