@@ -55,7 +55,7 @@ def choose_threshold(predictions: pd.DataFrame, share: float) -> Abstention:
     if not 0 < share < 1:
         raise UserError(f"abstention: found a share of {share:g}, expected more than 0 and less than 1")
     columns = [name for name in predictions.columns if name.startswith(PREFIX)]
-    table = predictions.groupby("utterance", as_index=False).agg({"label": "first", **dict.fromkeys(columns, "mean")})
+    table = predictions.groupby("utterance").agg({"label": "first", **dict.fromkeys(columns, "mean")})
     probabilities, labels = probabilities_of(table), labels_of(table)
     if ((probabilities == 0) | (probabilities == 1)).all():
         raise UserError("abstention: every probability is 0 or 1, so there is no confidence to go by")

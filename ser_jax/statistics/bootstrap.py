@@ -77,9 +77,7 @@ def bootstrap_contrasts(
 
     value = statistic(counts.sum(axis=2)[None])[0]
     speakers = (counts.sum(axis=(0, 1, -1, -2)) > 0).sum()
-    limit = np.where(weights > 0, weights, 0).sum(axis=1).reshape(-1, *[1] * (value.ndim - 1))
-    replicated = bootstrap(counts, statistic, replicates=replicates, seed=seed)
-    return estimate(value, replicated, speakers, bounds=(-limit, limit))
+    return estimate(value, bootstrap(counts, statistic, replicates=replicates, seed=seed), speakers)
 
 
 def bootstrap(
@@ -140,7 +138,7 @@ def _draw_speakers(rng: np.random.Generator, reference: np.ndarray, size: int) -
         weights[lost] = rng.multinomial(speakers, np.full(speakers, 1 / speakers), size=lost.sum())
         lost[lost] = (weights[lost] @ reference == 0).any(axis=1)
         if not lost.any():
-            break
+            return weights
     weights[lost] = 0
     return weights
 
@@ -149,7 +147,7 @@ def estimate(
     value: float | np.ndarray,
     replicates: np.ndarray,
     speakers: int | np.integer | np.ndarray,
-    bounds: tuple[float | np.ndarray, float | np.ndarray],
+    bounds: tuple[float | np.ndarray, float | np.ndarray] = (-np.inf, np.inf),
 ) -> Estimate:
     """The 95 % interval of a value from its bootstrap replicates over speakers, by Student's t, cut off at `bounds`."""
     freedom = np.asarray(speakers) - 1.0

@@ -146,8 +146,10 @@ class Components:
         shared, persons = self.shared / seeds, (self.total - self.seeds) / speakers
         noise = shared + (self.seeds - self.shared) / seeds / speakers
         trainings = round(self.trainings * seeds)
-        spread = self.spread * (noise / self.seeds) ** 2 if self.spread else 0.0
-        more = (trainings - self.models) / (self.trainings - self.models) if self.trainings > self.models else 1.0
+        spread = 0.0
+        if self.spread:  # then some model was trained more than once
+            more = (trainings - self.models) / (self.trainings - self.models)
+            spread = self.spread * (noise / self.seeds) ** 2 / more if more else 0.0
         return Components(
             total=persons + noise,
             seeds=noise,
@@ -155,7 +157,7 @@ class Components:
             clusters=clusters,
             models=self.models,
             trainings=trainings,
-            spread=spread / more if more else 0.0,
+            spread=spread,
         )
 
     def half_width(self) -> float:

@@ -101,7 +101,7 @@ def _difference(score: Score, variant: str, baseline: str, cells: Cells, replica
         figures = score.value(both)
         return figures[..., 0, :] - figures[..., 1, :]
 
-    found = bootstrap_score(np.moveaxis(cells.drawn(), 2, 0), gained, (low - high, high - low), replicates)
+    found = bootstrap_score(np.moveaxis(cells.drawn(), 2, 0), gained, (-np.inf, np.inf), replicates)
     own = components.slopes(cells.counts[0], score.value) - components.slopes(cells.counts[1], score.value)
     parts = components.of_difference(own, cells, float(found.standard_error) ** 2)
     value, ends, p = float(found.value), None, None

@@ -100,6 +100,8 @@ def test_each_speaker_with_an_emotion_of_their_own_gives_no_interval_in_short_ti
     counts[0, range(10), range(10), range(10)] = 5
     counts[0, range(10), range(10), 0] += 1
     assert np.isnan(bootstrap.bootstrap_interval(counts).low)
+    drawn = bootstrap.bootstrap(counts[0], metrics.unweighted_accuracy, replicates=5000, seed=0)
+    assert len(drawn) == 1000 and np.isnan(drawn).mean() > 0.9  # the first of them show that there are hardly any
 
 
 @pytest.mark.parametrize("speakers", [1, 5])
@@ -118,8 +120,9 @@ def test_recall_of_a_class_heard_from_one_speaker_has_no_interval():
 
 
 def test_recall_of_a_class_has_the_degrees_of_freedom_of_the_speakers_that_it_was_heard_from():
-    counts = random_counts(speakers=6)
-    counts[:, 2:, 2] = 0  # heard from two; predicted for all
+    counts = random_counts(speakers=6, seeds=1)
+    counts[:, :, 2] = 0
+    counts[0, [0, 1], 2, [2, 0]] = 1  # heard from two, one utterance of each; predicted for all
 
     def recall(confusion):
         return metrics.recall(confusion).mean(axis=1)
@@ -128,6 +131,23 @@ def test_recall_of_a_class_has_the_degrees_of_freedom_of_the_speakers_that_it_wa
     found = bootstrap.bootstrap_interval(counts, metrics.recall, replicates=500, seed=0)
     speakers = np.array([6, 6, 2, 6])
     np.testing.assert_allclose(found.standard_error, drawn.std(axis=0) * np.sqrt(speakers / (speakers - 1)))
+
+
+def test_speakers_of_one_utterance_count_and_those_of_none_do_not():
+    counts = np.zeros((2, 1, 7, 2, 2), int)
+    counts[:, 0, range(5), [0, 1, 0, 1, 0], [0, 0, 0, 1, 1]] = 1
+    counts[1] = np.roll(counts[1], 1, axis=-1)
+    drawn = bootstrap.bootstrap(counts[:, 0], metrics.unweighted_accuracy, replicates=200, seed=0)
+    for found, of_draws in (
+        (bootstrap.bootstrap_interval(counts[0], replicates=200), drawn[:, 0]),
+        (difference(*counts, replicates=200), drawn[:, 0] - drawn[:, 1]),
+    ):
+        np.testing.assert_allclose(found.standard_error, of_draws.std() * np.sqrt(5 / 4))
+
+
+def test_no_interval_over_one_speaker_whatever_rounding_makes_of_the_replicates():
+    found = bootstrap.estimate(0.5, np.array([0.5, 0.5 + 1e-9]), 1, bounds=(0.0, 1.0))
+    assert np.isnan([found.low, found.high, found.standard_error]).all()
 
 
 def difference(variant, baseline, metric=metrics.unweighted_accuracy, *, replicates):

@@ -192,6 +192,24 @@ def test_seeds_of_which_each_trained_a_fold_of_its_own_are_one_in_every_figure(t
         assert found[name] == pytest.approx(expected[name]), name
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_a_temperature_at_an_end_of_its_range_is_told(table, validation, right):
+    """What is always right, or always wrong, could not be sure, or unsure, enough."""
+    columns = [f"p_{emotion}" for emotion in EMOTIONS]
+    said = np.eye(4)[(predictions.labels_of(validation) + (not right)) % 4] * 0.96 + 0.01
+    made = calibration.calibration(table, validation.assign(**dict(zip(columns, said.T, strict=True))), replicates=10)
+    assert made["temperature"]["median"] == pytest.approx(0.05 if right else 20, rel=0.01)
+    assert made["notes"] == ["temperature at an end of its range (0.05, 20.0) in 12 of 12 runs"]
+
+
+def test_the_intervals_end_where_the_figures_can_be():
+    table = pd.DataFrame({"speaker": ["a", "a", "b", "b"], "seed": 0})
+    sums = calibration.speaker_sums(table, np.tile([1.0, 0.0], (4, 1)), np.array([1, 1, 0, 1]))
+    found = calibration.estimate(sums, replicates=50)  # two speakers: one degree of freedom, and a very wide interval
+    np.testing.assert_allclose(found.value, [0.75, 1.5])
+    np.testing.assert_array_equal([found.low, found.high], [[0, 0], [1, 2]])
+
+
 def test_scaling_keeps_the_order_of_the_classes(table):
     p = predictions.probabilities_of(table)
     scaled = calibration.scale(p, np.full(len(p), 3.0))

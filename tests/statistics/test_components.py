@@ -44,19 +44,48 @@ def test_cells_are_one_speakers_utterances_in_one_fold():
     np.testing.assert_array_equal(components.count_cells(tables[:1]).counts, cells.counts[:1])
 
 
-def test_the_parts_of_seeds_equal_slow_variances():
-    cells = cells_of("folds", seeds=4)
+@pytest.mark.parametrize("speakers", [8, 7], ids=["folds of two", "a fold of one"])
+@pytest.mark.parametrize("seeds", [4, 2])
+def test_the_parts_of_seeds_equal_slow_variances(speakers, seeds):
+    signs = set()
+    for number in range(8):
+        cells, _ = simulate(np.random.default_rng(number), "folds", speakers, seeds, (0.3, 0.0))
+        own = components.influences(cells, DIFFERENCE)
+        found = components.decompose(own, cells, 1e-3)
+        folds = [own[:, cells.fold_of == fold].sum(axis=1) for fold in range(len(cells.folds))]
+        between = [of.var(ddof=1) / seeds for of in folds]
+        within = sum(own[:, cell].var(ddof=1) / seeds for cell in range(speakers))
+        signs.add(sum(between) > within)
+        assert found.shared == pytest.approx(max(0, sum(between) - within))
+        assert found.seeds == pytest.approx(min(sum(between), found.total))
+        assert found.total == pytest.approx(1e-3 + found.shared)
+        freedom, of_trainings = speakers - 1, (seeds - 1) * len(folds)
+        parts = 1e-3**2 / freedom + sum(of**2 / (seeds - 1) for of in between)
+        assert found.degrees == pytest.approx(
+            max(found.total**2 / parts, min(freedom, of_trainings)) if found.shared else freedom
+        )
+    assert signs == {True, False}
+
+
+def test_influences_equal_those_of_a_slow_loop_where_cells_have_few_utterances_or_none():
+    rng = np.random.default_rng(0)
+    counts = rng.integers(0, 2, (2, 3, 5, 3, 3)) * (rng.random((1, 3, 5, 3, 1)) < 0.4)
+    counts[1] = np.roll(counts[0], 1, axis=-1)  # the same utterances, recognised otherwise
+    cells = dataclasses.replace(cells_of("own model", speakers=5), counts=counts)
+    number = counts[0].sum(axis=-1)  # [seeds, cells, classes]
+    assert {0, 1} < set(number.sum(axis=-1).ravel())
     own = components.influences(cells, DIFFERENCE)
-    found = components.decompose(own, cells, 1e-3)
-    folds = [own[:, cells.fold_of == fold].sum(axis=1) for fold in range(len(cells.folds))]
-    between = sum(of.var(ddof=1) / 4 for of in folds)
-    within = sum(own[:, cell].var(ddof=1) / 4 for cell in range(8))
-    assert found.shared == pytest.approx(max(0, between - within))
-    assert found.shared > 0
-    assert found.seeds == pytest.approx(between)
-    assert found.total == pytest.approx(1e-3 + found.shared)
-    freedom = 1e-3**2 / 7 + sum((of.var(ddof=1) / 4) ** 2 / 3 for of in folds)
-    assert found.degrees == pytest.approx(max(found.total**2 / freedom, min(7, 3 * len(folds))))
+    for seed, cell in np.ndindex(3, 5):
+        if not number[seed, cell].any():
+            assert np.isnan(own[seed, cell])
+            continue
+        adds = []
+        for c in range(3):
+            hits = counts[0, :, :, c, c] - counts[1, :, :, c, c]
+            if number[seed, :, c].any():
+                of_all = hits.sum() / number[:, :, c].sum()
+                adds.append((hits[seed, cell] - of_all * number[seed, cell, c]) / number[seed, :, c].sum())
+        assert own[seed, cell] == pytest.approx(sum(adds) / len(adds))
 
 
 def test_with_a_model_for_each_speaker_draws_of_speakers_show_all_the_noise():
@@ -252,6 +281,7 @@ def test_degrees_of_freedom_to_expect_are_those_of_the_parts_to_expect():
     assert speakers.total == pytest.approx(0.5e-4 + 0.5e-4 + 2e-4)
     assert speakers.degrees == pytest.approx(satterthwaite(1e-4, 20, 2e-4, 2.5e-4, 3))
     assert parts.scaled() == parts
+    assert dataclasses.replace(parts, shared=0.0).degrees == 9  # draws of speakers show all of it
     alone = parts.scaled(seeds=1 / 3)  # one training of one model: no verdict, so nothing is detectable
     assert (alone.trainings, alone.degrees) == (1, 0.0)
     assert np.isnan(alone.half_width())

@@ -190,6 +190,13 @@ def test_with_one_seed_the_gap_is_over_folds_and_of_one_model_it_has_no_p_value(
     assert of_folds["notes"][0].endswith("the gap's interval is over folds, not speakers")
 
 
+def test_the_interval_of_a_gap_ends_where_gaps_can_be():
+    hits = np.array([9, 1, 2, 8])
+    counts = hits[:, None, None] * np.eye(2, dtype=int) + (10 - hits)[:, None, None] * np.eye(2, dtype=int)[::-1]
+    *_, gap, _ = fairness.gap_estimate(one_fold_each(counts[None, None]), np.arange(4) < 2, replicates=50)
+    assert (gap.low, gap.high) == (-1, 1)
+
+
 def test_what_is_not_known_of_genders_is_said(table):
     unknown = fairness.fairness(table, replicates=50)
     assert (unknown["genders"], unknown["gender_gap"]) == (None, None)

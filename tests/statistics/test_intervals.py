@@ -42,6 +42,11 @@ def test_the_noise_that_speakers_share_is_added(design):
         assert ((wider.low >= 0) & (wider.high <= 1)).all()
 
 
+def test_the_interval_of_a_shared_model_ends_where_figures_can_be():
+    found = intervals.interval(cells_of("one model", speakers=2, seeds=2, shared=2.0), replicates=50)
+    assert (found.low, found.high) == (0, 1)  # one degree of freedom
+
+
 def test_an_emotion_of_one_speaker_has_no_interval_and_leaves_the_others():
     cells = cells_of("one model")
     counts = cells.counts.copy()

@@ -88,6 +88,20 @@ def test_corpora_without_an_interval_are_not_pooled():
     assert effect["notes"] == ["fewer than two corpora have an interval: not pooled"]
 
 
+def test_those_that_have_an_interval_are_pooled_and_how_few_they_are_is_said():
+    ua = {"none": 0.5, "eca": 0.6}
+    summaries = [make_summary(name, ua, [("eca", 0.1)]) for name in "abcde"]
+    found = pooled.across_corpora(summaries)["effects"][0]
+    assert (found["pooled"]["corpora"], found["notes"]) == (5, [])
+    without = make_summary("f", ua, [("eca", 0.9)], standard_error=None)
+    found = pooled.across_corpora([*summaries[:2], without])["effects"][0]
+    assert found["pooled"]["estimate"] == pytest.approx(0.1) and found["pooled"]["corpora"] == 2
+    assert found["notes"] == [
+        "pooled over the corpora that have an interval",
+        "2 corpora: how much the effect varies between corpora is hardly known",
+    ]
+
+
 @pytest.mark.parametrize(
     ("summaries", "message"),
     [

@@ -81,6 +81,14 @@ def test_intervals_stay_where_scores_can_be():
         assert score.bounds == (low, high) and low <= found.low <= found.value <= found.high <= high
 
 
+def test_the_interval_of_a_difference_ends_where_differences_can_be():
+    table = table_of(noises=(0.2, 0.2), speakers=2)
+    opposite = (table["variant"] == "v0") == (table["speaker"] == "speaker0")  # each variant fails on one speaker
+    table["predicted_arousal"] *= np.where(opposite, -1, 1)
+    one = next(one for one in differences(table, [("v0", "v1")], replicates=50) if one.score == "ccc_arousal")
+    assert one.ci95 == (-2, 2)
+
+
 def test_votes_are_shared_among_the_classes_that_there_are():
     table = table_of(seeds=1).drop(columns=["p_c"])
     table.loc[0, ["v_a", "v_b", "v_c"]] = 0.0, 0.0, 1.0

@@ -84,8 +84,8 @@ def test_there_is_a_detectable_difference_for_any_degrees_of_freedom_and_family(
     assert stats.t.ppf(1 - 0.025 / family, degrees) < found < np.inf
 
 
-def test_nadeau_bengio_equals_a_slow_computation_from_the_paper():
-    differences = np.array([0.02, -0.01, 0.05, 0.03, 0.00, 0.04])
+@pytest.mark.parametrize("differences", [np.array([0.02, -0.01, 0.05, 0.03, 0.00, 0.04]), np.array([0.02, 0.05])])
+def test_nadeau_bengio_equals_a_slow_computation_from_the_paper(differences):
     runs = len(differences)
     mean = sum(differences) / runs
     variance = sum((d - mean) ** 2 for d in differences) / (runs - 1)
