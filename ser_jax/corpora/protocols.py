@@ -147,14 +147,12 @@ def _refuse_idle_options(name: str, num_folds: int | None, num_text_groups: int,
     """Refuses what would do nothing: who asks for five folds must not get one for each speaker without a word."""
     folds_of = ("grouped_k_fold", "random", "speaker_and_text_independent")
     draws = name in folds_of and (name != "speaker_and_text_independent" or num_folds is not None)
-    for option, given, means in (
-        ("num_folds", num_folds is not None, name in folds_of),
-        ("num_text_groups", num_text_groups != 2, name == "speaker_and_text_independent"),
-        ("seed", seed != 0, draws),
+    for option, value, given, means, hint in (
+        ("num_folds", num_folds, num_folds is not None, name in folds_of, "; grouped_k_fold has that many"),
+        ("num_text_groups", num_text_groups, num_text_groups != 2, name == "speaker_and_text_independent", ""),
+        ("seed", seed, seed != 0, draws, ""),
     ):
         if given and not means:
-            value = {"num_folds": num_folds, "num_text_groups": num_text_groups, "seed": seed}[option]
-            hint = "; grouped_k_fold has that many" if option == "num_folds" else ""
             raise UserError(f"protocol {name}: {option}={value} does nothing there, expected none{hint}")
 
 

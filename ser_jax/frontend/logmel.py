@@ -27,12 +27,19 @@ from ser_jax.plugins import is_outside, resolve
 Count = int | np.integer | Int[Array | np.ndarray, "..."]
 
 _VARIANCE_FLOOR = 1e-5  # keeps a constant feature (silence) finite; log-mel variances are of the order of 1 to 10
-# From jaxlib 0.11 on a Fourier transform can wait for ever for the threads of a CPU that it runs on itself, as with two
-# devices of two cores. A product with sines and cosines takes twice as long, some 12 ms for 32 crops of 2 s.
-_FFT_ENDS = tuple(map(int, jaxlib.__version__.split(".")[:2])) < (0, 11)
 _DELTA_REACH = 4  # frames on each side that a delta is fitted to: librosa's width of 9
 
 
+def _transform_ends(jaxlib_version: str) -> bool:
+    """Whether a Fourier transform on a CPU comes to its end.
+
+    From jaxlib 0.11 on it can wait for ever for the threads that it runs on itself, as with two devices of two cores. A
+    product with sines and cosines takes twice as long, some 12 ms for 32 crops of 2 s.
+    """
+    return tuple(map(int, jaxlib_version.split(".")[:2])) < (0, 11)
+
+
+_FFT_ENDS = _transform_ends(jaxlib.__version__)
 _by_product = contextvars.ContextVar("_by_product", default=False)
 
 
@@ -212,9 +219,9 @@ def features(
         raise ValueError(f"normalization {frontend.normalization!r} with statistics {statistics!r}")
     valid = num_frames(frontend, num_samples)
     if frontend.kind == "precomputed":
-        x = _before(num_samples, waveform, axis=-2)
+        x = waveform
     elif frontend.kind == "waveform":
-        x = _before(num_samples, waveform, axis=-1)[..., None]
+        x = waveform[..., None]
     else:
         x = _from_waveform(frontend, _before(num_samples, waveform, axis=-1), num_samples)
     if frontend.normalization == "utterance":

@@ -384,7 +384,7 @@ def _update(
         if not rate:
             return parameter
         decayed = update - run.weight_decay * parameter if decays else update
-        return parameter + (rate * learning_rate if rate != 1 else learning_rate) * decayed
+        return parameter + rate * learning_rate * decayed
 
     parameters = jax.tree.map(stepped, state.parameters, updates, optimizer.decays, optimizer.rates)
     # The average starts short and lengthens to ema_decay, so that the first parameters, drawn at random, do not linger.

@@ -66,6 +66,7 @@ def test_every_utterance_is_tested_once_and_no_test_speaker_is_heard(name, pairs
         assert len(set(together)) == len(together)
         assert all(part.dtype == np.int64 and (np.diff(part) > 0).all() for part in sets)
         assert len(fold.train) and len(fold.test)
+        assert bool(len(fold.validation)) == bool(validation_speakers)
         if name != "random":
             assert protocol.speaker_independent
             assert len(set(speakers[fold.validation])) == validation_speakers
@@ -167,6 +168,27 @@ def test_random_folds_hold_equal_shares_of_each_emotion_and_are_called_speaker_d
         assert Counter(corpus.utterances["emotion"].to_numpy()[fold.test]) == {"a": 5, "b": 5}
 
 
+def test_a_random_fold_validates_on_the_test_set_of_the_next_and_there_are_two_at_least():
+    corpus = grid(num_speakers=5, per_speaker=8)
+    folds = make_protocol(corpus, "random").folds
+    assert [fold.name for fold in folds] == [f"random{number}" for number in range(1, 11)]
+    for fold, following in zip(folds, [*folds[1:], folds[0]], strict=True):
+        np.testing.assert_array_equal(fold.validation, following.test)
+    one, other = make_protocol(corpus, "random", num_folds=2, validation_speakers=0).folds
+    np.testing.assert_array_equal(one.train, other.test)
+
+
+def test_there_are_five_groups_of_speakers_unless_asked_otherwise_and_as_many_beside_texts_as_asked():
+    corpus = grid(num_speakers=10)
+    folds = make_protocol(corpus, "grouped_k_fold").folds
+    assert [fold.name for fold in folds] == ["group1", "group2", "group3", "group4", "group5"]
+    protocols = [make_protocol(corpus, "speaker_and_text_independent", num_folds=2, seed=s) for s in (0, 1)]
+    for protocol in protocols:
+        assert [fold.name for fold in protocol.folds] == [f"group{i}-texts{j}" for i in (1, 2) for j in (1, 2)]
+    first, other = ({tuple(fold.test) for fold in protocol.folds} for protocol in protocols)
+    assert first != other
+
+
 def test_a_speaker_in_two_sessions_is_kept_out_of_training_when_either_is_tested():
     speakers = ["s0", "s1", "s1", "s2", "s3", "s4"]
     corpus = corpus_of(speakers, sessions=["1", "1", "2", "2", "3", "3"])
@@ -198,6 +220,7 @@ def test_texts_are_dealt_into_as_many_groups_as_asked():
         (corpus_of(["s0", "s1", "s2"], texts=["", "t", "t"]), "speaker_and_text_independent", {}, "no text id"),
         (corpus_of(["s0", "s1", "s2"]), "speaker_and_text_independent", {}, "num_text_groups=2"),
         (grid(), "random", {"num_folds": 2}, "from 3"),
+        (grid(), "random", {"num_folds": 1, "validation_speakers": 0}, "from 2"),
         (grid(), "random", {"num_folds": 100}, "is 48"),
         (grid(), "random", {"validation_speakers": -1}, "0 or more"),
         (grid(), "official", {}, "no column split; expected one, with train, validation and test, or a file"),
@@ -207,8 +230,10 @@ def test_texts_are_dealt_into_as_many_groups_as_asked():
         (grid(), "leave_one_speaker_out", {"num_folds": 5}, "num_folds=5 does nothing there.*grouped_k_fold"),
         (grid(), "leave_one_speaker_out", {"num_folds": -3}, "num_folds=-3 does nothing"),
         (grid(), "leave_one_speaker_out", {"seed": 1}, "seed=1 does nothing"),
+        (grid(), "leave_one_speaker_out", {"seed": -1}, "seed=-1 does nothing"),
         (grid(), "everything", {"num_folds": 2}, "num_folds=2 does nothing"),
         (grid(), "grouped_k_fold", {"num_text_groups": 3}, "num_text_groups=3 does nothing"),
+        (grid(), "grouped_k_fold", {"num_text_groups": 1}, "num_text_groups=1 does nothing"),
         (grid(), "speaker_and_text_independent", {"seed": 2}, "seed=2 does nothing"),
     ],
 )
@@ -282,8 +307,8 @@ def test_folds_are_read_from_a_file_and_looked_at_not_believed(tmp_path, suffix)
         (listed(train=["u0"]), "no test"),
         (listed(test=["u0"]), "no train"),
         (listed(train=["u0"], exam=["u1"]), "'exam'"),
-        ([{"fold": "1", "split": "train"}], "no 'utterance'"),
-        (["u0"], "no 'fold'"),
+        ([{"fold": "1", "split": "train"}], "record 1 has no 'utterance'"),
+        ([*listed(train=["u0"]), "u0"], "record 2 has no 'fold'"),
         ([], "no folds"),
     ],
 )

@@ -35,6 +35,11 @@ def test_every_utterance_lies_in_one_file_and_files_are_even(size):
     assert len(files) % 16 == 0 or len(files) == size < 16
 
 
+@pytest.mark.parametrize(("size", "number"), [(16, 16), (4096, 16), (4097, 32), (8192, 32)])
+def test_there_are_no_more_files_than_256_utterances_in_each_ask_for(size, number):
+    assert len(file_layout(size).files) == number
+
+
 @given(TRAININGS, st.integers(0, 3), st.integers(0, 3), st.integers(0, 60), st.integers(1, 20))
 @settings(max_examples=60, deadline=None)
 def test_a_step_sees_the_same_rows_however_the_training_is_cut(training, seed, fold, first, count):
@@ -70,13 +75,14 @@ def test_a_window_holds_no_more_utterances_than_it_may_and_reads_whole_files_onc
     layout, train, _ = make_training(*training)
     trained = np.isin(np.arange(sum(map(len, layout.files))), train)
     for lane in range(layout.lanes):
-        files, seen = [], 0
+        files, seen, before = [], 0, np.inf
         for stretch in stretches(layout, train, lane, seed, 0, first_epoch=0):
             expected = np.concatenate([layout.files[number] for number in stretch.files])
             np.testing.assert_array_equal(stretch.rows, expected[trained[expected]])
             assert sorted(stretch.order) == list(range(len(stretch.rows)))
             assert len(stretch.rows) <= layout.window or len(stretch.files) == 1
-            files += stretch.files
+            assert before + trained[layout.files[stretch.files[0]]].sum() > layout.window  # or it had been read there
+            files, before = [*files, *stretch.files], len(stretch.rows)
             seen += len(stretch.rows)
             if seen >= lane_size(layout, train, lane):
                 break

@@ -164,10 +164,11 @@ def test_gain_is_uniform_in_decibels():
     assert_uniform(20 * np.log10(levels), -6, 6)
 
 
-def test_noise_has_the_drawn_ratio_over_the_valid_samples_and_none_beyond():
-    waveform, num_samples = jnp.pad(noise(3000), (0, 1000)), jnp.asarray(3000)
+@pytest.mark.parametrize("valid", [3000, 1])
+def test_noise_has_the_drawn_ratio_over_the_valid_samples_and_none_beyond(valid):
+    waveform, num_samples = jnp.pad(noise(3000)[:valid], (0, 4000 - valid)), jnp.asarray(valid)
     added = drawn(augment.additive_noise, waveform, num_samples, 1.0) - np.asarray(waveform)
-    assert not np.any(added[:, 3000:])
+    assert not np.any(added[:, valid:])
     ratios = 10 * np.log10(np.sum(np.square(waveform)) / np.sum(np.square(added), axis=1))
     assert_uniform(ratios, 5, 30)
 
@@ -406,6 +407,14 @@ def test_augmentation_without_meaning_for_a_kind_is_refused_and_any_other_is_not
             assert str(error.value).startswith(message)
         else:
             check_augmentation(KINDS[kind], off | {name: 0.5})
+
+
+def test_augmentations_from_outside_are_of_waveforms():
+    off = dict.fromkeys((field.name for field in dataclasses.fields(Strengths)), 0.0)
+    for strength, kind in ((0.5, "log_mel"), (0.0, "precomputed")):
+        check_augmentation(KINDS[kind], off | {"custom": {"own:add": strength}})
+    with pytest.raises(UserError, match=r"config\.augmentation\.own:add: found 0\.5, expected 0: it has no meaning"):
+        check_augmentation(KINDS["precomputed"], off | {"custom": {"own:add": 0.5}})
 
 
 def test_features_made_elsewhere_are_masked_but_not_warped():

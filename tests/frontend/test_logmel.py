@@ -252,6 +252,31 @@ def test_a_frontend_without_options_is_that_of_a_configuration_without_options()
     assert {name: getattr(Frontend(), name) for name in options} == options
 
 
+def test_the_least_and_the_most_that_a_frontend_may_be_set_to():
+    found = Frontend(hop_ms=1000 / 16_000, window_ms=2000 / 16_000, fft_size=2, fmin=0.0, fmax=8000.0)
+    assert (found.hop, found.window, found.fft) == (1, 2, 2)
+    for number in (1, 64):
+        assert num_features(Frontend(kind="mfcc", num_mfcc=number)) == number
+
+
+@pytest.mark.parametrize("normalization", ["none", "utterance", "train", "speaker"])
+def test_statistics_are_given_where_they_are_used_and_nowhere_else(normalization):
+    given = None if normalization in ("train", "speaker") else Statistics(jnp.zeros(64), jnp.ones(64))
+    with pytest.raises(ValueError, match=f"normalization '{normalization}' with statistics"):
+        features(Frontend(normalization=normalization), jnp.zeros(800), jnp.asarray(800), given)
+
+
+def test_a_variance_that_rounding_makes_negative_is_none():
+    found = fit_statistics(FeatureSums(4, np.array([4000.0]), np.array([4e6 - 1e-3])))
+    np.testing.assert_allclose(found.mean, 1000)
+    np.testing.assert_allclose(found.std, np.sqrt(1e-5), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("version", "ends"), [("0.4.38", True), ("0.10.9", True), ("0.11.0", False), ("1.0.0", False)])
+def test_from_which_jaxlib_on_a_transform_may_wait_for_ever(version, ends):
+    assert logmel._transform_ends(version) == ends
+
+
 @given(num_samples=st.integers(0, 100_000), hop_ms=st.sampled_from([5.0, 10.0, 12.5, 20.0]))
 @settings(deadline=None, max_examples=30)
 def test_frame_counts_agree_for_numbers_numpy_and_jax(num_samples, hop_ms):
@@ -271,6 +296,12 @@ def test_frame_counts_agree_for_numbers_numpy_and_jax(num_samples, hop_ms):
         ({"hop_ms": 0.0}, "frontend.hop_ms: found 0.0, expected at least one sample"),
         ({"window_ms": 0.0}, "frontend.window_ms: found 0.0, expected at least two samples"),
         ({"kind": "mfcc", "num_mfcc": 65}, "frontend.num_mfcc: found 65, expected 1 to num_mels, 64"),
+        ({"kind": "mfcc", "num_mfcc": 0}, "frontend.num_mfcc: found 0, expected 1 to num_mels, 64"),
+        ({"fmin": -1.0}, "frontend.fmin: found -1.0, expected from 0 to below fmax, 8000 Hz"),
+        ({"sample_rate": 0}, "frontend.sample_rate: found 0, expected a positive rate in Hz"),
+        ({"sample_rate": -8000}, "frontend.sample_rate: found -8000, expected a positive rate in Hz"),
+        ({"window_ms": 0.07}, "frontend.window_ms: found 0.07, expected at least two samples"),
+        ({"log_floor": -1e-9}, "frontend.log_floor: found -1e-09, expected a positive power"),
         ({"log_floor": 0.0}, "frontend.log_floor: found 0.0, expected a positive power"),
     ],
     ids=str,

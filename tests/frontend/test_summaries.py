@@ -184,6 +184,11 @@ def test_features_made_elsewhere_pass_as_they_are_without_their_padding():
         ({"kind": "histogram", "normalization": "none", "deltas": 1}, "frontend.deltas: found 1, expected 0"),
         ({"kind": "precomputed", "features": "x", "deltas": 2}, "frontend.deltas: found 2, expected 0"),
         ({"kind": "precomputed"}, "frontend.features: found '', expected the name of packed features"),
+        ({"kind": "waveform", "normalization": "none", "deltas": 1}, "frontend.deltas: found 1, expected 0"),
+        *(
+            ({"kind": "precomputed", "features": "x", "trim_db": db}, f"frontend.trim_db: found {db}, expected 0")
+            for db in (20.0, -1.0)
+        ),
         ({"features": "wavlm"}, "frontend.features: found 'wavlm', expected none: kind log_mel is made from waveforms"),
     ],
     ids=str,

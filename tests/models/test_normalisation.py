@@ -96,6 +96,18 @@ def test_a_map_is_normalised_by_the_statistics_of_its_real_cells_on_all_devices(
     np.testing.assert_allclose(jit(on_devices)(*halves)[0].reshape(x.shape), found, atol=1e-4)
 
 
+@pytest.mark.parametrize("cells", [0, 1, 2])
+def test_statistics_of_one_cell_or_none_are_finite_and_those_of_two_unbiased(cells):
+    x, mask = random(1, 3, 1, 4) + 2, Mask(jnp.array([cells]), 3, 1)
+    real = np.asarray(x)[0, :cells, 0]
+    mean, var = (real.mean(0), real.var(0, ddof=1) if cells > 1 else np.zeros(4)) if cells else np.zeros((2, 4))
+    norm = BatchNorm()
+    variables = norm.init(jax.random.key(0), mask.apply(x), mask, train=False)
+    _, updates = norm.apply(variables, mask.apply(x), mask, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(updates["batch_stats"]["mean"], 0.1 * mean, atol=1e-6)
+    np.testing.assert_allclose(updates["batch_stats"]["var"], 0.9 + 0.1 * var, atol=1e-5)
+
+
 def test_layer_norm_is_flax_s_over_the_channels(jit):
     x = 3 * random(2, 7, 5) + 1
     parameters = {"scale": random(5, seed=1), "bias": random(5, seed=2)}

@@ -92,6 +92,26 @@ def test_what_the_disk_refuses_in_the_background_names_the_folder(tmp_path, monk
     assert str(tmp_path) in str(caught.value)
 
 
+def test_the_newest_two_are_kept_and_none_is_lost_by_reading(saved):
+    folder, states = saved
+    store = Checkpoints(folder)
+    assert_same(store.resume(states[6]), states[6])
+    assert steps_in(folder) == {"3", "6"}
+    store.save(state_of(9), METADATA)
+    store.close()
+    assert steps_in(folder) == {"6", "9"}
+    with pytest.raises(UserError, match="no checkpoint; expected one that"):
+        Checkpoints(folder / "none").metadata()
+    assert not (folder / "none").exists()
+
+
+def test_runs_that_diverged_are_named_with_their_steps(tmp_path):
+    store = Checkpoints(tmp_path)
+    store.save(for_evaluation(state_of(3)).replace(diverged_at=np.array([-1, 2], np.int32)), METADATA)
+    assert store.metadata()["diverged"] == [{"fold": "a", "seed": 1, "step": 2}]
+    store.close()
+
+
 def test_one_for_evaluation_holds_no_more_and_is_not_trained_further(tmp_path):
     store = Checkpoints(tmp_path)
     store.save(for_evaluation(state_of(3)), METADATA)
@@ -200,9 +220,12 @@ def test_all_checkpoints_are_verified_each_by_itself(saved):
         ({"initial": {"corpus": 5}}, "not subscriptable"),
         ({"teacher": {"initial": {"corpus": {"name": "c", "fingerprint": 1}}}}, "expected texts for the corpus"),
         ({"corpus": {"name": "c", "fingerprint": "f", "emotions": ["a"], "features": {"name": "x"}}}, "dims"),
-        (
-            {"corpus": {"name": "c", "fingerprint": "f", "emotions": ["a"], "features": FEATURES | {"dims": -1}}},
-            "features are",
+        *(
+            (
+                {"corpus": {"name": "c", "fingerprint": "f", "emotions": ["a"], "features": FEATURES | one}},
+                "features are",
+            )
+            for one in ({"dims": -1}, {"dims": 10**9}, {"frame_ms": float("inf")}, {"name": 5})
         ),
     ],
     ids=str,
@@ -235,6 +258,7 @@ def test_a_training_falls_back_to_the_newest_whole_checkpoint_and_makes_the_dama
     assert_same(store.resume(states[6]), states[3])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"note: {folder}/6: damaged checkpoint") and "goes on from an earlier one" in line
+    assert steps_in(folder) == {"3"}
     store.save(state_of(6, seed=9), METADATA)
     store.close()
     assert_same(Checkpoints(folder).restore(states[6]), state_of(6, seed=9))

@@ -4,6 +4,7 @@ import jax.test_util
 import numpy as np
 import pytest
 
+from ser_jax.errors import UserError
 from ser_jax.training import objectives
 from ser_jax.training.objectives import cross_entropy
 
@@ -41,6 +42,39 @@ def test_cross_entropy_and_its_gradient_equal_pytorch_s(smoothing, weighted):
     theirs.backward()
     np.testing.assert_allclose(ours, theirs.item(), rtol=1e-5)
     np.testing.assert_allclose(gradient, theirs_logits.grad.numpy(), atol=1e-6)
+
+
+def made_loss(result):
+    """A loss of one's own that returns `result` of the logits."""
+    return lambda logits, targets, weight, class_weights, label_smoothing, possible: result(logits)
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (lambda logits: {}["none"], r"failed \(KeyError: 'none'\)"),
+        (lambda logits: jnp.sum(logits), r"returned <class '.*'>, expected two scalars"),
+        (lambda logits: (jnp.sum(logits),), r"returned \[\(\)\], expected two scalars"),
+        (lambda logits: (logits, jnp.ones(())), r"returned \[\(3, 3\), \(\)\], expected two scalars"),
+        (lambda logits: (jnp.sum(logits), 1.0), r"returned \[\(\), None\], expected two scalars"),
+        (lambda logits: (jnp.sum(logits), jnp.zeros(())), "returned the weights 0 and 0 of the same"),
+        (lambda logits: (jnp.sum(logits), -jnp.ones(())), "returned the weights -1 and -1 of the same"),
+        (lambda logits: (jnp.sum(logits), 1 + jnp.max(logits)), "returned the weights 1 and 4 of the same"),
+        (lambda logits: (jnp.sum(logits), 2 + jnp.min(logits)), "returned the weights 2 and 1 of the same"),
+    ],
+)
+def test_a_loss_of_ones_own_returns_a_sum_and_a_weight_that_the_logits_do_not_change(result, message):
+    objectives.check_loss("own:loss", made_loss(lambda logits: (jnp.sum(logits), 0.5 * jnp.ones(()))), 3)
+    with pytest.raises(UserError, match=rf"^config\.training\.loss: own:loss {message}"):
+        objectives.check_loss("own:loss", made_loss(result), 3)
+
+
+def test_labels_are_smoothed_over_the_classes_that_are_possible():
+    logits, target = jnp.asarray([[1.0, 2.0, -1.0, 0.5]]), jnp.asarray([[0.0, 1.0, 0.0, 0.0]])
+    possible = jnp.asarray([[True, True, False, False]])
+    found, weight = cross_entropy(logits, target, jnp.ones(1), jnp.ones(4), jnp.float32(0.2), possible)
+    np.testing.assert_allclose(found, -np.sum([0.1, 0.9] * np.asarray(jax.nn.log_softmax(logits))[0, :2]), rtol=1e-6)
+    assert weight == 1
 
 
 def test_padding_rows_count_nothing():
