@@ -695,7 +695,7 @@ def test_an_onnx_file_that_is_none_is_not_written(tmp_path, monkeypatch):
     model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", values[:1], values[1:]))
     converter = types.SimpleNamespace(from_tflite=lambda *_, **__: (model, None))
     monkeypatch.setitem(sys.modules, "tf2onnx", types.SimpleNamespace(convert=converter))
-    monkeypatch.setattr(onnx_export.tensorflow, "write_tflite", lambda program, path: None)
+    monkeypatch.setattr(onnx_export.tensorflow, "write_tflite", lambda program, path, int8: None)
     with pytest.raises(UserError, match=r"^--to onnx: the converter does not take this model: No Op registered"):
         onnx_export.write(object.__new__(programs.Program), tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())

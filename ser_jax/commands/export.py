@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=float, metavar="S", help="of the longest recording (30, or an encoder's window)"
     )
-    parser.add_argument("--int8", action="store_true", help="weights of 8 bits; not in tflite")
+    parser.add_argument("--int8", action="store_true", help="weights of 8 bits")
     parser.add_argument("--data_dir", metavar="DIR", help="where its encoder lies (default: SER_JAX_DATA, else ./data)")
     parser.add_argument("--variant", metavar="NAME", help="the variant to use, where the workdir has several")
     parser.add_argument("--fold", metavar="NAME", help="only the runs of this fold")
@@ -71,9 +71,6 @@ def run(args: argparse.Namespace) -> int:
     form = FORMATS[args.to]
     for one in workdirs.find(api.find_folder(args.model), args.variant, option="model"):
         seconds = programs.check_exportable(one.metadata, args.seconds, args.model)
-    if args.int8 and not form.has_int8:
-        others = ", ".join(name for name, other in FORMATS.items() if other.has_int8)
-        raise UserError(f"--to {args.to}: its converter writes weights of --int8 as float32; expected --to {others}")
     model = api.load(args.model, variant=args.variant, fold=args.fold, seed=args.seed, data_dir=args.data_dir)
     restored = model.recogniser.restored
     waveforms = _recordings(args.recordings)

@@ -1,6 +1,9 @@
 """Weights of 8 bits: integers and a scale for each output channel, whose product a program computes first."""
 
+import contextlib
+import contextvars
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,6 +13,17 @@ from jaxtyping import Float32, Int8, PyTree
 
 _FEWEST = 256  # values of a leaf: smaller ones stay as they are
 _ROUNDING = 1e-3  # of an integer, by products in float32
+_multiplied = contextvars.ContextVar("_multiplied", default=False)
+
+
+@contextlib.contextmanager
+def multiplied() -> Iterator[None]:
+    """What is traced within it has the products as constants, for files in which `found` looks for them."""
+    token = _multiplied.set(True)
+    try:
+        yield
+    finally:
+        _multiplied.reset(token)
 
 
 def packed(parameters: PyTree, stacked: bool) -> PyTree:
@@ -36,6 +50,8 @@ def unpacked(parameters: PyTree) -> PyTree:
     def unpack(leaf: Any) -> jax.Array:
         if not isinstance(leaf, tuple):
             return jnp.asarray(leaf)
+        if _multiplied.get():
+            return jnp.asarray(leaf[0] * leaf[1])
         # The barrier keeps the product from being computed beforehand, which would write float32 to the file.
         values, scale = jax.lax.optimization_barrier(tuple(map(jnp.asarray, leaf)))
         return values.astype(jnp.float32) * scale

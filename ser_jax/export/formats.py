@@ -18,21 +18,17 @@ class Format:
       load: the source of a function `load(path)`; see `ser_jax.export.runtime`.
       runtime: its name.
       is_folder: whether it is a folder.
-      has_int8: whether weights of 8 bits stay so in it; the converter to TFLite writes them as float32.
     """
 
     write: Callable[[Program, Path], int]
     load: str
     runtime: str
     is_folder: bool = False
-    has_int8: bool = False
 
 
 FORMATS = {
-    "stablehlo": Format(stablehlo.write, stablehlo.LOAD, "JAX alone", has_int8=True),
-    "onnx": Format(onnx.write, onnx.LOAD, "ONNX Runtime", has_int8=True),
-    "savedmodel": Format(
-        tensorflow.write_saved_model, tensorflow.LOAD_SAVED_MODEL, "TensorFlow", is_folder=True, has_int8=True
-    ),
+    "stablehlo": Format(stablehlo.write, stablehlo.LOAD, "JAX alone"),
+    "onnx": Format(onnx.write, onnx.LOAD, "ONNX Runtime"),
+    "savedmodel": Format(tensorflow.write_saved_model, tensorflow.LOAD_SAVED_MODEL, "TensorFlow", is_folder=True),
     "tflite": Format(tensorflow.write_tflite, tensorflow.LOAD_TFLITE, "LiteRT"),
 }

@@ -38,7 +38,7 @@ def write(program: Program, path: Path) -> int:
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder, spectra_by_product():
         file = Path(folder, "model.tflite")
-        tensorflow.write_tflite(program, file)
+        tensorflow.write_tflite(program, file, int8=False)  # its own integers are no constants to tf2onnx
         with warnings.catch_warnings():  # it reads the file by an interpreter that TensorFlow will drop
             warnings.simplefilter("ignore")
             model, _ = tf2onnx.convert.from_tflite(

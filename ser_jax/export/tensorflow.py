@@ -4,6 +4,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from ser_jax.export import eight_bits, tflite
 from ser_jax.export.program import Program
 
 LOAD_SAVED_MODEL = """
@@ -32,14 +33,19 @@ def write_saved_model(program: Program, folder: Path) -> int:
     return program.num_rounded
 
 
-def write_tflite(program: Program, path: Path) -> int:
-    """Writes a TFLite file of built-in operations alone, with weights in float32. Returns 0: none has 8 bits."""
+def write_tflite(program: Program, path: Path, int8: bool | None = None) -> int:
+    """Writes a TFLite file of built-in operations alone. Returns how many weights have 8 bits in it.
+
+    `int8`: as the program has it, if it is not said; weights that are rounded stay float32 where it is false.
+    """
     import tensorflow as tf
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, eight_bits.multiplied():
         _save(program, Path(folder), ("cpu",))
-        path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
-    return 0
+        content = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+    content, kept = tflite.compact(content, program.int8 if int8 is None else int8)
+    path.write_bytes(content)
+    return kept
 
 
 def _save(program: Program, folder: Path, platforms: tuple[str, ...]) -> None:

@@ -169,10 +169,6 @@ def test_weights_of_8_bits_are_a_smaller_file_that_says_nearly_the_same(tmp_path
     sizes = [leaf.size for leaf in jax.tree.leaves(drawn("cnn")[0].ema_parameters) if leaf.ndim > 2]
     assert f"weights of 8 bits: {sum(size for size in sizes if size >= 256) - 300:,} of {weights // 4:,} (" in said
     assert " %); 300 more are rounded but stay float32: the converter merged their axes\n" in said
-    monkeypatch.setattr("ser_jax.extras.require", lambda *_: None)
-    assert main(["export", str(folder), "--to", "tflite", "--out", str(tmp_path / "x.tflite"), "--int8"]) == 2
-    said = capsys.readouterr().err
-    assert "--to tflite: its converter writes weights of --int8 as float32; expected --to stablehlo, onnx, sav" in said
 
 
 def test_weights_of_8_bits_are_found_in_a_converted_program():
