@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from ser_jax.commands.main import main
 from ser_jax.corpora import load_corpus
 from ser_jax.corpora.features import frames, load_features
-from ser_jax.encoders import architecture, catalogue, emotion2vec, store, weights
+from ser_jax.encoders import architecture, catalogue, emotion2vec, extract, store, weights
 from ser_jax.encoders.wav2vec2 import linear_slopes
 from ser_jax.errors import UserError
 from tests.encoders import torch_emotion2vec as reference
@@ -364,7 +364,8 @@ def test_a_configuration_that_is_not_known_is_refused(checkpoints, change, messa
     assert message in str(error.value)
 
 
-def test_states_of_a_corpus_are_those_of_each_utterance(checkpoints, spec, state, tmp_path, capsys):
+def test_states_of_a_corpus_are_those_of_each_utterance(checkpoints, spec, state, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(extract, "_LENGTHS_PER_OCTAVE", 1)  # few programs
     corpus = load_corpus("synthetic", tmp_path, num_speakers=2, utterances_per_speaker=2)
     packed_corpora = tmp_path / "packed"
     folder = next(path for path in (packed_corpora / "synthetic").iterdir() if not path.name.startswith("."))
