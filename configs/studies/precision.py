@@ -5,7 +5,7 @@ python launch.py study configs/studies/precision.py:emodb
 python launch.py study configs/studies/precision.py:emodb,cnn
 
 The arguments are a corpus and a model; on the built-in corpus the network is tiny. A CPU rounds to bfloat16 as an
-accelerator does, at its own speed. docs/models.md has the answer of two corpora.
+accelerator does, at its own speed.
 """
 
 from configs import recipe
