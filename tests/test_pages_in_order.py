@@ -157,9 +157,17 @@ def test_the_commands_of_a_page_run_in_order(page, folder, monkeypatch, capsys, 
             equal_silence.main()
             continue
         arguments = [*words[2:], *small(words[2:]), *(["--dry_run"] if how == PLANNED else [])]
+        options = dict(itertools.pairwise(words))
+        names = ("--out",) if words[2] == "predict" else ("--workdir", "--out")  # it reads a workdir
+        before = {options[name]: files(options[name]) for name in names if name in options}
         status, said = main(arguments), capsys.readouterr()
         assert status == 0 and said.out, (snippet, said.err)
         if how != PLANNED:
-            options = dict(itertools.pairwise(words))
-            made = [options[name] for name in ("--workdir", "--out") if name in options]
-            assert all(Path(one).exists() for one in made), snippet
+            made = [files(one) - those for one, those in before.items()]
+            assert all(made), snippet
+            if words[2] == "evaluate":
+                assert {path.name for path in made[0]} >= {"summary.json", "predictions.parquet"}, snippet
+
+
+def files(place):
+    return {path for path in (Path(place), *Path(place).rglob("*")) if path.is_file()}

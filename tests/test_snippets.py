@@ -1,10 +1,12 @@
 """Every snippet of the documents runs in a test or in CI, is parsed by what would run it, or is left for a reason."""
 
 import collections
+import dataclasses
 import io
 import itertools
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +16,14 @@ import soundfile
 
 from ser_jax import api, config
 from ser_jax.commands.main import main
-from ser_jax.corpora.corpus import SAMPLE_RATE, waveform
+from ser_jax.corpora import packed_folder
+from ser_jax.corpora.corpus import SAMPLE_RATE, save, waveform
 from ser_jax.corpora.synthetic import make_synthetic
+from ser_jax.studies import pace
 from ser_jax.studies.plan import make_plan
 from tests.export.test_export import sound, write
+from tests.studies.test_compare import save as save_results
+from tests.studies.test_compare import study
 from tests.test_documents import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +33,7 @@ _PROGRAM = re.compile(
     r"(?:[A-Z_]+=\S+ )*(?:python|\.venv/bin/python|make|pip|source|git|ser-jax|tensorboard|cat|export|for)\b"
 )
 
-MAKES = ("--out", "--html", "--timeline", "--embeddings")  # options that name what a command writes
+MAKES = ("--out", "--html", "--timeline", "--embeddings", "--attention")  # options that name what a command writes
 
 # What becomes of "DOCUMENT: SNIPPET", by the first pattern that fits. The name of a file is of the test that runs it.
 HERE, PARSED = "run here", "parsed"
@@ -64,14 +70,12 @@ RULES = {
     r".*: make ": f"{PARSED}: minutes to hours",
     r".*python -m (pytest|benchmarks|tests)\b": f"{PARSED}: minutes to hours",
     r".*study configs/baselines\.py:calls$": f"{PARSED}: openSMILE's functionals; docs/newcomer.md has a variant",
-    r"README\.md: .*runs/calls_attention": f"{PARSED}: docs/newcomer.md has the same with another folder",
+    r"README\.md: .*(study|report|status) .*runs/calls_attention": f"{PARSED}: docs/newcomer.md has the same elsewhere",
     r".*python launch\.py predict --workdir pretrained/\w+_encoder ": f"{PARSED}: needs the encoder itself",
-    r".*python launch\.py plan ": f"{PARSED}: half a minute",
     r".*study \S*(sweep|placement|attention\.py(:\w+,shufflenet)? )": f"{PARSED}: 6 to 20 networks",
     r"docs/(models|pretrained|recipes|studies|training|tutorial)\.md: .* (train|study) ": f"{PARSED}: several networks",
-    r".*python launch\.py (publish|track|compare runs)|.*--attention": f"{PARSED}: needs a training that is parsed",
-    r".*export runs/se |.*evaluate --workdir pretrained": f"{PARSED}: needs a training that is parsed",
-    r"docs/pretrained\.md: .* prepare ": f"{PARSED}: what a training needs that is parsed",
+    r".*python launch\.py (publish|track) |.*export runs/se ": f"{PARSED}: needs a training that is parsed",
+    r"docs/pretrained\.md: .* prepare encoder ": f"{PARSED}: what a training needs that is parsed",
     r".*--workdir runs/(unlabelled|initialised) ": f"{PARSED}: several networks",
     # Planned on miniatures.
     r".*study \S*(attention|layers|adaptation|encoder_choice)\.py": PLANNED,
@@ -79,6 +83,7 @@ RULES = {
     r".*--workdir runs/(wide|heads) ": PLANNED,
     r".*train configs/recipe\.py:(iemocap|emodb,rnn --config)": PLANNED,
     # Trained on miniatures, and what needs their results.
+    r"docs/pretrained\.md: .* (evaluate|prepare merge) ": HERE,
     r".*python launch\.py (train|study|evaluate|export) ": IN_ORDER,
     r".*python launch\.py prepare (encoder|features|merge|crema_d|iemocap) ": IN_ORDER,
     r".*python launch\.py prepare folder --source runs/ravdess_equal ": IN_ORDER,
@@ -166,9 +171,19 @@ def world(tmp_path_factory):
         rows.append(f"{row}.wav,{utterance['emotion']},{utterance['speaker']}")
     (folder / "calls.csv").write_text("\n".join(rows) + "\n")
     model = write(folder / "model", "linear")
-    for name in ("pretrained/emodb", "pretrained/both", "pretrained/ravdess", "runs/calls", "runs/se"):
+    for name in ("pretrained/emodb", "pretrained/both", "pretrained/ravdess", "runs/calls"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).symlink_to(model)
+    write(folder / "runs" / "rnn", "rnn")
+    shutil.copytree(model, folder / "runs" / "se")
+    results = study(("ECA", "none"))
+    for name in ("attention", "quickstart", "se"):
+        save_results(folder / "runs" / name, results)
+    results[results["variant"] == "none"].drop(columns="variant").to_csv(folder / "others.csv", index=False)
+    for name in ("emodb", "ravdess"):
+        save(dataclasses.replace(voices, name=name), packed_folder(name, folder / "data"))
+        (folder / "runs" / f"{name}_attention").symlink_to(ROOT / "docs/results/encoder_pooling" / name)
+    shutil.copytree(ROOT / "docs/results/emodb_eca", folder / "runs" / "calls_attention")
     for name in ("configs", "docs", "pretrained/emodb_encoder"):
         (folder / name).symlink_to(ROOT / name)
     return folder
@@ -186,6 +201,7 @@ def test_a_command_runs(snippet, world, monkeypatch, capsys):
     monkeypatch.chdir(world)
     monkeypatch.setenv("SER_JAX_DATA", str(world / "data"))
     monkeypatch.setattr(api, "PRETRAINED", world / "pretrained")
+    monkeypatch.setattr(pace, "seconds_of_run", lambda *_: 1.0)  # `plan` times trainings
     if piped := re.match(r"cat (\S+) \| (.*)", snippet):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((world / piped[1]).read_bytes())))
         snippet = piped[2]
