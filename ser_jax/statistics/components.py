@@ -146,10 +146,9 @@ class Components:
         shared, persons = self.shared / seeds, (self.total - self.seeds) / speakers
         noise = shared + (self.seeds - self.shared) / seeds / speakers
         trainings = round(self.trainings * seeds)
-        spread = 0.0
-        if self.spread:  # then some model was trained more than once
-            more = (trainings - self.models) / (self.trainings - self.models)
-            spread = self.spread * (noise / self.seeds) ** 2 / more if more else 0.0
+        spread = self.spread * (noise / self.seeds) ** 2 if self.spread else 0.0
+        # No more trainings than models, though some model has several: others have none.
+        more = (trainings - self.models) / (self.trainings - self.models) if self.trainings > self.models else 1.0
         return Components(
             total=persons + noise,
             seeds=noise,
@@ -157,7 +156,7 @@ class Components:
             clusters=clusters,
             models=self.models,
             trainings=trainings,
-            spread=spread,
+            spread=spread / more if more else 0.0,
         )
 
     def half_width(self) -> float:

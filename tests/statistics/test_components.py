@@ -67,6 +67,17 @@ def test_the_parts_of_seeds_equal_slow_variances(speakers, seeds):
     assert signs == {True, False}
 
 
+def test_more_seeds_can_be_asked_of_folds_that_no_run_has_tested():
+    cells = cells_of("folds", seeds=2)
+    counts = cells.counts.copy()
+    counts[:, :, cells.fold_of == 1] = 0
+    counts[:, 1, cells.fold_of > 1] = 0  # as many trainings as folds
+    cells = dataclasses.replace(cells, counts=counts)
+    found = components.decompose(components.influences(cells, DIFFERENCE), cells, 1e-3)
+    assert found.trainings == found.models == 4 and found.spread > 0
+    assert found.scaled(seeds=2.0).seeds == pytest.approx(found.seeds / 2)
+
+
 def test_influences_equal_those_of_a_slow_loop_where_cells_have_few_utterances_or_none():
     rng = np.random.default_rng(0)
     counts = rng.integers(0, 2, (2, 3, 5, 3, 3)) * (rng.random((1, 3, 5, 3, 1)) < 0.4)
