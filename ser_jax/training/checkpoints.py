@@ -14,6 +14,7 @@ import logging
 import operator
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,7 +65,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self._is_first = folder, True
         # Each process by itself: Orbax would have them wait for one another, longer than one of them may live.
         own = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(
@@ -100,6 +101,10 @@ class Checkpoints:
         for item, part in _by_item(arrays).items():
             items[item] = ocp.args.StandardSave(part)
         with self._writing():
+            if self._is_first:  # what a process that died has begun: Orbax clears that of the same step alone
+                for unfinished in self.folder.glob("*.orbax-checkpoint-tmp"):
+                    shutil.rmtree(unfinished)
+            self._is_first = False
             self._manager.save(int(np.max(state.step)), args=ocp.args.Composite(**items))
 
     def metadata(self) -> dict:

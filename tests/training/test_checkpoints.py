@@ -62,6 +62,18 @@ def assert_same(found, expected):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+def test_what_a_killed_process_has_begun_is_removed_by_the_next_that_writes(saved):
+    folder, states = saved
+    begun = folder / "5.orbax-checkpoint-tmp" / "metadata.orbax-checkpoint-tmp"
+    begun.mkdir(parents=True)
+    store = Checkpoints(folder)
+    store.restore(states[6])
+    assert begun.exists()  # another may be writing it
+    store.save(state_of(9), METADATA)
+    store.close()
+    assert sorted(path.name for path in folder.iterdir()) == ["6", "9"]
+
+
 def test_what_was_saved_is_restored_under_its_names(saved):
     folder, states = saved
     assert_same(Checkpoints(folder).restore(states[6]), states[6])
