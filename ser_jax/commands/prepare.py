@@ -231,8 +231,8 @@ def _prepare_states(args: argparse.Namespace, data_dir: str | os.PathLike) -> in
             f"--encoder {args.encoder}: found a folder, expected a name; take it first: "
             f"python launch.py encoders get {args.encoder}"
         )
+    encoder = store.load(args.encoder, data_dir)  # before the corpus, which may have to be made
     corpus = load_corpus(args.corpus_of_states, data_dir)
-    encoder = store.load(args.encoder, data_dir)
     form = "pooled" if args.pooled else "frames"
     layers, trim_db, average = _split(args.layers), args.trim_db or 0.0, 1 if args.average is None else args.average
     request = extract.make_request(

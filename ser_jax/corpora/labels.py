@@ -188,9 +188,9 @@ def _key_of_text(text: str) -> str:
 
 @functools.cache
 def _without_signs() -> dict[int, str]:
-    """All punctuation as a gap, but for what stands in a word, as in don't."""
+    """All punctuation as a gap, but for what stands in a word, as in don't, and what is said: C#, 5 %, R&B."""
     signs = (sign for sign in range(sys.maxunicode + 1) if unicodedata.category(chr(sign)).startswith("P"))
-    return dict.fromkeys(signs, " ") | {ord("'"): ""}
+    return {sign: " " for sign in signs if chr(sign) not in "#%&@"} | {ord("'"): ""}
 
 
 def _key(name: str) -> str:

@@ -54,15 +54,12 @@ def test_mistakes_are_said_in_one_line(arguments, message, tmp_path, capsys):
     assert message in line
 
 
-def test_an_encoder_has_to_be_taken_first(data, capsys):
-    load_corpus("synthetic", data, num_speakers=2, utterances_per_speaker=2)
-    next(path for path in (data / "packed" / "synthetic").iterdir() if not path.name.startswith(".")).rename(
-        data / "packed" / "few"
-    )
+def test_an_encoder_has_to_be_taken_first_and_that_is_said_before_a_corpus_is_made(data, capsys):
     for encoder, message in (
         (str(data / "checkpoint"), "found a folder, expected a name; take it first: python launch.py encoders get"),
         ("wavlm-large", "run `python launch.py encoders get wavlm-l"),
     ):
-        assert main(["prepare", "encoder", "few", "--encoder", encoder, "--data_dir", str(data)]) == 2
+        assert main(["prepare", "encoder", "synthetic", "--encoder", encoder, "--data_dir", str(data)]) == 2
         [line] = capsys.readouterr().err.splitlines()
         assert message in line
+        assert not (data / "packed").exists()
