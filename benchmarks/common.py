@@ -72,7 +72,8 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
 
 def emit(benchmark: str, **figures: Any) -> None:
     """Prints one JSON line of figures to stderr; tables for people go to stdout."""
-    print(json.dumps({"benchmark": benchmark, "device": device(), **figures}), file=sys.stderr, flush=True)
+    where = {"device": device(), "platform": jax.default_backend()}
+    print(json.dumps({"benchmark": benchmark, **where, **figures}), file=sys.stderr, flush=True)
 
 
 def device() -> str:

@@ -13,10 +13,8 @@ Prints a table, and a JSON line for each contestant to stderr.
 import argparse
 import hashlib
 import itertools
-import json
 import random
 import struct
-import sys
 import tempfile
 import time
 from collections.abc import Generator, Iterable, Iterator
@@ -26,6 +24,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from benchmarks.common import emit
 from benchmarks.corpora import noise
 from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus
 from ser_jax.feeds.order import file_layout, training_rows
@@ -79,8 +78,8 @@ def report(contestants: dict[str, Generator[int, None, None]], args: argparse.Na
     for name, values in rates.items():
         median, fastest = float(np.median(values)), max(values)
         print(f"{name:24}{median:14.0f}{fastest:10.0f}{median / theirs:17.2f}x")
-        record = {"benchmark": "feeds", "contestant": name, "utterances_per_second": median, "fastest": fastest}
-        print(json.dumps(record | {"against_pytorch": median / theirs} | vars(args)), file=sys.stderr)
+        figures = {"utterances_per_second": median, "fastest": fastest, "against_pytorch": median / theirs}
+        emit("feeds", contestant=name, **figures, **vars(args))
 
 
 def compare(corpus: Corpus, records: Records, args: argparse.Namespace) -> None:

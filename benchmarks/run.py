@@ -3,14 +3,16 @@
 python -m benchmarks.run [--set short] [--only NAME ...] [--results benchmarks/results] [--page docs/performance.md]
 python -m benchmarks.run --set none     # the page alone, from the figures that there are
 
-Each benchmark is a process of its own, and what it prints is shown. Its JSON lines go to RESULTS/DEVICE.json, beside
-the figures of those that were not run. One that fails is named there and at the end, and the others run.
+Each benchmark is a process of its own, and what it prints is shown. Its JSON lines go to RESULTS/DEVICE.json as they
+come, beside the figures of those that were not run; whole figures from before stay where it fails. One that fails is
+named at the end, and the others run.
 """
 
 import argparse
 import ast
 import contextlib
 import datetime
+import functools
 import importlib.metadata
 import json
 import os
@@ -20,11 +22,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ser_jax import machine
+from ser_jax.files import atomic_file
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
@@ -77,6 +80,9 @@ SETS: dict[str, dict[str, str]] = {
         "startup": "--model linear --turns 1",
     },
 }
+
+# Seconds of a limit that those before leave to these.
+RESERVED = {"steps": 60.0, "extraction": 40.0}
 
 # What the page shows of each benchmark: figure -> (heading, how it is written). Of others, all figures that differ.
 MILLISECONDS, SECONDS, TIMES = "{:.1f} ms*1e3", "{:.1f} s", "{:.2f}x"
@@ -200,13 +206,16 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=FOLDER / "results")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what it started ends too
     failed, until = [], time.monotonic() + args.limit if args.limit else None
     chosen = {name: options for name, options in SETS[args.set].items() if not args.only or name in args.only}
-    for name, options in chosen.items():
+    for number, (name, options) in enumerate(chosen.items(), start=1):
         print(f"\n== {name} {options}", flush=True)
-        left = None if until is None else max(until - time.monotonic(), 0)
-        records, seconds, error = run(["-m", f"benchmarks.{name}", *options.split()], left)
-        keep(args.results, name, {"options": options, "seconds": seconds, "records": records, "error": error})
+        reserved = sum(RESERVED.get(later, 0.0) for later in list(chosen)[number:])
+        left = None if until is None else max(until - time.monotonic() - reserved, 0)
+        keep_so_far = functools.partial(keep, args.results, name, options, error="interrupted")
+        records, seconds, error = run(["-m", f"benchmarks.{name}", *options.split()], left, keep_so_far)
+        keep(args.results, name, options, records, seconds, error)
         if error:
             failed.append(name)
             print(f"{name} failed: {error}", flush=True)
@@ -216,10 +225,13 @@ def main() -> None:
         raise SystemExit(f"error: {', '.join(failed)} failed")
 
 
-def run(arguments: Sequence[str], limit: float | None = None) -> tuple[list[dict], float, str]:
+def run(
+    arguments: Sequence[str], limit: float | None = None, so_far: Callable[[list[dict], float], Any] | None = None
+) -> tuple[list[dict], float, str]:
     """Runs Python on `arguments`, its table shown as it comes; returns its JSON lines, seconds, and what went wrong.
 
-    After `limit` seconds it is ended, with all processes that it started.
+    `so_far` is called with the first two at each line. After `limit` seconds it is ended, with all processes that it
+    started.
     """
     begun = time.monotonic()
     process = subprocess.Popen(
@@ -240,6 +252,8 @@ def run(arguments: Sequence[str], limit: float | None = None) -> tuple[list[dict
         for line in process.stderr:
             if line.startswith("{"):
                 records.append(json.loads(line))
+                if so_far:
+                    so_far(records, time.monotonic() - begun)
             elif line.strip():
                 last = line.strip()
         code = process.wait()
@@ -252,21 +266,33 @@ def run(arguments: Sequence[str], limit: float | None = None) -> tuple[list[dict
     return records, time.monotonic() - begun, f"ended after {limit:.0f} s: no time left" if over.is_set() else error
 
 
-def keep(results: Path, name: str, entry: dict[str, Any]) -> Path:
-    """Puts one benchmark's figures into the device's file; returns it."""
-    import jax  # not above: the page alone needs none
+def keep(results: Path, name: str, options: str, records: list[dict], seconds: float, error: str) -> None:
+    """Puts one benchmark's figures into the file of the device that they name.
 
-    from benchmarks.common import device
-
+    Those of one that failed do not take the place of whole ones.
+    """
+    if not records:
+        return
+    first = records[0]
     results.mkdir(parents=True, exist_ok=True)
-    path = results / f"{re.sub(r'[^a-z0-9]+', '-', device().lower()).strip('-')}.json"
+    path = results / f"{re.sub(r'[^a-z0-9]+', '-', first['device'].lower()).strip('-')}.json"
     found = json.loads(path.read_text()) if path.exists() else {"benchmarks": {}}
-    found |= {"device": device(), "platform": jax.default_backend(), "cores": machine.cores()}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    entry |= {"date": datetime.date.today().isoformat(), "commit": commit.stdout.strip(), "versions": versions()}
-    found["benchmarks"][name] = entry
-    path.write_text(json.dumps(found, indent=1) + "\n")
-    return path
+    if error and name in found["benchmarks"] and not found["benchmarks"][name]["error"]:
+        return
+    found |= {"device": first["device"], "platform": first["platform"], "cores": machine.cores()}
+    of_when = {"date": datetime.date.today().isoformat(), "commit": commit(), "versions": versions()}
+    found["benchmarks"][name] = {"options": options, "seconds": seconds, "records": records, "error": error} | of_when
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def commit() -> str:
+    """The commit that is measured, "" where git does not say."""
+    try:
+        command = ["git", "rev-parse", "--short", "HEAD"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
 
 
 def versions() -> dict[str, str]:

@@ -3,13 +3,17 @@
 python -m benchmarks.steps [--model NAME ...] [--runs 50,1,100,10] [--precision tf32] [--batch 32]
 
 From the waveform on, with the augmentation of configs/recipe.py: crops of 2 s, log-mel at a hop of 20 ms, the network
-at its default size, AdamW, moving averages. All programs are compiled first, several at once. The limit is that of
-`benchmarks.roofline`, K times: products and bytes that a step needs at least, at the rates of a large product and a
-large copy on this device. Prints a table, and a JSON line for each family and K to stderr.
+at its default size, AdamW, moving averages. The programs of all families for one K are compiled first, several at once,
+then timed while nothing is compiled. The limit is that of `benchmarks.roofline`, K times: products and bytes that a
+step needs at least, at the rates of a large product and a large copy on this device.
+Prints a table, and a JSON line for each family and K to stderr.
 """
 
 import argparse
+import functools
+import threading
 import time
+from collections.abc import Collection
 
 import jax
 import numpy as np
@@ -35,7 +39,7 @@ LEFT_OUT = {"encoder_head", "linear"}
 
 
 def main() -> None:
-    """Compiles all programs and times them."""
+    """Compiles and times all programs, those of one K after those of another."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", choices=sorted(set(FAMILIES) - LEFT_OUT), help="may be repeated")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the only --model")
@@ -50,25 +54,36 @@ def main() -> None:
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is timed
     corpus = noise(400)
     protocol, cache = make_protocol(corpus, "random", num_folds=FOLDS), {}
-    made = {}
-    for count in map(int, args.runs.split(",")):  # the first of them for all families, should time run out
-        for name in args.model or sorted(set(FAMILIES) - LEFT_OUT):
-            made[name, count] = make(name, count, args, corpus, protocol, cache)
     begun = time.perf_counter()
-    for population in made.values():
-        background.begin(lambda population=population: compile_training(population))
     ceilings = make_ceilings()
     seconds = take_turns({ceiling: call for ceiling, (call, _) in ceilings.items()}, args.turns)
     rates = {ceiling: work / float(np.median(seconds[ceiling])) for ceiling, (_, work) in ceilings.items()}
     print(f"{'':16}{'K':>5}{'at once':>9}{'a step':>12}{'of one run':>12}{'limit':>12}{'share':>7}")
-    for (name, count), population in made.items():
-        benchmark(name, count, population, args, rates)
+    for count in map(int, args.runs.split(",")):  # the first of them for all families, should time run out
+        made = {
+            name: make(name, count, args, corpus, protocol, cache)
+            for name in args.model or sorted(set(FAMILIES) - LEFT_OUT)
+        }
+        compile_all(made.values())
+        for name, population in made.items():
+            benchmark(name, count, population, args, rates)
     print(f"all programs compiled and timed within {time.perf_counter() - begun:.0f} s")
 
 
-def compile_training(population: Population) -> None:
-    """Compiles the training program; what fails here fails again where it is called, and is told there."""
-    population.programs.train.begin(*ahead.training_shapes(population))
+def compile_all(made: Collection[Population]) -> None:
+    """Compiles the training programs in threads; what fails here fails again where it is called, and is told there."""
+    left = threading.Semaphore(0)
+
+    def compile_training(population: Population) -> None:
+        try:
+            population.programs.train.begin(*ahead.training_shapes(population))
+        finally:
+            left.release()
+
+    for population in made:
+        background.begin(functools.partial(compile_training, population))
+    for _ in made:
+        left.acquire()
 
 
 def benchmark(name: str, count: int, population: Population, args: argparse.Namespace, rates: dict) -> None:

@@ -1,12 +1,24 @@
-"""The benchmarks, which the tests do not run: that what they import is there."""
+"""The benchmarks, which the tests do not run: that what they import is there, and that no figure is lost."""
 
 import ast
+import contextlib
 import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-BENCHMARKS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
+from benchmarks import run
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
+RECORD = {"device": "A Device", "platform": "gpu", "what": "help", "seconds": 1.0}
 
 
 @pytest.mark.parametrize("file", BENCHMARKS, ids=lambda file: file.stem)
@@ -17,3 +29,57 @@ def test_what_a_benchmark_imports_of_the_package_is_there(file):
             module = importlib.import_module(node.module)
             for name in (alias.name for alias in node.names if not hasattr(module, alias.name)):
                 importlib.import_module(f"{node.module}.{name}")
+
+
+def kept(folder):
+    return json.loads((folder / "a-device.json").read_text())["benchmarks"]["startup"]
+
+
+def test_figures_are_kept_as_they_come_and_what_is_stopped_leaves_no_process(tmp_path):
+    benchmark = f"import json, os, sys, time; print(json.dumps({RECORD} | {{'process': os.getpid()}}), file=sys.stderr)"
+    benchmark += "; sys.stderr.flush(); time.sleep(100)"
+    (tmp_path / "stopped.py").write_text(
+        "from benchmarks import run\n"
+        "whole = run.run\n"
+        f"run.run = lambda arguments, *others: whole(['-c', {benchmark!r}], *others)\n"
+        "run.SETS['short'] = {'startup': ''}\n"
+        "run.main()\n"
+    )
+    command = [sys.executable, tmp_path / "stopped.py", "--results", tmp_path, "--page", tmp_path / "page.md"]
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}) as process:
+        while process.poll() is None and not (tmp_path / "a-device.json").exists():
+            time.sleep(0.05)
+        process.terminate()
+    assert process.returncode == 128 + signal.SIGTERM
+    (found,) = kept(tmp_path)["records"]
+    assert kept(tmp_path)["error"] == "interrupted"
+    assert found == RECORD | {"process": found["process"]}
+    with contextlib.suppress(psutil.NoSuchProcess):
+        assert psutil.Process(found["process"]).status() == psutil.STATUS_ZOMBIE
+
+
+def test_whole_figures_stay_where_a_later_run_fails_or_git_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    run.keep(tmp_path, "startup", "", [RECORD], 1.0, "ended after 1 s: no time left")
+    run.keep(tmp_path, "startup", "", [RECORD, RECORD], 2.0, "")
+    assert kept(tmp_path)["commit"] == ""
+    for records in ([], [RECORD]):
+        run.keep(tmp_path, "startup", "", records, 1.0, "ended after 1 s: no time left")
+        assert len(kept(tmp_path)["records"]) == 2
+    run.keep(tmp_path, "startup", "--turns 1", [RECORD], 1.0, "")
+    assert (kept(tmp_path)["options"], len(kept(tmp_path)["records"])) == ("--turns 1", 1)
+
+
+def test_what_the_project_needs_is_asked_for_before_a_gpu_is_used(tmp_path):
+    """Of all that requirements.txt names."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.metadata\n"
+        "whole = importlib.metadata.distributions\n"
+        "importlib.metadata.distributions = lambda: (one for one in whole() if one.name not in ('cattrs', 'psutil'))\n"
+    )
+    command = ["bash", "benchmarks/gpu.sh", "--rehearse", "--python", sys.executable, "--results", tmp_path]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert found.returncode == 2, found.stderr
+    assert "not installed, needed: cattrs\n" in found.stdout
+    assert "not installed, for the tests: psutil\n" in found.stdout
