@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="FILE", help="audit the split that this configuration trains; --config.KEY=VALUE changes it"
     )
+    parser.add_argument("--variant", metavar="NAME", help="of a configuration whose variants have several splits")
     add_data_argument(parser)
     parser.add_argument(
         "--verify",
@@ -48,8 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Prints the audit; returns 0 where all that has to be apart is apart, else 1."""
     from ser_jax.corpora.audit import audit
+    from ser_jax.corpora.corpus import verify
 
     corpus, protocol = _of_config(arguments) if arguments.config else _of_options(arguments)
+    if arguments.verify:
+        verify(corpus, again=True)
     report = audit(corpus, protocol)
     print(json.dumps(report.as_dict(), indent=1) if arguments.json else table(report.as_dict()))
     return int(report.verdict != "independent")
@@ -57,15 +61,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _of_options(arguments: argparse.Namespace) -> tuple[Corpus, Protocol]:
     from ser_jax.corpora import load_corpus
-    from ser_jax.corpora.corpus import verify
     from ser_jax.corpora.protocols import make_protocol
     from ser_jax.errors import UserError
 
     if not arguments.corpus:
         raise UserError("audit: expected the name of a corpus, or --config")
+    for option, value in (("--variant", arguments.variant), (arguments.overrides[:1], arguments.overrides)):
+        if value:
+            raise UserError(f"audit: {''.join(option)} is about a configuration, expected --config FILE beside it")
     corpus = load_corpus(arguments.corpus, arguments.data_dir)
-    if arguments.verify:
-        verify(corpus, again=True)
     protocol = make_protocol(
         corpus,
         arguments.protocol or "leave_one_speaker_out",
@@ -79,15 +83,28 @@ def _of_options(arguments: argparse.Namespace) -> tuple[Corpus, Protocol]:
 
 
 def _of_config(arguments: argparse.Namespace) -> tuple[Corpus, Protocol]:
-    """The corpus and the folds that a configuration trains."""
+    """The corpus and the folds that a configuration trains: all its variants, or the one that is named."""
     from ser_jax.config import read
     from ser_jax.errors import UserError
+    from ser_jax.studies.plan import make_plan, one_variant
     from ser_jax.studies.variants import load
+    from ser_jax.training.runs import runs_of
 
     for name in ("corpus", "protocol", "folds", "seed", "file", "source", "validation_speakers"):
         if getattr(arguments, name) is not None:
             raise UserError(f"audit --config: --{name} is the configuration's, as --config.KEY=VALUE")
-    return load(read.load(arguments.config, arguments.overrides), arguments.data_dir)
+    settings = read.load(arguments.config, arguments.overrides)
+    if arguments.variant is not None:
+        settings = one_variant(settings, arguments.variant)
+    variants = make_plan(settings).variants
+    first, *others = variants.values()
+    if any(other[group] != first[group] for other in others for group in ("corpus", "protocol")):
+        raise UserError(
+            f"audit --config: the variants have several splits, expected --variant NAME, one of {', '.join(variants)}"
+        )
+    corpus, protocol = load(first, arguments.data_dir)
+    runs_of(first, protocol)  # are there
+    return corpus, protocol
 
 
 def table(report: dict[str, Any]) -> str:

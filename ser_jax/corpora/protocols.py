@@ -7,6 +7,7 @@ figures are of what was learnt.
 """
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -98,8 +99,9 @@ def make_protocol(
     if file is not None and name != "official":
         raise UserError(f"protocol {name}: a file of folds goes with the protocol official")
     _refuse_idle_options(name, num_folds, num_text_groups, seed)
-    if validation_speakers < 0:
-        raise UserError(f"protocol {name}: validation_speakers={validation_speakers}, expected 0 or more")
+    most, expected = (1, "0 or 1") if name in ("random", "everything") else (math.inf, "0 or more")
+    if not 0 <= validation_speakers <= most:  # where no speakers are chosen, more of them would do nothing
+        raise UserError(f"protocol {name}: validation_speakers={validation_speakers}, expected {expected}")
     rule = PROTOCOLS[name]
     if name == "official":
         entries = _own_split(corpus) if file is None else read_fold_list(Path(file))
@@ -425,6 +427,8 @@ def _official(corpus: Corpus, entries: pd.DataFrame, where: str, validation_spea
                     f"{where}: fold {name} has {len(both)} utterances in both {one} and {other}, "
                     f"the first is {corpus.utterances['id'][both[0]]!r}"
                 )
+        if sides["validation"].any() and validation_speakers > 1:
+            raise UserError(f"{where}: fold {name} names its validation, expected validation_speakers of 0 or 1")
         if not sides["validation"].any() and sides["train"].any() and sides["test"].any() and speakers_known(corpus):
             after = speakers[sides["test"]].max()
             chosen = _choose_validation(corpus, name, sides["train"], after, used, validation_speakers)

@@ -171,6 +171,31 @@ def test_the_split_of_a_configuration_is_audited(tmp_path, capsys):
         run("--config", config, "--data_dir", tmp_path, "--folds", 3)
     with pytest.raises(UserError, match="expected the name of a corpus, or --config"):
         run("--data_dir", tmp_path)
+    with pytest.raises(UserError, match=r"--config.protocol.name=random is about a configuration, expected --config"):
+        run("made", "--data_dir", tmp_path, overrides=["--config.protocol.name=random"])
+    with pytest.raises(UserError, match="--variant is about a configuration"):
+        run("made", "--data_dir", tmp_path, "--variant", "all")
+    with pytest.raises(UserError, match="no fold 7"):
+        run("--config", config, "--data_dir", tmp_path, overrides=["--config.folds=7"])
+    file = tmp_path / "packed" / "made" / "samples.npy"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(UserError, match="damaged"):
+        run("--config", config, "--data_dir", tmp_path, "--verify")
+
+
+def test_of_a_study_with_several_splits_one_is_audited(tmp_path, capsys):
+    corpora.save(made(per_speaker=10), tmp_path / "packed" / "made")
+    variants = {"apart": {"optimizer": {"weight_decay": 0}}, "mixed": {"protocol": {"name": "random", "num_folds": 4}}}
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"corpus": {"name": "made"}, "study": {"variants": variants}}))
+    with pytest.raises(UserError, match="several splits, expected --variant NAME, one of apart, mixed"):
+        run("--config", config, "--data_dir", tmp_path)
+    for name, status in (("apart", 0), ("mixed", 1)):
+        assert run("--config", config, "--data_dir", tmp_path, "--variant", name) == status
+    del variants["apart"]  # what is trained counts, not what it differs from
+    config.write_text(json.dumps({"corpus": {"name": "made"}, "study": {"variants": variants}}))
+    assert run("--config", config, "--data_dir", tmp_path) == 1
+    assert "random: 4 random folds" in capsys.readouterr().out
 
 
 def test_the_command_imports_neither_jax_nor_numpy_before_it_runs():

@@ -222,7 +222,10 @@ def test_texts_are_dealt_into_as_many_groups_as_asked():
         (grid(), "random", {"num_folds": 2}, "from 3"),
         (grid(), "random", {"num_folds": 1, "validation_speakers": 0}, "from 2"),
         (grid(), "random", {"num_folds": 100}, "is 48"),
-        (grid(), "random", {"validation_speakers": -1}, "0 or more"),
+        (grid(), "leave_one_speaker_out", {"validation_speakers": -1}, "0 or more"),
+        (grid(), "random", {"validation_speakers": -1}, "0 or 1"),
+        (grid(), "random", {"validation_speakers": 2}, "validation_speakers=2, expected 0 or 1"),
+        (grid(), "everything", {"validation_speakers": 2}, "validation_speakers=2, expected 0 or 1"),
         (grid(), "official", {}, "no column split; expected one, with train, validation and test, or a file"),
         (grid(), "random", {"file": "folds.json"}, "file of folds"),
         (grid(), "official", {"file": "nowhere.json"}, "nowhere.json.*No such file"),
@@ -317,6 +320,12 @@ def test_a_wrong_fold_list_is_refused_with_the_name_of_its_file(tmp_path, record
         make_protocol(
             grid(num_speakers=2), "official", file=write(tmp_path / "folds.json", records), validation_speakers=0
         )
+
+
+def test_more_validation_speakers_beside_those_of_a_fold_list_are_refused(tmp_path):
+    file = write(tmp_path / "folds.json", listed(train=["u0"], validation=["u1"], test=["u2"]))
+    with pytest.raises(UserError, match="fold 1 names its validation, expected validation_speakers of 0 or 1"):
+        make_protocol(grid(num_speakers=3), "official", file=file, validation_speakers=2)
 
 
 def test_a_file_that_is_not_json_is_refused(tmp_path):
