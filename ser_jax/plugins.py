@@ -62,7 +62,7 @@ def require_trusted(stored: Any, where: str) -> None:
     with untrusted arguments may run anything.
     """
     trusted = [name.strip() for name in os.environ.get(TRUSTED, "").split(",") if name.strip()]
-    for name in _stored_names(stored):
+    for name in _part_names(stored):
         module = name.partition(":")[0]
         if not any(module == one or module.startswith(f"{one}.") for one in trusted):
             raise UserError(
@@ -73,7 +73,7 @@ def require_trusted(stored: Any, where: str) -> None:
 
 def files_outside(config: Any) -> dict[str, Path]:
     """Returns the files of the modules outside the package that a configuration names, by the names of the modules."""
-    modules = {name.partition(":")[0] for name in _names(config)}
+    modules = {name.partition(":")[0] for name in _part_names(config)}
     return {module: Path(inspect.getfile(importlib.import_module(module))) for module in sorted(modules)}
 
 
@@ -91,8 +91,8 @@ def _load(name: str, where: str) -> Any:
         raise UserError(f"{where}: {name} cannot be imported ({type(error).__name__}: {said})") from error
 
 
-def _stored_names(value: Any) -> Iterator[str]:
-    """The names of that form where a configuration, or a study's part of one, means them: titles are not."""
+def _part_names(value: Any) -> Iterator[str]:
+    """The names of that form where a configuration, or a study's part of one, means them: titles and paths are not."""
     if isinstance(value, Mapping):
         for group, option in _PLACES:
             if isinstance(part := value.get(group), Mapping):
@@ -100,7 +100,7 @@ def _stored_names(value: Any) -> Iterator[str]:
         if "field" in value:  # a factor, whose levels are values of an option
             yield from _names(value.get("levels"))
     for entry in value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ():
-        yield from _stored_names(entry)
+        yield from _part_names(entry)
 
 
 def _names(value: Any) -> Iterator[str]:

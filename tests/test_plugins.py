@@ -89,6 +89,10 @@ MODULE = textwrap.dedent("""
         return energy(frontend, waveform)[..., 1:, :]
 
 
+    def cut(key, waveform, num_samples, strength):
+        return waveform[1:]
+
+
     def flip(key, waveform, num_samples, strength):
         return jnp.where(strength > 0, -waveform, waveform)
 
@@ -200,6 +204,12 @@ def test_python_s_own_modules_are_refused(name):
             r"config.augmentation.custom: found .*, expected a dict of",
         ),
         ({"augmentation": {"custom": {f"{NAME}:flip": -1}}}, "-1 is not a number of at least 0"),
+        ({"augmentation": {"custom": {f"{NAME}:filp": 1}}}, r"config.augmentation.custom: .*filp cannot be imported"),
+        ({"augmentation": {"custom": {f"{NAME}:squared": 1}}}, r"config.augmentation.custom: .*squared failed \("),
+        (
+            {"augmentation": {"custom": {f"{NAME}:cut": 1}}},
+            r"cut returned the shape \(15999,\), expected \(16000,\)",
+        ),
         (
             {"corpus": {"name": f"{NAME}:squared", "options": {}}},
             "corpus.options: missing a required",
@@ -280,6 +290,8 @@ def test_a_corpus_from_outside_has_folds(outside):
 def test_names_outside_are_found_anywhere_in_a_configuration(outside):
     assert list(plugins.files_outside(CHANGES)) == [NAME]
     assert plugins.files_outside({"corpus": {"name": "synthetic"}, "study": ["a:b c"]}) == {}
+    paths = {"corpus": {"name": "synthetic", "symbols": "os:path"}, "protocol": {"file": "nowhere:folds.json"}}
+    assert plugins.files_outside(paths) == {}
 
 
 @pytest.mark.parametrize("group", ["corpus", "frontend", "augmentation", "model", "training"])

@@ -81,11 +81,24 @@ def _load_built_in(name: str, data_dir: str | os.PathLike | None, options: dict[
     import hashlib
     import json
 
+    from ser_jax.config.kinds import number, whole
     from ser_jax.corpora import corpus, synthetic
 
-    allowed = list(inspect.signature(synthetic.make_synthetic).parameters)[1:]
-    for option in options.keys() - allowed:
-        raise UserError(f"corpus {name}: unknown option {brief(option)}{did_you_mean(option, allowed)}")
+    allowed = {
+        "num_speakers": whole(1, 10_000),
+        "utterances_per_speaker": whole(1, 10_000),
+        "seed": whole(),
+        "cue_db": number(-100, 100),
+    }
+    for option, value in options.items():
+        if option not in allowed:
+            raise UserError(f"corpus {name}: unknown option {brief(option)}{did_you_mean(option, allowed)}")
+        kind = allowed[option]
+        try:
+            options = options | {option: kind.checked(value)}
+        except ValueError as error:
+            where = f"corpus {name}: config.corpus.options.{option}"
+            raise UserError(f"{where}: found {brief(value)}, expected {kind.expected}{error}") from None
     key = json.dumps([synthetic.VERSION, sorted(options.items())], default=str)
     folder = packed_folder(name, data_dir) / hashlib.sha256(key.encode()).hexdigest()[:12]
     if folder.exists():

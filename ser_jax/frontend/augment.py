@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Int16, Key
 
 from ser_jax.corpora.corpus import SAMPLE_RATE
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, reading
 from ser_jax.frontend.logmel import Frontend
 from ser_jax.plugins import resolve
 
@@ -81,6 +81,19 @@ def check_augmentation(frontend: Frontend, strengths: Mapping[str, float]) -> No
                 f"config.augmentation.{name}: found {strength:g}, expected 0: it has no meaning for features of kind "
                 f"{frontend.kind}, for which there are {', '.join(possible)}"
             )
+        if name in strengths["custom"]:
+            _check_custom(name, frontend.sample_rate)
+
+
+def _check_custom(name: str, num_samples: int) -> None:
+    """Raises `UserError` unless an augmentation from outside the package returns a waveform like that it is given."""
+    where = "config.augmentation.custom"
+    augment, scalar = resolve(name, {}, where), jax.ShapeDtypeStruct((), jnp.float32)
+    waveform, count = jax.ShapeDtypeStruct((num_samples,), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
+    with reading(f"{where}: {name} failed"):
+        found = jax.eval_shape(augment, jax.eval_shape(lambda: jax.random.key(0)), waveform, count, scalar)
+    if (shape := getattr(found, "shape", None)) != waveform.shape:
+        raise UserError(f"{where}: {name} returned the shape {shape}, expected {waveform.shape}")
 
 
 def _augmentations(kind: str) -> tuple[str, ...]:

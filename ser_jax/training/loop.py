@@ -52,8 +52,14 @@ def train(
     SIGTERM end the training after the call in flight, with a checkpoint; then `KeyboardInterrupt` is raised.
 
     Returns the final state, [groups, runs per group, ...], and the seconds spent by phase.
-    Raises `UserError` where the folder's checkpoints are of another training, and where every run diverged.
+    Raises `UserError` where the folder's checkpoints are of another training, where every run diverged, and where no
+    step is left to trace.
     """
+    if profile_steps and profile_steps[0] >= population.num_steps:
+        raise UserError(
+            f"--profile_steps: found {profile_steps[0]}:{profile_steps[1]}, but the training has "
+            f"{population.num_steps} steps, expected FROM below that"
+        )
     profile = _Profile(folder / "profile", profile_steps)
     with _postponed_signals() as interrupted, contextlib.closing(Record(population, folder)) as record:
         state, seconds, _ = _train([record], report, profile, interrupted)

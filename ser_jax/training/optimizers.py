@@ -13,15 +13,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from ser_jax import plugins
-from ser_jax.errors import UserError, did_you_mean
+from ser_jax.errors import UserError, did_you_mean, reading
+from ser_jax.training import devices
 
 # The parameters that decay: kernels of dense, convolution and recurrent layers, and embeddings. Biases, norms' gains,
 # queries of attention pooling, start vectors and class tokens do not. One rule for all models, ECA and SE included.
 DECAYED = re.compile(r"(^|/)(\w*kernel|\w*embedding|linear|depthwise)$")
 _WHERE = "config.optimizer"
+_SHARES = frozenset({"b1", "b2", "b3", "decay", "momentum"})  # what moving averages of gradients keep at each step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +58,16 @@ def make_optimizer(options: Mapping[str, Any], parameters: Any, *, num_steps: in
     for name in ("learning_rate", "weight_decay"):
         if name in arguments:
             raise UserError(f"{_WHERE}.arguments: {name} has an option of its own, {_WHERE}.{name}")
+    if not plugins.is_outside(options["name"]):
+        _check_shares(arguments)
     own = {"weight_decay": 0.0} if "weight_decay" in accepted else {}
     transformation = _call(make, {"learning_rate": 1.0, **own, **arguments}, f"{_WHERE}.arguments")
     if not isinstance(transformation, optax.GradientTransformation):
         raise UserError(f"{_WHERE}.name: {options['name']} is no optimizer: it does not return an optax transformation")
     clipped = [optax.clip_by_global_norm(clip)] if clip else []
     transformation = optax.chain(*clipped, transformation)
+    with reading(f"{_WHERE}.name: {options['name']} makes no step of a gradient with these arguments"):
+        jax.eval_shape(lambda tree: transformation.update(tree, transformation.init(tree), tree), parameters)
     trained = jax.tree.map(bool, rates)
     if not all(jax.tree.leaves(trained)):
         transformation = optax.masked(transformation, trained)
@@ -85,6 +92,7 @@ def make_schedule(options: Mapping[str, Any], *, num_steps: int, warmup_steps: i
     known = {"value": 1.0, "init_value": 1.0, "decay_steps": remaining, "transition_steps": remaining, "end_value": 0.0}
     required = [key for key, one in inspect.signature(make).parameters.items() if one.default is one.empty]
     rest = _call(make, {key: known[key] for key in required if key in known} | arguments, where)
+    _check_schedule(rest, max(remaining, 1), name)
     if not warmup_steps:
         return rest
     return optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup_steps), rest], [warmup_steps])
@@ -161,6 +169,27 @@ def _rates(patterns: Mapping[str, Any], parameters: Any) -> Any:
     if not any(jax.tree.leaves(rates)):
         raise UserError(f"{_WHERE}.rates: every parameter is frozen; expected one at least to be trained")
     return rates
+
+
+def _check_schedule(schedule: optax.Schedule, num_steps: int, name: str) -> None:
+    """Raises `UserError` unless a schedule gives a share of the peak rate for each of some steps of a training."""
+    steps = np.unique(np.linspace(0, num_steps - 1, 100).astype(np.int32))
+    with reading(f"{_WHERE}.schedule: {name} fails with these arguments"), jax.default_device(devices.host()):
+        shares = np.asarray(jax.jit(jax.vmap(schedule))(steps), np.float64)
+    good = np.isfinite(shares) & (shares > -1e-6)
+    if not good.all():
+        raise UserError(
+            f"{_WHERE}.schedule: {name} gives {shares[~good][0]:g} times the peak rate, {steps[~good][0]} steps after "
+            "the warm-up; expected at least 0"
+        )
+
+
+def _check_shares(arguments: Mapping[str, Any]) -> None:
+    """Raises `UserError` for moving averages of optax's optimizers that would grow for ever."""
+    for name in _SHARES & arguments.keys():
+        value = arguments[name]
+        if isinstance(value, int | float) and not 0 <= value < 1:
+            raise UserError(f"{_WHERE}.arguments.{name}: found {value:g}, expected a number of at least 0 and below 1")
 
 
 def _call(make: Callable, arguments: dict[str, Any], where: str) -> Any:

@@ -271,6 +271,26 @@ def test_a_misspelt_option_of_a_built_in_corpus_names_the_nearest(tmp_path):
         corpora.load_corpus("synthetic", tmp_path, num_speaker=3)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_speakers": 1e9}, "num_speakers: found 1000000000.0, expected a whole number of at least 1 and at most"),
+        ({"num_speakers": "three"}, "num_speakers: found 'three', expected a whole number"),
+        ({"num_speakers": True}, "num_speakers: found True"),
+        ({"utterances_per_speaker": [1]}, r"utterances_per_speaker: found \[1\]"),
+        ({"utterances_per_speaker": 1.5}, "utterances_per_speaker: found 1.5"),
+        ({"seed": -1}, "seed: found -1, expected a whole number of at least 0"),
+        ({"cue_db": "loud"}, "cue_db: found 'loud', expected a number of at least -100 and at most 100"),
+        ({"cue_db": float("nan")}, "cue_db: found nan"),
+    ],
+    ids=str,
+)
+def test_an_option_of_a_built_in_corpus_has_a_type_and_a_range(tmp_path, options, message):
+    with pytest.raises(UserError, match=f"^corpus localized: config.corpus.options.{message}"):
+        corpora.load_corpus("localized", tmp_path, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_built_in_corpus_is_generated_once_for_each_set_of_options(tmp_path, monkeypatch):
     from ser_jax.corpora import synthetic
 

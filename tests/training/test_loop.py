@@ -72,6 +72,15 @@ def test_where_every_run_diverges_the_learning_rate_is_named_at_a_validation_too
     assert log.read(tmp_path / log.FILE)[-1]["diverged_at"] > 0
 
 
+def test_steps_to_trace_that_the_training_does_not_have_are_refused(data, tmp_path):
+    population = tiny_population(*data, folds=[0], training={"train_steps": 4})
+    with pytest.raises(
+        UserError, match="--profile_steps: found 4:9, but the training has 4 steps, expected FROM below"
+    ):
+        loop.train(population, tmp_path / "run", profile_steps=(4, 9))
+    assert not (tmp_path / "run").exists()
+
+
 TRAINING = """
 import sys
 from pathlib import Path
