@@ -6,6 +6,7 @@ from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
+_FIRST_VERSION = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
 
 
 def cores() -> int:
@@ -14,7 +15,9 @@ def cores() -> int:
         count = len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
         count = os.cpu_count() or 1
-    quotas = [int(quota) / int(period) for quota, period in _limits("cpu.max") if quota != "max"]
+    limits = [*_limits("cpu.max")]  # of cgroups version 2, then 1
+    limits += [(*quota, *period) for quota, period in zip(*map(_limits, _FIRST_VERSION), strict=True)]
+    quotas = [int(quota) / int(period) for quota, period in limits if quota not in ("max", "-1")]
     return max(min([count, *map(round, quotas)]), 1)
 
 

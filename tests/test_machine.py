@@ -56,3 +56,10 @@ def test_cores_are_those_that_the_process_may_run_on(cgroups, monkeypatch):
     assert machine.cores() == 1
     (root / "job/cpu.max").write_text("max 100000\n")
     assert machine.cores() == 6
+    root = cgroups("4:cpu,cpuacct:/job")  # of the first version
+    folder = root / "cpu,cpuacct/job"
+    folder.mkdir(parents=True)
+    (folder / "cpu.cfs_period_us").write_text("100000\n")
+    for quota, cores in (("300000", 3), ("-1", 6)):
+        (folder / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        assert machine.cores() == cores

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     from ser_jax.errors import UserError
     from ser_jax.studies.plan import make_plan
 
-    settings = load_config(args)
+    settings, shard = load_config(args), _shard(args.shard)
     if args.select is not None:
         return _run_selection(args, settings)
     if args.dry_run:
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"sent to Slurm: {', '.join(jobs)}; their output is in {args.workdir}/slurm")
         print("the last one to finish writes the results; the same command without --slurm shows them")
         return 0
-    return run_together(args, settings, args.store, _shard(args.shard))
+    return run_together(args, settings, args.store, shard)
 
 
 def _run_selection(args: argparse.Namespace, settings: dict) -> int:

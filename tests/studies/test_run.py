@@ -243,7 +243,7 @@ def test_jobs_that_submitit_starts_share_a_study_in_one_folder(tmp_path):
     ("arguments", "expected"),
     [
         (["--shard", "2/2"], "--shard 2/2: expected I/N with I from 0"),
-        (["--shard", "half"], "--shard half: expected I/N"),
+        (["--shard", "half", "--dry_run"], "--shard half: expected I/N"),
         (["--shard", "0/2", "--slurm", "jobs=2"], "expected no --shard beside it"),
         (["--distributed", "--slurm", "jobs=2"], "expected no --distributed"),
         (["--slurm", "jobs=two"], "--slurm jobs=two: expected a whole number"),
