@@ -35,6 +35,7 @@ from ser_jax import config as configuration
 from ser_jax.feeds.resident import Resident
 from ser_jax.frontend import Frontend, Strengths
 from ser_jax.models import FAMILIES, build, cost
+from ser_jax.training.precision import activations_dtype, products_in
 from ser_jax.training.state import Learner, Run, State, initialise, make_learner
 from ser_jax.training.step import train_step
 
@@ -106,14 +107,19 @@ def benchmark(name: str, options: dict[str, str], args: argparse.Namespace, ceil
     print(f"{name:16}{work}{times}  {bound:8}{compile_seconds:8.1f} s", flush=True)
 
 
-def make_ceilings() -> dict[str, tuple[Callable[[], None], float]]:
-    """A large float32 matrix product and a large copy: {name: (call, operations or bytes of a call)}."""
+def make_ceilings(precision: str = "tf32") -> dict[str, tuple[Callable[[], None], float]]:
+    """A large matrix product and a large copy: {name: (call, operations or bytes of a call)}."""
     on_cpu = jax.default_backend() == "cpu"
     size, length = (1024, 1 << 24) if on_cpu else (8192, 1 << 29)
-    matrix = jnp.full((size, size), 1e-3, jnp.float32)
+    matrix = jnp.full((size, size), 1e-3, activations_dtype(precision))
     vector = jnp.zeros(length, jnp.float32)
     # In place: where new memory is asked for at every call, its first use is slower than the copy.
-    multiply, shift = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1, donate_argnums=0)
+    shift = jax.jit(lambda x: x + 1, donate_argnums=0)
+
+    @jax.jit
+    def multiply(one: jax.Array, other: jax.Array) -> jax.Array:
+        with products_in(precision):
+            return jnp.matmul(one, other)
 
     def copy() -> None:
         nonlocal vector
@@ -174,13 +180,14 @@ def make_program(learner: Learner, args: argparse.Namespace) -> tuple[Callable, 
 
 
 def by_hand(learner: Learner, args: argparse.Namespace) -> tuple[float, float]:
-    """The multiply-adds of one step, and the bytes that it has to move at least."""
+    """The multiply-adds of one step, and the bytes that it has to move at least, results in the learner's precision."""
     found = cost.cost(learner.model, args.frames, args.features)
     inputs = jax.ShapeDtypeStruct((1, args.frames, args.features), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
     variables = jax.eval_shape(lambda *inputs: learner.model.init(jax.random.key(0), *inputs, train=False), *inputs)
     forward = functools.partial(learner.model.apply, train=False)
     values = results(jax.make_jaxpr(lambda *call: forward(*call).logits)(variables, *inputs).jaxpr)
-    moved = 4 * (STATE_TRAFFIC * learner.num_parameters + RESULT_TRAFFIC * args.batch * values)
+    size = jnp.dtype(activations_dtype(learner.precision)).itemsize
+    moved = 4 * STATE_TRAFFIC * learner.num_parameters + size * RESULT_TRAFFIC * args.batch * values
     return 3.0 * args.batch * found.multiply_adds, float(moved)
 
 

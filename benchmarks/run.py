@@ -51,7 +51,7 @@ SETS: dict[str, dict[str, str]] = {
     },
     "gpu": {
         "study": "--torch_device cuda",
-        "steps": "",
+        "steps": "--precision tf32 --precision bfloat16",
         "extraction": "--torch_device cuda --precision bfloat16 --batch 64 --shape wavlm_large --shape whisper_large",
     },
     "gpu_more": {
@@ -175,6 +175,7 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "steps": {
         "model": ("model", "{}"),
+        "precision": ("precision", "{}"),
         "runs": ("K", "{}"),
         "runs_in_a_program": ("at once", "{}"),
         "step_seconds": ("a step", "{:.2f} ms*1e3"),

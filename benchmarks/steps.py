@@ -1,16 +1,17 @@
 """What does a training step of K runs at once cost, for each family of models, and how near is it to the limit?
 
-python -m benchmarks.steps [--model NAME ...] [--runs 50,1,100,10] [--precision tf32] [--batch 32]
+python -m benchmarks.steps [--model NAME ...] [--runs 50,1,100,10] [--precision tf32 ...] [--batch 32]
 
 From the waveform on, with the augmentation of configs/recipe.py: crops of 2 s, log-mel at a hop of 20 ms, the network
-at its default size, AdamW, moving averages. The programs of all families for one K are compiled first, several at once,
-then timed while nothing is compiled. The limit is that of `benchmarks.roofline`, K times: products and bytes that a
-step needs at least, at the rates of a large product and a large copy on this device.
+at its default size, AdamW, moving averages. The programs of all families for one K and one precision are compiled
+first, several at once, then timed while nothing is compiled. The limit is that of `benchmarks.roofline`, K times:
+products and bytes that a step needs at least, at the rates of a large product in the same precision and a large copy.
 Prints a table, and a JSON line for each family and K to stderr.
 """
 
 import argparse
 import functools
+import itertools
 import threading
 import time
 from collections.abc import Collection
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("--model", action="append", choices=sorted(set(FAMILIES) - LEFT_OUT), help="may be repeated")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the only --model")
     parser.add_argument("--runs", default="50,1,100,10", help="values of K: up to 10, or multiples of 10")
-    parser.add_argument("--precision", choices=sorted(PRECISIONS), default="tf32")
+    parser.add_argument("--precision", action="append", choices=sorted(PRECISIONS), help="may be repeated; tf32")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=2.0, help="of a crop")
     parser.add_argument("--steps", type=int, default=10, help="of a turn")
@@ -55,19 +56,25 @@ def main() -> None:
     corpus = noise(400)
     protocol, cache = make_protocol(corpus, "random", num_folds=FOLDS), {}
     begun = time.perf_counter()
-    ceilings = make_ceilings()
-    seconds = take_turns({ceiling: call for ceiling, (call, _) in ceilings.items()}, args.turns)
-    rates = {ceiling: work / float(np.median(seconds[ceiling])) for ceiling, (_, work) in ceilings.items()}
-    print(f"{'':16}{'K':>5}{'at once':>9}{'a step':>12}{'of one run':>12}{'limit':>12}{'share':>7}")
-    for count in map(int, args.runs.split(",")):  # the first of them for all families, should time run out
+    rates = {precision: measure_rates(precision, args.turns) for precision in args.precision or ["tf32"]}
+    print(f"{'':26}{'K':>5}{'at once':>9}{'a step':>12}{'of one run':>12}{'limit':>12}{'share':>7}")
+    # The first of them for all families, should time run out.
+    for count, precision in itertools.product(map(int, args.runs.split(",")), rates):
         made = {
-            name: make(name, count, args, corpus, protocol, cache)
+            name: make(name, count, precision, args, corpus, protocol, cache)
             for name in args.model or sorted(set(FAMILIES) - LEFT_OUT)
         }
         compile_all(made.values())
         for name, population in made.items():
-            benchmark(name, count, population, args, rates)
+            benchmark(name, count, precision, population, args, rates[precision])
     print(f"all programs compiled and timed within {time.perf_counter() - begun:.0f} s")
+
+
+def measure_rates(precision: str, turns: int) -> dict[str, float]:
+    """Operations of a large product and bytes of a large copy, in a second."""
+    ceilings = make_ceilings(precision)
+    seconds = take_turns({ceiling: call for ceiling, (call, _) in ceilings.items()}, turns)
+    return {ceiling: work / float(np.median(seconds[ceiling])) for ceiling, (_, work) in ceilings.items()}
 
 
 def compile_all(made: Collection[Population]) -> None:
@@ -86,8 +93,10 @@ def compile_all(made: Collection[Population]) -> None:
         left.acquire()
 
 
-def benchmark(name: str, count: int, population: Population, args: argparse.Namespace, rates: dict) -> None:
-    """Times the step of one family and K and prints its row."""
+def benchmark(
+    name: str, count: int, precision: str, population: Population, args: argparse.Namespace, rates: dict
+) -> None:
+    """Times the step of one family, K and precision and prints its row."""
     state = devices.place_runs(any_state(population), population.layout)
     piece = populations.to_devices(population, populations.training_feed(population, 0).take(args.steps))
 
@@ -100,7 +109,10 @@ def benchmark(name: str, count: int, population: Population, args: argparse.Name
         _, at_once = population.programs.train.compile(*populations.training_arguments(population, state, piece))
         step = float(np.median(take_turns({"step": turn}, args.turns)["step"])) / args.steps
     except Exception as error:
-        print(f"{name:16}{count:5}  left out ({type(error).__name__}: {str(error).splitlines()[0][:80]})", flush=True)
+        print(
+            f"{name:16}{precision:10}{count:5}  left out ({type(error).__name__}: {str(error).splitlines()[0][:80]})",
+            flush=True,
+        )
         return
     learner = population.learner
     frames = int(num_frames(learner.frontend, learner.crop_samples))
@@ -111,6 +123,7 @@ def benchmark(name: str, count: int, population: Population, args: argparse.Name
     figures = {
         "model": name,
         "runs": count,
+        "precision": precision,
         "runs_in_a_program": at_once,
         "step_seconds": step,
         "run_step_seconds": step / count,
@@ -120,14 +133,14 @@ def benchmark(name: str, count: int, population: Population, args: argparse.Name
         "bound_by": bound,
         "share_of_limit": limits[bound] / step,
     }
-    settings = {key: value for key, value in vars(args).items() if key not in ("model", "runs", "option")}
+    settings = {key: value for key, value in vars(args).items() if key not in ("model", "runs", "precision", "option")}
     emit("steps", **figures, **settings)
     times = f"{1e3 * step:9.2f} ms{1e3 * step / count:9.2f} ms{1e3 * limits[bound]:9.2f} ms{limits[bound] / step:7.0%}"
-    print(f"{name:16}{count:5}{at_once:9}{times}", flush=True)
+    print(f"{name:16}{precision:10}{count:5}{at_once:9}{times}", flush=True)
 
 
 def make(
-    name: str, count: int, args: argparse.Namespace, corpus: Corpus, protocol: Protocol, cache: dict
+    name: str, count: int, precision: str, args: argparse.Namespace, corpus: Corpus, protocol: Protocol, cache: dict
 ) -> Population:
     """The population of K runs of one family."""
     if count > FOLDS and count % FOLDS:
@@ -140,7 +153,7 @@ def make(
             "seeds": list(range(max(count // FOLDS, 1))),
             "frontend": {"hop_ms": 20.0, "deltas": 2 if name == "crnn" else 0},
             "augmentation": {"speed": 0.15, "vocal_tract": 0.1, "spec_augment": 0.5},
-            "training": {"batch_size": args.batch, "crop_seconds": args.seconds, "precision": args.precision},
+            "training": {"batch_size": args.batch, "crop_seconds": args.seconds, "precision": precision},
         },
     )
     model = {"attention": "eca"} if name in ("cnn", "shufflenet_v2") else {}

@@ -1,7 +1,9 @@
 """The benchmarks, which the tests do not run: that what they import is there, and that no figure is lost."""
 
+import argparse
 import ast
 import contextlib
+import dataclasses
 import importlib
 import json
 import os
@@ -14,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks import run
+from benchmarks import roofline, run
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
@@ -83,3 +85,13 @@ def test_what_the_project_needs_is_asked_for_before_a_gpu_is_used(tmp_path):
     assert found.returncode == 2, found.stderr
     assert "not installed, needed: cattrs\n" in found.stdout
     assert "not installed, for the tests: psutil\n" in found.stdout
+
+
+def test_in_bfloat16_a_step_has_half_the_bytes_of_results_to_move_and_all_of_its_state():
+    learner = roofline.make("rnn", {"hidden": 4, "depth": 1}, 8, 16)
+    size = argparse.Namespace(batch=2, frames=8, features=16)
+    products, moved = roofline.by_hand(learner, size)
+    fewer_products, fewer = roofline.by_hand(dataclasses.replace(learner, precision="bfloat16"), size)
+    state = 4 * roofline.STATE_TRAFFIC * learner.num_parameters
+    assert fewer_products == products
+    assert 0 < 2 * (fewer - state) == moved - state
