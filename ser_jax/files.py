@@ -24,6 +24,7 @@ from typing import Any
 _MARK = ".writing-"  # in the names of temporary files and folders
 _RANDOM = "[a-z0-9_]{8}"  # what tempfile appends to a prefix
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
+_HALF = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")  # in JSON, of a character that needs two, or half of one
 _being_written: set[tuple[int, Path]] = set()  # by which process: a forked one inherits the set
 
 
@@ -101,6 +102,49 @@ def discard() -> None:
         with contextlib.suppress(OSError):
             os.rename(temporary, gone)  # at once: another thread may be about to put it in its place
             _remove(gone)
+
+
+def read_text(path: str | os.PathLike, encoding: str = "utf-8") -> str:
+    """Returns the text of a file. Raises `OSError` for a pipe or a device, which might never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is waited for otherwise
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, descriptor)
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "a folder, a pipe or a device, expected a file", os.fspath(path))
+        with open(descriptor, encoding=encoding, closefd=False) as file:
+            return file.read()
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Returns what a JSON file in UTF-8 holds; raises as `read_text` and `from_json` do."""
+    return from_json(read_text(path))
+
+
+def from_json(text: str, *, repeats: bool = True) -> Any:
+    """Returns what a text of JSON says. Raises ValueError where it is none, or names half a character, as "\\ud800".
+
+    Such a text could be written nowhere. Without `repeats`, a name that stands twice in an object is refused too.
+    """
+    value = json.loads(text, object_pairs_hook=None if repeats else _without_repeats)
+    if (half := _HALF.search(text)) and not _is_text(value):
+        raise ValueError(f"a text in it has half a character, {half[0]}")
+    return value
+
+
+def _is_text(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+        return True
+    except UnicodeEncodeError:
+        return False
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
+    return dict(pairs)
 
 
 def to_json(value: Any) -> str:

@@ -25,6 +25,23 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("made", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, made):
+    made(tmp_path / "a.json")
+    with pytest.raises(OSError, match=r"expected a file: .*a.json"):
+        files.read_json(tmp_path / "a.json")
+
+
+def test_half_a_character_in_json_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text(r'["\ud83d\ude00", "\\ud800"]')
+    assert files.read_json(tmp_path / "a.json") == ["\U0001f600", r"\ud800"]
+    with pytest.raises(ValueError, match=r"a text in it has half a character, \\uD83D"):
+        files.from_json(r'{"\uD83D": 1}')
+    assert files.from_json('{"a": 1, "a": 2}') == {"a": 2}
+    with pytest.raises(ValueError, match="'a' stands twice in an object"):
+        files.from_json('{"a": 1, "a": 2}', repeats=False)
+
+
 @pytest.mark.parametrize("exchange", [True, False])
 def test_a_folder_replaces_the_old_one_whole_or_not_at_all(tmp_path, monkeypatch, exchange):
     if not exchange:  # as on systems that cannot exchange two folders

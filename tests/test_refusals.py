@@ -173,6 +173,14 @@ def _population(**changes):
             r"found the name 'a\nb', expected one line of at most",
         ),
         (
+            lambda f: _study(variants={"\ud800": {}}),
+            r"found the name '\ud800', expected one line of at most",
+        ),
+        (
+            lambda f: configuration.check(configuration.merge(CONFIG, {"study": {"title": "a\udcff"}})),
+            r"config.study.title: found 'a\udcff', expected a text",
+        ),
+        (
             lambda f: _study(variants={"x": 1}),
             "config.study.variants: x: found 1, expected a part of the configuration",
         ),

@@ -31,7 +31,7 @@ from ser_jax import bounded, checksums
 from ser_jax.baselines import NAMES
 from ser_jax.baselines.functionals import KINDS
 from ser_jax.errors import UserError, brief, did_you_mean, reading
-from ser_jax.files import atomic_folder
+from ser_jax.files import atomic_folder, read_json
 
 SCALINGS = ("fold", "speaker")
 GRID = tuple(10.0**exponent for exponent in range(-7, 1))  # of C; ridge regression's penalty is 1 / (2 C)
@@ -285,7 +285,7 @@ def load_metadata(folder: str | os.PathLike) -> dict[str, Any]:
     path = Path(folder) / _METADATA
     checksums.check(path)
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
+        metadata = read_json(path)
         found = metadata.pop("baseline_format")
     except (OSError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: damaged, train the baseline again ({' '.join(str(error).split())})") from error

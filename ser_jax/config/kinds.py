@@ -88,11 +88,16 @@ def text(expected: str = "a text") -> Kind:
     """Any text in one line."""
 
     def checked(value: Any) -> str:
-        if not isinstance(value, str) or "\n" in value or "\0" in value:
+        if not isinstance(value, str) or not is_line(value):
             raise ValueError
         return value
 
     return Kind(expected, checked)
+
+
+def is_line(value: str) -> bool:
+    """Whether a text is one line that can be written as UTF-8, which half a character of a broken name cannot."""
+    return not any(sign in "\n\0" or "\ud800" <= sign <= "\udfff" for sign in value)
 
 
 def flag() -> Kind:
@@ -125,9 +130,11 @@ def list_of(item: Kind, of: str) -> Kind:
         if not isinstance(value, list | tuple):
             raise ValueError
         result = [_item(item, entry) for entry in value]
-        for i, entry in enumerate(result):
-            if entry in result[:i]:
+        seen = set()
+        for entry in result:
+            if repr(entry) in seen:
                 raise ValueError(f"; {brief(entry)} is in it twice")
+            seen.add(repr(entry))
         return result
 
     return Kind(f"a list of {of}", checked, lambda found: [item.read(entry) for entry in split(found)])

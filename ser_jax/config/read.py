@@ -9,14 +9,13 @@ the defaults; a JSON file holds such a tree. What a command line changes has one
 
 import importlib.util
 import inspect
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ser_jax import plugins
+from ser_jax import files, plugins
 from ser_jax.config.kinds import guess, plain
 from ser_jax.config.options import OPTIONS, Option
 from ser_jax.config.tree import check, completed, merge
@@ -67,7 +66,7 @@ def _shipped(path: str, file: str) -> str:
 
 def _read_json(file: str) -> Any:
     try:
-        return json.loads(Path(file).read_text(encoding="utf-8"))
+        return files.from_json(files.read_text(file), repeats=False)
     except ValueError as error:  # of JSON, of UTF-8, and of numbers with thousands of digits
         raise UserError(f"--config {file}: not JSON ({error})") from error
 
@@ -104,7 +103,7 @@ def _one_line(file: str, run: Callable[[], Any]) -> Any:
         return run()
     except (UserError, RecursionError):
         raise
-    except Exception as error:  # whatever it is: it is of the user's file
+    except (Exception, SystemExit) as error:  # whatever it is: it is of the user's file
         said = (str(error).strip().splitlines() or [""])[-1]
         raise UserError(f"--config {file}: {type(error).__name__}: {said}") from error
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ser_jax.corpora.labels import VOTE
 from ser_jax.errors import UserError
+from ser_jax.files import read_text
 
 
 def recordings_by(source: Path, key: Callable[[Path], Any]) -> dict[Any, Path]:
@@ -35,7 +36,7 @@ def one_file(source: Path, names: Sequence[str]) -> Path | None:
 def text_of(path: Path) -> str:
     """Returns an annotation file's text. Raises UserError for a file that is not in UTF-8 or cannot be read."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path, "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text in UTF-8 ({error})") from error
 

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int16
 from ser_jax import bounded, checksums
 from ser_jax.corpora import integrity
 from ser_jax.errors import UserError, brief, reading
-from ser_jax.files import atomic_folder
+from ser_jax.files import atomic_folder, read_json
 
 SAMPLE_RATE = 16_000  # Hz, of every corpus
 FORMAT_VERSION = 1  # of the folder; a folder of another version is refused
@@ -276,7 +276,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
     if not (folder / _DESCRIPTION).is_file():
         raise UserError(f"{folder}: not a packed corpus, it has no {_DESCRIPTION}")
     try:
-        description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        description = read_json(folder / _DESCRIPTION)
     except (ValueError, RecursionError) as error:
         raise UserError(_damaged(folder, f"{_DESCRIPTION} is not JSON")) from error
     version = description.get("format_version") if isinstance(description, dict) else None

@@ -24,7 +24,7 @@ from ser_jax.corpora import integrity, packed_folder
 from ser_jax.corpora.corpus import Corpus, refuse_full_disk
 from ser_jax.corpora.feature_source import FeatureSource, read_features
 from ser_jax.errors import UserError, brief, did_you_mean, reading
-from ser_jax.files import atomic_folder
+from ser_jax.files import atomic_folder, read_json
 
 _BLOCK = 1 << 16  # frames that are hashed together
 
@@ -226,7 +226,7 @@ def read_packed(folder: Path, *, again: bool = False) -> tuple[dict[str, Any], p
     found right before; see `ser_jax.corpora.integrity`.
     """
     with reading(_damaged(folder)):
-        description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        description = read_json(folder / _DESCRIPTION)
         of_bits = "dtype" in description
         version = WITH_DTYPE if of_bits else FORMAT_VERSION
         if description["format_version"] != version:

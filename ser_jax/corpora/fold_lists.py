@@ -1,6 +1,5 @@
 """Folds that others have drawn, read from a file or from a folder in EmoBox's layout."""
 
-import json
 import re
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pandas as pd
 
 from ser_jax.corpora import tables
 from ser_jax.errors import UserError, reason_of
+from ser_jax.files import from_json, read_text
 
 SPLITS = ("train", "validation", "test")
 _SPLIT_WORDS = {"valid": "validation", "val": "validation", "dev": "validation", "development": "validation"}
@@ -67,10 +67,10 @@ def _records(file: Path, fields: tuple[str, ...]) -> list[dict]:
         if file.suffix in (".csv", ".tsv") and file.is_file():
             records = tables.read_table(file, wanted=fields, columns=()).to_dict("records")
         elif file.suffix == ".json":
-            records = json.loads(file.read_text(encoding="utf-8-sig"))
+            records = from_json(read_text(file, "utf-8-sig"))
         else:
-            lines = file.read_text(encoding="utf-8-sig").split("\n")  # JSON may hold Unicode's other line ends
-            records = [json.loads(line) for line in lines if line.strip()]
+            lines = read_text(file, "utf-8-sig").split("\n")  # JSON may hold Unicode's other line ends
+            records = [from_json(line) for line in lines if line.strip()]
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:

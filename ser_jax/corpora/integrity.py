@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ser_jax.files import atomic_file
+from ser_jax.files import atomic_file, read_json
 
 _MEMORY = ".verified"  # the folder, beside the packed one, that holds what was found
 
@@ -25,7 +25,7 @@ def content(folder: Path, files: Sequence[str], compute: Callable[[], str], *, a
     states = {name: _state(folder / name) for name in files}
     if not again:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            known = json.loads(memory.read_text())
+            known = read_json(memory)
             if known["files"] == states:
                 return known["content"]
     found = compute()

@@ -25,6 +25,7 @@ from scipy import signal
 from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus, make_corpus
 from ser_jax.errors import UserError
 
+MOST_UTTERANCES = 100_000  # 3 GB of memory
 BUILT_IN = ("synthetic", "localized", "uniform", "null")
 VERSION = 2  # of what is generated: raise it whenever samples, labels or columns change
 
@@ -125,14 +126,14 @@ def make_synthetic(
     `cue_db` is for `localized` and `uniform`: how far the cue is above what hides it, in dB; lower is harder, the
     defaults are in CUE_DB. Every speaker has equally many utterances of each class, give or take one. Samples are
     computed in float64, so that machines agree on their int16.
-    Raises UserError for an unknown name, fewer than one speaker or utterance, and `cue_db` where there is no cue.
+    Raises UserError for an unknown name, no or far too many utterances, and `cue_db` where there is no cue.
     """
     if name not in BUILT_IN:
         raise UserError(f"built-in corpus {name!r}: there is none of this name, only {', '.join(BUILT_IN)}")
-    if num_speakers < 1 or utterances_per_speaker < 1:
+    if min(num_speakers, utterances_per_speaker) < 1 or num_speakers * utterances_per_speaker > MOST_UTTERANCES:
         raise UserError(
             f"built-in corpus {name}: num_speakers={num_speakers}, utterances_per_speaker={utterances_per_speaker}: "
-            "both must be at least 1"
+            f"both must be at least 1, and their product at most {MOST_UTTERANCES:,}"
         )
     if cue_db is not None and name not in CUE_DB:
         raise UserError(

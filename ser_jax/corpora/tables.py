@@ -6,10 +6,10 @@ Comma, semicolon, tab or bar; UTF-8 with or without a mark, UTF-16; JSON lines; 
 import contextlib
 import csv
 import io
-import json
 import math
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pandas as pd
 
 from ser_jax import bounded
 from ser_jax.errors import UserError, did_you_mean, reading
+from ser_jax.files import from_json
 
 # What other programs call the columns; a name is looked for as it stands, then in lower case, then here.
 SYNONYMS = {
@@ -204,7 +205,7 @@ def _decoded(path: Path) -> str:
     encoding = "utf-8-sig"
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         encoding = "utf-16"
-    elif b"\0" in data[:200]:
+    elif b"\0" in data[:2]:
         encoding = "utf-16-le" if data[1:2] == b"\0" else "utf-16-be"
     try:
         text = data.decode(encoding)
@@ -307,12 +308,12 @@ def _read_json(path: Path, text: str, columns: Sequence[str]) -> pd.DataFrame:
     records, places = [], []
     try:
         if path.suffix.lower() == ".json":
-            records = json.loads(text, object_pairs_hook=_without_repeats)
+            records = from_json(text, repeats=False)
             places = range(1, len(records) + 1)
         else:
             for number, line in enumerate(text.split("\n"), start=1):  # JSON may hold Unicode's other line ends
                 if line.strip():
-                    records.append(json.loads(line, object_pairs_hook=_without_repeats))
+                    records.append(from_json(line, repeats=False))
                     places.append(number)
     except (ValueError, RecursionError, TypeError) as error:
         raise UserError(f"{path}: not {path.suffix[1:]} ({str(error)[:80]})") from error
@@ -323,13 +324,6 @@ def _read_json(path: Path, text: str, columns: Sequence[str]) -> pd.DataFrame:
             _refuse_several(path, place, key, value, columns)
     values = [{key: _as_text(value) for key, value in record.items()} for record in records]
     return pd.DataFrame(values, index=list(places)).fillna("")
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
-    return dict(pairs)
 
 
 def _refuse_several(path: Path, place: int, name: str, value: Any, columns: Sequence[str]) -> None:
@@ -380,18 +374,20 @@ def _named(path: Path, names: list[str], columns: Sequence[str]) -> list[str]:
     """The columns' names in the project's words; a synonym stays as it is beside the word itself."""
     names = [unicodedata.normalize("NFC", name) for name in names]
     spelled = [name if name.lower() not in columns else name.lower() for name in names]
-    for name in spelled:
-        if spelled.count(name) > 1:
-            raise UserError(f"{path}: the column `{name}` stands there twice")
-    named = []
+    if twice := _repeated(spelled):
+        raise UserError(f"{path}: the column `{twice}` stands there twice")
+    named, there = [], set(spelled)
     for name in spelled:
         canonical = _canonical(name, columns)
-        named.append(name if canonical in spelled else canonical)
-    for name in named:
-        if named.count(name) > 1:
-            both = " and ".join(f"`{was}`" for was, now in zip(spelled, named, strict=True) if now == name)
-            raise UserError(f"{path}: the columns {both} may both be {name}; rename the one that is not")
+        named.append(name if canonical in there else canonical)
+    if twice := _repeated(named):
+        both = " and ".join(f"`{was}`" for was, now in zip(spelled, named, strict=True) if now == twice)
+        raise UserError(f"{path}: the columns {both} may both be {twice}; rename the one that is not")
     return named
+
+
+def _repeated(names: Sequence[str]) -> str | None:
+    return next((name for name, times in Counter(names).items() if times > 1), None)
 
 
 def says_nothing(cell: object) -> bool:

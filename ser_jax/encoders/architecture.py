@@ -5,13 +5,13 @@ states that look right and are not.
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from ser_jax.errors import UserError, brief, reason_of
+from ser_jax.files import read_json
 
 SAMPLE_RATE = 16_000  # of every encoder
 _SIZE = r"\s*[1-9]\d{0,4}\s*"
@@ -327,7 +327,7 @@ def _checked(path: str | Path, architecture: Any) -> Any:
 
 def _read_json(path: Path, purpose: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file; {purpose}") from error
     except (OSError, ValueError, RecursionError) as error:

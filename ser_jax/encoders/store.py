@@ -22,7 +22,7 @@ from ser_jax.encoders import emotion2vec, smart_turn, weights
 from ser_jax.encoders.architecture import CONFIG, PREPROCESSOR, Architecture, make_architecture, read_architecture
 from ser_jax.encoders.catalogue import DEFAULT, KNOWN
 from ser_jax.errors import UserError, brief, did_you_mean
-from ser_jax.files import atomic_folder
+from ser_jax.files import atomic_folder, read_json
 
 WEIGHTS, CARD = "model.safetensors", "encoder.json"
 _FILES = (WEIGHTS, f"{WEIGHTS}.index.json", "pytorch_model.bin")  # of which a checkpoint folder has one
@@ -145,8 +145,7 @@ def _take(path: Path, name: str, source: str, licence: str, data_dir: str | os.P
 def _take_folder(folder: Path, name: str, source: str, licence: str, data_dir: str | os.PathLike | None) -> Path:
     _, tensors = _read_folder(folder)
     config, preprocessor = (
-        json.loads((folder / file).read_text(encoding="utf-8")) if (folder / file).is_file() else {}
-        for file in (CONFIG, PREPROCESSOR)
+        read_json(folder / file) if (folder / file).is_file() else {} for file in (CONFIG, PREPROCESSOR)
     )
     if (folder / CARD).is_file():
         card = _read_card(folder)
@@ -245,7 +244,7 @@ def _download(hub: str) -> Path:
 
 def _read_card(folder: Path) -> dict[str, Any]:
     try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        card = read_json(folder / CARD)
         if not isinstance(card, dict):
             raise ValueError("not an object")
         return card

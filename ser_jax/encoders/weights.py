@@ -5,7 +5,6 @@ names of its own, and one tensor for the projections of query, key and value. A 
 another shape is refused by its name; nothing is drawn at random in its place.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from ser_jax.encoders.architecture import Architecture, Emotion2vecArchitecture,
 from ser_jax.encoders.wav2vec2 import Wav2Vec2Encoder
 from ser_jax.encoders.whisper import WhisperEncoder
 from ser_jax.errors import UserError, brief
+from ser_jax.files import read_json
 
 Encoder = WhisperEncoder | Wav2Vec2Encoder
 Tensors = dict[str, np.ndarray]
@@ -52,7 +52,7 @@ def read_tensors(path: str | Path) -> Tensors:
     path = Path(path)
     if path.name.endswith(".index.json"):
         try:
-            parts = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+            parts = sorted(set(read_json(path)["weight_map"].values()))
         except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise UserError(f"{path}: not an index of weights ({_one_line(error)})") from error
         for part in parts:

@@ -5,7 +5,6 @@ utterances lie in which file is what `ser_jax.feeds.order.file_layout` says. Ten
 """
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +19,7 @@ from ser_jax.corpora import default_data_dir
 from ser_jax.corpora.corpus import Corpus, refuse_full_disk, waveform
 from ser_jax.errors import UserError
 from ser_jax.feeds.order import file_layout
-from ser_jax.files import atomic_folder
+from ser_jax.files import atomic_folder, read_json
 
 FORMAT_VERSION = 1  # of the folder; one of another version is written again
 SPLIT = "utterances"  # the one split
@@ -132,7 +131,7 @@ def _file_name(number: int, count: int) -> str:
 
 def _read_metadata(folder: Path) -> dict[str, Any]:
     try:
-        metadata = json.loads((folder / _METADATA).read_text(encoding="utf-8"))
+        metadata = read_json(folder / _METADATA)
         return {name: metadata[name] for name in ("format_version", "fingerprint", "bytes")}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(folder / _METADATA, "missing or not what was written") from error

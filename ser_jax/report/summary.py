@@ -14,7 +14,7 @@ import numpy as np
 
 from ser_jax import checksums
 from ser_jax.errors import UserError, brief, reason_of
-from ser_jax.files import atomic_file
+from ser_jax.files import atomic_file, read_json
 from ser_jax.statistics.paired import Comparison
 from ser_jax.statistics.scores import ScoreDifference
 
@@ -375,7 +375,7 @@ def read(path: str | os.PathLike) -> Summary:
     path = path / "summary.json" if path.is_dir() else path
     checksums.check(path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except OSError as error:
         raise UserError(f"{path}: not readable ({error.strerror}); expected what `study` or `train` wrote") from error
     except (ValueError, RecursionError) as error:

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ser_jax import config as configuration
+from ser_jax.config.kinds import is_line
 from ser_jax.errors import UserError, brief, did_you_mean, printed
 from ser_jax.statistics.metrics import with_others
 
@@ -158,7 +159,7 @@ def _check(entry: Any) -> str:
     """Says where a question stands; raises `UserError` for what a question cannot have."""
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"]:
         raise UserError(f"{_WHERE}: found {brief(entry)}, expected a dict with a name")
-    if len(entry["name"]) > _NAME or "\n" in entry["name"]:
+    if len(entry["name"]) > _NAME or not is_line(entry["name"]):
         raise UserError(
             f"{_WHERE}: found the name {brief(entry['name'])}, expected one line of at most {_NAME} letters"
         )
@@ -181,7 +182,7 @@ def _check(entry: Any) -> str:
 def _listed(entry: dict, base: dict, where: str, prefix: str = "") -> tuple[dict[str, dict], Question]:
     named = entry["variants"]
     for name, changes in named.items():
-        if not isinstance(name, str) or not name.strip() or "\n" in name or len(name) > _NAME:
+        if not isinstance(name, str) or not name.strip() or not is_line(name) or len(name) > _NAME:
             raise UserError(
                 f"{where}.variants: found the name {brief(name)}, expected one line of at most {_NAME} letters"
             )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ser_jax import config as configuration
 from ser_jax.errors import UserError
+from ser_jax.files import read_json
 from ser_jax.studies.plan import make_plan
 from ser_jax.studies.store import FAILURE, RESULT, STUDY, SUMMARY, has_checkpoint, locked, population_folder
 from ser_jax.training import log
@@ -87,7 +88,7 @@ def _is_of(folder: Path, config: dict) -> bool:
     files = [folder / RESULT, *sorted(folder.glob("checkpoints/*/metadata/metadata"))]
     for path in files:
         try:
-            known = json.loads(path.read_text())
+            known = read_json(path)
             known = configuration.completed(known.get("trained", known)["config"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
             continue
@@ -117,8 +118,8 @@ def _seconds_left(rows: list[dict], steps: int, ago: float | None) -> float | No
 
 def _message(path: Path) -> str:
     try:
-        return str(json.loads(path.read_text()).get("message", ""))
-    except (ValueError, AttributeError, RecursionError):
+        return str(read_json(path).get("message", ""))
+    except (OSError, ValueError, AttributeError, RecursionError):
         return ""
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import filelock
 import pandas as pd
 
-from ser_jax import checksums, predictions
+from ser_jax import checksums, files, predictions
 from ser_jax import config as configuration
 from ser_jax.baselines import is_baseline
 from ser_jax.corpora.corpus import Corpus
@@ -121,7 +121,7 @@ def read_json(path: Path) -> Any:
     """Reads JSON of a workdir or a population; raises UserError where it is missing or damaged."""
     checksums.check(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return files.read_json(path)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path}: damaged ({reason_of(error)}); remove it, and the same command makes it again"

@@ -6,12 +6,11 @@ of its own (samples, features, weights, the arrays of checkpoints) is read by th
 
 import contextlib
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
-from ser_jax import checksums, predictions
+from ser_jax import checksums, files, predictions
 from ser_jax.corpora import corpus, features
 from ser_jax.corpora.duplicates import CACHE
 from ser_jax.errors import UserError
@@ -101,7 +100,7 @@ def _is_foreign(folder: Path, names: Collection[str]) -> bool:
     if checksums.FILE in names:
         return False
     try:
-        found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        found = files.read_json(folder / CONFIG)
     except (OSError, ValueError, RecursionError):
         return CONFIG not in names
     return not (isinstance(found, dict) and found.keys() & _OF_CONFIG)

@@ -18,7 +18,7 @@ import safetensors.numpy
 
 from ser_jax import config as configuration
 from ser_jax.errors import UserError, brief, reading
-from ser_jax.files import to_json
+from ser_jax.files import read_json, to_json
 from ser_jax.training.arrays import describe_array, differences, named_arrays, sealed, sha256
 from ser_jax.training.state import State
 
@@ -114,7 +114,7 @@ def _metadata(folder: Path) -> dict:
 def _json(path: Path) -> object:
     """What a JSON file holds; None where there is none, or it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (OSError, ValueError, RecursionError):
         return None
 

@@ -187,6 +187,7 @@ def test_the_uniform_cue_is_in_every_part_and_in_the_mean(corpora):
         ("synthetics", {}, "only synthetic, localized"),
         ("synthetic", {"num_speakers": 0}, "num_speakers=0"),
         ("synthetic", {"utterances_per_speaker": 0}, "utterances_per_speaker=0"),
+        ("synthetic", {"num_speakers": 10**9}, "their product at most 100,000"),
         ("null", {"cue_db": 3.0}, "only localized and uniform"),
     ],
 )

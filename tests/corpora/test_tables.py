@@ -2,9 +2,12 @@
 
 import json
 import re
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import pytest
 import soundfile
 
@@ -112,6 +115,7 @@ def test_json_lines_and_parquet_are_tables_too(tmp_path, source):
         ('path,emotion,speaker\n"a.wav,anger,1\n', "not a CSV file"),
         (b"", "no line of column names"),
         (b"\x00\x01\x02" * 100, "not a CSV file"),
+        (text().replace("anger", "ang\0er"), "not a CSV file, it holds zero bytes"),
         (text([(*row, "x" * 200 + "\0") for row in ROWS], (*HEAD, "note")), "not a CSV file, it holds zero bytes"),
         (text(ROWS).replace("emotion", "emotion\u200b", 1), r"names holds the character '\\u200b', which is not seen"),
         (b"PK\x03\x04" + bytes(40), "a spreadsheet or another zip archive, expected a table as text"),
@@ -221,6 +225,7 @@ def test_an_emotion_that_is_called_by_a_word_for_nothing_can_be_named(tmp_path, 
         ),
         ("t.json", '[{"audio": {"path": "a"}, "emotion": "joy"}]', "row 1 has an object as its `audio`"),
         ("t.jsonl", '{"path": "a", "emotion": "joy", "emotion": "anger"}', "'emotion' stands twice in an object"),
+        ("t.jsonl", '{"path": "a", "emotion": "joy", "n": "\\ud800"}', r"a text in it has half a character, \\ud800"),
         ("t.csv", "path,emotion,speaker,start_sample\na,joy,s,0\n", "the column `start_sample` may be of segments"),
         ("t.csv", "path,emotion,speaker,End Frame\na,joy,s,0\n", "the column `End Frame` may be of segments"),
         (
@@ -271,6 +276,20 @@ def test_bytes_in_parquet_are_text(tmp_path, source):
     table = pd.DataFrame([[cell.encode() for cell in row] for row in ROWS], columns=list(HEAD))
     table.to_parquet(tmp_path / "t.parquet")
     assert pairs(read(tmp_path, source, (tmp_path / "t.parquet").read_bytes(), "t.parquet")[0]) == ROWS
+
+
+def test_a_column_that_stands_twice_in_parquet_is_refused(tmp_path, source):
+    path = tmp_path / "t.parquet"
+    names = ["path", "path", "emotion", "speaker"]
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 4, names=names), path)
+    with pytest.raises(UserError, match=r"t.parquet: the column `path` stands there twice"):
+        read_table(path, source, Problems())
+
+
+def test_names_of_very_many_columns_are_looked_at_in_seconds():
+    names, begun = [f"c{i}" for i in range(20_000)], time.process_time()
+    assert tables._named(Path("t.csv"), names, ()) == names
+    assert time.process_time() - begun < 4  # of columns by columns it would be half a minute
 
 
 def test_a_list_in_parquet_is_refused_and_votes_may_be_lists(tmp_path, source):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import resource
 import sys
 import time
@@ -203,6 +204,14 @@ def test_a_flipped_bit_is_refused_in_arrays_and_in_metadata(tmp_path):
                 refused += 1
                 assert "6: damaged checkpoint" in str(error) and "\n" not in str(error)
         assert refused > 9
+
+
+def test_a_pipe_in_a_checkpoint_is_refused_and_not_waited_for(saved):
+    path = saved[0] / "6" / "_CHECKPOINT_METADATA"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="_CHECKPOINT_METADATA: a pipe or a device, expected a file"):
+        Checkpoints(saved[0])
 
 
 def test_all_checkpoints_are_verified_each_by_itself(saved):

@@ -1,6 +1,5 @@
 """MSP-Podcast: English podcasts in 8 classes and 3 dimensions, with official splits (Lotfian & Busso 2019)."""
 
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from ser_jax.corpora.annotations import in_words, one_file, recordings_by, text_
 from ser_jax.corpora.layouts import Layout
 from ser_jax.corpora.tables import read_table
 from ser_jax.errors import UserError
+from ser_jax.files import from_json
 
 EMOTIONS = {
     "A": "anger",
@@ -104,7 +104,7 @@ def _votes(source: Path) -> dict[str, list[list[str]]]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(text_of(path))
+        found = from_json(text_of(path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from error
     if not isinstance(found, dict):
