@@ -22,6 +22,7 @@ import errno
 import importlib
 import json
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from ser_jax import commands
 from tests.soak import TEMPORARY, outcome_of_study
 
 ROOT = Path(__file__).parents[1]
@@ -344,9 +346,9 @@ class Campaign:
                     found.append("status 0, another outcome")
                 wrong += [f"{case.name}, {part} {kind}: {one}" for one in found]
             if not there:
-                self.fresh()
-                arguments = [part.replace("{}", "{}/config.json") if one == part else one for one in case.arguments]
-                found = not_said(run(arguments, self.now), f"{self.now}/config.json")
+                (self.fresh() / "file").touch()
+                arguments = [part.replace("{}", "{}/file") if one == part else one for one in case.arguments]
+                found = not_said(run(arguments, self.now), f"{self.now}/file")
                 tried += 1
                 wrong += [f"{case.name}, {part} below a file: {one}" for one in found]
         return tried, wrong
@@ -370,7 +372,9 @@ def as_a_user() -> None:
 
 def start(cases: Sequence[Case]) -> None:
     """Imports all that the commands import later, so that their processes have it at once; starts no device."""
-    needed = ["pyarrow.dataset", "scipy.signal", "ser_jax.commands.main", "ser_jax.corpora.prepare"]
+    needed = ["pyarrow.dataset", "scipy.signal", "ser_jax.corpora.prepare"]
+    # A process as another user may not be able to read what is imported later, Python's own library among it.
+    needed += [f"{commands.__name__}.{module.name}" for module in pkgutil.iter_modules(commands.__path__)]
     if any(case.name != "prepare folder" for case in cases):  # which needs no JAX
         needed += ["ser_jax.encoders.extract", "ser_jax.encoders.store", "ser_jax.export.stablehlo"]
         needed += [f"ser_jax.studies.{name}" for name in ("compare", "evaluate", "heard_files", "publish", "render")]
