@@ -253,10 +253,8 @@ def _read_card(folder: Path) -> dict[str, Any]:
 
 
 def _unknown(encoder: str, data_dir: str | os.PathLike | None) -> str:
+    folder = encoder_folder("", data_dir)
     if encoder in KNOWN:
-        return (
-            f"encoder {encoder} is not in {encoder_folder('', data_dir)}: run `python launch.py encoders get {encoder}`"
-        )
-    names = [*available(data_dir), *KNOWN]
-    hint = did_you_mean(encoder, names)
-    return f"encoder {brief(encoder)}: no such name or folder{hint} (`python launch.py encoders`)"
+        return f"encoder {encoder} is not in {folder}: run `python launch.py encoders get {encoder}`"
+    hint = did_you_mean(encoder, [*available(data_dir), *KNOWN])
+    return f"encoder {brief(encoder)}: no folder, and no such name in {folder}{hint} (`python launch.py encoders`)"

@@ -312,5 +312,5 @@ def test_recordings_are_predicted_by_the_encoder_that_the_baseline_learnt_from(t
         make_recogniser(restored)
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="encoder 'tiny': no such name or folder"):
+    with pytest.raises(UserError, match="encoder 'tiny': no folder, and no such name in"):
         make_recogniser(restored)
