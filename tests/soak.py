@@ -170,7 +170,7 @@ JOBS = {
     "compiling": Job(
         lambda *folders: study(*folders), phase_of_study, outcome_of_study, {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     ),
-    "several": Job(lambda *folders: study(*folders, several=2), phase_of_study, outcome_of_study),
+    "several": Job(lambda *folders: study(*folders, several=4), phase_of_study, outcome_of_study),
     "folder": Job(prepare("folder", "--name", "mine", "--source", "{}/own"), phase_of_preparation, prepared),
     "tfds": Job(prepare("emodb", "--source", "{}/berlin", "--allow_mismatch"), phase_of_preparation, prepared),
     "states": Job(states, phase_of_states, prepared),
