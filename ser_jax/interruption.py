@@ -73,7 +73,8 @@ def said() -> bool:
 def say() -> None:
     """Says that a command was interrupted."""
     _said.set()
-    print("interrupted", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print("interrupted", file=sys.stderr, flush=True)
 
 
 def _end() -> None:

@@ -1,5 +1,6 @@
 import contextlib
 import errno
+import io
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from ser_jax import __version__, interruption
 from ser_jax.commands.common import default_workdir
 from ser_jax.commands.list import KINDS
 from ser_jax.commands.main import COMMANDS, main
+from ser_jax.commands.terminal import visible_output
 from ser_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +52,33 @@ def test_a_reader_that_has_enough_of_the_output_ends_a_command_quietly():
     result = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (result.returncode, result.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("list protocols >&-", (0, 0)),
+        ("trian >&-", (2, 1)),
+        ("trian 2>&-", (2, 0)),
+        ("predict - --workdir emodb <&-", (2, "standard input: empty, expected audio")),
+        ("list protocols >/dev/full", (2, "error: standard output: No space left on device (errno 28)\n")),
+        ("list --help >/dev/full", (2, "error: standard output: No space left on device (errno 28)\n")),
+        ("list protocols >/dev/full 2>/dev/full", (2, 0)),
+        ("trian 2>/dev/full", (2, 0)),
+    ],
+)
+def test_standard_streams_that_are_closed_or_full(command, expected):
+    if "/dev/full" in command and not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full")
+    shell = f'"{sys.executable}" launch.py {command}'
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    result = subprocess.run(
+        shell, shell=True, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment, check=False
+    )
+    status, errors = expected
+    assert result.returncode == status, result.stderr
+    assert errors in result.stderr if isinstance(errors, str) else result.stderr.count("\n") == errors, result.stderr
+    assert "Traceback" not in result.stderr and "Exception ignored" not in result.stderr
 
 
 def test_importing_the_package_imports_neither_jax_nor_tensorflow():
@@ -164,6 +193,15 @@ def test_no_terminal_obeys_a_name_and_no_message_is_long(capsys, monkeypatch):
         status == 2 and errors.startswith("error: \\x1b]0;title\\x07 long ") and len(errors) == len("error: \n") + 300
     )
     assert errors.endswith("; did you mean b?\n") and errors.count("\n") == 1
+
+
+def test_what_an_encoding_lacks_is_printed_as_escapes_of_json(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    with visible_output():
+        print('{"a": "\U0001f600 é"}', flush=True)
+    output = stream.buffer.getvalue()
+    assert output == b'{"a": "\\ud83d\\ude00 \\u00e9"}\n' and json.loads(output) == {"a": "\U0001f600 é"}
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(capsys, tmp_path):

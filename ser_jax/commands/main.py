@@ -1,6 +1,7 @@
 """The command line: `python launch.py COMMAND` or, where the package is installed, `ser-jax COMMAND`."""
 
 import argparse
+import contextlib
 import importlib
 import os
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ser_jax import __version__, interruption
-from ser_jax.commands.terminal import visible_output
+from ser_jax.commands.terminal import open_streams, settle_streams, visible_output
 from ser_jax.errors import UserError, did_you_mean, printed, refusal
 
 COMMANDS = {
@@ -48,11 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # TensorFlow, where a command needs it, tells of its own start otherwise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    open_streams()
     try:
         with interruption.heard(), visible_output():
             status = _run(sys.argv[1:] if arguments is None else arguments)
-        sys.stdout.flush()
-        return status
+            sys.stdout.flush()
+            return status
     except KeyboardInterrupt:
         interruption.say()
         return interruption.STATUS
@@ -61,12 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             interruption.say()
             return interruption.STATUS
         return _refused(error)
+    finally:
+        settle_streams()
 
 
 def _refused(error: Exception) -> int:
     """Says what a user or the machine did not allow, and returns the exit status; raises any other error again."""
     if isinstance(error, BrokenPipeError):  # who reads the output has enough of it, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     message = refusal(error)
     if message is None:
@@ -80,6 +83,10 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         command = self.prog.partition(" ")[2]
         raise UserError(f"{command}: {message}; see {self.prog} --help" if command else message)
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        sys.stdout.flush()  # a help that could not be written is an error too
+        super().exit(status, message)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -149,5 +156,6 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _failed(message: str) -> int:
-    print(f"error: {printed(message)}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the status says it all the same
+        print(f"error: {printed(message)}", file=sys.stderr)
     return 2
