@@ -165,7 +165,9 @@ def heard(name: str, waveform: np.ndarray, rate: int) -> Recording:
 
     def blocks() -> Iterator[Float32[np.ndarray, "frames channels"]]:
         for first in range(0, len(waveform), _BLOCK_FRAMES):
-            yield (waveform[first : first + _BLOCK_FRAMES] * scale).astype(np.float32)[:, None]
+            with np.errstate(over="ignore"):  # infinity is refused as such
+                block = (waveform[first : first + _BLOCK_FRAMES] * scale).astype(np.float32)[:, None]
+            yield block
 
     return _listen(name, _Decoder(blocks, rate, 1, fine))
 

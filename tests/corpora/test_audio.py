@@ -119,6 +119,7 @@ def cut_flac(path, _):
         (lambda path, wav: soundfile.write(path, np.zeros(0), 16000), "audio without samples"),
         (nan_wav(np.nan), "NaN or infinity"),
         (nan_wav(-np.inf), "NaN or infinity"),
+        (nan_wav(1e38), r"NaN or infinity, or above 1e\+30"),
         (cut_flac, "cannot be read as audio"),
     ],
 )
