@@ -141,6 +141,13 @@ def test_the_version_is_that_of_the_citation(capsys):
             ["compare", "--margin", "x", "a"],
             "compare: argument --margin: invalid float value: 'x'; see ",
         ),
+        (["compare", "--margin", "1_0", "a"], "compare: argument --margin: invalid float value: '1_0'; see "),
+        (["predict", "--seed", "1_0", "a"], "predict: argument --seed: invalid int value: '1_0'; see "),
+        (["train", "--config.seeds=1_0", "configs/quickstart.py"], "config.seeds: found ['1_0'], expected"),
+        (
+            ["train", "--config.optimizer.learning_rate=1_0", "configs/quickstart.py"],
+            "found '1_0', expected a number",
+        ),
         (["export"], "export: the following arguments are required: MODEL, --to, --out; see"),
         (["status", "nowhere"], "nowhere: no config.json"),
     ],

@@ -120,6 +120,7 @@ FOLD = Fold("p", np.array([0, 1]), np.array([], int), np.array([2]))
             "--trim_db -1: expected dB below",
         ),
         (lambda f: extract.make_request(_encoder(f, WHISPER), "frames", average=0), "--average 0: expected at least 1"),
+        (lambda f: prepare_command._numbers("--speeds", "1_0"), "--speeds 1_0: expected numbers, as 0.9,1,1.1"),
         (lambda f: prepare_command._numbers("--speeds", "1,fast"), "--speeds 1,fast: expected numbers, as 0.9,1,1.1"),
         (
             lambda f: store.get(str(tiny_encoder(f / "tiny")), f, name="a b"),

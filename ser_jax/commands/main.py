@@ -8,11 +8,12 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ser_jax import __version__, interruption
 from ser_jax.commands.terminal import open_streams, settle_streams, visible_output
 from ser_jax.errors import UserError, did_you_mean, printed, refusal
+from ser_jax.numbers import to_float, to_int
 
 COMMANDS = {
     "corpora": "list the corpora that can be named, and what is prepared here",
@@ -79,6 +80,11 @@ def _refused(error: Exception) -> int:
 
 class _Parser(argparse.ArgumentParser):
     """One that refuses arguments in one line, as everything else is refused."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.register("type", float, to_float)
+        self.register("type", int, to_int)
 
     def error(self, message: str) -> NoReturn:
         command = self.prog.partition(" ")[2]

@@ -270,9 +270,10 @@ def _split(names: str | None) -> list[str] | None:
 
 def _numbers(flag: str, text: str | None) -> list[float]:
     from ser_jax.errors import UserError
+    from ser_jax.numbers import to_float
 
     try:
-        return [float(number) for number in _split(text) or []]
+        return [to_float(number) for number in _split(text) or []]
     except ValueError:
         raise UserError(f"{flag} {text}: expected numbers, as 0.9,1,1.1") from None
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ser_jax.errors import brief, did_you_mean
+from ser_jax.numbers import to_float, to_int
 from ser_jax.plugins import is_outside
 
 LARGEST = 2**31 - 1  # of whole numbers: what a device counts in
@@ -207,7 +208,8 @@ def guess(found: str) -> Any:
     """Returns what a text spells in JSON or Python (a number, true, None, a list); else a list, or the text itself."""
     for read in (json.loads, ast.literal_eval):
         with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-            return plain(read(found))
+            value = plain(read(found))
+            return found if isinstance(value, int | float) and "_" in found else value
     return [guess(entry) for entry in split(found)] if "," in found else found
 
 
@@ -229,7 +231,7 @@ def plain(value: Any) -> Any:
 
 
 def _number(found: str) -> Any:
-    for read in (int, float):
+    for read in (to_int, to_float):
         with contextlib.suppress(ValueError):
             return read(found)
     return found

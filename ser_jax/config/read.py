@@ -66,7 +66,7 @@ def _shipped(path: str, file: str) -> str:
 
 def _read_json(file: str) -> Any:
     try:
-        return files.from_json(files.read_text(file), repeats=False)
+        return files.from_json(files.read_text(file, "utf-8-sig"), repeats=False)
     except ValueError as error:  # of JSON, of UTF-8, and of numbers with thousands of digits
         raise UserError(f"--config {file}: not JSON ({error})") from error
 

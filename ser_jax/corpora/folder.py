@@ -20,6 +20,7 @@ from ser_jax.corpora.same_files import place
 from ser_jax.corpora.tables import says_nothing
 from ser_jax.corpora.targets import DIMENSIONS, is_number_or_nothing
 from ser_jax.errors import UserError, one_line
+from ser_jax.numbers import to_float
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # a Hugging Face audio folder's table
 
@@ -333,7 +334,7 @@ def _in_seconds(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _from_milliseconds(text: str) -> str:
     try:
-        return repr(float(text.replace(",", ".")) / 1000) if text else ""
+        return repr(to_float(text.replace(",", ".")) / 1000) if text else ""
     except ValueError:
         return text
 

@@ -20,6 +20,7 @@ import pandas as pd
 from ser_jax import bounded
 from ser_jax.errors import UserError, did_you_mean, reading
 from ser_jax.files import from_json
+from ser_jax.numbers import to_float
 
 # What other programs call the columns; a name is looked for as it stands, then in lower case, then here.
 SYNONYMS = {
@@ -403,7 +404,7 @@ def to_seconds(text: str) -> float | None:
     if says_nothing(text):
         return None
     if ":" not in text:
-        seconds = float(text.lower().removesuffix("s").replace(",", "."))
+        seconds = to_float(text.lower().removesuffix("s").replace(",", "."))
     else:
         text = "00:" + text if text.count(":") == 1 else text
         seconds = pd.to_timedelta(text.replace(",", ".")).total_seconds()

@@ -5,6 +5,7 @@ import pytest
 
 from ser_jax import config, models
 from ser_jax.baselines import is_baseline
+from ser_jax.config.kinds import guess
 from ser_jax.errors import UserError
 from ser_jax.studies import plan
 
@@ -219,3 +220,22 @@ def test_a_json_file_that_makes_no_sense_is_refused_in_one_short_line(content, e
         config.load(str(path))
     assert expected in str(error.value)
     assert "\n" not in str(error.value) and len(str(error.value)) <= 300
+
+
+def test_a_number_with_an_underscore_stays_a_text():
+    assert [guess(found) for found in ("1_0", "10", "a_b")] == ["1_0", 10, "a_b"]
+
+
+def test_a_json_file_with_a_byte_order_mark_is_read_and_one_in_utf_16_refused(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"seeds": [3]}', encoding="utf-8-sig")
+    assert config.load(str(path))["seeds"] == [3]
+    path.write_text('{"seeds": [3]}', encoding="utf-16")
+    with pytest.raises(UserError, match=r"not JSON .*utf-8"):
+        config.load(str(path))
+
+
+def test_a_configuration_that_ends_the_process_is_refused(tmp_path):
+    (tmp_path / "a.py").write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(UserError, match=r"a\.py: SystemExit: 0"):
+        config.load(str(tmp_path / "a.py"))

@@ -348,7 +348,9 @@ def test_times_are_read_as_seconds_and_as_timedeltas(written, seconds):
     assert to_seconds(written) == seconds
 
 
-@pytest.mark.parametrize("written", ["inf", "-inf", "infinity", "-nan", "+nan", "1e999", "00:inf", "x", "1:x"])
+@pytest.mark.parametrize(
+    "written", ["inf", "-inf", "infinity", "-nan", "+nan", "1e999", "1_0", "1_0s", "00:inf", "x", "1:x"]
+)
 def test_a_time_that_is_no_finite_number_is_an_error_of_its_value(written):
     with pytest.raises(ValueError):
         to_seconds(written)
