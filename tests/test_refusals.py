@@ -181,6 +181,10 @@ def _population(**changes):
             r"config.study.title: found 'a\udcff', expected a text",
         ),
         (
+            lambda f: _study(variants={"x": {}}, comparisons=[["x", "x"]]),
+            "config.study.comparisons: found ['x', 'x'], expected two variants",
+        ),
+        (
             lambda f: _study(variants={"x": 1}),
             "config.study.variants: x: found 1, expected a part of the configuration",
         ),

@@ -195,6 +195,8 @@ def _listed(entry: dict, base: dict, where: str, prefix: str = "") -> tuple[dict
         for name in pair:
             if not isinstance(name, str) or name not in named:
                 raise UserError(f"{where}.comparisons: no variant {brief(name)}{did_you_mean(name, list(named))}")
+        if pair[0] == pair[1]:
+            raise UserError(f"{where}.comparisons: found {brief(pair)}, expected two variants")
         pairs.append(tuple(f"{prefix}{name}" for name in pair))
     variants = {f"{prefix}{name}": _merge(base, changes, where) for name, changes in named.items()}
     return variants, Question(entry["name"], entry["text"], {}, {name: {} for name in variants}, tuple(pairs))
