@@ -77,11 +77,9 @@ class Checkpoints:
             create=False,
             multiprocessing_options=alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
         )
-        for path in folder.rglob("*"):
+        for path in folder.rglob("*"):  # Orbax would wait for a pipe
             if path.exists() and not path.is_file() and not path.is_dir():
-                raise UserError(
-                    f"{path}: a pipe or a device, expected a file of a checkpoint"
-                )  # it would be waited for
+                raise UserError(f"{path}: a pipe or a device, expected a file of a checkpoint")
         items = (_EVALUATION, _TRAINING, _METADATA)
         with reading(f"{folder}: its checkpoints cannot be read"):
             self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_names=items)
