@@ -133,6 +133,10 @@ def test_the_version_is_that_of_the_citation(capsys):
         ),
         (["train", "--config.model.name=cnn", "3", "configs/quickstart.py"], "quickstart.py"),
         (["train", "configs/quickstart.py", "--config.study.title=a [b", "x"], "train: x is not an option"),
+        (
+            ["train", "configs/quickstart.py", "--config.study.title=a"],
+            "train: found --config.study.title=a, but no var",
+        ),
         (["train", "--config.seeds=[0,", "--workdir", "x", "configs/nothing.py"], "configs/nothing.py: no such file"),
         (["train", "configs/quickstart.py", "--config.optimizer.learning-rate=1"], "did you mean learning_rate?"),
         (["--config.seeds=3"], "no command before --config.seeds=3"),

@@ -22,8 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns its exit status."""
+    from ser_jax.errors import UserError
     from ser_jax.studies.plan import one_variant
 
+    of_study = next((change for change in args.overrides if change.startswith("--config.study.")), None)
+    if of_study and args.variant is None:
+        raise UserError(f"train: found {of_study}, but no variant of the study; expected --variant NAME, or `study`")
     settings = one_variant(load_config(args), args.variant)
     if args.dry_run:
         return study.print_dry_run(args, settings, None)
