@@ -92,7 +92,8 @@ def make_schedule(options: Mapping[str, Any], *, num_steps: int, warmup_steps: i
     known = {"value": 1.0, "init_value": 1.0, "decay_steps": remaining, "transition_steps": remaining, "end_value": 0.0}
     required = [key for key, one in inspect.signature(make).parameters.items() if one.default is one.empty]
     rest = _call(make, {key: known[key] for key in required if key in known} | arguments, where)
-    _check_schedule(rest, max(remaining, 1), name)
+    if arguments or plugins.is_outside(name):  # as it stands, one of optax ends at or above 0
+        _check_schedule(rest, max(remaining, 1), name)
     if not warmup_steps:
         return rest
     return optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup_steps), rest], [warmup_steps])

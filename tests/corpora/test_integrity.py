@@ -126,6 +126,7 @@ def test_audit_can_be_asked_to_hash_everything_again(folder, tmp_path, monkeypat
     flip(folder / "samples.npy", 700)
     parser = argparse.ArgumentParser()
     audit.add_arguments(parser)
+    parser.set_defaults(overrides=[])
     arguments = ["own", "--data_dir", str(tmp_path), "--validation_speakers", "0"]
     audit.run(parser.parse_args(arguments))
     with pytest.raises(UserError, match="damaged packed corpus"):

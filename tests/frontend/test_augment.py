@@ -409,12 +409,18 @@ def test_augmentation_without_meaning_for_a_kind_is_refused_and_any_other_is_not
             check_augmentation(KINDS[kind], off | {name: 0.5})
 
 
+def added(key, waveform, num_samples, strength):
+    """An augmentation from outside."""
+    return waveform + strength
+
+
 def test_augmentations_from_outside_are_of_waveforms():
+    name = f"{__name__}:added"
     off = dict.fromkeys((field.name for field in dataclasses.fields(Strengths)), 0.0)
     for strength, kind in ((0.5, "log_mel"), (0.0, "precomputed")):
-        check_augmentation(KINDS[kind], off | {"custom": {"own:add": strength}})
-    with pytest.raises(UserError, match=r"config\.augmentation\.own:add: found 0\.5, expected 0: it has no meaning"):
-        check_augmentation(KINDS["precomputed"], off | {"custom": {"own:add": 0.5}})
+        check_augmentation(KINDS[kind], off | {"custom": {name: strength}})
+    with pytest.raises(UserError, match=rf"config\.augmentation\.{name}: found 0\.5, expected 0: it has no meaning"):
+        check_augmentation(KINDS["precomputed"], off | {"custom": {name: 0.5}})
 
 
 def test_features_made_elsewhere_are_masked_but_not_warped():
