@@ -93,6 +93,8 @@ def _load_built_in(name: str, data_dir: str | os.PathLike | None, options: dict[
     for option, value in options.items():
         if option not in allowed:
             raise UserError(f"corpus {name}: unknown option {brief(option)}{did_you_mean(option, allowed)}")
+        if option == "cue_db" and value is None:  # its default
+            continue
         kind = allowed[option]
         try:
             options = options | {option: kind.checked(value)}

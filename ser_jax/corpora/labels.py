@@ -190,7 +190,7 @@ def _key_of_text(text: str) -> str:
 def _without_signs() -> dict[int, str]:
     """All punctuation as a gap, but for what stands in a word, as in don't, and what is said: C#, 5 %, R&B."""
     signs = (sign for sign in range(sys.maxunicode + 1) if unicodedata.category(chr(sign)).startswith("P"))
-    return {sign: " " for sign in signs if chr(sign) not in "#%&@"} | {ord("'"): ""}
+    return {sign: f" {chr(sign)} " if chr(sign) in "#%&@" else " " for sign in signs} | {ord("'"): ""}
 
 
 def _key(name: str) -> str:

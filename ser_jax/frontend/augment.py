@@ -82,7 +82,7 @@ def check_augmentation(frontend: Frontend, strengths: Mapping[str, float]) -> No
                 f"{frontend.kind}, for which there are {', '.join(possible)}"
             )
         if name in strengths["custom"]:
-            _check_custom(name, frontend.sample_rate)
+            _check_custom(name, 30 * frontend.sample_rate)  # longer than a reverberation
 
 
 def _check_custom(name: str, num_samples: int) -> None:

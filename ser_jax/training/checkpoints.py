@@ -77,7 +77,8 @@ class Checkpoints:
             create=False,
             multiprocessing_options=alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
         )
-        for path in folder.rglob("*"):  # Orbax would wait for a pipe
+        # Orbax would wait for a pipe; what another process removes meanwhile is passed over.
+        for path in (Path(parent, name) for parent, _, names in os.walk(folder) for name in names):
             if path.exists() and not path.is_file() and not path.is_dir():
                 raise UserError(f"{path}: a pipe or a device, expected a file of a checkpoint")
         items = (_EVALUATION, _TRAINING, _METADATA)

@@ -328,3 +328,8 @@ def test_a_packed_corpus_loads_without_tensorflow_jax_and_audio_libraries(tmp_pa
     )
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"tensorflow", "tensorflow_datasets", "jax", "soundfile", "soxr"} & set(modules)
+
+
+def test_an_option_of_a_built_in_corpus_can_have_its_default(tmp_path):
+    corpus = corpora.load_corpus("synthetic", tmp_path, num_speakers=1, utterances_per_speaker=4, cue_db=None)
+    assert len(corpus.utterances) == 4

@@ -163,6 +163,7 @@ def test_spellings_of_what_was_said_are_one_text_and_names_of_texts_stay_apart()
         ["It’s 07:30", "its 7 30", "it\u00b4s 7:30", "It\u02bcs 7.30"],
         ["Non… è vero", "non e\u0300 vero"],
         ["Yes", "yes?", "‘yes’"],
+        ["R&B is 100 %.", "r & b is 100%"],
         ["A well-known one", "a well\u2010known one", "a well\u2011known one"],
         ["\u0647\u0644", "\u0647\u0644\u061f"],
     ]
