@@ -32,7 +32,8 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[1]
 STEPS = 5
-ON_CPU = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+PATHS = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # packages may be there alone
+ON_CPU = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": PATHS}
 # What a tiny model cannot have without tracks, and what it needs of the features.
 LEFT_OUT = {"tracks", "states"}
 REHEARSED = bool(os.environ.get("SER_JAX_REHEARSE"))
