@@ -124,7 +124,7 @@ def plain(population: Population, args: argparse.Namespace, axis_of_runs: bool =
     state, run, rows = arguments(population, args)
     state, run = jax.tree.map(lambda leaf: leaf[0, 0], (state, run))
     resident = jax.device_put(jax.device_get(population.resident), jax.devices()[0])
-    steps_of_one, rows = training(population.learner), rows[0, 0]
+    steps_of_one, rows = functools.partial(training(population.learner), devices.alone), rows[0, 0]
 
     def steps_of_all(state: State, run: Run, rows: np.ndarray, count: jax.Array, resident: Resident) -> Any:
         def one(own: tuple) -> Any:

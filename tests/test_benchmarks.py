@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks import roofline, run
+from benchmarks import kernels, roofline, run
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
@@ -95,3 +95,46 @@ def test_in_bfloat16_a_step_has_half_the_bytes_of_results_to_move_and_all_of_its
     state = 4 * roofline.STATE_TRAFFIC * learner.num_parameters
     assert fewer_products == products
     assert 0 < 2 * (fewer - state) == moved - state
+
+
+PROGRAM = """HloModule jit_steps
+
+%frames (p.1: (f32[2], s32[])) -> (f32[2], s32[]) {
+  %p.1 = (f32[2], s32[]) parameter(0)
+  %x.1 = f32[2]{0} get-tuple-element(%p.1), index=0
+  %fusion.1 = f32[2]{0} fusion(%x.1), kind=kLoop, calls=%fused
+  %product.1 = (f32[2]{0}, s8[8]{0}) custom-call(%x.1), custom_call_target="__cublas$lt$matmul"
+  ROOT %t.1 = (f32[2], s32[]) tuple(%fusion.1)
+}
+
+%steps (p.2: (f32[2], s32[])) -> (f32[2], s32[]) {
+  %p.2 = (f32[2], s32[]) parameter(0)
+  %copy.1 = f32[2]{0} copy(%p.2)
+  %while.1 = (f32[2], s32[]) while(%p.2), condition=%c, body=%frames, backend_config={"known_trip_count":{"n":"101"}}
+  %call.1 = f32[2]{0} call(%copy.1), to_apply=%called
+  %start.1 = ((f32[2]), f32[2]) fusion-start(%call.1), kind=kLoop, calls=%fused
+  %done.1 = f32[2]{0} fusion-done(%start.1), calls=%fused
+  ROOT %t.2 = (f32[2], s32[]) tuple(%done.1)
+}
+
+%called (p.3: f32[2]) -> f32[2] {
+  %p.3 = f32[2]{0} parameter(0)
+  ROOT %sort.1 = f32[2]{0} sort(%p.3), dimensions={0}
+}
+
+ENTRY %main (p.4: f32[2]) -> f32[2] {
+  %p.4 = f32[2]{0} parameter(0)
+  %while.2 = (f32[2], s32[]) while(%p.4), condition=%c, body=%steps
+  ROOT %x.4 = f32[2]{0} get-tuple-element(%while.2), index=0
+}
+"""
+
+
+def test_kernels_of_a_step_are_counted_as_often_as_loops_of_known_length_go_round():
+    assert sorted(kernels.kernels(PROGRAM)) == [1, 1, 1, 101, 101]  # a copy, a sort, a fusion; those of the frames
+
+
+def test_kernels_are_counted_with_a_compiler_for_gpus_alone():
+    command = [sys.executable, "-m", "benchmarks.kernels", "--model", "rnn"]
+    ended = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (1, "error: jax_plugins.xla_cuda13: not installed; see --help\n")

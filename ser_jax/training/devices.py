@@ -216,7 +216,11 @@ def on_devices(
     deterministic: bool = False,
     advice: str = "expected fewer at once",
 ) -> Program:
-    """Spreads `function`, of one run, whose arguments and result lie as `kinds` and `result` say.
+    """Spreads `function`, whose arguments and result lie as `kinds` and `result` say, over devices and their runs.
+
+    `function(over_runs, *arguments)` has the arguments of all runs that are computed together, or of one. `over_runs`
+    makes of a function of one run's arguments, of the same kinds, one of those: so a loop may stand outside of it,
+    whose body is then traced once.
 
     On an accelerator the runs of a device are one batched computation, since one small network leaves it idle; on a CPU
     they follow one another inside the program, which measured no slower and needs less memory. The first `donate`
@@ -226,6 +230,7 @@ def on_devices(
     """
     kinds = tuple(kinds)
     shared = [i for i, kind in enumerate(kinds) if kind == "shared"]
+    axes = tuple(None if kind == "shared" else 0 for kind in kinds)
     everywhere = [i for i, kind in enumerate(kinds) if kind == "shared" or (kind == "run" and layout.shares_batch)]
 
     def on_one_device(twice: bool, *arguments: Any) -> Any:
@@ -235,13 +240,16 @@ def on_devices(
                 arguments[i] = jax.tree.map(lambda leaf: leaf[0], arguments[i])
         own = [argument for i, argument in enumerate(arguments) if i not in shared]
 
-        def one_run(own: Sequence[Any]) -> Any:
+        def call(over_runs: Callable, own: Sequence[Any]) -> Any:
             left = iter(own)
-            return function(*(arguments[i] if i in shared else next(left) for i in range(len(kinds))))
+            return function(over_runs, *(arguments[i] if i in shared else next(left) for i in range(len(kinds))))
 
         if twice:  # behind a barrier, so that the compiler does not see that they are alike
             own = jax.lax.optimization_barrier(jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), own))
-        output = jax.vmap(one_run)(own) if batches_runs() else jax.lax.map(one_run, own)
+        if batches_runs():
+            output = call(functools.partial(jax.vmap, in_axes=axes), own)
+        else:
+            output = jax.lax.map(functools.partial(call, alone), own)
         output = jax.tree.map(lambda leaf: leaf[:1], output) if twice else output
         alike = layout.shares_batch and result == "run"
         return jax.tree.map(lambda leaf: leaf[None], output) if alike else output
@@ -258,6 +266,11 @@ def on_devices(
         for twice in (False, True)
     )
     return Program(once, twice, kinds, layout.local.devices, memory, deterministic, advice, {}, Once())
+
+
+def alone(of_one: Callable) -> Callable:
+    """Returns the function itself: `over_runs` where one run is computed."""
+    return of_one
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,11 @@ from ser_jax.training import devices
 # queries of attention pooling, start vectors and class tokens do not. One rule for all models, ECA and SE included.
 DECAYED = re.compile(r"(^|/)(\w*kernel|\w*embedding|linear|depthwise)$")
 _WHERE = "config.optimizer"
+# Of optax's, those that treat every parameter by itself, whatever array it lies in.
+_ELEMENTWISE = frozenset(
+    {"adam", "adamw", "adamax", "adamaxw", "adabelief", "adagrad", "amsgrad", "lion", "radam"}
+    | {"rmsprop", "sgd", "yogi"}
+)
 _SHARES = frozenset({"b1", "b2", "b3", "decay", "momentum"})  # what moving averages of gradients keep at each step
 
 
@@ -36,12 +41,14 @@ class Optimizer:
       schedule: step -> share of the peak learning rate.
       decays: the parameters that weight decay pulls to zero, a tree of booleans.
       rates: each parameter's share of the learning rate, a tree of floats; 0: it is frozen.
+      elementwise: whether the transformation treats every parameter by itself, but for the norm that is clipped.
     """
 
     transformation: optax.GradientTransformation
     schedule: optax.Schedule
     decays: Any
     rates: Any
+    elementwise: bool
 
 
 def make_optimizer(options: Mapping[str, Any], parameters: Any, *, num_steps: int, warmup_steps: int) -> Optimizer:
@@ -76,6 +83,7 @@ def make_optimizer(options: Mapping[str, Any], parameters: Any, *, num_steps: in
         schedule=make_schedule(options, num_steps=num_steps, warmup_steps=warmup_steps),
         decays=jax.tree_util.tree_map_with_path(lambda path, _: bool(DECAYED.search(path_of(path))), parameters),
         rates=rates,
+        elementwise=options["name"] in _ELEMENTWISE and all(jax.tree.leaves(trained)),
     )
 
 

@@ -47,7 +47,7 @@ from ser_jax.training.setup import (
     restored_targets,
     targets_of,
 )
-from ser_jax.training.state import Learner, Run, State, initialise, make_learner
+from ser_jax.training.state import Learner, Run, State, make_learner
 from ser_jax.training.teacher import Teacher, check_teacher
 
 _TABLE_STEPS = 256  # steps that one call of the training program can make at most
@@ -383,8 +383,8 @@ def state_like(population: Population) -> State:
 
 def state_shapes(population: Population) -> State:
     """Returns the shapes and dtypes of what `initial_state` returns, as `jax.ShapeDtypeStruct`."""
-    draw = jax.vmap(jax.vmap(functools.partial(initialise, population.learner)))
-    return jax.eval_shape(draw, *first_shapes(population))
+    # Of the program that draws it, which is then traced once for both.
+    return jax.eval_shape(population.programs.initialise.function, *first_shapes(population))
 
 
 def first_shapes(population: Population) -> tuple[Any, Statistics | None]:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Int
 
 from ser_jax.feeds.resident import Resident
 from ser_jax.training import devices
+from ser_jax.training.packing import packed, unpacked
 from ser_jax.training.precision import products_in
 from ser_jax.training.state import Learner, Run, State, initialise
 from ser_jax.training.step import embed_batch, evaluate_batch, metric_names, train_step
@@ -81,18 +82,37 @@ def make_programs(
 
 
 def _train_steps(
-    learner: Learner, state: State, run: Run, rows: Array, count: Array, resident: Resident, encoder: Any
+    learner: Learner,
+    over_runs: Callable,
+    state: State,
+    run: Run,
+    rows: Array,
+    count: Array,
+    resident: Resident,
+    encoder: Any,
 ) -> tuple[State, dict[str, Array]]:
     """Makes `count` training steps on the batches `rows[:count]`; the metrics are sums over them."""
 
-    def one(i: Array, carry: tuple[State, dict]) -> tuple[State, dict]:
+    def begin(state: State, *_: Any) -> tuple[State, dict]:
+        return packed(learner, state), {name: jnp.zeros(()) for name in metric_names(learner, resident)}
+
+    def step(
+        carry: tuple[State, dict], run: Run, rows: Array, i: Array, resident: Resident, encoder: Any
+    ) -> tuple[State, dict]:
         state, sums = carry
         state, metrics = train_step(learner, state, run, rows[i], resident, encoder)
         return state, jax.tree.map(jnp.add, sums, metrics)
 
-    zeros = {name: jnp.zeros(()) for name in metric_names(learner, resident)}
+    def end(carry: tuple[State, dict], *_: Any) -> tuple[State, dict]:
+        state, sums = carry
+        return unpacked(learner, state), sums
+
+    carry = over_runs(begin)(state, run, rows, count, resident, encoder)
     with products_in(learner.precision):
-        return jax.lax.fori_loop(0, count, one, (state, zeros))
+        carry = jax.lax.fori_loop(
+            0, count, lambda i, carry: over_runs(step)(carry, run, rows, i, resident, encoder), carry
+        )
+    return over_runs(end)(carry, run, rows, count, resident, encoder)
 
 
 def _evaluate_windows(
@@ -100,24 +120,36 @@ def _evaluate_windows(
     learner: Learner,
     window_samples: int,
     batch_statistics: str,
+    over_runs: Callable,
     state: State,
-    starts: Int[Array, "batches batch"],
-    lengths: Int[Array, "batches batch"],
-    utterances: Int[Array, "batches batch"],
+    starts: Int[Array, "*runs batches batch"],
+    lengths: Int[Array, "*runs batches batch"],
+    utterances: Int[Array, "*runs batches batch"],
     count: Array,
     resident: Resident,
     encoder: Any,
 ) -> tuple[Array, Array | None, Array | None]:
     """What `of_batch`, `evaluate_batch` or `embed_batch`, returns of the first `count` batches."""
 
-    def batch(i: Array) -> tuple[Array, Array | None, Array | None]:
+    @jax.jit  # traced once for the shapes of what it returns and for the loop
+    def batch(
+        state: State, starts: Array, lengths: Array, utterances: Array, i: Array, resident: Resident, encoder: Any
+    ) -> tuple[Array, Array | None, Array | None]:
         places = starts[i], lengths[i], utterances[i]
         return of_batch(learner, state, *places, resident, window_samples, batch_statistics, encoder)
 
-    def one(i: Array, output: tuple) -> tuple:
-        return jax.tree.map(lambda whole, part: whole.at[i].set(part), output, batch(i))
+    def nothing(state: State, starts: Array, *arguments: Any) -> tuple:
+        shapes = jax.eval_shape(batch, state, starts, *arguments)
+        return jax.tree.map(lambda part: jnp.zeros((len(starts), *part.shape), part.dtype), shapes)
 
-    shapes = jax.eval_shape(batch, jnp.int32(0))
-    zeros = jax.tree.map(lambda part: jnp.zeros((len(starts), *part.shape), part.dtype), shapes)
+    def one(carry: tuple[State, tuple], *arguments: Any) -> tuple:
+        state, output = carry
+        i = arguments[3]
+        return jax.tree.map(lambda whole, part: whole.at[i].set(part), output, batch(state, *arguments))
+
+    places = starts, lengths, utterances
     with products_in(learner.precision):
-        return jax.lax.fori_loop(0, count, one, zeros)
+        zeros = over_runs(nothing)(state, *places, count, resident, encoder)
+        return jax.lax.fori_loop(
+            0, count, lambda i, output: over_runs(one)((state, output), *places, i, resident, encoder), zeros
+        )

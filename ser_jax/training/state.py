@@ -107,7 +107,7 @@ class Learner:
       model: the network; its rates that are not 0, as that of dropout, are those of `Run.rates`.
       optimizer: what a gradient does to the parameters.
       averages: whether parameters are averaged for evaluation, by `Run.ema_decay`.
-      parameters: shapes and dtypes of one run's parameters, a tree of `jax.ShapeDtypeStruct`.
+      parameters, batch_stats: shapes and dtypes of one run's, trees of `jax.ShapeDtypeStruct`.
       heads: the classifiers whose outputs the model has, or None: it has one.
       dimensions: the names of those that the last outputs of the model are; see `step.split_outputs`.
       loss: of the emotion, with the arguments and the result of `objectives.cross_entropy`.
@@ -128,6 +128,7 @@ class Learner:
     optimizer: Optimizer
     averages: bool
     parameters: Any
+    batch_stats: Any
     loss: Callable
     accumulate: int
     axis_name: str | None
@@ -185,6 +186,7 @@ def make_learner(
         optimizer=make_optimizer(optimizer, shapes["params"], num_steps=num_steps, warmup_steps=warmup_steps),
         averages=bool(optimizer["ema_decay"]),
         parameters=shapes["params"],
+        batch_stats=shapes.get("batch_stats", {}),
         loss=loss,
         accumulate=accumulate,
         axis_name=axis_name,

@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
@@ -21,6 +22,7 @@ from ser_jax.feeds.resident import Resident, crop_batch, window_batch
 from ser_jax.frontend import Statistics, augment_features, augment_waveform, features, mask_spans, mixup
 from ser_jax.frontend.augment import OF_FEATURES
 from ser_jax.models.output import Output
+from ser_jax.training import packing
 from ser_jax.training.heads import own_logits, possible_classes, probabilities
 from ser_jax.training.objectives import (
     concordance,
@@ -59,13 +61,15 @@ def train_step(
     example = (batch, inputs, num_frames, targets)
     totals = _over_devices(learner, _total_weights(learner, run, batch, targets))
 
+    parameters, batch_stats = packing.of_network(learner, state)
+
     def gradient_of(batch_stats: dict, example: tuple, dropout_key: Array) -> tuple[dict, tuple]:
         def objective(parameters: dict) -> tuple[Array, tuple]:
             collections = {"params": parameters, "batch_stats": batch_stats, **frozen(encoder)}
             return _objective(collections, learner, run, totals, example, dropout_key)
 
         with jax.named_scope("forward"):
-            loss, backward, made = jax.vjp(objective, state.parameters, has_aux=True)
+            loss, backward, made = jax.vjp(objective, parameters, has_aux=True)
         with jax.named_scope("backward"):
             (gradient,) = backward(jnp.ones_like(loss))
         return gradient, made
@@ -73,9 +77,9 @@ def train_step(
     if learner.axis_name:
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(learner.axis_name))
     if learner.accumulate == 1:
-        gradient, (metrics, batch_stats) = gradient_of(state.batch_stats, example, dropout_key)
+        gradient, (metrics, batch_stats) = gradient_of(batch_stats, example, dropout_key)
     else:
-        gradient, metrics, batch_stats = _accumulated(learner, state, gradient_of, example, dropout_key)
+        gradient, metrics, batch_stats = _accumulated(learner, batch_stats, gradient_of, example, dropout_key)
     gradient, metrics = _over_devices(learner, (gradient, metrics))
     with jax.named_scope("update"):
         return _update(learner, state, run, gradient, batch_stats, metrics)
@@ -106,7 +110,7 @@ def _objective(
 
 
 def _accumulated(
-    learner: Learner, state: State, gradient_of: Callable, example: tuple, dropout_key: Key[Array, ""]
+    learner: Learner, batch_stats: dict, gradient_of: Callable, example: tuple, dropout_key: Key[Array, ""]
 ) -> tuple[dict, dict[str, Array], dict]:
     """The sums of gradients and metrics over parts of the batch, which follow one another, and the last statistics."""
     count = learner.accumulate
@@ -119,9 +123,9 @@ def _accumulated(
         return (jax.tree.map(jnp.add, sums, (gradient, metrics)), batch_stats), None
 
     first = jax.tree.map(lambda leaf: leaf[0], (parts, keys))
-    shapes = jax.eval_shape(lambda part: gradient_of(state.batch_stats, *part), first)
+    shapes = jax.eval_shape(lambda part: gradient_of(batch_stats, *part), first)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes[0], shapes[1][0]))
-    ((gradient, metrics), batch_stats), _ = jax.lax.scan(one, (zeros, state.batch_stats), (parts, keys))
+    ((gradient, metrics), batch_stats), _ = jax.lax.scan(one, (zeros, batch_stats), (parts, keys))
     return gradient, metrics, batch_stats
 
 
@@ -375,18 +379,20 @@ def _update(
     step on nothing of it changes but the number of steps, and its metrics are zero. So it is with one that was stopped.
     """
     optimizer = learner.optimizer
-    gradient = jax.tree.map(lambda leaf, rate: leaf if rate else jnp.zeros_like(leaf), gradient, optimizer.rates)
+    decays, rates = packing.treatment(learner, state)
+    gradient, batch_stats = packing.as_state_has(state, gradient), packing.as_state_has(state, batch_stats)
+    gradient = jax.tree.map(lambda leaf, rate: jnp.zeros_like(leaf) if _is_zero(rate) else leaf, gradient, rates)
     norm = optax.tree.norm(gradient)
     updates, optimizer_state = optimizer.transformation.update(gradient, state.optimizer, state.parameters)
     learning_rate = run.learning_rate * optimizer.schedule(state.step)
 
-    def stepped(parameter: Array, update: Array, decays: bool, rate: float) -> Array:
-        if not rate:
+    def stepped(parameter: Array, update: Array, decays: bool | np.ndarray, rate: float | np.ndarray) -> Array:
+        if _is_zero(rate):
             return parameter
-        decayed = update - run.weight_decay * parameter if decays else update
+        decayed = jnp.where(decays, update - run.weight_decay * parameter, update)
         return parameter + rate * learning_rate * decayed
 
-    parameters = jax.tree.map(stepped, state.parameters, updates, optimizer.decays, optimizer.rates)
+    parameters = jax.tree.map(stepped, state.parameters, updates, decays, rates)
     # The average starts short and lengthens to ema_decay, so that the first parameters, drawn at random, do not linger.
     decay = jnp.minimum(run.ema_decay, (1.0 + state.step) / (10.0 + state.step)) if learner.averages else 0.0
     after = state.replace(
@@ -401,7 +407,12 @@ def _update(
     if state.selection is not None:
         active &= state.selection.stopped_at < 0
     well, step = finite & active, state.step + 1
-    state = jax.tree.map(lambda new, old: jnp.where(well, new, old), after, state)
+    state = jax.tree.map(lambda new, old: old if new is old else jnp.where(well, new, old), after, state)
     state = state.replace(step=step, diverged_at=jnp.where(active & ~finite, step, state.diverged_at))
     metrics = {**metrics, "gradient_norm": norm, "learning_rate": learning_rate, "steps": jnp.ones(())}
     return state, jax.tree.map(lambda value: jnp.where(well, value, 0.0), metrics)
+
+
+def _is_zero(rate: float | np.ndarray) -> bool:
+    """Whether a parameter is frozen."""
+    return isinstance(rate, float) and rate == 0

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ser_jax.models import FAMILIES, build
+from ser_jax.models import FAMILIES, build, shufflenet_v2
 from ser_jax.training.precision import PRECISIONS, products_in
 from tests.programs import CLASSES, drawn, equations, gradient_program, multiply_adds
 
@@ -33,6 +33,7 @@ EQUATIONS = {
     "transformer": 1200,
 }
 BATCH, FRAMES, FEATURES = 32, 101, 64
+FEW = 32  # channels that taps side by side may have
 LARGE = 2**20  # bytes: what is smaller is a kernel, not a map
 
 
@@ -51,13 +52,38 @@ def test_a_gradient_program_has_no_more_equations_than_its_layers_need(traced):
 
 
 def test_no_concatenation_is_much_larger_than_what_it_is_made_of(traced):
-    """As windows set side by side would be."""
+    """As windows set side by side would be, but for those of a map of few channels."""
     for equation in traced[1]:
         if equation.primitive.name == "concatenate":
             (out,) = equation.outvars
+            if out.aval.shape[-1] <= FEW:
+                continue
             parts = [math.prod(part.aval.shape) for part in equation.invars]
             size = math.prod(out.aval.shape)
             assert size * out.aval.dtype.itemsize < LARGE or size <= 2 * max(parts), equation
+
+
+def test_on_an_accelerator_equal_units_are_written_out_and_traced_once(monkeypatch):
+    """A loop would write to memory, and read again, all that the gradient has to know of each of them."""
+    model = build("shufflenet_v2", CLASSES, **OPTIONS["shufflenet_v2"])
+    function, arguments = gradient_program(model, 2, 64, 64)
+    features = jnp.asarray(np.random.default_rng(0).normal(size=arguments[2].shape), jnp.float32)
+    arguments = (*map(drawn, arguments[:2]), features, jnp.array([64, 37]))
+    found, calls = {}, []
+    unit = shufflenet_v2.Unit.__call__
+    monkeypatch.setattr(
+        shufflenet_v2.Unit, "__call__", lambda *args, **kwargs: calls.append(1) or unit(*args, **kwargs)
+    )
+    for backend in ("cpu", "gpu"):
+        with monkeypatch.context() as changed:
+            changed.setattr(jax, "default_backend", lambda backend=backend: backend)
+            traced = jax.jit(lambda *arguments: function(*arguments)).trace(*arguments)
+        loops = [one for one in equations(traced.jaxpr.jaxpr) if one.primitive.name == "scan"]
+        assert bool(loops) == (backend == "cpu")
+        assert len(calls) == 6  # for each of three stages, the first unit and those that are equal
+        calls.clear()
+        found[backend] = traced.lower().compile()(*arguments)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), *found.values())
 
 
 def test_products_are_bfloat16_and_softmax_and_statistics_float32(traced):

@@ -80,11 +80,16 @@ def test_gathering_undoes_spreading(num_runs, num_devices):
     np.testing.assert_array_equal(devices.gather(spread, num_runs), array)
 
 
+def each(of_one):
+    """The same of every run."""
+    return lambda over_runs, *arguments: over_runs(of_one)(*arguments)
+
+
 def test_every_run_gets_its_own_values_and_all_share_the_rest():
     layout = devices.make_layout(11, "auto", 32)
     assert layout.groups == jax.local_device_count() == 8
     program = devices.on_devices(
-        lambda own, scale, shared: own * scale + shared.sum(), layout, ("run", "run", "shared"), "run"
+        each(lambda own, scale, shared: own * scale + shared.sum()), layout, ("run", "run", "shared"), "run"
     )
     own, scale = np.arange(11.0), np.arange(11.0) + 1
     shared = devices.replicate(jnp.arange(4.0), layout.devices)
@@ -97,6 +102,7 @@ def test_what_does_not_fit_the_memory_is_computed_in_pieces_with_the_same_result
     own = np.random.default_rng(0).normal(size=(2, 5, 64)).astype(np.float32)
     shared = devices.replicate(jnp.arange(64.0), layout.devices)
 
+    @each
     def function(own, shared):
         return jnp.sort(own * shared), own.sum()
 
@@ -111,7 +117,7 @@ def test_what_does_not_fit_the_memory_is_computed_in_pieces_with_the_same_result
 def test_a_program_is_compiled_once_for_the_same_shapes():
     traced = []
     program = devices.on_devices(
-        lambda own, shared: traced.append(own.shape) or own + shared,
+        each(lambda own, shared: traced.append(own.shape) or own + shared),
         devices.make_layout(1, "runs", 32),
         ("run", "shared"),
         "run",
@@ -123,7 +129,7 @@ def test_a_program_is_compiled_once_for_the_same_shapes():
 
 def test_one_run_that_no_device_holds_is_refused_in_a_line_that_says_what_would_fit():
     program = devices.on_devices(
-        lambda own: jnp.sort(own),
+        each(jnp.sort),
         devices.make_layout(1, "runs", 32),
         ("run",),
         "run",
@@ -152,7 +158,7 @@ def test_a_gpu_computes_a_single_run_twice_where_that_takes_little_of_it(monkeyp
     matrix = jnp.asarray(np.random.default_rng(1).normal(size=(64, 64)), jnp.float32)
     for memory, batched in ((None, True), (10 * 64 * 64 * 4, False)):
         program = devices.on_devices(
-            lambda own, matrix: jnp.sort(own @ matrix),
+            each(lambda own, matrix: jnp.sort(own @ matrix)),
             devices.make_layout(1, "runs", 32),
             ("run", "shared"),
             "run",
@@ -173,7 +179,7 @@ def test_what_was_begun_by_its_shapes_is_not_compiled_again_and_still_obeys_the_
     shapes = jax.ShapeDtypeStruct(own.shape, own.dtype), jax.ShapeDtypeStruct((64,), np.float32)
     for memory, at_once in ((None, 5), (2500, 2)):
         program = devices.on_devices(
-            lambda own, shared: traced.append(1) or jnp.sort(own * shared),
+            each(lambda own, shared: traced.append(1) or jnp.sort(own * shared)),
             devices.make_layout(1, "runs", 32),
             ("run", "shared"),
             "run",

@@ -6,6 +6,9 @@ call for each run on a GPU, and is many times slower on a CPU.
 
 The gradient of the map is a convolution with the turned kernel, written as such. As JAX transposes it, in the loop of a
 training on a CPU, XLA does not turn the kernel before, and computes the convolution cell by cell: ten times slower.
+
+A map of few channels, as the features are, is seen by all taps side by side, which is less than the result is, and goes
+through one product. cuDNN would compute run by run there, and its gradient would be read once for each tap.
 """
 
 import functools
@@ -16,6 +19,9 @@ from jaxtyping import Array, Float
 
 from ser_jax.models.mask import Map
 from ser_jax.models.ops.taps import Size, padded, padding_of, seen, taps_of
+
+_FEW = 32  # taps times channels of a map
+_SUMS = 2**17  # of all parts of a batch
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -30,10 +36,17 @@ def convolution(
 
 
 def _convolve(strides: Size, x: Map, kernel: Array) -> Map:
+    if _has_few_channels(kernel):
+        shape = tuple(-(-size // stride) for size, stride in zip(x.shape[1:3], strides, strict=True))
+        return _side_by_side(x, kernel.shape[:2], shape, strides) @ kernel.astype(x.dtype).reshape(-1, kernel.shape[-1])
     padding = padding_of(x.shape[1:3], kernel.shape[:2], (1, 1))
     return jax.lax.conv_general_dilated(
         x, kernel.astype(x.dtype), strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+def _has_few_channels(kernel: Array) -> bool:
+    return kernel[..., 0].size <= _FEW
 
 
 def _forward(x: Map, kernel: Array, strides: Size) -> tuple[Map, tuple[Map, Array]]:
@@ -46,14 +59,34 @@ def _backward(strides: Size, saved: tuple[Map, Array], gradient: Map) -> tuple[M
         of_map = _convolve(strides, gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
     else:
         (of_map,) = jax.linear_transpose(lambda x: _convolve(strides, x, kernel), x)(gradient)
-    bordered, shape = padded(x, kernel.shape[:2], (1, 1)), gradient.shape[1:3]
-    # Utterance by utterance first: few channels and many cells would leave a GPU too few products to share out.
-    of_taps = [
-        jnp.einsum("btfc,btfd->bcd", seen(bordered, tap, shape, strides), gradient, preferred_element_type=jnp.float32)
-        for tap in taps_of(kernel.shape[:2])
-    ]
-    of_kernel = jnp.stack([jnp.sum(of_tap, 0) for of_tap in of_taps]).reshape(kernel.shape)
-    return of_map, of_kernel.astype(kernel.dtype)
+    size, shape = kernel.shape[:2], gradient.shape[1:3]
+    # By parts of the batch first: few channels and many cells would leave a GPU too few products to share out.
+    parts = _parts(len(x), kernel[0, 0].size)
+    gradient = gradient.reshape(parts, -1, *gradient.shape[1:])
+
+    def product(seen: Map) -> Array:
+        seen = seen.reshape(parts, -1, *seen.shape[1:])
+        return jnp.sum(jnp.einsum("pbtfc,pbtfd->pcd", seen, gradient, preferred_element_type=jnp.float32), 0)
+
+    if _has_few_channels(kernel):
+        of_kernel = product(_side_by_side(x, size, shape, strides))
+    else:
+        bordered = padded(x, size, (1, 1))
+        of_kernel = jnp.stack([product(seen(bordered, tap, shape, strides)) for tap in taps_of(size)])
+    return of_map, of_kernel.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _side_by_side(
+    x: Map, size: Size, shape: Size, strides: Size
+) -> Float[Array, "batch time frequency taps_x_channels"]:
+    """What all taps see of a map."""
+    bordered = padded(x, size, (1, 1))
+    return jnp.concatenate([seen(bordered, tap, shape, strides) for tap in taps_of(size)], -1)
+
+
+def _parts(batch: int, sums: int) -> int:
+    """Into how many parts a batch is divided, the more the fewer sums a product of a part has."""
+    return next(parts for parts in range(batch, 0, -1) if batch % parts == 0 and (parts * sums <= _SUMS or parts == 1))
 
 
 convolution.defvjp(_forward, _backward)

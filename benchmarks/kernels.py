@@ -1,0 +1,168 @@
+"""What would a GPU that is not here do in a training step: how many kernels, and how long do they take to compile?
+
+JAX_PLATFORMS=cpu python -m benchmarks.kernels [--model NAME ...] [--runs 50] [--precision bfloat16] [--keep FOLDER]
+
+XLA compiles the programs of `benchmarks.steps` for an NVIDIA H200 on a machine without one; nothing is computed, and
+nothing is tuned. What is counted is what XLA launches: a convolution of many runs is one call here, of which cuDNN may
+make several. A loop of known length counts that often. On an H200 this has told the kernels of a step of ShuffleNet V2
+within one in two hundred. --keep writes the programs as text. It needs the compiler, and no driver: Python 3.12 and
+
+    pip install --no-deps jax==0.11.2 jaxlib==0.11.2 jax-cuda13-plugin==0.11.2 jax-cuda13-pjrt==0.11.2
+    pip install --no-deps nvidia-cuda-nvcc nvidia-nvvm
+
+Prints a table, and a JSON line for each family to stderr.
+"""
+
+import argparse
+import contextlib
+import functools
+import importlib
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from benchmarks import steps
+from benchmarks.common import emit
+from benchmarks.corpora import noise
+from ser_jax.corpora.protocols import make_protocol
+from ser_jax.models import FAMILIES, transformer
+from ser_jax.training import ahead, devices, programs
+from ser_jax.training.population import Population
+from ser_jax.training.precision import PRECISIONS
+
+# Of NVIDIA's data sheet, and of its table of what compute capability 9.0 has.
+_H200 = """
+gpu_device_info {
+  cuda_compute_capability { major: 9 }
+  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
+  memory_bandwidth: 4800000000000 device_memory_size: 151397597184 l2_cache_size: 52428800
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448 shared_memory_per_core: 233472
+  registers_per_block_limit: 65536 registers_per_core_limit: 65536
+  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 }
+device_description_str: "NVIDIA H200"
+"""
+# What launches nothing.
+_FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "fusion-done"}
+
+
+def main() -> None:
+    """Compiles the training program of each family and counts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = sorted(set(FAMILIES) - steps.LEFT_OUT)
+    parser.add_argument("--model", action="append", choices=known, help="may be repeated")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the only --model")
+    parser.add_argument("--runs", type=int, default=50, help="up to 10, or a multiple of 10")
+    parser.add_argument("--precision", choices=sorted(PRECISIONS), default="bfloat16")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a crop")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER")
+    args = parser.parse_args()
+    everywhere = NamedSharding(Mesh(np.array(absent_gpu()), ("devices",)), PartitionSpec())
+    corpus, cache = noise(400), {}
+    protocol = make_protocol(corpus, "random", num_folds=steps.FOLDS)
+    print(f"{'':16}{'kernels':>9}{'distinct':>10}{'trace':>10}{'compile':>10}{'memory':>12}")
+    for name in args.model or known:
+        population = steps.make(name, args.runs, args.precision, args, corpus, protocol, cache)
+        with as_on_a_gpu():
+            begun = time.perf_counter()
+            traced = traced_steps(population, everywhere)
+            compiled_from = time.perf_counter()
+            program = traced.lower().compile(compiler_options=devices.compiler_options())
+        ended = time.perf_counter()
+        text = program.as_text()
+        if args.keep:
+            args.keep.mkdir(parents=True, exist_ok=True)
+            (args.keep / f"{name}_{args.precision}_{args.runs}.txt").write_text(text)
+        launched = kernels(text)
+        figures = {
+            "model": name,
+            "kernels": sum(launched),
+            "distinct_kernels": len(launched),
+            "trace_seconds": compiled_from - begun,
+            "compile_seconds": ended - compiled_from,
+            "temporary_bytes": program.memory_analysis().temp_size_in_bytes,
+        }
+        emit("kernels", **figures, runs=args.runs, precision=args.precision, batch=args.batch, seconds=args.seconds)
+        times = f"{figures['trace_seconds']:8.1f} s{figures['compile_seconds']:8.1f} s"
+        memory = f"{figures['temporary_bytes'] / 2**30:8.2f} GiB"
+        print(f"{name:16}{figures['kernels']:9}{figures['distinct_kernels']:10}{times}{memory}", flush=True)
+
+
+def absent_gpu() -> Sequence[Any]:
+    """The description of one H200, as JAX takes devices."""
+    try:
+        importlib.import_module("jax_plugins.xla_cuda13")
+    except ImportError:
+        raise SystemExit("error: jax_plugins.xla_cuda13: not installed; see --help") from None
+    jax.devices()  # finds the plug-in
+    name = "1x1x1"  # one GPU of one machine
+    return topologies.get_topology_desc(name, "cuda", target_config=_H200, topology=name).devices
+
+
+@contextlib.contextmanager
+def as_on_a_gpu() -> Any:
+    """What is traced within it has the form that it has on a GPU."""
+    with (
+        mock.patch.object(jax, "default_backend", lambda: "gpu"),
+        mock.patch.object(transformer, "_has_fused_attention", lambda: True),
+    ):
+        yield
+
+
+def traced_steps(population: Population, everywhere: NamedSharding) -> Any:
+    """The training steps of all runs on one device, traced from shapes."""
+    state, run, rows, count, resident, _ = ahead.training_shapes(population)
+
+    def shapes(tree: Any, axes: int = 0) -> Any:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[axes:], x.dtype, sharding=everywhere), tree)
+
+    over_runs = functools.partial(jax.vmap, in_axes=(0, 0, 0, None, None, None))
+    train = functools.partial(programs._train_steps, population.learner, over_runs)
+    arguments = *(shapes(tree, 1) for tree in (state, run, rows)), shapes(count), shapes(resident)
+    return jax.jit(lambda *arguments: train(*arguments, None), donate_argnums=0).trace(*arguments)
+
+
+def kernels(text: str) -> list[int]:
+    """How often a step launches each kernel of an optimised program, whose longest loop is that over the steps."""
+    computations, lines = {}, []
+    for line in text.splitlines():
+        if found := re.match(r"(?:ENTRY )?%?([\w.\-]+) .*\{$", line):
+            lines = computations[found[1]] = []
+        elif " = " in line:
+            lines.append(line)
+    bodies = {found for line in text.splitlines() for found in re.findall(r" while\(.* body=%?([\w.\-]+)", line)}
+
+    def launched(computation: str, times: int) -> list[int]:
+        counts = []
+        for line in computations[computation]:
+            # After the shape, which is in brackets where there are several.
+            operation = re.search(r" = (?:\(.*?\)|\S+) ([\w\-]+)\(", line)
+            if operation is None or operation[1] in _FREE:
+                continue
+            if operation[1] == "while":
+                length = re.search(r"known_trip_count\D*(\d+)", line)
+                body = re.search(r"body=%?([\w.\-]+)", line)[1]
+                counts += launched(body, times * int(length[1] if length else 1))
+            elif operation[1] in ("call", "conditional"):
+                counts += launched(re.search(r"(?:to_apply|branch_computations=\{)=?%?([\w.\-]+)", line)[1], times)
+            else:
+                counts.append(times)
+        return counts
+
+    return launched(max(bodies, key=lambda body: len(computations[body])), 1)
+
+
+if __name__ == "__main__":
+    main()
