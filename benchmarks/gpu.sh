@@ -9,9 +9,9 @@
 #    every family at 1, 10, 50 and 100 runs beside its limit. 4. Encoders against transformers and ONNX Runtime.
 # Writes RESULTS/<device>.json, figure by figure, and docs/performance.md. What fails or has no time left is named there
 # and at the end, and the rest is run. Needs no network, neither TensorFlow nor TFDS, and of PyPI what requirements.txt
-# names, with pytest, beartype and psutil for the tests. --only study, steps or extraction runs that without the tests, as
-# for what had no time left. --more runs the longer benchmarks instead, without a limit. --rehearse runs it all on a CPU
-# in small, whose figures mean nothing and go to a folder of their own.
+# names, with pytest, pytest-xdist, beartype and psutil for the tests. --only study, steps or extraction runs that
+# without the tests, as for what had no time left. --more runs the longer benchmarks instead, without a limit.
+# --rehearse runs it all on a CPU in small, whose figures mean nothing and go to a folder of their own.
 set -u
 cd "$(dirname "$0")/.."
 python=$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)
@@ -36,7 +36,7 @@ import importlib.metadata, pathlib, platform, re
 print("Python", platform.python_version())
 wanted = {
     "needed": re.findall(r"^[\w-]+", pathlib.Path("requirements.txt").read_text(), re.MULTILINE),
-    "for the tests": ["pytest", "beartype", "psutil"],
+    "for the tests": ["pytest", "pytest-xdist", "beartype", "psutil"],
     "peers": ["torch", "transformers", "onnxruntime", "librosa", "opensmile"],
 }
 installed = {re.sub("[-_.]+", "-", one.name or "").lower() for one in importlib.metadata.distributions()}
@@ -65,7 +65,7 @@ else
 fi
 
 [ $set = gpu_more ] || [ -n "$only" ] || step timeout $((limit / 3)) env JAX_DISABLE_MOST_OPTIMIZATIONS=false \
-  "$python" -m pytest -m gpu tests/test_gpu.py -p no:cacheprovider
+  "$python" -m pytest -m gpu tests/test_gpu.py -p no:cacheprovider -n 3 --dist loadgroup
 if [ $set = gpu_more ]; then
   step "$python" -m benchmarks.run --set gpu_more --results "$results" --page "$page" $only
 else

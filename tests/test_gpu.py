@@ -1,6 +1,7 @@
 """What only a GPU can show, or another accelerator. `benchmarks/gpu.sh` runs it there; elsewhere it is skipped.
 
-    JAX_PLATFORMS=cuda,cpu JAX_DISABLE_MOST_OPTIMIZATIONS=false python -m pytest -m gpu tests/test_gpu.py
+    JAX_PLATFORMS=cuda,cpu JAX_DISABLE_MOST_OPTIMIZATIONS=false \
+        python -m pytest -m gpu tests/test_gpu.py -n 3 --dist loadgroup
 
 SER_JAX_REHEARSE=1 runs it on a CPU, with few networks, where it says nothing but that it runs.
 """
@@ -80,6 +81,7 @@ def both(tmp_path_factory):
     return here, dict(np.load(path))
 
 
+@pytest.mark.xdist_group("losses")  # of one process: each would compile them all
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_first_steps_are_those_of_a_cpu(both, name):
     here, there = (losses[name] for losses in both)

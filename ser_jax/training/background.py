@@ -15,7 +15,7 @@ from typing import Any
 
 from ser_jax import files, interruption, machine
 
-_CORES_OF_A_THREAD = 4  # that XLA keeps busy with one program
+_CORES_OF_A_THREAD = 2  # XLA keeps little more than one busy with a program of many kernels
 
 _jobs: queue.Queue[Callable[[], Any]] = queue.Queue()
 _started = threading.Lock()
