@@ -206,11 +206,19 @@ def dicts() -> Kind:
 
 def guess(found: str) -> Any:
     """Returns what a text spells in JSON or Python (a number, true, None, a list); else a list, or the text itself."""
-    for read in (json.loads, ast.literal_eval):
+    for read in (json.loads, _literal):
         with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-            value = plain(read(found))
-            return found if isinstance(value, int | float) and "_" in found else value
+            return plain(read(found))
     return [guess(entry) for entry in split(found)] if "," in found else found
+
+
+def _literal(found: str) -> Any:
+    """What a text spells in Python, but for numbers such as 1_0, which nobody means for 10."""
+    tree, lines = ast.parse(found.strip(), mode="eval"), found.strip().encode().splitlines()
+    numbers = (one for one in ast.walk(tree) if isinstance(one, ast.Constant) and isinstance(one.value, int | float))
+    if any(b"_" in lines[one.lineno - 1][one.col_offset : one.end_col_offset] for one in numbers):
+        raise ValueError
+    return ast.literal_eval(tree)
 
 
 def split(found: str) -> list[str]:

@@ -427,14 +427,15 @@ def _official(corpus: Corpus, entries: pd.DataFrame, where: str, validation_spea
                     f"{where}: fold {name} has {len(both)} utterances in both {one} and {other}, "
                     f"the first is {corpus.utterances['id'][both[0]]!r}"
                 )
-        if sides["validation"].any() and validation_speakers > 1:
-            raise UserError(f"{where}: fold {name} names its validation, expected validation_speakers of 0 or 1")
         if not sides["validation"].any() and sides["train"].any() and sides["test"].any() and speakers_known(corpus):
             after = speakers[sides["test"]].max()
             chosen = _choose_validation(corpus, name, sides["train"], after, used, validation_speakers)
             sides["validation"] = sides["train"] & np.isin(speakers, chosen)
             sides["train"] = sides["train"] & ~sides["validation"]
         folds.append(_fold(where, name, **sides))
+    named = entries["fold"][entries["split"] == "validation"]
+    if validation_speakers > 1 and set(named) == set(entries["fold"]):
+        raise UserError(f"{where}: every fold names its validation, expected validation_speakers of 0 or 1")
     return folds
 
 

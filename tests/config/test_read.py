@@ -224,6 +224,8 @@ def test_a_json_file_that_makes_no_sense_is_refused_in_one_short_line(content, e
 
 def test_a_number_with_an_underscore_stays_a_text():
     assert [guess(found) for found in ("1_0", "10", "a_b")] == ["1_0", 10, "a_b"]
+    assert guess("[1_0, 2]") == guess("['1_0', 2]") == guess("1_0,2") == ["1_0", 2]
+    assert guess("{'b1': 1_0}") == "{'b1': 1_0}"
 
 
 def test_a_json_file_with_a_byte_order_mark_is_read_and_one_in_utf_16_refused(tmp_path):

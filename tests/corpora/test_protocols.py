@@ -324,8 +324,18 @@ def test_a_wrong_fold_list_is_refused_with_the_name_of_its_file(tmp_path, record
 
 def test_more_validation_speakers_beside_those_of_a_fold_list_are_refused(tmp_path):
     file = write(tmp_path / "folds.json", listed(train=["u0"], validation=["u1"], test=["u2"]))
-    with pytest.raises(UserError, match="fold 1 names its validation, expected validation_speakers of 0 or 1"):
+    with pytest.raises(UserError, match="every fold names its validation, expected validation_speakers of 0 or 1"):
         make_protocol(grid(num_speakers=3), "official", file=file, validation_speakers=2)
+
+
+def test_folds_that_name_no_validation_get_as_many_speakers_as_asked_for_beside_those_that_do(tmp_path):
+    corpus = grid(num_speakers=4)
+    names = corpus.utterances.groupby("speaker")["id"].first().tolist()
+    records = listed(train=names[:1], validation=names[1:2], test=names[2:3])
+    records += [one | {"fold": "2"} for one in listed(train=names[:3], test=names[3:])]
+    file = write(tmp_path / "folds.json", records)
+    folds = make_protocol(corpus, "official", file=file, validation_speakers=2).folds
+    assert [len(fold.validation) for fold in folds] == [1, 2]
 
 
 def test_a_file_that_is_not_json_is_refused(tmp_path):

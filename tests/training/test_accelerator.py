@@ -31,7 +31,7 @@ def first_steps(data, model):
     return np.stack(losses), tables.test_predictions(population, state, "variant")
 
 
-@pytest.mark.parametrize("name", ["cnn", "attention_rnn"])
+@pytest.mark.parametrize("name", ["cnn", "attention_rnn", "shufflenet_v2"])
 def test_runs_batched_as_on_an_accelerator_train_as_they_do_one_after_another(data, name, monkeypatch):
     model = {"name": name, **FAMILIES[name].tiny}
     one_device = jax.devices()[:1]
