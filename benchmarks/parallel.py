@@ -27,7 +27,6 @@ from benchmarks.common import agree, done, emit, take_turns
 from benchmarks.corpora import all_for_training
 from ser_jax import config as configuration
 from ser_jax.corpora.synthetic import make_synthetic
-from ser_jax.feeds.resident import Resident
 from ser_jax.training import devices, programs
 from ser_jax.training import population as populations
 from ser_jax.training.devices import Layout
@@ -124,26 +123,23 @@ def plain(population: Population, args: argparse.Namespace, axis_of_runs: bool =
     state, run, rows = arguments(population, args)
     state, run = jax.tree.map(lambda leaf: leaf[0, 0], (state, run))
     resident = jax.device_put(jax.device_get(population.resident), jax.devices()[0])
-    steps_of_one, rows = functools.partial(training(population.learner), devices.alone), rows[0, 0]
+    steps, rows = training(population.learner), rows[0, 0]
+    steps_of_one = functools.partial(steps, devices.alone)
 
-    def steps_of_all(state: State, run: Run, rows: np.ndarray, count: jax.Array, resident: Resident) -> Any:
-        def one(own: tuple) -> Any:
-            return steps_of_one(*own, count, resident)
-
-        return (
-            jax.lax.map(one, (state, run, rows))
-            if jax.default_backend() == "cpu"
-            else jax.vmap(one)((state, run, rows))
-        )
+    def steps_of_all(state: State, run: Run, rows: np.ndarray, *shared: Any) -> Any:
+        if devices.batches_runs():
+            over_runs = functools.partial(jax.vmap, in_axes=(0, 0, 0, None, None, None))
+            return steps(over_runs, state, run, rows, *shared)
+        return jax.lax.map(lambda own: steps_of_one(*own, *shared), (state, run, rows))
 
     program = jax.jit(steps_of_one, donate_argnums=0)
     if axis_of_runs:
         state, run, rows = jax.tree.map(lambda leaf: leaf[None], (state, run, rows))
         program = jax.jit(steps_of_all, donate_argnums=0)
 
-    def call(steps: int) -> State:
+    def call(count: int) -> State:
         nonlocal state
-        state, _ = program(state, run, rows, jnp.int32(steps), resident)
+        state, _ = program(state, run, rows, jnp.int32(count), resident, None)
         done(state)
         return state
 
@@ -156,12 +152,12 @@ def spread(population: Population, learner: Learner, layout: Layout, args: argpa
     state, run = jax.tree.map(lambda leaf: leaf.reshape(layout.groups, -1, *leaf.shape[2:]), (state, run))
     rows = devices.spread_parts(rows, layout)
     resident = devices.replicate(jax.device_get(population.resident), layout.devices)
-    kinds = ("run", "run", "part", "shared", "shared")
+    kinds = ("run", "run", "part", "shared", "shared", "shared")
     program = devices.on_devices(training(learner), layout, kinds, "run", donate=1)
 
-    def call(steps: int) -> State:
+    def call(count: int) -> State:
         nonlocal state
-        state, _ = program(state, run, rows, jnp.int32(steps), resident)
+        state, _ = program(state, run, rows, jnp.int32(count), resident, None)
         done(state)
         return state
 
@@ -175,7 +171,7 @@ def arguments(population: Population, args: argparse.Namespace) -> tuple[State, 
 
 
 def training(learner: Learner) -> Callable:
-    """The training steps of one run."""
+    """The training steps, as `on_devices` takes them."""
     return functools.partial(programs._train_steps, learner)
 
 

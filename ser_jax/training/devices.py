@@ -291,6 +291,11 @@ class HostProgram:
 
         return self.made(shapes_of(arguments), make)
 
+    def shapes(self, *arguments: Any) -> Any:
+        """Returns the shapes of its result; what is traced for them is not traced again to compile it."""
+        with jax.default_device(host()):
+            return jax.eval_shape(self.function, *arguments)
+
     def __call__(self, *arguments: Any) -> Any:
         """Computes the function."""
         return self.begin(*arguments)(*jax.device_put(arguments, host()))

@@ -83,7 +83,7 @@ def make_optimizer(options: Mapping[str, Any], parameters: Any, *, num_steps: in
         schedule=make_schedule(options, num_steps=num_steps, warmup_steps=warmup_steps),
         decays=jax.tree_util.tree_map_with_path(lambda path, _: bool(DECAYED.search(path_of(path))), parameters),
         rates=rates,
-        elementwise=options["name"] in _ELEMENTWISE and all(jax.tree.leaves(trained)),
+        elementwise=options["name"] in _ELEMENTWISE and "mask" not in arguments and all(jax.tree.leaves(trained)),
     )
 
 

@@ -4,6 +4,7 @@ A network has some hundred small arrays of parameters, and an update does thirty
 does them once: that saves half of a program's equations, and a GPU hundreds of kernels in every step.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,17 +16,12 @@ from jaxtyping import Array
 
 from ser_jax.training.state import Learner, State
 
-_MOST = 2**22  # parameters: of more, kernels are what a step spends least on
-
 
 def packed(learner: Learner, state: State) -> State:
     """Returns the state with vectors in the place of trees, or as it is where the optimizer looks at single arrays."""
-    if not (learner.optimizer.elementwise and learner.num_parameters <= _MOST):
+    if not learner.packs:
         return state
-
-    def is_like(tree: Any) -> bool:
-        return jax.tree.structure(tree) == jax.tree.structure(learner.parameters)
-
+    is_like = functools.partial(_is_like, learner)
     return state.replace(
         parameters=_vector(state.parameters),
         ema_parameters=_vector(state.ema_parameters),
@@ -39,10 +35,7 @@ def unpacked(learner: Learner, state: State) -> State:
     """Returns the state that was `packed`."""
     if not _is_packed(state):
         return state
-
-    def is_like(tree: Any) -> bool:
-        return jax.tree.structure(tree) == jax.tree.structure(learner.parameters)
-
+    is_like = functools.partial(_is_like, learner)
     like = jax.eval_shape(learner.optimizer.transformation.init, learner.parameters)
     return state.replace(
         parameters=_tree(learner.parameters, state.parameters),
@@ -75,6 +68,11 @@ def treatment(learner: Learner, state: State) -> tuple[Any, Any]:
     sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(learner.parameters)]
     decays, rates = (np.repeat(jax.tree.leaves(tree), sizes) for tree in (optimizer.decays, optimizer.rates))
     return decays, rates.astype(np.float32) if (rates != 1).any() else 1.0
+
+
+def _is_like(learner: Learner, tree: Any) -> bool:
+    """Whether a tree has the structure of the parameters, as moments have."""
+    return jax.tree.structure(tree) == jax.tree.structure(learner.parameters)
 
 
 def _is_packed(state: State) -> bool:

@@ -383,8 +383,7 @@ def state_like(population: Population) -> State:
 
 def state_shapes(population: Population) -> State:
     """Returns the shapes and dtypes of what `initial_state` returns, as `jax.ShapeDtypeStruct`."""
-    # Of the program that draws it, which is then traced once for both.
-    return jax.eval_shape(population.programs.initialise.function, *first_shapes(population))
+    return population.programs.initialise.shapes(*first_shapes(population))
 
 
 def first_shapes(population: Population) -> tuple[Any, Statistics | None]:

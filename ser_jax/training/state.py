@@ -20,6 +20,7 @@ from ser_jax.training.optimizers import Optimizer, make_optimizer
 
 # A run's random streams: fold_in(run key, purpose), then fold_in(step).
 INITIALISATION, CROP, AUGMENTATION, DROPOUT, MASKING = range(5)
+_MOST_PACKED = 2**22  # parameters: of more, kernels are what a step spends least on
 
 
 @flax.struct.dataclass
@@ -143,10 +144,19 @@ class Learner:
         return _size(self.parameters)
 
     @property
+    def packs(self) -> bool:
+        """Whether parameters and what has their structure are vectors while steps are made; see `packing`."""
+        return self.optimizer.elementwise and self.num_parameters <= _MOST_PACKED
+
+    @property
     def num_kept(self) -> int:
-        """How many numbers one run keeps on a device: its parameters, averages, the optimizer's own, the gradient."""
+        """How many numbers one run keeps on a device: its parameters, averages, the optimizer's own, the gradient.
+
+        What is packed is there twice, since it cannot take the place of the trees that it is made of.
+        """
         copies = 3 + self.selects  # themselves, the gradient, the moving average, and that which validation chose
-        return copies * self.num_parameters + _size(jax.eval_shape(self.optimizer.transformation.init, self.parameters))
+        own = _size(jax.eval_shape(self.optimizer.transformation.init, self.parameters))
+        return (copies + 2 * self.packs) * self.num_parameters + (1 + self.packs) * own
 
 
 def _size(shapes: Any) -> int:

@@ -222,8 +222,6 @@ def test_a_step_of_the_loop_has_one_product_and_reads_and_writes_few_arrays(cell
         rounded = [one.invars[0].aval.shape for one in body if one.primitive.name == "convert_element_type"]
         assert kernel not in rounded and kernel[:1] + kernel[:0:-1] not in rounded
     assert len(loops) == 2
-    assert read == [
-        2,
-        4,
-    ]  # inputs and what is real; what was kept, the state before, gradients of outputs, what is real
+    # Inputs and what is real; what was kept, the state before, gradients of outputs, what is real.
+    assert read == [2, 4]
     assert written == [1, 1 if cell == "lstm" else 2]  # what is kept; the gradient of inputs and products

@@ -11,6 +11,7 @@ from ser_jax.feeds.resident import Resident
 from ser_jax.models import build
 from ser_jax.training import devices, packing
 from ser_jax.training import population as populations
+from ser_jax.training import state as states
 from ser_jax.training.optimizers import _ELEMENTWISE, make_optimizer
 from ser_jax.training.step import train_step
 from tests.programs import equations
@@ -76,7 +77,8 @@ def test_an_elementwise_optimizer_does_to_a_vector_what_it_does_to_its_parts(nam
 
 
 def test_an_optimizer_that_looks_at_arrays_and_a_frozen_layer_keep_their_trees():
-    for changes in ({"name": "lamb"}, {"rates": {"bias": 0}}):
+    masked = {"arguments": {"mask": {"classifier": {"kernel": True, "bias": False}}}}
+    for changes in ({"name": "lamb"}, {"rates": {"bias": 0}}, masked):
         learner = learner_of(build("linear", 3), 2000, **changes)
         state = begun(learner)
         assert packing.packed(learner, state) is state
@@ -84,9 +86,12 @@ def test_an_optimizer_that_looks_at_arrays_and_a_frozen_layer_keep_their_trees()
 
 
 def test_a_large_network_keeps_its_trees(monkeypatch):
-    monkeypatch.setattr(packing, "_MOST", 10)
     learner = learner_of(build("linear", 3), 2000)
+    kept = learner.num_kept
+    assert learner.packs
+    monkeypatch.setattr(states, "_MOST_PACKED", 10)
     assert packing.packed(learner, state := begun(learner)) is state
+    assert kept - learner.num_kept >= 4 * learner.num_parameters  # parameters, averages, two moments
 
 
 def test_an_update_is_few_equations_however_many_arrays_there_are():

@@ -7,8 +7,8 @@ call for each run on a GPU, and is many times slower on a CPU.
 The gradient of the map is a convolution with the turned kernel, written as such. As JAX transposes it, in the loop of a
 training on a CPU, XLA does not turn the kernel before, and computes the convolution cell by cell: ten times slower.
 
-A map of few channels, as the features are, is seen by all taps side by side, which is less than the result is, and goes
-through one product. cuDNN would compute run by run there, and its gradient would be read once for each tap.
+A map of few channels, as the features are, is seen by all taps side by side, which is not much, and goes through one
+product. cuDNN would compute run by run there, and the gradient would be read once for each tap.
 """
 
 import functools
@@ -39,6 +39,10 @@ def _convolve(strides: Size, x: Map, kernel: Array) -> Map:
     if _has_few_channels(kernel):
         shape = tuple(-(-size // stride) for size, stride in zip(x.shape[1:3], strides, strict=True))
         return _side_by_side(x, kernel.shape[:2], shape, strides) @ kernel.astype(x.dtype).reshape(-1, kernel.shape[-1])
+    return _by_xla(strides, x, kernel)
+
+
+def _by_xla(strides: Size, x: Map, kernel: Array) -> Map:
     padding = padding_of(x.shape[1:3], kernel.shape[:2], (1, 1))
     return jax.lax.conv_general_dilated(
         x, kernel.astype(x.dtype), strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -58,21 +62,22 @@ def _backward(strides: Size, saved: tuple[Map, Array], gradient: Map) -> tuple[M
     if strides == (1, 1) and all(taps % 2 for taps in kernel.shape[:2]):
         of_map = _convolve(strides, gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
     else:
-        (of_map,) = jax.linear_transpose(lambda x: _convolve(strides, x, kernel), x)(gradient)
+        (of_map,) = jax.linear_transpose(lambda x: _by_xla(strides, x, kernel), x)(gradient)
     size, shape = kernel.shape[:2], gradient.shape[1:3]
     # By parts of the batch first: few channels and many cells would leave a GPU too few products to share out.
-    parts = _parts(len(x), kernel[0, 0].size)
+    few = _has_few_channels(kernel)
+    parts = _parts(len(x), kernel.size if few else kernel[0, 0].size)
     gradient = gradient.reshape(parts, -1, *gradient.shape[1:])
 
-    def product(seen: Map) -> Array:
-        seen = seen.reshape(parts, -1, *seen.shape[1:])
-        return jnp.sum(jnp.einsum("pbtfc,pbtfd->pcd", seen, gradient, preferred_element_type=jnp.float32), 0)
+    def summed(x: Map) -> Array:
+        x = x.reshape(parts, -1, *x.shape[1:])
+        return jnp.sum(jnp.einsum("pbtfc,pbtfd->pcd", x, gradient, preferred_element_type=jnp.float32), 0)
 
-    if _has_few_channels(kernel):
-        of_kernel = product(_side_by_side(x, size, shape, strides))
+    if few:
+        of_kernel = summed(_side_by_side(x, size, shape, strides))
     else:
         bordered = padded(x, size, (1, 1))
-        of_kernel = jnp.stack([product(seen(bordered, tap, shape, strides)) for tap in taps_of(size)])
+        of_kernel = jnp.stack([summed(seen(bordered, tap, shape, strides)) for tap in taps_of(size)])
     return of_map, of_kernel.reshape(kernel.shape).astype(kernel.dtype)
 
 
