@@ -130,7 +130,7 @@ def traced_steps(population: Population, everywhere: NamedSharding) -> Any:
     def shapes(tree: Any, axes: int = 0) -> Any:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[axes:], x.dtype, sharding=everywhere), tree)
 
-    over_runs = functools.partial(jax.vmap, in_axes=(0, 0, 0, None, None, None))
+    over_runs = devices.over_runs(population.programs.train.kinds)
     train = functools.partial(programs._train_steps, population.learner, over_runs)
     arguments = *(shapes(tree, 1) for tree in (state, run, rows)), shapes(count), shapes(resident)
     return jax.jit(lambda *arguments: train(*arguments, None), donate_argnums=0).trace(*arguments)

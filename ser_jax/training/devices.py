@@ -1,4 +1,4 @@
-"""How a population lies on the devices: its runs spread over them, or every batch. Nothing else knows of devices.
+"""How a population lies on the devices: its runs spread over them, or every batch. Nothing else knows of that.
 
 Runs are spread by `pmap` over devices of `vmap` over runs; nothing passes between devices. Where devices share the
 batches, `pmap` gives each its part under the axis name `BATCH`, and the training step sums over it.
@@ -23,7 +23,6 @@ from ser_jax.training.background import Once
 
 BATCH = "batch"  # the axis of devices that share a batch
 DETERMINISTIC = "xla_gpu_deterministic_ops"  # no operation that differs from run to run, no timing of algorithms
-_BFLOAT16_SINCE = 8  # compute capability of NVIDIA's devices
 _SHARE = 0.9  # of a device's memory that one program may take
 _IDLE_SHARE = 1 / 16  # of it: a single run that takes no more, twice over, leaves a GPU idle
 
@@ -230,7 +229,6 @@ def on_devices(
     """
     kinds = tuple(kinds)
     shared = [i for i, kind in enumerate(kinds) if kind == "shared"]
-    axes = tuple(None if kind == "shared" else 0 for kind in kinds)
     everywhere = [i for i, kind in enumerate(kinds) if kind == "shared" or (kind == "run" and layout.shares_batch)]
 
     def on_one_device(twice: bool, *arguments: Any) -> Any:
@@ -240,16 +238,13 @@ def on_devices(
                 arguments[i] = jax.tree.map(lambda leaf: leaf[0], arguments[i])
         own = [argument for i, argument in enumerate(arguments) if i not in shared]
 
-        def call(over_runs: Callable, own: Sequence[Any]) -> Any:
+        def call(mapping: Callable, own: Sequence[Any]) -> Any:
             left = iter(own)
-            return function(over_runs, *(arguments[i] if i in shared else next(left) for i in range(len(kinds))))
+            return function(mapping, *(arguments[i] if i in shared else next(left) for i in range(len(kinds))))
 
         if twice:  # behind a barrier, so that the compiler does not see that they are alike
             own = jax.lax.optimization_barrier(jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), own))
-        if batches_runs():
-            output = call(functools.partial(jax.vmap, in_axes=axes), own)
-        else:
-            output = jax.lax.map(functools.partial(call, alone), own)
+        output = call(over_runs(kinds), own) if batches_runs() else jax.lax.map(functools.partial(call, alone), own)
         output = jax.tree.map(lambda leaf: leaf[:1], output) if twice else output
         alike = layout.shares_batch and result == "run"
         return jax.tree.map(lambda leaf: leaf[None], output) if alike else output
@@ -266,6 +261,11 @@ def on_devices(
         for twice in (False, True)
     )
     return Program(once, twice, kinds, layout.local.devices, memory, deterministic, advice, {}, Once())
+
+
+def over_runs(kinds: Sequence[Kind]) -> Callable:
+    """Returns what makes of a function of one run's arguments, of these kinds, one of several runs'."""
+    return functools.partial(jax.vmap, in_axes=tuple(None if kind == "shared" else 0 for kind in kinds))
 
 
 def alone(of_one: Callable) -> Callable:
@@ -361,17 +361,6 @@ def check_deterministic() -> None:
         raise UserError(
             "config.training.deterministic: several processes compile with the options of their environment alone; "
             f"expected XLA_FLAGS=--{DETERMINISTIC}=true in that of each"
-        )
-
-
-def check_precision(precision: str) -> None:
-    """Raises `UserError` for a `training.precision` that these devices do not have."""
-    device = jax.devices()[0]
-    major, _, minor = str(getattr(device, "compute_capability", "")).partition(".")  # of NVIDIA's, as "7.5"
-    if precision == "bfloat16" and major.isdecimal() and minor.isdecimal() and int(major) < _BFLOAT16_SINCE:
-        raise UserError(
-            f"config.training.precision: found bfloat16, which {device.device_kind} does not have (compute capability "
-            f"{major}.{minor}, expected {_BFLOAT16_SINCE}.0 or later); expected tf32 or float32"
         )
 
 

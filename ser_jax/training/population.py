@@ -30,6 +30,7 @@ from ser_jax.training.data import latest, longest_read, place_corpus, source_of,
 from ser_jax.training.encoder import Upper, upper_layers
 from ser_jax.training.initial import Initial, begin_with, check_initial
 from ser_jax.training.objectives import LOSSES, check_loss
+from ser_jax.training.precision import check_precision
 from ser_jax.training.programs import Programs, make_programs
 from ser_jax.training.runs import ANY_RATE, BY_RUN, make_run, rates_of, run_keys, runs_of
 from ser_jax.training.setup import (
@@ -225,7 +226,7 @@ def make_population(
         check_selection(config, [protocol.folds[fold] for fold, _ in runs], steps_per_epoch, num_steps)
     precision = config["training"]["precision"]
     if training:
-        devices.check_precision(precision)
+        check_precision(precision)
     augmentations = frozenset(name for name, strength in config["augmentation"].items() if strength)
 
     def compiled_later() -> Programs:

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from ser_jax.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
@@ -27,6 +29,9 @@ PRECISIONS = {
 }
 
 
+_BFLOAT16_SINCE = 8  # compute capability of NVIDIA's devices
+
+
 def activations_dtype(name: str) -> DTypeLike:
     """Returns the dtype that the network's input is brought to; the layers compute in that of what they are given."""
     return PRECISIONS[name].activations
@@ -35,3 +40,14 @@ def activations_dtype(name: str) -> DTypeLike:
 def products_in(name: str) -> contextlib.AbstractContextManager:
     """Returns the context in which a program is traced, so that its products have this precision."""
     return jax.default_matmul_precision(PRECISIONS[name].products)
+
+
+def check_precision(precision: str) -> None:
+    """Raises `UserError` for a `training.precision` that these devices do not have."""
+    device = jax.devices()[0]
+    major, _, minor = str(getattr(device, "compute_capability", "")).partition(".")  # of NVIDIA's, as "7.5"
+    if precision == "bfloat16" and major.isdecimal() and minor.isdecimal() and int(major) < _BFLOAT16_SINCE:
+        raise UserError(
+            f"config.training.precision: found bfloat16, which {device.device_kind} does not have (compute capability "
+            f"{major}.{minor}, expected {_BFLOAT16_SINCE}.0 or later); expected tf32 or float32"
+        )

@@ -142,10 +142,12 @@ def _evaluate_windows(
         shapes = jax.eval_shape(batch, state, starts, *arguments)
         return jax.tree.map(lambda part: jnp.zeros((len(starts), *part.shape), part.dtype), shapes)
 
-    def one(carry: tuple[State, tuple], *arguments: Any) -> tuple:
+    def one(
+        carry: tuple[State, tuple], starts: Array, lengths: Array, utterances: Array, i: Array, *corpus: Any
+    ) -> tuple:
         state, output = carry
-        i = arguments[3]
-        return jax.tree.map(lambda whole, part: whole.at[i].set(part), output, batch(state, *arguments))
+        found = batch(state, starts, lengths, utterances, i, *corpus)
+        return jax.tree.map(lambda whole, part: whole.at[i].set(part), output, found)
 
     places = starts, lengths, utterances
     with products_in(learner.precision):

@@ -146,7 +146,8 @@ class Learner:
     @property
     def packs(self) -> bool:
         """Whether parameters and what has their structure are vectors while steps are made; see `packing`."""
-        return self.optimizer.elementwise and self.num_parameters <= _MOST_PACKED
+        alike = all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((self.parameters, self.batch_stats)))
+        return alike and self.optimizer.elementwise and self.num_parameters <= _MOST_PACKED
 
     @property
     def num_kept(self) -> int:

@@ -1,5 +1,6 @@
 """Packed states: the same steps as of trees, and trees again at the end."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,10 +10,11 @@ import pytest
 
 from ser_jax.feeds.resident import Resident
 from ser_jax.models import build
-from ser_jax.training import devices, packing
+from ser_jax.training import packing
 from ser_jax.training import population as populations
 from ser_jax.training import state as states
 from ser_jax.training.optimizers import _ELEMENTWISE, make_optimizer
+from ser_jax.training.programs import _train_steps
 from ser_jax.training.step import train_step
 from tests.programs import equations
 from tests.training.test_step import LENGTH, OPTIMIZER, ROWS, begun, learner_of, run_of
@@ -108,18 +110,34 @@ def test_an_update_is_few_equations_however_many_arrays_there_are():
     assert 50 < len(update) < 250
 
 
-def test_of_several_runs_a_step_is_traced_once_as_of_one(monkeypatch):
-    """`vmap` of a loop would trace its body until it knows what differs between runs."""
-    calls = []
-    monkeypatch.setattr(devices, "batches_runs", lambda: True)
-    population = tiny_population(*tiny_corpus(), feed="resident", seeds=[0, 1, 2], folds=[0])
+def test_parameters_of_several_dtypes_keep_their_trees():
+    """A vector would make floats of whole numbers."""
+    learner = learner_of(build("linear", 3), 2000)
+    other = dataclasses.replace(learner, batch_stats={"seen": jax.ShapeDtypeStruct((), jnp.int32)})
+    assert learner.packs and not other.packs
+
+
+def test_the_loop_over_steps_stands_outside_of_what_is_made_of_all_runs():
+    population = tiny_population(*tiny_corpus(), feed="resident", seeds=[0], folds=[0])
     arguments = populations.training_arguments(
         population,
         populations.state_like(population),
         populations.to_devices(population, populations.training_feed(population, 0).take(1)),
     )
-    model = type(population.learner.model)
-    whole = model.__call__
-    monkeypatch.setattr(model, "__call__", lambda self, *a, **k: calls.append(1) or whole(self, *a, **k))
-    population.programs.train.function.lower(*arguments)
-    assert len(calls) == 1
+    of_one = [
+        argument if kind == "shared" else jax.tree.map(lambda leaf: leaf[0, 0], argument)
+        for kind, argument in zip(population.programs.train.kinds, arguments, strict=True)
+    ]
+    within = []
+
+    def over_runs(of_one):
+        def mapped(*arguments):
+            inside = jax.make_jaxpr(of_one)(*arguments).jaxpr
+            within.append((of_one.__name__, [one for one in equations(inside) if one.primitive.name == "while"]))
+            return of_one(*arguments)
+
+        return mapped
+
+    program = jax.make_jaxpr(functools.partial(_train_steps, population.learner, over_runs))(*of_one)
+    assert [one for one in equations(program.jaxpr) if one.primitive.name == "while"]
+    assert within == [("begin", []), ("step", []), ("end", [])]

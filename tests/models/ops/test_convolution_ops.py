@@ -82,11 +82,16 @@ def test_of_several_runs_it_equals_those_of_each(kind, strides, axes, jit):
     )
 
 
-@pytest.mark.parametrize("kind", ["full", "depthwise", "product"])
+@pytest.mark.parametrize("kind", ["full", "few", "depthwise", "product"])
 def test_in_bfloat16_the_maps_are_bfloat16_and_the_kernels_gradient_is_summed_in_float32(kind):
-    kernel = {"full": random(3, 3, 4, 5), "depthwise": random(3, 3, 4), "product": random(4, 5)}[kind]
-    function = {"full": ops.convolution, "depthwise": ops.depthwise, "product": ops.product}[kind]
-    x = random(8, 40, 16, 4).astype(jnp.bfloat16)
+    kernel = {
+        "full": random(3, 3, 4, 5),
+        "few": random(3, 3, 2, 5),
+        "depthwise": random(3, 3, 4),
+        "product": random(4, 5),
+    }[kind]
+    function = {"depthwise": ops.depthwise, "product": ops.product}.get(kind, ops.convolution)
+    x = random(8, 40, 16, 2 if kind == "few" else 4).astype(jnp.bfloat16)
     value, pull = jax.vjp(function, x, kernel)
     of_map, of_kernel = pull(jnp.ones_like(value))
     assert (value.dtype, of_map.dtype, of_kernel.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
