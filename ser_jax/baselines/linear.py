@@ -17,14 +17,12 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.linalg import solve
 from scipy.special import softmax
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from ser_jax import bounded, checksums
@@ -32,6 +30,10 @@ from ser_jax.baselines import NAMES
 from ser_jax.baselines.functionals import KINDS
 from ser_jax.errors import UserError, brief, did_you_mean, reading
 from ser_jax.files import atomic_folder, read_json
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.preprocessing import StandardScaler
 
 SCALINGS = ("fold", "speaker")
 GRID = tuple(10.0**exponent for exponent in range(-7, 1))  # of C; ridge regression's penalty is 1 / (2 C)
@@ -119,10 +121,10 @@ def scale_by_speaker(
     values: Float[np.ndarray, "utterances versions dims"], speakers: Sequence[str] | np.ndarray
 ) -> Float[np.ndarray, "utterances versions dims"]:
     """Standardises the utterances of each speaker by their own mean and standard deviation, version by version."""
-    speakers = np.asarray(speakers)
+    scaler, speakers = standard_scaler(), np.asarray(speakers)
     flat = values.reshape(len(values), -1).astype(np.float64)
     for speaker in np.unique(speakers):
-        flat[speakers == speaker] = StandardScaler().fit_transform(flat[speakers == speaker])
+        flat[speakers == speaker] = scaler.fit_transform(flat[speakers == speaker])
     return flat.reshape(values.shape)
 
 
@@ -312,9 +314,9 @@ def all_versions(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np
     return values.reshape(-1, values.shape[2]), np.repeat(labels, values.shape[1], axis=0)
 
 
-def scaler_of(baseline: Baseline, values: np.ndarray) -> StandardScaler:
+def scaler_of(baseline: Baseline, values: np.ndarray) -> "StandardScaler":
     """Returns what standardises functionals by a training fold, or leaves them as they are with scaling "speaker"."""
-    scaler = StandardScaler().fit(values.astype(np.float64))
+    scaler = standard_scaler().fit(values.astype(np.float64))
     if baseline.scaling == "speaker":  # done already
         scaler.mean_, scaler.scale_ = np.zeros(values.shape[1]), np.ones(values.shape[1])
     return scaler
@@ -335,6 +337,30 @@ def coordinates(baseline: Baseline, train: np.ndarray) -> tuple[np.ndarray, np.n
     return vectors[:, kept] * singular[None], (vectors[:, kept] / singular[None]).T
 
 
+# scikit-learn is imported here: it takes a second or two, and trainings of networks have no use for it.
+
+
+def standard_scaler() -> "StandardScaler":
+    """Returns what standardises columns."""
+    from sklearn.preprocessing import StandardScaler
+
+    return StandardScaler()
+
+
+def ridge(C: float) -> "Ridge":
+    """Returns a ridge regression whose penalty is 1 / (2 C)."""
+    from sklearn.linear_model import Ridge
+
+    return Ridge(alpha=1 / (2 * C))
+
+
+def logistic_regression(**options: Any) -> "LogisticRegression":
+    """Returns a logistic regression."""
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(**options)
+
+
 def _solve(
     baseline: Baseline, x: np.ndarray, labels: np.ndarray, grid: Sequence[float]
 ) -> Iterator[tuple[Float[np.ndarray, "classes dims"], Float[np.ndarray, " classes"], Int[np.ndarray, " classes"]]]:
@@ -343,7 +369,7 @@ def _solve(
     if baseline.name == "logistic_regression":
         for C in grid:
             weight = "balanced" if baseline.class_weights else None
-            model = LogisticRegression(C=C, class_weight=weight, tol=1e-6, max_iter=1000).fit(x, codes)
+            model = logistic_regression(C=C, class_weight=weight, tol=1e-6, max_iter=1000).fit(x, codes)
             coefficients, intercept = model.coef_, model.intercept_
             if len(classes) == 2:  # scikit-learn gives the score of the second class against the first
                 coefficients, intercept = (np.concatenate([-part, part]) / 2 for part in (coefficients, intercept))
@@ -357,7 +383,7 @@ def _solve(
     balanced = _balanced(codes) if baseline.class_weights else np.ones(len(codes))
     if baseline.name == "ridge":
         for C in grid:
-            model = Ridge(alpha=1 / (2 * C)).fit(x, targets, sample_weight=balanced)
+            model = ridge(C).fit(x, targets, sample_weight=balanced)
             yield model.coef_, model.intercept_, classes
         return
     paths = []

@@ -21,10 +21,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
+import scipy
 import soundfile
 import soxr
 from jaxtyping import Float, Int16
-from scipy import fft, signal
+from scipy import fft
 
 from ser_jax.corpora.audio import to_int16
 from ser_jax.corpora.corpus import SAMPLE_RATE
@@ -97,7 +98,7 @@ def pink_noise(length: int, generator: np.random.Generator) -> Waveform:
 def reverberate(waveform: Waveform, utterance: str, *, t60: float) -> Waveform:
     """Puts the utterance into a room of this T60 in seconds, at the level that it had, without the room's last tail."""
     response = impulse_response(t60, _generator("reverberation", utterance))
-    made = signal.oaconvolve(waveform, response)[: len(waveform)]
+    made = scipy.signal.oaconvolve(waveform, response)[: len(waveform)]
     return made * np.sqrt(np.sum(np.square(waveform)) / max(np.sum(np.square(made)), 1e-20))
 
 
@@ -139,13 +140,13 @@ def _within_full_scale(waveform: Waveform) -> Waveform:
 
 @functools.lru_cache  # designing a filter takes as long as filtering a second of speech
 def _sections(order: int, band: float | tuple[float, float], kind: str, rate: int) -> np.ndarray:
-    return signal.butter(order, band, kind, fs=rate, output="sos")
+    return scipy.signal.butter(order, band, kind, fs=rate, output="sos")
 
 
 def _filtered(sections: np.ndarray, waveform: Waveform) -> Waveform:
     """The waveform through a filter, forwards and backwards, which moves nothing in time."""
     default = 3 * (2 * len(sections) + 1)
-    return signal.sosfiltfilt(sections, waveform, padlen=min(default, len(waveform) - 1))
+    return scipy.signal.sosfiltfilt(sections, waveform, padlen=min(default, len(waveform) - 1))
 
 
 def known_together(utterances: Sequence[str], speakers: Sequence[str], number: int) -> list[str]:

@@ -19,8 +19,8 @@ import dataclasses
 
 import numpy as np
 import pandas as pd
+import scipy
 from jaxtyping import Complex, Float, Int16
-from scipy import signal
 
 from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus, make_corpus
 from ser_jax.errors import UserError
@@ -375,7 +375,7 @@ def _vocal_tract(
 
 def _spectra(samples: Float[np.ndarray, " samples"]) -> Complex[np.ndarray, "frames bins"]:
     """Returns the spectra of windowed frames, one per HOP samples; `_overlap_add` is the inverse."""
-    window = signal.windows.hann(FRAME, sym=False) / (FRAME / HOP / 2)  # shifted by HOP, the windows add to 1
+    window = scipy.signal.windows.hann(FRAME, sym=False) / (FRAME / HOP / 2)  # shifted by HOP, the windows add to 1
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(samples, FRAME // 2), FRAME)[::HOP]
     return np.fft.rfft(frames[: len(samples) // HOP] * window[None, :], FFT_SIZE)
 
@@ -400,7 +400,7 @@ def _localized_cue(
     for band in CUE_BANDS:
         events += [(band, loudest_db - above_db + rng.normal(0, 1)) for _ in range(rng.integers(MOST_DISTRACTORS + 1))]
     num_event = int(CUE_SECONDS * SAMPLE_RATE)
-    window = signal.windows.tukey(num_event, 0.3)
+    window = scipy.signal.windows.tukey(num_event, 0.3)
     cue = np.zeros(num_samples)
     for band, level_db in events:
         start = rng.integers(num_samples - num_event)
@@ -422,8 +422,8 @@ def _uniform_cue(
 def _band_noise(rng: np.random.Generator, num_samples: int, kind: str) -> Float[np.ndarray, " samples"]:
     """Returns noise in one of CUE_BANDS with a root mean square of 1."""
     centre, bandwidth = CUE_BANDS[kind]
-    b, a = signal.iirpeak(centre, centre / bandwidth, fs=SAMPLE_RATE)
-    noise = signal.lfilter(b, a, rng.standard_normal(num_samples + 400))[400:]
+    b, a = scipy.signal.iirpeak(centre, centre / bandwidth, fs=SAMPLE_RATE)
+    noise = scipy.signal.lfilter(b, a, rng.standard_normal(num_samples + 400))[400:]
     return noise / np.sqrt(np.mean(noise**2))
 
 
@@ -460,6 +460,6 @@ def _skewed_bump(position: Float[np.ndarray, " frames"], peak: float) -> Float[n
 
 def _smooth(track: Float[np.ndarray, " frames"], width: int) -> Float[np.ndarray, " frames"]:
     """Returns the moving average over 2 * width + 1 frames with a Hann window."""
-    window = signal.windows.hann(2 * width + 3)[1:-1]
+    window = scipy.signal.windows.hann(2 * width + 3)[1:-1]
     padded = np.pad(track, width, mode="edge")
     return np.convolve(padded, window / window.sum(), "valid")

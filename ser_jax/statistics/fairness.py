@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Num
-from scipy import stats
+from scipy import special
 
 from ser_jax.errors import UserError
 from ser_jax.statistics import bootstrap, components, intervals, metrics, tests
@@ -128,7 +128,7 @@ def wilson(
     share: Float[np.ndarray, "..."], count: Float[np.ndarray, "..."]
 ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
     """Wilson's 95 % interval of a share of `count`; unlike SciPy's, also of a share that is a mean over seeds."""
-    z = stats.norm.ppf((1 + bootstrap.LEVEL) / 2)
+    z = special.ndtri((1 + bootstrap.LEVEL) / 2)
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
     return np.minimum(centre - half, share), np.maximum(centre + half, share)  # rounding aside, they hold it

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy import special
 
 from ser_jax.errors import UserError
 from ser_jax.statistics import tests
@@ -77,7 +77,7 @@ def pool_effects(
         "ci95": tests.t_interval(value, standard_error, freedom),
         "p": tests.t_test(value, standard_error, freedom),
         "tau": math.sqrt(tau2),
-        "p_heterogeneity": float(stats.chi2.sf(spread, freedom)),
+        "p_heterogeneity": float(special.chdtrc(freedom, spread)),
         "corpora": len(differences),
     }
 

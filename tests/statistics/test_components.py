@@ -44,6 +44,15 @@ def test_cells_are_one_speakers_utterances_in_one_fold():
     np.testing.assert_array_equal(components.count_cells(tables[:1]).counts, cells.counts[:1])
 
 
+def test_the_order_of_rows_changes_nothing():
+    table = make_table(speakers=6, seeds=(0, 1), utterances=16)
+    mixed = table.sample(frac=1, random_state=1)
+    first, second = (paired.compare(one, "eca", "none", sizes(table), replicates=200) for one in (table, mixed))
+    assert first == second
+    cells = components.grid_of(mixed)[1]
+    assert list(cells.folds) == sorted(cells.folds) and list(cells.speakers) == sorted(cells.speakers)
+
+
 @pytest.mark.parametrize("speakers", [8, 7], ids=["folds of two", "a fold of one"])
 @pytest.mark.parametrize("seeds", [4, 2])
 def test_the_parts_of_seeds_equal_slow_variances(speakers, seeds):

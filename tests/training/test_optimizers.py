@@ -135,6 +135,15 @@ def test_a_schedule_warms_up_and_ends_with_the_training(changes, expected):
     assert at_once(0) == 1
 
 
+@pytest.mark.parametrize("warmup", [9, 10])
+def test_a_schedule_is_looked_at_in_the_steps_that_it_is_used_for(warmup):
+    """Here in the first alone: from the second on it is below zero."""
+    falls = DEFAULT | {"schedule": "linear", "schedule_arguments": {"end_value": -1.0, "transition_steps": 1}}
+    assert make_schedule(falls, num_steps=10, warmup_steps=warmup)(warmup) == 1
+    with pytest.raises(UserError, match="linear gives -1 times the peak rate, 1 steps after the warm-up"):
+        make_schedule(falls, num_steps=10, warmup_steps=8)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

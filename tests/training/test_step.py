@@ -25,7 +25,7 @@ from tests.training.tiny import vectors
 
 OPTIMIZER = configuration.default()["optimizer"] | {"schedule": "constant", "ema_decay": 0.5}
 ROWS = jnp.arange(4)
-LENGTH = 4000
+LENGTH, FRAMES = 4000, 11
 FRONTEND = Frontend(num_mels=4, window_ms=50.0, hop_ms=25.0, normalization="none")
 
 
@@ -184,6 +184,39 @@ def test_other_frames_are_hidden_at_every_step(resident):
         for number in (0, 0, 1)
     ]
     assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_state_keeps_no_chosen_parameters_where_validation_chooses_none():
+    model = build("linear", 3)
+    assert begun(learner_of(model, 2000)).selection is None
+    assert begun(dataclasses.replace(learner_of(model, 2000), selects=True)).selection is not None
+
+
+class Remembers(nn.Module):
+    """A model whose statistics are the features that it was given."""
+
+    @nn.compact
+    def __call__(self, features, num_frames, *, train):
+        seen = self.variable("batch_stats", "seen", jnp.zeros, (len(ROWS), FRAMES, features.shape[-1]))
+        if train:
+            seen.value = features
+        scale = self.param("scale", nn.initializers.ones, ())
+        return Output(jnp.zeros((len(features), 3)) * scale, reconstruction=features * scale)
+
+
+def test_a_hidden_frame_is_the_mean_of_normalised_features_and_the_others_are_as_they_were(resident):
+    frontend = Frontend(num_mels=4, window_ms=50.0, hop_ms=25.0, normalization="utterance")
+    given = []
+    for masking in (None, Masking(share=0.5, span=2)):
+        learner = learner_of(Remembers(), LENGTH, frontend, masking)
+        state = initialise(learner, jax.random.key(0), None)
+        state, _ = jax.jit(functools.partial(train_step, learner))(state, run_of(), ROWS, resident)
+        given.append(np.asarray(state.batch_stats["seen"]))
+    whole, masked = given
+    hidden = (masked == 0).all(axis=-1)
+    np.testing.assert_array_equal(masked[~hidden], whole[~hidden])
+    np.testing.assert_array_equal(hidden.sum(axis=1), 6)  # of 11: three spans of two
+    assert not (whole == 0).all(axis=-1).any()
 
 
 def test_nothing_is_dropped_when_a_model_is_evaluated(resident):
