@@ -101,6 +101,29 @@ def test_the_lower_end_of_ece_alone_is_moved_down_by_the_bias_of_the_bootstrap()
     assert (found.high[0], found.low[1]) == (plain.high[0], plain.low[1])
 
 
+def test_the_lower_end_of_ece_is_not_moved_up():
+    """Where every bin is too sure ECE has no bias but that of few draws, which may be below zero."""
+    sums = calibration.speaker_sums(*simulate_probabilities(np.random.default_rng(0), 12, 20.0))
+    below = 0
+    for seed in range(8):
+        found = calibration.estimate(sums, replicates=20, seed=seed)
+        drawn = bootstrap.bootstrap_sums(sums, calibration.ece_and_brier, replicates=20, seed=seed)
+        plain = bootstrap.estimate(found.value, drawn, 12, bounds=(0.0, 2.0))
+        bias = drawn[:, 0].mean() - found.value[0]
+        assert found.low[0] == pytest.approx(plain.low[0] - max(bias, 0))
+        below += bias < 0
+    assert 0 < below < 8
+
+
+def test_each_figure_is_told_with_its_own_interval(table, made):
+    probabilities, labels = predictions.probabilities_of(table), predictions.labels_of(table)
+    cells = calibration.cell_sums(table, probabilities, labels)
+    found = calibration.estimate(calibration.speaker_sums(table, probabilities, labels), cells, replicates=500)
+    for number, name in enumerate(("ece", "brier")):
+        np.testing.assert_array_equal(made[f"{name}_ci95"], [found.low[number], found.high[number]])
+        assert made[f"{name}_ci95"][0] < made[name] < made[f"{name}_ci95"][1]
+
+
 def test_the_noise_of_training_that_speakers_of_a_model_share_is_part_of_the_interval():
     rng = np.random.default_rng(0)
     table, stated, labels = simulate_probabilities(rng, 12, 2.0, seeds=4)
