@@ -38,6 +38,7 @@ SECONDS = 400  # at least, and three times what they take without: a lie that ma
 # Which tests cover a file: those of its own name and room, and what is named here.
 COVERING = {
     "ser_jax/corpora/fold_lists.py": ("corpora/test_protocols.py",),
+    "ser_jax/training/objectives.py": ("training/test_dimensions.py",),
     "ser_jax/training/step.py": (
         "training/test_step.py",
         "training/test_objectives.py",
@@ -50,7 +51,12 @@ COVERING = {
         "training/test_optimizers.py",
         "training/test_population.py",
     ),
-    "ser_jax/training/loop.py": ("training/test_loop.py", "training/test_population.py", "studies/test_run.py"),
+    "ser_jax/training/loop.py": (
+        "training/test_loop.py",
+        "training/test_together.py",
+        "training/test_population.py",
+        "studies/test_run.py",
+    ),
 }
 
 # Which tests come after them, by room.

@@ -216,7 +216,7 @@ def augment_features(
     features: Float[Array, "frames features"],
     num_frames: Int[Array, ""],
     strengths: Strengths,
-    deltas: int = 0,
+    deltas: int,
     kind: str = "log_mel",
     active: frozenset[str] = OF_FEATURES,
 ) -> Float[Array, "frames features"]:

@@ -426,7 +426,7 @@ def test_augmentations_from_outside_are_of_waveforms():
 def test_features_made_elsewhere_are_masked_but_not_warped():
     x = noise(20, 12) + 1
     strengths = Strengths(vocal_tract=0.5, spec_augment=1.0)
-    augmented = drawn(lambda key: augment_features(key, x, jnp.asarray(15), strengths, kind="precomputed"), count=20)
+    augmented = drawn(lambda key: augment_features(key, x, jnp.asarray(15), strengths, 0, kind="precomputed"), count=20)
     assert np.all((augmented == 0) | (augmented == np.asarray(x)))
     assert np.any(augmented == 0)
 
@@ -470,7 +470,7 @@ def test_augmentations_that_no_run_uses_leave_no_trace_and_change_nothing_of_the
         return augment_waveform(key, waveform, length, strengths, active)
 
     def of_features(active, strengths=only_masks):
-        return augment_features(key, bands, frames, strengths, active=active)
+        return augment_features(key, bands, frames, strengths, 0, active=active)
 
     np.testing.assert_allclose(of_waveform(frozenset({"gain"})), of_waveform(OF_WAVEFORMS), atol=1e-7)
     masked = of_features(frozenset({"spec_augment"}))

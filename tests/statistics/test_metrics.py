@@ -60,6 +60,9 @@ def test_confusion_counts_equal_scikit_learns_for_each_seed_and_group(group):
     assert found.seeds == (3, 11)
     assert found.emotions == emotions
     assert found.counts.sum() == len(table)
+    mixed = metrics.confusion_counts(table.sample(frac=1, random_state=0), group)
+    assert mixed.groups == found.groups == tuple(sorted(found.groups))
+    np.testing.assert_array_equal(mixed.counts, found.counts)
     for seed, by_group in zip(found.seeds, found.counts, strict=True):
         for name, confusion in zip(found.groups, by_group, strict=True):
             rows = table[(table["seed"] == seed) & (table[group] == name)]
