@@ -81,7 +81,7 @@ def augmented_features(frontend: Frontend, waveform: np.ndarray) -> Callable:
         spread = functools.partial(jax.vmap, in_axes=(0, 0, 0, None))
         x = spread(augment_waveform)(keys[0], waveform, lengths, STRENGTHS)
         x, frames = features(frontend, x, lengths)
-        return spread(augment_features)(keys[1], x, frames, STRENGTHS)
+        return spread(functools.partial(augment_features, deltas=0))(keys[1], x, frames, STRENGTHS)
 
     return _call(program, waveform)
 

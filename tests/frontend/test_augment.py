@@ -291,7 +291,7 @@ def test_mixup_shares_follow_the_folded_arcsine_distribution(mixtures):
 
 
 augment_waveforms = jax.jit(jax.vmap(augment_waveform, in_axes=(0, 0, 0, None)))
-augment_feature_rows = jax.jit(jax.vmap(augment_features, in_axes=(0, 0, 0, None)))
+augment_feature_rows = jax.jit(jax.vmap(functools.partial(augment_features, deltas=0), in_axes=(0, 0, 0, None)))
 
 
 @jax.jit
