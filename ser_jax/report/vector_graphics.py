@@ -136,7 +136,7 @@ def to_svg(figure: "Figure", name: str) -> str:
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # `missing_signs` are named in the report
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    figure.set_layout_engine("none")  # it has found the places, and takes its time
+    figure.set_layout_engine(None)  # it has found the places; with it, each further file is drawn twice
     return _with_page_colours(_without_last_bits(_TIP.sub(r"<g><title>\1</title>", buffer.getvalue())))
 
 

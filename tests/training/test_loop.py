@@ -84,14 +84,17 @@ def test_steps_to_trace_that_the_training_does_not_have_are_refused(data, tmp_pa
 TRAINING = """
 import sys
 from pathlib import Path
+import ser_jax.studies.run
 from ser_jax.training import loop
 from tests.training.tiny import tiny_corpus, tiny_population
 loop.train(tiny_population(*tiny_corpus(), folds=[0]), Path(sys.argv[1]), profile_steps=(1, 3))
-print([name for name in ("tensorflow", "torch") if name in sys.modules])
+print([name for name in ("tensorflow", "torch", "sklearn") if name in sys.modules])
 """
 
 
-def test_a_resident_training_imports_no_tensorflow_and_leaves_events_a_profile_and_its_parameters(tmp_path):
+def test_a_resident_training_imports_neither_tensorflow_nor_scikit_learn_and_leaves_events_a_profile_and_its_parameters(
+    tmp_path,
+):
     ended = subprocess.run(
         [sys.executable, "-c", TRAINING, str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
     )
