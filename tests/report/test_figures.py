@@ -80,6 +80,16 @@ def test_a_pdf_has_a_page_for_each_figure(tmp_path):
     assert re.search(rb"/Count 2\b", (tmp_path / "a.pdf").read_bytes())
 
 
+def test_a_figure_that_has_its_layout_is_drawn_once_for_a_pdf(tmp_path, monkeypatch):
+    with vector_graphics.style():
+        figure = FIGURES["forest"]()
+    vector_graphics.write_svg(figure, tmp_path / "a.svg", "a")
+    draw, drawn = type(figure).draw, []
+    monkeypatch.setattr(type(figure), "draw", lambda *arguments: (drawn.append(1), draw(*arguments)))
+    vector_graphics.write_pdf([figure], tmp_path / "a.pdf")
+    assert len(drawn) == 1
+
+
 @pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize(
     ("ends", "filled"), [([0.01, 0.2], True), ([-0.01, 0.2], False), ([-0.2, -0.1], True), (None, False)]
