@@ -104,6 +104,7 @@ ACCEPTED = {
     "twice = [name for name in names if names.count(name) != 1]": "a name is among the names once at least",
     "ser_jax/training/checkpoints.py: enable_async_checkpointing=False,": "it only takes longer",
     "ser_jax/statistics/scores.py: cells = cell_sums(both[ 1], rows)": "paired tables have the same rows",
+    "ser_jax/statistics/components.py: cell_of, cells = grid_of(tables[ -1])": "paired tables have the same rows",
     "ser_jax/training/step.py: "
     "keys = functools.partial(_row_keys, learner, num_rows=batch.label.shape[ -1])": "labels have one axis",
     "ser_jax/statistics/components.py: models: int = 1": "without their trainings it is not used",
