@@ -195,6 +195,8 @@ def test_the_overview_has_a_row_for_each_parameter():
         ["last/kernel", "3", "x", "2", "6", "yes", "1"],
         ["total", "15", "12"],
     ]
+    assert len({len(line) for line in lines[:-1]}) == 1  # columns that end at one place
+    assert lines[0].index("decays") + len("decays") == len(lines[-1])
 
 
 def test_every_optimizer_and_schedule_that_is_listed_is_one():
