@@ -49,6 +49,7 @@ COVERING = {
     "ser_jax/training/state.py": (
         "training/test_step.py",
         "training/test_optimizers.py",
+        "training/test_selection.py",
         "training/test_population.py",
     ),
     "ser_jax/training/loop.py": (
@@ -107,6 +108,8 @@ ACCEPTED = {
     "ser_jax/statistics/components.py: cell_of, cells = grid_of(tables[ -1])": "paired tables have the same rows",
     "ser_jax/training/step.py: "
     "keys = functools.partial(_row_keys, learner, num_rows=batch.label.shape[ -1])": "labels have one axis",
+    "ser_jax/training/loop.py: state = devices.joined([states[i] for i in chosen], counts, "
+    "populations[ -1].layout.groups)": "what is joined is laid out alike",
     "ser_jax/training/step.py: vectors.append(args[ -1])": "a classifier takes one argument",
     "ser_jax/statistics/components.py: models: int = 1": "without their trainings it is not used",
     "ser_jax/statistics/components.py: trainings: int = -1": "without models that speakers share it is not used",

@@ -9,7 +9,8 @@ import pytest
 
 from ser_jax.errors import UserError
 from ser_jax.inference import tables
-from ser_jax.training import devices, log, loop
+from ser_jax.training import devices, log, loop, selection
+from ser_jax.training.population import initial_state
 from tests.training.tiny import tiny_corpus, tiny_population, vectors
 
 TRAINING = {"train_steps": 24, "validate_steps": 3, "patience": 2, "keep": "best"}
@@ -42,18 +43,28 @@ def history(folder, fold):
 def test_each_run_keeps_its_best_averages_and_stops_when_it_gets_no_better(trained):
     population, state, folder = trained
     kept, ended = tables.validation_ua(population, state), set()
-    selection = devices.gather(state.selection, 3)
+    chosen = devices.gather(state.selection, 3)
     for run, fold in enumerate(population.folds):
         steps, ua = zip(*history(folder, fold.name), strict=True)
         best = int(np.argmax(ua))
-        np.testing.assert_allclose([kept[run], selection.ua[run]], ua[best], rtol=1e-6)
-        assert selection.step[run] == steps[best]
+        np.testing.assert_allclose([kept[run], chosen.ua[run]], ua[best], rtol=1e-6)
+        assert chosen.step[run] == steps[best]
         stop = next((s for s, step in enumerate(steps) if s - int(np.argmax(ua[: s + 1])) >= 2), None)
-        assert selection.stopped_at[run] == (-1 if stop is None else steps[stop])
-        ended.add(int(selection.stopped_at[run]))
+        assert chosen.stopped_at[run] == (-1 if stop is None else steps[stop])
+        ended.add(int(chosen.stopped_at[run]))
     assert ended != {-1}  # or nothing of this was looked at
     own, last = (vectors(devices.gather(tree, 3), 3) for tree in (state.ema_parameters, state.parameters))
     assert np.abs(own - last).max() > 0
+
+
+def test_the_first_validation_is_kept_even_where_it_recognised_nothing(data):
+    population = population_of(data)
+    state = devices.place_runs(initial_state(population), population.layout)
+    once = selection.after_validation(population, state, np.array([0.0, 0.3, np.nan]), 3)
+    twice = devices.gather(selection.after_validation(population, once, np.zeros(3), 6).selection, 3)
+    np.testing.assert_array_equal(twice.step, [3, 3, 6])
+    np.testing.assert_allclose(twice.ua, [0.0, 0.3, 0.0])
+    np.testing.assert_array_equal(twice.waited, [1, 1, 0])
 
 
 def test_a_finished_training_is_not_gone_on_with_and_an_interrupted_one_ends_the_same(data, trained, tmp_path):
