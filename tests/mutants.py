@@ -108,6 +108,10 @@ ACCEPTED = {
     "ser_jax/statistics/components.py: cell_of, cells = grid_of(tables[ -1])": "paired tables have the same rows",
     "ser_jax/training/step.py: "
     "keys = functools.partial(_row_keys, learner, num_rows=batch.label.shape[ -1])": "labels have one axis",
+    "ser_jax/statistics/paired.py: pooled = np.tensordot(weights[ -1], "
+    "metrics.unweighted_accuracy(cells.counts.sum(axis=2)), axes=1)": "there is one row of weights",
+    "ser_jax/statistics/paired.py: by_fold = np.tensordot(weights[ -1], "
+    "metrics.unweighted_accuracy(cells.by_fold()), axes=1)": "there is one row of weights",
     "ser_jax/training/loop.py: state = devices.joined([states[i] for i in chosen], counts, "
     "populations[ -1].layout.groups)": "what is joined is laid out alike",
     "ser_jax/training/step.py: vectors.append(args[ -1])": "a classifier takes one argument",

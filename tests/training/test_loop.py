@@ -6,6 +6,8 @@ import subprocess
 import sys
 import types
 
+import jax
+import numpy as np
 import pytest
 
 from ser_jax.errors import UserError
@@ -79,6 +81,20 @@ def test_steps_to_trace_that_the_training_does_not_have_are_refused(data, tmp_pa
     ):
         loop.train(population, tmp_path / "run", profile_steps=(4, 9))
     assert not (tmp_path / "run").exists()
+
+
+def test_nothing_is_sent_to_the_devices_without_being_told_while_steps_are_made(data, tmp_path, monkeypatch):
+    make, refusals = loop.train_steps, []
+
+    def make_and_send(*arguments):
+        with pytest.raises(Exception, match="Disallowed host-to-device transfer") as refusal:
+            jax.jit(lambda x: x)(np.ones(3))
+        refusals.append(refusal)
+        return make(*arguments)
+
+    monkeypatch.setattr(loop, "train_steps", make_and_send)
+    loop.train(tiny_population(*data, folds=[0]), tmp_path)
+    assert refusals
 
 
 TRAINING = """
