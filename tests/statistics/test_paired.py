@@ -209,3 +209,13 @@ def test_variants_of_different_protocols_are_paired_by_utterance_and_not_tested_
     assert found.ci95 is not None
     assert found.nadeau_bengio is None
     assert "paired by utterance" in found.notes[0]
+
+
+def test_utterances_that_several_folds_test_are_not_paired_with_those_of_other_folds():
+    """Which of its predictions would an utterance be compared by?"""
+    table = make_table(variants=("eca", "none"), speakers=3, utterances=8)
+    first, second = (table[table["variant"] == name] for name in ("eca", "none"))
+    twice = pd.concat([first.assign(fold="a"), first.assign(fold="b")])
+    both = pd.concat([twice, second.assign(fold="c")], ignore_index=True)
+    with pytest.raises(UserError, match="share no fold, seed and utterance to compare on"):
+        paired.compare(both, "eca", "none", {})
