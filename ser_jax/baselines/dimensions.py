@@ -17,7 +17,6 @@ from ser_jax.baselines.linear import (
     Fitted,
     all_versions,
     coordinates,
-    ridge,
     scaler_of,
     scores,
     support_vectors,
@@ -85,7 +84,9 @@ def _solve(
     baseline: Baseline, x: np.ndarray, target: np.ndarray, grid: Sequence[float]
 ) -> list[tuple[np.ndarray, float]]:
     if baseline.name == "ridge":
-        models = [ridge(C).fit(x, target) for C in grid]
+        from sklearn.linear_model import Ridge
+
+        models = [Ridge(alpha=1 / (2 * C)).fit(x, target) for C in grid]
         return [(model.coef_, float(model.intercept_)) for model in models]
     return [(w[:-1], float(w[-1])) for w in support_vectors(x, target, np.ones(len(x)), baseline, grid)]
 

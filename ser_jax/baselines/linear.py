@@ -32,7 +32,6 @@ from ser_jax.errors import UserError, brief, did_you_mean, reading
 from ser_jax.files import atomic_folder, read_json
 
 if TYPE_CHECKING:
-    from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.preprocessing import StandardScaler
 
 SCALINGS = ("fold", "speaker")
@@ -121,10 +120,12 @@ def scale_by_speaker(
     values: Float[np.ndarray, "utterances versions dims"], speakers: Sequence[str] | np.ndarray
 ) -> Float[np.ndarray, "utterances versions dims"]:
     """Standardises the utterances of each speaker by their own mean and standard deviation, version by version."""
-    scaler, speakers = standard_scaler(), np.asarray(speakers)
+    from sklearn.preprocessing import StandardScaler  # here: trainings of networks do without the second it takes
+
+    speakers = np.asarray(speakers)
     flat = values.reshape(len(values), -1).astype(np.float64)
     for speaker in np.unique(speakers):
-        flat[speakers == speaker] = scaler.fit_transform(flat[speakers == speaker])
+        flat[speakers == speaker] = StandardScaler().fit_transform(flat[speakers == speaker])
     return flat.reshape(values.shape)
 
 
@@ -316,7 +317,9 @@ def all_versions(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np
 
 def scaler_of(baseline: Baseline, values: np.ndarray) -> "StandardScaler":
     """Returns what standardises functionals by a training fold, or leaves them as they are with scaling "speaker"."""
-    scaler = standard_scaler().fit(values.astype(np.float64))
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(values.astype(np.float64))
     if baseline.scaling == "speaker":  # done already
         scaler.mean_, scaler.scale_ = np.zeros(values.shape[1]), np.ones(values.shape[1])
     return scaler
@@ -337,39 +340,17 @@ def coordinates(baseline: Baseline, train: np.ndarray) -> tuple[np.ndarray, np.n
     return vectors[:, kept] * singular[None], (vectors[:, kept] / singular[None]).T
 
 
-# scikit-learn is imported here: it takes a second or two, and trainings of networks have no use for it.
-
-
-def standard_scaler() -> "StandardScaler":
-    """Returns what standardises columns."""
-    from sklearn.preprocessing import StandardScaler
-
-    return StandardScaler()
-
-
-def ridge(C: float) -> "Ridge":
-    """Returns a ridge regression whose penalty is 1 / (2 C)."""
-    from sklearn.linear_model import Ridge
-
-    return Ridge(alpha=1 / (2 * C))
-
-
-def logistic_regression(**options: Any) -> "LogisticRegression":
-    """Returns a logistic regression."""
-    from sklearn.linear_model import LogisticRegression
-
-    return LogisticRegression(**options)
-
-
 def _solve(
     baseline: Baseline, x: np.ndarray, labels: np.ndarray, grid: Sequence[float]
 ) -> Iterator[tuple[Float[np.ndarray, "classes dims"], Float[np.ndarray, " classes"], Int[np.ndarray, " classes"]]]:
     """Yields, for each C of an ascending grid, coefficients and intercepts of the classes in `labels`, and these."""
+    from sklearn.linear_model import LogisticRegression, Ridge
+
     classes, codes = np.unique(labels, return_inverse=True)
     if baseline.name == "logistic_regression":
         for C in grid:
             weight = "balanced" if baseline.class_weights else None
-            model = logistic_regression(C=C, class_weight=weight, tol=1e-6, max_iter=1000).fit(x, codes)
+            model = LogisticRegression(C=C, class_weight=weight, tol=1e-6, max_iter=1000).fit(x, codes)
             coefficients, intercept = model.coef_, model.intercept_
             if len(classes) == 2:  # scikit-learn gives the score of the second class against the first
                 coefficients, intercept = (np.concatenate([-part, part]) / 2 for part in (coefficients, intercept))
@@ -383,7 +364,7 @@ def _solve(
     balanced = _balanced(codes) if baseline.class_weights else np.ones(len(codes))
     if baseline.name == "ridge":
         for C in grid:
-            model = ridge(C).fit(x, targets, sample_weight=balanced)
+            model = Ridge(alpha=1 / (2 * C)).fit(x, targets, sample_weight=balanced)
             yield model.coef_, model.intercept_, classes
         return
     paths = []
