@@ -111,6 +111,11 @@ def test_functionals_of_any_frames_are_numpys(values):
     np.testing.assert_allclose(found, expected_functionals(own.astype(np.float64), 0.5), rtol=1e-4, atol=1e-4)
 
 
+def test_functionals_of_no_frame_are_zeros_whatever_lies_there():
+    found = jax.jit(summaries.functionals, static_argnums=2)(jnp.full((9, 2), jnp.nan), jnp.asarray(0), 0.5)
+    np.testing.assert_array_equal(found, 0)
+
+
 @pytest.mark.parametrize("frontend", [HISTOGRAM, FUNCTIONALS], ids=lambda frontend: frontend.kind)
 @pytest.mark.parametrize("row", [0, 1, 2])
 def test_padding_and_neighbours_change_no_summary(batch, frontend, row):

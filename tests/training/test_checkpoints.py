@@ -329,6 +329,16 @@ def test_other_faults_are_not_taken_for_damage(saved, monkeypatch, error):
     assert steps_in(folder) == {"3", "6"}
 
 
+def test_a_training_whose_checkpoints_are_all_damaged_is_not_begun_again(saved):
+    folder, states = saved
+    for step in (3, 6):
+        path = largest_file(folder / str(step) / "training")
+        path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(UserError, match=f"{folder}/3: damaged checkpoint"):
+        Checkpoints(folder).resume(states[6])
+    assert sorted(path.name for path in folder.iterdir() if path.name.isdigit()) == ["3", "6"]
+
+
 def fails_with(error):
     def restore(*_, **__):
         raise error
