@@ -36,7 +36,6 @@ from ser_jax.training.state import Learner, Run, State
 CONFIG = Path(__file__).parents[1] / "configs" / "recipe.py"
 TOLERANCE = 1e-5
 OPTIONS = ("training.crop_seconds=1.2", "frontend.normalization=utterance")
-KINDS = ("run", "run", "part", "shared", "shared", "shared")  # of the training program's arguments
 SMALL = ("model.width=8", "model.levels=3")  # of the default model, whose steps are to hide little
 
 Call = Callable[[int], Any]  # makes so many steps and returns the state
@@ -129,7 +128,7 @@ def plain(population: Population, args: argparse.Namespace, axis_of_runs: bool =
 
     def steps_of_all(state: State, run: Run, rows: np.ndarray, *shared: Any) -> Any:
         if devices.batches_runs():
-            return steps(devices.over_runs(KINDS), state, run, rows, *shared)
+            return steps(devices.over_runs(population.programs.train.kinds), state, run, rows, *shared)
         return jax.lax.map(lambda own: steps_of_one(*own, *shared), (state, run, rows))
 
     program = jax.jit(steps_of_one, donate_argnums=0)
@@ -152,7 +151,7 @@ def spread(population: Population, learner: Learner, layout: Layout, args: argpa
     state, run = jax.tree.map(lambda leaf: leaf.reshape(layout.groups, -1, *leaf.shape[2:]), (state, run))
     rows = devices.spread_parts(rows, layout)
     resident = devices.replicate(jax.device_get(population.resident), layout.devices)
-    program = devices.on_devices(training(learner), layout, KINDS, "run", donate=1)
+    program = devices.on_devices(training(learner), layout, population.programs.train.kinds, "run", donate=1)
 
     def call(count: int) -> State:
         nonlocal state

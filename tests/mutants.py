@@ -113,10 +113,10 @@ ACCEPTED = {
     "ser_jax/statistics/paired.py: by_fold = np.tensordot(weights[ -1], "
     "metrics.unweighted_accuracy(cells.by_fold()), axes=1)": "there is one row of weights",
     "ser_jax/training/loop.py: state = devices.joined([states[i] for i in chosen], counts, "
-    "populations[ -1].layout.groups)": "what is joined is laid out alike",
+    "populations[ -1].layout.groups)": "the layout is part of the key of the programs that they share",
     "ser_jax/training/step.py: "
-    'finite = jnp.isfinite(metrics["loss"] + norm * optax.tree.norm((parameters, batch_stats)))': "a product is finite"
-    " where both are",
+    'finite = jnp.isfinite(metrics["loss"] + norm * optax.tree.norm((parameters, batch_stats)))': "roots of sums"
+    " in float32: the product of two is finite where both are",
     "ser_jax/training/step.py: vectors.append(args[ -1])": "a classifier takes one argument",
     "ser_jax/statistics/components.py: models: int = 1": "without their trainings it is not used",
     "ser_jax/statistics/components.py: trainings: int = -1": "without models that speakers share it is not used",

@@ -22,14 +22,13 @@ class Precision:
     products: str
 
 
+_BFLOAT16_SINCE = 8  # compute capability of NVIDIA's devices
+
 PRECISIONS = {
     "float32": Precision(jnp.float32, "highest"),
     "tf32": Precision(jnp.float32, "tensorfloat32"),  # factors of 11 bits, sums of float32, where the device has it
     "bfloat16": Precision(jnp.bfloat16, "bfloat16"),  # factors of 8 bits, sums of float32
 }
-
-
-_BFLOAT16_SINCE = 8  # compute capability of NVIDIA's devices
 
 
 def activations_dtype(name: str) -> DTypeLike:
