@@ -118,6 +118,9 @@ ACCEPTED = {
     'finite = jnp.isfinite(metrics["loss"] + norm * optax.tree.norm((parameters, batch_stats)))': "roots of sums"
     " in float32: the product of two is finite where both are",
     "ser_jax/training/step.py: vectors.append(args[ -1])": "a classifier takes one argument",
+    "ser_jax/training/loop.py: count = max(1, int(made + _CALL_SECONDS / elapsed))": "calls of any length make the"
+    " same steps",
+    "ser_jax/frontend/logmel.py: dims: int = 1": "features that have dims say how many",
     "ser_jax/statistics/components.py: models: int = 1": "without their trainings it is not used",
     "ser_jax/statistics/components.py: trainings: int = -1": "without models that speakers share it is not used",
 }

@@ -174,8 +174,16 @@ def crop_batch(
     weight, rows = (rows >= 0).astype(jnp.float32), jnp.maximum(rows, 0)
     num_samples = jnp.where(weight > 0, resident.num_samples[rows], 0)
     take = take_frames if frontend.kind == "precomputed" else take_crop
-    waveform, num_samples = jax.vmap(take, in_axes=(None, 0, 0, None, 0, None))(
-        resident.samples, resident.start[rows], num_samples, crop_samples, keys, speed
+
+    def crop(start: Array, num_samples: Array, key: Array) -> tuple[Array, Array]:
+        return take(resident.samples, start, num_samples, crop_samples, key, speed)
+
+    def one_by_one(*rows: Array) -> tuple[Array, Array]:
+        return jax.lax.map(lambda row: crop(*row), rows)
+
+    # All at once, a CPU would find out for every single sample where its crop begins: four times as long.
+    waveform, num_samples = jax.lax.platform_dependent(
+        resident.start[rows], num_samples, keys, cpu=one_by_one, default=jax.vmap(crop)
     )
     batch = Batch(waveform, num_samples, resident.label[rows], weight, **_looked_up(resident, rows))
     if resident.tokens is not None:

@@ -393,6 +393,7 @@ def test_folds_of_a_source_choose_among_its_own_speakers_alone(name, tested):
     options = {"num_folds": 3 if name in ("grouped_k_fold", "random") else None, "tested": tested}
     alone = make_protocol(dataclasses.replace(whole, utterances=table), name, **options)
     found = make_protocol(merged, name, **options, source="b")
+    assert found.description == f"of b: {alone.description}; a learnt in every fold"
     assert len(found.folds) == len(alone.folds)
     for fold, expected in zip(found.folds, alone.folds, strict=True):
         np.testing.assert_array_equal(fold.test, own_rows[expected.test])

@@ -7,6 +7,7 @@ import pytest
 from ser_jax.corpora.corpus import Corpus, make_corpus
 from ser_jax.errors import UserError
 from ser_jax.feeds import resident
+from ser_jax.frontend import take_crop
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,18 @@ def test_a_crop_is_a_stretch_of_its_utterance_and_padding_is_zero(corpus):
         found = [np.array_equal(own[i : i + length], wave[:length]) for i in range(len(own) - length + 1)]
         assert any(found)
         assert not wave[length:].any()
+
+
+@pytest.mark.parametrize("speed", [None, 0.0, 0.2])
+def test_crops_taken_one_by_one_as_on_a_cpu_are_those_taken_at_once(corpus, speed):
+    data = jax.device_put(resident.make_resident(corpus, 64))
+    rows, keys = jnp.asarray([3, 0, 4, 3, 1]), jax.random.split(jax.random.key(1), 5)
+    speed = None if speed is None else jnp.float32(speed)
+    found = jax.jit(resident.crop_batch, static_argnums=3)(data, rows, keys, 32, speed)
+    at_once = jax.jit(jax.vmap(take_crop, in_axes=(None, 0, 0, None, 0, None)), static_argnums=3)
+    waveform, num_samples = at_once(data.samples, data.start[rows], data.num_samples[rows], 32, keys, speed)
+    np.testing.assert_array_equal(found.waveform, waveform)
+    np.testing.assert_array_equal(found.num_samples, num_samples)
 
 
 def test_a_row_that_only_fills_the_batch_up_has_no_samples_and_no_weight(corpus):

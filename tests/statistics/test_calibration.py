@@ -164,6 +164,11 @@ def test_ece_by_chance_is_that_of_a_calibrated_variant(table):
     assert calibration.ece_by_chance(table, p) == pytest.approx(np.mean(drawn), rel=0.1)
 
 
+def test_predictions_that_are_certain_have_no_ece_by_chance(table):
+    certain = np.eye(2)[np.arange(len(table)) % 2]
+    assert calibration.ece_by_chance(table, certain) == 0
+
+
 def test_fitted_temperature_has_the_smallest_log_loss_of_scikit_learn(table):
     p, y = predictions.probabilities_of(table)[:40], predictions.labels_of(table)[:40]
     best = calibration.fit_temperature(p, y)

@@ -197,6 +197,14 @@ def test_the_interval_of_a_gap_ends_where_gaps_can_be():
     assert (gap.low, gap.high) == (-1, 1)
 
 
+def test_the_intervals_of_both_genders_of_a_shared_model_end_where_ua_can_be():
+    hits = np.array([[[10, 8], [9, 10]] * 3, [[1, 0], [0, 2]] * 3])  # [seeds, speakers, classes]: two unlike trainings
+    counts = hits[..., None] * np.eye(2, dtype=int) + (10 - hits)[..., None] * np.eye(2, dtype=int)[::-1]
+    cells = dataclasses.replace(one_fold_each(counts[None]), folds=("all",), fold_of=np.zeros(6, int))
+    *genders, _, _ = fairness.gap_estimate(cells, np.arange(6) < 3, replicates=50)
+    assert [(float(one.low), float(one.high)) for one in genders] == [(0, 1), (0, 1)]
+
+
 def test_what_is_not_known_of_genders_is_said(table):
     unknown = fairness.fairness(table, replicates=50)
     assert (unknown["genders"], unknown["gender_gap"]) == (None, None)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ser_jax.statistics import bootstrap, intervals, metrics
+from ser_jax.statistics import bootstrap, components, intervals, metrics
 from tests.statistics.simulated_designs import rates, simulate
 
 
@@ -54,6 +54,20 @@ def test_an_emotion_of_one_speaker_has_no_interval_and_leaves_the_others():
     found = intervals.interval(dataclasses.replace(cells, counts=counts), metrics.recall, replicates=200)
     assert np.isnan(found.low[0])
     assert not np.isnan(found.low[1:]).any()
+
+
+def test_the_recall_of_an_emotion_has_the_degrees_of_freedom_of_the_speakers_who_were_heard_with_it():
+    cells = cells_of("one model")
+    counts = cells.counts.copy()
+    counts[:, :, 3:, 0] = 0  # the first class: of three of the eight speakers
+    cells = dataclasses.replace(cells, counts=counts)
+    found = intervals.interval(cells, metrics.recall, replicates=200)
+    alone = bootstrap.bootstrap_interval(cells.by_speaker()[0], metrics.recall, replicates=200)
+    slopes, classes = components.slopes(cells.counts[0], metrics.recall), counts.shape[-1]
+    expected = intervals.widened(alone, slopes, cells, np.array([3] + [8] * (classes - 1)), (0.0, 1.0))
+    np.testing.assert_array_equal(found.low, expected.low)
+    np.testing.assert_array_equal(found.high, expected.high)
+    assert found.high[0] > intervals.widened(alone, slopes, cells, 8, (0.0, 1.0)).high[0]  # of more speakers
 
 
 def test_intervals_of_one_model_for_all_speakers_cover_what_very_many_trainings_would_have():

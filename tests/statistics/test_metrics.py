@@ -25,6 +25,12 @@ def test_metrics_equal_scikit_learns_over_the_classes_present(reference, random)
     np.testing.assert_allclose(metrics.macro_f1(confusion), f1)
 
 
+def test_what_is_divided_by_zero_is_not_a_number():
+    np.testing.assert_array_equal(
+        metrics.divide([1.0, 0.0, 3.0, 2.0], [0.0, 0.0, 2.0, -1.0]), [np.nan, np.nan, 1.5, -2]
+    )
+
+
 def test_ua_is_balanced_accuracy():
     rng = np.random.default_rng(0)
     reference, predicted = rng.integers(0, 7, (2, 300))
