@@ -14,7 +14,7 @@ from ser_jax import corpora, predictions
 from ser_jax.commands import prepare as prepare_command
 from ser_jax.commands.main import main
 from ser_jax.config.tree import choose, construct
-from ser_jax.corpora import audio, corpus, fold_lists, microphone, prepare, synthetic, tables, targets
+from ser_jax.corpora import audio, corpus, microphone, prepare, synthetic, tables, targets
 from ser_jax.corpora.annotations import text_of
 from ser_jax.corpora.layouts import msp_improv, msp_podcast
 from ser_jax.corpora.protocols import Fold
@@ -168,14 +168,6 @@ def test_a_packed_corpus_without_a_column_is_refused(tmp_path):
     (tmp_path / "own" / "samples.npy").write_bytes(b"x")
     with pytest.raises(UserError, match="damaged packed corpus, prepare it again"):
         corpus.load(tmp_path / "own")
-
-
-def test_two_lists_for_a_split_are_refused(tmp_path):
-    (tmp_path / "fold_1").mkdir()
-    for name in ("a_train.jsonl", "b_train.jsonl"):
-        _written(tmp_path / "fold_1", name, "{}")
-    with pytest.raises(UserError, match=r"fold_1: 2 lists for train, expected one: a_train.jsonl, b_train.jsonl"):
-        fold_lists.read_fold_list(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -365,6 +365,15 @@ def test_emobox_folders_are_read_with_prefixed_keys_and_the_newer_of_two_lists(t
     assert protocol.speaker_independent
 
 
+def test_two_lists_for_a_split_are_refused(tmp_path):
+    emobox(tmp_path, "1", "train", ["u0"])
+    (tmp_path / "fold_1" / "another_train.jsonl").write_text("{}")
+    (tmp_path / "fold_1" / "made_train_fold_1.jsonl").rename(tmp_path / "fold_1" / "made_train.jsonl")
+    lists = "fold_1: 2 lists for train, expected one: another_train.jsonl, made_train.jsonl"
+    with pytest.raises(UserError, match=lists):
+        make_protocol(corpus_of(["s0", "s0"]), "official", file=tmp_path)
+
+
 def test_everything_is_learnt_and_its_figures_are_called_what_they_are():
     corpus = grid()
     protocol = make_protocol(corpus, "everything")
