@@ -142,9 +142,9 @@ def take_frames(
     del speed
     offset, _ = place_crop(num_frames, crop_frames, key, None)
     positions = offset + jnp.arange(crop_frames, dtype=jnp.int32)
-    valid = positions < num_frames
     crop = frames.at[start + jnp.minimum(positions, jnp.maximum(num_frames - 1, 0))].get(mode="clip")
-    return jnp.where(valid[:, None], crop.astype(jnp.float32), 0.0), jnp.sum(valid, dtype=jnp.int32)
+    crop = jnp.where((positions < num_frames)[:, None], crop.astype(jnp.float32), 0.0)
+    return crop, jnp.minimum(num_frames - offset, crop_frames)
 
 
 def _take(
@@ -156,9 +156,9 @@ def _take(
 ) -> tuple[Float[Array, " {crop_samples}"], Int[Array, ""]]:
     """The crop from `offset` on, as it was recorded."""
     positions = offset + jnp.arange(crop_samples, dtype=jnp.int32)
-    valid = positions < num_samples
     crop = samples.at[start + jnp.minimum(positions, jnp.maximum(num_samples - 1, 0))].get(mode="clip")
-    return jnp.where(valid, crop.astype(jnp.float32) / _FULL_SCALE, 0.0), jnp.sum(valid, dtype=jnp.int32)
+    crop = jnp.where(positions < num_samples, crop.astype(jnp.float32) / _FULL_SCALE, 0.0)
+    return crop, jnp.minimum(num_samples - offset, crop_samples)
 
 
 def place_crop(
