@@ -44,6 +44,7 @@ COVERING = {
         "training/test_objectives.py",
         "training/test_dimensions.py",
         "training/test_population.py",
+        "training/test_targets.py",
         "training/test_teacher.py",
     ),
     "ser_jax/training/state.py": (

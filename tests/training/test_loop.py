@@ -103,7 +103,7 @@ from pathlib import Path
 import ser_jax.studies.run
 from ser_jax.training import loop
 from tests.training.tiny import tiny_corpus, tiny_population
-loop.train(tiny_population(*tiny_corpus(), folds=[0]), Path(sys.argv[1]), profile_steps=(1, 3))
+loop.train(tiny_population(*tiny_corpus(), folds=[0]), Path(sys.argv[1]), profile_steps=(1, 99))
 print([name for name in ("tensorflow", "torch", "sklearn") if name in sys.modules])
 """
 
