@@ -192,6 +192,11 @@ def test_noise_lies_between_white_and_pink_and_differs_between_keys():
     assert np.abs(np.corrcoef(added[:20]) - np.eye(20)).max() < 0.5
 
 
+def test_white_noise_and_pink_noise_have_nothing_to_do_with_one_another():
+    white, pink = augment._noise_table(1000)
+    assert abs(np.corrcoef(white, pink)[0, 1]) < 0.01
+
+
 def test_augmentations_from_outside_follow_in_the_order_of_their_names(tmp_path, monkeypatch):
     (tmp_path / "own_augmentations.py").write_text(
         "def add(key, waveform, num_samples, strength):\n    return waveform + strength\n\n\n"
