@@ -17,7 +17,7 @@ from ser_jax.corpora.corpus import Corpus
 from ser_jax.errors import UserError
 from ser_jax.feeds.batch import Batch
 from ser_jax.feeds.order import FileLayout, training_rows
-from ser_jax.frontend import Frontend, num_frames, place_crop, take_crop, take_frames
+from ser_jax.frontend import Frontend, num_frames, place_crop, read_crop, read_frames
 
 ADDRESSED = 2**31  # samples that 32-bit integers can number
 
@@ -173,17 +173,20 @@ def crop_batch(
     """
     weight, rows = (rows >= 0).astype(jnp.float32), jnp.maximum(rows, 0)
     num_samples = jnp.where(weight > 0, resident.num_samples[rows], 0)
-    take = take_frames if frontend.kind == "precomputed" else take_crop
+    speed = None if frontend.kind == "precomputed" else speed
+    place = jax.vmap(place_crop, in_axes=(0, None, 0, None))
+    offset, excess = place(num_samples, crop_samples, keys, speed)
+    read = read_frames if frontend.kind == "precomputed" else read_crop
 
-    def crop(start: Array, num_samples: Array, key: Array) -> tuple[Array, Array]:
-        return take(resident.samples, start, num_samples, crop_samples, key, speed)
+    def crop(start: Array, num_samples: Array, offset: Array, excess: Array | None) -> tuple[Array, Array]:
+        return read(resident.samples, start, num_samples, crop_samples, offset, excess)
 
-    def one_by_one(*rows: Array) -> tuple[Array, Array]:
+    def one_by_one(*rows: Array | None) -> tuple[Array, Array]:
         return jax.lax.map(lambda row: crop(*row), rows)
 
-    # All at once, a CPU would find out for every single sample where its crop begins: four times as long.
+    # All at once, a CPU would find out for every single sample where its crop begins: many times as long.
     waveform, num_samples = jax.lax.platform_dependent(
-        resident.start[rows], num_samples, keys, cpu=one_by_one, default=jax.vmap(crop)
+        resident.start[rows], num_samples, offset, excess, cpu=one_by_one, default=jax.vmap(crop)
     )
     batch = Batch(waveform, num_samples, resident.label[rows], weight, **_looked_up(resident, rows))
     if resident.tokens is not None:
@@ -195,11 +198,9 @@ def crop_batch(
         if values is not None:
             batch = batch.replace(**{name: values[rows]})
     if resident.tracks is not None:
-        offset, excess = jax.vmap(place_crop, in_axes=(0, None, 0, None))(
-            resident.num_samples[rows], crop_samples, keys, speed
-        )
         frames = jnp.arange(num_frames(frontend, crop_samples))[None, :]
-        samples = frames * frontend.hop * (1 + excess[:, None]) + offset[:, None]
+        rate = 1 if excess is None else 1 + excess[:, None]
+        samples = frames * frontend.hop * rate + offset[:, None]
         batch = batch.replace(tracks=_read_tracks(resident.tracks, rows, samples / frontend.rate))
     return batch
 

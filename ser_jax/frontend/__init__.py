@@ -7,8 +7,8 @@ from ser_jax.frontend.augment import (
     check_augmentation,
     mixup,
     place_crop,
-    take_crop,
-    take_frames,
+    read_crop,
+    read_frames,
 )
 from ser_jax.frontend.logmel import (
     FeatureSums,
@@ -40,7 +40,7 @@ __all__ = [
     "num_features",
     "num_frames",
     "place_crop",
+    "read_crop",
+    "read_frames",
     "spectra_by_product",
-    "take_crop",
-    "take_frames",
 ]

@@ -100,74 +100,63 @@ def _augmentations(kind: str) -> tuple[str, ...]:
     return _AUGMENTATIONS.get(kind, (*_OF_WAVEFORMS, "spec_augment", "mixup"))  # of kinds from outside the package
 
 
-def take_crop(
+def read_crop(
     samples: Int16[Array, " total"],
     start: Int[Array, ""],
     num_samples: Int[Array, ""],
     crop_samples: int,
-    key: Key[Array, ""],
-    speed: Scalar | None,
+    offset: Int[Array, ""],
+    rate_excess: Float[Array, ""] | None,
 ) -> tuple[Float[Array, " {crop_samples}"], Int[Array, ""]]:
-    """A random crop of one utterance of a resident corpus, played at a drawn speed, and its number of valid samples.
+    """The crop of one utterance of a resident corpus that `place_crop` placed, and its number of valid samples.
 
     The utterance is `samples[start : start + num_samples]`; nothing else is read, so `samples` needs no padding at its
     end. What is shorter than the crop at its drawn speed comes whole, with zeros after it; an utterance without samples
-    is all zeros. Speed resamples by linear interpolation; None: the crop is what was
-    recorded. Indices are int32: `samples` has fewer than 2**31 elements.
+    is all zeros. Speed resamples by linear interpolation. Indices are int32: `samples` has fewer than 2**31 elements.
     """
-    offset, rate_excess = place_crop(num_samples, crop_samples, key, speed)
-    if speed is None:
-        return _take(samples, start, num_samples, offset, crop_samples)
+    last = jnp.maximum(num_samples - 1, 0)
+
+    def read(positions: Array) -> Array:
+        return samples.at[start + jnp.minimum(positions, last)].get(mode="clip").astype(jnp.float32)
+
+    if rate_excess is None:
+        positions = offset + jnp.arange(crop_samples, dtype=jnp.int32)
+        waveform = jnp.where(positions < num_samples, read(positions) / _FULL_SCALE, 0.0)
+        return waveform, jnp.minimum(num_samples - offset, crop_samples)
     steps, fraction = _steps(crop_samples, rate_excess)
     positions = offset + steps
     valid = (positions < num_samples - 1) | ((positions == num_samples - 1) & (fraction == 0))
-    last = jnp.maximum(num_samples - 1, 0)
-    left, right = (
-        samples.at[start + jnp.minimum(at, last)].get(mode="clip").astype(jnp.float32)
-        for at in (positions, positions + 1)
-    )
+    left, right = read(positions), read(positions + 1)
     waveform = (left + fraction * (right - left)) / _FULL_SCALE
     return jnp.where(valid, waveform, 0.0), jnp.sum(valid, dtype=jnp.int32)
 
 
-def take_frames(
+def read_frames(
     frames: Float[Array, "total dims"],
     start: Int[Array, ""],
     num_frames: Int[Array, ""],
     crop_frames: int,
-    key: Key[Array, ""],
-    speed: Scalar | None,
+    offset: Int[Array, ""],
+    rate_excess: None,
 ) -> tuple[Float[Array, "{crop_frames} dims"], Int[Array, ""]]:
-    """As `take_crop`, of pre-extracted features: frames in the place of samples, of which `speed` changes none."""
-    del speed
-    offset, _ = place_crop(num_frames, crop_frames, key, None)
+    """As `read_crop`, of pre-extracted features: frames in the place of samples, which have no speed."""
+    del rate_excess
     positions = offset + jnp.arange(crop_frames, dtype=jnp.int32)
     crop = frames.at[start + jnp.minimum(positions, jnp.maximum(num_frames - 1, 0))].get(mode="clip")
     crop = jnp.where((positions < num_frames)[:, None], crop.astype(jnp.float32), 0.0)
     return crop, jnp.minimum(num_frames - offset, crop_frames)
 
 
-def _take(
-    samples: Int16[Array, " total"],
-    start: Int[Array, ""],
-    num_samples: Int[Array, ""],
-    offset: Int[Array, ""],
-    crop_samples: int,
-) -> tuple[Float[Array, " {crop_samples}"], Int[Array, ""]]:
-    """The crop from `offset` on, as it was recorded."""
-    positions = offset + jnp.arange(crop_samples, dtype=jnp.int32)
-    crop = samples.at[start + jnp.minimum(positions, jnp.maximum(num_samples - 1, 0))].get(mode="clip")
-    crop = jnp.where(positions < num_samples, crop.astype(jnp.float32) / _FULL_SCALE, 0.0)
-    return crop, jnp.minimum(num_samples - offset, crop_samples)
-
-
 def place_crop(
     num_samples: Int[Array, ""], crop_samples: int, key: Key[Array, ""], speed: Scalar | None
-) -> tuple[Int[Array, ""], Float[Array, ""]]:
-    """Where `take_crop` with the same arguments begins, in samples of the utterance, and its speed's excess over 1."""
+) -> tuple[Int[Array, ""], Float[Array, ""] | None]:
+    """Draws where a crop begins, in samples of its utterance, and by how much its speed is above 1.
+
+    `speed` is the strength of the speed perturbation; None: the crop is what was recorded, and so is the second result.
+    """
     speed_draw, crop_draw = _draws(key)[:2]
     if speed is None:
-        return _integer_up_to(crop_draw, jnp.maximum(num_samples - crop_samples, 0)), jnp.zeros(())
+        return _integer_up_to(crop_draw, jnp.maximum(num_samples - crop_samples, 0)), None
     rate_excess = jnp.expm1(_symmetric(speed_draw) * jnp.log1p(speed))
     steps, fraction = _steps(crop_samples, rate_excess)
     spare = jnp.maximum(num_samples - 1 - (steps[-1] + (fraction[-1] > 0)), 0)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from ser_jax.corpora.corpus import Corpus, make_corpus
 from ser_jax.errors import UserError
 from ser_jax.feeds import resident
-from ser_jax.frontend import take_crop
+from ser_jax.frontend import place_crop, read_crop
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +41,13 @@ def test_crops_taken_one_by_one_as_on_a_cpu_are_those_taken_at_once(corpus, spee
     rows, keys = jnp.asarray([3, 0, 4, 3, 1]), jax.random.split(jax.random.key(1), 5)
     speed = None if speed is None else jnp.float32(speed)
     found = jax.jit(resident.crop_batch, static_argnums=3)(data, rows, keys, 32, speed)
-    at_once = jax.jit(jax.vmap(take_crop, in_axes=(None, 0, 0, None, 0, None)), static_argnums=3)
-    waveform, num_samples = at_once(data.samples, data.start[rows], data.num_samples[rows], 32, keys, speed)
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(0, 0, 0, None))
+    def at_once(start, num_samples, key, speed):
+        return read_crop(data.samples, start, num_samples, 32, *place_crop(num_samples, 32, key, speed))
+
+    waveform, num_samples = at_once(data.start[rows], data.num_samples[rows], keys, speed)
     np.testing.assert_array_equal(found.waveform, waveform)
     np.testing.assert_array_equal(found.num_samples, num_samples)
 
