@@ -184,7 +184,7 @@ def crop_batch(
     def one_by_one(*rows: Array | None) -> tuple[Array, Array]:
         return jax.lax.map(lambda row: crop(*row), rows)
 
-    # All at once, a CPU would find out for every single sample where its crop begins: many times as long.
+    # All at once, XLA would put the place back into the loop over samples: on a CPU many times as long.
     waveform, num_samples = jax.lax.platform_dependent(
         resident.start[rows], num_samples, offset, excess, cpu=one_by_one, default=jax.vmap(crop)
     )

@@ -109,15 +109,15 @@ def test_a_window_holds_its_frames_and_zeros_after_them(data, packed):
     assert not batch.waveform[0, count:].any() and not batch.waveform[1].any()
 
 
-def test_the_tracks_of_a_crop_are_those_of_its_frames(data, packed, tmp_path):
+@pytest.mark.parametrize("speed", [None, 0.0, 0.3])  # frames have none
+def test_the_tracks_of_a_crop_are_those_of_its_frames(data, packed, tmp_path, speed):
     corpus, _ = data
     tracks = load_tracks(corpus, tmp_path)
     columns = resident.Tracks(tracks.values, tracks.start, tracks.num_frames, np.float32(tracks.frame_ms))
     device = jax.device_put(resident.make_resident(in_place_of_samples(corpus, packed), 64).replace(tracks=columns))
     frontend = setup.make_frontend(config(), packed)
-    batch = resident.crop_batch(
-        device, jnp.asarray([1, 5]), jax.random.split(jax.random.key(0)), 25, jnp.zeros(()), frontend
-    )
+    speed = None if speed is None else jnp.float32(speed)
+    batch = resident.crop_batch(device, jnp.asarray([1, 5]), jax.random.split(jax.random.key(0)), 25, speed, frontend)
     assert batch.tracks.shape == (2, 25, 2)
     for row, crop, found in zip((1, 5), batch.waveform, batch.tracks, strict=True):
         first = int(np.argmin(np.abs(np.asarray(frames(packed, row), np.float32) - crop[:1]).sum(1)))
