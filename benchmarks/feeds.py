@@ -118,7 +118,9 @@ def our_batches(records: Records, args: argparse.Namespace) -> Generator[int, No
 def our_pieces(corpus: Corpus, records: Records, args: argparse.Namespace) -> Generator[int, None, None]:
     """Gives the numbers of utterances in our pieces, ready for the device, without end."""
     layout, runs = file_layout(args.utterances, window=args.window), [(0, 0, np.arange(args.utterances))]
-    feed = StreamingFeed(records, corpus, layout, runs, args.batch, parts=1, own_parts=range(1), first_step=0)
+    whole = {"parts": 1, "own_parts": range(1), "first_step": 0}
+    crop = round(args.crop_seconds * SAMPLE_RATE)
+    feed = StreamingFeed(records, corpus, layout, runs, args.batch, **whole, crop_samples=crop)
     while True:
         yield feed.take(PIECE_STEPS).count * args.batch
 

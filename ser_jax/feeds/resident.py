@@ -17,7 +17,7 @@ from ser_jax.corpora.corpus import Corpus
 from ser_jax.errors import UserError
 from ser_jax.feeds.batch import Batch
 from ser_jax.feeds.order import FileLayout, training_rows
-from ser_jax.frontend import Frontend, num_frames, place_crop, read_crop, read_frames
+from ser_jax.frontend import Frontend, num_frames, place_crop, read_crop
 
 ADDRESSED = 2**31  # samples that 32-bit integers can number
 
@@ -176,13 +176,12 @@ def crop_batch(
     speed = None if frontend.kind == "precomputed" else speed
     place = jax.vmap(place_crop, in_axes=(0, None, 0, None))
     offset, excess = place(num_samples, crop_samples, keys, speed)
-    read = read_frames if frontend.kind == "precomputed" else read_crop
 
     def crop(start: Array, num_samples: Array, offset: Array, excess: Array | None) -> tuple[Array, Array]:
-        return read(resident.samples, start, num_samples, crop_samples, offset, excess)
+        return read_crop(resident.samples, start, num_samples, crop_samples, offset, excess)
 
-    def one_by_one(*rows: Array | None) -> tuple[Array, Array]:
-        return jax.lax.map(lambda row: crop(*row), rows)
+    def one_by_one(*placed: Array | None) -> tuple[Array, Array]:
+        return jax.lax.map(lambda row: crop(*row), placed)
 
     # All at once, XLA would put the place back into the loop over samples: on a CPU many times as long.
     waveform, num_samples = jax.lax.platform_dependent(

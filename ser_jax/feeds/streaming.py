@@ -42,6 +42,7 @@ class StreamingFeed:
         parts: int,
         own_parts: range,
         first_step: int,
+        crop_samples: int,
         beside: Mapping[str, np.ndarray] | None = None,
         table_steps: int = 256,
         bytes_per_call: int = 64 << 20,
@@ -51,6 +52,7 @@ class StreamingFeed:
         Args:
           runs: the seed, the number of the fold and its training rows, of each run.
           first_step: from which step on.
+          crop_samples: what the step reads of an utterance at once; a piece has so many zeros behind its utterances.
           beside: what else is learnt of every utterance of the corpus, by its field of `Resident`: tokens, ...
           table_steps: the largest number of steps of a piece.
           bytes_per_call: about the size of a piece, of all parts and runs together; a single step may need more.
@@ -68,8 +70,9 @@ class StreamingFeed:
 
         share = batch_size // parts
         longest = max(int(self._columns["num_samples"][train].max()) for _, _, train in runs)
+        self._crop_samples = crop_samples
         # At least the worst case of a single step.
-        self._capacity = max(share * longest, bytes_per_call // (2 * parts * len(runs)))
+        self._capacity = max(share * longest, bytes_per_call // (2 * parts * len(runs)) - crop_samples)
         self._streams = [
             open_stream(records, layout, train, seed, fold, batch_size, first_step, lanes) for seed, fold, train in runs
         ]
@@ -116,7 +119,7 @@ class StreamingFeed:
 
         num_samples = column("num_samples")
         resident = Resident(
-            samples=np.zeros((parts, runs, self._capacity), np.int16),
+            samples=np.zeros((parts, runs, self._capacity + self._crop_samples), np.int16),
             start=(np.cumsum(num_samples, axis=-1) - num_samples).astype(np.int32),
             num_samples=num_samples,
             label=column("label"),

@@ -8,7 +8,6 @@ from ser_jax.frontend.augment import (
     mixup,
     place_crop,
     read_crop,
-    read_frames,
 )
 from ser_jax.frontend.logmel import (
     FeatureSums,
@@ -41,6 +40,5 @@ __all__ = [
     "num_frames",
     "place_crop",
     "read_crop",
-    "read_frames",
     "spectra_by_product",
 ]

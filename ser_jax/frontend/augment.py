@@ -101,50 +101,38 @@ def _augmentations(kind: str) -> tuple[str, ...]:
 
 
 def read_crop(
-    samples: Int16[Array, " total"],
+    samples: Int16[Array, " total"] | Float[Array, "total dims"],
     start: Int[Array, ""],
     num_samples: Int[Array, ""],
     crop_samples: int,
     offset: Int[Array, ""],
     rate_excess: Float[Array, ""] | None,
-) -> tuple[Float[Array, " {crop_samples}"], Int[Array, ""]]:
+) -> tuple[Float[Array, "{crop_samples} ..."], Int[Array, ""]]:
     """The crop of one utterance of a resident corpus that `place_crop` placed, and its number of valid samples.
 
-    The utterance is `samples[start : start + num_samples]`; nothing else is read, so `samples` needs no padding at its
-    end. What is shorter than the crop at its drawn speed comes whole, with zeros after it; an utterance without samples
-    is all zeros. Speed resamples by linear interpolation. Indices are int32: `samples` has fewer than 2**31 elements.
+    The utterance is `samples[start : start + num_samples]`, int16 samples, which become floats in [-1, 1), or frames of
+    pre-extracted features, which have no speed. What is shorter than the crop at its drawn speed comes whole, with
+    zeros after it; an utterance without samples is all zeros. Speed resamples by linear interpolation.
+
+    Indices are int32: `samples` has fewer than 2**31 elements, and at least `crop_samples` from every `start` on.
     """
+    scale = _FULL_SCALE if samples.ndim == 1 else 1.0
+    if rate_excess is None:
+        cut = jax.lax.dynamic_slice_in_dim(samples, start + offset, crop_samples).astype(jnp.float32)
+        valid = jnp.minimum(num_samples - offset, crop_samples)
+        is_valid = jnp.arange(crop_samples, dtype=jnp.int32) < valid
+        return jnp.where(is_valid.reshape(-1, *[1] * (cut.ndim - 1)), cut / scale, 0.0), valid
     last = jnp.maximum(num_samples - 1, 0)
 
     def read(positions: Array) -> Array:
         return samples.at[start + jnp.minimum(positions, last)].get(mode="clip").astype(jnp.float32)
 
-    if rate_excess is None:
-        positions = offset + jnp.arange(crop_samples, dtype=jnp.int32)
-        waveform = jnp.where(positions < num_samples, read(positions) / _FULL_SCALE, 0.0)
-        return waveform, jnp.minimum(num_samples - offset, crop_samples)
     steps, fraction = _steps(crop_samples, rate_excess)
     positions = offset + steps
-    valid = (positions < num_samples - 1) | ((positions == num_samples - 1) & (fraction == 0))
+    is_valid = (positions < num_samples - 1) | ((positions == num_samples - 1) & (fraction == 0))
     left, right = read(positions), read(positions + 1)
-    waveform = (left + fraction * (right - left)) / _FULL_SCALE
-    return jnp.where(valid, waveform, 0.0), jnp.sum(valid, dtype=jnp.int32)
-
-
-def read_frames(
-    frames: Float[Array, "total dims"],
-    start: Int[Array, ""],
-    num_frames: Int[Array, ""],
-    crop_frames: int,
-    offset: Int[Array, ""],
-    rate_excess: None,
-) -> tuple[Float[Array, "{crop_frames} dims"], Int[Array, ""]]:
-    """As `read_crop`, of pre-extracted features: frames in the place of samples, which have no speed."""
-    del rate_excess
-    positions = offset + jnp.arange(crop_frames, dtype=jnp.int32)
-    crop = frames.at[start + jnp.minimum(positions, jnp.maximum(num_frames - 1, 0))].get(mode="clip")
-    crop = jnp.where((positions < num_frames)[:, None], crop.astype(jnp.float32), 0.0)
-    return crop, jnp.minimum(num_frames - offset, crop_frames)
+    waveform = (left + fraction * (right - left)) / scale
+    return jnp.where(is_valid, waveform, 0.0), jnp.sum(is_valid, dtype=jnp.int32)
 
 
 def place_crop(

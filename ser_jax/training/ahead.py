@@ -51,7 +51,7 @@ def _held(population: Population) -> tuple[Any, Any]:
         population.targets,
         population.teacher,
         population.distinct_folds,
-        population.window_samples,
+        population.read_samples,
     )
     return resident, None if population.upper is None else _shapes(population.upper.collection)
 

@@ -36,18 +36,18 @@ def place_corpus(
     targets: Targets,
     teacher: Teacher | None,
     folds: Sequence[Fold],
-    window_samples: int,
+    read_samples: int,
     layout: devices.Layout,
     cache: dict[str, Any],
 ) -> Resident:
     """Returns a corpus on every device of `layout`, with all that its utterances are looked up by there.
 
-    `folds` are those that `teacher` teaches, each once. Reads of up to `window_samples` may begin anywhere. What is in
+    `folds` are those that `teacher` teaches, each once. Reads of up to `read_samples` may begin anywhere. What is in
     `cache` and as it is wanted is not brought again.
     """
     source = *source_of(corpus), frontend.trim_db, len(layout.devices)
     bring = functools.partial(devices.replicate, devices=layout.devices)
-    longest = longest_read(corpus, frontend, window_samples)
+    longest = longest_read(corpus, frontend, read_samples)
     key = *source, resident_feed.padded_size(corpus, longest)
     resident = latest(cache, "samples", key, lambda: bring(resident_feed.make_resident(corpus, longest)))
     for name, (what, value) in _beside(corpus, targets, len(resident.start)).items():
@@ -78,11 +78,11 @@ def resident_shapes(
     targets: Targets,
     teacher: Teacher | None,
     folds: Sequence[Fold],
-    window_samples: int,
+    read_samples: int,
 ) -> Resident:
     """Returns the shapes and dtypes of what `place_corpus` returns; brings nothing to the devices."""
     rows = resident_feed.padded_rows(corpus)
-    size = resident_feed.padded_size(corpus, longest_read(corpus, frontend, window_samples))
+    size = resident_feed.padded_size(corpus, longest_read(corpus, frontend, read_samples))
     column = jax.ShapeDtypeStruct((rows,), np.int32)
     samples = jax.ShapeDtypeStruct((size, *corpus.samples.shape[1:]), corpus.samples.dtype)
     resident = Resident(samples, column, column, column)
@@ -142,9 +142,9 @@ def source_of(corpus: Corpus) -> tuple:
     return corpus.fingerprint, features and features["fingerprint"], corpus.emotions, len(corpus.utterances)
 
 
-def longest_read(corpus: Corpus, frontend: Frontend, window_samples: int) -> int:
+def longest_read(corpus: Corpus, frontend: Frontend, read_samples: int) -> int:
     """Returns how many samples are read at once from any place, at most."""
-    return max(window_samples, _piece_samples(corpus, frontend))
+    return max(read_samples, _piece_samples(corpus, frontend))
 
 
 def utterance_sums(corpus: Corpus, frontend: Frontend, resident: Resident | None = None) -> FeatureSums:

@@ -115,6 +115,11 @@ class Population:
         """Of the model of one run."""
         return self.learner.num_parameters
 
+    @property
+    def read_samples(self) -> int:
+        """How many samples its programs read at once from any place, at most."""
+        return max(self.window_samples, self.learner.crop_samples)
+
     @functools.cached_property
     def resident(self) -> Resident:
         """The corpus on every device of this process, brought there when it is first asked for."""
@@ -124,7 +129,7 @@ class Population:
             self.targets,
             self.teacher,
             self.distinct_folds,
-            self.window_samples,
+            self.read_samples,
             self.layout.local,
             self.cache,
         )
@@ -209,7 +214,7 @@ def make_population(
     feed, reason = choose_feed(
         config["feed"],
         corpus,
-        longest_read=longest_read(corpus, frontend, window_samples),
+        longest_read=longest_read(corpus, frontend, max(window_samples, crop_samples)),
         memory=devices.device_memory(layout.local.devices),
         only_resident=only_resident(frontend, targets, teacher, training=training),
     )
@@ -320,6 +325,7 @@ def training_feed(population: Population, first_step: int) -> ResidentFeed | Str
         runs,
         batch_size,
         **common,
+        crop_samples=population.learner.crop_samples,
         beside={name: values for name, (_, values) in utterance_targets(population.targets).items()},
     )
 

@@ -9,7 +9,7 @@ import pytest
 from ser_jax.corpora.corpus import Corpus, make_corpus
 from ser_jax.errors import UserError
 from ser_jax.feeds import resident
-from ser_jax.frontend import place_crop, read_crop
+from ser_jax.frontend import Frontend, place_crop, read_crop
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,25 @@ def test_crops_taken_one_by_one_as_on_a_cpu_are_those_taken_at_once(corpus, spee
     waveform, num_samples = at_once(data.start[rows], data.num_samples[rows], keys, speed)
     np.testing.assert_array_equal(found.waveform, waveform)
     np.testing.assert_array_equal(found.num_samples, num_samples)
+
+
+@pytest.mark.parametrize("speed", [None, 0.5])
+def test_tracks_are_read_when_the_samples_of_the_crop_were_spoken(speed):
+    """Samples are their own places, and so are the tracks, every 8 ms: 128 samples."""
+    places = jnp.arange(8000)
+    tracks = resident.Tracks(jnp.arange(0.0, 8000, 128)[:, None], jnp.zeros(1, int), jnp.array([63]), jnp.float32(8))
+    one = resident.Resident(
+        places.astype(jnp.int16), jnp.zeros(1, int), jnp.array([8000]), jnp.zeros(1, int), tracks=tracks
+    )
+    keys = jax.random.split(jax.random.key(0), 4)
+    frontend = Frontend(hop_ms=10.0)
+    batch = resident.crop_batch(one, jnp.zeros(4, int), keys, 3200, speed and jnp.float32(speed), frontend)
+    np.testing.assert_allclose(batch.tracks[:, :-1, 0], batch.waveform[:, ::160] * 32768, rtol=1e-5, atol=0.01)
+    rates = np.diff(batch.tracks[:, :2, 0]) / 160
+    if speed:
+        assert (np.abs(rates - 1) > 0.02).all()
+    else:
+        np.testing.assert_allclose(rates, 1, rtol=1e-5)
 
 
 def test_a_row_that_only_fills_the_batch_up_has_no_samples_and_no_weight(corpus):

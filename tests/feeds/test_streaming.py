@@ -147,6 +147,7 @@ def make_feed(records, corpus, layout, runs, first_step=0, batch=8, parts=1, own
         parts=parts,
         own_parts=own or range(parts),
         first_step=first_step,
+        crop_samples=CROP,
         table_steps=16,
         **options,
     )
@@ -155,8 +156,8 @@ def make_feed(records, corpus, layout, runs, first_step=0, batch=8, parts=1, own
 RUNS = [(0, 0, TRAIN), (1, 0, TRAIN), (0, 1, np.arange(40))]
 
 
-@pytest.mark.parametrize(("parts", "lanes"), [(1, 2), (2, 2), (2, 1)])
-def test_a_piece_gives_the_very_batches_of_the_resident_corpus(corpus, records, parts, lanes):
+@pytest.mark.parametrize(("parts", "lanes", "speed"), [(1, 2, 0.1), (2, 2, 0.1), (2, 1, 0.1), (1, 2, None)])
+def test_a_piece_gives_the_very_batches_of_the_resident_corpus(corpus, records, parts, lanes, speed):
     layout = file_layout(SIZE, lanes, 12)
     tokens = np.arange(SIZE * 4, dtype=np.int32).reshape(SIZE, 4)
     beside = {"tokens": tokens, "dimensions": np.linspace(1, 5, SIZE, dtype=np.float32)[:, None]}
@@ -174,7 +175,7 @@ def test_a_piece_gives_the_very_batches_of_the_resident_corpus(corpus, records, 
                     keys = jax.random.split(jax.random.key(100 * step + run), 8 // parts)
                     own = jax.tree.map(lambda leaf, at=(part, run): jnp.asarray(leaf[at]), piece.resident)
                     found, expected = (
-                        crop(data, jnp.asarray(numbers), keys, CROP, jnp.float32(0.1))
+                        crop(data, jnp.asarray(numbers), keys, CROP, speed and jnp.float32(speed))
                         for data, numbers in ((own, piece.rows[part, run, i]), (whole, rows[part]))
                     )
                     jax.tree.map(np.testing.assert_array_equal, found, expected)
@@ -205,7 +206,7 @@ def test_pieces_have_always_the_same_shapes_within_their_memory_and_hold_one_ste
         feed.close()
         shapes = {str(jax.tree.map(np.shape, (piece.rows, piece.resident))) for piece in pieces}
         assert len(shapes) == 1
-        assert pieces[0].resident.samples.nbytes <= max(size, 2 * 2 * 8 * longest)
+        assert pieces[0].resident.samples.nbytes <= max(size, 2 * 2 * (8 * longest + CROP))
         assert all(piece.count >= 1 for piece in pieces)
         assert any(1 < piece.count < 16 for piece in pieces)
 

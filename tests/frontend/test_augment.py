@@ -21,7 +21,6 @@ from ser_jax.frontend import (
     mixup,
     place_crop,
     read_crop,
-    read_frames,
 )
 from ser_jax.frontend.augment import OF_FEATURES, OF_WAVEFORMS
 
@@ -59,11 +58,6 @@ def take_crop(samples, start, num_samples, crop_samples, key, speed):
     return read_crop(samples, start, num_samples, crop_samples, *place)
 
 
-def take_frames(frames, start, num_frames, crop_frames, key):
-    place = place_crop(num_frames, crop_frames, key, None)
-    return read_frames(frames, start, num_frames, crop_frames, *place)
-
-
 @functools.partial(jax.jit, static_argnums=2)
 def crop_one(samples, utterance, crop_samples, key, speed):
     return take_crop(samples, utterance[0], utterance[1], crop_samples, key, speed)
@@ -71,7 +65,7 @@ def crop_one(samples, utterance, crop_samples, key, speed):
 
 def ramp_corpus():
     """Three utterances of 100, 1 and 500 samples, whose samples are their own places, between loud neighbours."""
-    samples = np.full(603, 30_000, np.int16)
+    samples = np.full(1103, 30_000, np.int16)
     starts, lengths = np.array([1, 101, 103]), np.array([100, 1, 500])
     for start, length in zip(starts, lengths, strict=True):
         samples[start : start + length] = np.arange(length)
@@ -96,9 +90,10 @@ def test_an_utterance_no_longer_than_the_crop_comes_whole_with_zeros_after_it(cr
     assert valid == 100
 
 
-def test_a_crop_as_long_as_the_last_utterance_reads_up_to_the_end_of_the_corpus():
+@pytest.mark.parametrize("speed", [None, 0.0])
+def test_a_crop_as_long_as_the_last_utterance_reads_up_to_the_end_of_the_corpus(speed):
     samples, starts, lengths = ramp_corpus()
-    waveform, valid = crop_one(samples, (starts[2], lengths[2]), 500, jax.random.key(1), 0.0)
+    waveform, valid = crop_one(samples[:603], (starts[2], lengths[2]), 500, jax.random.key(1), speed)
     np.testing.assert_array_equal(np.asarray(waveform) * 32768, np.arange(500))
     assert valid == 500
 
@@ -452,10 +447,10 @@ def test_features_made_elsewhere_are_masked_but_not_warped():
 
 def test_crops_of_frames_are_exact_start_anywhere_with_equal_chance_and_end_with_the_utterance():
     frames = np.stack([np.arange(60.0), -np.arange(60.0)], axis=1).astype(np.float16)
-    take = jax.jit(jax.vmap(take_frames, in_axes=(None, None, None, None, 0)), static_argnums=3)
+    take = jax.jit(jax.vmap(take_crop, in_axes=(None, None, None, None, 0, None)), static_argnums=3)
     for start, length in ((7, 50), (20, 3), (4, 0)):
         crops, valid = jax.tree.map(
-            np.asarray, take(jnp.asarray(frames), jnp.asarray(start), jnp.asarray(length), 10, keys(DRAWS))
+            np.asarray, take(jnp.asarray(frames), jnp.asarray(start), jnp.asarray(length), 10, keys(DRAWS), None)
         )
         assert crops.dtype == np.float32
         assert set(valid) == {min(length, 10)}
