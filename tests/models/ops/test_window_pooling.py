@@ -26,7 +26,11 @@ def reduced(x, size, strides):
 
 @pytest.mark.parametrize(("size", "strides"), WINDOWS)
 @pytest.mark.parametrize("cells", [(7, 6), (8, 5), (1, 1)])
-def test_the_maximum_equals_a_windowed_reduction_and_so_does_its_gradient(cells, size, strides, jit):
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_the_maximum_equals_a_windowed_reduction_and_so_does_its_gradient(
+    cells, size, strides, backend, jit, monkeypatch
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     x, mask = random(2, *cells, 3), Mask(jnp.array([cells[0], cells[0]]), *cells)
 
     def of(function):
@@ -41,10 +45,14 @@ def test_the_maximum_equals_a_windowed_reduction_and_so_does_its_gradient(cells,
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
 
 
-def test_cells_that_equal_the_maximum_all_have_its_gradient():
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_first_cell_that_equals_the_maximum_has_its_gradient(dtype):
     mask = Mask(jnp.array([4]), 4, 4)
-    gradient = jax.grad(lambda x: jnp.sum(ops.max_pool(x, mask, (2, 2), (2, 2))[0]))(jnp.zeros((1, 4, 4, 1)))
-    np.testing.assert_array_equal(gradient, np.ones((1, 4, 4, 1)))
+    gradient = jax.grad(lambda x: jnp.sum(ops.max_pool(x, mask, (2, 2), (2, 2))[0]))(jnp.zeros((1, 4, 4, 1), dtype))
+    assert gradient.dtype == dtype
+    expected = np.zeros((1, 4, 4, 1))
+    expected[:, ::2, ::2] = 1
+    np.testing.assert_array_equal(gradient, expected)
 
 
 @pytest.mark.parametrize(("size", "strides"), WINDOWS)
