@@ -285,47 +285,52 @@ def _before(end: Int[Array, "*batch"], x: Array, axis: int) -> Array:
 
 
 def _log_mel(frontend: Frontend, waveform: Float[Array, "*batch samples"]) -> Float[Array, "*batch frames mels"]:
-    power = _power_spectrum(frontend, _frames(frontend, waveform))
+    power = _power_spectrum(frontend, waveform)
     # Powers and filters are positive, so that no term cancels another: eleven bits of each, a thousandth of a neper.
     mel = jnp.matmul(power, mel_filters(frontend), precision=jax.lax.Precision.HIGH)
     return jnp.log(jnp.maximum(mel, frontend.log_floor))
 
 
-def _power_spectrum(
-    frontend: Frontend, frames: Float[Array, "*batch frames window"]
-) -> Float[Array, "*batch frames bins"]:
+def _power_spectrum(frontend: Frontend, waveform: Float[Array, "*batch samples"]) -> Float[Array, "*batch frames bins"]:
     """By a fast Fourier transform in float32; by a product on a CPU where the transform may wait for ever."""
 
-    def by_transform(frames: Array) -> Array:
-        transform = jnp.fft.rfft(frames * _like(frames, _hann(frontend.window)), n=frontend.fft)
+    def by_transform(waveform: Array) -> Array:
+        window = np.pad(_hann(frontend.window), (0, frontend.fft - frontend.window))
+        in_hops = np.split(window, range(frontend.hop, frontend.fft, frontend.hop))
+        parts = zip(_frames(frontend, waveform, frontend.fft), in_hops, strict=True)
+        weighted = [frames[..., : len(part)] * _like(frames, part) for frames, part in parts]
+        transform = jnp.fft.rfft(jnp.concatenate(weighted, axis=-1))
         return jnp.square(transform.real) + jnp.square(transform.imag)
 
-    def by_product(frames: Array) -> Array:
+    def by_product(waveform: Array) -> Array:
         # Loud bins leak into quiet ones with less than all bits of float32.
+        frames = jnp.concatenate(_frames(frontend, waveform, frontend.window), axis=-1)[..., : frontend.window]
         transform = jnp.matmul(frames, _fourier(frontend.window, frontend.fft), precision="highest")
         return sum(jnp.square(part) for part in jnp.split(transform, 2, axis=-1))
 
     if _by_product.get():
-        return by_product(frames)
+        return by_product(waveform)
     if _FFT_ENDS:
-        return by_transform(frames)
-    return jax.lax.platform_dependent(frames, cpu=by_product, default=by_transform)
+        return by_transform(waveform)
+    return jax.lax.platform_dependent(waveform, cpu=by_product, default=by_transform)
 
 
-def _frames(frontend: Frontend, waveform: Float[Array, "*batch samples"]) -> Float[Array, "*batch frames window"]:
-    """Overlapping windows, with zeros outside the waveform."""
+def _frames(
+    frontend: Frontend, waveform: Float[Array, "*batch samples"], width: int
+) -> list[Float[Array, "*batch frames hop"]]:
+    """The first `width` samples of overlapping windows and what fills up the last hop, in parts of a hop; zero outside
+    the waveform.
+    """
     *batch, samples = waveform.shape
-    window, hop = frontend.window, frontend.hop
-    frames = 1 + samples // hop
-    before = frontend.fft // 2 - (frontend.fft - window) // 2  # librosa's window lies in the middle of its transform
+    hop = frontend.hop
+    frames, reach = 1 + samples // hop, -(-width // hop)
+    before = frontend.fft // 2 - (frontend.fft - frontend.window) // 2  # librosa's window lies amid its transform
     # In blocks of a hop, a window is its first block and the next ones: slices, where an index for each sample would
     # be the slowest that a TPU can do.
-    reach = -(-window // hop)
     after = (frames + reach - 1) * hop - before - samples  # negative where a coarse hop leaves a tail in no frame
     padding = [(0, 0, 0)] * len(batch) + [(before, after, 0)]
     blocks = jax.lax.pad(waveform, jnp.zeros((), waveform.dtype), padding).reshape(*batch, frames + reach - 1, hop)
-    side_by_side = jnp.concatenate([blocks[..., first : first + frames, :] for first in range(reach)], axis=-1)
-    return side_by_side[..., :window]
+    return [blocks[..., first : first + frames, :] for first in range(reach)]
 
 
 def _normalize_utterance(x: Float[Array, "*batch frames features"], valid: Int[Array, "*batch"]) -> Array:

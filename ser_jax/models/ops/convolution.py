@@ -64,14 +64,13 @@ def _backward(strides: Size, saved: tuple[Map, Array], gradient: Map) -> tuple[M
     else:
         (of_map,) = jax.linear_transpose(lambda x: _by_xla(strides, x, kernel), x)(gradient)
     size, shape = kernel.shape[:2], gradient.shape[1:3]
-    # By parts of the batch first: few channels and many cells would leave a GPU too few products to share out.
     few = _has_few_channels(kernel)
     parts = _parts(len(x), kernel.size if few else kernel[0, 0].size)
-    gradient = gradient.reshape(parts, -1, *gradient.shape[1:])
+    gradient = gradient.reshape(parts, -1, gradient.shape[-1])
 
     def summed(x: Map) -> Array:
-        x = x.reshape(parts, -1, *x.shape[1:])
-        return jnp.sum(jnp.einsum("pbtfc,pbtfd->pcd", x, gradient, preferred_element_type=jnp.float32), 0)
+        x = x.reshape(parts, -1, x.shape[-1])
+        return jnp.sum(jnp.einsum("pnc,pnd->pcd", x, gradient, preferred_element_type=jnp.float32), 0)
 
     if few:
         of_kernel = summed(_side_by_side(x, size, shape, strides))
@@ -90,7 +89,12 @@ def _side_by_side(
 
 
 def _parts(batch: int, sums: int) -> int:
-    """Into how many parts a batch is divided, the more the fewer sums a product of a part has."""
+    """Into how many parts a batch is divided, the more the fewer sums a product of a part has.
+
+    Few channels and many cells would leave a GPU too few products to share out. A CPU would turn every part first.
+    """
+    if jax.default_backend() == "cpu":
+        return 1
     return next(parts for parts in range(batch, 0, -1) if batch % parts == 0 and (parts * sums <= _SUMS or parts == 1))
 
 
