@@ -197,6 +197,21 @@ def test_a_process_has_the_pieces_of_its_own_parts_and_all_count_the_same_steps(
         feed.close()
 
 
+def test_what_is_shorter_than_the_crop_is_read_at_the_end_of_a_full_piece(corpus, records):
+    shortest = int(corpus.utterances["num_samples"].argmin())
+    runs = [(0, 0, np.array([shortest]))]
+    feed = make_feed(records, corpus, file_layout(SIZE, 1, 12), runs, bytes_per_call=1)
+    piece = feed.take(1)
+    feed.close()
+    own = jax.tree.map(lambda leaf: jnp.asarray(leaf[0, 0]), piece.resident)
+    rows = jnp.asarray(piece.rows[0, 0, 0])
+    length = int(corpus.utterances["num_samples"][shortest])
+    assert own.start[rows[-1]] == 7 * length and length < CROP  # eight times the same one
+    batch = crop_batch(own, rows, jax.random.split(jax.random.key(0), 8), CROP, None)
+    expected = np.pad(waveform(corpus, shortest), (0, CROP - length)) / 32768
+    np.testing.assert_array_equal(batch.waveform, np.broadcast_to(expected, (8, CROP)).astype(np.float32))
+
+
 def test_pieces_have_always_the_same_shapes_within_their_memory_and_hold_one_step_at_least(corpus, records):
     layout = file_layout(SIZE, 1, 30)
     longest = int(corpus.utterances["num_samples"][TRAIN].max())

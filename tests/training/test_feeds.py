@@ -115,6 +115,25 @@ def crop(resident, rows, run, step):
     return [np.asarray(part) for part in _crop(resident, rows, run, step)]
 
 
+@pytest.mark.parametrize("feed", ["resident", "streaming"])
+def test_a_crop_longer_than_all_windows_has_zeros_after_the_last_utterance(data, feed):
+    population = population_of(data, feed, training={"crop_seconds": 40.0}, evaluation={"window_seconds": 0.5})
+    utterances = data[0].utterances
+    piece = populations.training_feed(population, 0).take(1)
+    own = jax.tree.map(lambda leaf: jnp.asarray(leaf[0, 0] if feed == "streaming" else leaf), piece.resident)
+    rows = piece.rows[0, 0, 0]
+    if feed == "resident":
+        rows = np.full_like(rows, len(utterances) - 1)
+    crop_samples = population.learner.crop_samples
+    batch = crop_batch(own, jnp.asarray(rows), jax.random.split(jax.random.key(0), len(rows)), crop_samples, None)
+    assert crop_samples > utterances["num_samples"].max()
+    samples, length = np.asarray(own.samples), own.num_samples[rows[-1]]
+    last = samples[own.start[rows[-1]] :][:length]
+    assert np.abs(last).max() > 1000
+    np.testing.assert_array_equal(batch.waveform[-1, :length] * 32768, last)
+    assert not batch.waveform[-1, length:].any()
+
+
 @given(st.lists(st.integers(1, 29), max_size=3, unique=True))
 @settings(max_examples=2, deadline=None)
 def test_batches_after_restarts_are_those_that_would_have_been(data, cuts):
