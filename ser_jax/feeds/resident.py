@@ -47,7 +47,8 @@ class Resident:
     """A corpus on the device. The types are here alone: transformations put axes in the places of arrays.
 
     Attributes:
-      samples: int16 [samples], all utterances end to end; or float [frames, dims], pre-extracted features.
+      samples: int16 [samples], all utterances end to end; or float [frames, dims], pre-extracted features. Zeros come
+        after them, as many as are read at once: a slice beyond the end would begin earlier without a word.
       start, num_samples, label: [utterances], where each lies (in samples or in frames) and its class.
       tokens: int32 [utterances, tokens] of the transcripts, -1 after their ends, or None.
       dimensions: float32 [utterances, dimensions], NaN where a value is not known, or None.

@@ -47,7 +47,9 @@ def assert_equal(function, oracle, x, kernel, cotangent, jit, axes=None):
 @pytest.mark.parametrize("strides", STRIDES)
 @pytest.mark.parametrize("cells", CELLS)
 @pytest.mark.parametrize(("kind", "size"), KINDS)
-def test_a_convolution_equals_xlas_and_so_do_its_gradients(kind, size, cells, strides, jit):
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_a_convolution_equals_xlas_and_so_do_its_gradients(kind, size, cells, strides, backend, jit, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     x = random(2, *cells, 3)
     kernel = random(*size, *((3, 5) if kind == "full" else (3,)), seed=1)
     ours, oracle = (ops.convolution, convolved) if kind == "full" else (ops.depthwise, depthwise)
@@ -65,7 +67,9 @@ def test_a_convolution_equals_xlas_and_so_do_its_gradients(kind, size, cells, st
 @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
 @pytest.mark.parametrize("kind", ["full", "depthwise"])
-def test_of_several_runs_it_equals_those_of_each(kind, strides, axes, jit):
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_of_several_runs_it_equals_those_of_each(kind, strides, axes, backend, jit, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     has_runs = [axis == 0 for axis in axes]
     x = random(*((2,) if has_runs[0] else ()), 3, 5, 6, 4)
     kernel = random(*((2,) if has_runs[1] else ()), 5, 3, *((4, 2) if kind == "full" else (4,)), seed=1)

@@ -55,6 +55,23 @@ def test_the_first_cell_that_equals_the_maximum_has_its_gradient(dtype):
     np.testing.assert_array_equal(gradient, expected)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_where_windows_overlap_each_gives_its_gradient_to_one_of_equal_cells(backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    x, mask = jnp.zeros((2, 5, 6, 3)), Mask(jnp.array([5, 3]), 5, 6)
+
+    def total(x):
+        return jnp.sum(ops.max_pool(x, mask, (3, 3), (2, 2))[0])
+
+    gradient = np.asarray(jax.grad(total)(x))
+    expected = np.zeros((5, 6))
+    for step, band in np.ndindex(3, 3):  # the windows begin one cell before their own
+        expected[max(2 * step - 1, 0), max(2 * band - 1, 0)] += 1
+    np.testing.assert_array_equal(gradient[0], np.broadcast_to(expected[..., None], (5, 6, 3)))
+    np.testing.assert_array_equal(gradient[1, :3], gradient[0, :3])
+    assert gradient[0].sum() == 27 and gradient[1].sum() == 18
+
+
 @pytest.mark.parametrize(("size", "strides"), WINDOWS)
 def test_the_maximum_sees_no_padding_even_where_all_real_cells_are_negative(size, strides):
     x = -1 - jnp.abs(random(3, 6, 4, 3))
