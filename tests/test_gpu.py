@@ -6,6 +6,7 @@
 SER_JAX_REHEARSE=1 runs it on a CPU, with few networks, where it says nothing but that it runs.
 """
 
+import importlib
 import json
 import os
 import shutil
@@ -14,12 +15,15 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ser_jax import config as configuration
 from ser_jax.corpora.synthetic import make_synthetic
 from ser_jax.models import FAMILIES
+from ser_jax.models.ops import recurrence_kernel
+from ser_jax.models.ops.cells import GATES
 from ser_jax.training import ahead, devices, loop
 from ser_jax.training import population as populations
 from tests.training.tiny import CONFIG, tiny_corpus, tiny_population, vectors
@@ -40,6 +44,10 @@ LEFT_OUT = {"tracks", "states"}
 REHEARSED = bool(os.environ.get("SER_JAX_REHEARSE"))
 # Without that whose features an encoder makes.
 NETWORKS = ["linear", "rnn"] if REHEARSED else sorted(set(FAMILIES) - {"encoder_head"})
+
+
+def _is_hopper() -> bool:
+    return str(getattr(jax.local_devices()[0], "compute_capability", "")).startswith(recurrence_kernel.CAPABILITY)
 
 
 def first_losses() -> dict[str, np.ndarray]:
@@ -87,6 +95,29 @@ def test_the_first_steps_are_those_of_a_cpu(both, name):
     here, there = (losses[name] for losses in both)
     assert np.isfinite(here).all() and np.ptp(here) > 1e-3
     np.testing.assert_allclose(here, there, rtol=2e-3)
+
+
+@pytest.mark.skipif(not _is_hopper(), reason="there is no Hopper GPU: recurrent layers have no kernel")
+@pytest.mark.parametrize("cell", list(GATES))
+@pytest.mark.parametrize("hidden", [16, 128])
+def test_the_kernel_of_recurrent_layers_computes_here_what_xlas_loop_does(cell, hidden):
+    recurrence = importlib.import_module("ser_jax.models.ops.recurrence")
+    for dtype in (jnp.float32, jnp.bfloat16):
+        assert recurrence._difference(cell, hidden, jnp.dtype(dtype)) < 0.01
+        assert recurrence.kernel_works(cell, hidden, jnp.dtype(dtype))
+
+
+@pytest.mark.skipif(not _is_hopper(), reason="there is no Hopper GPU: recurrent layers have no kernel")
+def test_a_training_by_the_kernel_is_that_by_xlas_loop(monkeypatch):
+    recurrence = importlib.import_module("ser_jax.models.ops.recurrence")
+
+    def losses() -> np.ndarray:
+        model = {"name": "rnn", "hidden": 32}
+        return _losses(tiny_population(*tiny_corpus(), model=model, seeds=[0, 1], folds=[0], feed="resident"))
+
+    by_kernel = losses()
+    monkeypatch.setattr(recurrence, "_is_kernel", lambda *_: False)
+    np.testing.assert_allclose(by_kernel, losses(), rtol=0.01)
 
 
 def test_a_deterministic_training_that_is_interrupted_ends_in_the_same_bits(tmp_path):

@@ -1,0 +1,227 @@
+"""The loop of a recurrent layer over frames, and its gradient.
+
+Derived by JAX from the loop, the gradients of all weights would be summed up frame by frame; written out, they are
+matrix products after it. In a training on a GPU that has room for it, the loop is one kernel: see `recurrence_kernel`.
+
+Directions lie side by side, and so does all that is kept of a frame: a GPU reads and writes each array of a loop by a
+kernel of its own, and one step has hardly anything else to do. An utterance that has ended holds its state.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from ser_jax.errors import one_line
+from ser_jax.models.ops import recurrence_kernel
+from ser_jax.models.ops.cells import GATES, GRADIENTS, SAVED, STATES, STEPS, Parts, State
+
+_ROUNDING = 0.03  # of the largest value: what a kernel may differ by from XLA's loop
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def recurrence(
+    cell: str,
+    inputs: Float[Array, "frames directions batch gates_x_hidden"],
+    weights: dict[str, Array],
+    real: Bool[Array, "frames directions batch"],
+) -> tuple[Float[Array, "frames directions batch hidden"], State]:
+    """Outputs in the dtype of the inputs, and the final state [directions, batch, hidden] in float32.
+
+    `cell` is "lstm" or "gru"; `inputs` are what each frame contributes to the gates, in the order in which a direction
+    reads them. `weights` are `recurrent_kernel` [directions, hidden, gates_x_hidden], `recurrent_bias` and `input_bias`
+    [directions, gates_x_hidden].
+    """
+    rounded = _rounded(weights, inputs.dtype)
+
+    def step(carry: tuple[State, Array], frame: tuple) -> tuple[tuple[State, Array], Array]:
+        state, h, _ = _new_state(cell, carry, frame, rounded)
+        return (state, h), h
+
+    (final, _), outputs = jax.lax.scan(step, _first(cell, inputs), (inputs, real))
+    return outputs, final
+
+
+def recurrent_step(
+    cell: str, state: State, rounded: Array, inputs: Array, weights: dict[str, Array]
+) -> tuple[State, Parts]:
+    """The new state and what else the gradient has to know, all of shapes [*directions, batch, hidden].
+
+    `rounded` is the state's h in the dtype of the inputs, which are what the frame contributes to the gates.
+    """
+    # Behind a barrier: cuBLAS would add the bias, and have it written out for every row before.
+    product = jax.lax.optimization_barrier(_product(rounded, weights["recurrent_kernel"]))
+    product = product + weights["recurrent_bias"][..., None, :]
+    inputs = inputs + weights["input_bias"][..., None, :]
+    return STEPS[cell](state, *(tuple(jnp.split(x, GATES[cell], -1)) for x in (inputs, product)))
+
+
+def _forward(cell: str, inputs: Array, weights: dict[str, Array], real: Array) -> tuple[tuple, tuple]:
+    forward = recurrence_kernel.forward if _is_kernel(cell, weights, inputs.dtype) else _loop_forward
+    kept, final = forward(cell, inputs, _rounded(weights, inputs.dtype), real)
+    return (kept[:, -1], final), (kept, weights, real)
+
+
+def _backward(cell: str, saved: tuple, gradients: tuple) -> tuple[Array, dict[str, Array], None]:
+    kept, weights, real = saved
+    transposed = weights["recurrent_kernel"].swapaxes(-1, -2).astype(kept.dtype)
+    backward = recurrence_kernel.backward if _is_kernel(cell, weights, kept.dtype) else _loop_backward
+    d_inputs, d_products = backward(cell, kept, transposed, real, *gradients)
+    d_products = d_inputs if d_products is None else d_products
+    last_h = _last(kept[:, -1])
+    of_weights = {
+        "recurrent_kernel": jnp.einsum("tdbh,tdbg->dhg", last_h, d_products, preferred_element_type=jnp.float32),
+        "input_bias": jnp.sum(d_inputs, (0, 2), dtype=jnp.float32),
+        "recurrent_bias": jnp.sum(d_products, (0, 2), dtype=jnp.float32),
+    }
+    return d_inputs, of_weights, None
+
+
+recurrence.defvjp(_forward, _backward)
+
+
+def _loop_forward(
+    cell: str, inputs: Array, weights: dict[str, Array], real: Array
+) -> tuple[Float[Array, "frames kept directions batch hidden"], State]:
+    """What is kept of every frame (what the gradient has to know, c if there is one, h), and the final state."""
+
+    def step(carry: tuple[State, Array], frame: tuple) -> tuple[tuple[State, Array], Array]:
+        state, h, saved = _new_state(cell, carry, frame, weights)
+        return (state, h), jnp.stack([part.astype(inputs.dtype) for part in (*saved, *state[1:], h)])
+
+    (final, _), kept = jax.lax.scan(step, _first(cell, inputs), (inputs, real))
+    return kept, final
+
+
+def _loop_backward(
+    cell: str, kept: Array, transposed: Array, real: Array, d_outputs: Array, d_final: State
+) -> tuple[Float[Array, "frames directions batch gates_x_hidden"], Array | None]:
+    """The gradients of what frames contribute to the gates, and of what the last h does, where it is another."""
+    last = _last(kept[:, SAVED])  # c if there is one, else h
+
+    def step(d_state: State, frame: tuple) -> tuple[State, tuple]:
+        kept, last, d_output, real = frame
+        d_state = (d_state[0] + d_output, *d_state[1:])
+        saved = tuple(kept[:SAVED].astype(jnp.float32))
+        d_inputs, d_products, d_previous = GRADIENTS[cell](last.astype(jnp.float32), saved, d_state)
+        d_inputs, d_products = (
+            None if parts is None else jnp.where(real[..., None], jnp.concatenate(parts, -1), 0).astype(kept.dtype)
+            for parts in (d_inputs, d_products)
+        )
+        d_h = d_previous[0] + _product(d_inputs if d_products is None else d_products, transposed)
+        return _where(real, (d_h, *d_previous[1:]), d_state), (d_inputs, d_products)
+
+    return jax.lax.scan(step, d_final, (kept, last, d_outputs, real), reverse=True)[1]
+
+
+def _new_state(
+    cell: str, carry: tuple[State, Array], frame: tuple, weights: dict[str, Array]
+) -> tuple[State, Array, Parts]:
+    """The state after a frame, its h in the dtype of the inputs, and what else the gradient has to know."""
+    (state, h), (inputs, real) = carry, frame
+    new, saved = recurrent_step(cell, state, h, inputs, weights)
+    new = _where(real, new, state)
+    return new, new[0].astype(inputs.dtype), saved
+
+
+def _first(cell: str, inputs: Array) -> tuple[State, Array]:
+    """The state before the first frame, which is zero, and its h in the dtype of the inputs."""
+    _, *rows, width = inputs.shape
+    zero = jnp.zeros((*rows, width // GATES[cell]))
+    return (zero,) * STATES[cell], zero.astype(inputs.dtype)
+
+
+def _rounded(weights: dict[str, Array], dtype: DTypeLike) -> dict[str, Array]:
+    """The weights with a kernel in this dtype: rounded once, and not in every step."""
+    return weights | {"recurrent_kernel": weights["recurrent_kernel"].astype(dtype)}
+
+
+def _product(x: Float[Array, "*directions batch a"], kernel: Float[Array, "*directions a b"]) -> Array:
+    """Their matrix product with operands in the dtype of x, in float32."""
+    return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
+
+
+def _last(x: Float[Array, "frames ..."]) -> Float[Array, "frames ..."]:
+    """What the frame before had, zero for the first."""
+    return jnp.pad(x[:-1], ((1, 0), *((0, 0) for _ in x.shape[1:])))
+
+
+def _where(real: Array, new: State, old: State) -> State:
+    return tuple(jnp.where(real[..., None], a, b) for a, b in zip(new, old, strict=True))
+
+
+# Which of the two ---------------------------------------------------------------------------------------------------
+
+
+def _is_kernel(cell: str, weights: dict[str, Array], dtype: DTypeLike) -> bool:
+    """Whether the loop is the kernel: on a GPU of the kind that it is for, unless products are of full float32."""
+    hidden = weights["recurrent_kernel"].shape[-2]
+    exact = jax.config.jax_default_matmul_precision in ("highest", "float32")
+    return (
+        recurrence_kernel.takes(hidden)
+        and not exact
+        and jax.default_backend() == "gpu"
+        and kernel_works(cell, hidden, jnp.dtype(dtype))
+    )
+
+
+@functools.cache
+def kernel_works(cell: str, hidden: int, dtype: jnp.dtype) -> bool:
+    """Whether this GPU is of the kind that the kernel is for, and computes by it what XLA's loop does.
+
+    Where it is of that kind and does not, a line on stderr says why.
+    """
+    if not str(getattr(jax.local_devices()[0], "compute_capability", "")).startswith(recurrence_kernel.CAPABILITY):
+        return False
+    try:
+        with ThreadPoolExecutor(1) as thread:  # where nothing is traced, as here
+            difference = thread.submit(_difference, cell, hidden, dtype).result()
+    except Exception as error:  # whatever a compiler raises
+        why = one_line(f"{type(error).__name__}: {error}")
+    else:
+        if difference <= _ROUNDING:
+            return True
+        why = f"what it computes differs by {difference:.2g} of the largest value"
+    print(f"note: recurrent layers without their kernel, by a loop: {why}", file=sys.stderr, flush=True)
+    return False
+
+
+def _difference(cell: str, hidden: int, dtype: jnp.dtype) -> float:
+    """The largest difference between what the kernel and XLA's loop compute, as a share of the largest value."""
+    frames, directions, batch, width = 4, 2, 32, GATES[cell] * hidden
+    generator = np.random.default_rng(0)
+
+    def drawn(*shape: int, dtype: DTypeLike = jnp.float32) -> Array:
+        return jnp.asarray(generator.normal(size=shape), dtype)
+
+    weights = {
+        "recurrent_kernel": drawn(directions, hidden, width, dtype=dtype) / hidden**0.5,
+        "input_bias": drawn(directions, width),
+        "recurrent_bias": drawn(directions, width),
+    }
+    inputs = drawn(frames, directions, batch, width, dtype=dtype)
+    real = jnp.asarray(generator.uniform(size=(frames, directions, batch)) < 0.8)
+    d_outputs = drawn(frames, directions, batch, hidden, dtype=dtype)
+    d_final = tuple(drawn(directions, batch, hidden) for _ in range(STATES[cell]))
+
+    # Not by kernels that XLA would write in dozens of ways and time.
+    options = {"xla_gpu_enable_triton_gemm": False} if jax.default_backend() == "gpu" else None
+
+    @functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=options)
+    def both(forward: Callable, backward: Callable) -> Any:
+        kept, final = forward(cell, inputs, weights, real)
+        transposed = weights["recurrent_kernel"].swapaxes(-1, -2)
+        return kept, final, backward(cell, kept, transposed, real, d_outputs, d_final)
+
+    ours = jax.tree.leaves(both(recurrence_kernel.forward, recurrence_kernel.backward))
+    loops = jax.tree.leaves(both(_loop_forward, _loop_backward))
+    # By NumPy: XLA's maximum of many numbers passes over NaN on a CPU (jaxlib 0.10.2).
+    pairs = [[np.asarray(leaf, np.float32) for leaf in pair] for pair in zip(ours, loops, strict=True)]
+    return float(np.max([np.max(np.abs(a - b)) / np.max(np.abs(b)) for a, b in pairs]))

@@ -1,0 +1,199 @@
+"""The loop of a recurrent layer over frames as one kernel of a GPU, forward and backward.
+
+As a loop of XLA's, a step of all runs is three kernels that wait for one another, and launching them takes longer than
+what they compute. Here a program of the GPU has one direction of a run, for some utterances, and goes through all
+frames by itself. It keeps the weights on its processor, if these have room there.
+
+Written in Pallas for Triton. The sums are those of XLA's loop in `recurrence`, which tests compare it with, on a CPU by
+an interpreter.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from ser_jax.models.ops.cells import GATES, GRADIENTS, SAVED, STATES, STEPS, State
+
+CAPABILITY = "9."  # of the GPUs that it is for, Hopper: those before have less memory, those after multiply otherwise
+_FEWEST, _MOST = 16, 32  # utterances that a program has: a product needs the first, registers suffice for the second
+_HIDDEN = (16, 32, 64, 128)  # powers of two, of which a product needs 16
+_WEIGHTS = 128 * 1024  # bytes that stay, of the 227 KiB that a processor has: what they are multiplied with needs some
+_WARPS = 8
+
+
+def takes(hidden: int) -> bool:
+    """Whether the kernels take a state of this size."""
+    return hidden in _HIDDEN
+
+
+def forward(
+    cell: str,
+    inputs: Float[Array, "frames directions batch gates_x_hidden"],
+    weights: dict[str, Array],
+    real: Bool[Array, "frames directions batch"],
+) -> tuple[Float[Array, "frames kept directions batch hidden"], State]:
+    """What `recurrence` keeps of every frame, and the final state in float32.
+
+    The recurrent kernel of `weights` is in the dtype of the inputs.
+    """
+    frames, directions, batch, width = inputs.shape
+    state = directions, batch, width // GATES[cell]
+    kept, *final = _call(
+        functools.partial(recurrence_forward, cell),
+        [
+            ("tdbw", inputs),
+            ("dhw", weights["recurrent_kernel"]),
+            ("dw", weights["input_bias"]),
+            ("dw", weights["recurrent_bias"]),
+            ("tdb", real.astype(jnp.int32)),
+        ],
+        [
+            ("tkdbh", jax.ShapeDtypeStruct((frames, SAVED + STATES[cell], *state), inputs.dtype)),
+            *[("dbh", jax.ShapeDtypeStruct(state, jnp.float32))] * STATES[cell],
+        ],
+    )
+    return kept, tuple(final)
+
+
+def backward(
+    cell: str,
+    kept: Float[Array, "frames kept directions batch hidden"],
+    transposed: Float[Array, "directions gates_x_hidden hidden"],
+    real: Bool[Array, "frames directions batch"],
+    d_outputs: Float[Array, "frames directions batch hidden"],
+    d_final: State,
+) -> tuple[Float[Array, "frames directions batch gates_x_hidden"], Array | None]:
+    """The gradients of what frames contribute to the gates, and of what the last h does, where it is another.
+
+    `transposed` is the recurrent kernel in the dtype of `kept`, which the gradients have too.
+    """
+    frames, _, directions, batch, hidden = kept.shape
+    gradient = jax.ShapeDtypeStruct((frames, directions, batch, GATES[cell] * hidden), kept.dtype)
+    d_inputs, *d_products = _call(
+        functools.partial(recurrence_backward, cell),
+        [
+            ("tkdbh", kept),
+            ("dwh", transposed),
+            ("tdb", real.astype(jnp.int32)),
+            ("tdbh", d_outputs),
+            *(("dbh", part) for part in d_final),
+        ],
+        [("tdbw", gradient)] * (1 if cell == "lstm" else 2),
+    )
+    return d_inputs, d_products[0] if d_products else None
+
+
+def recurrence_forward(
+    cell: str, inputs: Any, kernel: Any, input_bias: Any, recurrent_bias: Any, real: Any, kept: Any, *final: Any
+) -> None:
+    """The program of one direction, for some utterances; what it is given are places in memory."""
+    frames = inputs.shape[0]
+    gates, dtype = _gates(cell, final[0].shape[-1]), inputs.dtype
+    weights = _weights(kernel, [(slice(None), gate) for gate in gates], dtype)
+    biases = [(input_bias[gate][None], recurrent_bias[gate][None]) for gate in gates]
+
+    def step(t: Array, carry: tuple[State, Array]) -> tuple[State, Array]:
+        state, h = carry
+        contributed = [inputs[t, :, gate].astype(jnp.float32) for gate in gates]
+        there = (real[t] != 0)[:, None]
+        contributed = [part + bias for part, (bias, _) in zip(contributed, biases, strict=True)]
+        products = [_product(h, one) + bias for one, (_, bias) in zip(weights(), biases, strict=True)]
+        new, saved = STEPS[cell](state, tuple(contributed), tuple(products))
+        state = tuple(jnp.where(there, a, b) for a, b in zip(new, state, strict=True))
+        h = state[0].astype(dtype)
+        for i, part in enumerate((*saved, *state[1:], h)):
+            kept[t, i] = part.astype(dtype)
+        return state, h
+
+    zero = jnp.zeros(final[0].shape, jnp.float32)
+    state, _ = jax.lax.fori_loop(0, frames, step, ((zero,) * STATES[cell], zero.astype(dtype)))
+    for place, part in zip(final, state, strict=True):
+        place[...] = part
+
+
+def recurrence_backward(cell: str, kept: Any, kernel: Any, real: Any, d_outputs: Any, *places: Any) -> None:
+    """The program of one direction, for some utterances, from the last frame to the first."""
+    d_final, gradients = places[: STATES[cell]], places[STATES[cell] :]
+    frames, _, hidden = d_outputs.shape
+    gates, dtype = _gates(cell, hidden), kept.dtype
+    weights = _weights(kernel, [(gate, slice(None)) for gate in gates], dtype)
+
+    def step(i: Array, d_state: State) -> State:
+        t = frames - 1 - i
+        saved = tuple(kept[t, part].astype(jnp.float32) for part in range(SAVED))
+        last = jnp.where(t > 0, kept[jnp.maximum(t - 1, 0), SAVED].astype(jnp.float32), 0)
+        there = (real[t] != 0)[:, None]
+        d_state = (d_state[0] + d_outputs[t].astype(jnp.float32), *d_state[1:])
+        d_inputs, d_products, d_previous = GRADIENTS[cell](last, saved, d_state)
+        made = [
+            [jnp.where(there, part, 0).astype(dtype) for part in parts]
+            for parts in (d_inputs, d_products)
+            if parts is not None
+        ]
+        for place, parts in zip(gradients, made, strict=True):
+            for gate, part in zip(gates, parts, strict=True):
+                place[t, :, gate] = part
+        d_h = d_previous[0] + sum(_product(part, one) for part, one in zip(made[-1], weights(), strict=True))
+        return tuple(jnp.where(there, a, b) for a, b in zip((d_h, *d_previous[1:]), d_state, strict=True))
+
+    jax.lax.fori_loop(0, frames, step, tuple(place[...] for place in d_final))
+
+
+def _gates(cell: str, hidden: int) -> list[slice]:
+    """Where the gates are that lie side by side."""
+    return [slice(start, start + hidden) for start in range(0, GATES[cell] * hidden, hidden)]
+
+
+def _weights(kernel: Any, parts: list[tuple[slice, slice]], dtype: DTypeLike) -> Callable[[], list[Array]]:
+    """What returns the parts of a kernel: read once for all frames, or where there is no room, in every step."""
+    stay = [kernel[part] for part in parts] if math.prod(kernel.shape) * jnp.dtype(dtype).itemsize <= _WEIGHTS else []
+    return lambda: stay or [kernel[part] for part in parts]
+
+
+def _product(x: Float[Array, "rows a"], kernel: Float[Array, "a b"]) -> Float[Array, "rows b"]:
+    return jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
+
+
+def _call(
+    kernel: Callable[..., None],
+    arguments: Sequence[tuple[str, Array]],
+    results: Sequence[tuple[str, jax.ShapeDtypeStruct]],
+) -> list[Array]:
+    """Calls a kernel for every direction "d" and some utterances of the batch "b" at a time.
+
+    Arguments and results come with the names of their axes, a letter each: a program has the whole of the others.
+    """
+    axes, shape = arguments[0][0], arguments[0][1].shape
+    directions, batch = (shape[axes.index(name)] for name in "db")
+    rows = _FEWEST if batch <= _FEWEST else _MOST
+    programs = -(-batch // rows)
+
+    def padded_shape(axes: str, shape: Sequence[int]) -> tuple[int, ...]:
+        return tuple(programs * rows if axis == "b" else size for axis, size in zip(axes, shape, strict=True))
+
+    def padded(axes: str, x: Array) -> Array:
+        whole = padded_shape(axes, x.shape)
+        return jnp.pad(x, [(0, more - size) for more, size in zip(whole, x.shape, strict=True)])
+
+    def block(axes: str, shape: Sequence[int]) -> pl.BlockSpec:
+        sizes = tuple({"d": None, "b": rows}.get(axis, size) for axis, size in zip(axes, shape, strict=True))
+        return pl.BlockSpec(sizes, lambda d, b: tuple({"d": d, "b": b}.get(axis, 0) for axis in axes))
+
+    made = pl.pallas_call(
+        kernel,
+        grid=(directions, programs),
+        in_specs=[block(axes, x.shape) for axes, x in arguments],
+        out_specs=[block(axes, one.shape) for axes, one in results],
+        out_shape=[jax.ShapeDtypeStruct(padded_shape(axes, one.shape), one.dtype) for axes, one in results],
+        compiler_params=triton.CompilerParams(num_warps=_WARPS, num_stages=1),
+        interpret=jax.default_backend() == "cpu",
+    )(*(padded(axes, x) for axes, x in arguments))
+    return [jax.lax.slice_in_dim(x, 0, batch, axis=axes.index("b")) for (axes, _), x in zip(results, made, strict=True)]
