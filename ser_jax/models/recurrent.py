@@ -53,10 +53,9 @@ class Recurrent(nn.Module):
         def in_order(x: Array) -> tuple[Array, ...]:
             return (x, x[::-1])[:directions]
 
-        kernels = weights.pop("input_kernel")
-        inputs = jnp.stack([ops.product(x, kernel) for x, kernel in zip(in_order(x), kernels, strict=True)], 1)
-        outputs, final = ops.recurrence(self.cell, inputs, weights, jnp.stack(in_order(real), 1))
-        outputs = jnp.concatenate([outputs[:, 0], outputs[::-1, -1]][:directions], -1)
+        inputs = jax.vmap(ops.product)(jnp.stack(in_order(x)), weights.pop("input_kernel"))
+        outputs, final = ops.recurrence(self.cell, inputs, weights, jnp.stack(in_order(real)))
+        outputs = jnp.concatenate([outputs[0], outputs[-1, ::-1]][:directions], -1)
         outputs = jnp.where(real[..., None], outputs, 0).swapaxes(0, 1)
         return outputs, tuple(part.swapaxes(0, 1).reshape(x.shape[1], -1) for part in final)
 

@@ -3,8 +3,8 @@
 Derived by JAX from the loop, the gradients of all weights would be summed up frame by frame; written out, they are
 matrix products after it. In a training on a GPU that has room for it, the loop is one kernel: see `recurrence_kernel`.
 
-Directions lie side by side, and so does all that is kept of a frame: a GPU reads and writes each array of a loop by a
-kernel of its own, and one step has hardly anything else to do. An utterance that has ended holds its state.
+In XLA's loop directions lie side by side, and so does all that is kept of a frame: a GPU reads and writes each array of
+a loop by a kernel of its own, and one step has hardly anything else to do. An utterance that has ended holds its state.
 """
 
 import functools
@@ -29,10 +29,10 @@ _ROUNDING = 0.03  # of the largest value: what a kernel may differ by from XLA's
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def recurrence(
     cell: str,
-    inputs: Float[Array, "frames directions batch gates_x_hidden"],
+    inputs: Float[Array, "directions frames batch gates_x_hidden"],
     weights: dict[str, Array],
-    real: Bool[Array, "frames directions batch"],
-) -> tuple[Float[Array, "frames directions batch hidden"], State]:
+    real: Bool[Array, "directions frames batch"],
+) -> tuple[Float[Array, "directions frames batch hidden"], State]:
     """Outputs in the dtype of the inputs, and the final state [directions, batch, hidden] in float32.
 
     `cell` is "lstm" or "gru"; `inputs` are what each frame contributes to the gates, in the order in which a direction
@@ -45,8 +45,8 @@ def recurrence(
         state, h, _ = _new_state(cell, carry, frame, rounded)
         return (state, h), h
 
-    (final, _), outputs = jax.lax.scan(step, _first(cell, inputs), (inputs, real))
-    return outputs, final
+    (final, _), outputs = jax.lax.scan(step, _first(cell, inputs), _by_frame(inputs, real))
+    return outputs.swapaxes(0, 1), final
 
 
 def recurrent_step(
@@ -65,21 +65,21 @@ def recurrent_step(
 
 def _forward(cell: str, inputs: Array, weights: dict[str, Array], real: Array) -> tuple[tuple, tuple]:
     forward = recurrence_kernel.forward if _is_kernel(cell, weights, inputs.dtype) else _loop_forward
-    kept, final = forward(cell, inputs, _rounded(weights, inputs.dtype), real)
-    return (kept[:, -1], final), (kept, weights, real)
+    outputs, final, kept = forward(cell, inputs, _rounded(weights, inputs.dtype), real)
+    return (outputs, final), (outputs, kept, weights, real)
 
 
 def _backward(cell: str, saved: tuple, gradients: tuple) -> tuple[Array, dict[str, Array], None]:
-    kept, weights, real = saved
-    transposed = weights["recurrent_kernel"].swapaxes(-1, -2).astype(kept.dtype)
-    backward = recurrence_kernel.backward if _is_kernel(cell, weights, kept.dtype) else _loop_backward
+    outputs, kept, weights, real = saved
+    transposed = weights["recurrent_kernel"].swapaxes(-1, -2).astype(outputs.dtype)
+    backward = recurrence_kernel.backward if _is_kernel(cell, weights, outputs.dtype) else _loop_backward
     d_inputs, d_products = backward(cell, kept, transposed, real, *gradients)
     d_products = d_inputs if d_products is None else d_products
-    last_h = _last(kept[:, -1])
+    last_h = jnp.pad(outputs[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0)))  # zero before the first frame
     of_weights = {
-        "recurrent_kernel": jnp.einsum("tdbh,tdbg->dhg", last_h, d_products, preferred_element_type=jnp.float32),
-        "input_bias": jnp.sum(d_inputs, (0, 2), dtype=jnp.float32),
-        "recurrent_bias": jnp.sum(d_products, (0, 2), dtype=jnp.float32),
+        "recurrent_kernel": jnp.einsum("dtbh,dtbg->dhg", last_h, d_products, preferred_element_type=jnp.float32),
+        "input_bias": jnp.sum(d_inputs, (1, 2), dtype=jnp.float32),
+        "recurrent_bias": jnp.sum(d_products, (1, 2), dtype=jnp.float32),
     }
     return d_inputs, of_weights, None
 
@@ -89,22 +89,22 @@ recurrence.defvjp(_forward, _backward)
 
 def _loop_forward(
     cell: str, inputs: Array, weights: dict[str, Array], real: Array
-) -> tuple[Float[Array, "frames kept directions batch hidden"], State]:
-    """What is kept of every frame (what the gradient has to know, c if there is one, h), and the final state."""
+) -> tuple[Array, State, Float[Array, "frames kept directions batch hidden"]]:
+    """The outputs, the final state, and what the gradient has to know of every frame, with c if there is one, and h."""
 
     def step(carry: tuple[State, Array], frame: tuple) -> tuple[tuple[State, Array], Array]:
         state, h, saved = _new_state(cell, carry, frame, weights)
         return (state, h), jnp.stack([part.astype(inputs.dtype) for part in (*saved, *state[1:], h)])
 
-    (final, _), kept = jax.lax.scan(step, _first(cell, inputs), (inputs, real))
-    return kept, final
+    (final, _), kept = jax.lax.scan(step, _first(cell, inputs), _by_frame(inputs, real))
+    return kept[:, -1].swapaxes(0, 1), final, kept
 
 
 def _loop_backward(
     cell: str, kept: Array, transposed: Array, real: Array, d_outputs: Array, d_final: State
-) -> tuple[Float[Array, "frames directions batch gates_x_hidden"], Array | None]:
+) -> tuple[Float[Array, "directions frames batch gates_x_hidden"], Array | None]:
     """The gradients of what frames contribute to the gates, and of what the last h does, where it is another."""
-    last = _last(kept[:, SAVED])  # c if there is one, else h
+    last = jnp.pad(kept[:-1, SAVED], ((1, 0), (0, 0), (0, 0), (0, 0)))  # c if there is one, else h; zero at first
 
     def step(d_state: State, frame: tuple) -> tuple[State, tuple]:
         kept, last, d_output, real = frame
@@ -118,7 +118,13 @@ def _loop_backward(
         d_h = d_previous[0] + _product(d_inputs if d_products is None else d_products, transposed)
         return _where(real, (d_h, *d_previous[1:]), d_state), (d_inputs, d_products)
 
-    return jax.lax.scan(step, d_final, (kept, last, d_outputs, real), reverse=True)[1]
+    _, gradients = jax.lax.scan(step, d_final, (kept, last, *_by_frame(d_outputs, real)), reverse=True)
+    return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), gradients)
+
+
+def _by_frame(*arrays: Array) -> tuple[Array, ...]:
+    """Arrays [directions, frames, ...] as a loop takes them: frames first."""
+    return tuple(x.swapaxes(0, 1) for x in arrays)
 
 
 def _new_state(
@@ -133,8 +139,8 @@ def _new_state(
 
 def _first(cell: str, inputs: Array) -> tuple[State, Array]:
     """The state before the first frame, which is zero, and its h in the dtype of the inputs."""
-    _, *rows, width = inputs.shape
-    zero = jnp.zeros((*rows, width // GATES[cell]))
+    directions, _, batch, width = inputs.shape
+    zero = jnp.zeros((directions, batch, width // GATES[cell]))
     return (zero,) * STATES[cell], zero.astype(inputs.dtype)
 
 
@@ -146,11 +152,6 @@ def _rounded(weights: dict[str, Array], dtype: DTypeLike) -> dict[str, Array]:
 def _product(x: Float[Array, "*directions batch a"], kernel: Float[Array, "*directions a b"]) -> Array:
     """Their matrix product with operands in the dtype of x, in float32."""
     return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
-
-
-def _last(x: Float[Array, "frames ..."]) -> Float[Array, "frames ..."]:
-    """What the frame before had, zero for the first."""
-    return jnp.pad(x[:-1], ((1, 0), *((0, 0) for _ in x.shape[1:])))
 
 
 def _where(real: Array, new: State, old: State) -> State:
@@ -206,9 +207,9 @@ def _difference(cell: str, hidden: int, dtype: jnp.dtype) -> float:
         "input_bias": drawn(directions, width),
         "recurrent_bias": drawn(directions, width),
     }
-    inputs = drawn(frames, directions, batch, width, dtype=dtype)
-    real = jnp.asarray(generator.uniform(size=(frames, directions, batch)) < 0.8)
-    d_outputs = drawn(frames, directions, batch, hidden, dtype=dtype)
+    inputs = drawn(directions, frames, batch, width, dtype=dtype)
+    real = jnp.asarray(generator.uniform(size=(directions, frames, batch)) < 0.8)
+    d_outputs = drawn(directions, frames, batch, hidden, dtype=dtype)
     d_final = tuple(drawn(directions, batch, hidden) for _ in range(STATES[cell]))
 
     # Not by kernels that XLA would write in dozens of ways and time.
@@ -216,9 +217,9 @@ def _difference(cell: str, hidden: int, dtype: jnp.dtype) -> float:
 
     @functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=options)
     def both(forward: Callable, backward: Callable) -> Any:
-        kept, final = forward(cell, inputs, weights, real)
+        outputs, final, kept = forward(cell, inputs, weights, real)
         transposed = weights["recurrent_kernel"].swapaxes(-1, -2)
-        return kept, final, backward(cell, kept, transposed, real, d_outputs, d_final)
+        return outputs, final, backward(cell, kept, transposed, real, d_outputs, d_final)
 
     ours = jax.tree.leaves(both(recurrence_kernel.forward, recurrence_kernel.backward))
     loops = jax.tree.leaves(both(_loop_forward, _loop_backward))

@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
@@ -36,57 +35,58 @@ def takes(hidden: int) -> bool:
 
 def forward(
     cell: str,
-    inputs: Float[Array, "frames directions batch gates_x_hidden"],
+    inputs: Float[Array, "directions frames batch gates_x_hidden"],
     weights: dict[str, Array],
-    real: Bool[Array, "frames directions batch"],
-) -> tuple[Float[Array, "frames kept directions batch hidden"], State]:
-    """What `recurrence` keeps of every frame, and the final state in float32.
+    real: Bool[Array, "directions frames batch"],
+) -> tuple[Float[Array, "directions frames batch hidden"], State, Float[Array, "kept directions frames batch hidden"]]:
+    """The outputs, the final state in float32, and what `backward` has to know.
 
     The recurrent kernel of `weights` is in the dtype of the inputs.
     """
-    frames, directions, batch, width = inputs.shape
-    state = directions, batch, width // GATES[cell]
+    directions, frames, batch, width = inputs.shape
+    hidden = width // GATES[cell]
+    of_frames = directions, frames, batch, hidden
     kept, *final = _call(
         functools.partial(recurrence_forward, cell),
         [
-            ("tdbw", inputs),
+            ("dtbw", inputs),
             ("dhw", weights["recurrent_kernel"]),
             ("dw", weights["input_bias"]),
             ("dw", weights["recurrent_bias"]),
-            ("tdb", real.astype(jnp.int32)),
+            ("dtb", real.astype(jnp.int32)),
         ],
         [
-            ("tkdbh", jax.ShapeDtypeStruct((frames, SAVED + STATES[cell], *state), inputs.dtype)),
-            *[("dbh", jax.ShapeDtypeStruct(state, jnp.float32))] * STATES[cell],
+            ("kdtbh", jax.ShapeDtypeStruct((SAVED + STATES[cell], *of_frames), inputs.dtype)),
+            *[("dbh", jax.ShapeDtypeStruct((directions, batch, hidden), jnp.float32))] * STATES[cell],
         ],
     )
-    return kept, tuple(final)
+    return kept[-1], tuple(final), kept
 
 
 def backward(
     cell: str,
-    kept: Float[Array, "frames kept directions batch hidden"],
+    kept: Float[Array, "kept directions frames batch hidden"],
     transposed: Float[Array, "directions gates_x_hidden hidden"],
-    real: Bool[Array, "frames directions batch"],
-    d_outputs: Float[Array, "frames directions batch hidden"],
+    real: Bool[Array, "directions frames batch"],
+    d_outputs: Float[Array, "directions frames batch hidden"],
     d_final: State,
-) -> tuple[Float[Array, "frames directions batch gates_x_hidden"], Array | None]:
+) -> tuple[Float[Array, "directions frames batch gates_x_hidden"], Array | None]:
     """The gradients of what frames contribute to the gates, and of what the last h does, where it is another.
 
     `transposed` is the recurrent kernel in the dtype of `kept`, which the gradients have too.
     """
-    frames, _, directions, batch, hidden = kept.shape
-    gradient = jax.ShapeDtypeStruct((frames, directions, batch, GATES[cell] * hidden), kept.dtype)
+    _, *of_frames, hidden = kept.shape
+    gradient = jax.ShapeDtypeStruct((*of_frames, GATES[cell] * hidden), kept.dtype)
     d_inputs, *d_products = _call(
         functools.partial(recurrence_backward, cell),
         [
-            ("tkdbh", kept),
+            ("kdtbh", kept),
             ("dwh", transposed),
-            ("tdb", real.astype(jnp.int32)),
-            ("tdbh", d_outputs),
+            ("dtb", real.astype(jnp.int32)),
+            ("dtbh", d_outputs),
             *(("dbh", part) for part in d_final),
         ],
-        [("tdbw", gradient)] * (1 if cell == "lstm" else 2),
+        [("dtbw", gradient)] * (1 if cell == "lstm" else 2),
     )
     return d_inputs, d_products[0] if d_products else None
 
@@ -110,7 +110,7 @@ def recurrence_forward(
         state = tuple(jnp.where(there, a, b) for a, b in zip(new, state, strict=True))
         h = state[0].astype(dtype)
         for i, part in enumerate((*saved, *state[1:], h)):
-            kept[t, i] = part.astype(dtype)
+            kept[i, t] = part.astype(dtype)
         return state, h
 
     zero = jnp.zeros(final[0].shape, jnp.float32)
@@ -128,8 +128,8 @@ def recurrence_backward(cell: str, kept: Any, kernel: Any, real: Any, d_outputs:
 
     def step(i: Array, d_state: State) -> State:
         t = frames - 1 - i
-        saved = tuple(kept[t, part].astype(jnp.float32) for part in range(SAVED))
-        last = jnp.where(t > 0, kept[jnp.maximum(t - 1, 0), SAVED].astype(jnp.float32), 0)
+        saved = tuple(kept[part, t].astype(jnp.float32) for part in range(SAVED))
+        last = jnp.where(t > 0, kept[SAVED, jnp.maximum(t - 1, 0)].astype(jnp.float32), 0)
         there = (real[t] != 0)[:, None]
         d_state = (d_state[0] + d_outputs[t].astype(jnp.float32), *d_state[1:])
         d_inputs, d_products, d_previous = GRADIENTS[cell](last, saved, d_state)
@@ -171,6 +171,8 @@ def _call(
 
     Arguments and results come with the names of their axes, a letter each: a program has the whole of the others.
     """
+    from jax.experimental.pallas import triton  # which not every jaxlib has
+
     axes, shape = arguments[0][0], arguments[0][1].shape
     directions, batch = (shape[axes.index(name)] for name in "db")
     rows = _FEWEST if batch <= _FEWEST else _MOST
