@@ -97,24 +97,31 @@ def recurrence_forward(
     """The program of one direction, for some utterances; what it is given are places in memory."""
     frames = inputs.shape[0]
     gates, dtype = _gates(cell, final[0].shape[-1]), inputs.dtype
-    weights = _weights(kernel, [(slice(None), gate) for gate in gates], dtype)
+    parts = [(slice(None), gate) for gate in gates]
+    here = _here(kernel, parts, dtype)
     biases = [(input_bias[gate][None], recurrent_bias[gate][None]) for gate in gates]
 
-    def step(t: Array, carry: tuple[State, Array]) -> tuple[State, Array]:
-        state, h = carry
-        contributed = [inputs[t, :, gate].astype(jnp.float32) for gate in gates]
-        there = (real[t] != 0)[:, None]
-        contributed = [part + bias for part, (bias, _) in zip(contributed, biases, strict=True)]
-        products = [_product(h, one) + bias for one, (_, bias) in zip(weights(), biases, strict=True)]
+    def of_frame(t: Array | int) -> tuple[list[Array], Array]:
+        return [inputs[t, :, gate] for gate in gates], real[t]
+
+    def step(t: Array, carry: tuple[State, Array, Any]) -> tuple[State, Array, Any]:
+        state, h, read = carry
+        contributed, there = read or of_frame(t)
+        coming = of_frame(jnp.minimum(t + 1, frames - 1)) if here else ()
+        there = (there != 0)[:, None]
+        contributed = [part.astype(jnp.float32) + bias for part, (bias, _) in zip(contributed, biases, strict=True)]
+        weights = here or [kernel[part] for part in parts]
+        products = [_product(h, one) + bias for one, (_, bias) in zip(weights, biases, strict=True)]
         new, saved = STEPS[cell](state, tuple(contributed), tuple(products))
         state = tuple(jnp.where(there, a, b) for a, b in zip(new, state, strict=True))
         h = state[0].astype(dtype)
         for i, part in enumerate((*saved, *state[1:], h)):
             kept[i, t] = part.astype(dtype)
-        return state, h
+        return state, h, coming
 
     zero = jnp.zeros(final[0].shape, jnp.float32)
-    state, _ = jax.lax.fori_loop(0, frames, step, ((zero,) * STATES[cell], zero.astype(dtype)))
+    carry = (zero,) * STATES[cell], zero.astype(dtype), of_frame(0) if here else ()
+    state, *_ = jax.lax.fori_loop(0, frames, step, carry)
     for place, part in zip(final, state, strict=True):
         place[...] = part
 
@@ -124,27 +131,37 @@ def recurrence_backward(cell: str, kept: Any, kernel: Any, real: Any, d_outputs:
     d_final, gradients = places[: STATES[cell]], places[STATES[cell] :]
     frames, _, hidden = d_outputs.shape
     gates, dtype = _gates(cell, hidden), kept.dtype
-    weights = _weights(kernel, [(gate, slice(None)) for gate in gates], dtype)
+    parts = [(gate, slice(None)) for gate in gates]
+    here = _here(kernel, parts, dtype)
 
-    def step(i: Array, d_state: State) -> State:
+    def of_frame(t: Array | int) -> tuple[list[Array], Array, Array, Array]:
+        return [kept[part, t] for part in range(SAVED)], kept[SAVED, jnp.maximum(t - 1, 0)], d_outputs[t], real[t]
+
+    def step(i: Array, carry: tuple[State, Any]) -> tuple[State, Any]:
         t = frames - 1 - i
-        saved = tuple(kept[part, t].astype(jnp.float32) for part in range(SAVED))
-        last = jnp.where(t > 0, kept[SAVED, jnp.maximum(t - 1, 0)].astype(jnp.float32), 0)
-        there = (real[t] != 0)[:, None]
-        d_state = (d_state[0] + d_outputs[t].astype(jnp.float32), *d_state[1:])
+        d_state, read = carry
+        saved, last, d_output, there = read or of_frame(t)
+        coming = of_frame(jnp.maximum(t - 1, 0)) if here else ()
+        saved = tuple(part.astype(jnp.float32) for part in saved)
+        last = jnp.where(t > 0, last.astype(jnp.float32), 0)
+        there = (there != 0)[:, None]
+        d_state = (d_state[0] + d_output.astype(jnp.float32), *d_state[1:])
         d_inputs, d_products, d_previous = GRADIENTS[cell](last, saved, d_state)
         made = [
-            [jnp.where(there, part, 0).astype(dtype) for part in parts]
-            for parts in (d_inputs, d_products)
-            if parts is not None
+            [jnp.where(there, part, 0).astype(dtype) for part in gradient]
+            for gradient in (d_inputs, d_products)
+            if gradient is not None
         ]
-        for place, parts in zip(gradients, made, strict=True):
-            for gate, part in zip(gates, parts, strict=True):
+        for place, gradient in zip(gradients, made, strict=True):
+            for gate, part in zip(gates, gradient, strict=True):
                 place[t, :, gate] = part
-        d_h = d_previous[0] + sum(_product(part, one) for part, one in zip(made[-1], weights(), strict=True))
-        return tuple(jnp.where(there, a, b) for a, b in zip((d_h, *d_previous[1:]), d_state, strict=True))
+        weights = here or [kernel[part] for part in parts]
+        d_h = d_previous[0] + sum(_product(part, one) for part, one in zip(made[-1], weights, strict=True))
+        d_state = tuple(jnp.where(there, a, b) for a, b in zip((d_h, *d_previous[1:]), d_state, strict=True))
+        return d_state, coming
 
-    jax.lax.fori_loop(0, frames, step, tuple(place[...] for place in d_final))
+    read = of_frame(frames - 1) if here else ()
+    jax.lax.fori_loop(0, frames, step, (tuple(place[...] for place in d_final), read))
 
 
 def _gates(cell: str, hidden: int) -> list[slice]:
@@ -152,10 +169,13 @@ def _gates(cell: str, hidden: int) -> list[slice]:
     return [slice(start, start + hidden) for start in range(0, GATES[cell] * hidden, hidden)]
 
 
-def _weights(kernel: Any, parts: list[tuple[slice, slice]], dtype: DTypeLike) -> Callable[[], list[Array]]:
-    """What returns the parts of a kernel: read once for all frames, or where there is no room, in every step."""
-    stay = [kernel[part] for part in parts] if math.prod(kernel.shape) * jnp.dtype(dtype).itemsize <= _WEIGHTS else []
-    return lambda: stay or [kernel[part] for part in parts]
+def _here(kernel: Any, parts: list[tuple[slice, slice]], dtype: DTypeLike) -> list[Array]:
+    """The parts of a kernel, read once for all frames; none where there is no room for them.
+
+    Where there is, a frame is read one step before it is needed, since memory takes nearly as long to answer.
+    """
+    stay = math.prod(kernel.shape) * jnp.dtype(dtype).itemsize <= _WEIGHTS
+    return [kernel[part] for part in parts] if stay else []
 
 
 def _product(x: Float[Array, "rows a"], kernel: Float[Array, "a b"]) -> Float[Array, "rows b"]:
