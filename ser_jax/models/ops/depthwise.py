@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ser_jax.models.mask import Map
-from ser_jax.models.ops.taps import Size, padded, seen, sum_of_cells, taps_of
+from ser_jax.models.ops.taps import Size, padded, seen, taps_of
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -33,11 +33,18 @@ def _forward(x: Map, kernel: Array, strides: Size) -> tuple[Map, tuple[Map, Arra
 
 
 def _backward(strides: Size, saved: tuple[Map, Array], gradient: Map) -> tuple[Map, Array]:
-    """The map's: the convolution of the gradient with the reflected kernel. The kernel's: a sum for every tap."""
+    """The map's: the convolution of the gradient with the reflected kernel. The kernel's: a sum for every tap.
+
+    All of these are one reduction: sums by themselves are several kernels of a GPU, and each reads both maps.
+    """
     x, kernel = saved
     size, shape = kernel.shape[:2], gradient.shape[1:3]
     bordered = padded(x, size, (1, 1))
-    of_taps = [sum_of_cells(seen(bordered, tap, shape, strides) * gradient) for tap in taps_of(size)]
+    products = [
+        seen(bordered, tap, shape, strides).astype(jnp.float32) * gradient.astype(jnp.float32) for tap in taps_of(size)
+    ]
+    zeros = [jnp.zeros((), jnp.float32)] * len(products)
+    of_taps = jax.lax.reduce(products, zeros, functools.partial(jax.tree.map, operator.add), (0, 1, 2))
     if strides != (1, 1):  # zeros at the cells between the windows
         gaps = [
             (0, length - stride * (windows - 1) - 1, stride - 1)
