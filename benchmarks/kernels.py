@@ -120,7 +120,7 @@ def as_on_a_gpu(everywhere: NamedSharding) -> Any:
         mock.patch.object(jax, "default_backend", lambda: "gpu"),
         mock.patch.object(transformer, "_has_fused_attention", lambda: True),
         mock.patch.object(importlib.import_module("ser_jax.models.ops.recurrence"), "kernel_works", lambda *_: True),
-        jax.sharding.use_abstract_mesh(everywhere.mesh.abstract_mesh),  # for kernels of Pallas,
+        jax.sharding.use_abstract_mesh(everywhere.mesh.abstract_mesh),  # Pallas asks it which GPU it is
     ):
         yield
 

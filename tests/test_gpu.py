@@ -103,8 +103,8 @@ def test_the_first_steps_are_those_of_a_cpu(both, name):
 def test_the_kernel_of_recurrent_layers_computes_here_what_xlas_loop_does(cell, hidden):
     recurrence = importlib.import_module("ser_jax.models.ops.recurrence")
     for dtype in (jnp.float32, jnp.bfloat16):
-        assert recurrence._difference(cell, hidden, jnp.dtype(dtype)) < 0.01
-        assert recurrence.kernel_works(cell, hidden, jnp.dtype(dtype))
+        assert recurrence._difference(cell, hidden, jnp.dtype(dtype), 32) < 0.01
+        assert recurrence.kernel_works(cell, hidden, jnp.dtype(dtype), 32, "tensorfloat32")
 
 
 @pytest.mark.skipif(not _is_hopper(), reason="there is no Hopper GPU: recurrent layers have no kernel")

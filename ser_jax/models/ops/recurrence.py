@@ -9,8 +9,7 @@ a loop by a kernel of its own, and one step has hardly anything else to do. An u
 
 import functools
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from typing import Any
 
 import jax
@@ -64,16 +63,16 @@ def recurrent_step(
 
 
 def _forward(cell: str, inputs: Array, weights: dict[str, Array], real: Array) -> tuple[tuple, tuple]:
-    forward = recurrence_kernel.forward if _is_kernel(cell, weights, inputs.dtype) else _loop_forward
-    outputs, final, kept = forward(cell, inputs, _rounded(weights, inputs.dtype), real)
-    return (outputs, final), (outputs, kept, weights, real)
+    way = "kernel" if _is_kernel(cell, inputs) else "loop"
+    outputs, final, kept = _FORWARD[way](cell, inputs, _rounded(weights, inputs.dtype), real)
+    return (outputs, final), (outputs, {way: kept}, weights, real)
 
 
 def _backward(cell: str, saved: tuple, gradients: tuple) -> tuple[Array, dict[str, Array], None]:
-    outputs, kept, weights, real = saved
+    outputs, of_way, weights, real = saved
+    ((way, kept),) = of_way.items()
     transposed = weights["recurrent_kernel"].swapaxes(-1, -2).astype(outputs.dtype)
-    backward = recurrence_kernel.backward if _is_kernel(cell, weights, outputs.dtype) else _loop_backward
-    d_inputs, d_products = backward(cell, kept, transposed, real, *gradients)
+    d_inputs, d_products = _BACKWARD[way](cell, kept, transposed, real, *gradients)
     d_products = d_inputs if d_products is None else d_products
     last_h = jnp.pad(outputs[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0)))  # zero before the first frame
     of_weights = {
@@ -160,47 +159,67 @@ def _where(real: Array, new: State, old: State) -> State:
 
 # Which of the two ---------------------------------------------------------------------------------------------------
 
+_FORWARD = {"kernel": recurrence_kernel.forward, "loop": _loop_forward}
+_BACKWARD = {"kernel": recurrence_kernel.backward, "loop": _loop_backward}
+_PRECISIONS = (None, "default", "high", "tensorfloat32", "bfloat16")  # of products, which the kernel has
+_checking = threading.Lock()
 
-def _is_kernel(cell: str, weights: dict[str, Array], dtype: DTypeLike) -> bool:
-    """Whether the loop is the kernel: on a GPU of the kind that it is for, unless products are of full float32."""
-    hidden = weights["recurrent_kernel"].shape[-2]
-    exact = jax.config.jax_default_matmul_precision in ("highest", "float32")
-    return (
-        recurrence_kernel.takes(hidden)
-        and not exact
-        and jax.default_backend() == "gpu"
-        and kernel_works(cell, hidden, jnp.dtype(dtype))
-    )
+
+def _is_kernel(cell: str, inputs: Float[Array, "directions frames batch gates_x_hidden"]) -> bool:
+    """Whether the loop is the kernel: on GPUs of the kind that it is for, where it does what the loop does.
+
+    Not in a training of several processes, which might decide differently.
+    """
+    hidden, precision = inputs.shape[-1] // GATES[cell], jax.config.jax_default_matmul_precision
+    if jax.default_backend() != "gpu" or jax.process_count() > 1:
+        return False
+    if precision not in _PRECISIONS or not recurrence_kernel.takes(hidden):
+        return False
+    with _checking:  # programs are traced in several threads
+        return kernel_works(cell, hidden, inputs.dtype, recurrence_kernel.rows(inputs.shape[2]), precision)
 
 
 @functools.cache
-def kernel_works(cell: str, hidden: int, dtype: jnp.dtype) -> bool:
-    """Whether this GPU is of the kind that the kernel is for, and computes by it what XLA's loop does.
+def kernel_works(cell: str, hidden: int, dtype: jnp.dtype, rows: int, precision: str | None) -> bool:
+    """Whether the GPUs are of the kind that the kernel is for, and it computes a small example as XLA's loop does.
 
-    Where it is of that kind and does not, a line on stderr says why.
+    `rows` are the utterances that a program of the GPU has, and `precision` is that of products, by JAX's name. Where a
+    GPU is of that kind and the example fails or differs, a line on stderr says so.
     """
-    if not str(getattr(jax.local_devices()[0], "compute_capability", "")).startswith(recurrence_kernel.CAPABILITY):
+    capabilities = [str(getattr(device, "compute_capability", "")) for device in jax.local_devices()]
+    if not all(capability.startswith(recurrence_kernel.CAPABILITY) for capability in capabilities):
         return False
-    try:
-        with ThreadPoolExecutor(1) as thread:  # where nothing is traced, as here
-            difference = thread.submit(_difference, cell, hidden, dtype).result()
-    except Exception as error:  # whatever a compiler raises
-        why = one_line(f"{type(error).__name__}: {error}")
-    else:
+    found: list[float | str] = []
+
+    def compare() -> None:
+        try:
+            with jax.default_matmul_precision(precision):
+                found.append(_difference(cell, hidden, dtype, rows))
+        except Exception as error:  # whatever a compiler raises
+            found.append(one_line(f"{type(error).__name__}: {error}"))
+
+    thread = threading.Thread(target=compare)  # where nothing is traced, as here
+    thread.start()
+    thread.join()
+    (difference,) = found
+    if isinstance(difference, float):
         if difference <= _ROUNDING:
             return True
-        why = f"what it computes differs by {difference:.2g} of the largest value"
-    print(f"note: recurrent layers without their kernel, by a loop: {why}", file=sys.stderr, flush=True)
+        difference = f"what it computes differs by {difference:.2g} of the largest value"
+    print(f"note: recurrent layers without their kernel, by a loop: {difference}", file=sys.stderr, flush=True)
     return False
 
 
-def _difference(cell: str, hidden: int, dtype: jnp.dtype) -> float:
-    """The largest difference between what the kernel and XLA's loop compute, as a share of the largest value."""
-    frames, directions, batch, width = 4, 2, 32, GATES[cell] * hidden
+def _difference(cell: str, hidden: int, dtype: jnp.dtype, rows: int) -> float:
+    """The largest difference between what the kernel and XLA's loop compute, as a share of the largest value.
+
+    Of two runs side by side, with utterances that do not fill the last program.
+    """
+    runs, directions, frames, batch, width = 2, 2, 4, rows - 3, GATES[cell] * hidden
     generator = np.random.default_rng(0)
 
     def drawn(*shape: int, dtype: DTypeLike = jnp.float32) -> Array:
-        return jnp.asarray(generator.normal(size=shape), dtype)
+        return jnp.asarray(generator.normal(size=(runs, *shape)), dtype)
 
     weights = {
         "recurrent_kernel": drawn(directions, hidden, width, dtype=dtype) / hidden**0.5,
@@ -208,21 +227,22 @@ def _difference(cell: str, hidden: int, dtype: jnp.dtype) -> float:
         "recurrent_bias": drawn(directions, width),
     }
     inputs = drawn(directions, frames, batch, width, dtype=dtype)
-    real = jnp.asarray(generator.uniform(size=(directions, frames, batch)) < 0.8)
+    real = drawn(directions, frames, batch) < 0.8
     d_outputs = drawn(directions, frames, batch, hidden, dtype=dtype)
     d_final = tuple(drawn(directions, batch, hidden) for _ in range(STATES[cell]))
-
     # Not by kernels that XLA would write in dozens of ways and time.
     options = {"xla_gpu_enable_triton_gemm": False} if jax.default_backend() == "gpu" else None
 
-    @functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=options)
-    def both(forward: Callable, backward: Callable) -> Any:
-        outputs, final, kept = forward(cell, inputs, weights, real)
-        transposed = weights["recurrent_kernel"].swapaxes(-1, -2)
-        return outputs, final, backward(cell, kept, transposed, real, d_outputs, d_final)
+    @functools.partial(jax.jit, static_argnums=0, compiler_options=options)
+    def by(way: str) -> Any:
+        def of_run(inputs: Array, weights: dict[str, Array], real: Array, d_outputs: Array, d_final: State) -> Any:
+            outputs, final, kept = _FORWARD[way](cell, inputs, weights, real)
+            transposed = weights["recurrent_kernel"].swapaxes(-1, -2)
+            return outputs, final, _BACKWARD[way](cell, kept, transposed, real, d_outputs, d_final)
 
-    ours = jax.tree.leaves(both(recurrence_kernel.forward, recurrence_kernel.backward))
-    loops = jax.tree.leaves(both(_loop_forward, _loop_backward))
+        return jax.vmap(of_run)(inputs, weights, real, d_outputs, d_final)
+
     # By NumPy: XLA's maximum of many numbers passes over NaN on a CPU (jaxlib 0.10.2).
-    pairs = [[np.asarray(leaf, np.float32) for leaf in pair] for pair in zip(ours, loops, strict=True)]
-    return float(np.max([np.max(np.abs(a - b)) / np.max(np.abs(b)) for a, b in pairs]))
+    pairs = zip(jax.tree.leaves(by("kernel")), jax.tree.leaves(by("loop")), strict=True)
+    exact = [tuple(np.asarray(leaf, np.float32) for leaf in pair) for pair in pairs]
+    return float(np.max([np.max(np.abs(a - b)) / np.max(np.abs(b)) for a, b in exact]))

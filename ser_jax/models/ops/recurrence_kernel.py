@@ -1,8 +1,8 @@
 """The loop of a recurrent layer over frames as one kernel of a GPU, forward and backward.
 
-As a loop of XLA's, a step of all runs is three kernels that wait for one another, and launching them takes longer than
-what they compute. Here a program of the GPU has one direction of a run, for some utterances, and goes through all
-frames by itself. It keeps the weights on its processor, if these have room there.
+As a loop of XLA's, a step of all runs is three kernels or more that wait for one another. Here a program of the GPU has
+one direction of a run, for some utterances, and goes through all frames by itself. It keeps the weights in the shared
+memory of its processor, if these have room there.
 
 Written in Pallas for Triton. The sums are those of XLA's loop in `recurrence`, which tests compare it with, on a CPU by
 an interpreter.
@@ -21,10 +21,12 @@ from jaxtyping import Array, Bool, Float
 
 from ser_jax.models.ops.cells import GATES, GRADIENTS, SAVED, STATES, STEPS, State
 
-CAPABILITY = "9."  # of the GPUs that it is for, Hopper: those before have less memory, those after multiply otherwise
+CAPABILITY = "9."  # of the GPUs that it is for, Hopper: older ones have less shared memory, newer ones other products
 _FEWEST, _MOST = 16, 32  # utterances that a program has: a product needs the first, registers suffice for the second
 _HIDDEN = (16, 32, 64, 128)  # powers of two, of which a product needs 16
-_WEIGHTS = 128 * 1024  # bytes that stay, of the 227 KiB that a processor has: what they are multiplied with needs some
+_WEIGHTS = (
+    128 * 1024
+)  # bytes of weights that stay, of 227 KiB of shared memory: what they are multiplied with needs some
 _WARPS = 8
 
 
@@ -33,13 +35,18 @@ def takes(hidden: int) -> bool:
     return hidden in _HIDDEN
 
 
+def rows(batch: int) -> int:
+    """How many utterances of a batch a program of the GPU has."""
+    return _FEWEST if batch <= _FEWEST else _MOST
+
+
 def forward(
     cell: str,
     inputs: Float[Array, "directions frames batch gates_x_hidden"],
     weights: dict[str, Array],
     real: Bool[Array, "directions frames batch"],
 ) -> tuple[Float[Array, "directions frames batch hidden"], State, Float[Array, "kept directions frames batch hidden"]]:
-    """The outputs, the final state in float32, and what `backward` has to know.
+    """The outputs, the final state in float32, and what `backward` has to know: of a cell's step, c if there is one, h.
 
     The recurrent kernel of `weights` is in the dtype of the inputs.
     """
@@ -98,29 +105,29 @@ def recurrence_forward(
     frames = inputs.shape[0]
     gates, dtype = _gates(cell, final[0].shape[-1]), inputs.dtype
     parts = [(slice(None), gate) for gate in gates]
-    here = _here(kernel, parts, dtype)
+    resident = _resident(kernel, parts, dtype)
     biases = [(input_bias[gate][None], recurrent_bias[gate][None]) for gate in gates]
 
     def of_frame(t: Array | int) -> tuple[list[Array], Array]:
         return [inputs[t, :, gate] for gate in gates], real[t]
 
     def step(t: Array, carry: tuple[State, Array, Any]) -> tuple[State, Array, Any]:
-        state, h, read = carry
-        contributed, there = read or of_frame(t)
-        coming = of_frame(jnp.minimum(t + 1, frames - 1)) if here else ()
-        there = (there != 0)[:, None]
+        state, h, this = carry
+        contributed, is_real = this or of_frame(t)
+        following = of_frame(jnp.minimum(t + 1, frames - 1)) if resident else ()
+        is_real = (is_real != 0)[:, None]
         contributed = [part.astype(jnp.float32) + bias for part, (bias, _) in zip(contributed, biases, strict=True)]
-        weights = here or [kernel[part] for part in parts]
+        weights = resident or [kernel[part] for part in parts]
         products = [_product(h, one) + bias for one, (_, bias) in zip(weights, biases, strict=True)]
         new, saved = STEPS[cell](state, tuple(contributed), tuple(products))
-        state = tuple(jnp.where(there, a, b) for a, b in zip(new, state, strict=True))
+        state = tuple(jnp.where(is_real, a, b) for a, b in zip(new, state, strict=True))
         h = state[0].astype(dtype)
         for i, part in enumerate((*saved, *state[1:], h)):
             kept[i, t] = part.astype(dtype)
-        return state, h, coming
+        return state, h, following
 
     zero = jnp.zeros(final[0].shape, jnp.float32)
-    carry = (zero,) * STATES[cell], zero.astype(dtype), of_frame(0) if here else ()
+    carry = (zero,) * STATES[cell], zero.astype(dtype), of_frame(0) if resident else ()
     state, *_ = jax.lax.fori_loop(0, frames, step, carry)
     for place, part in zip(final, state, strict=True):
         place[...] = part
@@ -132,36 +139,36 @@ def recurrence_backward(cell: str, kept: Any, kernel: Any, real: Any, d_outputs:
     frames, _, hidden = d_outputs.shape
     gates, dtype = _gates(cell, hidden), kept.dtype
     parts = [(gate, slice(None)) for gate in gates]
-    here = _here(kernel, parts, dtype)
+    resident = _resident(kernel, parts, dtype)
 
     def of_frame(t: Array | int) -> tuple[list[Array], Array, Array, Array]:
         return [kept[part, t] for part in range(SAVED)], kept[SAVED, jnp.maximum(t - 1, 0)], d_outputs[t], real[t]
 
     def step(i: Array, carry: tuple[State, Any]) -> tuple[State, Any]:
         t = frames - 1 - i
-        d_state, read = carry
-        saved, last, d_output, there = read or of_frame(t)
-        coming = of_frame(jnp.maximum(t - 1, 0)) if here else ()
+        d_state, this = carry
+        saved, last, d_output, is_real = this or of_frame(t)
+        following = of_frame(jnp.maximum(t - 1, 0)) if resident else ()
         saved = tuple(part.astype(jnp.float32) for part in saved)
         last = jnp.where(t > 0, last.astype(jnp.float32), 0)
-        there = (there != 0)[:, None]
+        is_real = (is_real != 0)[:, None]
         d_state = (d_state[0] + d_output.astype(jnp.float32), *d_state[1:])
         d_inputs, d_products, d_previous = GRADIENTS[cell](last, saved, d_state)
         made = [
-            [jnp.where(there, part, 0).astype(dtype) for part in gradient]
+            [jnp.where(is_real, part, 0).astype(dtype) for part in gradient]
             for gradient in (d_inputs, d_products)
             if gradient is not None
         ]
         for place, gradient in zip(gradients, made, strict=True):
             for gate, part in zip(gates, gradient, strict=True):
                 place[t, :, gate] = part
-        weights = here or [kernel[part] for part in parts]
+        weights = resident or [kernel[part] for part in parts]
         d_h = d_previous[0] + sum(_product(part, one) for part, one in zip(made[-1], weights, strict=True))
-        d_state = tuple(jnp.where(there, a, b) for a, b in zip((d_h, *d_previous[1:]), d_state, strict=True))
-        return d_state, coming
+        d_state = tuple(jnp.where(is_real, a, b) for a, b in zip((d_h, *d_previous[1:]), d_state, strict=True))
+        return d_state, following
 
-    read = of_frame(frames - 1) if here else ()
-    jax.lax.fori_loop(0, frames, step, (tuple(place[...] for place in d_final), read))
+    first = of_frame(frames - 1) if resident else ()
+    jax.lax.fori_loop(0, frames, step, (tuple(place[...] for place in d_final), first))
 
 
 def _gates(cell: str, hidden: int) -> list[slice]:
@@ -169,10 +176,10 @@ def _gates(cell: str, hidden: int) -> list[slice]:
     return [slice(start, start + hidden) for start in range(0, GATES[cell] * hidden, hidden)]
 
 
-def _here(kernel: Any, parts: list[tuple[slice, slice]], dtype: DTypeLike) -> list[Array]:
+def _resident(kernel: Any, parts: list[tuple[slice, slice]], dtype: DTypeLike) -> list[Array]:
     """The parts of a kernel, read once for all frames; none where there is no room for them.
 
-    Where there is, a frame is read one step before it is needed, since memory takes nearly as long to answer.
+    Where there is, each frame is read one step before it is needed, since to read one takes nearly as long as a step.
     """
     stay = math.prod(kernel.shape) * jnp.dtype(dtype).itemsize <= _WEIGHTS
     return [kernel[part] for part in parts] if stay else []
@@ -195,18 +202,18 @@ def _call(
 
     axes, shape = arguments[0][0], arguments[0][1].shape
     directions, batch = (shape[axes.index(name)] for name in "db")
-    rows = _FEWEST if batch <= _FEWEST else _MOST
-    programs = -(-batch // rows)
+    size = rows(batch)
+    programs = -(-batch // size)
 
     def padded_shape(axes: str, shape: Sequence[int]) -> tuple[int, ...]:
-        return tuple(programs * rows if axis == "b" else size for axis, size in zip(axes, shape, strict=True))
+        return tuple(programs * size if axis == "b" else length for axis, length in zip(axes, shape, strict=True))
 
     def padded(axes: str, x: Array) -> Array:
         whole = padded_shape(axes, x.shape)
         return jnp.pad(x, [(0, more - size) for more, size in zip(whole, x.shape, strict=True)])
 
     def block(axes: str, shape: Sequence[int]) -> pl.BlockSpec:
-        sizes = tuple({"d": None, "b": rows}.get(axis, size) for axis, size in zip(axes, shape, strict=True))
+        sizes = tuple({"d": None, "b": size}.get(axis, length) for axis, length in zip(axes, shape, strict=True))
         return pl.BlockSpec(sizes, lambda d, b: tuple({"d": d, "b": b}.get(axis, 0) for axis in axes))
 
     made = pl.pallas_call(

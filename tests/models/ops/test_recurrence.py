@@ -53,11 +53,8 @@ def both_ways(cell, forward, backward, made, gradients):
 
 def compare(cell, made, gradients, jit, atol):
     of_kernel, of_loop = (
-        jit(functools.partial(both_ways, cell, *passes))(made, gradients)
-        for passes in (
-            (recurrence_kernel.forward, recurrence_kernel.backward),
-            (recurrence._loop_forward, recurrence._loop_backward),
-        )
+        jit(functools.partial(both_ways, cell, recurrence._FORWARD[way], recurrence._BACKWARD[way]))(made, gradients)
+        for way in ("kernel", "loop")
     )
     assert jax.tree.structure(of_kernel) == jax.tree.structure(of_loop)
     for found, expected in zip(jax.tree.leaves(of_kernel), jax.tree.leaves(of_loop), strict=True):
@@ -77,16 +74,42 @@ def test_the_kernel_rounds_where_the_loop_does(cell, jit):
     compare(cell, *arguments(cell, 4, jnp.bfloat16, directions=1), jit, 0.02)
 
 
-def test_weights_that_have_no_room_are_read_in_every_step(jit, monkeypatch):
+@cells
+def test_weights_that_have_no_room_are_read_in_every_step(cell, jit, monkeypatch):
     monkeypatch.setattr(recurrence_kernel, "_WEIGHTS", 0)
-    compare("lstm", *arguments("lstm", 3), jit, 1e-5)
+    compare(cell, *arguments(cell, 3), jit, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "dtype", "stay"),
+    [(128, jnp.bfloat16, True), (64, jnp.float32, True), (128, jnp.float32, False)],
+)
+def test_weights_stay_where_they_have_room(hidden, dtype, stay):
+    kernel = jnp.zeros((hidden, 4 * hidden))
+    found = recurrence_kernel._resident(kernel, [(slice(None), slice(0, hidden))], dtype)
+    assert len(found) == (1 if stay else 0)
+
+
+@pytest.mark.parametrize(("batch", "rows"), [(1, 16), (16, 16), (17, 32), (64, 32)])
+def test_a_program_has_so_many_utterances_of_a_batch(batch, rows):
+    assert recurrence_kernel.rows(batch) == rows
 
 
 @pytest.fixture
-def on_a_gpu(monkeypatch):
+def asked():
+    """Of which kernels it was asked whether they work."""
+    return []
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch, asked):
     """What is traced has the form that it has on a GPU whose kernels work."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(recurrence, "kernel_works", lambda *_: True)
+    monkeypatch.setattr(recurrence, "kernel_works", lambda *of: asked.append(of) or True)
+    # Which GPU, newer versions of JAX ask.
+    device = jax.sharding.AbstractDevice("NVIDIA H200", None, "gpu")
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device)):
+        yield
 
 
 def gradient(cell="lstm", hidden=HIDDEN, dtype=jnp.float32):
@@ -136,20 +159,36 @@ def test_a_trainings_layer_is_lowered_for_a_gpu_without_a_loop(cell, dtype, on_a
     assert "stablehlo.while" not in text
 
 
-def test_only_a_trainings_layer_is_the_kernel_and_only_where_that_can_be(on_a_gpu, monkeypatch):
-    function, loss, shapes = gradient()
-    assert "pallas_call" in names(function, of_two_runs(shapes))
+def test_only_a_trainings_layer_is_the_kernel_and_only_where_that_can_be(on_a_gpu, asked, monkeypatch):
+    function, loss, shapes = gradient("gru", dtype=jnp.bfloat16)
+    with jax.default_matmul_precision("bfloat16"):
+        assert "pallas_call" in names(function, of_two_runs(shapes))
+    assert asked == [("gru", HIDDEN, jnp.bfloat16, 16, "bfloat16")]
     # What is exported, or evaluated, has the loop.
     assert "pallas_call" not in names(loss, shapes)
-    for precision in ("highest", "float32"):
+    for precision in ("highest", "float32", "F32_F32_F32"):
         with jax.default_matmul_precision(precision):
             assert "pallas_call" not in names(function, of_two_runs(shapes))
     with jax.default_matmul_precision("tensorfloat32"):
         assert "pallas_call" in names(function, of_two_runs(shapes))
     other, _, shapes_of_other = gradient(hidden=24)
     assert "pallas_call" not in names(other, of_two_runs(shapes_of_other))
+    with monkeypatch.context() as changed:  # which might decide differently
+        changed.setattr(jax, "process_count", lambda: 2)
+        assert "pallas_call" not in names(function, of_two_runs(shapes))
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     assert "pallas_call" not in names(function, of_two_runs(shapes))
+
+
+def test_the_gradient_goes_the_way_that_the_layer_went(jit, monkeypatch):
+    _, loss, shapes = gradient()
+    made = (*map(drawn, shapes[:2]), jnp.array([5, 2, 0, 3]))
+    expected = jax.grad(loss)(*made)
+    monkeypatch.setattr(recurrence, "_is_kernel", lambda *_: True)
+    _, pull_back = jax.vjp(lambda weights: loss(weights, *made[1:]), made[0])
+    monkeypatch.setattr(recurrence, "_is_kernel", lambda *_: False)
+    (found,) = pull_back(jnp.ones(()))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), found, expected)
 
 
 class Device:
@@ -161,16 +200,16 @@ class Device:
 
 @pytest.fixture
 def works(monkeypatch):
-    """Whether the kernel works, asked while something is traced on a GPU of a compute capability."""
+    """Whether the kernel works, asked while something is traced on GPUs of some compute capabilities."""
 
-    def ask(capability):
-        monkeypatch.setattr(jax, "local_devices", lambda **_: [Device(capability)])
+    def ask(*capabilities, cell="lstm", rows=16):
+        monkeypatch.setattr(jax, "local_devices", lambda **_: list(map(Device, capabilities)))
         recurrence.kernel_works.cache_clear()
         found = []
 
         @jax.jit
         def traced(x):
-            found.append(recurrence.kernel_works("lstm", HIDDEN, jnp.dtype(jnp.float32)))
+            found.append(recurrence.kernel_works(cell, HIDDEN, jnp.dtype(jnp.float32), rows, "tensorfloat32"))
             return x
 
         traced.lower(1.0)
@@ -180,37 +219,58 @@ def works(monkeypatch):
     recurrence.kernel_works.cache_clear()
 
 
-def test_a_kernel_that_computes_what_the_loop_does_works_on_hopper_alone(works, capsys):
-    assert works("9.0")
-    assert not works("8.6")
-    assert not works("")
+@pytest.mark.parametrize("rows", [16, 32])
+@cells
+def test_a_kernel_that_computes_what_the_loop_does_works(cell, rows, works, capsys, monkeypatch):
+    blocks, forward = [], recurrence_kernel.forward
+    monkeypatch.setitem(
+        recurrence._FORWARD,
+        "kernel",
+        lambda cell, x, *made: blocks.append((cell, x.shape[2])) or forward(cell, x, *made),
+    )
+    assert works("9.0", cell=cell, rows=rows)
+    ((asked, batch),) = blocks
+    assert (asked, recurrence_kernel.rows(batch)) == (cell, rows)
+    assert batch % rows  # some are added
     assert capsys.readouterr().err == ""
 
 
-def test_a_kernel_that_computes_something_else_is_not_used_and_says_so(works, monkeypatch, capsys):
-    forward = recurrence_kernel.forward
+@pytest.mark.parametrize("capabilities", [["8.6"], ["10.0"], ["12.0"], [""], ["9.0", "8.0"]])
+def test_a_kernel_is_for_hopper_alone(capabilities, works, capsys):
+    assert not works(*capabilities)
+    assert capsys.readouterr().err == ""
 
-    def wrong(*made):
-        outputs, final, kept = forward(*made)
-        return outputs, (final[0] * 1.1, *final[1:]), kept
 
-    monkeypatch.setattr(recurrence_kernel, "forward", wrong)
+def padding_of(real):
+    """1 where an utterance is not there, of gates' width."""
+    return 1 - real[..., None].astype(jnp.float32)
+
+
+FAULTS = {
+    "final state": ("_FORWARD", lambda made, real: (made[0], (made[1][0] * 1.05, *made[1][1:]), made[2])),
+    "gradient": ("_BACKWARD", lambda made, real: (made[0] * 1.05, made[1])),
+    "padding": ("_BACKWARD", lambda made, real: (made[0] + padding_of(real), made[1])),
+    "not a number": ("_FORWARD", lambda made, real: (made[0] * jnp.nan, *made[1:])),
+}
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+def test_a_kernel_that_computes_something_else_is_not_used_and_says_so(fault, works, monkeypatch, capsys):
+    which, change = FAULTS[fault]
+    right = getattr(recurrence, which)["kernel"]
+    place = 3  # of what is real, in both
+    monkeypatch.setitem(getattr(recurrence, which), "kernel", lambda *made: change(right(*made), made[place]))
     assert not works("9.0")
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("note: recurrent layers without their kernel, by a loop: what it computes differs by 0.1 ")
+    assert line.startswith("note: recurrent layers without their kernel, by a loop: what it computes differs by ")
+    assert ("nan" in line) == (fault == "not a number")
 
 
-@pytest.mark.parametrize("result", ["nan", "error"])
-def test_a_kernel_that_computes_nothing_is_not_used_and_says_why(works, result, monkeypatch, capsys):
-    forward = recurrence_kernel.forward
+def test_a_kernel_that_cannot_be_compiled_is_not_used_and_says_why(works, monkeypatch, capsys):
+    def broken(*made):
+        raise NotImplementedError("no such\nbackend")
 
-    def broken(cell, inputs, *made):
-        if result == "error":
-            raise NotImplementedError("no such\nbackend")
-        outputs, final, kept = forward(cell, inputs, *made)
-        return outputs * jnp.nan, final, kept
-
-    monkeypatch.setattr(recurrence_kernel, "forward", broken)
+    monkeypatch.setitem(recurrence._FORWARD, "kernel", broken)
     assert not works("9.0")
     (line,) = capsys.readouterr().err.splitlines()
-    assert ("NotImplementedError: no such" if result == "error" else "differs by nan") in line
+    assert "NotImplementedError: no such" in line
