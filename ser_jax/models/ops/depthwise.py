@@ -6,6 +6,7 @@ for each channel, of each run, is many times slower on CPUs.
 
 import functools
 import operator
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from jaxtyping import Array, Float
 
 from ser_jax.models.mask import Map
 from ser_jax.models.ops.taps import Size, padded, seen, taps_of
+
+_AT_ONCE = 5  # sums of one reduction: for each, XLA takes 8 KiB of a GPU's shared memory, of which some have 48
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -33,18 +36,21 @@ def _forward(x: Map, kernel: Array, strides: Size) -> tuple[Map, tuple[Map, Arra
 
 
 def _backward(strides: Size, saved: tuple[Map, Array], gradient: Map) -> tuple[Map, Array]:
-    """The map's: the convolution of the gradient with the reflected kernel. The kernel's: a sum for every tap.
-
-    All of these are one reduction: sums by themselves are several kernels of a GPU, and each reads both maps.
-    """
+    """The map's: the convolution of the gradient with the reflected kernel. The kernel's: a sum for every tap."""
     x, kernel = saved
     size, shape = kernel.shape[:2], gradient.shape[1:3]
     bordered = padded(x, size, (1, 1))
-    products = [
-        seen(bordered, tap, shape, strides).astype(jnp.float32) * gradient.astype(jnp.float32) for tap in taps_of(size)
-    ]
-    zeros = [jnp.zeros((), jnp.float32)] * len(products)
-    of_taps = jax.lax.reduce(products, zeros, functools.partial(jax.tree.map, operator.add), (0, 1, 2))
+
+    def sums(taps: Sequence[Size]) -> Sequence[Array]:
+        """Of several taps at once: a GPU reads both maps once for all."""
+        products = [
+            seen(bordered, tap, shape, strides).astype(jnp.float32) * gradient.astype(jnp.float32) for tap in taps
+        ]
+        zeros = [jnp.zeros((), jnp.float32)] * len(taps)
+        return jax.lax.reduce(products, zeros, functools.partial(jax.tree.map, operator.add), (0, 1, 2))
+
+    taps = taps_of(size)
+    of_taps = [one for i in range(0, len(taps), _AT_ONCE) for one in sums(taps[i : i + _AT_ONCE])]
     if strides != (1, 1):  # zeros at the cells between the windows
         gaps = [
             (0, length - stride * (windows - 1) - 1, stride - 1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ser_jax.models import ops
+from tests.programs import equations
 
 SIZES = [(3, 3), (5, 3), (1, 3)]
 KINDS = [("full", size) for size in (*SIZES, (2, 4))] + [("depthwise", size) for size in SIZES]
@@ -124,3 +125,14 @@ def test_in_the_loop_of_a_training_no_convolution_has_a_kernel_in_an_order_that_
     program = jax.jit(train).lower(kernels, random(8, 20, 16, 16)).compile().as_text()
     orders = re.findall(r"convolution\(.*dim_labels=b01f_01(\w\w)->b01f", program)
     assert len(orders) == 5 and set(orders) == {"io"}, orders
+
+
+@pytest.mark.parametrize("taps", [3, 9, 31])
+def test_the_gradient_of_a_depthwise_kernel_has_few_reductions_of_few_taps(taps):
+    """A GPU reads both maps for each, and has 48 KiB of shared memory at least: 8 for each sum of a reduction."""
+    x, kernel = random(2, 40, 1, 4), random(taps, 1, 4)
+    traced = jax.make_jaxpr(jax.grad(lambda x, kernel: jnp.sum(ops.depthwise(x, kernel) ** 2), 1))(x, kernel)
+    reductions = [len(one.outvars) for one in equations(traced.jaxpr) if one.primitive.name == "reduce"]
+    assert sum(reductions) == taps
+    assert max(reductions) <= 5
+    assert len(reductions) == -(-taps // 5)
