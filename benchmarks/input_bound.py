@@ -48,9 +48,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="steps of a turn, which is one call of the program")
     parser.add_argument("--turns", type=int, default=20, help="timed turns of each")
     args = parser.parse_args()
-    options = [f"order.window={args.window}", "training.crop_seconds=3.0", "frontend.normalization=utterance"]
+    options = [f"order.window={args.window}", "training.crop_seconds=3.0"]
+    options += ["frontend.normalization=utterance", "frontend.trim_db=0"]
     overrides = [f"--config.{option}" for option in ["feed=streaming", *options, *args.option]]
-    config = configuration.load(f"{CONFIG}:emodb,shufflenet_v2,transductive", overrides)
+    config = configuration.load(f"{CONFIG}:emodb,shufflenet_v2", overrides)
     corpus = noise(args.utterances)
     with tempfile.TemporaryDirectory() as folder:
         population = make_population(config, corpus, all_for_training(corpus), data_dir=folder)

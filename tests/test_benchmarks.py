@@ -1,4 +1,4 @@
-"""The benchmarks, which the tests do not run: that what they import is there, and that no figure is lost."""
+"""The benchmarks, of which the tests run one: that what they import is there, and that no figure is lost."""
 
 import argparse
 import ast
@@ -139,3 +139,12 @@ def test_kernels_are_counted_with_a_compiler_for_gpus_alone():
     command = [sys.executable, "-m", "benchmarks.kernels", "--model", "rnn"]
     ended = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (1, "error: jax_plugins.xla_cuda13: not installed; see --help\n")
+
+
+def test_the_streaming_feed_is_measured_beside_a_training():
+    pytest.importorskip("tensorflow")
+    small = "--option model.width=tiny --utterances 64 --window 16 --steps 1 --turns 1".split()
+    command = [sys.executable, "-m", "benchmarks.input_bound", *small]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "share of the wall time" in run.stdout
