@@ -24,9 +24,7 @@ from ser_jax.models.ops.cells import GATES, GRADIENTS, SAVED, STATES, STEPS, Sta
 CAPABILITY = "9."  # of the GPUs that it is for, Hopper: older ones have less shared memory, newer ones other products
 _FEWEST, _MOST = 16, 32  # utterances that a program has: a product needs the first, registers suffice for the second
 _HIDDEN = (16, 32, 64, 128)  # powers of two, of which a product needs 16
-_WEIGHTS = (
-    128 * 1024
-)  # bytes of weights that stay, of 227 KiB of shared memory: what they are multiplied with needs some
+_WEIGHTS = 128 * 1024  # bytes of weights that stay in 227 KiB of shared memory, beside what they are multiplied with
 _WARPS = 8
 
 
@@ -46,9 +44,10 @@ def forward(
     weights: dict[str, Array],
     real: Bool[Array, "directions frames batch"],
 ) -> tuple[Float[Array, "directions frames batch hidden"], State, Float[Array, "kept directions frames batch hidden"]]:
-    """The outputs, the final state in float32, and what `backward` has to know: of a cell's step, c if there is one, h.
+    """The outputs, the final state in float32, and what `backward` has to know.
 
-    The recurrent kernel of `weights` is in the dtype of the inputs.
+    That is what a cell's step saves, `SAVED` arrays, then c if there is one, then h. The recurrent kernel of `weights`
+    is in the dtype of the inputs.
     """
     directions, frames, batch, width = inputs.shape
     hidden = width // GATES[cell]
