@@ -245,7 +245,7 @@ def test_no_time_is_told_where_neither_products_nor_audio_take_any(monkeypatch, 
 
 def test_the_rates_of_the_named_machine_are_those_of_the_benchmarks():
     results = json.loads((Path(__file__).parents[2] / "benchmarks/results/amd-epyc.json").read_text())["benchmarks"]
-    steps = {row["model"]: row for row in results["roofline"]["records"]}
+    steps = {row["model"]: row for row in results["roofline"]["records"] if row["model"] != "encoder_head"}
     compiled = {row["model"]: row for row in results["models"]["records"] if row["contestant"] == "ser_jax"}
     heads = next(row for row in results["heads"]["records"] if row["contestant"].startswith("ser_jax"))
     of_heads = {"encoder_head", "encoder_head on frozen layers"}
