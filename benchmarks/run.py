@@ -383,8 +383,11 @@ def draw(name: str, records: list[dict], path: Path) -> Path | None:
     if name == "population":
         for contestant in dict.fromkeys(record["contestant"] for record in records):
             own = [record for record in records if record["contestant"] == contestant]
-            axes.loglog([r["runs"] for r in own], [r["run_steps_per_second"] for r in own], "o-", label=contestant)
-        axes.set(xlabel="K, runs", ylabel="training steps of a run in a second")
+            axes.semilogx([r["runs"] for r in own], [r["run_steps_per_second"] for r in own], "o-", label=contestant)
+        axes.set(xlabel="K, runs", ylabel="training steps of a run in a second", ylim=(0, None))
+        runs = sorted({record["runs"] for record in records})
+        axes.set_xticks(runs, [str(number) for number in runs])
+        axes.minorticks_off()
         axes.legend()
     elif name == "roofline":
         axes.barh([record["model"] for record in records], [100 * record["share_of_limit"] for record in records])
