@@ -111,13 +111,18 @@ def test_the_kernel_of_recurrent_layers_computes_here_what_xlas_loop_does(cell, 
 def test_a_training_by_the_kernel_is_that_by_xlas_loop(monkeypatch):
     recurrence = importlib.import_module("ser_jax.models.ops.recurrence")
 
-    def losses() -> np.ndarray:
-        model = {"name": "rnn", "hidden": 32}
-        return _losses(tiny_population(*tiny_corpus(), model=model, seeds=[0, 1], folds=[0], feed="resident"))
+    decide, decided = recurrence._is_kernel, []
 
+    def losses() -> np.ndarray:
+        changes = {"model": {"name": "rnn", "hidden": 32}, "training": {"precision": "tf32"}}
+        return _losses(tiny_population(*tiny_corpus(), **changes, seeds=[0, 1], folds=[0], feed="resident"))
+
+    monkeypatch.setattr(recurrence, "_is_kernel", lambda *of: decided.append(decide(*of)) or decided[-1])
     by_kernel = losses()
-    monkeypatch.setattr(recurrence, "_is_kernel", lambda *_: False)
+    assert decided and all(decided)
+    monkeypatch.setattr(recurrence, "_is_kernel", lambda *of: decided.append(False))
     np.testing.assert_allclose(by_kernel, losses(), rtol=0.01)
+    assert not decided[-1]
 
 
 def test_a_deterministic_training_that_is_interrupted_ends_in_the_same_bits(tmp_path):

@@ -65,7 +65,7 @@ def recurrent_step(
 def _forward(cell: str, inputs: Array, weights: dict[str, Array], real: Array) -> tuple[tuple, tuple]:
     way = "kernel" if _is_kernel(cell, inputs) else "loop"
     outputs, final, kept = _FORWARD[way](cell, inputs, _rounded(weights, inputs.dtype), real)
-    return (outputs, final), (outputs, {way: kept}, weights, real)
+    return (outputs, final), (outputs, {way: kept}, weights, real)  # a dict's key is static, as the way has to be
 
 
 def _backward(cell: str, saved: tuple, gradients: tuple) -> tuple[Array, dict[str, Array], None]:
@@ -175,7 +175,7 @@ def _is_kernel(cell: str, inputs: Float[Array, "directions frames batch gates_x_
         return False
     if precision not in _PRECISIONS or not recurrence_kernel.takes(hidden):
         return False
-    with _checking:  # programs are traced in several threads
+    with _checking:  # so that threads that trace at the same time check once
         return kernel_works(cell, hidden, inputs.dtype, recurrence_kernel.rows(inputs.shape[2]), precision)
 
 

@@ -209,7 +209,7 @@ def _call(
 
     def padded(axes: str, x: Array) -> Array:
         whole = padded_shape(axes, x.shape)
-        return jnp.pad(x, [(0, more - size) for more, size in zip(whole, x.shape, strict=True)])
+        return jnp.pad(x, [(0, more - length) for more, length in zip(whole, x.shape, strict=True)])
 
     def block(axes: str, shape: Sequence[int]) -> pl.BlockSpec:
         sizes = tuple({"d": None, "b": size}.get(axis, length) for axis, length in zip(axes, shape, strict=True))
