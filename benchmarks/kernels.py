@@ -1,4 +1,4 @@
-"""What would a GPU that is not here do in a training step: how many kernels, and how long do they take to compile?
+"""What would a GPU that is not here do in a training step: how many kernels, how many bytes, how long to compile?
 
 JAX_PLATFORMS=cpu python -m benchmarks.kernels [--model NAME ...] [--runs 50] [--precision bfloat16] [--keep FOLDER]
 
@@ -17,11 +17,12 @@ import argparse
 import contextlib
 import functools
 import importlib
+import math
 import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
@@ -53,6 +54,7 @@ platform_name: "CUDA"
 dnn_version_info { major: 9 minor: 10 }
 device_description_str: "NVIDIA H200"
 """
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s64": 8, "u64": 8, "f64": 8, "c64": 8}  # others have 4
 # What launches nothing.
 _FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "fusion-done"}
 
@@ -74,7 +76,7 @@ def main() -> None:
     everywhere = NamedSharding(Mesh(np.array(absent_gpu()), ("devices",)), PartitionSpec())
     corpus, cache = noise(400), {}
     protocol = make_protocol(corpus, "random", num_folds=steps.FOLDS)
-    print(f"{'':16}{'kernels':>9}{'distinct':>10}{'trace':>10}{'compile':>10}{'memory':>12}")
+    print(f"{'':16}{'kernels':>9}{'distinct':>10}{'moved':>11}{'trace':>10}{'compile':>10}{'memory':>12}")
     for name in args.model or known:
         population = steps.make(name, args.runs, args.precision, args, corpus, protocol, cache)
         with as_on_a_gpu(everywhere):
@@ -87,19 +89,21 @@ def main() -> None:
         if args.keep:
             args.keep.mkdir(parents=True, exist_ok=True)
             (args.keep / f"{name}_{args.precision}_{args.runs}.txt").write_text(text)
-        launched = kernels(text)
+        launched = launches(text)
         figures = {
             "model": name,
-            "kernels": sum(launched),
+            "kernels": sum_of_kernels(launched),
             "distinct_kernels": len(launched),
             "trace_seconds": compiled_from - begun,
             "compile_seconds": ended - compiled_from,
+            "moved_bytes": sum(moved for _, moved in launched),
             "temporary_bytes": program.memory_analysis().temp_size_in_bytes,
         }
         emit("kernels", **figures, runs=args.runs, precision=args.precision, batch=args.batch, seconds=args.seconds)
         times = f"{figures['trace_seconds']:8.1f} s{figures['compile_seconds']:8.1f} s"
         memory = f"{figures['temporary_bytes'] / 2**30:8.2f} GiB"
-        print(f"{name:16}{figures['kernels']:9}{figures['distinct_kernels']:10}{times}{memory}", flush=True)
+        moved = f"{figures['moved_bytes'] / 1e9:8.1f} GB"
+        print(f"{name:16}{figures['kernels']:9}{figures['distinct_kernels']:10}{moved}{times}{memory}", flush=True)
 
 
 def absent_gpu() -> Sequence[Any]:
@@ -138,37 +142,97 @@ def traced_steps(population: Population, everywhere: NamedSharding) -> Any:
     return jax.jit(lambda *arguments: train(*arguments, None), donate_argnums=0).trace(*arguments)
 
 
-def kernels(text: str) -> list[int]:
-    """How often a step launches each kernel of an optimised program, whose longest loop is that over the steps."""
-    computations, lines = {}, []
-    for line in text.splitlines():
-        if found := re.match(r"(?:ENTRY )?%?([\w.\-]+) .*\{$", line):
-            lines = computations[found[1]] = []
-        elif " = " in line:
-            lines.append(line)
+class Instruction(NamedTuple):
+    """A line of a program: what it makes, by which operation, of what."""
+
+    shape: str
+    operation: str
+    operands: list[str]
+    line: str
+
+
+def launches(text: str) -> list[tuple[int, int]]:
+    """How often a step launches each kernel of an optimised program, and how many bytes that moves in all.
+
+    The longest loop of the program is that over the steps. A kernel reads all of an operand, or the parts that it cuts
+    out of it, once, and writes its result; what a GPU's cache saves or a kernel reads again is not seen.
+    """
+    computations = _parsed(text)
     bodies = {found for line in text.splitlines() for found in re.findall(r" while\(.* body=%?([\w.\-]+)", line)}
 
-    def launched(computation: str, times: int) -> list[int]:
-        counts = []
-        for line in computations[computation]:
-            # After the shape, which is in brackets where there are several.
-            operation = re.search(r" = (?:\(.*?\)|\S+) ([\w\-]+)\(", line)
-            if operation is None or operation[1] in _FREE:
-                continue
-            if operation[1] == "while":
+    def launched(computation: str, times: int) -> list[tuple[int, int]]:
+        found = []
+        for name, (_, operation, _, line) in computations[computation].items():
+            if operation == "while":
                 length = re.search(r"known_trip_count\D*(\d+)", line)
                 body = re.search(r"body=%?([\w.\-]+)", line)[1]
-                counts += launched(body, times * int(length[1] if length else 1))
-            elif operation[1] in ("call", "conditional"):
+                found += launched(body, times * int(length[1] if length else 1))
+            elif operation in ("call", "conditional"):
                 called = re.findall(
                     r"%?([\w.\-]+)", re.search(r"(?:to_apply=|_computations?=)\{?([^}\s]+(?:, [^}\s]+)*)", line)[1]
                 )
-                counts += max((launched(branch, times) for branch in called), key=sum)
-            else:
-                counts.append(times)
-        return counts
+                found += max((launched(branch, times) for branch in called), key=sum_of_kernels)
+            elif operation not in _FREE:
+                found.append((times, times * _moved(computations, computations[computation], name)))
+        return found
 
     return launched(max(bodies, key=lambda body: len(computations[body])), 1)
+
+
+def sum_of_kernels(launched: list[tuple[int, int]]) -> int:
+    """How many kernels these are."""
+    return sum(times for times, _ in launched)
+
+
+def _parsed(text: str) -> dict[str, dict[str, Instruction]]:
+    """The instructions of each computation, by their names."""
+    computations, instructions = {}, {}
+    for line in text.splitlines():
+        if found := re.match(r"(?:ENTRY )?%?([\w.\-]+) .*\{$", line):
+            instructions = computations[found[1]] = {}
+        # After the shape, which is in brackets where there are several.
+        elif found := re.search(r"%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)", line):
+            name, shape, operation, rest = found.groups()
+            instructions[name] = Instruction(shape, operation, re.findall(r"%([\w.\-]+)", rest.split(")")[0]), line)
+    return computations
+
+
+def _moved(computations: dict[str, dict[str, Instruction]], among: dict[str, Instruction], name: str) -> int:
+    """The bytes that a kernel reads and writes."""
+    shape, _, operands, line = among[name]
+    fused = computations.get((re.search(r"fusion.* calls=%?([\w.\-]+)", line) or [None, ""])[1])
+    if not fused:
+        return _bytes(shape) + sum(_bytes(among[operand].shape) for operand in operands if operand in among)
+    users: dict[str, list[str]] = {}
+    for user, instruction in fused.items():
+        for operand in instruction.operands:
+            users.setdefault(operand, []).append(user)
+
+    def read(part: str) -> int:
+        """Of a parameter, or of what it is but in another form: all, or as much as is cut out."""
+        whole, total = _bytes(fused[part].shape), 0
+        for user in users.get(part, []):
+            shape, operation, operands, _ = fused[user]
+            if operation in ("slice", "dynamic-slice"):
+                total += _bytes(shape)
+            elif operation in ("bitcast", "convert"):
+                total += read(user)
+            elif operation != "dynamic-update-slice" or operands[0] != part:  # which writes over it
+                return whole
+        return min(whole, total)
+
+    written = _bytes(shape)
+    if (root := next(reversed(fused.values()))).operation == "dynamic-update-slice":
+        written = _bytes(fused[root.operands[1]].shape)
+    return written + sum(read(part) for part, one in fused.items() if one.operation == "parameter")
+
+
+def _bytes(shape: str) -> int:
+    """The size of an array, or of several."""
+    return sum(
+        _BYTES.get(dtype, 4) * math.prod(int(length) for length in lengths.split(",") if length)
+        for dtype, lengths in re.findall(r"(\w+)\[([\d,]*)\]", shape)
+    )
 
 
 if __name__ == "__main__":

@@ -99,6 +99,12 @@ def test_in_bfloat16_a_step_has_half_the_bytes_of_results_to_move_and_all_of_its
 
 PROGRAM = """HloModule jit_steps
 
+%fused (p.0: f32[2]) -> f32[2] {
+  %p.0 = f32[2]{0} parameter(0)
+  %slice.1 = f32[1]{0} slice(%p.0), slice={[0:1]}
+  ROOT %pad.1 = f32[2]{0} pad(%slice.1, %slice.1), padding=0_1
+}
+
 %frames (p.1: (f32[2], s32[])) -> (f32[2], s32[]) {
   %p.1 = (f32[2], s32[]) parameter(0)
   %x.1 = f32[2]{0} get-tuple-element(%p.1), index=0
@@ -130,8 +136,10 @@ ENTRY %main (p.4: f32[2]) -> f32[2] {
 """
 
 
-def test_kernels_of_a_step_are_counted_as_often_as_loops_of_known_length_go_round():
-    assert sorted(kernels.kernels(PROGRAM)) == [1, 1, 1, 101, 101]  # a copy, a sort, a fusion; those of the frames
+def test_kernels_of_a_step_are_counted_as_often_as_loops_of_known_length_go_round_and_so_are_their_bytes():
+    fusion, product = (101, 101 * (4 + 8)), (101, 101 * (8 + 16))  # the fusion cuts one of two numbers out
+    copy, sort, begun = (1, 12 + 8), (1, 8 + 8), (1, 4 + 16)
+    assert sorted(kernels.launches(PROGRAM)) == sorted([fusion, product, copy, sort, begun])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is not None, reason="a compiler for GPUs is installed")

@@ -29,6 +29,7 @@ from ser_jax.training.population import (
     training_arguments,
     training_feed,
 )
+from ser_jax.training.programs import steps_of_a_pass
 from ser_jax.training.record import Record, read_state, rows_of
 from ser_jax.training.state import State, for_evaluation
 from ser_jax.training.together import side_by_side
@@ -235,7 +236,8 @@ def _make_steps(
             record.going = not ended[record.runs].all()
         if stop or not any(record.going for record in records):
             return selection.final(population, state) if ended.all() else state
-        count = max(1, int(made * _CALL_SECONDS / elapsed))
+        a_pass = steps_of_a_pass()
+        count = a_pass * max(1, int(made * _CALL_SECONDS / elapsed / a_pass))
 
 
 def _validate_every(population: Population) -> int:

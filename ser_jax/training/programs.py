@@ -81,6 +81,14 @@ def make_programs(
     )
 
 
+def steps_of_a_pass() -> int:
+    """Of how many training steps a program knows the number.
+
+    After each pass of a loop whose length is not known, a GPU waits until the host has asked whether there is another.
+    """
+    return 1 if jax.default_backend() == "cpu" else 4
+
+
 def _train_steps(
     learner: Learner,
     over_runs: Callable,
@@ -91,27 +99,36 @@ def _train_steps(
     resident: Resident,
     encoder: Any,
 ) -> tuple[State, dict[str, Array]]:
-    """Makes `count` training steps on the batches `rows[:count]`; the metrics are sums over them."""
+    """Makes `count` training steps on the batches `rows[:count]`; the metrics are sums over them.
+
+    The loop is one of `steps_of_a_pass` steps within one over passes; the last pass computes steps that do not count.
+    """
+    known = steps_of_a_pass()
 
     def begin(state: State, *_: Any) -> tuple[State, dict]:
         return packed(learner, state), {name: jnp.zeros(()) for name in metric_names(learner, resident)}
 
     def step(
-        carry: tuple[State, dict], run: Run, rows: Array, i: Array, resident: Resident, encoder: Any
+        carry: tuple[State, dict], run: Run, rows: Array, i: tuple[Array, Array], resident: Resident, encoder: Any
     ) -> tuple[State, dict]:
-        state, sums = carry
-        state, metrics = train_step(learner, state, run, rows[i], resident, encoder)
-        return state, jax.tree.map(jnp.add, sums, metrics)
+        (state, sums), (i, count) = carry, i
+        state, metrics = train_step(learner, state, run, rows[jnp.minimum(i, count - 1)], resident, encoder)
+        made = state, jax.tree.map(jnp.add, sums, metrics)
+        return made if known == 1 else jax.tree.map(functools.partial(jnp.where, i < count), made, carry)
 
     def end(carry: tuple[State, dict], *_: Any) -> tuple[State, dict]:
         state, sums = carry
         return unpacked(learner, state), sums
 
+    def passed(first: Array, carry: tuple[State, dict]) -> tuple[State, dict]:
+        def one(i: Array, carry: tuple[State, dict]) -> tuple[State, dict]:
+            return over_runs(step)(carry, run, rows, (first * known + i, count), resident, encoder)
+
+        return jax.lax.fori_loop(0, known, one, carry)
+
     carry = over_runs(begin)(state, run, rows, count, resident, encoder)
     with products_in(learner.precision):
-        carry = jax.lax.fori_loop(
-            0, count, lambda i, carry: over_runs(step)(carry, run, rows, i, resident, encoder), carry
-        )
+        carry = jax.lax.fori_loop(0, -(-count // known), passed, carry)
     return over_runs(end)(carry, run, rows, count, resident, encoder)
 
 

@@ -10,7 +10,7 @@ from ser_jax.training import devices
 from ser_jax.training import population as populations
 from tests.training.tiny import tiny_corpus, tiny_population
 
-STEPS = 2
+CALLS = (1, 5)  # steps of a call: less than a pass of an accelerator's loop, and more
 
 
 @pytest.fixture(scope="module")
@@ -19,16 +19,18 @@ def data():
 
 
 def first_steps(data, model):
-    """The losses of two steps of every run, and what the runs then say of their test folds."""
+    """What the calls say of every run, the steps that they made, and what the runs then say of their test folds."""
     population = tiny_population(*data, model=model, seeds=[0, 1], folds=[0, 2], feed="resident")
     assert population.layout.groups == 1
     state = populations.initial_state(population)
-    losses = []
+    losses, steps = [], []
     feed = populations.training_feed(population, 0)
-    for _ in range(STEPS):
-        state, sums = populations.train_steps(population, state, populations.to_devices(population, feed.take(1)))
-        losses.append(devices.gather(sums, len(population.runs))["loss"])
-    return np.stack(losses), tables.test_predictions(population, state, "variant")
+    for count in CALLS:
+        state, sums = populations.train_steps(population, state, populations.to_devices(population, feed.take(count)))
+        sums, state_steps = devices.gather((sums, state.step), len(population.runs))
+        losses.append(sums["loss"] / sums["weight"])
+        steps.append((sums["steps"], state_steps))
+    return np.stack(losses), np.array(steps), tables.test_predictions(population, state, "variant")
 
 
 @pytest.mark.parametrize("name", ["cnn", "attention_rnn", "shufflenet_v2"])
@@ -36,10 +38,12 @@ def test_runs_batched_as_on_an_accelerator_train_as_they_do_one_after_another(da
     model = {"name": name, **FAMILIES[name].tiny}
     one_device = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda *_: one_device)
-    expected, expected_table = first_steps(data, model)
+    expected, steps, expected_table = first_steps(data, model)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    found, found_table = first_steps(data, model)
+    found, found_steps, found_table = first_steps(data, model)
     assert np.unique(expected.round(4)).size == expected.size  # the runs differ
+    np.testing.assert_array_equal(steps[..., 0].T, [CALLS, np.cumsum(CALLS)])
+    np.testing.assert_array_equal(found_steps, steps)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     classes = [column for column in expected_table if column.startswith("p_")]
     assert classes

@@ -15,8 +15,6 @@ from jaxtyping import Array, Float
 from ser_jax.models.mask import Map
 from ser_jax.models.ops.taps import Size, padded, seen, taps_of
 
-_AT_ONCE = 5  # sums of one reduction: for each, XLA takes 8 KiB of a GPU's shared memory, of which some have 48
-
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise(x: Map, kernel: Float[Array, "taps_in_time taps_in_frequency channels"], strides: Size = (1, 1)) -> Map:
@@ -41,16 +39,14 @@ def _backward(strides: Size, saved: tuple[Map, Array], gradient: Map) -> tuple[M
     size, shape = kernel.shape[:2], gradient.shape[1:3]
     bordered = padded(x, size, (1, 1))
 
-    def sums(taps: Sequence[Size]) -> Sequence[Array]:
-        """Of several taps at once: a GPU reads both maps once for all."""
-        products = [
-            seen(bordered, tap, shape, strides).astype(jnp.float32) * gradient.astype(jnp.float32) for tap in taps
-        ]
-        zeros = [jnp.zeros((), jnp.float32)] * len(taps)
-        return jax.lax.reduce(products, zeros, functools.partial(jax.tree.map, operator.add), (0, 1, 2))
+    def of_taps(taps: Sequence[Size]) -> Float[Array, "taps channels"]:
+        windows = jnp.stack([seen(bordered, tap, shape, strides) for tap in taps]).astype(jnp.float32)
+        return jnp.sum(windows * gradient.astype(jnp.float32)[None], (1, 2, 3))
 
     taps = taps_of(size)
-    of_taps = [one for i in range(0, len(taps), _AT_ONCE) for one in sums(taps[i : i + _AT_ONCE])]
+    # On a GPU one kernel, of which each tap has a part. It reads the windows from the map; others would write them.
+    together = [taps] if jax.default_backend() == "gpu" else [[tap] for tap in taps]
+    of_kernel = jnp.concatenate([of_taps(some) for some in together])
     if strides != (1, 1):  # zeros at the cells between the windows
         gaps = [
             (0, length - stride * (windows - 1) - 1, stride - 1)
@@ -58,7 +54,7 @@ def _backward(strides: Size, saved: tuple[Map, Array], gradient: Map) -> tuple[M
         ]
         gradient = jax.lax.pad(gradient, jnp.zeros((), gradient.dtype), [(0, 0, 0), *gaps, (0, 0, 0)])
     of_map = depthwise(gradient, kernel[::-1, ::-1])
-    return of_map, jnp.stack(of_taps).reshape(kernel.shape).astype(kernel.dtype)
+    return of_map, of_kernel.reshape(kernel.shape).astype(kernel.dtype)
 
 
 depthwise.defvjp(_forward, _backward)
