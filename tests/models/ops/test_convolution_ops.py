@@ -87,8 +87,10 @@ def test_of_several_runs_it_equals_those_of_each(kind, strides, axes, backend, j
     )
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @pytest.mark.parametrize("kind", ["full", "few", "depthwise", "product"])
-def test_in_bfloat16_the_maps_are_bfloat16_and_the_kernels_gradient_is_summed_in_float32(kind):
+def test_in_bfloat16_the_maps_are_bfloat16_and_the_kernels_gradient_is_summed_in_float32(kind, backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     kernel = {
         "full": random(3, 3, 4, 5),
         "few": random(3, 3, 2, 5),
@@ -98,6 +100,7 @@ def test_in_bfloat16_the_maps_are_bfloat16_and_the_kernels_gradient_is_summed_in
     function = {"depthwise": ops.depthwise, "product": ops.product}.get(kind, ops.convolution)
     x = random(8, 40, 16, 2 if kind == "few" else 4).astype(jnp.bfloat16)
     value, pull = jax.vjp(function, x, kernel)
+    np.testing.assert_allclose(value, function(x.astype(jnp.float32), kernel), atol=0.2)
     of_map, of_kernel = pull(jnp.ones_like(value))
     assert (value.dtype, of_map.dtype, of_kernel.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
     _, exact_pull = jax.vjp(function, x.astype(jnp.float32), kernel)
