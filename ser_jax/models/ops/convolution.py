@@ -1,8 +1,9 @@
 """Convolutions over time and frequency.
 
 Forward and for the gradient of the map this is XLA's convolution: of several runs with kernels of their own, one
-convolution with a group for each run. The gradient of the kernel is a product for every tap. XLA's own would be one
-call for each run on a GPU, and is many times slower on a CPU.
+convolution with a group for each run. The gradient of the kernel is a product of what the taps see with the gradient.
+XLA's own would be one call for each run on a GPU, and is many times slower on a CPU. XLA writes what a tap sees, before
+the product: on a GPU for all taps side by side, so that the gradient is read once.
 
 The gradient of the map is a convolution with the turned kernel, written as such. As JAX transposes it, in the loop of a
 training on a CPU, XLA does not turn the kernel before, and computes the convolution cell by cell: ten times slower.
@@ -68,15 +69,15 @@ def _backward(strides: Size, saved: tuple[Map, Array], gradient: Map) -> tuple[M
     else:
         (of_map,) = jax.linear_transpose(lambda x: _by_xla(strides, x, kernel), x)(gradient)
     size, shape = kernel.shape[:2], gradient.shape[1:3]
-    few = _has_few_channels(kernel)
-    parts = _parts(len(x), kernel.size if few else kernel[0, 0].size)
+    at_once = _has_few_channels(kernel) or jax.default_backend() == "gpu"
+    parts = _parts(len(x), kernel.size if at_once else kernel[0, 0].size)
     gradient = gradient.reshape(parts, -1, gradient.shape[-1])
 
     def summed(x: Map) -> Array:
         x = x.reshape(parts, -1, x.shape[-1])
         return jnp.sum(jnp.einsum("pnc,pnd->pcd", x, gradient, preferred_element_type=jnp.float32), 0)
 
-    if few:
+    if at_once:
         of_kernel = summed(_side_by_side(x, size, shape, strides))[: kernel[..., 0].size]
     else:
         bordered = padded(x, size, (1, 1))
