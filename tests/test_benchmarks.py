@@ -87,6 +87,51 @@ def test_what_the_project_needs_is_asked_for_before_a_gpu_is_used(tmp_path):
     assert "not installed, for the tests: psutil\n" in found.stdout
 
 
+CUT = f"ended after 9 s: {run.NO_TIME}"
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "status"),
+    [
+        (8, "", None),
+        (8, CUT, run.TIME_UP),
+        (7, CUT, "error: steps failed"),
+        (8, "exit status 1: it broke", "error: steps failed"),
+    ],
+)
+def test_that_time_is_up_after_the_rows_that_decide_is_no_failure(tmp_path, monkeypatch, rows, error, status):
+    monkeypatch.setattr(run, "run", lambda *_: (rows * [RECORD], 9.0, error))
+    options = ["--set", "gpu", "--only", "steps", "--no_page", "--results", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["run", *options])
+    with contextlib.nullcontext() if status is None else pytest.raises(SystemExit) as stopped:
+        run.main()
+    assert status is None or stopped.value.code == status
+    assert json.loads((tmp_path / "a-device.json").read_text())["benchmarks"]["steps"]["error"] == error
+
+
+@pytest.mark.parametrize(
+    ("statuses", "options", "status", "said"),
+    [
+        ({}, [], 0, "all was measured"),
+        ({"steps-more": 3}, [], 3, "what decides was measured; time was up for: steps-more"),
+        ({"study": 1, "steps-more": 3}, [], 1, "failed: study; time was up for: steps-more"),
+        ({"pytest": 124}, ["--only", "tests", "--only", "extraction"], 1, "failed: tests"),
+        ({"pytest": 1}, ["--only", "extraction"], 0, "all was measured"),
+        ({}, ["--limit", "9"], 1, "failed: study steps tests; time was up for: steps-more extraction"),
+        ({}, ["--only", "step"], 2, ""),
+    ],
+)
+def test_the_script_for_a_gpu_says_how_it_ended(tmp_path, statuses, options, status, said):
+    (tmp_path / "packed" / "emodb").mkdir(parents=True)
+    (tmp_path / "packed" / "emodb" / "corpus.json").touch()
+    cases = "".join(f'*"{name} "*) exit {code} ;; ' for name, code in statuses.items())
+    (tmp_path / "python").write_text(f'#!/bin/sh\ncase "$* " in {cases}esac\n')
+    (tmp_path / "python").chmod(0o755)
+    command = ["benchmarks/gpu.sh", "--python", tmp_path / "python", "--data_dir", tmp_path, "--results", tmp_path]
+    found = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (found.returncode, said) == (status, found.stdout.splitlines()[-1].partition(" (after")[0] if said else "")
+
+
 def test_in_bfloat16_a_step_has_half_the_bytes_of_results_to_move_and_all_of_its_state():
     learner = roofline.make("rnn", {"hidden": 4, "depth": 1}, 8, 16)
     size = argparse.Namespace(batch=2, frames=8, features=16)
