@@ -340,10 +340,10 @@ def write_page(results: Path, page: Path) -> None:
         "*against ours* is the other's time divided by ours, in the same turn: above 1, ours is faster.",
         "On a CPU the ratios are what counts: the times are of a machine that others share.",
         "",
-        "The peer is PyTorch, with the same network. On a GPU a step of it is measured eager, operation by operation, and",
-        "captured as one CUDA graph, the strongest way to use it there: the graph is who we compare with. Its time of a",
-        "study is that of a step, times the steps of all models. On a CPU, convolutions have their channels first or last:",
-        "the faster of the two is who we compare with. Other peers are named in their tables.",
+        "The peer is PyTorch, with the same network. On a GPU a step of it is measured eager, operation by operation,",
+        "and captured as one CUDA graph, the strongest way to use it there: the graph is who we compare with. Its time",
+        "of a study is that of a step, times the steps of all models. On a CPU, convolutions have their channels first",
+        "or last: the faster of the two is who we compare with. Other peers are named in their tables.",
     ]
     devices = [json.loads(path.read_text()) | {"stem": path.stem} for path in sorted(results.glob("*.json"))]
     for found in sorted(devices, key=lambda one: one.get("platform", "cpu") == "cpu"):  # accelerators first
