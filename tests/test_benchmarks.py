@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks import kernels, roofline, run
+from benchmarks import kernels, roofline, run, study
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
@@ -107,6 +107,37 @@ def test_that_time_is_up_after_the_rows_that_decide_is_no_failure(tmp_path, monk
         run.main()
     assert status is None or stopped.value.code == status
     assert json.loads((tmp_path / "a-device.json").read_text())["benchmarks"]["steps"]["error"] == error
+
+
+def test_pytorch_is_measured_before_our_warm_study_and_each_row_is_told_at_once(monkeypatch):
+    told = []
+
+    def seconds(args, modes, number):
+        for mode in modes:
+            yield mode, 1.0
+            assert told[-1].startswith(study.MODES[mode])
+
+    def ours(name, args, folder):
+        told.append(name)
+        return {"models": 2, "run_steps": 20, "seconds": 10.0}
+
+    monkeypatch.setattr(study, "ours", ours)
+    monkeypatch.setattr(study, "torch_seconds", seconds)
+    monkeypatch.setattr(study, "emit", lambda _, contestant, **figures: told.append(contestant))
+    monkeypatch.setattr(sys, "argv", ["study", "--torch_device", "cuda"])
+    study.main()
+    first, *peers, last, beside = told
+    assert (first[-4:], last[-4:], beside) == ("cold", "warm", "PyTorch, eager, 8 processes")
+    assert peers == ["PyTorch, eager", "PyTorch, a CUDA graph", "PyTorch, a CUDA graph, bfloat16"]
+
+
+def test_a_step_of_pytorch_is_timed_in_a_process_for_all_modes_and_what_fails_is_told():
+    args = argparse.Namespace(small=True, torch_device="cpu", torch_seconds=0.0)
+    pytest.importorskip("torch")
+    found = list(study.torch_seconds(args, ["eager", "eager"], 1))
+    assert [mode for mode, _ in found] == ["eager", "eager"] and all(0 < seconds < 10 for _, seconds in found)
+    ((_, failed),) = study.torch_seconds(args, ["unknown"], 1)
+    assert "invalid choice: 'unknown'" in failed
 
 
 @pytest.mark.parametrize(
