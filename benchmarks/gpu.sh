@@ -13,8 +13,8 @@
 #   steps         140       115  K = 50: start (18 s), four families in two precisions (55 s), the others in tf32 (40 s)
 #   tests         150       100  17 tests of 15 to 50 s each, six at once: first steps of every family against the CPU,
 #                                kernels, the same bits after an interruption, a model that moves to a CPU
-#   steps-more    130       125  K = 1, 10, 100: start, then 55 s for each K; all of it takes 300 s
-#   extraction    130         ?  encoders against transformers
+#   steps-more    130       125  K = 1, 10, 100: start (18 s), 55 s for four families at each K; in 130 s K = 1 and 10
+#   extraction    130         ?  two large encoders against transformers; never measured there
 #
 # Eight minutes hold the first three parts. Two calls of six minutes hold all of them:
 #
