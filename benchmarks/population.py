@@ -150,7 +150,7 @@ def make_torch_step(args: argparse.Namespace) -> Callable[[], None]:
     from benchmarks import torch_step
 
     frames = 1 + round(args.crop_seconds * 1000 / args.hop_ms)
-    step = torch_step.make_step(argparse.Namespace(**(vars(args) | {"mode": "eager", "frames": frames})))
+    step = torch_step.make_step("eager", argparse.Namespace(**(vars(args) | {"frames": frames})))
 
     def waited() -> None:
         step()

@@ -3,8 +3,9 @@
 python -m benchmarks.steps [--model NAME ...] [--runs 50,1,100,10] [--precision tf32 ...] [--batch 32]
 
 From the waveform on, with the augmentation of configs/recipe.py: crops of 2 s, log-mel at a hop of 20 ms, the network
-at its default size, AdamW, moving averages. The programs of all families for one K and one precision are compiled
-first, several at once, then timed while nothing is compiled. The limit is that of `benchmarks.roofline`, K times:
+at its default size, AdamW, moving averages. Where no --model is named, four families are measured first, in every
+--precision, then the others in the first one alone. The programs of some families for one K are compiled together, then
+timed while nothing is compiled. The limit is that of `benchmarks.roofline`, K times:
 products and bytes that a step needs at least, at the rates of a large product in the same precision and a large copy.
 Prints a table, and a JSON line for each family and K to stderr.
 """
@@ -37,6 +38,8 @@ from ser_jax.training.state import State
 FOLDS = 10
 # Those whose input is not log-mel, or that are no network to speak of.
 LEFT_OUT = {"encoder_head", "linear"}
+# Those that say most, should time run out: convolutions, many small kernels, attention, recurrence.
+FIRST = ("shufflenet_v2", "cnn", "transformer", "rnn")
 
 
 def main() -> None:
@@ -58,14 +61,16 @@ def main() -> None:
     begun = time.perf_counter()
     rates = {precision: measure_rates(precision, args.turns) for precision in args.precision or ["tf32"]}
     print(f"{'':26}{'K':>5}{'at once':>9}{'a step':>12}{'of one run':>12}{'limit':>12}{'share':>7}")
-    # The first of them for all families, should time run out.
-    for count, precision in itertools.product(map(int, args.runs.split(",")), rates):
+    first = args.model or FIRST
+    others = [] if args.model else sorted(set(FAMILIES) - LEFT_OUT - set(FIRST))
+    together = [(first, list(rates)), (others, list(rates)[:1])]
+    for (names, precisions), count in itertools.product(together, map(int, args.runs.split(","))):
         made = {
-            name: make(name, count, precision, args, corpus, protocol, cache)
-            for name in args.model or sorted(set(FAMILIES) - LEFT_OUT)
+            (name, precision): make(name, count, precision, args, corpus, protocol, cache)
+            for precision, name in itertools.product(precisions, names)
         }
         compile_all(made.values())
-        for name, population in made.items():
+        for (name, precision), population in made.items():
             benchmark(name, count, precision, population, args, rates[precision])
     print(f"all programs compiled and timed within {time.perf_counter() - begun:.0f} s")
 

@@ -8,8 +8,8 @@ EMO-DB with 5 seeds that is 100 models. The time is that of `launch.py study`, a
 cache of compiled programs, warm with the programs that it left. What it learnt is told as its unweighted accuracy.
 PyTorch's time is that of a step of its twin (`benchmarks.torch_step`: without augmentation and log-mel, which ours has)
 times the steps of all models: eager, as one CUDA graph, and eager in several processes at once. The fair peer is the
-graph. --small trains a tiny network on the built-in voices. Prints a table, and a JSON line for each contestant to
-stderr.
+graph. Its steps take half a minute, and are measured before ours warm, should time run out. --small trains a tiny
+network on the built-in voices. Prints a table, and at once a JSON line for each contestant to stderr.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -29,6 +30,11 @@ from ser_jax import config as configuration
 from ser_jax import machine, predictions
 
 ROOT = Path(__file__).parents[1]
+MODES = {
+    "eager": "PyTorch, eager",
+    "graph": "PyTorch, a CUDA graph",
+    "graph_bfloat16": "PyTorch, a CUDA graph, bfloat16",
+}
 
 
 def main() -> None:
@@ -39,17 +45,22 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=50.0)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--torch_device", default="cpu", help="of the twin; none: leave it out")
-    parser.add_argument("--torch_steps", type=int, default=200, help="of the twin that are timed")
+    parser.add_argument("--torch_seconds", type=float, default=3.0, help="of the twin's steps that are timed at least")
     parser.add_argument("--torch_processes", type=int, default=8, help="of the twin at once")
     parser.add_argument("--small", action="store_true")
     args = parser.parse_args()
     print(f"{'':36}{'models':>8}{'seconds':>10}{'compiling':>11}{'training':>10}{'against ours':>14}")
     with tempfile.TemporaryDirectory() as folder:
         cold = ours("ser_jax, all at once, cold", args, Path(folder))
+        peers(cold, args, ["eager"] if args.torch_device == "cpu" else ["eager", "graph", "graph_bfloat16"], 1)
         ours("ser_jax, all at once, warm", args, Path(folder))
-    if args.torch_device == "none":
-        return
-    for name, seconds in twins(args).items():
+    peers(cold, args, ["eager"], args.torch_processes)
+
+
+def peers(cold: dict, args: argparse.Namespace, modes: Sequence[str], number: int) -> None:
+    """Prints what all models would take in PyTorch, beside ours, in each mode, in so many processes at once."""
+    for mode, seconds in torch_seconds(args, modes, number) if args.torch_device != "none" else ():
+        name = MODES[mode] + (f", {number} processes" if number > 1 else "")
         if isinstance(seconds, str):
             print(f"{name:36} left out ({seconds})", flush=True)
             continue
@@ -82,16 +93,6 @@ def ours(name: str, args: argparse.Namespace, folder: Path) -> dict:
 def settings(args: argparse.Namespace) -> dict:
     """What the figures are of; not where the data are on this machine."""
     return {key: value for key, value in vars(args).items() if key != "data_dir"}
-
-
-def twins(args: argparse.Namespace) -> dict[str, float | str]:
-    """The seconds of a step of each way to run the twin, or why it could not be run."""
-    found: dict[str, float | str] = {"PyTorch, eager": torch_seconds(args, "eager", 1)}
-    if args.torch_device != "cpu":
-        found["PyTorch, a CUDA graph"] = torch_seconds(args, "graph", 1)
-        found["PyTorch, a CUDA graph, bfloat16"] = torch_seconds(args, "graph_bfloat16", 1)
-    number = args.torch_processes
-    return found | {f"PyTorch, eager, {number} processes": torch_seconds(args, "eager", number)}
 
 
 def make_config(args: argparse.Namespace) -> dict:
@@ -145,30 +146,37 @@ def run(config: dict, data_dir: str, folder: Path) -> tuple[float, list[dict], d
     return seconds, results, accuracies
 
 
-def torch_seconds(args: argparse.Namespace, mode: str, number: int) -> float | str:
-    """The seconds of a step of the twin where so many processes train at once, or what went wrong."""
+def torch_seconds(args: argparse.Namespace, modes: Sequence[str], number: int) -> Iterator[tuple[str, float | str]]:
+    """Yields each mode of the twin with the seconds of a step where so many processes train at once, or what failed."""
     size = ["--option", "width=tiny", "--batch", "8", "--frames", "26"] if args.small else []
-    command = [sys.executable, "-m", "benchmarks.torch_step", "--mode", mode, "--torch_device", args.torch_device]
-    command += [*size, "--steps", str(args.torch_steps), "--wait"]
+    command = [sys.executable, "-m", "benchmarks.torch_step", "--wait", "--torch_device", args.torch_device, *size]
+    command += ["--seconds", str(args.torch_seconds), *(part for mode in modes for part in ("--mode", mode))]
     if args.torch_device == "cpu":
         command += ["--threads", str(max(machine.cores() // number, 1))]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    processes = [subprocess.Popen(command, cwd=ROOT, text=True, **pipes) for _ in range(number)]
-    for process in processes:
-        process.stdout.readline()  # empty where it failed
-    for process in processes:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write("go\n")
-            process.stdin.flush()
-    rate, failed = 0.0, ""
-    for process in processes:
-        _, errors = process.communicate()
-        lines = errors.strip().splitlines() or ["it printed nothing"]
-        if process.returncode:
-            failed = lines[-1][:150]
-        else:
-            rate += 1 / json.loads(lines[-1])["seconds"]
-    return failed or 1 / rate
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(subprocess.Popen(command, cwd=ROOT, text=True, **pipes)) for _ in range(number)
+        ]
+        for mode in modes:
+            for process in processes:
+                process.stdout.readline()  # empty where it failed
+            for process in processes:
+                with contextlib.suppress(BrokenPipeError):
+                    os.write(process.stdin.fileno(), b"go\n")
+            seconds = [next_seconds(process) for process in processes]
+            failed = next((reason for reason in seconds if isinstance(reason, str)), "")
+            yield mode, failed or 1 / sum(1 / one for one in seconds)
+
+
+def next_seconds(process: subprocess.Popen) -> float | str:
+    """The seconds of a step that a process tells next, or what went wrong."""
+    last = "it had ended"
+    for line in process.stderr:
+        if line.startswith("{"):
+            return json.loads(line)["seconds"]
+        last = line.strip() or last
+    return last[:150]
 
 
 if __name__ == "__main__":

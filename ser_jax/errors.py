@@ -54,11 +54,16 @@ def refusal(error: BaseException) -> str | None:
         return f"{where or 'the operating system'}: {error.strerror or reason_of(error)}{number}"
     if isinstance(error, MemoryError):
         return f"not enough memory{f': {reason_of(error)}' if str(error) else ''}"
-    if _OUT_OF_MEMORY in str(error) and type(error).__module__.startswith("jax"):
-        return f"not enough memory on the device: {reason_of(error)}"
+    if is_out_of_memory(error):
+        return f"not enough memory on the device: {reason_of(error)}; expected fewer processes on it, or less at once"
     if isinstance(error, RecursionError):
         return "something that was given is nested too deeply"
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device refused memory while a program was compiled or ran."""
+    return _OUT_OF_MEMORY in str(error) and type(error).__module__.startswith("jax")
 
 
 def reason_of(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks import kernels, roofline, run
+from benchmarks import kernels, roofline, run, study
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
@@ -85,6 +85,82 @@ def test_what_the_project_needs_is_asked_for_before_a_gpu_is_used(tmp_path):
     assert found.returncode == 2, found.stderr
     assert "not installed, needed: cattrs\n" in found.stdout
     assert "not installed, for the tests: psutil\n" in found.stdout
+
+
+CUT = f"ended after 9 s: {run.NO_TIME}"
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "status"),
+    [
+        (8, "", None),
+        (8, CUT, run.TIME_UP),
+        (7, CUT, "error: steps failed"),
+        (8, "exit status 1: it broke", "error: steps failed"),
+    ],
+)
+def test_that_time_is_up_after_the_rows_that_decide_is_no_failure(tmp_path, monkeypatch, rows, error, status):
+    monkeypatch.setattr(run, "run", lambda *_: (rows * [RECORD], 9.0, error))
+    options = ["--set", "gpu", "--only", "steps", "--no_page", "--results", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["run", *options])
+    with contextlib.nullcontext() if status is None else pytest.raises(SystemExit) as stopped:
+        run.main()
+    assert status is None or stopped.value.code == status
+    assert json.loads((tmp_path / "a-device.json").read_text())["benchmarks"]["steps"]["error"] == error
+
+
+def test_pytorch_is_measured_before_our_warm_study_and_each_row_is_told_at_once(monkeypatch):
+    told = []
+
+    def seconds(args, modes, number):
+        for mode in modes:
+            yield mode, 1.0
+            assert told[-1].startswith(study.MODES[mode])
+
+    def ours(name, args, folder):
+        told.append(name)
+        return {"models": 2, "run_steps": 20, "seconds": 10.0}
+
+    monkeypatch.setattr(study, "ours", ours)
+    monkeypatch.setattr(study, "torch_seconds", seconds)
+    monkeypatch.setattr(study, "emit", lambda _, contestant, **figures: told.append(contestant))
+    monkeypatch.setattr(sys, "argv", ["study", "--torch_device", "cuda"])
+    study.main()
+    first, *peers, last, beside = told
+    assert (first[-4:], last[-4:], beside) == ("cold", "warm", "PyTorch, eager, 8 processes")
+    assert peers == ["PyTorch, eager", "PyTorch, a CUDA graph", "PyTorch, a CUDA graph, bfloat16"]
+
+
+def test_a_step_of_pytorch_is_timed_in_a_process_for_all_modes_and_what_fails_is_told():
+    args = argparse.Namespace(small=True, torch_device="cpu", torch_seconds=0.0)
+    pytest.importorskip("torch")
+    found = list(study.torch_seconds(args, ["eager", "eager"], 1))
+    assert [mode for mode, _ in found] == ["eager", "eager"] and all(0 < seconds < 10 for _, seconds in found)
+    ((_, failed),) = study.torch_seconds(args, ["unknown"], 1)
+    assert "invalid choice: 'unknown'" in failed
+
+
+@pytest.mark.parametrize(
+    ("statuses", "options", "status", "said"),
+    [
+        ({}, [], 0, "all was measured"),
+        ({"steps-more": 3}, [], 3, "what decides was measured; time was up for: steps-more"),
+        ({"study": 1, "steps-more": 3}, [], 1, "failed: study; time was up for: steps-more"),
+        ({"pytest": 124}, ["--only", "tests", "--only", "extraction"], 1, "failed: tests"),
+        ({"pytest": 1}, ["--only", "extraction"], 0, "all was measured"),
+        ({}, ["--limit", "9"], 1, "failed: study steps tests; time was up for: steps-more extraction"),
+        ({}, ["--only", "step"], 2, ""),
+    ],
+)
+def test_the_script_for_a_gpu_says_how_it_ended(tmp_path, statuses, options, status, said):
+    (tmp_path / "packed" / "emodb").mkdir(parents=True)
+    (tmp_path / "packed" / "emodb" / "corpus.json").touch()
+    cases = "".join(f'*"{name} "*) exit {code} ;; ' for name, code in statuses.items())
+    (tmp_path / "python").write_text(f'#!/bin/sh\ncase "$* " in {cases}esac\n')
+    (tmp_path / "python").chmod(0o755)
+    command = ["benchmarks/gpu.sh", "--python", tmp_path / "python", "--data_dir", tmp_path, "--results", tmp_path]
+    found = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (found.returncode, said) == (status, found.stdout.splitlines()[-1].partition(" (after")[0] if said else "")
 
 
 def test_in_bfloat16_a_step_has_half_the_bytes_of_results_to_move_and_all_of_its_state():

@@ -4,7 +4,7 @@ from ser_jax.corpora.corpus import Corpus
 from ser_jax.errors import UserError
 from ser_jax.feeds.resident import ADDRESSED, padded_size
 
-_CORPUS_SHARE = 0.5  # of a device's memory; the rest is for the population's states and activations
+_CORPUS_SHARE = 0.5  # of a device's free memory; the rest is for the population's states and activations
 
 
 def choose_feed(
@@ -12,13 +12,13 @@ def choose_feed(
 ) -> tuple[str, str]:
     """Returns "resident" or "streaming", and why.
 
-    `asked` is a configuration's `feed`; `memory` what programs may take of each device, in bytes; `only_resident` what
+    `asked` is a configuration's `feed`; `memory` what is free of each device, in bytes; `only_resident` what
     the training needs that cannot be streamed. Raises `UserError` for one that cannot be had: a corpus that
     the devices cannot hold or number, and cannot or must not be streamed.
     """
     samples = padded_size(corpus, longest_read)
     size = samples * corpus.samples.nbytes // max(len(corpus.samples), 1)
-    figures = f"corpus {corpus.name} takes {size / 2**30:.2f} GiB of {memory / 2**30:.1f} GiB on each device"
+    figures = f"corpus {corpus.name} takes {size / 2**30:.2f} GiB of {memory / 2**30:.1f} GiB free on each device"
     if asked == "streaming" and only_resident:
         raise UserError(f"config.feed=streaming: {only_resident} cannot be streamed; expected auto or resident")
     if asked == "resident" or only_resident:

@@ -146,7 +146,8 @@ def _evaluated_windows(
         # A run with fewer windows than its neighbours repeats its last ones; they are not counted again.
         tables = [[own[min(number + part, len(own) - 1)] for own in blocks] for part in range(layout.parts)]
         used = max(int(np.flatnonzero((table.utterance >= 0).any(1))[-1]) + 1 for part in tables for table in part)
-        output = program(state, *_window_arguments(population, layout, tables, used))
+        with program.advising():
+            output = jax.block_until_ready(program(state, *_window_arguments(population, layout, tables, used)))
         for part in range(layout.parts):
             own = jax.tree.map(lambda leaf, part=part: leaf[part : part + 1], output) if layout.shares_batch else output
             predicted = devices.gather(own, len(rows))

@@ -4,11 +4,12 @@ Runs are spread by `pmap` over devices of `vmap` over runs; nothing passes betwe
 batches, `pmap` gives each its part under the axis name `BATCH`, and the training step sums over it.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ser_jax import machine
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, is_out_of_memory, reason_of
 from ser_jax.training.background import Once
 
 BATCH = "batch"  # the axis of devices that share a batch
@@ -113,7 +114,7 @@ class Program:
     Attributes:
       function: of arguments as they lie.
       twice: the same, but it computes a single run twice over and drops the other; see `_copies`.
-      advice: what to do where not even one run fits a device, as a message ends: "expected ...".
+      advice: what makes it need less memory, as a message ends after "expected ".
     """
 
     function: Callable
@@ -166,6 +167,23 @@ class Program:
 
         return self.made((shapes_of(arguments), at_once, copies), make)
 
+    @contextlib.contextmanager
+    def advising(self) -> Iterator[None]:
+        """Turns a device's refusal of memory inside the block into a `UserError` that says what would help.
+
+        For calls of the program and for what waits for their results, where a refusal may come too. `compile` has seen
+        to it that there is enough, but not what other processes have of the device.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"not enough memory on {self.devices[0].device_kind} ({reason_of(error)}); expected fewer processes on "
+                f"it, fewer runs (config.seeds, folds), {self.advice}"
+            ) from error
+
     def __call__(self, *arguments: Any) -> Any:
         """Computes the function for all runs."""
         program, at_once = self.compile(*arguments)
@@ -189,7 +207,7 @@ class Program:
         if needed * _SHARE > memory:
             raise UserError(
                 f"not enough memory on {self.devices[0].device_kind}: one run takes {needed / 2**30:.2g} GiB, "
-                f"{memory / 2**30:.2g} GiB are free for it; {self.advice}"
+                f"{memory / 2**30:.2g} GiB are free for it; expected {self.advice}"
             )
 
     def _runs(self, arguments: Sequence[Any]) -> int:
@@ -213,7 +231,7 @@ def on_devices(
     donate: int = 0,
     memory: int | None = None,
     deterministic: bool = False,
-    advice: str = "expected fewer at once",
+    advice: str = "fewer at once",
 ) -> Program:
     """Spreads `function`, whose arguments and result lie as `kinds` and `result` say, over devices and their runs.
 
@@ -224,8 +242,8 @@ def on_devices(
     On an accelerator the runs of a device are one batched computation, since one small network leaves it idle; on a CPU
     they follow one another inside the program, which measured no slower and needs less memory. The first `donate`
     arguments give their memory to the results. `memory` is what the program may take of each device, in bytes; None:
-    nearly all that the device has free. `deterministic` is for `compiler_options`; `advice` ends the message where one
-    run does not fit. A result of kind "run" must be the same on all devices that share a batch.
+    nearly all that the device has free. `deterministic` is for `compiler_options`; `advice` ends the message where the
+    memory does not suffice. A result of kind "run" must be the same on all devices that share a batch.
     """
     kinds = tuple(kinds)
     shared = [i for i, kind in enumerate(kinds) if kind == "shared"]

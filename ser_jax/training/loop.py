@@ -132,7 +132,8 @@ def _train(
         if going:
             handed_over = [state]  # nothing here keeps the first state on the devices while they train
             del state
-            state = _make_steps(population, handed_over, going, seconds, report, interrupted, profile, stack)
+            with population.programs.train.advising():
+                state = _make_steps(population, handed_over, going, seconds, report, interrupted, profile, stack)
             for record in going:
                 record.wait()  # here, where the last checkpoint is waited for although a signal came
         (stopped,) = processes.largest(interrupted())

@@ -211,13 +211,16 @@ def make_population(
     durations = {"num_steps": max(num_steps, warmup_steps + 1), "warmup_steps": warmup_steps}
     check_batch_statistics(config, corpus, training=training)
     layout = devices.make_layout(len(runs), config["training"]["split"], config["training"]["batch_size"])
-    feed, reason = choose_feed(
-        config["feed"],
-        corpus,
-        longest_read=longest_read(corpus, frontend, max(window_samples, crop_samples)),
-        memory=devices.device_memory(layout.local.devices),
-        only_resident=only_resident(frontend, targets, teacher, training=training),
-    )
+    longest = longest_read(corpus, frontend, max(window_samples, crop_samples))
+    needed = only_resident(frontend, targets, teacher, training=training)
+
+    def chosen() -> tuple[str, str]:
+        # Samples that lie there are the same, or make room for these.
+        memory = devices.free_memory(layout.local.devices, cache.get("samples"))
+        return choose_feed(config["feed"], corpus, longest_read=longest, memory=memory, only_resident=needed)
+
+    # Once, so that it does not depend on which other variant is training.
+    feed, reason = cached(cache, ("feed", config["feed"], *source_of(corpus), longest, needed), chosen)
     if config["training"]["deterministic"]:
         devices.check_deterministic()
     accumulate = check_batch(config, targets, layout, feed)
@@ -230,8 +233,7 @@ def make_population(
     if selects and training:
         check_selection(config, [protocol.folds[fold] for fold, _ in runs], steps_per_epoch, num_steps)
     precision = config["training"]["precision"]
-    if training:
-        check_precision(precision)
+    check_precision(precision, training=training)
     augmentations = frozenset(name for name, strength in config["augmentation"].items() if strength)
 
     def compiled_later() -> Programs:

@@ -41,12 +41,22 @@ def products_in(name: str) -> contextlib.AbstractContextManager:
     return jax.default_matmul_precision(PRECISIONS[name].products)
 
 
-def check_precision(precision: str) -> None:
-    """Raises `UserError` for a `training.precision` that these devices do not have."""
-    device = jax.devices()[0]
-    major, _, minor = str(getattr(device, "compute_capability", "")).partition(".")  # of NVIDIA's, as "7.5"
-    if precision == "bfloat16" and major.isdecimal() and minor.isdecimal() and int(major) < _BFLOAT16_SINCE:
+def lacking_bfloat16() -> jax.Device | None:
+    """Returns one of this process's devices that has no bfloat16, if there is one."""
+
+    def lacks(device: jax.Device) -> bool:
+        major, _, minor = str(getattr(device, "compute_capability", "")).partition(".")  # of NVIDIA's, as "7.5"
+        return major.isdecimal() and minor.isdecimal() and int(major) < _BFLOAT16_SINCE
+
+    return next(filter(lacks, jax.local_devices()), None)
+
+
+def check_precision(precision: str, *, training: bool) -> None:
+    """Raises `UserError` for a `training.precision` that a device does not have; a trained model cannot change its."""
+    device = lacking_bfloat16() if precision == "bfloat16" else None
+    if device is not None:
         raise UserError(
             f"config.training.precision: found bfloat16, which {device.device_kind} does not have (compute capability "
-            f"{major}.{minor}, expected {_BFLOAT16_SINCE}.0 or later); expected tf32 or float32"
+            f"{device.compute_capability}, expected {_BFLOAT16_SINCE}.0 or later); expected "
+            + ("tf32 or float32" if training else "another device, or JAX_PLATFORMS=cpu")
         )

@@ -12,7 +12,7 @@ from jaxtyping import Array, Int
 from ser_jax.feeds.resident import Resident
 from ser_jax.training import devices
 from ser_jax.training.packing import packed, unpacked
-from ser_jax.training.precision import products_in
+from ser_jax.training.precision import lacking_bfloat16, products_in
 from ser_jax.training.state import Learner, Run, State, initialise
 from ser_jax.training.step import embed_batch, evaluate_batch, metric_names, train_step
 
@@ -60,7 +60,7 @@ def make_programs(
             ("run", "part", "part", "part", "shared", corpus_lies, "shared"),
             "part",
             deterministic=deterministic,
-            advice="expected a smaller config.evaluation.batch_size or window_seconds",
+            advice="a smaller config.evaluation.batch_size or window_seconds",
         )
 
     return Programs(
@@ -73,12 +73,18 @@ def make_programs(
             "run",
             donate=1,
             deterministic=deterministic,
-            advice="expected a smaller config.training.batch_size or crop_seconds, a larger accumulate, or "
-            "precision=bfloat16",
+            advice=_advice(learner),
         ),
         of_windows(evaluate_batch),
         of_windows(embed_batch),
     )
+
+
+def _advice(learner: Learner) -> str:
+    """What makes a training need less memory, as far as this one can have it."""
+    found = "a smaller config.training.batch_size or crop_seconds, or a larger accumulate"
+    halved = learner.precision == "bfloat16" or learner.frontend.kind == "waveform" or lacking_bfloat16() is not None
+    return found if halved else f"{found}, or training.precision=bfloat16"
 
 
 def steps_of_a_pass() -> int:

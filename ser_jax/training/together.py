@@ -29,7 +29,7 @@ def alike(one: Population, other: Population) -> bool:
 
 def most_beside(population: Population, num_runs: int) -> int:
     """Returns how many populations like this one, of `num_runs` runs each, may train side by side: one at least."""
-    memory = devices.device_memory(population.layout.local.devices) * population.layout.groups
+    memory = devices.free_memory(population.layout.local.devices) * population.layout.groups
     of_memory = int(_SHARE * memory / (4 * population.learner.num_kept))
     return max(min(_MOST_RUNS, of_memory) // num_runs, 1)
 

@@ -148,7 +148,7 @@ def test_one_run_that_no_device_holds_is_refused_in_a_line_that_says_what_would_
         ("run",),
         "run",
         memory=1000,
-        advice="expected a smaller batch",
+        advice="a smaller batch",
     )
     with pytest.raises(UserError, match=r"not enough memory on cpu: one run takes .* GiB are free .*smaller batch$"):
         program(np.zeros((1, 3, 640), np.float32))

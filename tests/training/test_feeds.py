@@ -19,7 +19,7 @@ from ser_jax.inference import tables
 from ser_jax.training import devices, loop
 from ser_jax.training import population as populations
 from ser_jax.training.population import make_population
-from tests.training.tiny import CONFIG, tiny_corpus
+from tests.training.tiny import CONFIG, tiny_corpus, tiny_population
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_batches_after_restarts_are_those_that_would_have_been(data, cuts):
             "auto",
             {"memory": 1},
             "tracks",
-            r"takes .* on each device, and tracks cannot be streamed; expected a smaller",
+            r"takes .* free on each device, and tracks cannot be streamed; expected a smaller",
         ),
         ("resident", {"memory": 1}, "tracks", "and tracks cannot be streamed; expected a smaller corpus"),
         ("auto", {"longest_read": 2**31}, "tracks", r"fewer than 2\^31 can be numbered, and tracks cannot be streamed"),
@@ -179,3 +179,22 @@ def test_the_feed_is_chosen_by_what_fits(data):
     assert choose_feed("auto", corpus, longest_read=100, memory=2 * size, only_resident="tracks")[0] == "resident"
     with pytest.raises(UserError, match="tracks cannot be streamed"):
         choose_feed("streaming", corpus, longest_read=100, memory=1, only_resident="tracks")
+
+
+def test_the_feed_is_chosen_once_by_what_is_free_beside_a_corpus_that_lies_there(data, monkeypatch):
+    corpus, protocol, *_ = data
+    free, kept, cache = 2**30, [], {}
+    monkeypatch.setattr(devices, "free_memory", lambda _, own: kept.append(own) or free)
+
+    def chosen(**changes):
+        return tiny_population(corpus, protocol, cache=cache, **changes)
+
+    samples = chosen().resident.samples
+    assert kept == [None]
+    free = 1000
+    assert chosen(frontend={"hop_ms": 20.0}).feed == "resident"
+    with pytest.raises(UserError, match="free on each device"):
+        chosen(feed="resident")
+    assert len(kept) == 2 and kept[1][1].samples is samples
+    cache = {}
+    assert chosen().feed == "streaming"

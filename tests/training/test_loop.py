@@ -10,8 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, printed
+from ser_jax.inference import tables
 from ser_jax.training import devices, log, loop, processes
+from ser_jax.training import population as populations
 from tests.training.tiny import tiny_corpus, tiny_population
 
 
@@ -139,3 +141,25 @@ def test_a_deterministic_training_is_compiled_so_on_a_gpu_alone(data, monkeypatc
         devices.check_deterministic()
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=true")
     devices.check_deterministic()
+
+
+@pytest.mark.parametrize(("precision", "advised"), [("tf32", True), ("bfloat16", False)])
+def test_a_device_without_memory_left_is_told_with_what_would_help(tmp_path, monkeypatch, precision, advised):
+    population = tiny_population(*tiny_corpus(), folds=[0], training={"precision": precision})
+    state = populations.initial_state(population)
+
+    def full(*_):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 18253611008 bytes."
+        )
+
+    monkeypatch.setattr(devices.Program, "__call__", full)
+    with pytest.raises(
+        UserError, match=r"not enough memory on cpu \(RESOURCE_.* bytes\.\); expected .*runs"
+    ) as refused:
+        loop.train(population, tmp_path)
+    assert "training.batch_size" in str(refused.value)
+    assert str(refused.value).endswith(", or training.precision=bfloat16") == advised
+    assert len(printed(refused.value)) == len(str(refused.value))
+    with pytest.raises(UserError, match=r"evaluation\.batch_size or window_seconds$"):
+        tables.test_predictions(population, state, "")

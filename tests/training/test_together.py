@@ -231,5 +231,5 @@ def test_the_states_of_all_runs_leave_the_devices_most_of_their_memory(members, 
     assert together.most_beside(population, 2) == 50  # as many as have 100 runs
     assert together.most_beside(population, 1000) == 1
     of_a_run = 4 * population.learner.num_kept
-    monkeypatch.setattr(devices, "device_memory", lambda _: 8 * 7 * of_a_run)
+    monkeypatch.setattr(devices, "free_memory", lambda _: 8 * 7 * of_a_run)
     assert together.most_beside(population, 2) == 3
