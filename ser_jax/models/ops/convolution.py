@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ser_jax.models.mask import Map
-from ser_jax.models.ops.taps import Size, padded, padding_of, seen, taps_of
+from ser_jax.models.ops.taps import KERNEL_GRADIENT, Size, padded, padding_of, seen, taps_of
 
 _FEW = 32  # taps times channels of a map
 _SUMS = 2**17  # of all parts of a batch
@@ -77,11 +77,12 @@ def _backward(strides: Size, saved: tuple[Map, Array], gradient: Map) -> tuple[M
         x = x.reshape(parts, -1, x.shape[-1])
         return jnp.sum(jnp.einsum("pnc,pnd->pcd", x, gradient, preferred_element_type=jnp.float32), 0)
 
-    if at_once:
-        of_kernel = summed(_side_by_side(x, size, shape, strides))[: kernel[..., 0].size]
-    else:
-        bordered = padded(x, size, (1, 1))
-        of_kernel = jnp.stack([summed(seen(bordered, tap, shape, strides)) for tap in taps_of(size)])
+    with jax.named_scope(KERNEL_GRADIENT):
+        if at_once:
+            of_kernel = summed(_side_by_side(x, size, shape, strides))[: kernel[..., 0].size]
+        else:
+            bordered = padded(x, size, (1, 1))
+            of_kernel = jnp.stack([summed(seen(bordered, tap, shape, strides)) for tap in taps_of(size)])
     return of_map, of_kernel.reshape(kernel.shape).astype(kernel.dtype)
 
 

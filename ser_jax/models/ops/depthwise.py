@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ser_jax.models.mask import Map
-from ser_jax.models.ops.taps import Size, padded, seen, taps_of
+from ser_jax.models.ops.taps import KERNEL_GRADIENT, Size, padded, seen, taps_of
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -46,7 +46,8 @@ def _backward(strides: Size, saved: tuple[Map, Array], gradient: Map) -> tuple[M
     taps = taps_of(size)
     # On a GPU one kernel, of which each tap has a part. It reads the windows from the map; others would write them.
     together = [taps] if jax.default_backend() == "gpu" else [[tap] for tap in taps]
-    of_kernel = jnp.concatenate([of_taps(some) for some in together])
+    with jax.named_scope(KERNEL_GRADIENT):
+        of_kernel = jnp.concatenate([of_taps(some) for some in together])
     if strides != (1, 1):  # zeros at the cells between the windows
         gaps = [
             (0, length - stride * (windows - 1) - 1, stride - 1)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from ser_jax.models.mask import Map
 
 Size = tuple[int, int]  # along time and frequency
+KERNEL_GRADIENT = "kernel_gradient"  # the named scope of what computes it in a program
 
 
 def taps_of(size: Size) -> list[Size]:
