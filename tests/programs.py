@@ -31,13 +31,64 @@ def drawn(shapes):
 
 def equations(jaxpr):
     """All equations of a traced program; the body of a loop counts once."""
+    return (equation for equation, _, _ in located(jaxpr))
+
+
+def located(jaxpr, platform=None, scope=""):
+    """Each equation of a traced program, the named scopes that it is in, and what made the variables beside it.
+
+    `platform`: of what depends on the platform, that of this one alone.
+    """
+    made = {id(variable): equation for equation in jaxpr.eqns for variable in equation.outvars}
     for equation in jaxpr.eqns:
-        yield equation
-        for parameter in equation.params.values():
-            for inner in parameter if isinstance(parameter, (tuple, list)) else (parameter,):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    yield from equations(inner)
+        own_scope = f"{scope}/{equation.source_info.name_stack}"
+        yield equation, own_scope, made
+        platforms = equation.params.get("branches_platforms")
+        for name, parameter in equation.params.items():
+            inner = parameter if isinstance(parameter, (tuple, list)) else (parameter,)
+            if platform and platforms and name == "branches":
+                inner = [one for one, those in zip(inner, platforms, strict=True) if not those or platform in those][:1]
+            for one in inner:
+                one = getattr(one, "jaxpr", one)
+                if hasattr(one, "eqns"):
+                    yield from located(one, platform, own_scope)
+
+
+# What lays the values of its first operand elsewhere.
+MOVES = {"convert_element_type", "copy", "dynamic_slice", "pad", "reshape", "slice", "squeeze", "transpose"}
+FEW = 32  # channels that a map seen by all taps side by side may have: see `convolution`
+OVERLAP = 1.5  # of windows of three frames, two apart, that the Transformer subsamples by
+TOGETHER = 4  # parts as large as the largest: an LSTM's gates; query, key and value; features and deltas
+
+
+def joins_too_much(equation, made, batch):
+    """Whether an equation joins arrays to more than they were: windows of one map, or what many taps make of it.
+
+    `made` is that of `located`, and `batch` are the leading axes of maps.
+    """
+    if equation.primitive.name not in ("concatenate", "stack"):
+        return False
+    sources = [_source(part, made) for part in equation.invars]
+    size, largest = (max(math.prod(x.aval.shape) for x in those) for those in (equation.outvars, equation.invars))
+    whole = sum({id(source): math.prod(source.aval.shape) for source in sources}.values())
+    shape = equation.outvars[0].aval.shape
+    if shape[: len(batch)] != batch:
+        return size > OVERLAP * whole
+    channels = sources[0].aval.shape[len(batch) + 1 :][-1:]  # after time; there may be none
+    if len(sources) * math.prod(channels) <= FEW:
+        return False
+    return size > OVERLAP * whole or size > TOGETHER * largest
+
+
+def _source(variable, made):
+    """The array that this one was cut out of."""
+    while (equation := made.get(id(variable))) is not None:
+        before = equation.invars[0] if equation.invars else None
+        same_size = before is not None and math.prod(before.aval.shape) == math.prod(variable.aval.shape)
+        if equation.primitive.name not in MOVES and not (equation.primitive.name == "broadcast_in_dim" and same_size):
+            break
+        variable = before
+    return variable
 
 
 def multiply_adds(equation):
