@@ -31,19 +31,21 @@ def drawn(shapes):
 
 def equations(jaxpr):
     """All equations of a traced program; the body of a loop counts once."""
-    return (equation for equation, _, _ in located(jaxpr))
+    return (equation for equation, *_ in located(jaxpr))
 
 
-def located(jaxpr, platform=None, scope=""):
-    """Each equation of a traced program, the named scopes that it is in, and what made the variables beside it.
+def located(jaxpr, platform=None, scope="", times=1):
+    """Each equation of a traced program; the named scopes that it is in; what made the variables beside it; how often
+    loops of known length compute it.
 
     `platform`: of what depends on the platform, that of this one alone.
     """
     made = {id(variable): equation for equation in jaxpr.eqns for variable in equation.outvars}
     for equation in jaxpr.eqns:
         own_scope = f"{scope}/{equation.source_info.name_stack}"
-        yield equation, own_scope, made
+        yield equation, own_scope, made, times
         platforms = equation.params.get("branches_platforms")
+        inner_times = times * (equation.params["length"] if equation.primitive.name == "scan" else 1)
         for name, parameter in equation.params.items():
             inner = parameter if isinstance(parameter, (tuple, list)) else (parameter,)
             if platform and platforms and name == "branches":
@@ -51,7 +53,7 @@ def located(jaxpr, platform=None, scope=""):
             for one in inner:
                 one = getattr(one, "jaxpr", one)
                 if hasattr(one, "eqns"):
-                    yield from located(one, platform, own_scope)
+                    yield from located(one, platform, own_scope, inner_times)
 
 
 # What lays the values of its first operand elsewhere.
@@ -71,8 +73,7 @@ def joins_too_much(equation, made, batch):
     sources = [_source(part, made) for part in equation.invars]
     size, largest = (max(math.prod(x.aval.shape) for x in those) for those in (equation.outvars, equation.invars))
     whole = sum({id(source): math.prod(source.aval.shape) for source in sources}.values())
-    shape = equation.outvars[0].aval.shape
-    if shape[: len(batch)] != batch:
+    if equation.invars[0].aval.shape[: len(batch)] != batch:
         return size > OVERLAP * whole
     channels = sources[0].aval.shape[len(batch) + 1 :][-1:]  # after time; there may be none
     if len(sources) * math.prod(channels) <= FEW:

@@ -1,7 +1,7 @@
 """Each family's gradient program, without a device: how large it is, and in what precision it computes.
 
 At its default size, traced for one run, in the forms that it has on a CPU and on a GPU. What accelerators are given,
-with all that is around the network, is in `tests/training/test_programs.py`.
+with all that is around the network, is in `tests/training/test_accelerator_programs.py`.
 """
 
 import functools
@@ -53,26 +53,26 @@ def test_a_gradient_program_has_no_more_equations_than_its_layers_need(traced):
     name, backend, found = traced
     most = EQUATIONS[name][BACKENDS.index(backend)]
     assert 0.7 * most < len(found) < most  # much smaller: lower the limit
-    assert len({id(equation) for equation, _, _ in found}) < TRACED
+    assert len({id(equation) for equation, *_ in found}) < TRACED
 
 
 def test_equal_units_are_a_loop_on_a_cpu_alone(traced):
     """On an accelerator it would write to memory, and read again, all that the gradient has to know of each of them."""
     name, backend, found = traced
     if name == "shufflenet_v2":
-        loops = [equation for equation, _, _ in found if equation.primitive.name == "scan"]
+        loops = [equation for equation, *_ in found if equation.primitive.name == "scan"]
         assert bool(loops) == (backend == "cpu")
 
 
 def test_no_arrays_are_joined_to_more_than_they_were(traced):
-    assert not [equation for equation, _, made in traced[-1] if joins_too_much(equation, made, (BATCH,))]
+    assert not [equation for equation, _, made, _ in traced[-1] if joins_too_much(equation, made, (BATCH,))]
 
 
 def test_products_are_bfloat16_and_softmax_and_statistics_float32(traced):
     name, _, found = traced
     by_dtype = {}
-    for equation, _, _ in found:
-        if count := multiply_adds(equation):
+    for equation, _, _, times in found:
+        if count := times * multiply_adds(equation):
             operands = {str(operand.aval.dtype) for operand in equation.invars}
             by_dtype[frozenset(operands)] = by_dtype.get(frozenset(operands), 0) + count
             assert "HIGHEST" not in str(equation.params["precision"])

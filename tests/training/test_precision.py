@@ -1,4 +1,4 @@
-"""What `training.precision` may be; what programs then compute in is in `test_programs.py`."""
+"""What `training.precision` may be; what programs then compute in is in `test_accelerator_programs.py`."""
 
 import contextlib
 import types

@@ -115,8 +115,8 @@ def check_products(name, precision, found):
     """All of the network have the precision, and nearly all factors its dtype, but for a network of a classifier."""
     whole, own = 0, 0
     dtype, named = PRODUCTS[precision]
-    for equation, scope, _ in found:
-        if FAMILIES[name].module.__name__ in scope and (count := multiply_adds(equation)):
+    for equation, scope, _, times in found:
+        if FAMILIES[name].module.__name__ in scope and (count := times * multiply_adds(equation)):
             how = equation.params["precision"]  # of both factors, or of the product: so has JAX the scores of attention
             in_bfloat16 = how == jax.lax.DotAlgorithmPreset.BF16_BF16_F32
             assert (precision == "bfloat16" and in_bfloat16) or how == (named, named), equation
@@ -130,7 +130,7 @@ def gathers_one_by_one(found):
     """The named scopes of gathers of more slices than a batch has rows, as of samples one by one."""
     return [
         scope
-        for equation, scope, _ in found
+        for equation, scope, *_ in found
         if equation.primitive.name == "gather" and math.prod(equation.invars[1].aval.shape[:-1]) > RUNS * BATCH
     ]
 
@@ -138,12 +138,12 @@ def gathers_one_by_one(found):
 def test_a_training_is_lowered_for_an_accelerator_without_highest_precision(training):
     name, backend, _, traced, found = training
     check_lowered(traced, backend)
-    kernels = [equation for equation, _, _ in found if equation.primitive.name == "pallas_call"]
+    kernels = [equation for equation, *_ in found if equation.primitive.name == "pallas_call"]
     assert bool(kernels) == (backend == "gpu" and name in RECURRENT)
 
 
 def test_a_training_does_not_ask_the_host(training):
-    assert not [equation for equation, _, _ in training[-1] if "callback" in equation.primitive.name]
+    assert not [equation for equation, *_ in training[-1] if "callback" in equation.primitive.name]
 
 
 def test_the_products_of_a_training_have_its_precision(training):
@@ -152,7 +152,7 @@ def test_the_products_of_a_training_have_its_precision(training):
 
 
 def test_a_training_joins_no_arrays_to_more_than_they_were(training):
-    assert not [equation for equation, _, made in training[-1] if joins_too_much(equation, made, (RUNS, BATCH))]
+    assert not [equation for equation, _, made, _ in training[-1] if joins_too_much(equation, made, (RUNS, BATCH))]
 
 
 def test_a_training_gathers_samples_one_by_one_for_speed_alone(training):
@@ -180,8 +180,8 @@ def test_an_evaluation_is_lowered_for_accelerators_and_has_the_precision_of_its_
     with as_on("gpu"):
         traced = traced_evaluation(population_of(name, "bfloat16"))
     found = list(located(traced.jaxpr.jaxpr, "cuda"))
-    assert not [equation for equation, _, _ in found if "callback" in equation.primitive.name]
-    assert not [equation for equation, _, made in found if joins_too_much(equation, made, (RUNS, BATCH))]
+    assert not [equation for equation, *_ in found if "callback" in equation.primitive.name]
+    assert not [equation for equation, _, made, _ in found if joins_too_much(equation, made, (RUNS, BATCH))]
     assert not gathers_one_by_one(found)
     check_products(name, "bfloat16", found)
     for backend in PLATFORMS:
