@@ -80,7 +80,8 @@ def main() -> None:
         fused_attention = mock.patch.object(transformer, "_has_fused_attention", lambda: True)
         with as_on("gpu", everywhere.mesh.abstract_mesh), fused_attention:
             begun = time.perf_counter()
-            traced = traced_steps(population, everywhere)
+            train, arguments = steps_of(population, everywhere)
+            traced = train.trace(*arguments)
             compiled_from = time.perf_counter()
             program = traced.lower().compile(compiler_options=devices.compiler_options())
         ended = time.perf_counter()
@@ -131,10 +132,10 @@ def as_on(backend: str, mesh: AbstractMesh | None = None) -> Iterator[None]:
         yield
 
 
-def traced_steps(population: Population, everywhere: NamedSharding | None = None) -> Any:
-    """The training steps of all runs on one device, traced from shapes; `everywhere` is on what they are compiled for.
+def steps_of(population: Population, everywhere: NamedSharding | None = None) -> tuple[Any, tuple]:
+    """The training steps of all runs on one device, to be traced within `as_on`, and the shapes of their arguments.
 
-    To be called within `as_on`.
+    `everywhere`: on what they are compiled for.
     """
     state, run, rows, count, resident, _ = ahead.training_shapes(population)
 
@@ -144,7 +145,7 @@ def traced_steps(population: Population, everywhere: NamedSharding | None = None
     over_runs = devices.over_runs(population.programs.train.kinds)
     train = functools.partial(programs._train_steps, population.learner, over_runs)
     arguments = *(shapes(tree, 1) for tree in (state, run, rows)), shapes(count), shapes(resident)
-    return jax.jit(lambda *arguments: train(*arguments, None), donate_argnums=0).trace(*arguments)
+    return jax.jit(lambda *arguments: train(*arguments, None), donate_argnums=0), arguments
 
 
 def kernels(text: str) -> list[int]:

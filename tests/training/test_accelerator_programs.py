@@ -4,6 +4,7 @@ Whole: crops, log-mel, augmentation, network, loss, gradient and optimizer, in a
 side. Recurrent layers have their kernel on a GPU; fused attention is not there, for which JAX asks cuDNN.
 """
 
+import dataclasses
 import functools
 import math
 from unittest import mock
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.kernels import as_on, traced_steps
+from benchmarks.kernels import as_on, steps_of
 from ser_jax import config as configuration
 from ser_jax.corpora.features import Packed
 from ser_jax.models import FAMILIES
@@ -38,7 +39,8 @@ RECIPE = {"speed": 0.15, "vocal_tract": 0.1, "spec_augment": 0.5, "mixup": 0.5}
 STATES = 16  # dims of an encoder's
 
 
-def population_of(name, precision, **augmentation):
+@functools.cache
+def population_of(name, precision="bfloat16", **augmentation):
     """Two runs on one device of a family with its tiny options; nothing is compiled."""
     corpus, protocol = tiny_corpus()
     options = FAMILIES[name].tiny | OPTIONS.get(name, {})
@@ -63,6 +65,20 @@ def population_of(name, precision, **augmentation):
         return make_population(configuration.merge(CONFIG, changes), corpus, protocol, features=features)
 
 
+def in_precision(population, precision):
+    """The same in another precision: what its programs are made of is not made again, which takes half of the time."""
+    learner = dataclasses.replace(population.learner, precision=precision)
+    return dataclasses.replace(population, programs=dataclasses.replace(population.programs, learner=learner))
+
+
+def traced_steps(population, backend):
+    """The traced program, and what it consists of."""
+    train, arguments = steps_of(population)
+    with as_on(backend):
+        traced = train.trace(*arguments)
+    return traced, list(located(traced.jaxpr.jaxpr, PLATFORMS[backend]))
+
+
 def states_of(utterances, frames=50):
     """Two states of an encoder for every frame of 20 ms, all zero."""
     names = tuple(map(str, range(2 * STATES)))
@@ -72,7 +88,7 @@ def states_of(utterances, frames=50):
 
 
 def traced_evaluation(population):
-    """The evaluation of all runs on one device, traced from shapes."""
+    """The same of the evaluation, which has one form: recurrent layers have their kernel in trainings alone."""
     *of_runs, count, resident, _ = ahead.testing_shapes(population)
     of_runs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), of_runs)
     over_runs = devices.over_runs(population.programs.evaluate.kinds)
@@ -80,7 +96,9 @@ def traced_evaluation(population):
     evaluate = functools.partial(
         _evaluate_windows, evaluate_batch, population.learner, size, "running", over_runs, encoder=None
     )
-    return jax.jit(evaluate).trace(*of_runs, count, resident)
+    with as_on("gpu"):
+        traced = jax.jit(evaluate).trace(*of_runs, count, resident)
+    return traced, list(located(traced.jaxpr.jaxpr, PLATFORMS["gpu"]))
 
 
 # Their loop is another on a GPU; what the others are in bfloat16 there, they are on a TPU.
@@ -98,14 +116,11 @@ PRODUCTS = {
 def training(request):
     """A family, the backend and the precision of its training program, the traced program, and what it consists of."""
     name, backend, precision = request.param
-    with as_on(backend):
-        traced = traced_steps(population_of(name, precision))
-    return name, backend, precision, traced, list(located(traced.jaxpr.jaxpr, PLATFORMS[backend]))
+    return name, backend, precision, *traced_steps(in_precision(population_of(name), precision), backend)
 
 
 def check_lowered(traced, backend):
-    with as_on(backend):
-        text = traced.lower(lowering_platforms=(PLATFORMS[backend],)).as_text()
+    text = traced.lower(lowering_platforms=(PLATFORMS[backend],)).as_text()
     assert text.count("stablehlo.dot_general") + text.count("stablehlo.convolution") > 1
     assert "HIGHEST" not in text
     assert "callback" not in text
@@ -163,23 +178,16 @@ def test_a_training_gathers_samples_one_by_one_for_speed_alone(training):
 
 
 def test_a_training_without_speed_gathers_no_samples_one_by_one():
-    with as_on("tpu"):
-        traced = traced_steps(population_of("linear", "tf32", speed=0.0))
-    assert not gathers_one_by_one(located(traced.jaxpr.jaxpr, "tpu"))
+    assert not gathers_one_by_one(traced_steps(population_of("linear", speed=0.0), "tpu")[1])
 
 
 def test_a_training_in_float32_has_products_of_highest_precision():
-    with as_on("gpu"):
-        traced = traced_steps(population_of("cnn", "float32"))
-    check_products("cnn", "float32", located(traced.jaxpr.jaxpr, "cuda"))
+    check_products("rnn", "float32", traced_steps(population_of("rnn", "float32"), "tpu")[1])
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_an_evaluation_is_lowered_for_accelerators_and_has_the_precision_of_its_training(name):
-    """It has one form on both: recurrent layers have their kernel in trainings alone."""
-    with as_on("gpu"):
-        traced = traced_evaluation(population_of(name, "bfloat16"))
-    found = list(located(traced.jaxpr.jaxpr, "cuda"))
+    traced, found = traced_evaluation(population_of(name))
     assert not [equation for equation, *_ in found if "callback" in equation.primitive.name]
     assert not [equation for equation, _, made, _ in found if joins_too_much(equation, made, (RUNS, BATCH))]
     assert not gathers_one_by_one(found)
