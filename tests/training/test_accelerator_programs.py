@@ -1,18 +1,22 @@
 """The programs of a population as accelerators have them, traced and lowered without one.
 
 Whole: crops, log-mel, augmentation, network, loss, gradient and optimizer, in a loop over steps, of two runs side by
-side. Recurrent layers have their kernel on a GPU; fused attention is not there, for which JAX asks cuDNN.
+side. Recurrent layers have their kernel on a GPU; fused attention is not there, for which JAX asks cuDNN. The products
+that are meant to be of highest precision are in none of them: those of a CPU's spectra, and of MFCC.
 """
 
 import dataclasses
 import functools
 import math
+import re
+from pathlib import Path
 from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 
+import ser_jax
 from benchmarks.kernels import as_on, steps_of
 from ser_jax import config as configuration
 from ser_jax.corpora.features import Packed
@@ -25,7 +29,7 @@ from tests.programs import joins_too_much, located, multiply_adds
 from tests.training.tiny import CONFIG, tiny_corpus
 
 PLATFORMS = {"gpu": "cuda", "tpu": "tpu"}
-RUNS, BATCH = 2, 5  # of which no other axis has the sizes
+RUNS, BATCH = 2, 5  # which only maps have for their first two axes
 # Sizes that the kernel of recurrent layers takes, and more channels than may be seen by all taps side by side.
 OPTIONS = {
     "attention_rnn": {"hidden": 16},
@@ -101,7 +105,7 @@ def traced_evaluation(population):
     return traced, list(located(traced.jaxpr.jaxpr, PLATFORMS["gpu"]))
 
 
-# Their loop is another on a GPU; what the others are in bfloat16 there, they are on a TPU.
+# They have another form on a GPU than on a TPU.
 RECURRENT = ("attention_rnn", "crnn", "reslstm", "rnn")
 FORMS = [(name, *form) for name in FAMILIES for form in (("gpu", "bfloat16"), ("tpu", "tf32"))]
 FORMS += [(name, "tpu", "bfloat16") for name in RECURRENT]
@@ -148,6 +152,14 @@ def gathers_one_by_one(found):
         for equation, scope, *_ in found
         if equation.primitive.name == "gather" and math.prod(equation.invars[1].aval.shape[:-1]) > RUNS * BATCH
     ]
+
+
+def test_recurrent_layers_alone_ask_which_accelerator_it_is():
+    """So the others need no program in bfloat16 for each."""
+    asks = re.compile(r"""default_backend\(\)(?! [!=]= "cpu")|platform_dependent\([^)]*\b(cuda|gpu|rocm|tpu)=""")
+    package = Path(ser_jax.__file__).parent
+    files = [file for room in ("frontend", "feeds", "models", "training") for file in (package / room).rglob("*.py")]
+    assert {file.stem for file in files if asks.search(file.read_text())} == {"recurrence", "devices"}
 
 
 def test_a_training_is_lowered_for_an_accelerator_without_highest_precision(training):
