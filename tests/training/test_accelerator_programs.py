@@ -183,7 +183,7 @@ def test_a_training_joins_no_arrays_to_more_than_they_were(training):
 
 
 def test_a_training_gathers_samples_one_by_one_for_speed_alone(training):
-    """The exception: `crop` reads the samples on both sides of each. (So does `time_shift`, which no recipe has.)"""
+    """The exception: `crop` reads the samples on both sides of each. So would `time_shift`, not in the recipe."""
     reads = gathers_one_by_one(training[-1])
     assert len(reads) == (0 if training[0] == "encoder_head" else 2)
     assert all("crop" in scope for scope in reads)
