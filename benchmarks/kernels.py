@@ -20,7 +20,7 @@ import importlib
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -28,7 +28,7 @@ from unittest import mock
 import jax
 import numpy as np
 from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractDevice, AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import steps
 from benchmarks.common import emit
@@ -79,9 +79,11 @@ def main() -> None:
     print(f"{'':16}{'kernels':>9}{'distinct':>10}{'moved':>11}{'trace':>10}{'compile':>10}{'memory':>12}")
     for name in args.model or known:
         population = steps.make(name, args.runs, args.precision, args, corpus, protocol, cache)
-        with as_on_a_gpu(everywhere):
+        fused_attention = mock.patch.object(transformer, "_has_fused_attention", lambda: True)
+        with as_on("gpu", everywhere.mesh.abstract_mesh), fused_attention:
             begun = time.perf_counter()
-            traced = traced_steps(population, everywhere)
+            train, arguments = steps_of(population, everywhere)
+            traced = train.trace(*arguments)
             compiled_from = time.perf_counter()
             program = traced.lower().compile(compiler_options=devices.compiler_options())
         ended = time.perf_counter()
@@ -118,19 +120,27 @@ def absent_gpu() -> Sequence[Any]:
 
 
 @contextlib.contextmanager
-def as_on_a_gpu(everywhere: NamedSharding) -> Any:
-    """What is traced within it has the form that it has on a GPU."""
-    with (
-        mock.patch.object(jax, "default_backend", lambda: "gpu"),
-        mock.patch.object(transformer, "_has_fused_attention", lambda: True),
-        mock.patch.object(importlib.import_module("ser_jax.models.ops.recurrence"), "kernel_works", lambda *_: True),
-        jax.sharding.use_abstract_mesh(everywhere.mesh.abstract_mesh),  # Pallas asks it which GPU it is
-    ):
+def as_on(backend: str, mesh: AbstractMesh | None = None) -> Iterator[None]:
+    """What is traced within it has the form that it has on a "gpu", one of Hopper's, or on a "tpu".
+
+    But for fused attention, which can be traced only where cuDNN is. `mesh` is of a GPU that programs are compiled for.
+    """
+    recurrence = importlib.import_module("ser_jax.models.ops.recurrence")  # the function of the package has its name
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(jax, "default_backend", lambda: backend))
+        if backend == "gpu":
+            device = AbstractDevice("NVIDIA H200", None, "gpu")
+            mesh = mesh or AbstractMesh((), (), abstract_device=device)
+            stack.enter_context(mock.patch.object(recurrence, "kernel_works", lambda *_: True))
+            stack.enter_context(jax.sharding.use_abstract_mesh(mesh))  # Pallas asks it which GPU it is
         yield
 
 
-def traced_steps(population: Population, everywhere: NamedSharding) -> Any:
-    """The training steps of all runs on one device, traced from shapes."""
+def steps_of(population: Population, everywhere: NamedSharding | None = None) -> tuple[Any, tuple]:
+    """The training steps of all runs on one device, to be traced within `as_on`, and the shapes of their arguments.
+
+    `everywhere`: on what they are compiled for.
+    """
     state, run, rows, count, resident, _ = ahead.training_shapes(population)
 
     def shapes(tree: Any, axes: int = 0) -> Any:
@@ -139,7 +149,7 @@ def traced_steps(population: Population, everywhere: NamedSharding) -> Any:
     over_runs = devices.over_runs(population.programs.train.kinds)
     train = functools.partial(programs._train_steps, population.learner, over_runs)
     arguments = *(shapes(tree, 1) for tree in (state, run, rows)), shapes(count), shapes(resident)
-    return jax.jit(lambda *arguments: train(*arguments, None), donate_argnums=0).trace(*arguments)
+    return jax.jit(lambda *arguments: train(*arguments, None), donate_argnums=0), arguments
 
 
 class Instruction(NamedTuple):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ser_jax.models.ops.taps import KERNEL_GRADIENT
 from ser_jax.training.arrays import named_arrays
 
 CLASSES = 7
@@ -31,13 +32,72 @@ def drawn(shapes):
 
 def equations(jaxpr):
     """All equations of a traced program; the body of a loop counts once."""
+    return (equation for equation, *_ in located(jaxpr))
+
+
+def located(jaxpr, platform=None, scope="", times=1):
+    """Each equation of a traced program; the named scopes that it is in; what made the variables beside it; how often
+    loops of known length compute it.
+
+    `platform`: of what depends on the platform, that of this one alone.
+    """
+    made = {id(variable): equation for equation in jaxpr.eqns for variable in equation.outvars}
     for equation in jaxpr.eqns:
-        yield equation
-        for parameter in equation.params.values():
-            for inner in parameter if isinstance(parameter, (tuple, list)) else (parameter,):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    yield from equations(inner)
+        own_scope = f"{scope}/{equation.source_info.name_stack}"
+        yield equation, own_scope, made, times
+        platforms = equation.params.get("branches_platforms")
+        inner_times = times * (equation.params["length"] if equation.primitive.name == "scan" else 1)
+        for name, parameter in equation.params.items():
+            inner = parameter if isinstance(parameter, (tuple, list)) else (parameter,)
+            if platform and platforms and name == "branches":
+                inner = [one for one, those in zip(inner, platforms, strict=True) if not those or platform in those][:1]
+            for one in inner:
+                one = getattr(one, "jaxpr", one)
+                if hasattr(one, "eqns"):
+                    yield from located(one, platform, own_scope, inner_times)
+
+
+# What lays the values of its first operand elsewhere.
+MOVES = {"convert_element_type", "copy", "dynamic_slice", "pad", "reshape", "slice", "squeeze", "transpose"}
+FEW = 32  # channels that a map seen by all taps side by side may have: see `convolution`
+OVERLAP = 1.5  # of windows of three frames, two apart, that the Transformer subsamples by
+TOGETHER = 4  # parts as large as the largest: an LSTM's gates; query, key and value; features and deltas
+
+
+def joined_too_much(found, batch, backend):
+    """The equations, of those `located`, that join arrays to more than they were: windows of one map, or what many taps
+    make of it. `batch` are the leading axes of maps.
+
+    On a GPU but those of a kernel's gradient: its compiler writes windows for products either way, and reads those of
+    depthwise kernels from the map.
+    """
+    exempt = KERNEL_GRADIENT if backend == "gpu" else "nothing"
+    return [one for one, scope, made, _ in found if exempt not in scope and _joins_too_much(one, made, batch)]
+
+
+def _joins_too_much(equation, made, batch):
+    if equation.primitive.name not in ("concatenate", "stack"):
+        return False
+    sources = [_source(part, made) for part in equation.invars]
+    size, largest = (max(math.prod(x.aval.shape) for x in those) for those in (equation.outvars, equation.invars))
+    whole = sum({id(source): math.prod(source.aval.shape) for source in sources}.values())
+    if equation.invars[0].aval.shape[: len(batch)] != batch:
+        return size > OVERLAP * whole
+    channels = sources[0].aval.shape[len(batch) + 1 :][-1:]  # after time; there may be none
+    if len(sources) * math.prod(channels) <= FEW:
+        return False
+    return size > OVERLAP * whole or size > TOGETHER * largest
+
+
+def _source(variable, made):
+    """The array that this one was cut out of."""
+    while (equation := made.get(id(variable))) is not None:
+        before = equation.invars[0] if equation.invars else None
+        same_size = before is not None and math.prod(before.aval.shape) == math.prod(variable.aval.shape)
+        if equation.primitive.name not in MOVES and not (equation.primitive.name == "broadcast_in_dim" and same_size):
+            break
+        variable = before
+    return variable
 
 
 def multiply_adds(equation):

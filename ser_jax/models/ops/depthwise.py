@@ -6,7 +6,6 @@ for each channel, of each run, is many times slower on CPUs.
 
 import functools
 import operator
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -38,16 +37,13 @@ def _backward(strides: Size, saved: tuple[Map, Array], gradient: Map) -> tuple[M
     x, kernel = saved
     size, shape = kernel.shape[:2], gradient.shape[1:3]
     bordered = padded(x, size, (1, 1))
-
-    def of_taps(taps: Sequence[Size]) -> Float[Array, "taps channels"]:
-        windows = jnp.stack([seen(bordered, tap, shape, strides) for tap in taps]).astype(jnp.float32)
-        return jnp.sum(windows * gradient.astype(jnp.float32)[None], (1, 2, 3))
-
-    taps = taps_of(size)
-    # On a GPU one kernel, of which each tap has a part. It reads the windows from the map; others would write them.
-    together = [taps] if jax.default_backend() == "gpu" else [[tap] for tap in taps]
+    views = [seen(bordered, tap, shape, strides) for tap in taps_of(size)]
+    slope = gradient.astype(jnp.float32)
     with jax.named_scope(KERNEL_GRADIENT):
-        of_kernel = jnp.concatenate([of_taps(some) for some in together])
+        if jax.default_backend() == "gpu":  # one kernel, of which each tap has a part: it reads them from the map
+            of_kernel = jnp.sum(jnp.stack(views).astype(jnp.float32) * slope[None], (1, 2, 3))
+        else:
+            of_kernel = jnp.stack([jnp.sum(view.astype(jnp.float32) * slope, (0, 1, 2)) for view in views])
     if strides != (1, 1):  # zeros at the cells between the windows
         gaps = [
             (0, length - stride * (windows - 1) - 1, stride - 1)

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+from unittest import mock
 
 import jax
 import jax.export
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.kernels import as_on
 from ser_jax.models.ops import recurrence_kernel
 from ser_jax.models.ops.cells import GATES, STATES
 from ser_jax.models.recurrent import Recurrent
@@ -102,13 +104,9 @@ def asked():
 
 
 @pytest.fixture
-def on_a_gpu(monkeypatch, asked):
+def on_a_gpu(asked):
     """What is traced has the form that it has on a GPU whose kernels work."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(recurrence, "kernel_works", lambda *of: asked.append(of) or True)
-    # Which GPU, newer versions of JAX ask.
-    device = jax.sharding.AbstractDevice("NVIDIA H200", None, "gpu")
-    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device)):
+    with as_on("gpu"), mock.patch.object(recurrence, "kernel_works", lambda *of: asked.append(of) or True):
         yield
 
 
@@ -176,8 +174,8 @@ def test_only_a_trainings_layer_is_the_kernel_and_only_where_that_can_be(on_a_gp
     with monkeypatch.context() as changed:  # which might decide differently
         changed.setattr(jax, "process_count", lambda: 2)
         assert "pallas_call" not in names(function, of_two_runs(shapes))
-    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    assert "pallas_call" not in names(function, of_two_runs(shapes))
+    with as_on("cpu"):
+        assert "pallas_call" not in names(function, of_two_runs(shapes))
 
 
 def test_the_gradient_goes_the_way_that_the_layer_went(jit, monkeypatch):
