@@ -36,14 +36,14 @@ while [ $# -gt 0 ]; do
   case "$1" in
     --rehearse) rehearse=1; set=rehearsal; shift ;;
     --more) set=gpu_more; shift ;;
-    --only) only="$only $2"; shift 2 ;;
-    --limit) limit=$2; shift 2 ;;
-    --python) python=$2; shift 2 ;;
-    --data_dir) data_dir=$2; shift 2 ;;
-    --results) results=$2; shift 2 ;;
+    --only | --limit | --python | --data_dir | --results)
+      [ -n "${2:-}" ] || { echo "error: $1: expected a value after it" >&2; exit 2; }
+      if [ "$1" = --only ]; then only="$only $2"; else declare "${1#--}=$2"; fi
+      shift 2 ;;
     *) echo "error: $1: expected --only, --limit, --rehearse, --more, --python, --data_dir or --results" >&2; exit 2 ;;
   esac
 done
+[[ $limit =~ ^[1-9][0-9]*$ ]] || { echo "error: --limit $limit: expected whole seconds above 0" >&2; exit 2; }
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" SER_JAX_DATA="$data_dir"
 export XLA_PYTHON_CLIENT_PREALLOCATE=false  # PyTorch and the tests' processes are on the same GPU
 failed="" cut="" SECONDS=0
@@ -88,7 +88,7 @@ part() {  # NAME LIMIT
   elif [ "$1" = tests ]; then
     JAX_DISABLE_MOST_OPTIMIZATIONS=false timeout -k 5 $seconds "$python" -m pytest -m gpu tests/test_gpu.py -vv \
       -p no:cacheprovider -n $(($(nproc) / 3 + 1)) --dist worksteal
-    status=$?
+    status=$(($? > 0))
   else
     benchmark --no_page --only "$1" --limit $seconds
     status=$?

@@ -52,23 +52,32 @@ def main() -> None:
     print(f"{'':36}{'models':>8}{'seconds':>10}{'compiling':>11}{'training':>10}{'against ours':>14}")
     with tempfile.TemporaryDirectory() as folder:
         cold = ours("ser_jax, all at once, cold", args, Path(folder))
-        peers(cold, args, ["eager"] if args.torch_device == "cpu" else ["eager", "graph", "graph_bfloat16"], 1)
+        modes = ["eager"] if args.torch_device == "cpu" else ["eager", "graph", "graph_bfloat16"]
+        left_out = peers(cold, args, modes, 1)
         ours("ser_jax, all at once, warm", args, Path(folder))
-    peers(cold, args, ["eager"], args.torch_processes)
+    left_out += peers(cold, args, ["eager"], args.torch_processes)
+    if left_out:
+        raise SystemExit(f"error: left out: {'; '.join(left_out)}")
 
 
-def peers(cold: dict, args: argparse.Namespace, modes: Sequence[str], number: int) -> None:
-    """Prints what all models would take in PyTorch, beside ours, in each mode, in so many processes at once."""
+def peers(cold: dict, args: argparse.Namespace, modes: Sequence[str], number: int) -> list[str]:
+    """Prints what all models would take in PyTorch, beside ours, in each mode, in so many processes at once.
+
+    Returns the names of those that failed.
+    """
+    left_out = []
     for mode, seconds in torch_seconds(args, modes, number) if args.torch_device != "none" else ():
         name = MODES[mode] + (f", {number} processes" if number > 1 else "")
         if isinstance(seconds, str):
             print(f"{name:36} left out ({seconds})", flush=True)
+            left_out.append(name)
             continue
         figures = {"models": cold["models"], "seconds": seconds * cold["run_steps"], "step_seconds": seconds}
         figures["against_ours"] = figures["seconds"] / cold["seconds"]
         emit("study", contestant=name, **figures, **settings(args))
         ratio = figures["against_ours"]
         print(f"{name:36}{cold['models']:8}{figures['seconds']:8.1f} s{'':21}{ratio:13.2f}x", flush=True)
+    return left_out
 
 
 def ours(name: str, args: argparse.Namespace, folder: Path) -> dict:
@@ -147,7 +156,10 @@ def run(config: dict, data_dir: str, folder: Path) -> tuple[float, list[dict], d
 
 
 def torch_seconds(args: argparse.Namespace, modes: Sequence[str], number: int) -> Iterator[tuple[str, float | str]]:
-    """Yields each mode of the twin with the seconds of a step where so many processes train at once, or what failed."""
+    """Yields each mode of the twin with the seconds of a step where so many processes train at once, or what failed.
+
+    After one that failed, the others have new processes.
+    """
     size = ["--option", "width=tiny", "--batch", "8", "--frames", "26"] if args.small else []
     command = [sys.executable, "-m", "benchmarks.torch_step", "--wait", "--torch_device", args.torch_device, *size]
     command += ["--seconds", str(args.torch_seconds), *(part for mode in modes for part in ("--mode", mode))]
@@ -158,7 +170,7 @@ def torch_seconds(args: argparse.Namespace, modes: Sequence[str], number: int) -
         processes = [
             stack.enter_context(subprocess.Popen(command, cwd=ROOT, text=True, **pipes)) for _ in range(number)
         ]
-        for mode in modes:
+        for number_of_mode, mode in enumerate(modes, start=1):
             for process in processes:
                 process.stdout.readline()  # empty where it failed
             for process in processes:
@@ -167,6 +179,9 @@ def torch_seconds(args: argparse.Namespace, modes: Sequence[str], number: int) -
             seconds = [next_seconds(process) for process in processes]
             failed = next((reason for reason in seconds if isinstance(reason, str)), "")
             yield mode, failed or 1 / sum(1 / one for one in seconds)
+            if failed:
+                yield from torch_seconds(args, modes[number_of_mode:], number) if modes[number_of_mode:] else ()
+                return
 
 
 def next_seconds(process: subprocess.Popen) -> float | str:

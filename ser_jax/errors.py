@@ -55,7 +55,8 @@ def refusal(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         return f"not enough memory{f': {reason_of(error)}' if str(error) else ''}"
     if is_out_of_memory(error):
-        return f"not enough memory on the device: {reason_of(error)}; expected fewer processes on it, or less at once"
+        advice = "expected fewer processes on it, or fewer runs or utterances at once"
+        return f"not enough memory on the device: {reason_of(error)}; {advice}"
     if isinstance(error, RecursionError):
         return "something that was given is nested too deeply"
     return None

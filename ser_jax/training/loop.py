@@ -179,25 +179,28 @@ def _make_steps(
     feed = stack.enter_context(contextlib.closing(training_feed(population, step)))
     stack.callback(profile.stop)
     guard = "allow" if processes.several() else "disallow"  # several processes' arrays are placed by `pmap` itself
-    piece = to_devices(population, feed.take(1))
+    a_pass = steps_of_a_pass()
+
+    def following(step: int, count: int) -> int:
+        """As many steps, but no further than a validation or a fifth of the training."""
+        ends = validate_every - step % validate_every, part - step % part, population.num_steps - step
+        return min(count, *ends, profile.steps_until_change(step))
+
+    piece = to_devices(population, feed.take(following(step, a_pass)))
     with _timed(seconds, "compile"):
         population.programs.train.compile(*training_arguments(population, state, piece))
     stack.enter_context(interruption.saved())  # from here on there are steps to save; before, nothing is lost
     started = time.monotonic()
-    count, saved_at = 1, started
+    count, saved_at = a_pass, started
     while True:
         begun = time.monotonic()
         profile.before(step)
         with jax.profiler.StepTraceAnnotation("train", step_num=step), jax.transfer_guard(guard):
             state, sums = train_steps(population, state, piece)
         made, step = piece.count, step + piece.count
-        # 4. While the devices are at it, the next steps: as many as take a few seconds, no further than a validation or
-        # a fifth of the training.
+        # 4. While the devices are at it, the next steps: as many as take a few seconds.
         if step < population.num_steps:
-            following = min(count, validate_every - step % validate_every, part - step % part)
-            following = min(following, population.num_steps - step)
-            following = min(following, profile.steps_until_change(step))
-            piece = to_devices(population, feed.take(following))
+            piece = to_devices(population, feed.take(following(step, count)))
         sums, diverged_at = devices.gather((sums, state.diverged_at), num_runs)
         late = time.monotonic() - saved_at > population.config["training"]["checkpoint_seconds"]
         elapsed, late, stop = processes.largest(time.monotonic() - begun, late, interrupted())
@@ -237,7 +240,6 @@ def _make_steps(
             record.going = not ended[record.runs].all()
         if stop or not any(record.going for record in records):
             return selection.final(population, state) if ended.all() else state
-        a_pass = steps_of_a_pass()
         count = a_pass * max(1, int(made * _CALL_SECONDS / elapsed / a_pass))
 
 

@@ -88,7 +88,7 @@ def _advice(learner: Learner) -> str:
 
 
 def steps_of_a_pass() -> int:
-    """Of how many training steps a program knows the number.
+    """How many training steps a pass of the loop over steps has: a loop of known length within it.
 
     After each pass of a loop whose length is not known, a GPU waits until the host has asked whether there is another.
     """
@@ -115,9 +115,9 @@ def _train_steps(
         return packed(learner, state), {name: jnp.zeros(()) for name in metric_names(learner, resident)}
 
     def step(
-        carry: tuple[State, dict], run: Run, rows: Array, i: tuple[Array, Array], resident: Resident, encoder: Any
+        carry: tuple[State, dict], run: Run, rows: Array, place: tuple[Array, Array], resident: Resident, encoder: Any
     ) -> tuple[State, dict]:
-        (state, sums), (i, count) = carry, i
+        (state, sums), (i, count) = carry, place
         state, metrics = train_step(learner, state, run, rows[jnp.minimum(i, count - 1)], resident, encoder)
         made = state, jax.tree.map(jnp.add, sums, metrics)
         return made if known == 1 else jax.tree.map(functools.partial(jnp.where, i < count), made, carry)

@@ -50,7 +50,7 @@ class Record:
         Raises `UserError` where the checkpoints are of another training.
         """
         metadata = self._metadata
-        processes.require_same({what: metadata[what] for what in _SAME})
+        processes.require_same({what: metadata[what] for what in _SAME} | {"feed": self.population.feed})
         if self._store.latest_step() is None:
             state = initial_state(self.population)
         else:

@@ -24,8 +24,8 @@ OPTIONS = {
 # called several times counts each time. Some 15 % above what was found.
 EQUATIONS = {
     "attention_rnn": (800, 1100),
-    "cnn": (2200, 2200),
-    "crnn": (1450, 1600),
+    "cnn": (2200, 2050),
+    "crnn": (1450, 1500),
     "encoder_head": (200, 200),
     "linear": (100, 100),
     "reslstm": (750, 1050),

@@ -175,6 +175,11 @@ def test_a_training_is_lowered_for_an_accelerator_without_highest_precision(trai
     assert bool(kernels) == (backend == "gpu" and name in RECURRENT)
 
 
+def test_four_steps_of_a_training_are_a_loop_of_known_length(training):
+    lengths = [equation.params["length"] for equation, *_ in training[-1] if equation.primitive.name == "scan"]
+    assert lengths[0] == 4
+
+
 def test_a_training_does_not_ask_the_host(training):
     assert not [equation for equation, *_ in training[-1] if "callback" in equation.primitive.name]
 

@@ -163,3 +163,18 @@ def test_a_device_without_memory_left_is_told_with_what_would_help(tmp_path, mon
     assert len(printed(refused.value)) == len(str(refused.value))
     with pytest.raises(UserError, match=r"evaluation\.batch_size or window_seconds$"):
         tables.test_predictions(population, state, "")
+
+
+def test_calls_have_whole_passes_up_to_a_validation_and_to_each_fifth_of_a_training(tmp_path, monkeypatch):
+    counts, send = [], loop.to_devices
+    monkeypatch.setattr(loop, "steps_of_a_pass", lambda: 4)
+    monkeypatch.setattr(
+        loop, "to_devices", lambda population, piece: counts.append(piece.count) or send(population, piece)
+    )
+    steps = {"train_epochs": -1.0, "train_steps": 70, "validate_epochs": -1.0, "validate_steps": 30}
+    loop.train(tiny_population(*tiny_corpus(), folds=[0], training=steps), tmp_path)
+    assert sum(counts) == 70
+    ends = np.cumsum(counts)
+    assert {14, 28, 30, 42, 56, 60} <= set(ends.tolist())
+    assert all(count % 4 == 0 or end in (14, 28, 30, 42, 56, 60, 70) for count, end in zip(counts, ends, strict=True))
+    assert counts[0] == 4

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ser_jax.models import ops
-from tests.programs import equations
+from ser_jax.models.ops.taps import KERNEL_GRADIENT
+from tests.programs import equations, located
 
 SIZES = [(3, 3), (5, 3), (1, 3)]
 KINDS = [("full", size) for size in (*SIZES, (2, 4))] + [("depthwise", size) for size in SIZES]
@@ -136,11 +137,35 @@ def test_the_gradient_of_a_depthwise_kernel_is_one_sum_on_a_gpu_and_stacks_no_wi
 ):
     """A GPU reads stacked windows from the map itself, and has work for all its processors; others would write them."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    x, kernel = random(2, 5, 6, 4), random(3, 3, 4)
-    traced = jax.make_jaxpr(jax.grad(lambda kernel: jnp.sum(ops.depthwise(x, kernel) ** 2)))(kernel)
+    x, kernel = random(2, 5, 6, 4).astype(jnp.bfloat16), random(3, 3, 4)
+    traced = jax.make_jaxpr(jax.grad(lambda kernel: jnp.sum(ops.depthwise(x, kernel).astype(jnp.float32))))(kernel)
     found = list(equations(traced.jaxpr))
     sums_of_cells = [
         one for one in found if one.primitive.name == "reduce_sum" and one.outvars[0].aval.shape[-1:] == (4,)
     ]
     assert len(sums_of_cells) == sums
+    of_kernel = [one for one, scope, *_ in located(traced.jaxpr) if KERNEL_GRADIENT in scope]
+    products = [one for one in of_kernel if one.primitive.name == "mul"]
+    assert len(products) == sums
+    assert {operand.aval.dtype for one in (*products, *sums_of_cells) for operand in one.invars} == {
+        jnp.dtype(jnp.float32)
+    }
     assert (max(one.outvars[0].aval.size for one in found) == 9 * x.size) == (backend == "gpu")
+
+
+@pytest.mark.parametrize(("backend", "products"), [("gpu", 1), ("cpu", 9), ("tpu", 9)])
+@pytest.mark.parametrize("channels", [1, 8])
+def test_the_gradient_of_a_kernel_is_one_product_on_a_gpu_of_columns_that_it_takes(
+    channels, backend, products, monkeypatch
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    x, kernel = random(2, 5, 6, channels).astype(jnp.bfloat16), random(3, 3, channels, 8)
+    traced = jax.make_jaxpr(jax.grad(lambda kernel: jnp.sum(ops.convolution(x, kernel).astype(jnp.float32))))(kernel)
+    found = [
+        one
+        for one, scope, *_ in located(traced.jaxpr)
+        if KERNEL_GRADIENT in scope and one.primitive.name == "dot_general"
+    ]
+    assert len(found) == (1 if channels == 1 else products)
+    columns = {operand.aval.shape[-1] for one in found for operand in one.invars}
+    assert all(number % 8 == 0 for number in columns) or (backend, channels) in (("cpu", 1), ("tpu", 1))
