@@ -168,6 +168,7 @@ def test_a_device_without_memory_left_is_told_with_what_would_help(tmp_path, mon
 def test_calls_have_whole_passes_up_to_a_validation_and_to_each_fifth_of_a_training(tmp_path, monkeypatch):
     counts, send = [], loop.to_devices
     monkeypatch.setattr(loop, "steps_of_a_pass", lambda: 4)
+    monkeypatch.setattr(loop, "_CALL_SECONDS", 0.0)  # calls as short as they may be
     monkeypatch.setattr(
         loop, "to_devices", lambda population, piece: counts.append(piece.count) or send(population, piece)
     )
