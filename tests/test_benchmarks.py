@@ -134,10 +134,18 @@ def test_pytorch_is_measured_before_our_warm_study_and_each_row_is_told_at_once(
 def test_a_step_of_pytorch_is_timed_in_a_process_for_all_modes_and_what_fails_is_told():
     args = argparse.Namespace(small=True, torch_device="cpu", torch_seconds=0.0)
     pytest.importorskip("torch")
-    found = list(study.torch_seconds(args, ["eager", "eager"], 1))
-    assert [mode for mode, _ in found] == ["eager", "eager"] and all(0 < seconds < 10 for _, seconds in found)
-    ((_, failed),) = study.torch_seconds(args, ["unknown"], 1)
+    (_, failed), *found = study.torch_seconds(args, ["unknown", "eager", "eager"], 1)
     assert "invalid choice: 'unknown'" in failed
+    assert [mode for mode, _ in found] == ["eager", "eager"] and all(0 < seconds < 10 for _, seconds in found)
+
+
+def test_a_study_without_its_peer_fails_after_all_else_was_measured(monkeypatch, capsys):
+    monkeypatch.setattr(study, "ours", lambda name, *_: print(name) or {"models": 2, "run_steps": 20, "seconds": 10.0})
+    monkeypatch.setattr(study, "torch_seconds", lambda _, modes, number: [(mode, "no torch") for mode in modes])
+    monkeypatch.setattr(sys, "argv", ["study", "--torch_processes", "2"])
+    with pytest.raises(SystemExit, match=r"^error: left out: PyTorch, eager; PyTorch, eager, 2 processes$"):
+        study.main()
+    assert "warm" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
