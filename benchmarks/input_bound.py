@@ -1,6 +1,6 @@
 """What part of a training's time does the streaming feed cost: waiting for utterances, and reading beside the steps?
 
-python -m benchmarks.input_bound [--turns 20] [--steps 4] [--option model.width=1.0 ...]
+python -m benchmarks.input_bound [--turns 20] [--steps 4] [--model NAME] [--option model.width=1.0 ...]
 
 ShuffleNet V2 0.5x of configs/recipe.py, one run, batches of 32 crops of 3 s out of utterances of 2 to 5 s. The
 training loop's calls with the streaming feed, which reads the next piece while the steps are made, take turns with
@@ -44,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--utterances", type=int, default=2048)
     parser.add_argument("--window", type=int, default=512, help="utterances among which is shuffled")
+    parser.add_argument("--model", default="shufflenet_v2")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the configuration")
     parser.add_argument("--steps", type=int, default=4, help="steps of a turn, which is one call of the program")
     parser.add_argument("--turns", type=int, default=20, help="timed turns of each")
@@ -51,7 +52,7 @@ def main() -> None:
     options = [f"order.window={args.window}", "training.crop_seconds=3.0"]
     options += ["frontend.normalization=utterance", "frontend.trim_db=0"]
     overrides = [f"--config.{option}" for option in ["feed=streaming", *options, *args.option]]
-    config = configuration.load(f"{CONFIG}:emodb,shufflenet_v2", overrides)
+    config = configuration.load(f"{CONFIG}:emodb,{args.model}", overrides)
     corpus = noise(args.utterances)
     with tempfile.TemporaryDirectory() as folder:
         population = make_population(config, corpus, all_for_training(corpus), data_dir=folder)

@@ -235,7 +235,7 @@ def test_kernels_are_counted_with_a_compiler_for_gpus_alone():
 
 def test_the_streaming_feed_is_measured_beside_a_training():
     pytest.importorskip("tensorflow")
-    small = ["--option", "model.width=tiny", "--utterances", "64", "--window", "16", "--steps", "1", "--turns", "1"]
+    small = ["--model", "linear", "--utterances", "64", "--window", "16", "--steps", "1", "--turns", "1"]
     command = [sys.executable, "-m", "benchmarks.input_bound", *small]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]
