@@ -83,7 +83,7 @@ part() {  # NAME LIMIT
   echo; echo "== $1 (after $SECONDS s, for at most $seconds s)"
   if [ "$1" = study ] && [ -z "$rehearse" ] && [ ! -e "$data_dir/packed/emodb/corpus.json" ]; then
     echo "no packed corpus in $data_dir/packed/emodb"; failed="$failed $1"; return
-  elif [ $seconds -lt 20 ]; then
+  elif [ $seconds -lt 20 ]; then  # without study, steps or tests nothing is decided: see ENOUGH in run.py
     case $1 in study | steps | tests) status=1 ;; *) status=3 ;; esac
   elif [ "$1" = tests ]; then
     JAX_DISABLE_MOST_OPTIMIZATIONS=false timeout -k 5 $seconds "$python" -m pytest -m gpu tests/test_gpu.py -vv \

@@ -121,7 +121,7 @@ def absent_gpu() -> Sequence[Any]:
 
 @contextlib.contextmanager
 def as_on(backend: str, mesh: AbstractMesh | None = None) -> Iterator[None]:
-    """What is traced within it has the form that it has on a "gpu", one of Hopper's, or on a "tpu".
+    """What is traced within it has the form that it has on a "cpu", a "gpu", one of Hopper's, or a "tpu".
 
     But for fused attention, which can be traced only where cuDNN is. `mesh` is of a GPU that programs are compiled for.
     """

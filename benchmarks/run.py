@@ -88,7 +88,7 @@ SETS: dict[str, dict[str, str]] = {
 }
 
 # After so many rows, that time is up is no failure: our study cold, and PyTorch's eager and as a graph; K = 50 of four
-# families in two precisions.
+# families in two precisions. Parts without which nothing is decided are in gpu.sh too, for when none of them begins.
 ENOUGH = {"study": 3, "steps": 8, "steps-more": 0, "extraction": 0}
 NO_TIME = "no time left"
 TIME_UP = 3  # the exit status where only time for more lacked

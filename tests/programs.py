@@ -59,7 +59,7 @@ def located(jaxpr, platform=None, scope="", times=1):
 
 # What lays the values of its first operand elsewhere.
 MOVES = {"convert_element_type", "copy", "dynamic_slice", "pad", "reshape", "slice", "squeeze", "transpose"}
-FEW = 32  # channels that a map seen by all taps side by side may have: see `convolution`
+FEW = 32  # taps times channels of a map that all taps may see side by side, as in `convolution`
 OVERLAP = 1.5  # of windows of three frames, two apart, that the Transformer subsamples by
 TOGETHER = 4  # parts as large as the largest: an LSTM's gates; query, key and value; features and deltas
 
