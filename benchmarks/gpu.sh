@@ -25,12 +25,12 @@
 # and, at the end, docs/performance.md. The last line says how it ended: with status 0 all was measured; with 3 the rows
 # that decide were, and time was up for others; with 1 something failed, or time was up before. Needs no network, neither
 # TensorFlow nor TFDS, and of PyPI what requirements.txt names, with pytest, pytest-xdist, beartype and psutil for the
-# tests. --more runs the longer benchmarks instead, without a limit. --rehearse runs it all on a CPU in small, whose
-# figures mean nothing and go to a folder of their own.
+# tests. --more runs the longer benchmarks instead, without a limit unless one is given. --rehearse runs it all on a CPU
+# in small, whose figures mean nothing and go to a folder of their own.
 set -u
 cd "$(dirname "$0")/.."
 python=$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)
-data_dir=data results=benchmarks/results page=docs/performance.md set=gpu rehearse="" only="" limit=470
+data_dir=data results=benchmarks/results page=docs/performance.md set=gpu rehearse="" only="" limit=""
 parts="study:230 steps:140 tests:150 steps-more:130 extraction:130"
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -43,7 +43,7 @@ while [ $# -gt 0 ]; do
     *) echo "error: $1: expected --only, --limit, --rehearse, --more, --python, --data_dir or --results" >&2; exit 2 ;;
   esac
 done
-[[ $limit =~ ^[1-9][0-9]*$ ]] || { echo "error: --limit $limit: expected whole seconds above 0" >&2; exit 2; }
+[[ ${limit:-470} =~ ^[1-9][0-9]*$ ]] || { echo "error: --limit $limit: expected whole seconds above 0" >&2; exit 2; }
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" SER_JAX_DATA="$data_dir"
 export XLA_PYTHON_CLIENT_PREALLOCATE=false  # PyTorch and the tests' processes are on the same GPU
 failed="" cut="" SECONDS=0
@@ -101,8 +101,10 @@ part() {  # NAME LIMIT
 }
 
 if [ $set = gpu_more ]; then
-  benchmark ${only// / --only } || failed=" --more"
+  benchmark ${only// / --only } ${limit:+--limit $limit}
+  case $? in 0) ;; 3) cut=" --more" ;; *) failed=" --more" ;; esac
 else
+  limit=${limit:-470}
   for name in $only; do
     case " $parts" in *" $name:"*) ;; *) echo "error: --only $name: expected one of ${parts//:[0-9][0-9][0-9]/}" >&2; exit 2 ;; esac
   done

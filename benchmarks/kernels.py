@@ -39,7 +39,8 @@ from ser_jax.training import ahead, devices, programs
 from ser_jax.training.population import Population
 from ser_jax.training.precision import PRECISIONS
 
-# Of NVIDIA's data sheet, and of its table of what compute capability 9.0 has.
+# Of NVIDIA's data sheet, and of its table of what compute capability 9.0 has. With a driver of before 12.3, XLA would
+# leave what libraries launch out of its CUDA graphs (--xla_dump_to has a thunk_sequence_after_thunk_passes with them).
 _H200 = """
 gpu_device_info {
   cuda_compute_capability { major: 9 }
@@ -49,6 +50,7 @@ gpu_device_info {
   registers_per_block_limit: 65536 registers_per_core_limit: 65536
   threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
   block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  driver_version: "13.0.0" runtime_version: "13.0.0"
 }
 platform_name: "CUDA"
 dnn_version_info { major: 9 minor: 10 }

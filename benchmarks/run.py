@@ -87,9 +87,10 @@ SETS: dict[str, dict[str, str]] = {
     },
 }
 
-# After so many rows, that time is up is no failure: our study cold, and PyTorch's eager and as a graph; K = 50 of four
-# families in two precisions. Parts without which nothing is decided are in gpu.sh too, for when none of them begins.
-ENOUGH = {"study": 3, "steps": 8, "steps-more": 0, "extraction": 0}
+# After these contestants of a study, or so many rows of others (K = 50 of four families in two precisions), it is no
+# failure that time is up. Parts without which nothing is decided are in gpu.sh too, for when none of them begins.
+DECISIVE = {"ser_jax, all at once, cold", "PyTorch, eager", "PyTorch, a CUDA graph"}
+ENOUGH = {"steps": 8, "steps-more": 0, "extraction": 0}
 NO_TIME = "no time left"
 TIME_UP = 3  # the exit status where only time for more lacked
 
@@ -227,7 +228,7 @@ def main() -> None:
         records, seconds, error = run(["-m", f"benchmarks.{module(name)}", *options.split()], left, keep_so_far)
         keep(args.results, name, options, records, seconds, error)
         if error:
-            enough = error.endswith(NO_TIME) and len(records) >= ENOUGH.get(name, math.inf)
+            enough = error.endswith(NO_TIME) and decides(name, records)
             (cut if enough else failed).append(name)
             print(f"{name} {'was cut' if enough else 'failed'}: {error}, {len(records)} rows", flush=True)
     if not args.no_page:
@@ -238,6 +239,13 @@ def main() -> None:
     if cut:
         print(f"time is up: {', '.join(cut)} has more to measure", flush=True)
         raise SystemExit(TIME_UP)
+
+
+def decides(name: str, records: list[dict]) -> bool:
+    """Whether the rows of a benchmark suffice for what it is run for."""
+    if name == "study":
+        return {record["contestant"] for record in records} >= DECISIVE
+    return len(records) >= ENOUGH.get(name, math.inf)
 
 
 def module(name: str) -> str:
@@ -306,6 +314,7 @@ def keep(results: Path, name: str, options: str, records: list[dict], seconds: f
         temporary.write_text(json.dumps(found, indent=1) + "\n")
 
 
+@functools.cache
 def commit() -> str:
     """The commit that is measured, "" where git does not say."""
     try:
@@ -363,11 +372,12 @@ def write_page(results: Path, page: Path) -> None:
 
 
 def question(name: str) -> str:
-    """The question that a benchmark's docstring begins with."""
+    """The question that a benchmark's docstring begins with; further figures of it are told apart by their name."""
     path = FOLDER / f"{module(name)}.py"
     if not path.exists():
         return name
-    return (ast.get_docstring(ast.parse(path.read_text())) or name).split("\n\n")[0].replace("\n", " ")
+    first = (ast.get_docstring(ast.parse(path.read_text())) or name).split("\n\n")[0].replace("\n", " ")
+    return f"{first} ({name})" if name != module(name) else first
 
 
 def table(name: str, records: list[dict]) -> list[str]:

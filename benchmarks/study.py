@@ -82,7 +82,7 @@ def peers(cold: dict, args: argparse.Namespace, modes: Sequence[str], number: in
 
 def ours(name: str, args: argparse.Namespace, folder: Path) -> dict:
     """Runs the study and prints what it took; returns the figures."""
-    seconds, results, summary = run(make_config(args), args.data_dir, folder)
+    seconds, results, summary, written = run(make_config(args), args.data_dir, folder)
     steps = [entry["seconds"] for entry in results]
     figures = {
         "models": sum(len(result["trained"]["runs"]) for result in results),
@@ -92,6 +92,7 @@ def ours(name: str, args: argparse.Namespace, folder: Path) -> dict:
         "evaluate_seconds": sum(part["evaluate"] + part["validate"] for part in steps),
         "run_steps": sum(int(result["steps"]) for result in results),
         "unweighted_accuracy": summary,
+        "written_after_seconds": written,
     }
     emit("study", contestant=name, **figures, **settings(args))
     parts = f"{figures['compile_seconds']:9.1f} s{figures['train_seconds']:8.1f} s"
@@ -134,13 +135,15 @@ def make_config(args: argparse.Namespace) -> dict:
     return configuration.merge(configuration.default(), changes)
 
 
-def run(config: dict, data_dir: str, folder: Path) -> tuple[float, list[dict], dict]:
-    """Runs `launch.py study`; returns its seconds, what every variant's training says, and the accuracies."""
+def run(config: dict, data_dir: str, folder: Path) -> tuple[float, list[dict], dict, dict[str, float]]:
+    """Runs `launch.py study`; returns its seconds, what every variant's training says, the accuracies, and after how
+    many seconds each file was written, which tells where time goes beside the steps.
+    """
     path, workdir = folder / "config.json", Path(tempfile.mkdtemp(dir=folder))
     path.write_text(json.dumps(config))
     command = [sys.executable, "launch.py", "study", "--config", str(path), "--workdir", str(workdir)]
     kept = {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
-    begun = time.perf_counter()
+    begun, start = time.perf_counter(), time.time()
     subprocess.run([*command, "--data_dir", data_dir], cwd=ROOT, env=os.environ | kept, check=True, stderr=sys.stdout)
     seconds = time.perf_counter() - begun
     results = []
@@ -152,7 +155,11 @@ def run(config: dict, data_dir: str, folder: Path) -> tuple[float, list[dict], d
     table["correct"] = predictions.probabilities_of(table).argmax(1) == predictions.labels_of(table)
     recalls = table.groupby(["variant", "label"], observed=True)["correct"].mean()
     accuracies = {str(name): float(value) for name, value in recalls.groupby("variant", observed=True).mean().items()}
-    return seconds, results, accuracies
+    written = {
+        path.relative_to(workdir).as_posix(): round(path.stat().st_mtime - start, 2)
+        for path in (*workdir.glob("*"), *workdir.glob("populations/*/*"))
+    }
+    return seconds, results, accuracies, dict(sorted(written.items(), key=lambda item: item[1]))
 
 
 def torch_seconds(args: argparse.Namespace, modes: Sequence[str], number: int) -> Iterator[tuple[str, float | str]]:

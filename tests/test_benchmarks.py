@@ -109,6 +109,17 @@ def test_that_time_is_up_after_the_rows_that_decide_is_no_failure(tmp_path, monk
     assert json.loads((tmp_path / "a-device.json").read_text())["benchmarks"]["steps"]["error"] == error
 
 
+@pytest.mark.parametrize(
+    ("contestants", "enough"),
+    [
+        (["ser_jax, all at once, cold", "PyTorch, eager", "PyTorch, a CUDA graph"], True),
+        (["ser_jax, all at once, cold", "PyTorch, eager", "ser_jax, all at once, warm"], False),
+    ],
+)
+def test_a_study_decides_with_its_peer_as_a_graph_whatever_else_was_measured(contestants, enough):
+    assert run.decides("study", [{"contestant": contestant} for contestant in contestants]) is enough
+
+
 def test_pytorch_is_measured_before_our_warm_study_and_each_row_is_told_at_once(monkeypatch):
     told = []
 
@@ -158,6 +169,13 @@ def test_a_study_without_its_peer_fails_after_all_else_was_measured(monkeypatch,
         ({"pytest": 1}, ["--only", "extraction"], 0, "all was measured"),
         ({}, ["--limit", "9"], 1, "failed: study steps tests; time was up for: steps-more extraction"),
         ({}, ["--only", "step"], 2, ""),
+        (
+            {"--limit 30": 3},
+            ["--more", "--limit", "30"],
+            3,
+            "what decides was measured; time was up for: --more",
+        ),
+        ({"--limit": 1}, ["--more"], 0, "all was measured"),
     ],
 )
 def test_the_script_for_a_gpu_says_how_it_ended(tmp_path, statuses, options, status, said):
