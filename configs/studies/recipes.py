@@ -4,8 +4,8 @@ python launch.py study configs/studies/recipes.py
 python launch.py study configs/studies/recipes.py:ravdess,regularisation
 
 The arguments are a corpus and the name of one question. Each fold is tested on its validation speaker, and its test
-speaker is left out, so no choice uses the test speaker of its fold. Four folds and a short schedule; docs/recipes.md has
-the results. The variants of "regularisation" share one compiled program.
+speaker is left out, so no choice uses the test speaker of its fold. Four folds and a short schedule; docs/recipes.md
+has the results. The variants of "regularisation" share one compiled program.
 """
 
 from configs import recipe

@@ -1,4 +1,4 @@
-"""Say which speakers, texts and recordings a protocol puts on both sides of train and test.
+"""Say which speakers, texts and recordings a protocol puts into both training and test data.
 
 The verdict is "independent", "leaks" or "cannot be told", and the exit status 0 for the first alone: speakers and
 recordings (near copies among them) have to be apart under every protocol, sessions and texts where it promises so.
@@ -116,7 +116,7 @@ def table(report: dict[str, Any]) -> str:
     ]
     width = max(4, *(len(fold["name"]) for fold in report["folds"]))
     columns = ("train", "valid", "test", "speakers", "texts", "sessions", "recordings")
-    lines.append(f"{'':{width}}  {'utterances':>19}  on both sides")
+    lines.append(f"{'':{width}}  {'utterances':>19}  in training and test")
     lines.append("  ".join((f"{'fold':{width}}", *(f"{name:>5}" for name in columns))))
     for fold in report["folds"]:
         numbers = [fold["num_train"], fold["num_validation"], fold["num_test"]]

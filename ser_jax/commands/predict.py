@@ -102,9 +102,9 @@ def run(args: argparse.Namespace) -> int:
         workdir, missing = api.best_here(args.data_dir)
     model = api.load(workdir, variant=args.variant, fold=args.fold, seed=args.seed, data_dir=args.data_dir)
     if not args.workdir:
-        print(f"model: {workdir}; what it knows is in {model.folder}/README.md", file=sys.stderr)
+        print(f"model: {workdir}; its card is {model.folder}/README.md", file=sys.stderr)
     if missing:
-        print(f"note: `python launch.py encoders get {missing}` makes a more accurate model usable", file=sys.stderr)
+        print(f"note: `python launch.py encoders get {missing}` enables a more accurate model", file=sys.stderr)
     abstention = model.abstention(args.abstain) if args.abstain is not None else None
     if abstention:
         print(f"note: {_cost(abstention)}", file=sys.stderr)

@@ -105,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     encoder.add_argument(
         "--window_seconds",
         type=float,
-        help="longer utterances are heard in equal parts of at most that (default: 20, or what the positions reach)",
+        help="longer utterances are encoded in equal parts of at most that (default: 20, or what the positions reach)",
     )
     encoder.add_argument(
         "--trim_db", type=float, help="leave out silence before and after, softer by so much than the loudest frame"
@@ -113,7 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     encoder.add_argument("--average", type=int, help="keep the means of so many consecutive frames (default: 1, all)")
     encoder.add_argument(
         "--speeds",
-        help="with --pooled: hear each utterance at these speeds, as a tape that runs slower or faster, and keep all "
+        help="with --pooled: encode each utterance at these speeds, as a slower or faster tape, and keep all "
         "versions: --speeds 0.88,0.94,1,1.06,1.12 (default: 1)",
     )
     encoder.add_argument(
@@ -369,7 +369,7 @@ def _summary(corpus: Corpus) -> str:
         lines.append(f"{name:<14}{f'{least:g} to {most:g}, ' if known else ''}known of {known} utterances")
     differences = [kind for kind in ("missing", "extra", "changed") if check.get(kind)]
     outcome = "MISMATCH" if differences else "verified"
-    lines.append(f"{outcome:<14}{check['files']} files against {check['verified_against']}")
+    lines.append(f"{outcome:<14}{check['files']} files, compared with {check['verified_against']}")
     for kind in differences:
         lines.append(f"{kind:<14}{len(check[kind])} files: {_some(check[kind])}")
     lines += [f"labels        {said}" for said in corpus.info.get("labels", [])]
@@ -378,7 +378,7 @@ def _summary(corpus: Corpus) -> str:
         lines.append(f"left out      {len(corpus.info['left_out']) - 20} more, all in corpus.json")
     unused = corpus.info.get("unused", {"files": 0})
     if unused["files"]:
-        lines.append(f"not used      {unused['files']} audio files that no row takes: {_some(unused['first'])}")
+        lines.append(f"not used      {unused['files']} audio files that no row names: {_some(unused['first'])}")
     for kind, ids in corpus.info.get("notes", {}).items():
         lines.append(f"{NOTES[kind]}: {len(ids)} recordings: {_some(ids)}")
     empty = [emotion for emotion in corpus.emotions if emotion not in counts]
@@ -388,7 +388,7 @@ def _summary(corpus: Corpus) -> str:
         )
     alike = look_alike(corpus.emotions)
     if alike:
-        lines.append(f"note: {', '.join(alike)} look alike; --map makes one of them, if they are")
+        lines.append(f"note: {', '.join(alike)} look alike; if they are one emotion, --map merges them")
     spellings = [" = ".join(map(repr, alike)) for alike in spellings_of_texts(corpus.utterances["text"])]
     if spellings:
         lines.append(

@@ -22,13 +22,13 @@ from ser_jax.corpora.labels import texts_as_one
 from ser_jax.errors import UserError, brief, did_you_mean
 
 PROTOCOLS = {  # and the rule that makes their folds
-    "leave_one_speaker_out": "each speaker is tested by models that never heard that speaker",
-    "grouped_k_fold": "each group of speakers is tested by models that never heard any of them",
-    "leave_one_session_out": "each session is tested by models that never heard its speakers",
-    "speaker_and_text_independent": "each speaker and group of texts is tested by models that heard neither",
+    "leave_one_speaker_out": "each speaker is tested by models that were not trained on that speaker",
+    "grouped_k_fold": "each group of speakers is tested by models that were trained on none of them",
+    "leave_one_session_out": "each session is tested by models that were not trained on its speakers",
+    "speaker_and_text_independent": "each speaker and group of texts is tested by models that were trained on neither",
     "official": "folds read from a file, or the split that the corpus names",
     "random": "random folds with equal shares of each emotion",
-    "everything": "all utterances are learnt, and the same are tested",
+    "everything": "models are trained and tested on all utterances",
 }
 
 
@@ -138,11 +138,12 @@ def make_protocol(
     if independent:
         kind = "speaker-independent"
     elif speakers_known(corpus):
-        kind = "SPEAKER-DEPENDENT: test speakers are heard in training"
+        kind = "SPEAKER-DEPENDENT: test speakers are in the training data"
     else:
-        kind = "SPEAKERS UNKNOWN: test speakers may be heard in training"
+        kind = "SPEAKERS UNKNOWN: test speakers may be in the training data"
     without = " and no validation" if any(not len(fold.validation) for fold in folds) else ""
-    return Protocol(name, independent, tuple(folds), f"{rule} ({kind}; {len(folds)} folds{without})")
+    number = f"{len(folds)} fold{'s' * (len(folds) != 1)}"
+    return Protocol(name, independent, tuple(folds), f"{rule} ({kind}; {number}{without})")
 
 
 def _refuse_idle_options(name: str, num_folds: int | None, num_text_groups: int, seed: int) -> None:

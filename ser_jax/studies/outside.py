@@ -196,7 +196,7 @@ def _refuse_repeated(table: pd.DataFrame, path: Path) -> None:
         missing = " or ".join(name for name in ("fold", "seed", "variant") if name not in table)
         hint = f"; where runs differ, add a column {missing}" if missing else ""
         raise UserError(
-            f"{path}: utterance {table['utterance'][_first(repeated, count_from=0)]} stands there more than once{hint}"
+            f"{path}: utterance {table['utterance'][_first(repeated, count_from=0)]} occurs more than once{hint}"
         )
 
 

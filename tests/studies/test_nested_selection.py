@@ -128,7 +128,7 @@ def test_each_fold_chooses_by_speakers_that_it_does_not_test(launch, tmp_path, v
             {"study": {"variants": {"SVM": {}, "network": {}}}, "protocol": {"validation_speakers": 0}},
             "variant network has no validation speakers to be chosen by in fold 00, found config.protocol.validation",
         ),
-        (("--select", "folds"), {"protocol": {"name": "everything"}}, "protocol everything tests what it learns from"),
+        (("--select", "folds"), {"protocol": {"name": "everything"}}, "protocol everything tests on its training data"),
         ((), {"study": {"candidates": ["a"]}}, "config.study.candidates: found some, which `study --select SPEAKERS`"),
     ],
 )

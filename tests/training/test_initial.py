@@ -106,7 +106,7 @@ def test_a_corpus_that_was_packed_otherwise_is_known_by_its_recordings(workdir, 
     exact = make_corpus("exact", table, waveforms, other.emotions)
     assert in_common(seen, exact) == ["utterance a", "utterance c"]
     config = configuration.merge(configuration.merge(CONFIG, LATER), {"training": {"initial": workdir}})
-    with pytest.raises(UserError, match=r"in which utterance a is too \(and 1 more\): it has heard its"):
+    with pytest.raises(UserError, match=r"in which utterance a is too \(and 1 more\), with test speakers"):
         check_initial(load_initial(workdir), config, exact, later(workdir, data_dir).learner)
 
 
@@ -181,7 +181,7 @@ def test_what_has_heard_a_part_of_a_merged_corpus_is_not_begun_with(learnt, data
     expected = f"config.training.initial: trained on {earlier}, in which {common} is too"
     message = str(error.value)
     more = {("both", "more"): " (and 2 more)", ("more", "both"): " (and 2 more)"}.get((earlier, now), "")
-    assert message.startswith(f"{expected}{more}: it has heard its test speakers")
+    assert message.startswith(f"{expected}{more}, with test speakers")
     assert "\n" not in message
 
 

@@ -54,7 +54,7 @@ def _ua(sources: Sources) -> Figure:
 def _recall(sources: Sources) -> Table:
     emotions = sources.summary.emotions
     recalls = [(Cell(name), *(measure_cell(v.recall.get(e)) for e in emotions)) for name, v in sources.variants.items()]
-    caption = "Recall of every emotion in percent, with its 95 % interval over the speakers who were heard with it."
+    caption = "Recall of every emotion in percent, with its 95 % interval over the speakers who have it."
     return Table("recall", caption, ("variant", *emotions), tuple(recalls))
 
 
