@@ -40,7 +40,7 @@ class FoldAudit:
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """The audit of a corpus under a protocol; `findings` says in words what it found, the worst first."""
+    """The audit of a corpus under a protocol; `findings` has the results as sentences, the worst first."""
 
     corpus: str
     fingerprint: str
@@ -63,7 +63,7 @@ class Audit:
 
 
 def audit(corpus: Corpus, protocol: Protocol) -> Audit:
-    """Returns what the folds of `protocol` leak between their two sides; spellings of one text are that text."""
+    """Returns what the folds of `protocol` leak from training to test data; spellings of one text count as one text."""
     duplicates, spellings = near_copies(corpus), spellings_of_texts(corpus.utterances["text"])
     if spellings:
         table = corpus.utterances.assign(text=texts_as_one(corpus.utterances["text"]))

@@ -34,7 +34,7 @@ def fairness(
     replicates: int = bootstrap.REPLICATES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Returns one variant's UA by gender and by speaker; None, and a note, for what cannot be told.
+    """Returns one variant's UA by gender and by speaker; None, and a note, for what cannot be estimated.
 
     `speakers` has the columns speaker and gender ("female", "male" or "" where unknown).
     `genders`: for each gender ua, ua_ci95, speakers and utterances; `gender_gap`: the female less the male UA
