@@ -110,8 +110,8 @@ class Model:
 
         The columns are `start` and `end` (seconds), `emotion` (the most probable), `level_db` (RMS in dB below full
         scale, -inf if all samples are zero), a probability for each emotion (named `p_start` and so on if an emotion
-        has the name of another column), and, if the model predicts dimensions, `predicted_arousal` and so on, on the scale
-        of the training's corpus. Windows begin every `hop` seconds; the last one ends with the recording. A recording
+        has the name of another column), and, for a model of dimensions, `predicted_arousal` and so on, on the scale of
+        the training's corpus. Windows begin every `hop` seconds; the last one ends with the recording. A recording
         shorter than a window is one row. Silence gets an emotion too, so look at the level.
 
         Args:
