@@ -45,8 +45,8 @@ def _ua(sources: Sources) -> Figure:
         rows,
         "UA (%); the line is chance",
         f"UA of every variant with its 95 % interval over speakers; the line is chance, {numbers.percent(chance)} %, "
-        f"and the marker is filled where the interval excludes it{SEEDS if seeds else ''}. These intervals do not say "
-        "whether two variants differ: they share speakers, and their paired difference is known better than either.",
+        f"and the marker is filled where the interval excludes it{SEEDS if seeds else ''}. These intervals do not show "
+        "whether two variants differ: the variants share speakers, so their paired difference is more precise.",
         chance,
     )
 
