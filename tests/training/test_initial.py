@@ -113,7 +113,7 @@ def test_a_corpus_that_was_packed_otherwise_is_known_by_its_recordings(workdir, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"corpus": EARLIER["corpus"]}, "config.training.initial: trained on synthetic itself, whose test speakers"),
+        ({"corpus": EARLIER["corpus"]}, "config.training.initial: trained on synthetic itself, with its test speakers"),
         ({"frontend": {"hop_ms": 50.0}}, "config.training.initial: trained with another frontend (config.frontend.hop"),
         ({"model": {"name": "linear"}}, "config.training.initial: trained with another model (config.model."),
         ({"training": {"initial": "nowhere"}}, "config.training.initial nowhere: no such folder"),
