@@ -45,7 +45,7 @@ def dry_run(config: dict, workdir: str | os.PathLike, data_dir: str | None, stor
     lines += [
         "",
         f"corpus {corpus.name}: {len(corpus.utterances)} utterances, {seconds / 3600:.2f} h, "
-        f"{corpus.samples.nbytes / 1e6:,.0f} MB; protocol {protocol.name}: {len(protocol.folds)} folds",
+        f"{corpus.samples.nbytes / 1e6:,.0f} MB; protocol {protocol.name}: {count(len(protocol.folds), 'fold')}",
         f"workdir {workdir}; MB are of parameters, their averages, the optimizer and gradients, without activations",
         _about_time(told, Path(data_dir or default_data_dir())),
     ]

@@ -183,7 +183,7 @@ def test_every_configuration_takes_any_corpus(argument, expected):
         ("recipe.py:mine,cnn,inductiv", "did you mean inductive"),
         ("recipe.py:mine,cnn,inductive,more", "found 4 arguments, expected"),
         ("recipe.py:mine,cnn,inductive,more", "recipe.py:CORPUS,MODEL,USE"),
-        ("quickstart.py:mine", "found 1 arguments, expected"),
+        ("quickstart.py:mine", "found 1 argument, expected"),
         ("controls.py:nul", "did you mean null"),
     ],
 )
