@@ -1,4 +1,4 @@
-"""The Python interface: `ser_jax.load(MODEL)`, and what such a model does with recordings."""
+"""The Python interface: `ser_jax.load(MODEL)`, and predictions of such a model for recordings."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""What a corpus's table says of whole utterances beside their emotion: values of dimensions, and raters' votes."""
+"""Other targets of utterances than their emotion: values of dimensions, and raters' votes."""
 
 import hashlib
 from collections.abc import Sequence

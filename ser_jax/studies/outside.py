@@ -1,4 +1,4 @@
-"""Predictions that another program made, read from CSV or Parquet.
+"""Predictions of another program, read from CSV or Parquet.
 
 One row for each utterance, and these columns, in any order and in capitals or not:
 

@@ -1,4 +1,4 @@
-"""Trained runs at work on recordings: what they predict of utterances, and the vectors that their classifiers see."""
+"""Trained runs applied to recordings: their predictions, and the input vectors of their classifiers."""
 
 import dataclasses
 import functools

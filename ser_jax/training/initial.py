@@ -1,4 +1,4 @@
-"""Parameters that runs begin with: those of runs that were trained on another corpus."""
+"""Initial parameters of runs from runs that were trained on another corpus."""
 
 import dataclasses
 from typing import Any
