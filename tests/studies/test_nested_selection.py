@@ -52,7 +52,7 @@ def test_one_command_chooses_on_speakers_set_apart_and_tests_on_the_others(launc
     assert all("is not recorded" not in text for text in methods.values())
     assert "Chosen" in (work / "tested" / "report.md").read_text()
     status, output, errors = launch("study", config, "--select", "3", "--workdir", work, "--dry_run")
-    assert (status, output.count(" trained\n")) == (0, 2), output + errors
+    assert (status, output.count(" yes\n")) == (0, 2), output + errors
 
 
 @pytest.mark.parametrize(
