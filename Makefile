@@ -14,19 +14,19 @@ test: .venv/installed-test lint
 	$(BIN)/python -m compileall -q ser_jax
 	$(BIN)/python -m pytest $(ON_ALL_CORES) $(PYTEST_FLAGS)
 
-# The tests, and which lines of ser_jax they come to, those of the processes that they start among them.
+# The tests, and which lines of ser_jax they run, also in the processes that they start.
 coverage: .venv/installed-test
 	$(BIN)/python -m pytest $(ON_ALL_CORES) --cov=ser_jax --cov-report=term-missing:skip-covered $(PYTEST_FLAGS)
 
-# Tells the code small lies, one at a time, and counts those that the tests notice. Takes most of an hour on two cores.
+# Puts small faults into the code, one at a time, and counts those that the tests notice. Most of an hour on two cores.
 mutants: .venv/installed-test
 	$(BIN)/python -m tests.mutants $(MUTANTS_FLAGS)
 
-# Damages and makes up untrusted files, and reads them through every door.   make fuzz FUZZ_FLAGS="--cases 100000"
+# Damages and makes up untrusted files, and reads them with every reader.   make fuzz FUZZ_FLAGS="--cases 100000"
 fuzz: .venv/installed-test
 	$(BIN)/python -m tests.fuzz $(FUZZ_FLAGS)
 
-# Kills small jobs at random instants and compares what they come to with undisturbed ones.   make soak SOAK_FLAGS="--kills 100"
+# Kills small jobs at random instants and compares their results with undisturbed ones.   make soak SOAK_FLAGS="--kills 100"
 soak: .venv/installed-test
 	$(BIN)/python -m tests.soak $(SOAK_FLAGS)
 

@@ -1,4 +1,4 @@
-"""How many hours of speech does a pretrained encoder hear in an hour, against transformers and ONNX Runtime?
+"""Hours of speech that a pretrained encoder processes in an hour, against transformers and ONNX Runtime.
 
 python -m benchmarks.extraction [--shape NAME ...] [--seconds 3] [--batch 16] [--precision float32] [--turns 5]
 

@@ -1,4 +1,4 @@
-"""How many utterances a second does the streaming feed bring, against a PyTorch DataLoader on the same TFRecord files?
+"""Utterances a second of the streaming feed, against a PyTorch DataLoader on the same TFRecord files.
 
 python -m benchmarks.feeds [--utterances 8192] [--window 2048] [--batch 32] [--workers 2]
 

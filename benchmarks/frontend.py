@@ -1,4 +1,4 @@
-"""How many seconds of audio become log-mel in a second, ours against librosa, PyTorch and openSMILE?
+"""Seconds of audio that become log-mel in a second, against librosa, PyTorch and openSMILE.
 
 python -m benchmarks.frontend [--batch 32] [--seconds 3] [--torch_device cuda]
 

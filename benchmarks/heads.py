@@ -1,4 +1,4 @@
-"""How long do 50 heads on pooled states of an encoder take, against scikit-learn and PyTorch, one head after another?
+"""Training 50 heads on pooled states of an encoder, against scikit-learn and PyTorch, one head after another.
 
 python -m benchmarks.heads [--runs 50] [--dims 1152] [--hidden 128] [--epochs 20] [--turns 3] [--others 2]
 

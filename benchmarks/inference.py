@@ -1,4 +1,4 @@
-"""How long does a trained model take for one utterance of 3 s, and for a thousand, against PyTorch and ONNX Runtime?
+"""A trained model on one utterance of 3 s, and on a thousand, against PyTorch and ONNX Runtime.
 
 python -m benchmarks.inference [--model NAME ...] [--option NAME=VALUE ...] [--utterances 1000] [--batch 50]
 

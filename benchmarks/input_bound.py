@@ -1,4 +1,4 @@
-"""What part of a training's time does the streaming feed cost: waiting for utterances, and reading beside the steps?
+"""What the streaming feed costs in a training: waiting for utterances, and reading during the steps.
 
 python -m benchmarks.input_bound [--turns 20] [--steps 4] [--model NAME] [--option model.width=1.0 ...]
 

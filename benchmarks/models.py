@@ -1,4 +1,4 @@
-"""How long does a training step of each model take, against the same network in PyTorch?
+"""A training step of each model, against the same network in PyTorch.
 
 python -m benchmarks.models [--model NAME ...] [--option NAME=VALUE ...] [--batch 32] [--frames 152] [--compiled]
 python -m benchmarks.models --torch_device cuda --compiled

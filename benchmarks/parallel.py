@@ -1,4 +1,4 @@
-"""What does spreading a training over devices cost where there is one, and what does it gain where there are more?
+"""What spreading a training over devices costs with one device, and gains with several.
 
 python -m benchmarks.parallel [--model shufflenet_v2 --option model.width=tiny] [--turns 80] [--devices 2]
 

@@ -1,4 +1,4 @@
-"""What does a run cost when K of them are trained at once, against the same runs one by one, ours and PyTorch's?
+"""A run among K that train at once, against the same runs one by one, ours and PyTorch's.
 
 python -m benchmarks.population [--runs 1,2,4] [--option width=1.0 ...] [--torch_device cuda]
 

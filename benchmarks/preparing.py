@@ -1,4 +1,4 @@
-"""How many hours of recordings are prepared in a minute, against librosa and joblib?
+"""Hours of recordings that are prepared in a minute, against librosa with joblib.
 
 python -m benchmarks.preparing [--kind NAME ...] [--recordings 120] [--seconds 4] [--turns 5] [--jobs CORES]
 

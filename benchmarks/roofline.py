@@ -1,4 +1,4 @@
-"""How close does the training step of each model come to what the machine can do?
+"""How near the training step of each model comes to the limit of the machine.
 
 python -m benchmarks.roofline [--model NAME ...] [--option NAME=VALUE ...] [--batch 32] [--frames 152]
 

@@ -172,6 +172,34 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "compile_seconds": ("of which compiling", SECONDS),
         "resident_bytes": ("memory, MB", "{:.0f}*1e-6"),
     },
+    "feeds": {
+        "contestant": ("", "{}"),
+        "utterances_per_second": ("utterances/s", "{:,.0f}"),
+        "fastest": ("fastest turn", "{:,.0f}"),
+        "against_pytorch": ("against PyTorch", TIMES),
+    },
+    "input_bound": {
+        "contestant": ("", "{}"),
+        "step_seconds": ("a step", MILLISECONDS),
+        "fastest_seconds": ("fastest", MILLISECONDS),
+        "processor_seconds": ("processor time", MILLISECONDS),
+        "share": ("longer by", "{:.1%}"),
+        "share_quartiles": ("quartiles", "{:.1%}"),
+        "processor_share": ("share of processor time", "{:.1%}"),
+        "late": ("late calls", "{}"),
+    },
+    "parallel": {
+        "runs": ("runs", "{}"),
+        "devices": ("devices", "{}"),
+        "contestant": ("", "{}"),
+        "step_seconds": ("a step", "{:.2f} ms*1e3"),
+        "call_seconds": ("a call without steps", "{:.2f} ms*1e3"),
+        "against_jit": ("against jit", TIMES),
+        "against_jit_quartiles": ("quartiles", TIMES),
+        "run_steps_per_second": ("run-steps/s", "{:.0f}"),
+        "against_one_device": ("against one device", TIMES),
+        "against_one_device_quartiles": ("quartiles", TIMES),
+    },
     "variant": {
         "variant": ("variant", "{}"),
         "runs": ("runs", "{}"),
@@ -344,21 +372,23 @@ def write_page(results: Path, page: Path) -> None:
     lines = [
         "# Performance",
         "",
-        "Written by `make bench` (`python -m benchmarks.run`) from `benchmarks/results/`; edit neither by hand.",
-        "Medians of interleaved turns: the contestants alternate, so that what else a machine does meets all alike.",
-        "*against ours* is the other's time divided by ours, in the same turn: above 1, ours is faster.",
-        "On a CPU the ratios are what counts: the times are of a machine that others share.",
+        "`make bench` (`python -m benchmarks.run`) writes this page from `benchmarks/results/`; edit neither by hand.",
+        "Figures are medians of alternating turns, so that other work on the machine slows all programs alike.",
+        "*against ours* is the other program's time divided by ours, in the same turn: above 1, ours is faster.",
+        "*limit* is the time that a step's multiply-adds and bytes need at least, at the rates of a large matrix",
+        "product and of a large copy on the same machine; *bound by* names the longer of the two.",
+        "On a CPU compare ratios, not times: the machine was shared. [scaling.md](scaling.md) has more about GPUs.",
         "",
-        "The peer is PyTorch, with the same network. On a GPU a step of it is measured eager, operation by operation,",
-        "and captured as one CUDA graph, the strongest way to use it there: the graph is who we compare with. Its time",
-        "of a study is that of a step, times the steps of all models. On a CPU, convolutions have their channels first",
-        "or last: the faster of the two is who we compare with. Other peers are named in their tables.",
+        "Ours is compared with PyTorch on the same network. On a GPU a PyTorch step is measured eagerly, operation by",
+        "operation, and as one CUDA graph, its fastest form there; the comparison is with the graph. PyTorch's time of",
+        "a study is that of a step, times the steps of all models. On a CPU, convolutions have their channels first or",
+        "last; the comparison is with the faster of the two. Other programs are named in their tables.",
     ]
     devices = [json.loads(path.read_text()) | {"stem": path.stem} for path in sorted(results.glob("*.json"))]
     for found in sorted(devices, key=lambda one: one.get("platform", "cpu") == "cpu"):  # accelerators first
         lines += ["", f"## {found['device']}, {found['cores']} cores"]
         for name, entry in found["benchmarks"].items():
-            lines += ["", f"### {question(name)}", ""]
+            lines += ["", f"### {title(name)}", ""]
             package = ", ".join(f"{key} {value}" for key, value in entry["versions"].items())
             lines += [f"`python -m benchmarks.{module(name)} {entry['options']}`".replace(" `", "`")]
             lines += [f"({entry['date']}, commit {entry['commit']}, {entry['seconds']:.0f} s; {package})", ""]
@@ -371,12 +401,12 @@ def write_page(results: Path, page: Path) -> None:
     page.write_text("\n".join(lines) + "\n")
 
 
-def question(name: str) -> str:
-    """The question that a benchmark's docstring begins with; further figures of it are told apart by their name."""
+def title(name: str) -> str:
+    """The first sentence of a benchmark's docstring, without its full stop; further figures of it carry their name."""
     path = FOLDER / f"{module(name)}.py"
     if not path.exists():
         return name
-    first = (ast.get_docstring(ast.parse(path.read_text())) or name).split("\n\n")[0].replace("\n", " ")
+    first = (ast.get_docstring(ast.parse(path.read_text())) or name).split("\n\n")[0].replace("\n", " ").rstrip(".")
     return f"{first} ({name})" if name != module(name) else first
 
 
@@ -396,8 +426,10 @@ def write(value: Any, style: str) -> str:
     """A figure as text; "*FACTOR" at the end of a style is what it is multiplied with first."""
     if value is None or value != value:
         return ""
+    if isinstance(value, list):
+        return " to ".join(write(one, style) for one in value)
     style, _, factor = style.partition("*")
-    if isinstance(value, bool | str | list | dict):
+    if isinstance(value, bool | str | dict):
         return str(value)
     if factor:
         value *= float(factor)

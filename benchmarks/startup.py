@@ -1,4 +1,4 @@
-"""How long until something happens: help, a first prediction, a first training step; and how much memory it takes.
+"""Time from the start of a command to help, a first prediction and a first training step; and memory.
 
 python -m benchmarks.startup [--model NAME ...] [--width tiny] [--turns 3] [--quickstart]
 

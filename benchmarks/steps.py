@@ -1,4 +1,4 @@
-"""What does a training step of K runs at once cost, for each family of models, and how near is it to the limit?
+"""A training step of K runs at once, for each family of models, and how near it is to the limit.
 
 python -m benchmarks.steps [--model NAME ...] [--runs 50,1,100,10] [--precision tf32 ...] [--batch 32]
 

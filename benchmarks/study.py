@@ -1,4 +1,4 @@
-"""How long does a whole study take, compilation, evaluation and report included, against PyTorch one model at a time?
+"""A whole study, with compilation, evaluation and report, against PyTorch one model at a time.
 
 python -m benchmarks.study --corpus emodb [--data_dir data] [--epochs 50] [--seeds 5] [--torch_device cuda]
 python -m benchmarks.study --small

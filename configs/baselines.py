@@ -1,4 +1,4 @@
-"""What attention has to beat: linear classifiers on functionals, leave one speaker out.
+"""The baseline for networks: linear classifiers on functionals, leave one speaker out.
 
 pip install opensmile==2.6.0    # for research and other non-commercial use
 python launch.py study configs/baselines.py:emodb --workdir runs/baselines_emodb

@@ -1,4 +1,4 @@
-"""The models of pretrained/: for a recording of anyone, of whom no other is known.
+"""The models of pretrained/, for a single recording of an unknown speaker.
 
 python launch.py train configs/pretrained.py:emodb --workdir runs/pretrained_tested
 python launch.py train configs/pretrained.py:emodb,everything --workdir runs/pretrained
@@ -17,7 +17,7 @@ LEARNT = {"folds": {}, "everything": {"protocol": {"name": "everything", "num_fo
 
 
 def get_config(corpus: str = "emodb", learnt: str = "folds") -> dict:
-    """Returns the training on one corpus, tested on speakers that are not heard, or of everything."""
+    """Returns the training on one corpus, tested on unseen speakers, or of everything."""
     config = merge(recipe.get_config(corpus, "cnn", "inductive"), {"evaluation": {"latency": False}})
     if corpus in EPOCHS:
         config = merge(config, {"training": {"train_epochs": EPOCHS[corpus]}})

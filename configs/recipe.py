@@ -1,4 +1,4 @@
-"""One network on any prepared corpus, tested on speakers that it never heard.
+"""One network on any prepared corpus, tested on unseen speakers.
 
 python launch.py prepare emodb --source DIR_OR_ZIP
 python launch.py train configs/recipe.py:emodb,cnn

@@ -43,7 +43,7 @@ def main(output: Path) -> None:
     """Draws the picture."""
     groups = {title: list(rows(corpus)) for corpus, title in CORPORA.items()}
     with style():
-        figure = forest(groups, "what attention gained: points of UA", reference=0, narrow=False)
+        figure = forest(groups, "gain of attention (UA points)", reference=0, narrow=False)
         figure.savefig(output, dpi=150, facecolor="white", metadata={"Description": described(groups)})
 
 

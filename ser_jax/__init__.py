@@ -21,21 +21,20 @@ def load(
 ) -> Model:
     """Returns a trained model, ready for recordings: see `ser_jax.api.Model`, and docs/using_models.md.
 
-    Compiled programs are kept in ~/.cache/ser_jax/xla, unless JAX_COMPILATION_CACHE_DIR says where: the next process
-    does not compile them anew.
+    Compiled programs are kept for later processes in ~/.cache/ser_jax/xla, or JAX_COMPILATION_CACHE_DIR.
 
     Args:
         model: one that comes with ser_jax (`emodb`, `ravdess`, `both`), a folder that `train`, `study` or `publish`
             made, or a published model on the Hugging Face hub, as `hub:OWNER/NAME`.
-        variant: which one, of a study that has several.
-        fold: uses the runs of this fold alone; by default the probabilities are the mean over all runs.
-        seed: likewise of this seed.
-        data_dir: where pretrained encoders lie, for a model on the hidden states of one (default: SER_JAX_DATA, else
+        variant: the variant, of a study that has several.
+        fold: use only the runs of this fold; by default the probabilities are the mean over all runs.
+        seed: use only the runs of this seed.
+        data_dir: the folder with pretrained encoders, for a model on hidden states (default: SER_JAX_DATA, else
             ./data).
 
     Raises:
-        ser_jax.errors.UserError: in one line, for a model, variant, fold, seed or encoder that is not there, several
-            variants of which none is named, a damaged checkpoint, and a model that does not take recordings.
+        ser_jax.errors.UserError: in one line, for a model, variant, fold, seed or encoder that does not exist, several
+            variants of which none is named, a damaged checkpoint, or a model that does not take recordings.
     """
     from ser_jax import api  # it imports JAX, which neither `import ser_jax` nor `--help` should wait for
 

@@ -1,4 +1,4 @@
-"""The Python interface: `ser_jax.load(MODEL)`, and what such a model does with recordings."""
+"""The Python interface: `ser_jax.load(MODEL)`, and predictions of such a model for recordings."""
 
 import dataclasses
 import os
@@ -26,7 +26,7 @@ from ser_jax.training import devices, published
 
 DEFAULT = "emodb"
 WITH_ENCODER = "emodb_encoder"  # more accurate, where its encoder is on the machine
-BASELINE_WINDOW = 3.0  # seconds of a timeline's window, of a model that hears an utterance whole
+BASELINE_WINDOW = 3.0  # seconds of a timeline's window, for a model that takes whole utterances
 
 Waveforms = np.ndarray | Sequence[np.ndarray]  # [samples], [batch, samples] or a list of [samples]; see `Model`
 
@@ -35,29 +35,29 @@ Waveforms = np.ndarray | Sequence[np.ndarray]  # [samples], [batch, samples] or 
 class Model:
     """A trained model; made by `ser_jax.load`.
 
-    Everywhere `waveform` is one recording, an array [samples], mono, floating point in [-1, 1] or int16; or several: a
-    list of such arrays of any lengths, or an array [batch, samples]. `rate` is their sampling rate in Hz; they are
-    resampled to the model's. What exceeds full scale is scaled down, what int16 would lose is scaled up; that, and
-    recordings that are silent or clipped, is said by `warnings.warn`.
-    A model that adapts to the speaker (`adapts` is true) takes the recordings of one call for one speaker's, and needs
+    In all methods `waveform` is one recording, a mono array [samples], floating point in [-1, 1] or int16; or several:
+    a list of such arrays of any lengths, or an array [batch, samples]. `rate` is their sampling rate in Hz; they are
+    resampled to the model's. Samples above full scale are scaled down, and those too soft for int16 are scaled up.
+    `warnings.warn` reports this, and silent and clipped recordings.
+    A model that adapts to the speaker (`adapts` is true) treats the recordings of one call as one speaker's, and needs
     some twenty of them.
 
     Raises:
-        ser_jax.errors.UserError: from every method, in one line that names the recording by its number: for another
-            dtype or number of axes, no samples, NaN or infinity, a rate outside 1 to 768 kHz, and fewer frames than
+        ser_jax.errors.UserError: from every method, in one line that names the recording by its number: for a wrong
+            dtype or number of axes, no samples, NaN or infinity, a rate outside 1 to 768 kHz, or fewer frames than
             the model's subsampling needs.
 
     Attributes:
-        name: of the variant.
-        folder: where it lies.
+        name: the name of the variant.
+        folder: the folder of the model.
         emotions: the classes, in the order of all columns.
-        rate: Hz, what the model hears; recordings of other rates are resampled to it.
-        window_seconds: what it hears at once. A longer recording is cut into windows of this length that overlap
-            evenly, and their probabilities are averaged. 0: it hears a recording whole.
-        adapts: whether what it says of one recording depends on the others of the call.
+        rate: the model's sampling rate in Hz, to which recordings are resampled.
+        window_seconds: the longest input. A longer recording is cut into windows of this length that overlap evenly,
+            and their probabilities are averaged. 0: the model takes recordings of any length as a whole.
+        adapts: whether the prediction for one recording depends on the others of the call.
         runs: the fold and seed of each run whose probabilities are averaged.
-        config: the complete configuration of its training.
-        recogniser: what computes; see `ser_jax.studies.recognise`.
+        config: the complete configuration of the training.
+        recogniser: computes the predictions; see `ser_jax.studies.recognise`.
     """
 
     name: str
@@ -73,8 +73,8 @@ class Model:
     def predict(self, waveform: Waveforms, rate: int) -> pd.Series | pd.DataFrame:
         """Returns the probabilities of the emotions, which sum to one; the mean over the model's runs.
 
-        Of one waveform a Series whose index is `emotions`, of several a DataFrame with a row for each and a column for
-        each emotion.
+        For one waveform it is a Series whose index is `emotions`, for several a DataFrame with a row for each waveform
+        and a column for each emotion.
         """
         if not self.emotions:
             raise UserError(f"model {self.name}: predicts no emotions, its corpus had none; expected `dimensions`")
@@ -85,8 +85,8 @@ class Model:
     def dimensions(self, waveform: Waveforms, rate: int) -> pd.Series | pd.DataFrame:
         """Returns the values of dimensions such as arousal, on the scale of the training's corpus.
 
-        Of one waveform a Series with a value for each dimension, of several a DataFrame with a row for each. Raises
-        UserError for a model that predicts emotions alone.
+        For one waveform it is a Series with a value for each dimension, for several a DataFrame with a row for each.
+        Raises UserError for a model that predicts only emotions.
         """
         names = list(self.recogniser.dimension_names)
         if not names:
@@ -95,11 +95,10 @@ class Model:
         return table if _is_several(waveform) else table.iloc[0].rename("value")
 
     def embed(self, waveform: Waveforms, rate: int) -> Float[np.ndarray, " dims"] | Float[np.ndarray, "batch dims"]:
-        """Returns the vector that the classifier is given, float32: [dims] of one waveform, [batch, dims] of several.
+        """Returns the input vector of the classifier, float32: [dims] for one waveform, [batch, dims] for several.
 
-        It is that of the model's first run (`runs[0]`; different runs' vectors have nothing to do with one another),
-        averaged over windows. Of a linear model it is the standardised functionals or hidden states, those alone that
-        have a part in what it says.
+        It is the vector of the model's first run (`runs[0]`; vectors of different runs cannot be compared), averaged
+        over windows. For a linear model it is the standardised functionals or hidden states that the model uses.
         """
         vectors = self.recogniser.embed(self._corpus(waveform, rate)).astype(np.float32)
         return vectors if _is_several(waveform) else vectors[0]
@@ -110,17 +109,16 @@ class Model:
         """Returns the emotions over time of one recording, a row for each window.
 
         The columns are `start` and `end` (seconds), `emotion` (the most probable), `level_db` (RMS in dB below full
-        scale, -inf where all samples are zero), a probability for each emotion (named `p_start` and the like where
-        an emotion is called like one of the other columns), and `predicted_arousal` and the like of a model that
-        predicts dimensions, on the scale of the training's corpus. Windows begin every `hop` seconds; the last one ends
-        with the recording. A recording shorter than a window is one row. Silence has an emotion as well: look at the
-        level.
+        scale, -inf if all samples are zero), a probability for each emotion (named `p_start` and so on if an emotion
+        has the name of another column), and, for a model of dimensions, `predicted_arousal` and so on, on the scale of
+        the training's corpus. Windows begin every `hop` seconds; the last one ends with the recording. A recording
+        shorter than a window is one row. Silence gets an emotion too, so look at the level.
 
         Args:
-            waveform: one recording of any length. An hour is heard a few windows at a time.
-            rate: of the waveform, in Hz.
+            waveform: one recording of any length; a few windows are computed at a time.
+            rate: the sampling rate of the waveform in Hz.
             hop: seconds from one window to the next; by default half a window.
-            window: seconds; by default `window_seconds`, or 3 s for a model that hears a recording whole. Longer
+            window: seconds; by default `window_seconds`, or 3 s for a model that takes whole recordings. Longer
                 windows are averages over windows of `window_seconds`.
         """
         if _is_several(waveform):
@@ -129,12 +127,12 @@ class Model:
         return timeline_of(self.recogniser, self._corpus(waveform, rate, trimmed=False), hop, window)
 
     def abstention(self, share: float) -> Abstention:
-        """Returns the confidence below which to give no answer, and what that costs; see `Abstention`.
+        """Returns the confidence below which to give no emotion, and UA with and without it; see `Abstention`.
 
-        Below it lay the given share (between 0 and 1) of the cross-validated predictions that lie beside the model: of
-        a training whose folds share no speaker, its own; of a published model, those of its tests. A prediction's
-        confidence is `abstention.confidences(probabilities)`. Raises `UserError` where the model has no such
-        predictions, or predicts no emotions.
+        The given share (between 0 and 1) of the model's predictions for unseen speakers is below this threshold. These
+        predictions are stored with the model: a training's own, if its folds share no speaker, or the tests of a
+        published model. A prediction's confidence is `abstention.confidences(probabilities)`. Raises `UserError` if the
+        model has no such predictions, or predicts no emotions.
         """
         if not self.emotions:
             raise UserError(f"model {self.name}: predicts no emotions, and so none to abstain from")
@@ -188,9 +186,9 @@ def load(
 
 
 def best_here(data_dir: str | os.PathLike | None = None) -> tuple[str, str]:
-    """Returns the best model that comes with the code and can be used here, and the encoder that a better one needs.
+    """Returns the best shipped model that can be used on this machine, and the encoder that a better one needs.
 
-    The encoder is "" where nothing is missing.
+    The encoder is "" if nothing is missing.
     """
     needed = published.read_metadata(PRETRAINED / WITH_ENCODER)["features"]["info"]["encoder"]
     here = store.available(data_dir).get(needed["name"], {})
@@ -198,7 +196,7 @@ def best_here(data_dir: str | os.PathLike | None = None) -> tuple[str, str]:
 
 
 def find_folder(model: str | os.PathLike) -> Path:
-    """Returns the folder of a model that comes with the code or lies on a hub, by its name, or else the folder itself.
+    """Returns the folder of a model that comes with the code or is on a hub, by its name, or else the folder itself.
 
     Raises `UserError` for a name that is none of them.
     """
@@ -246,9 +244,9 @@ def timeline_of(
 
 
 def cross_validated(folder: Path, restored: Restored) -> pd.DataFrame:
-    """Returns what a model said of speakers that it had not heard, as its training or `publish` left it in `folder`.
+    """Returns a model's predictions for unseen speakers, which its training or `publish` stored in `folder`.
 
-    Raises `UserError` where there is no such thing.
+    Raises `UserError` if there are none.
     """
     if published.is_published(folder) and (folder / published.TESTED).is_file():
         return predictions.read(folder / published.TESTED)

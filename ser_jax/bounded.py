@@ -24,7 +24,7 @@ def read_parquet(path: str | os.PathLike) -> pd.DataFrame:
     with pyarrow.parquet.ParquetFile(path) as file:
         names = file.schema_arrow.names
         if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
-            raise UserError(f"{path}: the column `{twice}` stands there twice")
+            raise UserError(f"{path}: the column `{twice}` occurs twice")
         groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
         values = sum(group.column(j).num_values for group in groups for j in range(group.num_columns))
         refuse(path, 8 * max(values, file.metadata.num_rows), os.stat(path).st_size)

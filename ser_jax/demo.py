@@ -1,4 +1,4 @@
-"""A page in the browser that says the emotion of a recording, by gradio; on this machine alone, without a network."""
+"""A page in the browser that recognises the emotion of a recording, by gradio: on this machine, without a network."""
 
 import base64
 import dataclasses

@@ -124,7 +124,7 @@ def read_json(path: str | os.PathLike) -> Any:
 def from_json(text: str, *, repeats: bool = True) -> Any:
     """Returns what a text of JSON says. Raises ValueError where it is none, or names half a character, as "\\ud800".
 
-    Such a text could be written nowhere. Without `repeats`, a name that stands twice in an object is refused too.
+    Such a text could be written nowhere. Without `repeats`, a name that occurs twice in an object is refused too.
     """
     value = json.loads(text, object_pairs_hook=None if repeats else _without_repeats)
     if (half := _HALF.search(text)) and not _is_text(value):
@@ -143,7 +143,7 @@ def _is_text(value: Any) -> bool:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} occurs twice in an object")
     return dict(pairs)
 
 

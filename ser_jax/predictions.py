@@ -1,4 +1,4 @@
-"""The predictions table: what every run said about every utterance it was tested on.
+"""The predictions table: what every run predicted for every utterance that it was tested on.
 
 Columns: corpus, variant, fold, seed, utterance, speaker, label (an emotion's name), then one probability column
 `p_<emotion>` for each class, in class order. Where dimensions such as arousal are predicted too, `true_<dimension>`

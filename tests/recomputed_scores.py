@@ -194,7 +194,7 @@ def cell_adds(sums: Sums, figure: Figure) -> np.ndarray:
 
 
 def gender_gap(sums: Sums, gender_of: dict[str, str]) -> dict:
-    """UA of both genders over the classes that both were heard with, and of the gap: value, ends, and p."""
+    """UA of both genders over the classes that both have, and of the gap: value, ends, and p."""
     sides = [{s for _, s in sums.cells if gender_of.get(s) == gender} for gender in ("female", "male")]
     heard = [parts(sums.of(side).values)[0].sum(axis=(0, 1)) > 0 for side in sides]
     shared = np.flatnonzero(heard[0] & heard[1]).tolist()

@@ -1,7 +1,9 @@
 """Commands, configurations, links and file names in the documents are those of the code."""
 
 import contextlib
+import functools
 import io
+import operator
 import re
 import shlex
 from pathlib import Path
@@ -95,6 +97,15 @@ def _check_input(tree: dict) -> None:
     """Makes what refuses input that does not go together, as a training does before it begins."""
     setup.make_masking(tree, setup.make_frontend(tree))
     config.construct(Strengths, tree["augmentation"], "config.augmentation")
+
+
+def test_defaults_in_the_table_of_options_are_those_of_the_code():
+    rows = re.findall(r"^\| (`[\w.]+`.*?) \| (`.*?) \|", (ROOT / "docs" / "configuration.md").read_text(), re.MULTILINE)
+    assert len(rows) > 10
+    for names, defaults in rows:
+        for name, default in zip(re.findall("`(.*?)`", names), re.findall("`(.*?)`", defaults), strict=True):
+            value = functools.reduce(operator.getitem, name.split("."), config.default())
+            assert default == (",".join(map(str, value)) if isinstance(value, tuple) else str(value)), name
 
 
 def _of_a_workdir(name: str) -> bool:

@@ -38,7 +38,7 @@ def test_half_a_character_in_json_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"a text in it has half a character, \\uD83D"):
         files.from_json(r'{"\uD83D": 1}')
     assert files.from_json('{"a": 1, "a": 2}') == {"a": 2}
-    with pytest.raises(ValueError, match="'a' stands twice in an object"):
+    with pytest.raises(ValueError, match="'a' occurs twice in an object"):
         files.from_json('{"a": 1, "a": 2}', repeats=False)
 
 

@@ -369,7 +369,7 @@ def test_what_can_be_named_is_listed(capsys, tmp_path):
     status, output, _ = call(capsys, "list", "protocols")
     assert output.splitlines()[0] == "protocols:"
     words = output.splitlines()[1].split(maxsplit=1)
-    assert words == ["leave_one_speaker_out", "each speaker is tested by models that never heard that speaker"]
+    assert words == ["leave_one_speaker_out", "each speaker is tested by models that were not trained on that speaker"]
 
 
 def test_a_command_keeps_the_memory_that_it_frees(capsys, monkeypatch):

@@ -341,7 +341,7 @@ def test_processes_of_one_training_are_alike(monkeypatch):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ((None, None, None), "--distributed: neither Slurm nor Open MPI nor a TPU says who is who here"),
+        ((None, None, None), "--distributed: found no environment of Slurm, Open MPI or a TPU"),
         (("localhost:1", 2, 0), "--coordinator localhost:1: cannot bind"),
     ],
 )

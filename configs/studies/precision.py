@@ -23,7 +23,7 @@ def get_config(corpus: str = "synthetic", model: str = "shufflenet_v2") -> dict:
         "questions": [
             {
                 "name": "precision",
-                "text": "Does a network that is trained and tested in bfloat16 recognise emotions as well?",
+                "text": "Is a network as accurate if it is trained and tested in bfloat16?",
                 "factors": ({"name": "precision", "field": "training.precision", "levels": ("float32", "bfloat16")},),
             }
         ],

@@ -1,11 +1,11 @@
-"""Which ingredients make a recipe? Each alone against what the search began with, on validation speakers.
+"""Which settings make a good recipe? Each one against the start of the search, on validation speakers.
 
 python launch.py study configs/studies/recipes.py
 python launch.py study configs/studies/recipes.py:ravdess,regularisation
 
-The arguments are a corpus and the name of one question. The speaker who validates a fold is tested in the
-place of its test speaker, who is left out: nothing that is chosen here has seen a test fold. Four folds and a short
-schedule; what was found is in docs/recipes.md. Ingredients of "regularisation" share one compiled program.
+The arguments are a corpus and the name of one question. Each fold is tested on its validation speaker, and its test
+speaker is left out, so no choice uses the test speaker of its fold. Four folds and a short schedule; docs/recipes.md
+has the results. The variants of "regularisation" share one compiled program.
 """
 
 from configs import recipe
@@ -26,7 +26,7 @@ FOUND = {  # by the first two questions
 QUESTIONS = (
     {
         "name": "input",
-        "text": "What should the network see?",
+        "text": "Which input should the network have?",
         "factors": (
             {
                 "name": "normalisation",
@@ -38,7 +38,7 @@ QUESTIONS = (
     },
     {
         "name": "regularisation",
-        "text": "What keeps it from learning the training speakers by heart?",
+        "text": "Which regularisation helps?",
         "base": {"frontend": {"normalization": "speaker"}},
         "factors": (
             {"name": "mixup", "field": "augmentation.mixup", "levels": (0.5, 0.0)},
@@ -50,7 +50,7 @@ QUESTIONS = (
     },
     {
         "name": "together",
-        "text": "And beside what helped in the first two?",
+        "text": "Which changes help together with those of the first two questions?",
         "base": {**FOUND, "folds": ()},
         "factors": (
             {"name": "SpecAugment", "field": "augmentation.spec_augment", "levels": (0.5, 1.0)},
@@ -61,7 +61,7 @@ QUESTIONS = (
     },
     {
         "name": "resolution",
-        "text": "How fine should it look at time?",
+        "text": "Which time resolution is best?",
         "base": FOUND,
         "factors": (
             {"name": "pooling", "field": "model.pooling", "levels": ("mean", "statistics")},
@@ -71,7 +71,7 @@ QUESTIONS = (
     },
     {
         "name": "test",
-        "text": "How should an utterance of a new speaker be looked at?",
+        "text": "How should an utterance of a new speaker be tested?",
         "design": "grid",
         "base": {**FOUND, "folds": ()},
         "factors": (
@@ -81,7 +81,7 @@ QUESTIONS = (
     },
     {
         "name": "encoder",
-        "text": "How large a step does the encoder take?",
+        "text": "Which learning rate suits the encoder?",
         "design": "grid",
         "base": {**FOUND, "evaluation": {"window_seconds": 9.0}, "model": {"name": "transformer"}},
         "factors": (
@@ -91,7 +91,7 @@ QUESTIONS = (
     },
     {
         "name": "recurrent",
-        "text": "How large a step do recurrent networks take, and how fine must they look at time?",
+        "text": "Which learning rate and time resolution suit recurrent networks?",
         "base": {**FOUND, "evaluation": {"window_seconds": 9.0}, "model": {"hidden": 64}},
         "factors": (
             {"name": "network", "field": "model.name", "levels": ("attention_rnn", "rnn")},
@@ -101,7 +101,7 @@ QUESTIONS = (
     },
     {
         "name": "crnn",
-        "text": "How large a step does the CRNN take?",
+        "text": "Which learning rate suits the CRNN?",
         "base": {
             **FOUND,
             "frontend": {"normalization": "speaker", "deltas": 2},
@@ -111,8 +111,8 @@ QUESTIONS = (
         "factors": ({"name": "learning rate", "field": "optimizer.learning_rate", "levels": (5e-3, 2e-3)},),
     },
     {
-        "name": "stranger",
-        "text": "And what serves for one recording of someone of whom no other is known?",
+        "name": "inductive",
+        "text": "Which recipe is best for a single recording of an unknown speaker?",
         "base": {
             **FOUND,
             "frontend": {"normalization": "train", "trim_db": 40.0},
@@ -139,7 +139,7 @@ QUESTIONS = (
     },
     {
         "name": "teacher",
-        "text": "Does one network learn from three what they know together?",  # of the same folds and base
+        "text": "Does distillation from an ensemble of three help a network?",  # of the same folds and base
         "base": {
             **FOUND,
             "model": recipe.MODELS["cnn"],
@@ -161,7 +161,7 @@ QUESTIONS = (
     },
     {
         "name": "unlabelled",
-        "text": "Does it help an encoder to have told hidden frames of another corpus before, without labels?",
+        "text": "Does masked reconstruction on another corpus, without labels, help an encoder?",
         "design": "grid",
         "base": {**FOUND, "evaluation": {"window_seconds": 9.0}, "model": {"name": "transformer"}},
         "factors": (
@@ -177,7 +177,7 @@ QUESTIONS = (
     },
     {
         "name": "beginning",
-        "text": "Does it help to have learnt another corpus before?",
+        "text": "Does initialisation from a training on another corpus help?",
         "base": FOUND,
         "factors": (
             {

@@ -1,7 +1,7 @@
-"""Say which speakers, texts and recordings a protocol puts on both sides of train and test.
+"""Checks which speakers, texts and recordings a protocol puts into both training and test data.
 
-The verdict is "independent", "leaks" or "cannot be told", and the exit status 0 for the first alone: speakers and
-recordings (near copies among them) have to be apart under every protocol, sessions and texts where it promises so.
+The verdict is "independent" (exit status 0), "leaks" or "cannot be told" (exit status 1). Independent means that no
+speaker and no recording, near copies included, is in both; nor a session or text, for protocols that promise this.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a list of folds, for the protocol official: .jsonl, .json or .csv, or a folder in EmoBox's layout",
     )
     parser.add_argument("--source", help="of a merged corpus: the one whose speakers are tested")
-    parser.add_argument("--validation_speakers", type=int, help="taken from training (default: none)")
+    parser.add_argument(
+        "--validation_speakers", type=int, help="validation speakers, taken from training (default: none)"
+    )
     parser.add_argument(
         "--config", metavar="FILE", help="audit the split that this configuration trains; --config.KEY=VALUE changes it"
     )
@@ -116,7 +118,7 @@ def table(report: dict[str, Any]) -> str:
     ]
     width = max(4, *(len(fold["name"]) for fold in report["folds"]))
     columns = ("train", "valid", "test", "speakers", "texts", "sessions", "recordings")
-    lines.append(f"{'':{width}}  {'utterances':>19}  on both sides")
+    lines.append(f"{'':{width}}  {'utterances':>19}  in training and test")
     lines.append("  ".join((f"{'fold':{width}}", *(f"{name:>5}" for name in columns))))
     for fold in report["folds"]:
         numbers = [fold["num_train"], fold["num_validation"], fold["num_test"]]

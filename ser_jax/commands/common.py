@@ -116,13 +116,17 @@ def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of a training by several processes."""
     group = parser.add_argument_group("several processes that train together (docs/scaling.md)")
     group.add_argument(
-        "--distributed", action="store_true", help="this is one of them, as Slurm, Open MPI or the TPU says"
+        "--distributed", action="store_true", help="this is one of them; Slurm, Open MPI or the TPU gives the rest"
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="where the first of them listens")
-    group.add_argument("--num_processes", type=int, metavar="N", help="how many they are")
-    group.add_argument("--process_id", type=int, metavar="I", help="which of them this is, from 0 on")
+    group.add_argument("--num_processes", type=int, metavar="N", help="number of processes")
+    group.add_argument("--process_id", type=int, metavar="I", help="number of this process, from 0")
     group.add_argument(
-        "--rendezvous_seconds", type=int, default=300, metavar="S", help="how long they wait for one another (300)"
+        "--rendezvous_seconds",
+        type=int,
+        default=300,
+        metavar="S",
+        help="how long they wait for each other (default: 300)",
     )
 
 

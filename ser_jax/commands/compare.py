@@ -1,10 +1,10 @@
-"""Compare results: workdirs, tables of predictions, and what other programs predicted.
+"""Compare results: workdirs and tables of predictions, also those of other programs.
 
 Each argument is [NAME=]PATH[:VARIANT]. PATH is a workdir, its predictions.parquet, or another program's table (CSV or
 Parquet) with the columns utterance, label and p_<emotion> (or one named after each emotion, or prediction alone), and
 speaker, fold and seed where they are known. All figures are of the utterances that all results have; every variant is
-measured against the first one, or against --baseline. One variant alone has its figures computed again. A result on a
-merged corpus can stand beside one on a corpus that it was merged from, for the utterances of that one.
+compared with the first one, or with --baseline. For a single variant only its figures are computed again. A result on a
+merged corpus can be compared with one on a part of it, over the utterances of that part.
 
 With --across_corpora each argument is a workdir, and each of another corpus: the comparisons that all of them have are
 pooled over corpora; --out writes the page.
@@ -19,13 +19,13 @@ from ser_jax.commands.common import refuse_published
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
-    parser.add_argument("results", nargs="+", metavar="[NAME=]PATH[:VARIANT]", help="what is compared")
-    parser.add_argument("--baseline", metavar="NAME", help="the variant that all others are measured against")
+    parser.add_argument("results", nargs="+", metavar="[NAME=]PATH[:VARIANT]", help="a result to compare")
+    parser.add_argument("--baseline", metavar="NAME", help="the variant that all others are compared with")
     parser.add_argument(
         "--margin",
         type=float,
         metavar="POINTS",
-        help="points of UA: differences below it do not matter (default: 2, that of config.study.margin)",
+        help="points of UA within which variants are equivalent (default: 2, that of config.study.margin)",
     )
     parser.add_argument(
         "--out", metavar="DIR", help="write the report there, and of one corpus summary.json and all predictions"

@@ -1,11 +1,11 @@
-"""Serves a page that says the emotion of a recording: drop a file, or record one.
+"""Serves a page that recognises the emotion of a recording: drop a file, or record one.
 
   python launch.py demo emodb
   python launch.py demo runs/calls --port 7861
 
-The page is for this machine alone (127.0.0.1), and needs no network. It shows probabilities, emotions over time, of a
-model with attention what it attended to and, where the model's corpus is in --data_dir, which of its recordings are
-nearest by the vectors that the classifier is given. Ctrl-C ends it.
+The page is for this machine alone (127.0.0.1), and needs no network. It shows probabilities, emotions over time, the
+attention weights of a model with attention and, if the model's corpus is in --data_dir, the most similar of its
+recordings by the input vectors of the classifier. Ctrl-C ends it.
 """
 
 import argparse
@@ -22,10 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="a folder that `train`, `study` or `publish` made (emodb)",
     )
-    parser.add_argument("--port", type=int, default=7860, metavar="N", help="of the page (7860)")
+    parser.add_argument("--port", type=int, default=7860, metavar="N", help="port of the page (default: 7860)")
     parser.add_argument("--variant", metavar="NAME", help="the variant to use, where the workdir has several")
     parser.add_argument(
-        "--data_dir", metavar="DIR", help="where its encoder and corpus lie (default: SER_JAX_DATA, else ./data)"
+        "--data_dir", metavar="DIR", help="where its encoder and corpus are (default: SER_JAX_DATA, else ./data)"
     )
 
 

@@ -1,7 +1,7 @@
-"""List pretrained speech encoders, or take one to this machine.
+"""List pretrained speech encoders, or get one.
 
-`encoders` lists the encoders that are known by name and those that are here. `encoders get NAME` takes one from where
-it is published, `encoders get FOLDER` (or FILE) from a checkpoint that you have. Its weights are checked against its
+`encoders` lists the encoders that are known by name and those on this machine. `encoders get NAME` downloads one;
+`encoders get FOLDER` (or FILE) reads a checkpoint that you have. Its weights are checked against its
 configuration, and its source, licence and hash are kept with it.
 """
 
@@ -18,7 +18,7 @@ EXAMPLES = """examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `encoders`."""
     parser.epilog = EXAMPLES
-    parser.add_argument("what", nargs="*", metavar="get NAME|FOLDER|FILE", help="without it, list what there is")
+    parser.add_argument("what", nargs="*", metavar="get NAME|FOLDER|FILE", help="without it, list the encoders")
     parser.add_argument("--data_dir", help="where encoders are kept, in its folder encoders (default: as for corpora)")
     parser.add_argument("--name", help="the name it gets here (default: its own)")
     parser.add_argument("--licence", help="a note on its licence, kept with it and with all that is made with it")

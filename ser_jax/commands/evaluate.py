@@ -2,10 +2,10 @@
 
 On their own corpus every run is scored on its own test fold, which reproduces the training's figures to the last
 digit. With --corpus every run is scored on all of another corpus: emotions that the model does not know are dropped,
-and named. The results go to --out, else to WORKDIR/on_CORPUS. With --window_seconds or --batch_statistics the runs are
-tested otherwise than their configuration says, and the folder's name tells how.
+with a message. The results go to --out, else to WORKDIR/on_CORPUS. With --window_seconds or --batch_statistics the
+runs are tested with these instead of their configuration's, and the folder's name says so.
 
-The exit status is 1 where runs on their own corpus do not predict what they did after their training.
+The exit status is 1 if predictions of runs on their own corpus differ from those after their training.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch_statistics",
         choices=("running", "speaker"),
-        help="have batch normalisation take running averages, or the statistics of each tested speaker, instead",
+        help="statistics of batch normalisation instead: running averages, or those of each tested speaker",
     )
     parser.add_argument("--out", metavar="DIR", help="where the results go (default: a folder of the workdir)")
     add_label_arguments(parser.add_argument_group("other names for the emotions of --corpus"))

@@ -4,10 +4,10 @@
   python launch.py export emodb --to onnx --out emodb.onnx
   python launch.py export runs/calls --to savedmodel --out calls.savedmodel --seconds 60 --recordings a.wav b.wav
 
-The file takes a recording as float32 at 16 kHz, filled up with zeros to --seconds, and its number of samples. Beside it
-FILE.json names the emotions. Before the file is there it runs in its own runtime, in a process without ser_jax, on one
-core, on the recordings given or on built-in voices. Where a probability differs from the model's by more than 1e-4
-(0.05 with --int8) nothing is written. docs/exporting.md shows how to use it.
+The file takes a recording as float32 at 16 kHz, padded with zeros to --seconds, and its number of samples. FILE.json in
+the same folder names the emotions. Before the file is kept, it is tested in its own runtime, in a process without
+ser_jax, on one core, on the recordings given or on built-in voices. If a probability differs from the model's by more
+than 1e-4 (0.05 with --int8), nothing is written. docs/exporting.md shows how to use it.
 """
 
 import argparse
@@ -32,15 +32,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.add_argument("model", metavar="MODEL", help="a folder that `train`, `study` or `publish` made, or emodb")
     parser.add_argument("--to", required=True, metavar="FORMAT", help=f"one of {', '.join(TARGETS)}")
-    parser.add_argument("--out", required=True, metavar="FILE", help="the file to write; beside it goes FILE.json")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the file to write, and FILE.json")
     parser.add_argument(
-        "--recordings", nargs="+", default=[], metavar="FILE", help="to compare with the model on (built-in voices)"
+        "--recordings",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="recordings for the comparison with the model (default: built-in voices)",
     )
     parser.add_argument(
-        "--seconds", type=float, metavar="S", help="of the longest recording (30, or an encoder's window)"
+        "--seconds",
+        type=float,
+        metavar="S",
+        help="length of the longest recording (default: 30, or an encoder's window)",
     )
     parser.add_argument("--int8", action="store_true", help="weights of 8 bits")
-    parser.add_argument("--data_dir", metavar="DIR", help="where its encoder lies (default: SER_JAX_DATA, else ./data)")
+    parser.add_argument("--data_dir", metavar="DIR", help="where its encoder is (default: SER_JAX_DATA, else ./data)")
     parser.add_argument("--variant", metavar="NAME", help="the variant to use, where the workdir has several")
     parser.add_argument("--fold", metavar="NAME", help="only the runs of this fold")
     parser.add_argument("--seed", metavar="N", type=int, help="only the runs of this seed")

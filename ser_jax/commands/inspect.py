@@ -1,9 +1,9 @@
-"""Say what is in a corpus: speakers x emotions, lengths, levels, clipping, silence, copies, and what it does not know.
+"""Describe a corpus: speakers x emotions, lengths, levels, clipping, silence, copies, and what is unknown.
 
   python launch.py inspect CORPUS
   python launch.py inspect CORPUS --html corpus.html     # the same with pictures, in one file
 
-Recordings that sound the same are found as by `audit`. Nothing of this looks at folds: `audit` does.
+Recordings that sound the same are found as by `audit`. Folds are not looked at; use `audit` for them.
 """
 
 import argparse

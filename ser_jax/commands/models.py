@@ -1,7 +1,7 @@
-"""Prints every model with its parameters and multiply-adds, and what each value of its attention switches costs.
+"""Prints every model with its parameters and multiply-adds, for each value of its attention switches.
 
 Multiply-adds are those of the forward pass for a second of audio, in thousands: matrix products and convolutions.
-Self-attention's grow with the square of the utterance's length, so a length is assumed. Nothing is compiled.
+Those of self-attention grow with the square of the utterance's length, so a length is assumed. Nothing is compiled.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""Says which differences of UA a study could detect, and its time on this machine, from results at hand.
+"""Predicts which differences of UA a study could detect, and its time on this machine, from earlier results.
 
-The squared standard error of a difference is in part of the speakers and in part of the seeds. Both are estimated from
-the comparisons in RESULTS and carried over to other numbers of speakers and seeds:
+The squared standard error of a difference has a part due to speakers and a part due to seeds. Both are estimated from
+the comparisons in RESULTS and extrapolated to other numbers of speakers and seeds:
 
   python launch.py plan docs/results/five_seeds/emodb_recurrent --seeds 5 20 --speakers 10 40 --comparisons 3
 
 A detectable difference is one that 80 % of such studies find significant, after correction for `--comparisons`.
-Where the results were trained on other hardware, a training is timed here for some seconds (--no_timing leaves it out).
+If the results were trained on other hardware, a training is timed for some seconds (not with --no_timing).
 """
 
 import argparse
@@ -18,11 +18,18 @@ from ser_jax.commands.common import add_data_argument, start_jax
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.add_argument("results", metavar="RESULTS", help="a folder that `study` or `compare` made")
-    parser.add_argument("--seeds", type=int, nargs="+", help="numbers of seeds (default: 1, 2 and 4 times those there)")
-    parser.add_argument("--speakers", type=int, nargs="+", help="numbers of speakers (default: as many as there)")
-    parser.add_argument("--comparisons", type=int, default=1, help="that answer one question (default: %(default)s)")
     parser.add_argument(
-        "--no_timing", action="store_true", help="state the time of the results' hardware; train nothing"
+        "--seeds", type=int, nargs="+", help="numbers of seeds (default: 1, 2 and 4 times those of RESULTS)"
+    )
+    parser.add_argument("--speakers", type=int, nargs="+", help="numbers of speakers (default: that of RESULTS)")
+    parser.add_argument(
+        "--comparisons",
+        type=int,
+        default=1,
+        help="comparisons of one question, which are corrected together (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--no_timing", action="store_true", help="give the time on the hardware of RESULTS; train nothing"
     )
     add_data_argument(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -52,14 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--fold", metavar="NAME", help="only the runs of this fold")
     model.add_argument("--seed", metavar="N", type=int, help="only the runs of this seed")
     model.add_argument(
-        "--data_dir", metavar="DIR", help="where pretrained encoders lie, for a model that needs one (see `encoders`)"
+        "--data_dir", metavar="DIR", help="where pretrained encoders are, for a model that needs one (see `encoders`)"
     )
     model.add_argument(
         "--abstain",
         metavar="SHARE",
         type=float,
-        help="give no emotion below the confidence that this share of the model's cross-validated predictions had; "
-        "what it costs is printed",
+        help="give no emotion to the least confident recordings: this share (0.2: a fifth) of the model's predictions "
+        "for unseen speakers had no more confidence; UA with and without them is printed",
     )
     output = parser.add_argument_group(
         "what is written; of several recordings OUT-NAME in the place of OUT, or a folder"
@@ -77,9 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--window", metavar="SECONDS", type=float, help="of a timeline (default: the model's own)")
     output.add_argument("--hop", metavar="SECONDS", type=float, help="between two windows (default: half a window)")
     output.add_argument(
-        "--embeddings", metavar="FILE", help="the vectors that the classifier is given, as FILE.npz or FILE.parquet"
+        "--embeddings", metavar="FILE", help="the input vectors of the classifier, as FILE.npz or FILE.parquet"
     )
-    output.add_argument("--attention", metavar="OUT.png", help="draw what was attended to")
+    output.add_argument("--attention", metavar="OUT.png", help="draw the attention weights")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -102,9 +102,9 @@ def run(args: argparse.Namespace) -> int:
         workdir, missing = api.best_here(args.data_dir)
     model = api.load(workdir, variant=args.variant, fold=args.fold, seed=args.seed, data_dir=args.data_dir)
     if not args.workdir:
-        print(f"model: {workdir}; what it knows is in {model.folder}/README.md", file=sys.stderr)
+        print(f"model: {workdir}; its card is {model.folder}/README.md", file=sys.stderr)
     if missing:
-        print(f"note: `python launch.py encoders get {missing}` makes a more accurate model usable", file=sys.stderr)
+        print(f"note: `python launch.py encoders get {missing}` enables a more accurate model", file=sys.stderr)
     abstention = model.abstention(args.abstain) if args.abstain is not None else None
     if abstention:
         print(f"note: {_cost(abstention)}", file=sys.stderr)

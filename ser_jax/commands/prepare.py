@@ -1,4 +1,4 @@
-"""Verify recordings, resample them to 16 kHz, and pack them as a corpus that every other command can use.
+"""Verify recordings, resample them to 16 kHz, and pack them as a corpus for the other commands.
 
 `prepare features` does the same for pre-extracted features: one array [frames, dims] or [dims] per utterance of a
 corpus, in a folder of .npy or .npz files, or a .npz, .h5, .hdf5 or .parquet file. `prepare encoder CORPUS` computes
@@ -85,41 +85,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--unify",
         action="store_true",
-        help="take names that differ by case, zeros, spaces or signs alone for one, in their most frequent spelling",
+        help="treat names that differ only by case, zeros, spaces or signs as one, in the most frequent spelling",
     )
     labels = parser.add_argument_group("names of emotions (folder and merge)")
     add_label_arguments(labels)
     merge = parser.add_argument_group("merge")
-    merge.add_argument("--corpora", help="the prepared corpora to learn from together, as a,b,c")
+    merge.add_argument("--corpora", help="the prepared corpora to merge, as a,b,c")
     features = parser.add_argument_group("features")
     features.add_argument("--corpus", help="the corpus that the features are of")
     features.add_argument(
         "--frame_ms", type=float, help="milliseconds from a frame to the next; not for one array [dims] per utterance"
     )
-    features.add_argument("--dims", help="the names of the dims, as a,b,c, where the source does not tell")
+    features.add_argument("--dims", help="names of the dims, as a,b,c, if the source has none")
     features.add_argument("--licence", help="a note on the licence of the features, kept with them")
     encoder = parser.add_argument_group("encoder; the features are called ENCODER.frames or ENCODER.pooled, or --name")
-    encoder.add_argument("--encoder", help="its name on this machine (`encoders`)")
+    encoder.add_argument("--encoder", help="name of the encoder (`encoders` lists them)")
     encoder.add_argument("--pooled", action="store_true", help="mean and deviation of each state, instead of frames")
-    encoder.add_argument("--layers", help="as 0,1,2,final: 0 is what the first layer is given (default: all)")
+    encoder.add_argument("--layers", help="layers, as 0,1,2,final: 0 is the input of the first layer (default: all)")
     encoder.add_argument(
         "--window_seconds",
         type=float,
-        help="longer utterances are heard in equal parts of at most that (default: 20, or what the positions reach)",
+        help="longer utterances are encoded in equal parts of at most that (default: 20, or the encoder's limit)",
     )
     encoder.add_argument(
-        "--trim_db", type=float, help="leave out silence before and after, softer by so much than the loudest frame"
+        "--trim_db",
+        type=float,
+        help="leave out leading and trailing frames this many dB below the loudest (default: 0, none)",
     )
     encoder.add_argument("--average", type=int, help="keep the means of so many consecutive frames (default: 1, all)")
     encoder.add_argument(
         "--speeds",
-        help="with --pooled: hear each utterance at these speeds, as a tape that runs slower or faster, and keep all "
+        help="with --pooled: encode each utterance at these speeds, as a slower or faster tape, and keep all "
         "versions: --speeds 0.88,0.94,1,1.06,1.12 (default: 1)",
     )
     encoder.add_argument(
         "--dtype",
         choices=("float16", "bfloat16", "float32"),
-        help="of what is kept (default: float16, of --pooled float32)",
+        help="type of the stored states (default: float16; with --pooled float32)",
     )
 
 
@@ -369,7 +371,7 @@ def _summary(corpus: Corpus) -> str:
         lines.append(f"{name:<14}{f'{least:g} to {most:g}, ' if known else ''}known of {known} utterances")
     differences = [kind for kind in ("missing", "extra", "changed") if check.get(kind)]
     outcome = "MISMATCH" if differences else "verified"
-    lines.append(f"{outcome:<14}{check['files']} files against {check['verified_against']}")
+    lines.append(f"{outcome:<14}{check['files']} files, compared with {check['verified_against']}")
     for kind in differences:
         lines.append(f"{kind:<14}{len(check[kind])} files: {_some(check[kind])}")
     lines += [f"labels        {said}" for said in corpus.info.get("labels", [])]
@@ -378,7 +380,7 @@ def _summary(corpus: Corpus) -> str:
         lines.append(f"left out      {len(corpus.info['left_out']) - 20} more, all in corpus.json")
     unused = corpus.info.get("unused", {"files": 0})
     if unused["files"]:
-        lines.append(f"not used      {unused['files']} audio files that no row takes: {_some(unused['first'])}")
+        lines.append(f"not used      {unused['files']} audio files that no row names: {_some(unused['first'])}")
     for kind, ids in corpus.info.get("notes", {}).items():
         lines.append(f"{NOTES[kind]}: {len(ids)} recordings: {_some(ids)}")
     empty = [emotion for emotion in corpus.emotions if emotion not in counts]
@@ -388,7 +390,7 @@ def _summary(corpus: Corpus) -> str:
         )
     alike = look_alike(corpus.emotions)
     if alike:
-        lines.append(f"note: {', '.join(alike)} look alike; --map makes one of them, if they are")
+        lines.append(f"note: {', '.join(alike)} look alike; if they are one emotion, --map merges them")
     spellings = [" = ".join(map(repr, alike)) for alike in spellings_of_texts(corpus.utterances["text"])]
     if spellings:
         lines.append(

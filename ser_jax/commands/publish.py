@@ -3,8 +3,7 @@
 `predict`, `evaluate` and config.training.initial read it as they read a workdir, and never change it. README.md is its
 card, config.json says how features are made and what the outputs are.
 
-The card's figures come from --tested, where the same configuration was trained and tested on speakers that it had not
-heard:
+The card's figures come from --tested, where the same configuration was trained and tested on unseen speakers:
 
   python launch.py train configs/recipe.py:emodb,cnn --workdir runs/emodb
   python launch.py train configs/recipe.py:emodb,cnn --config.protocol.name=everything --workdir runs/emodb_all
@@ -25,9 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a folder in which `train` tested the same configuration, or a study with a variant of its name",
     )
-    parser.add_argument("--to", required=True, metavar="DIR", help="where the model goes; what is there is replaced")
-    parser.add_argument("--licence", metavar="NAME", default="", help="of the model, for its card, as CC-BY-4.0")
-    parser.add_argument("--description", metavar="TEXT", default="", help="what its speech is, for its card")
+    parser.add_argument(
+        "--to", required=True, metavar="DIR", help="folder of the model; an earlier model there is replaced"
+    )
+    parser.add_argument(
+        "--licence", metavar="NAME", default="", help="licence of the model, for its card, as CC-BY-4.0"
+    )
+    parser.add_argument("--description", metavar="TEXT", default="", help="description of its speech, for its card")
     add_data_argument(parser)
 
 

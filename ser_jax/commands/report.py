@@ -1,4 +1,4 @@
-"""Makes the report of a study again from its predictions, summary and configuration.
+"""Writes the report of a study again from its predictions, summary and configuration.
 
 It needs no accelerator, no corpus and no checkpoint. Published results hold these sources alone:
 

@@ -1,6 +1,6 @@
-"""Says what of a study is trained, running, interrupted or failed, from what its workdir holds.
+"""Shows which variants of a study are trained, running, interrupted or failed, and how far each is.
 
-A variant that is running is one whose folder another process holds; what was interrupted goes on with the same command.
+A variant is running if a process has locked its folder; after an interruption the same `study` command resumes.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.add_argument("workdir", metavar="WORKDIR", help="a folder that `train` or `study` writes to")
-    parser.add_argument("--store", metavar="DIR", help="where its populations are kept, where `study` was told so")
+    parser.add_argument("--store", metavar="DIR", help="the --store of `study`, if it had one")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -1,8 +1,8 @@
 """Trains every variant of a configuration over all folds and seeds, and compares them.
 
 Writes to the workdir: report.html and report.md, summary.json, predictions.parquet, figures and tables, config.json,
-and in populations/ a folder for each variant with its checkpoints, log and predictions. Interrupted, the same command
-goes on where it was; given on several machines with the same folder, they share the work, and the last one to finish
+and in populations/ a folder for each variant with its checkpoints, log and predictions. After an interruption
+the same command resumes. Several machines that run it with the same folder share the work, and the last one to finish
 writes the results.
 """
 
@@ -67,7 +67,7 @@ def add_dry_run_argument(parser: argparse.ArgumentParser) -> None:
         "--dry_run",
         action="store_true",
         help="print what would be trained (runs, steps, parameters, memory, time by earlier trainings here) and what "
-        "is there already; compile nothing",
+        "is trained already; compile nothing",
     )
 
 

@@ -1,4 +1,4 @@
-"""What commands print: names come from untrusted data, and no terminal may obey them."""
+"""What commands print: names come from untrusted data, and may not control a terminal."""
 
 import codecs
 import contextlib

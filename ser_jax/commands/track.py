@@ -1,4 +1,4 @@
-"""Writes the runs of a training or study for a tracker of experiments: curves, options, scores, confusion pictures.
+"""Writes the runs of a training or study for an experiment tracker: curves, options, scores, confusion pictures.
 
   python launch.py track runs/calls --to mlflow --out runs/calls_mlflow
 

@@ -1,6 +1,6 @@
 """Trains one variant over all folds and seeds, at once.
 
-Writes to the workdir what `study` does. Interrupted, the same command goes on where it was.
+Writes the same files to the workdir as `study`. After an interruption the same command resumes.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Says whether data and results are whole: every file against the hash that was kept of it.
+"""Checks that data and results are unchanged: every file against its stored hash.
 
 A PATH is a data directory, a corpus, features or hidden states, an encoder, records, a workdir, a store of populations,
-a population, a published model, or a folder of these. One line for each thing: whole, damaged (which file, and what was
-expected), or cannot be told, where no hash was kept. Reports, TensorBoard's events and caches are not looked at: they
-are made again.
+a population, a published model, or a folder of these. It prints one line for each: whole, damaged (which file, and what
+was expected), or cannot be told, if no hash was stored. Reports, TensorBoard's events and caches are not checked: they
+can be made again.
 """
 
 import argparse

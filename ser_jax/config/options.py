@@ -46,9 +46,9 @@ OPTIONS: dict[str, Any] = {
             "synthetic", text(), "built in, or made by `prepare`, or package.module:NAME (`launch.py list corpora`)"
         ),
         "options": Option({}, group("a dict"), "of a built-in corpus: num_speakers, utterances_per_speaker, seed, ..."),
-        "tracks": Option("", text(), "name of the tracks that a time-continuous head learns beside the emotion"),
+        "tracks": Option("", text(), "name of the tracks that a time-continuous head also predicts"),
         "dimensions": Option(
-            (), list_of(text(), "columns of the corpus"), "whose values are predicted too, as arousal,valence"
+            (), list_of(text(), "columns of the corpus"), "columns whose values are also predicted, as arousal,valence"
         ),
         "votes": Option(
             "", text(), "columns of raters' votes whose shares are learnt: how their names begin (vote_), or a,b,c"
@@ -57,56 +57,92 @@ OPTIONS: dict[str, Any] = {
     },
     "protocol": {
         "name": Option("leave_one_speaker_out", text(), "how the folds are made (`launch.py list protocols`)"),
-        "validation_speakers": Option(1, whole(zero="none"), "taken from the training side of each fold"),
-        "num_folds": Option(0, whole(2, zero="the protocol's own number"), "where the protocol leaves it open"),
-        "num_text_groups": Option(2, whole(2), "of speaker_and_text_independent"),
-        "seed": Option(0, whole(), "of what the protocol draws at random"),
+        "validation_speakers": Option(1, whole(zero="none"), "speakers of each fold's training side for validation"),
+        "num_folds": Option(
+            0, whole(2, zero="the protocol's own number"), "number of folds, where the protocol leaves it open"
+        ),
+        "num_text_groups": Option(2, whole(2), "groups of texts of speaker_and_text_independent"),
+        "seed": Option(0, whole(), "of folds that the protocol draws at random"),
         "file": Option("", text(), "the list of folds of the protocol official; empty: the corpus's column split"),
         "source": Option("", text(), "of a merged corpus: the source whose speakers are tested; empty: all"),
-        "tested": Option("test", one_of("test", "validation"), "validation: to choose by, test speakers left out"),
+        "tested": Option(
+            "test",
+            one_of("test", "validation"),
+            "validation: test on validation speakers, to choose a variant, and leave out the test speakers",
+        ),
         "selection_speakers": Option(
-            0, whole(2, zero="none"), "set apart to choose by: tested=validation has these alone"
+            0,
+            whole(2, zero="none"),
+            "speakers set apart to choose a variant; with tested=validation only these are used",
         ),
     },
-    "feed": Option("auto", one_of("auto", "resident", "streaming"), "the corpus on the devices, or read from files"),
+    "feed": Option(
+        "auto",
+        one_of("auto", "resident", "streaming"),
+        "resident: the corpus is on the devices; streaming: read from files",
+    ),
     "order": {
-        "lanes": Option(1, whole(1), "parts of the corpus that are read side by side, each a share of every batch"),
-        "window": Option(8192, whole(1), "utterances among which a lane shuffles"),
+        "lanes": Option(1, whole(1), "parallel streams of the corpus, each of which gives a share of every batch"),
+        "window": Option(8192, whole(1), "utterances that a lane shuffles together"),
     },
-    "folds": Option((), list_of(whole(), "different whole numbers of at least 0"), "those to train; empty: all"),
-    "seeds": Option((0,), list_of(whole(), "different whole numbers of at least 0"), "one training for each"),
+    "folds": Option(
+        (), list_of(whole(), "different whole numbers of at least 0"), "numbers of the folds to train; empty: all"
+    ),
+    "seeds": Option(
+        (0,), list_of(whole(), "different whole numbers of at least 0"), "one training of every fold for each seed"
+    ),
     "frontend": {
         "kind": Option(
             "log_mel",
             one_of("log_mel", "mfcc", "histogram", "functionals", "waveform", "precomputed", outside=True),
-            "the features; waveform: for an encoder in the model; precomputed: made by `prepare features`",
+            "the features; waveform: for an encoder in the model; precomputed: by `prepare features`, `encoder`",
         ),
         "num_mels": Option(64, whole(1, 1024), "mel bands"),
-        "window_ms": Option(25.0, number(0, 10_000, above=0), "of the short-time Fourier transform"),
-        "hop_ms": Option(10.0, number(0, 10_000, above=0), "from one frame to the next"),
-        "fft_size": Option(0, whole(2, 2**20, zero="the smallest power of two that holds a window"), "samples"),
+        "window_ms": Option(25.0, number(0, 10_000, above=0), "ms, window of the short-time Fourier transform"),
+        "hop_ms": Option(10.0, number(0, 10_000, above=0), "ms, from one frame to the next"),
+        "fft_size": Option(
+            0, whole(2, 2**20, zero="the smallest power of two that holds a window"), "samples of the Fourier transform"
+        ),
         "fmin": Option(20.0, number(0, 8000), "Hz, the lowest band's lower edge"),
         "fmax": Option(8000.0, number(0, 8000, above=0), "Hz, the highest band's upper edge"),
-        "trim_db": Option(0.0, number(0, 200, zero="off"), "leading and trailing silence, so far below the loudest"),
+        "trim_db": Option(
+            0.0,
+            number(0, 200, zero="off"),
+            "dB; leading and trailing frames further below the loudest one are left out",
+        ),
         "mel_scale": Option("slaney", one_of("slaney", "htk"), "the formula of the mel scale"),
         "num_mfcc": Option(20, whole(1, 1024), "coefficients of kind mfcc"),
-        "deltas": Option(0, whole(0, 2), "orders of time derivatives beside the features"),
-        "histogram_bins": Option(64, whole(2, 4096), "of kind histogram: levels of a mel band, the softest first"),
-        "histogram_range_db": Option(80.0, number(0, 1000, above=0), "of the bins, below the utterance's loudest"),
-        "histogram_assignment": Option("hard", one_of("hard", "soft"), "soft: two bins share a level"),
-        "features": Option("", text(), "of kind precomputed: their name"),
+        "deltas": Option(0, whole(0, 2), "orders of time derivatives added to the features"),
+        "histogram_bins": Option(
+            64, whole(2, 4096), "of kind histogram: number of levels of a mel band, the softest first"
+        ),
+        "histogram_range_db": Option(
+            80.0, number(0, 1000, above=0), "dB, range of the bins below the utterance's loudest level"
+        ),
+        "histogram_assignment": Option("hard", one_of("hard", "soft"), "soft: a level counts in its two nearest bins"),
+        "features": Option("", text(), "of kind precomputed: the name of the features"),
         "normalization": Option(
-            "utterance", one_of("none", "utterance", "train", "speaker"), "whose mean and deviation are taken out"
+            "utterance",
+            one_of("none", "utterance", "train", "speaker"),
+            "whose mean and standard deviation normalise the features",
         ),
     },
     "augmentation": {
         "speed": Option(0.0, number(0, 4, zero=_STRENGTH_OFF), "largest change of tempo and pitch, as a share"),
-        "time_shift": Option(0.0, number(0, 60, zero=_STRENGTH_OFF), "farthest cyclic shift, in seconds"),
+        "time_shift": Option(0.0, number(0, 60, zero=_STRENGTH_OFF), "largest cyclic shift, in seconds"),
         "gain": Option(0.0, number(0, 100, zero=_STRENGTH_OFF), "largest change of level, in dB"),
-        "noise": Option(0.0, number(0, 1, zero=_STRENGTH_OFF), "probability of added noise, 5 to 30 dB below"),
+        "noise": Option(
+            0.0, number(0, 1, zero=_STRENGTH_OFF), "probability of added noise, 5 to 30 dB below the speech"
+        ),
         "vocal_tract": Option(0.0, number(0, 1, zero=_STRENGTH_OFF), "largest stretch of the mel axis, as a share"),
-        "spec_augment": Option(0.0, number(0, 4, zero=_STRENGTH_OFF), "width of masks over bands and frames"),
-        "mixup": Option(0.0, number(0, 1, zero=_STRENGTH_OFF), "share of another utterance that is mixed in"),
+        "spec_augment": Option(
+            0.0,
+            number(0, 4, zero=_STRENGTH_OFF),
+            "largest width of masks; 1: a quarter of the bands, a fifth of the frames",
+        ),
+        "mixup": Option(
+            0.0, number(0, 1, zero=_STRENGTH_OFF), "share of another utterance that is mixed in; 1: Beta(1/2, 1/2)"
+        ),
         "custom": Option({}, strengths(), "package.module:NAME: strength, of augmentations from outside the package"),
     },
     "model": Option(
@@ -122,70 +158,102 @@ OPTIONS: dict[str, Any] = {
         "frames": Option(0.0, number(zero="off"), "weight of the squared error of the features of masked frames"),
     },
     "masking": {
-        "share": Option(0.4, number(above=0, below=1), "of an utterance's frames, where objective.frames is on"),
-        "span": Option(10, whole(1), "frames that are masked together"),
+        "share": Option(
+            0.4,
+            number(above=0, below=1),
+            "share of an utterance's frames that is masked, if objective.frames is above 0",
+        ),
+        "span": Option(10, whole(1), "frames of a span that is masked together"),
     },
     "optimizer": {
         "name": Option("adamw", text(), "an optimizer of optax, or package.module:NAME (docs/training.md)"),
-        "arguments": Option({}, group("a dict"), "of the optimizer, such as b1 and b2"),
-        "learning_rate": Option(2e-3, number(above=0), "at its peak, after the warm-up"),
+        "arguments": Option({}, group("a dict"), "arguments of the optimizer, such as b1 and b2"),
+        "learning_rate": Option(2e-3, number(above=0), "peak of the learning rate, after the warm-up"),
         "rates": Option({}, group("a dict"), "regular expression of parameters' paths: share of the rate; 0: frozen"),
-        "weight_decay": Option(0.05, number(zero="off"), "decoupled, of kernels and embeddings"),
-        "schedule": Option("cosine_decay", text(), "after the warm-up: one of optax, or package.module:NAME"),
-        "schedule_arguments": Option({}, group("a dict"), "of the schedule"),
+        "weight_decay": Option(0.05, number(zero="off"), "decoupled weight decay of kernels and embeddings"),
+        "schedule": Option("cosine_decay", text(), "schedule after the warm-up: one of optax, or package.module:NAME"),
+        "schedule_arguments": Option({}, group("a dict"), "arguments of the schedule"),
         "warmup_epochs": _epochs(
             -1.0, number(zero="off", unset=True), "linear warm-up of the learning rate (a tenth of the training)"
         ),
         "warmup_steps": _steps(whole(zero="off", unset=True), "the same"),
-        "gradient_clip": Option(1.0, number(zero="off"), "greatest global norm of the gradient"),
-        "ema_decay": Option(0.99, number(below=1, zero="off: the last parameters are used"), "of averaged parameters"),
+        "gradient_clip": Option(1.0, number(zero="off"), "largest global norm of the gradient"),
+        "ema_decay": Option(
+            0.99,
+            number(below=1, zero="off: the last parameters are used"),
+            "decay of the moving average of the parameters, which are tested",
+        ),
         "label_smoothing": Option(0.1, number(below=1, zero="off"), "share of the target spread over all classes"),
-        "class_weights": Option(False, flag(), "weights that are inverse to the classes' frequency in training"),
+        "class_weights": Option(False, flag(), "weight classes by their inverse frequency in the training data"),
     },
     "training": {
-        "loss": Option("cross_entropy", text(), "of the emotion (`launch.py list losses`), or package.module:NAME"),
+        "loss": Option(
+            "cross_entropy", text(), "loss of the emotion (`launch.py list losses`), or package.module:NAME"
+        ),
         "batch_size": Option(32, whole(1, 2**20), "utterances in a step"),
-        "precision": Option("tf32", one_of("float32", "tf32", "bfloat16"), "of activations and products"),
-        "accumulate": Option(1, whole(1), "parts of a batch that the network sees in turn, to save memory"),
-        "split": Option("auto", one_of("auto", "runs", "batch"), "what devices share out; auto: a single run's batch"),
-        "initial": Option("", text(), "a workdir, trained on another corpus, that parameters are initialised from"),
-        "heads": Option("shared", one_of("shared", "source"), "one classifier, or one for each source of a merger"),
-        "teacher": Option("", text(), "a workdir, trained on the same folds, whose probabilities are learnt"),
-        "teacher_share": Option(0.5, number(0, 1), "of the teacher's probabilities in the target"),
+        "precision": Option("tf32", one_of("float32", "tf32", "bfloat16"), "precision of activations and products"),
+        "accumulate": Option(1, whole(1), "parts of a batch that are computed one after another, to save memory"),
+        "split": Option(
+            "auto",
+            one_of("auto", "runs", "batch"),
+            "what is divided among devices; auto: the batch of a single run, else the runs",
+        ),
+        "initial": Option("", text(), "a workdir, trained on another corpus, from which parameters are initialised"),
+        "heads": Option(
+            "shared", one_of("shared", "source"), "one classifier, or one for each source of a merged corpus"
+        ),
+        "teacher": Option(
+            "", text(), "a workdir, trained on the same folds, whose probabilities are targets (distillation)"
+        ),
+        "teacher_share": Option(0.5, number(0, 1), "share of the teacher's probabilities in the target"),
         "crop_seconds": Option(3.0, number(0.01, _SECONDS), "length of training crops"),
         "train_epochs": _epochs(
             -1.0, number(above=0, unset=True), "length of the training (follows from the number of utterances)"
         ),
         "train_steps": _steps(whole(1, unset=True), "the same"),
         "validate_epochs": _epochs(
-            -1.0, number(zero="never", unset=True), "between two validations (a fifth of the training)"
+            -1.0, number(zero="never", unset=True), "time between two validations (a fifth of the training)"
         ),
         "validate_steps": _steps(whole(zero="never", unset=True), "the same"),
-        "keep": Option("last", one_of("last", "best"), "the averages of the end, or of a run's best validation UA"),
+        "keep": Option(
+            "last", one_of("last", "best"), "test the averaged parameters of the end, or of a run's best validation UA"
+        ),
         "patience": Option(0, whole(zero="off"), "validations without a better UA after which a run stops"),
-        "deterministic": Option(False, flag(), "a GPU gives the same bits every time, also after an interruption"),
-        "checkpoint_seconds": Option(120.0, number(), "at most, between two checkpoints"),
+        "deterministic": Option(False, flag(), "the same bits every time on a GPU, also after an interruption"),
+        "checkpoint_seconds": Option(120.0, number(), "seconds between two checkpoints, at most"),
     },
     "evaluation": {
-        "window_seconds": Option(0.0, number(0.01, _SECONDS, zero="as training crops"), "averaged over an utterance"),
+        "window_seconds": Option(
+            0.0,
+            number(0.01, _SECONDS, zero="as training crops"),
+            "length of windows, whose probabilities are averaged over an utterance",
+        ),
         "batch_size": Option(32, whole(1, 2**20), "windows that are evaluated at once"),
         "batch_statistics": Option(
-            "running", one_of("running", "speaker"), "of batch normalisation: averages, or the tested speaker's own"
+            "running",
+            one_of("running", "speaker"),
+            "statistics of batch normalisation: running averages, or the tested speaker's own",
         ),
         "latency": Option(True, flag(), "measure the time that a recording of 3 s takes"),
-        "robustness": Option((), list_of(text(), "conditions"), "every run is tested under (`launch.py list`)"),
+        "robustness": Option(
+            (),
+            list_of(text(), "conditions"),
+            "conditions under which every run is tested too (`launch.py list conditions`)",
+        ),
     },
     "study": {
-        "title": Option("", text(), "of the report"),
-        "margin": Option(2.0, number(above=0, below=100), "points of UA: differences below it do not matter"),
+        "title": Option("", text(), "title of the report"),
+        "margin": Option(2.0, number(above=0, below=100), "points of UA within which variants are equivalent"),
         "candidates": Option(
             (),
             list_of(text(), "names"),
-            "among which the variant was chosen by speakers set apart; --select names them",
+            "variants among which one was chosen by speakers set apart; set by --select",
         ),
-        "variants": Option({}, groups(), "name: what differs from this tree, as a part of it"),
-        "comparisons": Option((), pairs(), "(variant, the variant it is measured against)"),
-        "metrics": Option((), list_of(text(), "names"), "beside UA, WA and macro F1: package.module:NAME of a Metric"),
-        "questions": Option((), dicts(), "with factors or variants of their own (ser_jax/studies/plan.py)"),
+        "variants": Option({}, groups(), "name: the part of this tree in which the variant differs"),
+        "comparisons": Option((), pairs(), "pairs to compare: (variant, its baseline)"),
+        "metrics": Option(
+            (), list_of(text(), "names"), "in addition to UA, WA and macro F1: package.module:NAME of a Metric"
+        ),
+        "questions": Option((), dicts(), "questions with their own factors or variants (docs/studies.md)"),
     },
 }

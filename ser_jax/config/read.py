@@ -94,7 +94,9 @@ def _call(get_config: Callable[..., dict], file: str, argument: str) -> Any:
     names = list(inspect.signature(get_config).parameters)
     if len(given) > len(names):
         form = f":{','.join(name.upper() for name in names)}" if names else " without an argument"
-        raise UserError(f"--config {file}:{argument}: found {len(given)} arguments, expected {file}{form}")
+        raise UserError(
+            f"--config {file}:{argument}: found {len(given)} argument{'s' * (len(given) != 1)}, expected {file}{form}"
+        )
     return _one_line(file, lambda: get_config(*given))
 
 

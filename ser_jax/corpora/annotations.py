@@ -42,7 +42,7 @@ def text_of(path: Path) -> str:
 
 
 def vote_columns(heard: Iterable[Iterable[str]], emotions: Iterable[str]) -> dict[str, str]:
-    """Returns a column `vote_EMOTION` for every emotion: how many raters heard it.
+    """Returns a column `vote_EMOTION` for every emotion: how many raters chose it.
 
     `heard` has the emotions that each rater named: the vote of a rater who named several is shared out among them.
     """

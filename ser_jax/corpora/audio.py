@@ -256,7 +256,7 @@ def _decoder(path: str | os.PathLike, name: str, data: containers.Bytes, checked
             promised = sound.frames if checked.frames is None else checked.frames
             rate, channels, fine = sound.samplerate, sound.channels, sound.subtype in _FINE
             kind = sound.subtype if sound.subtype in _UNCHECKED_LAYERS else sound.format
-            unchecked = "" if kind in _CHECKED else f"of the format {kind}: nothing tells if it is whole"
+            unchecked = "" if kind in _CHECKED else f"of the format {kind}: nothing shows whether it is complete"
             # A lossy file's samples may be fewer than its frames would hold, by what its coder was late.
             late = 2304 if "MPEG" in sound.subtype else 0
     except soundfile.LibsndfileError as error:

@@ -1,4 +1,4 @@
-"""The audit of a split: which speakers, texts, sessions and recordings stand on both sides of train and test.
+"""The audit of a split: which speakers, texts, sessions and recordings are in both training and test data.
 
 Its verdict is "independent" where all that has to be apart is apart, "leaks" where something is not, and "cannot be
 told" where the corpus does not say whose or what its recordings are. Speakers and recordings have to be apart under
@@ -35,12 +35,12 @@ class FoldAudit:
     speakers: list[str]
     texts: list[str]
     sessions: list[str]
-    recordings: list[list[str]]  # ids of one recording that stand on both sides
+    recordings: list[list[str]]  # ids of one recording that are in both training and test data
 
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """The audit of a corpus under a protocol; `findings` says in words what it found, the worst first."""
+    """The audit of a corpus under a protocol; `findings` has the results as sentences, the worst first."""
 
     corpus: str
     fingerprint: str
@@ -63,7 +63,7 @@ class Audit:
 
 
 def audit(corpus: Corpus, protocol: Protocol) -> Audit:
-    """Returns what the folds of `protocol` leak between their two sides; spellings of one text are that text."""
+    """Returns what the folds of `protocol` leak from training to test data; spellings of one text count as one text."""
     duplicates, spellings = near_copies(corpus), spellings_of_texts(corpus.utterances["text"])
     if spellings:
         table = corpus.utterances.assign(text=texts_as_one(corpus.utterances["text"]))
@@ -101,12 +101,12 @@ def _verdict(corpus: Corpus, protocol: Protocol, folds: list[FoldAudit]) -> tupl
     if any(fold.recordings for fold in folds):
         on_both.append("recordings")
     if on_both:
-        return "leaks", f"{' and '.join(on_both)} stand on both sides of train and test"
+        return "leaks", f"{' and '.join(on_both)} are in both training and test data"
     unknown = [f"{column}s" for column in promised if _unknown(corpus, column)]
     if unknown:
         return "cannot be told", f"the {' and '.join(unknown)} of some utterances are not known"
     apart = [*(f"{column}s" for column in promised), "recordings"]
-    return "independent", f"{', '.join(apart[:-1])} and {apart[-1]} on the two sides are apart"
+    return "independent", f"no {', '.join(apart[:-1])} or {apart[-1]} are in both training and test data"
 
 
 def _unknown(corpus: Corpus, column: str) -> bool:
@@ -140,23 +140,27 @@ def _findings(corpus: Corpus, report: Audit) -> list[str]:
     """Says in words what was found: leaks, then what limits the figures, then what is merely so."""
     folds, findings = report.folds, []
     if not speakers_known(corpus):
-        findings.append("SPEAKERS UNKNOWN: whether training and test share any cannot be told")
+        findings.append("SPEAKERS UNKNOWN: training and test data may share some")
     leaking = [fold for fold in folds if fold.speakers]
     if leaking:
         names = {name for fold in leaking for name in fold.speakers}
         findings.append(
-            f"LEAK of speakers: {len(names)} of {report.num_speakers} stand on both sides, in {len(leaking)} of "
-            f"{len(folds)} folds; figures are speaker-dependent"
+            f"LEAK of speakers: {len(names)} of {report.num_speakers} are in both training and test data, in "
+            f"{len(leaking)} of {len(folds)} folds; figures are speaker-dependent"
         )
     across = {tuple(ids) for fold in folds for ids in fold.recordings}
     if across:
-        findings.append(f"LEAK of recordings: {len(across)} on both sides of a fold: {_listed(across)}")
+        findings.append(
+            f"LEAK of recordings: {len(across)} in both training and test data of a fold: {_listed(across)}"
+        )
     if report.duplicates:
         findings.append(f"recordings that occur more than once: {len(report.duplicates)}: {_listed(report.duplicates)}")
     if any(fold.texts for fold in folds):
         findings.append(_finding_on_texts(corpus, report))
     if any(fold.sessions for fold in folds):
-        findings.append(f"sessions stand on both sides, in {sum(bool(fold.sessions) for fold in folds)} folds")
+        findings.append(
+            f"sessions are in both training and test data, in {sum(bool(fold.sessions) for fold in folds)} folds"
+        )
     for split in ("train", "validation", "test"):
         lacking = [fold.name for fold in folds if split in fold.missing]
         if lacking:
@@ -170,7 +174,7 @@ def _findings(corpus: Corpus, report: Audit) -> list[str]:
 
 def _finding_on_texts(corpus: Corpus, report: Audit) -> str:
     shared_texts = {text for fold in report.folds for text in fold.texts}
-    finding = f"{len(shared_texts)} of {corpus.utterances['text'].nunique()} texts stand on both sides"
+    finding = f"{len(shared_texts)} of {corpus.utterances['text'].nunique()} texts are in both training and test data"
     if report.protocol == "leave_one_speaker_out":
         finding += ", which this protocol cannot avoid where speakers read the same texts"
     return f"{finding}; speaker_and_text_independent keeps them apart"

@@ -96,13 +96,13 @@ def _by_pyav(name: str, data: Any, kind: str | None, reason: str) -> Decoded:
 
 
 def _note_of_pyav(data: Any) -> str:
-    """What is left out of a container that can be read, and whether nothing tells if it is whole."""
+    """What is left out of a container that can be read, and whether nothing shows whether it is complete."""
     av = importlib.import_module("av")
     with av.open(io.BytesIO(data[:])) as container:
         streams, name = container.streams.audio, container.format.name
         notes = [f"it holds {len(streams)} streams of sound, the first is taken"] if len(streams) > 1 else []
         if name in _ENDLESS:
-            notes.append(f"of the format {name}: nothing tells if it is whole")
+            notes.append(f"of the format {name}: nothing shows whether it is complete")
         return "; ".join(notes)
 
 

@@ -78,7 +78,7 @@ def check_amr(name: str, data: Bytes) -> str:
     while at < len(data):
         kind = data[at] >> 3 & 15
         if data[at] & 0x83 or len(sizes) + 1 <= kind < 14:
-            return "something that is no audio stands behind the sound"
+            return "data that are no audio follow the sound"
         damaged += not data[at] & 4 and kind < len(sizes) - 1  # speech, not comfort noise
         at += 1 + (sizes[kind] if kind < len(sizes) else 0)
         frames += 1

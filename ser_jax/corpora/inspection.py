@@ -1,4 +1,4 @@
-"""What is in a corpus: speakers, emotions, lengths, levels, clipping, silence, copies, and what it does not know."""
+"""What is in a corpus: speakers, emotions, lengths, levels, clipping, silence, copies, and what is unknown."""
 
 from typing import Any
 

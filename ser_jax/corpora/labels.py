@@ -38,7 +38,7 @@ _ROUNDED = 0.02  # by which shares that are rounded may add up to more or less t
 # Letters, in lower case, that look like Latin ones or stand for one in another alphabet.
 _LOOK_LATIN = str.maketrans("авекмнорстухіјѕαβεικνορτυχζηı", "abekmhopctyxijsabeikvoptyxzhi")
 _APOSTROPHES = str.maketrans("ʼ´`‘’", "'''''")
-VOTE = "vote_"  # begins the columns that say how many raters heard an emotion, as vote_anger
+VOTE = "vote_"  # begins the columns that say how many raters chose an emotion, as vote_anger
 # Words of degree and negation, which make one name with an emotion, as "very calm" and "nicht froh".
 _OF_DEGREE = {
     *("very", "not", "no", "non", "slightly", "somewhat", "rather", "quite", "extremely", "mildly", "strongly"),
@@ -254,7 +254,7 @@ def most_voted(utterances: pd.DataFrame) -> pd.Series:
 
 
 def _votes(utterances: pd.DataFrame) -> pd.DataFrame:
-    """How many raters heard each emotion, by its name; none where nothing is said."""
+    """How many raters chose each emotion, by its name; none where nothing is said."""
     emotions = voted(utterances)
     words = utterances[[VOTE + emotion for emotion in emotions]]
     words = words.mask(words.map(says_nothing), "0").astype(str)
@@ -262,7 +262,7 @@ def _votes(utterances: pd.DataFrame) -> pd.DataFrame:
     for column in votes:
         if votes[column].isna().any():
             found = utterances[column][votes[column].isna()].iloc[0]
-            raise UserError(f"column {column}: {found!r}, expected how many raters heard the emotion")
+            raise UserError(f"column {column}: {found!r}, expected how many raters chose the emotion")
     return votes.set_axis(emotions, axis=1)
 
 

@@ -182,7 +182,7 @@ def _check_mp3(name: str, data: Bytes) -> tuple[bytes | None, str]:
         end = frames[-1].at + frames[-1].length  # a cover picture or tag behind the sound is not for the decoder
         return (data[:end] if end < len(data) else None), "; ".join(notes)
     if any(piece.at > frames[-1].at and piece.length > 1 for piece in junk):
-        notes.append("something that is no audio stands behind the sound; if it was cut short, it does not tell")
+        notes.append("data that are no audio follow the sound, so a cut would not show")
     # Without a promise decoders guess the length by the size of the file, and stop there.
     first = data[frames[0].at : frames[0].at + 4]
     sound = (data[piece.at : piece.at + piece.length] for piece in frames)

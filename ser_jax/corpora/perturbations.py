@@ -1,4 +1,4 @@
-"""What recordings go through outside the laboratory: noise, rooms, narrow bands, the telephone, an unknown speaker.
+"""Conditions of test recordings outside the laboratory: noise, rooms, narrow bands, telephone, an unknown speaker.
 
 All are functions of a waveform at 16 kHz that keep its length, and do not move it in time. What is drawn (noise, the
 tail of a room) depends on the utterance's id alone, so an utterance has the same noise at every level, whatever is

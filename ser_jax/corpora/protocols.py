@@ -22,13 +22,13 @@ from ser_jax.corpora.labels import texts_as_one
 from ser_jax.errors import UserError, brief, did_you_mean
 
 PROTOCOLS = {  # and the rule that makes their folds
-    "leave_one_speaker_out": "each speaker is tested by models that never heard that speaker",
-    "grouped_k_fold": "each group of speakers is tested by models that never heard any of them",
-    "leave_one_session_out": "each session is tested by models that never heard its speakers",
-    "speaker_and_text_independent": "each speaker and group of texts is tested by models that heard neither",
+    "leave_one_speaker_out": "each speaker is tested by models that were not trained on that speaker",
+    "grouped_k_fold": "each group of speakers is tested by models that were trained on none of them",
+    "leave_one_session_out": "each session is tested by models that were not trained on its speakers",
+    "speaker_and_text_independent": "each speaker and group of texts is tested by models that were trained on neither",
     "official": "folds read from a file, or the split that the corpus names",
     "random": "random folds with equal shares of each emotion",
-    "everything": "all utterances are learnt, and the same are tested",
+    "everything": "models are trained and tested on all utterances",
 }
 
 
@@ -71,18 +71,18 @@ def make_protocol(
     """Returns the folds of `corpus` under the protocol `name`, one of PROTOCOLS.
 
     `validation_speakers` are taken from the training side of every fold, 0 leaves validation empty; `random` validates
-    on the test set of the next fold instead, `official` on what its file names, where it names any, and `everything`,
-    whose one fold learns the whole corpus and is tested on the same, on nothing.
+    on the test set of the next fold instead, `official` on those that its file names, if any, and `everything`,
+    whose one fold is trained and tested on the whole corpus, on none.
     `num_folds` is for grouped_k_fold (default 5), random (default 10) and speaker_and_text_independent (groups of
     speakers; by default each speaker alone); `num_text_groups` for the last. `seed` decides how speakers are grouped
     and what is random. `file` is for official: see `read_fold_list`.
     `tested` "validation" leaves the test utterances of every fold out and tests on its validation utterances. Over the
     folds most speakers validate, and are test speakers of other folds: what is chosen by such results is not
-    independent of the test speakers. `selection_speakers` makes it so: that many speakers are set apart. With `tested`
-    "validation" the folds are those of these speakers alone, and nobody else is learnt or tested; with "test" the folds
-    are those of all others, and these speakers are learnt in every fold.
+    independent of the test speakers. `selection_speakers` avoids this: so many speakers are set apart. With `tested`
+    "validation" the folds are those of these speakers alone, and nobody else is trained on or tested; with "test" the
+    folds are those of all others, and these speakers are training data in every fold.
     `source` names one of the corpora that a merged corpus was made of: the folds are those of that corpus alone, and
-    all utterances of the others are learnt in every one of them.
+    all utterances of the others are training data in every fold.
     Raises UserError for an unknown name, and for a protocol or options that the corpus does not allow.
     """
     if source is not None:
@@ -138,11 +138,12 @@ def make_protocol(
     if independent:
         kind = "speaker-independent"
     elif speakers_known(corpus):
-        kind = "SPEAKER-DEPENDENT: test speakers are heard in training"
+        kind = "SPEAKER-DEPENDENT: test speakers are in the training data"
     else:
-        kind = "SPEAKERS UNKNOWN: test speakers may be heard in training"
+        kind = "SPEAKERS UNKNOWN: test speakers may be in the training data"
     without = " and no validation" if any(not len(fold.validation) for fold in folds) else ""
-    return Protocol(name, independent, tuple(folds), f"{rule} ({kind}; {len(folds)} folds{without})")
+    number = f"{len(folds)} fold{'s' * (len(folds) != 1)}"
+    return Protocol(name, independent, tuple(folds), f"{rule} ({kind}; {number}{without})")
 
 
 def _refuse_idle_options(name: str, num_folds: int | None, num_text_groups: int, seed: int) -> None:

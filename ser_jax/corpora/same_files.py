@@ -1,4 +1,4 @@
-"""Which rows of a table are of one file, of the same bytes, or of the same seconds: told by the files themselves."""
+"""Which rows of a table are of one file, of the same bytes, or of the same seconds, by the files themselves."""
 
 import hashlib
 import os

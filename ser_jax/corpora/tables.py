@@ -376,7 +376,7 @@ def _named(path: Path, names: list[str], columns: Sequence[str]) -> list[str]:
     names = [unicodedata.normalize("NFC", name) for name in names]
     spelled = [name if name.lower() not in columns else name.lower() for name in names]
     if twice := _repeated(spelled):
-        raise UserError(f"{path}: the column `{twice}` stands there twice")
+        raise UserError(f"{path}: the column `{twice}` occurs twice")
     named, there = [], set(spelled)
     for name in spelled:
         canonical = _canonical(name, columns)

@@ -1,4 +1,4 @@
-"""What a corpus's table says of whole utterances beside their emotion: values of dimensions, and raters' votes."""
+"""Other targets of utterances than their emotion: values of dimensions, and raters' votes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ def vote_shares(corpus: Corpus, columns: str, *, partly: bool = False) -> Float3
     """Returns the share of the raters' votes that each class got, of every utterance.
 
     `columns` is what the names of the columns begin with (vote_), or their names, as a,b,c. They are either one column
-    for each class, `PREFIX` and its name, with how many raters heard it, or one for each rater, with what that one
+    for each class, `PREFIX` and its name, with how many raters chose it, or one for each rater, with what that one
     heard. Votes for emotions that are no class of the corpus count for nothing.
     Raises UserError where there are no such columns or, unless `partly`, not one for every class, and for an utterance
     with no vote for any class, whose shares are NaN with `partly`.
@@ -124,7 +124,7 @@ def describe_targets(corpus: Corpus, dimensions: Sequence[str], votes: str) -> l
 
 
 def _counts(corpus: Corpus, columns: Sequence[str]) -> Float64[np.ndarray, "utterances classes"]:
-    votes = np.stack([_numbers(corpus, name, _VOTES, "how many raters heard it") for name in columns], axis=1)
+    votes = np.stack([_numbers(corpus, name, _VOTES, "how many raters chose it") for name in columns], axis=1)
     votes = np.nan_to_num(votes)
     if (votes < 0).any():
         row, column = np.argwhere(votes < 0)[0]

@@ -159,7 +159,7 @@ def prepare_states(
         ids = corpus.utterances["id"][too_short].tolist()
         raise UserError(
             f"corpus {corpus.name}: {len(ids)} utterances are shorter than {shortest} samples, "
-            f"the least that encoder {encoder.name} hears ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})"
+            f"the shortest input of encoder {encoder.name} ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})"
         )
     scratch = features_folder(corpus.name, f".{name}.partial", data_dir)
     pieces = _pieces(corpus, encoder, request)
@@ -286,7 +286,7 @@ def _compute(
     progress = tqdm(
         total=round(pieces.num_samples.sum() / SAMPLE_RATE),
         initial=round(pieces.num_samples[done].sum() / SAMPLE_RATE),
-        desc=f"{encoder.name} hears {corpus.name}",
+        desc=f"encoding {corpus.name} with {encoder.name}",
         unit="s",
         disable=None,
     )

@@ -1,4 +1,4 @@
-"""The default encoder: Whisper tiny, as Smart Turn v3.2 (Daily) fine-tuned it to hear whether a speaker has finished.
+"""The default encoder: Whisper tiny, as Smart Turn v3.2 (Daily) fine-tuned it to detect the end of a speaker's turn.
 
 It is small, has a licence that lets it be used for anything, and comes from a Python package registry. The package has
 it as an ONNX file with weights of 8 bits, which become float32 here; the file's activations, which are of 8 bits too,

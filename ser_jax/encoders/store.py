@@ -34,7 +34,7 @@ class LoadedEncoder:
 
     Attributes:
         name: of its folder.
-        architecture: what its configuration says.
+        architecture: sizes and settings from its configuration.
         parameters: of the module that `ser_jax.encoders.weights.make_module` makes.
         sha256: of its weights and its architecture; the same wherever they come from.
         source, licence: what is known of them, "" where nothing is.
@@ -66,8 +66,8 @@ def available(data_dir: str | os.PathLike | None = None) -> dict[str, dict[str, 
 def load(encoder: str, data_dir: str | os.PathLike | None = None) -> LoadedEncoder:
     """Returns the encoder of that name on this machine, or of a checkpoint folder.
 
-    Raises UserError where there is none (naming the command that gets it), and for weights that do not fit their
-    configuration or are not those that were taken.
+    Raises UserError if there is none (naming the command that gets it), and for weights that do not fit their
+    configuration or have changed since `encoders get`.
     """
     folder = encoder_folder(encoder, data_dir)
     if not encoder or not (folder / CARD).is_file():

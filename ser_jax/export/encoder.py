@@ -44,7 +44,7 @@ def check_hearing(info: Mapping[str, Any], seconds: float | None, where: str) ->
     check_speeds(speeds, where)
     window = np.floor(info["window_seconds"] * min(speeds) * 1000) / 1000  # the slowest version is the longest
     if seconds is not None and seconds > window:
-        raise UserError(f"--seconds {seconds:g}: the encoder of {where} hears {window:g} s at once; expected no more")
+        raise UserError(f"--seconds {seconds:g}: the encoder of {where} takes at most {window:g} s")
     return float(window)
 
 

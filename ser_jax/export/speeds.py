@@ -28,7 +28,7 @@ def check_speeds(speeds: Sequence[float], where: str) -> None:
         ratio = _ratio(speed)
         if abs(float(ratio) - speed) > 1e-9 or ratio.numerator > _MOST:
             raise UserError(
-                f"{where}: its encoder hears recordings at speed {speed:g}, which is no ratio of whole numbers up to "
+                f"{where}: its encoder takes recordings at speed {speed:g}, which is no ratio of whole numbers up to "
                 f"{_MOST}; expected one such as {float(Fraction(round(50 * speed), 50)):g}"
             )
 

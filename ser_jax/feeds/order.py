@@ -1,4 +1,4 @@
-"""Which utterances a step sees: a pure function of (corpus, lanes, window, seed, fold, step), the same for every feed.
+"""The utterances of a step: a pure function of (corpus, lanes, window, seed, fold, step), the same for every feed.
 
 A corpus lies in files, in an order drawn once. An epoch reads whole files, in a new order each time, and shuffles what
 lies in a window of them; a corpus smaller than the window is shuffled whole. Lanes are parts of the corpus that are

@@ -55,23 +55,23 @@ def spectra_by_product() -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Frontend:
-    """What the features are; static and hashable.
+    """The settings of the features; static and hashable.
 
     `kind` is "log_mel"; "mfcc"; "histogram", the distribution of every mel band's levels over the utterance, with the
     bins in the place of frames; "functionals" of the log-mel bands and their deltas, a single frame; "waveform", whose
     frames are single samples, for a model that computes hidden states itself; or "precomputed": the pre-extracted
     features named `features`, which have `dims` dims every `frame_ms` milliseconds (filled in from what was packed).
 
-    `trim_db` is for whoever brings the waveforms: they begin and end at frames that are at most so many dB softer than
-    the loudest one (`ser_jax.corpora.silence`); 0: they are whole.
+    `trim_db` is applied by the caller: waveforms begin and end at frames that are at most so many dB below the loudest
+    one (`ser_jax.corpora.silence`); 0: nothing is trimmed.
 
     `histogram_bins` divide the `histogram_range_db` below an utterance's loudest level; `histogram_assignment` is
     "hard", a level counts in its bin, or "soft", it is shared with the next bin.
     `fft_size` 0 stands for the smallest power of two that holds a window. Frequencies are in Hz; `log_floor` is the
-    least power before the logarithm. `deltas` is 0, 1 or 2: so many derivatives in time are put beside the features.
+    least power before the logarithm. `deltas` is 0, 1 or 2: so many derivatives in time are added to the features.
     `normalization` is "none", "utterance" (mean 0 and variance 1 over an utterance's own frames), "train" (by
-    `Statistics` fitted on the training fold) or "speaker" (by those of all that its speaker says in the corpus, without
-    a look at the labels: who is tested has to have said more than one utterance).
+    `Statistics` fitted on the training fold) or "speaker" (by those of all utterances of its speaker in the corpus,
+    without their labels; a tested speaker needs more than one utterance).
 
     Raises UserError for settings that no features can be computed with.
     """

@@ -35,14 +35,14 @@ class Family:
     Attributes:
         module: the linen module; its fields are the options.
         summary: what it is, in a few words.
-        choices: option -> the values that it takes; several of them, for an option whose default is a tuple.
+        choices: option -> its allowed values; several of them, for an option whose default is a tuple.
         switches: the options that switch its attention -> their values, the one without attention first.
         tiny: options of an instance for tests, with attention.
         check: raises UserError for options that do not go together.
-        rates: the options that may be traced scalars: variants that differ in them alone share a compiled program.
-        batch_normalisation: whether it has layers of it, whose statistics devices can share along `axis_name`.
+        rates: options that may be traced scalars: variants that differ only in them share a compiled program.
+        batch_normalisation: whether it has batch normalisation, whose statistics devices can share along `axis_name`.
         min_frames: the frames of the shortest utterance that an instance takes.
-        deltas: the orders of deltas that an instance takes apart from the features.
+        deltas: the orders of deltas that an instance separates from the features.
     """
 
     module: type[nn.Module]

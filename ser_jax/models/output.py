@@ -26,7 +26,7 @@ class Attention:
 
 @flax.struct.dataclass
 class Output:
-    """Logits of a batch, and what its attention looked at.
+    """Logits of a batch, and its attention weights.
 
     Attributes:
         logits: unnormalised log-probabilities of the emotions, Float[Array, "batch classes"].

@@ -1,4 +1,4 @@
-"""The picture of what a model looked at in a recording. matplotlib is imported when the first one is drawn."""
+"""The picture of a model's attention weights for a recording. matplotlib is imported when the first one is drawn."""
 
 import math
 import os

@@ -177,7 +177,7 @@ def _hidden_states(summary: Summary) -> list[str]:
         pooled = info["form"] == "pooled"
         text += "each as mean and deviation over a recording" if pooled else "frame by frame"
         text += f", the means of {average} frames" if average > 1 else ""
-        text += f"; the encoder heard at most {info['window_seconds']:g} s at once"
+        text += f"; the encoder took at most {info['window_seconds']:g} s at once"
         text += f", without silence {trim:g} dB below the loudest at both ends" if trim else ""
         speeds = info.get("speeds", [1.0])
         text += f", at the speeds {join([f'{speed:g}' for speed in speeds])}" if len(speeds) > 1 else ""

@@ -107,7 +107,7 @@ class Gender:
 
 @dataclasses.dataclass(frozen=True)
 class Gap:
-    """UA of female less that of male speakers, over the emotions that both were heard with."""
+    """UA of female less that of male speakers, over the emotions that both have."""
 
     ua_difference: float
     ci95: Ends | None

@@ -19,11 +19,11 @@ from ser_jax.statistics.calibration import fit_temperature, scale
 
 @dataclasses.dataclass(frozen=True)
 class Abstention:
-    """A threshold, and what it did to the cross-validated predictions that it was chosen on.
+    """A threshold, and its effect on the predictions for unseen speakers on which it was chosen.
 
     Attributes:
-        threshold: the least calibrated confidence of an answer.
-        temperature: divides the logits of what is calibrated.
+        threshold: the lowest calibrated confidence of an answer.
+        temperature: divides the logits, to calibrate the confidence.
         coverage: the share of utterances that are answered.
         ua, wa: unweighted and plain accuracy on those that are answered.
         ua_all, wa_all: on all of them.

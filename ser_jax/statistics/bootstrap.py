@@ -45,8 +45,8 @@ def bootstrap_interval(
 ) -> Estimate:
     """Estimates a metric, pooled over folds and then averaged over seeds, with its 95 % interval over speakers.
 
-    Each class's figure (a metric that gives [..., classes]) counts only the speakers that the class was heard from.
-    The interval is NaN with one speaker, and where no speaker differs from another: neither shows what others would do.
+    Each class's figure (a metric that gives [..., classes]) counts only the speakers who have that class.
+    The interval is NaN with one speaker, and if all speakers are equal: neither shows how speakers differ.
     """
 
     def statistic(confusion: np.ndarray) -> np.ndarray:

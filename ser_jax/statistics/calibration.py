@@ -39,7 +39,7 @@ def calibration(
     replicates: int = bootstrap.REPLICATES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Returns one variant's calibration; None, and a note, for what cannot be told.
+    """Returns one variant's calibration; None, and a note, for what cannot be estimated.
 
     `ece`, `ece_ci95`, `ece_by_chance`, `brier`, `brier_ci95` (intervals as of UA); `reliability`: for each bin
     low, high, confidence, accuracy and count, over all folds and seeds; `temperature`: median, lowest and highest over

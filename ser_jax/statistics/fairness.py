@@ -3,7 +3,7 @@
 The speakers of each gender are a sample of their own, so they are drawn apart, and the interval of the gap between two
 genders is that of Welch: the squared standard errors add up, and Student's t has the degrees of freedom of
 Satterthwaite (1946). The noise of training that the speakers of a model share is added, as to a difference in UA
-(`components`). The gap is over the emotions that both genders were heard with.
+(`components`). The gap is over the emotions that both genders have.
 
 A single speaker's UA has an interval over that speaker's utterances: it says how well the speaker's own UA is known.
 It is the mean of independent recalls, each with Wilson's interval, combined by the rule of Zou & Donner 2008
@@ -34,7 +34,7 @@ def fairness(
     replicates: int = bootstrap.REPLICATES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Returns one variant's UA by gender and by speaker; None, and a note, for what cannot be told.
+    """Returns one variant's UA by gender and by speaker; None, and a note, for what cannot be estimated.
 
     `speakers` has the columns speaker and gender ("female", "male" or "" where unknown).
     `genders`: for each gender ua, ua_ci95, speakers and utterances; `gender_gap`: the female less the male UA
@@ -57,7 +57,7 @@ def gap_estimate(
 ) -> tuple[bootstrap.Estimate, bootstrap.Estimate, bootstrap.Estimate, Components]:
     """The UA of both genders and of their difference, each with its interval, and the parts of the last.
 
-    `cells` are of one variant. All figures are over the classes that both genders were heard with, at least one.
+    `cells` are of one variant. All figures are over the classes that both genders have, at least one.
     """
     heard = cells.counts[0].sum(axis=(0, -1))  # [cells, classes]
     both = [heard[female[cells.speaker_of] == side].any(axis=0) for side in (True, False)]
@@ -169,7 +169,7 @@ def _by_gender(
         emotions = [e for e, both in zip(classes, present[0] & present[1], strict=True) if both]
         alone = [e for e, one in zip(classes, present[0] ^ present[1], strict=True) if one]
         if alone:
-            notes.append(f"heard from one gender only and left out of the genders' UA: {', '.join(alone)}")
+            notes.append(f"spoken by one gender only and left out of the genders' UA: {', '.join(alone)}")
         if emotions:
             *made, difference, parts = gap_estimate(cells, female, replicates=replicates, seed=seed)
             gap = {"ua_difference": difference.value, "ci95": _ends(difference), "emotions": emotions}

@@ -29,7 +29,7 @@ def interval(
     """Estimates a metric of one variant, pooled over folds and averaged over seeds, with its 95 % interval.
 
     `cells` are of one variant. Of a metric that gives [..., classes] each class has its own interval, over the speakers
-    that it was heard from. NaN as in `bootstrap.bootstrap_interval`.
+    who have it. NaN as in `bootstrap.bootstrap_interval`.
     """
     by_speaker = cells.by_speaker()[0]
     found = bootstrap.bootstrap_interval(by_speaker, metric, replicates=replicates, seed=seed)

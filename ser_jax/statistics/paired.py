@@ -49,7 +49,7 @@ class Comparison:
       verdict: "difference" (p_holm < 0.05), else "equivalent" (p_equivalence < 0.05), else "undecided". None without an
         interval, and where one training of each variant tested all speakers; then p is of these models, uncorrected.
       detectable: the smallest true difference for which the verdict is "difference" in 80 % of such studies.
-      margin: differences below it do not matter.
+      margin: the largest difference that counts as negligible.
       family: how many comparisons were corrected together.
       seeds_share, speakers_share: of the squared standard error; they sum to one.
       half_width: of `ci95`; with_twice_seeds, with_twice_speakers: what to expect of it then.

@@ -1,4 +1,4 @@
-"""Figures of what is predicted beside the label: dimensions of utterances, and the raters' votes.
+"""Figures of other targets than the label: dimensions of utterances, and the raters' votes.
 
 Each is computed from sums over utterances, so that the bootstrap draws speakers as it does for UA: the folds are pooled
 for each seed, the seeds averaged, and the 95 % interval is over speakers, with the noise of training that they share

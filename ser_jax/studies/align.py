@@ -1,4 +1,4 @@
-"""Brings results that were made apart to the same corpus, utterances, names, folds and seeds, so that they pair."""
+"""Brings results of separate trainings to the same corpus, utterances, names, folds and seeds, so that they pair."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a study came to: one table of predictions, one summary, one report."""
+"""The results of a study: one table of predictions, one summary, one report."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""Compares results that were made apart: workdirs, tables of predictions, and what other programs predicted.
+"""Compares results of separate trainings: workdirs and tables of predictions, also those of other programs.
 
 Every figure is of the utterances that all results have, so that one table is about one thing. Two results are paired by
 utterance and seed, and by fold where both were split alike. What one of them does not know (speakers, folds, seeds) is

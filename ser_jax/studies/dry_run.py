@@ -1,4 +1,4 @@
-"""What a study would train, how long it takes, and what of it is there already; nothing is compiled or written."""
+"""What a study would train, how long it takes, and what of it is trained already; nothing is compiled or written."""
 
 import dataclasses
 import os
@@ -32,7 +32,7 @@ def dry_run(config: dict, workdir: str | os.PathLike, data_dir: str | None, stor
     variants = prepare(make_plan(config), data_dir)
     folder = Path(store) if store else Path(workdir) / POPULATIONS
     head = (
-        *("variant", "runs", "steps", "batch", "frames x features", "parameters", "MB of all runs", "there already"),
+        *("variant", "runs", "steps", "batch", "frames x features", "parameters", "MB of all runs", "trained"),
         "time",
     )
     timed: set[Any] = set()  # openSMILE's sets and the programs, which the first variant with each one makes for all
@@ -45,7 +45,7 @@ def dry_run(config: dict, workdir: str | os.PathLike, data_dir: str | None, stor
     lines += [
         "",
         f"corpus {corpus.name}: {len(corpus.utterances)} utterances, {seconds / 3600:.2f} h, "
-        f"{corpus.samples.nbytes / 1e6:,.0f} MB; protocol {protocol.name}: {len(protocol.folds)} folds",
+        f"{corpus.samples.nbytes / 1e6:,.0f} MB; protocol {protocol.name}: {count(len(protocol.folds), 'fold')}",
         f"workdir {workdir}; MB are of parameters, their averages, the optimizer and gradients, without activations",
         _about_time(told, Path(data_dir or default_data_dir())),
     ]
@@ -113,13 +113,13 @@ def _about_time(told: Sequence[_Told], data_dir: Path) -> str:
         by = join(sorted({one.by for one in known if one.by}))
         how = f", by trainings of {by} on this machine ({data_dir / rates.FILE})" if by else ", openSMILE's alone"
         parts.append(
-            f"time: about {duration(sum(one.seconds for one in known))}{how}; a network of other work tells it roughly"
+            f"time: about {duration(sum(one.seconds for one in known))}{how}; rough for other networks than those"
         )
     for how, words in expected.HOW.items():
         if guessed := [one.seconds for one in told if one.seconds and one.how == how]:
             parts.append(
-                f"time of {count(len(guessed), 'variant')}: roughly {duration(sum(guessed))} where nothing else runs, "
-                f"several times that on a busy machine: {words}"
+                f"time of {count(len(guessed), 'variant')}: roughly {duration(sum(guessed))} on an idle machine, "
+                f"several times that on a busy one: {words}"
             )
     if lacking:
         parts.append(f"time of {count(lacking, 'variant')}: not known, since {expected.unknown()}")
@@ -128,5 +128,5 @@ def _about_time(told: Sequence[_Told], data_dir: Path) -> str:
 
 def _there(folder: Path) -> str:
     if (folder / RESULT).exists():
-        return "trained"
-    return "begun" if has_checkpoint(folder) else "nothing"
+        return "yes"
+    return "begun" if has_checkpoint(folder) else "no"

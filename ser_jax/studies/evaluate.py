@@ -86,9 +86,7 @@ def evaluate_workdir(
         hints = [hint_of_map(emotion, found[0].emotions).removeprefix("; ") for emotion in dropped]
         remarks += [f"{corpus_name}: {hint}" for hint in hints if hint]
         if any(in_common(seen, corpus) for one in found for seen in corpora_seen(one.metadata)):
-            remarks.append(
-                f"the model has learnt from {corpus_name}: it may have heard the speakers that it is tested on"
-            )
+            remarks.append(f"the model was trained on {corpus_name}, perhaps with the speakers that it is tested on")
         remarks += [f"{corpus_name}: {one}" for one in said]
         if unasked:
             remarks.append(f"{corpus_name} has no {', '.join(unasked)}: the model chose among the others")

@@ -1,4 +1,4 @@
-"""How long a variant takes, told before it is trained: by earlier trainings here, or else by rates that are known."""
+"""How long a variant will take: by earlier trainings on this machine, or else by known rates."""
 
 import dataclasses
 
@@ -11,10 +11,10 @@ from ser_jax.training.population import Population
 HERE, FAMILY, FIT = "here", "family", "fit"  # what a time is known by
 HOW = {
     FAMILY: (
-        "nothing like it was trained here, so this is its family's rate on "
-        f"{first_rates.MACHINE}, by what a product of matrices takes here"
+        "no such network was trained on this machine yet, so this is its family's rate on "
+        f"{first_rates.MACHINE}, scaled by the time of a matrix product"
     ),
-    FIT: "nothing like it was fitted here, so this is by one fit to random numbers of the same shape",
+    FIT: "no such baseline was fitted on this machine yet, so this is by one fit to random numbers of the same shape",
 }
 
 
@@ -50,7 +50,7 @@ def in_words(expected: Expected | None) -> str:
     """Returns "about 6 min", or why no time is known, for the beginning of a training."""
     if expected is not None:
         seconds = duration(expected.seconds + expected.compiling)
-        return f"about {seconds}" if expected.how == HERE else f"roughly {seconds} where nothing else runs"
+        return f"about {seconds}" if expected.how == HERE else f"roughly {seconds} on an idle machine"
     return f"its time is not known: {unknown()}"
 
 
@@ -58,7 +58,7 @@ def unknown() -> str:
     """Returns why the time of a network is not known on this machine."""
     found = hardware()
     if found["platform"] == "cpu":
-        return "nothing like it was trained here for some seconds (`plan RESULTS` times a network)"
+        return "no such network was trained on this machine for some seconds (`plan RESULTS` times a network)"
     return (
         f"no rate of the device {found['device']} is known until a variant was trained on it by itself for some "
         "seconds (`plan RESULTS` times a network)"

@@ -1,4 +1,4 @@
-"""How long a baseline takes where none like it was fitted yet: by one fit to random numbers of its shape, timed here.
+"""How long a baseline takes if no such baseline was fitted yet: by one fit to random numbers of its shape.
 
 A baseline is fitted once to every set of utterances that an inner fold learns, with each set of columns.
 """

@@ -1,4 +1,4 @@
-"""How long a network takes where nothing like it was trained yet: by its family's rate on a machine that was measured.
+"""How long a network takes if no such network was trained yet: by its family's rate on a reference machine.
 
 A training step takes the multiply-adds of its forward pass at that rate, or the log-mel of its audio where that takes
 longer, times what a product of matrices takes here against there. How far off that was is in docs/configuration.md.

@@ -1,4 +1,4 @@
-"""Files under a recogniser: read a few minutes at a time, and what it says of them as a table."""
+"""Predictions for files, which are read a few minutes at a time, as a table."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What is known of a variant beside its predictions: where it was trained, what it uses, what went wrong."""
+"""What is known of a variant in addition to its predictions: where it was trained, what it uses, what went wrong."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a run of a population looked at."""
+"""The attention weights of a run of a population for one recording."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The recordings of a model's corpus that are nearest to another one, by the vectors that its classifier is given."""
+"""The recordings of a model's corpus that are nearest to another one, by the input vectors of its classifier."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""Predictions that another program made, read from CSV or Parquet.
+"""Predictions of another program, read from CSV or Parquet.
 
 One row for each utterance, and these columns, in any order and in capitals or not:
 
@@ -196,7 +196,7 @@ def _refuse_repeated(table: pd.DataFrame, path: Path) -> None:
         missing = " or ".join(name for name in ("fold", "seed", "variant") if name not in table)
         hint = f"; where runs differ, add a column {missing}" if missing else ""
         raise UserError(
-            f"{path}: utterance {table['utterance'][_first(repeated, count_from=0)]} stands there more than once{hint}"
+            f"{path}: utterance {table['utterance'][_first(repeated, count_from=0)]} occurs more than once{hint}"
         )
 
 

@@ -90,7 +90,7 @@ def make_plan(config: dict) -> Plan:
     """Returns what a configuration's study trains and asks.
 
     A configuration that names neither variants nor questions is one variant, called after its model.
-    Raises `UserError` for a factor, field, variant, metric or option that does not exist, and a name that stands twice.
+    Raises `UserError` for a factor, field, variant, metric or option that does not exist, and a name that occurs twice.
     """
     base = {key: value for key, value in config.items() if key != "study"}
     study = config["study"]
@@ -109,7 +109,7 @@ def make_plan(config: dict) -> Plan:
         found, question = make({"text": "", **entry}, changed, where, prefix)
         for name in found:
             if name in variants:
-                raise UserError(f"{where}: variant {name!r} stands twice in the study")
+                raise UserError(f"{where}: variant {name!r} occurs twice in the study")
         variants |= found
         questions.append(question)
     checked = {name: _checked(name, own, config) for name, own in variants.items()}
@@ -207,7 +207,7 @@ def _varied(entry: dict, base: dict, where: str, prefix: str) -> tuple[dict[str,
     for factor in entry["factors"]:
         name, levels = _levels(factor, where)
         if name in factors:
-            raise UserError(f"{where}: factor {name} stands twice")
+            raise UserError(f"{where}: factor {name} occurs twice")
         factors[name] = levels
     design = entry.get("design", "grid")
     if design not in _DESIGNS:

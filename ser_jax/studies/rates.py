@@ -1,4 +1,4 @@
-"""How long variants took on this machine, kept so that the next one's time can be told before it is spent.
+"""How long variants took on this machine, kept to estimate the time of the next one.
 
 DATA/rates.jsonl has a line for each that took long enough. What another one takes is estimated by the amount of work:
 of a network the multiply-adds of its forward pass, of a baseline the values that it is fitted to. Within a family of

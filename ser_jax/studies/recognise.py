@@ -1,4 +1,4 @@
-"""Trained runs at work on recordings: what they predict of utterances, and the vectors that their classifiers see."""
+"""Trained runs applied to recordings: their predictions, and the input vectors of their classifiers."""
 
 import dataclasses
 import functools
@@ -211,7 +211,7 @@ def _of_baseline(restored: Restored, chosen: tuple[int, ...], data_dir: str | os
     baseline = linear.make_baseline(metadata["config"]["model"])
     if baseline.scaling == "speaker":
         raise UserError(
-            f"{folder}: standardised by each speaker's own utterances, and a recording does not say who speaks; "
+            f"{folder}: standardised by each speaker's own utterances, and the speaker of a recording is not known; "
             "use a variant with scaling=fold"
         )
     hear = _encoder(restored, metadata.get("features"), data_dir)
@@ -266,8 +266,8 @@ def _encoder(
         return None
     if "encoder" not in features.get("info", {}):
         raise UserError(
-            f"{restored.folder}: the model does not take recordings but the features {features['name']!r}, made "
-            "elsewhere; make them for the recordings as well, pack both with `prepare`, and use `evaluate --corpus`"
+            f"{restored.folder}: the model takes the pre-extracted features {features['name']!r}, not recordings; "
+            "extract them from the recordings too, pack both with `prepare`, and use `evaluate --corpus`"
         )
     from ser_jax.encoders import extract  # its layers take a second to import, which other models need not wait
 

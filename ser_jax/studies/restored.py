@@ -1,4 +1,4 @@
-"""A trained population out of a workdir, put to work on its own corpus, on another corpus, or on recordings."""
+"""A trained population of a workdir, applied to its own corpus, to another corpus, or to recordings."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence

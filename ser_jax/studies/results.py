@@ -1,4 +1,4 @@
-"""Reads results that were made apart, each given as `[NAME=]PATH[:VARIANT]`.
+"""Reads results of separate trainings, each given as `[NAME=]PATH[:VARIANT]`.
 
 A PATH is a workdir, its predictions.parquet, or another program's CSV or Parquet; see `outside.read_outside`.
 """

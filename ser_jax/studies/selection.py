@@ -57,7 +57,7 @@ def choosing(config: dict, speakers: int, data_dir: str | None) -> dict:
 def check_folds(config: dict, data_dir: str | None) -> None:
     """Raises `UserError` for a study whose folds cannot choose among its variants.
 
-    Beside what `choosing` refuses that is one that tests what it learns from, and one of networks, or with some folds
+    Beside what `choosing` refuses that is one that tests on its training data, and one of networks, or with some folds
     alone, that have utterances for validation.
     """
     tested = config["protocol"]["tested"]
@@ -65,7 +65,7 @@ def check_folds(config: dict, data_dir: str | None) -> None:
         raise UserError(f"--select {FOLDS}: found config.protocol.tested={tested}, expected test")
     variants, protocol = _check_variants(config, FOLDS, data_dir, "protocol", "seeds", "folds")
     if any(np.isin(fold.test, fold.train).any() for fold in protocol.folds):
-        raise UserError(f"--select {FOLDS}: protocol {protocol.name} tests what it learns from; expected another one")
+        raise UserError(f"--select {FOLDS}: protocol {protocol.name} tests on its training data; expected another one")
     networks = [name for name, variant in variants.items() if not is_baseline(variant["model"])]
     without = [fold.name for fold in protocol.folds if not len(fold.validation)]
     if without and (networks or len(without) < len(protocol.folds)):

@@ -1,4 +1,4 @@
-"""The runs of a workdir as a tracker of experiments is given them: from logs, configurations and predictions."""
+"""The runs of a workdir for an experiment tracker: from logs, configurations and predictions."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Whether what the project's folders hold is whole: every file against the hash that was kept of it.
+"""Whether the files of the project's folders are unchanged: every file against its stored hash.
 
 A folder is told by the files in it. Where it has SHA256SUMS, every file is compared with them; content that has a hash
 of its own (samples, features, weights, the arrays of checkpoints) is read by the reader that uses it and compared too.

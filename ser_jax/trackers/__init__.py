@@ -1,4 +1,4 @@
-"""Trackers of experiments: each writes runs to a folder, in the form that a program with curves and tables reads."""
+"""Experiment trackers: each writes runs to a folder, in the format that the tracker's program reads."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a tracker is given of a run."""
+"""The data of a run for a tracker."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is made beside the rest of the process, by threads: programs that will be needed are compiled while others run.
+"""Background threads: programs that will be needed are compiled while others run.
 
 Python is held while a program is traced, but not while XLA compiles it, which is most of the time.
 """

@@ -1,4 +1,4 @@
-"""What of a corpus lies on the devices while a population trains, and the sums of its features.
+"""The part of a corpus that is on the devices while a population trains, and the sums of its features.
 
 The samples lie there once, whatever the frontends and models of a study are. What differs between them (the statistics
 of speakers, the probabilities of a teacher ...) is small and lies beside. Of each kind only the latest is kept: what no

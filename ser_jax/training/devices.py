@@ -1,4 +1,4 @@
-"""How a population lies on the devices: its runs spread over them, or every batch. Nothing else knows of that.
+"""How a population is distributed over devices: its runs, or every batch. Nothing else knows of that.
 
 Runs are spread by `pmap` over devices of `vmap` over runs; nothing passes between devices. Where devices share the
 batches, `pmap` gives each its part under the axis name `BATCH`, and the training step sums over it.

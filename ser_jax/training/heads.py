@@ -63,7 +63,7 @@ def make_heads(config: dict, corpus: Corpus) -> Heads | None:
     if text != "none":
         raise UserError(f"{_WHERE}=source: config.model.text={text} follows the emotion of one head, expected none")
     if config["augmentation"]["mixup"]:
-        raise UserError("config.augmentation.mixup: two utterances mixed have no one head of their source; expected 0")
+        raise UserError("config.augmentation.mixup: mixed utterances have no single head of their source; expected 0")
     if "source" not in corpus.utterances:
         raise UserError(
             f"{_WHERE}=source: corpus {corpus.name} has no column source; expected one that `prepare merge` made"
@@ -87,7 +87,7 @@ def make_heads(config: dict, corpus: Corpus) -> Heads | None:
 
 
 def check_folds(heads: Heads, corpus: Corpus, folds: Sequence[Fold]) -> None:
-    """Raises `UserError` where a fold trains on no utterance of a source, whose head would stay as it was drawn."""
+    """Raises `UserError` where a fold trains on no utterance of a source, whose head would not be trained."""
     sources = source_numbers(heads, corpus)
     for fold in folds:
         lacking = set(range(len(heads.sources))) - set(sources[fold.train].tolist())

@@ -1,4 +1,4 @@
-"""Parameters that runs begin with: those of runs that were trained on another corpus."""
+"""Initial parameters of runs from runs that were trained on another corpus."""
 
 import dataclasses
 from typing import Any
@@ -87,13 +87,13 @@ def check_initial(initial: Initial, config: dict, corpus: Corpus, learner: Learn
     for seen in corpora_seen(initial.metadata):
         if seen["fingerprint"] == corpus.fingerprint:
             raise UserError(
-                f"{_WHERE}: trained on {corpus.name} itself, whose test speakers it has heard; expected a workdir of "
-                "another corpus"
+                f"{_WHERE}: trained on {corpus.name} itself, with its test speakers; expected a workdir of another "
+                "corpus"
             )
         if common := in_common(seen, corpus):
             raise UserError(
-                f"{_WHERE}: trained on {seen['name']}, in which {common[0]} is too{_more(common)}: it has heard its "
-                f"test speakers; expected a workdir of a corpus that has nothing of {corpus.name}"
+                f"{_WHERE}: trained on {seen['name']}, in which {common[0]} is too{_more(common)}, with test "
+                f"speakers; expected a workdir of a corpus that has nothing of {corpus.name}"
             )
     for group in ("frontend", "model"):
         different = list(configuration.differences(initial.metadata["config"][group], config[group], f"config.{group}"))

@@ -1,4 +1,4 @@
-"""Parameters, and what has their structure, as one vector for the time of a loop of training steps.
+"""Parameters, moments and averages, each as one vector during a loop of training steps.
 
 A network has some hundred small arrays of parameters, and an update does thirty things to each of them. To a vector it
 does them once: that saves half of a program's equations, and a GPU hundreds of kernels in every step.

@@ -202,7 +202,7 @@ def make_population(
     masking = make_masking(config, frontend)
     batch_statistics = config["evaluation"]["batch_statistics"]
     if frontend.normalization == "speaker" and training and not speakers_known(corpus):
-        raise UserError(f"config.frontend.normalization=speaker: corpus {corpus.name} does not say who speaks")
+        raise UserError(f"config.frontend.normalization=speaker: the speakers of corpus {corpus.name} are not known")
     upper = upper_layers(config, features, data_dir)
     model = make_model(config, frontend, targets, len(corpus.emotions), upper and upper.architecture)
     check_features(config, model, frontend, corpus)

@@ -54,7 +54,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
     except (ValueError, RuntimeError) as error:
         if missing:
             raise UserError(
-                "--distributed: neither Slurm nor Open MPI nor a TPU says who is who here; expected --coordinator "
+                "--distributed: found no environment of Slurm, Open MPI or a TPU; expected --coordinator "
                 f"HOST:PORT, --num_processes and --process_id ({_first_line(error)})"
             ) from error
         raise UserError(f"--coordinator {coordinator}: {_first_line(error)}") from error

@@ -1,4 +1,4 @@
-"""What is written of a population while it trains: its log and its checkpoints, from which it goes on."""
+"""The files of a population while it trains: its log and its checkpoints, from which it resumes."""
 
 import functools
 import sys

@@ -1,4 +1,4 @@
-"""What validation decides, where it is to: which averages of a run are kept, and when a run stops.
+"""What validation decides, if it is to: which averaged parameters of a run are kept, and when a run stops.
 
 Each run is judged by its own validation speakers alone, so that it does not depend on its neighbours.
 """

@@ -80,7 +80,7 @@ def make_masking(config: dict, frontend: Frontend) -> Masking | None:
     if not config["objective"]["frames"]:
         return None
     if frontend.kind in ("histogram", "functionals") or not frontend.rate:
-        raise UserError(f"config.objective.frames: features of kind {frontend.kind} have no frames in time to hide")
+        raise UserError(f"config.objective.frames: features of kind {frontend.kind} have no frames in time to mask")
     if frontend.normalization == "none":
         raise UserError(
             "config.frontend.normalization: found none, expected utterance, train or speaker: masked frames are zero, "
@@ -131,7 +131,7 @@ def targets_of(config: dict, corpus: Corpus, tracks: Packed | None, folds: Seque
     if (kind != "none" or tracks is not None or dimensions) and config["augmentation"]["mixup"]:
         what = f"config.model.text={kind}" if kind != "none" else "config.corpus.tracks"
         what = "config.corpus.dimensions" if dimensions else what
-        raise UserError(f"config.augmentation.mixup: two utterances mixed have no one {what}; expected 0")
+        raise UserError(f"config.augmentation.mixup: mixed utterances have no single {what}; expected 0")
     vocabulary = tokens = None
     if kind != "none":
         if "transcript" not in corpus.utterances or not corpus.utterances["transcript"].any():
@@ -239,7 +239,7 @@ def check_batch_statistics(config: dict, corpus: Corpus, *, training: bool) -> N
     if not models.family_of(config["model"]["name"]).batch_normalisation:
         raise UserError(f"{where}=speaker: model {config['model']['name']} has no batch normalisation")
     if training and not speakers_known(corpus):
-        raise UserError(f"{where}=speaker: corpus {corpus.name} does not say who speaks")
+        raise UserError(f"{where}=speaker: the speakers of corpus {corpus.name} are not known")
 
 
 def check_order(config: dict, corpus: Corpus, folds: Sequence[Fold], feed: str) -> None:

@@ -1,4 +1,4 @@
-"""Distillation: what runs that were trained on the same folds say of their training utterances, learnt with the labels.
+"""Distillation: predictions of other runs, of the same folds, for the training utterances are targets with the labels.
 
 Several seeds of a network agree on more than one of them knows: their mean beats each of them by points. A run that
 learns that mean beside the labels has something of it in one network (Hinton et al. 2015, arXiv 1503.02531; Furlanello

@@ -183,7 +183,7 @@ def test_every_configuration_takes_any_corpus(argument, expected):
         ("recipe.py:mine,cnn,inductiv", "did you mean inductive"),
         ("recipe.py:mine,cnn,inductive,more", "found 4 arguments, expected"),
         ("recipe.py:mine,cnn,inductive,more", "recipe.py:CORPUS,MODEL,USE"),
-        ("quickstart.py:mine", "found 1 arguments, expected"),
+        ("quickstart.py:mine", "found 1 argument, expected"),
         ("controls.py:nul", "did you mean null"),
     ],
 )
@@ -206,7 +206,7 @@ def test_an_unknown_model_of_the_recipe_is_refused_with_what_there_is():
         ('{"folds": 1' + "0" * 5000 + "}", "not JSON"),
         ('{"modle": {}}', "config has no 'modle'; did you mean model?"),
         ('{"model": {"name": 3}}', "config.model.name: found 3, expected the name of a model"),
-        ('{"folds": [], "folds": [1]}', "not JSON ('folds' stands twice in an object)"),
+        ('{"folds": [], "folds": [1]}', "not JSON ('folds' occurs twice in an object)"),
         ('{"study": {"title": "\\ud800"}}', "not JSON (a text in it has half a character"),
         (f'{{"seeds": {[*range(30_000), 5]}}}', "; 5 is in it twice"),
         ('{"seeds": [NaN]}', "config.seeds: found [nan]"),

@@ -337,8 +337,8 @@ def encoded_by_pyav(path, codec, streams=1, seconds=2.0, rate=48000):
     ("suffix", "codec", "streams", "note"),
     [
         ("m4a", "aac", 2, "it holds 2 streams of sound, the first is taken"),
-        ("ac3", "ac3", 1, "of the format ac3: nothing tells if it is whole"),
-        ("mp2", "mp2", 1, "of the format MPEG_LAYER_II: nothing tells if it is whole"),
+        ("ac3", "ac3", 1, "of the format ac3: nothing shows whether it is complete"),
+        ("mp2", "mp2", 1, "of the format MPEG_LAYER_II: nothing shows whether it is complete"),
         ("m4a", "aac", 1, None),
     ],
 )

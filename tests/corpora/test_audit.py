@@ -71,7 +71,7 @@ def test_a_text_in_several_spellings_is_one_and_is_told():
     report = audit(corpus, protocol_of([0, 2], [], [5, 7]))
     assert report.folds[0].texts == ["it is on", "x"]
     assert 'texts in several spellings, each counted as one: 1: "it is on" = "It is on."' in report.findings
-    assert any(finding.startswith("2 of 2 texts stand on both sides") for finding in report.findings)
+    assert any(finding.startswith("2 of 2 texts are in both training and test data") for finding in report.findings)
 
 
 def test_missing_classes_are_named_and_an_empty_validation_is_not():
@@ -102,14 +102,14 @@ def run(*arguments, overrides=()):
 @pytest.mark.parametrize(
     ("changes", "protocol", "verdict", "reason"),
     [
-        ({}, ("leave_one_speaker_out",), "independent", "speakers and recordings on the two sides are apart"),
-        ({}, ("random", 3), "leaks", "speakers stand on both sides"),
-        ({}, ("everything",), "leaks", "speakers stand on both sides"),
-        ({"copy": True}, ("leave_one_speaker_out",), "leaks", "recordings stand on both sides"),
+        ({}, ("leave_one_speaker_out",), "independent", "no speakers or recordings are in both training and test data"),
+        ({}, ("random", 3), "leaks", "speakers are in both training and test data"),
+        ({}, ("everything",), "leaks", "speakers are in both training and test data"),
+        ({"copy": True}, ("leave_one_speaker_out",), "leaks", "recordings are in both training and test data"),
         ({"speaker": ""}, ("random", 3), "cannot be told", "the speakers of some utterances are not known"),
-        ({"speaker": "", "copy": True}, ("random", 3), "leaks", "recordings stand on both sides"),
-        ({}, ("speaker_and_text_independent",), "independent", "speakers, texts and recordings"),
-        ({"session": "12"}, ("leave_one_session_out",), "independent", "speakers, sessions and recordings"),
+        ({"speaker": "", "copy": True}, ("random", 3), "leaks", "recordings are in both training and test data"),
+        ({}, ("speaker_and_text_independent",), "independent", "no speakers, texts or recordings"),
+        ({"session": "12"}, ("leave_one_session_out",), "independent", "no speakers, sessions or recordings"),
     ],
 )
 def test_the_verdict_is_of_what_has_to_be_apart(changes, protocol, verdict, reason):
@@ -138,7 +138,7 @@ def test_what_was_left_out_is_a_finding():
 def test_the_command_exits_0_for_independent_alone(tmp_path, capsys):
     corpora.save(made(per_speaker=10), tmp_path / "packed" / "made")
     assert run("made", "--data_dir", tmp_path) == 0
-    assert "verdict: independent: speakers and recordings" in capsys.readouterr().out
+    assert "verdict: independent: no speakers or recordings" in capsys.readouterr().out
     assert run("made", "--data_dir", tmp_path, "--protocol", "random", "--folds", 3) == 1
     assert "LEAK of speakers: 4 of 4" in capsys.readouterr().out
     assert run("made", "--data_dir", tmp_path, "--protocol", "random", "--folds", 3, "--json") == 1

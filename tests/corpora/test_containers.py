@@ -436,4 +436,6 @@ def test_compressed_files_may_end_in_zeros_and_have_fewer_bytes_than_samples(tmp
 
 def test_a_format_that_does_not_tell_its_length_is_read_with_a_note(tmp_path):
     (tmp_path / "a.paf").write_bytes(written(tmp_path, "PAF"))
-    assert read_recording(tmp_path / "a.paf").notes == {"structure": "of the format PAF: nothing tells if it is whole"}
+    assert read_recording(tmp_path / "a.paf").notes == {
+        "structure": "of the format PAF: nothing shows whether it is complete"
+    }

@@ -211,7 +211,7 @@ def test_votes_may_take_the_place_of_the_emotion(own, tmp_path):
         [(*row[:2], "x", 1, 1) for row in rows],
         ("path", "speaker", "vote_anger", "vote_joy", "vote_neutral"),
     )
-    with pytest.raises(UserError, match=r"column vote_anger: 'x', expected how many raters heard the emotion"):
+    with pytest.raises(UserError, match=r"column vote_anger: 'x', expected how many raters chose the emotion"):
         prepare(tmp_path)
 
 
@@ -691,7 +691,7 @@ def test_recordings_that_no_row_takes_are_said(own, tmp_path, capsys):
     write_table(tmp_path / "table.csv", own[:-2])
     given = ["prepare", "folder", "--name", "own", "--source", tmp_path / "in", "--table", tmp_path / "table.csv"]
     assert main([*map(str, given), "--data_dir", str(tmp_path / "data")]) == 0
-    expected = "not used      2 audio files that no row takes: s2_neutral.wav, s2_sadness.wav\n"
+    expected = "not used      2 audio files that no row names: s2_neutral.wav, s2_sadness.wav\n"
     assert expected in capsys.readouterr().out
     write_table(tmp_path / "table.csv", own)
     assert prepare(tmp_path).info["unused"] == {"files": 0, "first": []}

@@ -288,7 +288,7 @@ def test_the_command_prints_what_it_prepared(toy, tmp_path, capsys):
         "speakers      3",
         "anger 1, boredom 0, disgust 0, fear 0, happiness 1, sadness 1, neutral 1",
         corpus.fingerprint,
-        "verified      4 files against the hashes of Toy as released",
+        "verified      4 files, compared with the hashes of Toy as released",
         f"packed in     {data}/packed/emodb",
         f"next          `inspect emodb --data_dir {data}`, `audit emodb --data_dir {data}`, "
         f"`study configs/baselines.py:emodb --dry_run --data_dir {data}`\n",
@@ -327,7 +327,7 @@ def test_the_command_says_what_differs_from_the_release(toy, tmp_path, capsys):
     (toy / "wav" / "03a01Fa.wav").unlink()
     run_command("emodb", "--source", str(toy), "--data_dir", str(tmp_path / "data"), "--allow_mismatch")
     out = capsys.readouterr().out
-    assert "MISMATCH      3 files against the hashes of Toy as released" in out
+    assert "MISMATCH      3 files, compared with the hashes of Toy as released" in out
     assert "missing       1 files: 03a01Fa" in out
     assert "verified" not in out
 

@@ -381,7 +381,7 @@ def test_everything_is_learnt_and_its_figures_are_called_what_they_are():
     np.testing.assert_array_equal(fold.train, np.arange(len(corpus.utterances)))
     np.testing.assert_array_equal(fold.test, fold.train)
     assert not len(fold.validation) and not protocol.speaker_independent
-    assert "the same are tested" in protocol.description and "SPEAKER-DEPENDENT" in protocol.description
+    assert "tested on all utterances" in protocol.description and "SPEAKER-DEPENDENT" in protocol.description
 
 
 def test_all_protocols_have_a_test():

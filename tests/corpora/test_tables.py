@@ -102,7 +102,7 @@ def test_json_lines_and_parquet_are_tables_too(tmp_path, source):
         (text([(*row, "Well, I see") for row in ROWS], head=(*HEAD, "transcript")), "line 2 has 5 cells, expected 4"),
         (text([*ROWS[:4], ROWS[4][:2], *ROWS[5:]]), "line 6 has 2 cells, expected 3"),
         (text(ROWS[1:], head=ROWS[0]), "no column `path`, found wav/s00_anger.wav"),
-        (text([(*row, row[1]) for row in ROWS], head=(*HEAD, "Emotion")), "the column `emotion` stands there twice"),
+        (text([(*row, row[1]) for row in ROWS], head=(*HEAD, "Emotion")), "the column `emotion` occurs twice"),
         (
             text([(p, "1", e, s) for p, e, s in ROWS], head=("path", "label", *HEAD[1:])),
             "the column `label` is computed",
@@ -133,7 +133,7 @@ def test_json_lines_and_parquet_are_tables_too(tmp_path, source):
             "sessions that di",
         ),
         (text([(*row, ("T1", "t1", "t2")[i % 3]) for i, row in enumerate(ROWS)], (*HEAD, "text")), "texts that differ"),
-        (text([(*row, "1", "2") for row in ROWS], (*HEAD, "vote_é", "vote_e\u0301")), "`vote_é` stands there twice"),
+        (text([(*row, "1", "2") for row in ROWS], (*HEAD, "vote_é", "vote_e\u0301")), "`vote_é` occurs twice"),
     ],
 )
 def test_a_table_that_cannot_be_read_without_a_doubt_is_refused(tmp_path, source, content, message):
@@ -224,7 +224,7 @@ def test_an_emotion_that_is_called_by_a_word_for_nothing_can_be_named(tmp_path, 
             "row 1 has a list as its `emotion`, expected one value",
         ),
         ("t.json", '[{"audio": {"path": "a"}, "emotion": "joy"}]', "row 1 has an object as its `audio`"),
-        ("t.jsonl", '{"path": "a", "emotion": "joy", "emotion": "anger"}', "'emotion' stands twice in an object"),
+        ("t.jsonl", '{"path": "a", "emotion": "joy", "emotion": "anger"}', "'emotion' occurs twice in an object"),
         ("t.jsonl", '{"path": "a", "emotion": "joy", "n": "\\ud800"}', r"a text in it has half a character, \\ud800"),
         ("t.csv", "path,emotion,speaker,start_sample\na,joy,s,0\n", "the column `start_sample` may be of segments"),
         ("t.csv", "path,emotion,speaker,End Frame\na,joy,s,0\n", "the column `End Frame` may be of segments"),
@@ -282,7 +282,7 @@ def test_a_column_that_stands_twice_in_parquet_is_refused(tmp_path, source):
     path = tmp_path / "t.parquet"
     names = ["path", "path", "emotion", "speaker"]
     pyarrow.parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 4, names=names), path)
-    with pytest.raises(UserError, match=r"t.parquet: the column `path` stands there twice"):
+    with pytest.raises(UserError, match=r"t.parquet: the column `path` occurs twice"):
         read_table(path, source, Problems())
 
 
@@ -319,7 +319,7 @@ def test_columns_of_other_names_are_renamed_and_what_is_not_there_is_refused(tmp
             f"--rename Datie=path: no such column in {table}; did you mean Datei?",
         ),
         ((*given[:2], "--rename", "Datei"), "--rename Datei: 'Datei' is no OLD=NEW, expected as in Datei=path,Sprech"),
-        ((*given[:2], "--rename", "Datei=path,Sprecher=path"), "the column `path` stands there twice"),
+        ((*given[:2], "--rename", "Datei=path,Sprecher=path"), "the column `path` occurs twice"),
     ):
         status, output = said(*arguments)
         assert status == 2 and message in output.err and output.err.count("\n") == 1, output.err

@@ -331,7 +331,7 @@ def test_a_head_on_an_encoder_is_exported_with_the_encoder(tmp_path, monkeypatch
     assert difference(capsys.readouterr().out) < 1e-5
     assert json.loads((tmp_path / "x.stablehlo.json").read_text())["max_samples"] == 48000  # the encoder's window
     assert main(["export", str(folder), *options, "--seconds", "3.5"]) == 2
-    assert "hears 3 s at once; expected no more" in capsys.readouterr().err
+    assert "takes at most 3 s" in capsys.readouterr().err
     monkeypatch.setattr(extract, "load", lambda name, data_dir: dataclasses.replace(heard(), sha256="b" * 64))
     assert main(["export", str(folder), *options]) == 2
     assert "encoder tiny: sha256 bbbbbbbbbbbb" in capsys.readouterr().err
@@ -401,7 +401,7 @@ def test_a_linear_model_on_pooled_states_is_what_it_is_in_numpy(monkeypatch, tmp
     assert np.ptp(expected, axis=0).max() > 1e-3
     assert np.isnan(call(*arguments(program, np.ones(100, np.int16)))).all()  # fewer samples than the encoder needs
     for wrong in ([1.0, 0.8765], [np.pi / 3]):
-        with pytest.raises(UserError, match=r"m: its encoder hears recordings at speed .*, which is no ratio of"):
+        with pytest.raises(UserError, match=r"m: its encoder takes recordings at speed .*, which is no ratio of"):
             programs.check_exportable(metadata | {"features": {"info": packed.info | {"speeds": wrong}}}, None, "m")
 
 

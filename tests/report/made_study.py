@@ -79,7 +79,9 @@ def make_summary(table, *, whole=True):
     variants = [name for name in VARIANTS if name in set(table["variant"])]
     pairs = [pair for pair in COMPARISONS if set(pair) <= set(variants)]
     how = How(replicates=200)
-    protocol = Protocol("leave_one_speaker_out", "each speaker is tested by models that never heard that speaker", True)
+    protocol = Protocol(
+        "leave_one_speaker_out", "each speaker is tested by models that were not trained on that speaker", True
+    )
     if not whole:
         study = Study(protocols=(Protocol("leave_one_speaker_out", "", True),), fold_sizes=SIZES)
         return without_people(summarise(table, study, comparisons=pairs, how=how))
@@ -165,9 +167,12 @@ def _robustness(made):
 def _audit():
     fold = {"name": "03", "num_train": 40, "num_validation": 0, "num_test": 8, "test_emotions": {}, "missing": {}}
     fold |= {"speakers": [], "texts": ["a01"], "sessions": [], "recordings": []}
-    finding = "2 of 2 texts stand on both sides, which this protocol can not avoid where speakers read the same texts"
+    finding = (
+        "2 of 2 texts are in both training and test data, which this protocol can not avoid where speakers read the "
+        "same texts"
+    )
     audit = {"corpus": "made", "folds": [fold], "leaks_speakers": False, "findings": [finding]}
-    return audit | {"verdict": "independent", "reason": "speakers and recordings on the two sides are apart"}
+    return audit | {"verdict": "independent", "reason": "no speakers or recordings are in both training and test data"}
 
 
 def make_curves(variants):

@@ -228,7 +228,7 @@ def test_one_seed_is_said_where_it_matters():
 def test_the_verdict_on_each_protocol_is_stated():
     made = made_study.make_summary(made_study.make_predictions(SOME[:2]))
     (protocol,) = made.study.protocols
-    apart = "(1 fold): independent; speakers and recordings on the two sides are apart."
+    apart = "(1 fold): independent; no speakers or recordings are in both training and test data."
     assert f"Audit of the split {apart}" in text_of(make_sections(sources_of(made)))
 
     def with_second(independent, **changes):
@@ -237,12 +237,14 @@ def test_the_verdict_on_each_protocol_is_stated():
         )
         return dataclasses.replace(made, study=dataclasses.replace(made.study, protocols=(protocol, second)))
 
-    leaking = with_second(False, verdict="leaks", reason="speakers stand on both sides of train and test")
+    leaking = with_second(False, verdict="leaks", reason="speakers are in both training and test data")
     text = text_of(make_sections(sources_of(leaking)))
     assert f"Audit of the split of leave one speaker out {apart}" in text
-    assert "split of random (1 fold): LEAKS; speakers stand on both sides of train and test." in text
+    assert "split of random (1 fold): LEAKS; speakers are in both training and test data." in text
     assert "SPEAKER-DEPENDENT" in subtitle(leaking)
-    assert "the split LEAKS" in subtitle(with_second(True, verdict="leaks", reason="texts stand on both sides"))
+    assert "the split LEAKS" in subtitle(
+        with_second(True, verdict="leaks", reason="texts are in both training and test data")
+    )
     unknown = with_second(None, verdict="cannot be told", reason="the speakers of some utterances are not known")
     text = text_of(make_sections(sources_of(unknown)))
     assert "(1 fold): CANNOT BE TOLD; the speakers of some utterances are not known." in text

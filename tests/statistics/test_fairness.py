@@ -125,7 +125,7 @@ def test_emotions_that_a_speaker_lacks_are_named_and_the_gap_is_over_the_shared_
     no_male_joy = table[~(table["speaker"].isin(["s1", "s3", "s5"]) & (table["label"] == "joy"))]
     found = fairness.fairness(no_male_joy, GENDERS, replicates=50)
     assert found["gender_gap"]["emotions"] == ["anger", "neutral", "sadness"]
-    assert "heard from one gender only and left out of the genders' UA: joy" in found["notes"]
+    assert "spoken by one gender only and left out of the genders' UA: joy" in found["notes"]
     shared = table[table["label"] != "joy"]
     expected = fairness.fairness(shared, GENDERS, replicates=50)
     assert found["genders"]["female"]["ua"] == pytest.approx(expected["genders"]["female"]["ua"])

@@ -119,7 +119,7 @@ def test_a_baseline_predicts_recordings(launch, mixed, tmp_path):
     assert rows[0] == pytest.approx(rows[1], abs=1e-3)
     status, _, errors = launch("predict", "--workdir", workdir, "--variant", "per speaker", *files)
     assert status == 2
-    assert "does not say who speaks" in errors
+    assert "the speaker of a recording is not known" in errors
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,10 @@ def test_a_split_that_is_not_speaker_independent_is_labelled(workdir, tmp_path):
     ("audit", "note"),
     [
         ({"verdict": "cannot be told", "reason": "speakers are not known"}, results.UNKNOWN),
-        ({"verdict": "leaks", "reason": "texts stand on both sides"}, "the split leaks: texts stand on both sides"),
+        (
+            {"verdict": "leaks", "reason": "texts are in both training and test data"},
+            "the split leaks: texts are in both training and test data",
+        ),
         ({"verdict": "independent", "reason": "all are apart"}, None),
         (None, None),
     ],

@@ -52,7 +52,7 @@ def test_one_command_chooses_on_speakers_set_apart_and_tests_on_the_others(launc
     assert all("is not recorded" not in text for text in methods.values())
     assert "Chosen" in (work / "tested" / "report.md").read_text()
     status, output, errors = launch("study", config, "--select", "3", "--workdir", work, "--dry_run")
-    assert (status, output.count(" trained\n")) == (0, 2), output + errors
+    assert (status, output.count(" yes\n")) == (0, 2), output + errors
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_each_fold_chooses_by_speakers_that_it_does_not_test(launch, tmp_path, v
             {"study": {"variants": {"SVM": {}, "network": {}}}, "protocol": {"validation_speakers": 0}},
             "variant network has no validation speakers to be chosen by in fold 00, found config.protocol.validation",
         ),
-        (("--select", "folds"), {"protocol": {"name": "everything"}}, "protocol everything tests what it learns from"),
+        (("--select", "folds"), {"protocol": {"name": "everything"}}, "protocol everything tests on its training data"),
         ((), {"study": {"candidates": ["a"]}}, "config.study.candidates: found some, which `study --select SPEAKERS`"),
     ],
 )

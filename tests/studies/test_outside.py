@@ -100,7 +100,7 @@ HEADER = "utterance,label,p_anger,p_happiness\n"
         (HEADER + "a,anger,,1\n", "utterance a: p_anger is '', expected a number"),
         (HEADER + "a,fear,1,0\n", "utterance a: label 'fear', but the probabilities are of anger, happiness"),
         (HEADER + ",anger,1,0\n", "row 1 has no utterance"),
-        (HEADER + "a,anger,1,0\na,anger,1,0\n", "utterance a stands there more than once; where runs differ, add"),
+        (HEADER + "a,anger,1,0\na,anger,1,0\n", "utterance a occurs more than once; where runs differ, add"),
         ("utterance,label,pred,seed\na,anger,anger,1.5\n", "seed is '1.5', expected a whole number"),
         ('utterance,label\n"a,b,c\n', "not a CSV file"),
         ("utterance,label,pred\na,anger,\n", "row 1 has no prediction"),

@@ -126,7 +126,7 @@ def test_variants_of_several_questions_are_named_after_them():
         ),
         ({"questions": [{"name": "q", "factors": [{**ATTENTION, "levels": ["eca"]}]}]}, "expected two or more"),
         ({"questions": [{"name": "q", "factors": [{"name": "a", "levels": [1, 2]}]}]}, "found 1, expected a field"),
-        ({"questions": [{"name": "q", "factors": [ATTENTION, ATTENTION]}]}, "factor attention stands twice"),
+        ({"questions": [{"name": "q", "factors": [ATTENTION, ATTENTION]}]}, "factor attention occurs twice"),
         ({"questions": [{"name": "q", "factors": [ATTENTION], "compare": ["atention"]}]}, "no factor 'atention'; did"),
         (
             {"questions": [{"name": "q", "factors": [ATTENTION], "design": "gird"}]},
@@ -139,7 +139,7 @@ def test_variants_of_several_questions_are_named_after_them():
         ({"questions": [{"name": "q", "variants": {"a": {}}, "compare": ["a"]}]}, "no meaning beside listed variants"),
         (
             {"questions": [{"name": "q", "variants": {"a": {}}}, {"name": "q", "variants": {"a": {}}}]},
-            "variant 'q: a' stands twice",
+            "variant 'q: a' occurs twice",
         ),
     ],
 )

@@ -113,7 +113,7 @@ def test_a_dry_run_says_how_long_a_study_takes_or_that_it_is_not_known(tmp_path,
     study = {"variants": {"linear": {}, "wide": {"training": {"batch_size": 8}}, "ridge": ridge}}
     config = configuration.merge(changed(), {"seeds": [0], "study": study})
     told = dry_run(config, tmp_path / "work", str(tmp_path))
-    assert told.count("not known") == 3 and "time of 2 variants: not known, since nothing like it was trained" in told
+    assert told.count("not known") == 3 and "time of 2 variants: not known, since no such network was trained" in told
     trained(population(), tmp_path)
     lines = dry_run(config, tmp_path / "work", str(tmp_path)).splitlines()
     assert lines[1].endswith("  about 2 min") and lines[2].endswith("  about 3 min")
@@ -157,7 +157,7 @@ def test_a_baseline_takes_as_long_as_its_fits_to_random_numbers(tmp_path, monkey
         assert fitted == [("ridge", 8, 720, len(variant.corpus.emotions))]
         told = dry_run(settings, tmp_path / "work", str(tmp_path))
         assert "about 34 s" in told
-        assert "time of 1 variant: roughly 34 s where nothing else runs" in told and expected.HOW["fit"] in told
+        assert "time of 1 variant: roughly 34 s on an idle machine" in told and expected.HOW["fit"] in told
         trained(made, tmp_path, {"functionals": 1.0, "train": 60.0, "evaluate": 0.0})
         assert expected.in_words(expected.expect(made, str(tmp_path))) == "about 1 min"
 
@@ -200,8 +200,8 @@ def test_the_time_is_told_when_a_variant_begins(tmp_path, monkeypatch, capfd):
     study = {"variants": {"ridge": {"model": BASELINE}, "network": {}}}
     run_study(configuration.merge(config, {"study": study}), tmp_path / "work", data_dir=str(tmp_path))
     told = capfd.readouterr().err
-    assert "\nridge (1 of 2): roughly 42 s where nothing else runs\n" in "\n" + told
-    assert re.search(r"^network .2 of 2.: roughly \d+ s where nothing else runs$", told, re.MULTILINE)
+    assert "\nridge (1 of 2): roughly 42 s on an idle machine\n" in "\n" + told
+    assert re.search(r"^network .2 of 2.: roughly \d+ s on an idle machine$", told, re.MULTILINE)
 
 
 def test_without_a_training_here_a_network_takes_what_its_family_took_on_a_named_machine(
@@ -218,7 +218,7 @@ def test_without_a_training_here_a_network_takes_what_its_family_took_on_a_named
     audio = made.config["training"]["crop_seconds"] * made.config["training"]["batch_size"] / first_rates.AUDIO
     assert first_rates.seconds_of(made)[0] == pytest.approx(2 * steps * audio)
     told = dry_run(configuration.merge(changed(), {"seeds": [0]}), tmp_path / "work", str(tmp_path))
-    assert "about 12 s" in told and "time of 1 variant: roughly 12 s where nothing else runs" in told
+    assert "about 12 s" in told and "time of 1 variant: roughly 12 s on an idle machine" in told
     assert first_rates.MACHINE in told and "not known" not in told
     row = {"device": "?", "devices": 1} | rates._machine() | {"model": "rnn", "network": True, "work": 1e9}
     row |= dict.fromkeys(rates._FIGURES[1:], 1.0)  # of another family, which says less

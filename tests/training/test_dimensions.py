@@ -172,7 +172,7 @@ def test_votes_take_the_place_of_labels(data):
         ({"arousal": "inf"}, {}, r"has the arousal 'inf'"),
         ({"arousal": "2"}, {}, r"fold .* trains on 8 utterances with a value of arousal, expected at least two"),
         ({"arousal": ""}, {}, r"trains on 0 utterances with a value of arousal"),
-        ({}, {"augmentation": {"mixup": 0.2}}, r"mixup: two utterances mixed have no one config\.corpus\.dimensions"),
+        ({}, {"augmentation": {"mixup": 0.2}}, r"mixup: mixed utterances have no single config\.corpus\.dimensions"),
         ({}, {"training": {"accumulate": 2}}, r"accumulate: found 2, expected 1: dimensions are learnt by"),
         ({}, {"model": {"name": "attention_rnn", "text": "characters"}}, "text=characters follows the emotion alone"),
         ({}, {"objective": {"emotion": 0.0}, "training": {"keep": "best"}}, r"objective\.emotion: found 0"),

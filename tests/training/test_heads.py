@@ -316,7 +316,7 @@ def with_sources(data, sources):
         (
             lambda table: table["source"],
             {"augmentation": {"mixup": 0.5}},
-            r"config\.augmentation\.mixup: two utterances mixed have no one head of their source; expected 0",
+            r"config\.augmentation\.mixup: mixed utterances have no single head of their source; expected 0",
         ),
         (
             lambda table: table["source"],

@@ -106,14 +106,14 @@ def test_a_corpus_that_was_packed_otherwise_is_known_by_its_recordings(workdir, 
     exact = make_corpus("exact", table, waveforms, other.emotions)
     assert in_common(seen, exact) == ["utterance a", "utterance c"]
     config = configuration.merge(configuration.merge(CONFIG, LATER), {"training": {"initial": workdir}})
-    with pytest.raises(UserError, match=r"in which utterance a is too \(and 1 more\): it has heard its"):
+    with pytest.raises(UserError, match=r"in which utterance a is too \(and 1 more\), with test speakers"):
         check_initial(load_initial(workdir), config, exact, later(workdir, data_dir).learner)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"corpus": EARLIER["corpus"]}, "config.training.initial: trained on synthetic itself, whose test speakers"),
+        ({"corpus": EARLIER["corpus"]}, "config.training.initial: trained on synthetic itself, with its test speakers"),
         ({"frontend": {"hop_ms": 50.0}}, "config.training.initial: trained with another frontend (config.frontend.hop"),
         ({"model": {"name": "linear"}}, "config.training.initial: trained with another model (config.model."),
         ({"training": {"initial": "nowhere"}}, "config.training.initial nowhere: no such folder"),
@@ -181,7 +181,7 @@ def test_what_has_heard_a_part_of_a_merged_corpus_is_not_begun_with(learnt, data
     expected = f"config.training.initial: trained on {earlier}, in which {common} is too"
     message = str(error.value)
     more = {("both", "more"): " (and 2 more)", ("more", "both"): " (and 2 more)"}.get((earlier, now), "")
-    assert message.startswith(f"{expected}{more}: it has heard its test speakers")
+    assert message.startswith(f"{expected}{more}, with test speakers")
     assert "\n" not in message
 
 

@@ -167,8 +167,8 @@ def test_other_runs_begin_with_all_but_the_layer(tmp_path):
             r"config\.model\.reconstruction: config\.objective\.frames decides it",
         ),
         ({"frontend": {"normalization": "none"}}, r"config\.frontend\.normalization: found none, expected utterance"),
-        ({"frontend": {"kind": "functionals"}}, "kind functionals have no frames in time to hide"),
-        ({"frontend": {"kind": "histogram"}}, "kind histogram have no frames in time to hide"),
+        ({"frontend": {"kind": "functionals"}}, "kind functionals have no frames in time to mask"),
+        ({"frontend": {"kind": "histogram"}}, "kind histogram have no frames in time to mask"),
     ],
     ids=str,
 )

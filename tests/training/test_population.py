@@ -278,7 +278,7 @@ def pieces(corpus, row, window):
 def test_normalisation_by_speaker_wants_speakers(data):
     corpus, protocol = data
     nameless = dataclasses.replace(corpus, utterances=corpus.utterances.assign(speaker=""))
-    with pytest.raises(UserError, match="normalization=speaker: corpus synthetic does not say who speaks"):
+    with pytest.raises(UserError, match="normalization=speaker: the speakers of corpus synthetic are not known"):
         tiny_population(nameless, protocol, frontend={"normalization": "speaker"})
     with pytest.raises(UserError, match="normalization by speaker cannot be streamed"):
         tiny_population(corpus, protocol, frontend={"normalization": "speaker"}, feed="streaming")
@@ -319,7 +319,7 @@ def test_batch_normalisation_by_speaker_is_refused_without_speakers_or_without_b
         tiny_population(corpus, protocol, evaluation=of_speaker)
     nameless = dataclasses.replace(corpus, utterances=corpus.utterances.assign(speaker=""))
     model = {"name": "shufflenet_v2", "width": "tiny"}
-    with pytest.raises(UserError, match="batch_statistics=speaker: corpus synthetic does not say who speaks"):
+    with pytest.raises(UserError, match="batch_statistics=speaker: the speakers of corpus synthetic are not known"):
         tiny_population(nameless, protocol, evaluation=of_speaker, model=model)
 
 

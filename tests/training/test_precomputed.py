@@ -200,7 +200,7 @@ def test_a_study_restores_on_its_features_and_refuses_recordings_and_other_featu
     assert population.window_samples == 1
     assert len(table) == len(population.folds[0].test)
 
-    with pytest.raises(UserError, match="does not take recordings but the features 'vector', made elsewhere"):
+    with pytest.raises(UserError, match="takes the pre-extracted features 'vector', not recordings"):
         make_recogniser(found)
 
     again, _ = restored.predictions_on(found, corpus, folder)

@@ -199,7 +199,7 @@ def test_processes_that_do_not_come_together_end_in_time(data_dir, tmp_path, unu
     ("options", "message"),
     [
         ({"coordinator": "localhost:1"}, "--coordinator: expected --num_processes, --process_id as well"),
-        ({"distributed": True}, "--distributed: neither Slurm nor Open MPI nor a TPU says who is who here"),
+        ({"distributed": True}, "--distributed: found no environment of Slurm, Open MPI or a TPU"),
     ],
 )
 def test_incomplete_options_are_refused(tmp_path, capsys, options, message):

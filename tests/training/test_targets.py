@@ -114,7 +114,7 @@ def test_a_crop_s_tracks_are_those_of_its_frames(data, tracks):
 @pytest.mark.parametrize(
     ("changes", "with_tracks", "message"),
     [
-        ({"model": {"name": "rnn"}, "augmentation": {"mixup": 0.5}}, True, "mixup: two utterances mixed"),
+        ({"model": {"name": "rnn"}, "augmentation": {"mixup": 0.5}}, True, "mixup: mixed utterances"),
         ({"model": {"name": "linear"}}, True, "model linear has no option tracks, which is one of attention_rnn, rnn"),
         ({"model": {"name": "rnn", "tracks": 2}}, False, r"config\.model\.tracks: the corpus decides it"),
         ({"model": ATTENTION_RNN, "corpus": {"symbols": "abc"}}, False, "character .* is not in the vocabulary"),

@@ -119,8 +119,8 @@ def differences(sources: Sources) -> Iterator[Block]:
         "standard error; p is corrected (Holm) for all comparisons of a question. The verdict is a difference, "
         f"equivalence within {margin} (two one-sided tests), or undecided. Detectable: the smallest true difference "
         "for which 80 % of such studies reach the verdict “difference”. Seeds' share: how much of the squared "
-        "standard error is the noise of training; beside it the interval that twice the seeds would give, over that of "
-        "twice the speakers. The test of Nadeau and Bengio over runs is a sensitivity analysis."
+        "standard error is noise of training; the next column has the half widths of the interval to expect with twice "
+        "the seeds and with twice the speakers. The test of Nadeau and Bengio over runs is a sensitivity analysis."
     )
     columns = ("variant", "against", *_COLUMNS, "folds × seeds")
     yield Table("comparisons", caption, columns, tuple(table), words=2)
@@ -223,7 +223,7 @@ def _crossed(sources: Sources, question: Question) -> Figure | None:
     )
     caption = (
         f"UA at each level of {first}, one line for each {second}, with intervals over speakers. Parallel lines have "
-        "no interaction. Intervals are of single variants; the paired effects above are known better."
+        "no interaction. Intervals are of single variants; the paired effects above are more precise."
     )
     readable = {level.replace("_", " "): [one and one.ua for one in values] for level, values in figures.items()}
     levels = [place.replace("_", " ") for place in along]

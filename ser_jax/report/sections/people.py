@@ -72,7 +72,7 @@ def _table(fair: Mapping[str, Fairness]) -> Table:
     columns = ("variant", "UA female", "UA male", "gap, points", "worst speaker", "best speaker", *spreads)
     caption = (
         "UA by gender in percent, the gap (female less male) in points, the speakers with the lowest and the highest "
-        "UA, and the standard deviation over speakers beside what it would be if all speakers had the same recalls."
+        "UA, the standard deviation over speakers, and what it would be if all speakers had the same recalls."
     )
     return Table("fairness", caption, columns, tuple(rows))
 
@@ -100,8 +100,8 @@ def calibration(sources: Sources) -> Iterator[Block]:
         rows.append((Cell(name), *cells))
     columns = ("variant", "ECE, %", "ECE by chance, %", "ECE scaled, %", "Brier", "Brier scaled", "temperature")
     caption = (
-        "Expected calibration error (ECE, ten bins) with its interval, what a perfectly calibrated variant would have "
-        "of it by chance, and after the logits were divided by a temperature fitted to each run's validation speakers; "
+        "Expected calibration error (ECE, ten bins) with its interval; the ECE that a perfectly calibrated variant "
+        "would have by chance; the ECE with logits divided by a temperature fitted to each run's validation speakers; "
         "the Brier score is summed over classes (0 to 2). Temperature: median over runs, over its range."
     )
     yield Table("calibration", caption, columns, tuple(rows))

@@ -1,4 +1,4 @@
-"""What is predicted beside the label: dimensions of utterances, and the shares of raters' votes."""
+"""Other targets than the label: dimensions of utterances, and the shares of raters' votes."""
 
 from collections.abc import Iterator
 

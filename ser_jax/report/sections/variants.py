@@ -45,8 +45,8 @@ def _ua(sources: Sources) -> Figure:
         rows,
         "UA (%); the line is chance",
         f"UA of every variant with its 95 % interval over speakers; the line is chance, {numbers.percent(chance)} %, "
-        f"and the marker is filled where the interval excludes it{SEEDS if seeds else ''}. These intervals do not say "
-        "whether two variants differ: they share speakers, and their paired difference is known better than either.",
+        f"and the marker is filled where the interval excludes it{SEEDS if seeds else ''}. These intervals do not show "
+        "whether two variants differ: the variants share speakers, so their paired difference is more precise.",
         chance,
     )
 
@@ -54,7 +54,7 @@ def _ua(sources: Sources) -> Figure:
 def _recall(sources: Sources) -> Table:
     emotions = sources.summary.emotions
     recalls = [(Cell(name), *(measure_cell(v.recall.get(e)) for e in emotions)) for name, v in sources.variants.items()]
-    caption = "Recall of every emotion in percent, with its 95 % interval over the speakers who were heard with it."
+    caption = "Recall of every emotion in percent, with its 95 % interval over the speakers who have it."
     return Table("recall", caption, ("variant", *emotions), tuple(recalls))
 
 
