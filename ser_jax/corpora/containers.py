@@ -52,6 +52,8 @@ def begins_as_audio(start: bytes) -> bool:
         return start[8:12] in (b"WAVE", b"AVI ", b"AIFF", b"AIFC", b"8SVX", b"16SV")
     if start[4:8] == b"ftyp":
         return start[8:12] not in _PICTURES
+    if start[:1] == b"\xff" and (mpeg_frames.begins_mp3(start) or mpeg_frames.begins_adts(start)):
+        return True
     return start.startswith(_STARTS) or start[:16] == b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"
 
 
@@ -180,7 +182,8 @@ def _counted(counted: int, each: int, blocks: float) -> tuple[int | None, str]:
     """How many frames are to be read by a wav's own count, None for all of them, and a note where it is wrong.
 
     A codec fills up its last block, and the count says where the sound ends in it. A recorder that writes to a pipe has
-    left 0, or a number near the greatest, in its place. `each` is how many frames a block has, 0 where the header does not tell.
+    left 0, or a number near the greatest, in its place. `each` is how many frames a block has, 0 where the header does
+    not tell.
     """
     if not 0 < counted < _UNKNOWN_BYTES:
         return None, ""

@@ -587,13 +587,14 @@ def test_what_begins_as_audio_is_audio_whatever_its_name(tmp_path):
     for i, name in enumerate(("b.wave", "c", "d.rec")):
         soundfile.write(folder / "joy" / name, voice(seed=5 + i), RATE, format=("WAV", "FLAC", "OGG")[i])
     (folder / "joy" / "e.weba").write_bytes(b"")
+    soundfile.write(folder / "joy" / "k", voice(seed=9), RATE, format="MP3")
     for name, content in (("f.txt", b"RIFF is a word"), ("g", b"RIFF\0\0\0\0WEBP" + bytes(20)), ("h", b"")):
         (folder / "joy" / name).write_bytes(content)
     (folder / "joy" / "i.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
     with pytest.raises(UserError, match=r"e\.weba: an empty file"):
         prepare_folder("own", folder, tmp_path / "data")
     corpus = prepare_folder("own", folder, tmp_path / "data", Options(skip_bad=True))
-    assert corpus.utterances["id"].tolist() == ["anger/a", "joy/a", "joy/b", "joy/c", "joy/d"]
+    assert corpus.utterances["id"].tolist() == ["anger/a", "joy/a", "joy/b", "joy/c", "joy/d", "joy/k"]
 
 
 def test_a_pipe_in_a_folder_is_refused_and_not_waited_for(tmp_path):
