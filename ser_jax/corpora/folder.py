@@ -5,6 +5,7 @@ is downloaded, and a second copy of the recordings would serve nobody.
 """
 
 import itertools
+import math
 import os
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -363,8 +364,21 @@ def _with_ids(rows: pd.DataFrame) -> pd.DataFrame:
         return rows
     names = [os.path.splitext(path.replace("\\", "/"))[0].removeprefix("./") for path in rows["path"]]
     if "segment_start" in rows:
-        names = [f"{name}_{round(1000 * start):07d}" for name, start in zip(names, rows["segment_start"], strict=True)]
+        names = _with_time(names, rows["segment_start"])
+        twice = pd.Series(names).duplicated(keep=False)  # people who begin to speak at once
+        names = [
+            both if again else name
+            for name, both, again in zip(names, _with_time(names, rows["segment_end"]), twice, strict=True)
+        ]
     return rows.assign(id=names)
+
+
+def _with_time(names: Sequence[str], seconds: pd.Series) -> list[str]:
+    """Names with a time in milliseconds behind them, where it is known."""
+    return [
+        name if math.isnan(time) else f"{name}_{round(1000 * time):07d}"
+        for name, time in zip(names, seconds, strict=True)
+    ]
 
 
 def _with_genders_of_speakers(table: Path, rows: pd.DataFrame, problems: Problems) -> pd.DataFrame:

@@ -260,8 +260,8 @@ def _votes(utterances: pd.DataFrame) -> pd.DataFrame:
     words = words.mask(words.map(says_nothing), "0").astype(str)
     votes = words.apply(lambda column: pd.to_numeric(column.str.replace(",", "."), errors="coerce"))
     for column in votes:
-        if votes[column].isna().any():
-            found = utterances[column][votes[column].isna()].iloc[0]
+        if (wrong := ~votes[column].between(0, np.finfo(np.float32).max)).any():
+            found = utterances[column][wrong].iloc[0]
             raise UserError(f"column {column}: {found!r}, expected how many raters heard the emotion")
     return votes.set_axis(emotions, axis=1)
 

@@ -336,8 +336,10 @@ def _refuse_several(path: Path, place: int, name: str, value: Any, columns: Sequ
 
 def _read_parquet(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     with reading(f"{path}: not a Parquet file"):
-        table = bounded.read_parquet(path)
-    if any(name is not None for name in table.index.names):  # audformat keeps file, start and end there
+        table = bounded.read_parquet(path, whole_numbers=True)
+    if named := [str(name) for name in table.index.names if name is not None]:  # audformat keeps file, start, end there
+        if twice := _repeated([*named, *map(str, table.columns)]):
+            raise UserError(f"{path}: the column `{twice}` stands there twice")
         table = table.reset_index()
     table.columns = [str(name) for name in table.columns]
     for name in table:

@@ -140,6 +140,18 @@ def test_segments_of_dialogs_are_cut_out_of_them(tmp_path):
     assert "before it begins" in whats and "the file has 6.50 s" in whats and "has the start 'x'" in whats
 
 
+def test_segments_that_begin_at_once_have_names_of_their_own(tmp_path):
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "a.wav", voice(4.0), RATE)
+    rows = [("0", "1", "joy", "x"), ("0.0001", "2", "anger", "y"), ("2", "3", "joy", "x"), ("2", "", "anger", "y")]
+    write_table(
+        tmp_path / "table.csv", [("a.wav", *row) for row in rows], ("path", "start", "end", "emotion", "speaker")
+    )
+    corpus = prepare(tmp_path)
+    ids = ["a_0000000_0001000", "a_0000000_0002000", "a_0002000_0003000", "a_0002000"]
+    assert corpus.utterances["id"].tolist() == ids == corpus.info["notes"]["overlapping"]
+
+
 def test_a_start_may_be_blank_beside_others_and_times_that_are_not_finite_are_listed(tmp_path):
     (tmp_path / "in").mkdir()
     sound = voice(3.0)
@@ -213,6 +225,12 @@ def test_votes_may_take_the_place_of_the_emotion(own, tmp_path):
     )
     with pytest.raises(UserError, match=r"column vote_anger: 'x', expected how many raters heard the emotion"):
         prepare(tmp_path)
+    for odd in (-1, "inf"):
+        write_table(
+            tmp_path / "table.csv", [(*row[:2], odd, 2) for row in rows], ("path", "speaker", "vote_anger", "vote_joy")
+        )
+        with pytest.raises(UserError, match=rf"column vote_anger: '{odd}', expected how many raters"):
+            prepare(tmp_path)
 
 
 def test_spellings_of_one_emotion_or_speaker_are_refused_or_unified(own, tmp_path):

@@ -285,6 +285,18 @@ def test_a_column_that_stands_twice_in_parquet_is_refused(tmp_path, source):
     with pytest.raises(UserError, match=r"t.parquet: the column `path` stands there twice"):
         read_table(path, source, Problems())
 
+    pd.DataFrame([ROWS[0]], columns=list(HEAD), index=pd.Index(["b"], name="path")).to_parquet(path)
+    with pytest.raises(UserError, match=r"t.parquet: the column `path` stands there twice"):
+        read_table(path, source, Problems())
+
+
+def test_whole_numbers_in_parquet_stay_whole_beside_ones_that_are_missing(tmp_path, source):
+    speakers = [1234567890123456781 + number for number in range(len(ROWS) - 1)]  # apart by less than a float tells
+    arrays = [*map(pyarrow.array, [*zip(*ROWS, strict=True)][:2]), pyarrow.array([*speakers, None])]
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(arrays, names=list(HEAD)), tmp_path / "t.parquet")
+    rows, problems, _ = read(tmp_path, source, (tmp_path / "t.parquet").read_bytes(), "t.parquet")
+    assert rows["speaker"].tolist() == [*map(str, speakers)] and "has no speaker" in str(problems[0])
+
 
 def test_names_of_very_many_columns_are_looked_at_in_seconds():
     names, begun = [f"c{i}" for i in range(20_000)], time.process_time()
