@@ -14,7 +14,8 @@ import soundfile
 
 from ser_jax.commands import prepare as command
 from ser_jax.commands.main import main
-from ser_jax.corpora import load_corpus
+from ser_jax.corpora import decode, load_corpus
+from ser_jax.corpora.audio import read_recording
 from ser_jax.corpora.corpus import waveform
 from ser_jax.corpora.labels import Changes, parse_map
 from ser_jax.corpora.merge import merge_corpora
@@ -138,6 +139,23 @@ def test_segments_of_dialogs_are_cut_out_of_them(tmp_path):
         prepare(tmp_path)
     whats = " | ".join(row["what"] for row in listed(tmp_path))
     assert "before it begins" in whats and "the file has 6.50 s" in whats and "has the start 'x'" in whats
+
+
+def test_a_dialog_of_two_files_in_turns_is_decoded_once_and_counted_as_two(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        soundfile.write(tmp_path / "in" / f"{name}.wav", voice(40.0, seed=ord(name)), RATE)
+    rows = [(f"{'ab'[at % 2]}.wav", at, at + 1, "joy", "ab"[at % 2]) for at in range(40)]
+    read = []
+    monkeypatch.setattr(decode, "read_recording", lambda path: read.append(path) or read_recording(path))
+    write_table(tmp_path / "table.csv", rows, ("path", "start", "end", "emotion", "speaker"))
+    in_turns = prepare(tmp_path)
+    assert len(read) == 2 and in_turns.info["rates"] == {str(RATE): 2} and in_turns.info["channels"] == {"1": 2}
+    write_table(tmp_path / "table.csv", sorted(rows), ("path", "start", "end", "emotion", "speaker"))
+    in_order = prepare(tmp_path)
+    for at, name in enumerate(in_order.utterances["id"]):
+        there = in_turns.utterances["id"].tolist().index(name)
+        np.testing.assert_array_equal(waveform(in_order, at), waveform(in_turns, there))
 
 
 def test_segments_that_begin_at_once_have_names_of_their_own(tmp_path):
