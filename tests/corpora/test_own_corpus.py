@@ -366,6 +366,12 @@ def test_a_name_that_is_not_utf8_is_named_not_passed_over(tmp_path):
         prepare_folder("own", tmp_path / "in", tmp_path / "data")
     corpus = prepare_folder("own", tmp_path / "in", tmp_path / "data", Options(skip_bad=True))
     assert corpus.utterances["id"].tolist() == ["joy/good"] and len(corpus.info["left_out"]) == 1
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    os.rename(tmp_path / "in", odd)
+    write_table(tmp_path / "t.csv", [("joy/good.wav", "joy", "a")])
+    for options in (Options(), Options(table=tmp_path / "t.csv")):
+        with pytest.raises(UserError, match=r"/\\xff: its name is not UTF-8; rename it"):
+            prepare_folder("own", odd, tmp_path / "data", options)
 
 
 def test_a_name_with_control_characters_is_bad_and_printed_with_escapes(tmp_path):
