@@ -159,11 +159,12 @@ def heard(name: str, waveform: np.ndarray, rate: int) -> Recording:
     `waveform` is mono: floating point in [-1, 1], or int16. `rate` is in Hz.
     Raises UserError for another dtype or more than one axis, no samples, NaN or infinity, and a rate outside RATES.
     """
-    if waveform.ndim != 1 or (waveform.dtype != np.int16 and not np.issubdtype(waveform.dtype, np.floating)):
+    whole = np.issubdtype(waveform.dtype, np.int16)  # in either order of bytes
+    if waveform.ndim != 1 or not (whole or np.issubdtype(waveform.dtype, np.floating)):
         found = f"{waveform.dtype} {list(waveform.shape)}"
         raise UserError(f"{name}: an array of {found}, expected int16 or floating point, [samples], one channel")
     _refuse_rate(name, rate)
-    fine, scale = waveform.dtype != np.int16, np.float32(1 / 32768 if waveform.dtype == np.int16 else 1)
+    scale = np.float32(1 / 32768 if whole else 1)
 
     def blocks() -> Iterator[Float32[np.ndarray, "frames channels"]]:
         for first in range(0, len(waveform), _BLOCK_FRAMES):
@@ -171,7 +172,7 @@ def heard(name: str, waveform: np.ndarray, rate: int) -> Recording:
                 block = (waveform[first : first + _BLOCK_FRAMES] * scale).astype(np.float32)[:, None]
             yield block
 
-    return _listen(name, _Decoder(blocks, rate, 1, fine))
+    return _listen(name, _Decoder(blocks, rate, 1, fine=not whole))
 
 
 def to_int16(samples: Float32[np.ndarray, " samples"]) -> Int16[np.ndarray, " samples"]:
