@@ -101,6 +101,12 @@ def _check(name: str, data: Bytes) -> Checked:
         return _check_nist(name, data)
     if data[:19] == b"Creative Voice File":
         return _check_voc(name, data)
+    tagged = mpeg_frames.tag_length(data, 0) if start[:3] == b"ID3" else 0
+    if tagged and begins_as_audio(behind := data[tagged : tagged + 32]) and behind[:1] not in b"\xffI":
+        # A tag before what has none: the sound itself is checked, and decoded.
+        sound = data[tagged:]
+        checked = _check(name, sound)
+        return dataclasses.replace(checked, mended=sound if checked.mended is None else checked.mended)
     if start[:3] == b"ID3" or mpeg_frames.begins_mp3(start) or mpeg_frames.begins_adts(start):
         mended, note = mpeg_frames.check(name, data)
         return Checked(mended, note=note)

@@ -122,6 +122,18 @@ def test_a_wav_whose_header_lies_but_whose_sound_is_whole_is_read(tmp_path, wav,
     assert bool(note) == bool(recording.notes)
 
 
+@pytest.mark.parametrize("suffix", ["wav", "ogg", "flac", "aiff", "au", "w64"])
+def test_a_tag_of_mp3_before_another_format_hides_nothing(tmp_path, suffix):
+    sound = encoded(tmp_path, suffix, voice(3.0))
+    expected = read_audio(tmp_path / f"whole.{suffix}")
+    tag = b"ID3\x03\0\0\0\0\0\x64" + bytes(100)
+    (tmp_path / "tagged").write_bytes(tag + sound)
+    np.testing.assert_array_equal(read_audio(tmp_path / "tagged"), expected)
+    (tmp_path / "tagged").write_bytes(tag + sound[: 6 * len(sound) // 10])
+    with pytest.raises(UserError, match=r"tagged: (cut short|cannot be read as audio to its end)"):
+        read_audio(tmp_path / "tagged")
+
+
 def test_a_wav_of_no_samples_and_a_chunk_behind_them_is_empty_not_streamed(tmp_path):
     (tmp_path / "a.wav").write_bytes(riff(FORMAT, chunk(b"data", b""), chunk(b"LIST", b"INFOIART\x05\0\0\0QA me")))
     with pytest.raises(UserError, match="audio without samples"):
