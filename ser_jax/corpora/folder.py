@@ -130,8 +130,11 @@ def read_table(
         rows["speaker"] = ""
     rows = _with_segments(table, rows, Path(source), problems)
     rows = _with_ids(rows)
+    rows = _with_dimensions(table, rows, problems)
     if dimensions:
-        rows = _with_dimensions(table, rows, dimensions, problems)
+        known = (~rows[dimensions].map(says_nothing)).any(axis=1)
+        rows = problems.rows(table, rows, ~known, lambda row: f"has no {' and no '.join(dimensions)}")
+        rows = rows.assign(emotion="")
     for column in ("path", *(() if dimensions else ("emotion",)), *(("speaker",) if speakers else ()), "id"):
         missing = rows[column] == ""
         if column not in _OF_FILES:
@@ -347,16 +350,14 @@ def _seconds_or_text(text: str) -> float | str | None:
         return text
 
 
-def _with_dimensions(table: Path, rows: pd.DataFrame, dimensions: Sequence[str], problems: Problems) -> pd.DataFrame:
-    """Rows that have a number in one of these columns, and numbers or nothing in the others; no emotion."""
-    for name in dimensions:
+def _with_dimensions(table: Path, rows: pd.DataFrame, problems: Problems) -> pd.DataFrame:
+    """Rows that have a number or nothing in the columns of dimensions."""
+    for name in [name for name in DIMENSIONS if name in rows]:
         wrong = ~is_number_or_nothing(rows[name])
         rows = problems.rows(
             table, rows, wrong, lambda row, name=name: f"has the {name} {row[name]!r}, expected a number, or nothing"
         )
-    known = (~rows[list(dimensions)].map(says_nothing)).any(axis=1)
-    rows = problems.rows(table, rows, ~known, lambda row: f"has no {' and no '.join(dimensions)}")
-    return rows.assign(emotion="")
+    return rows
 
 
 def _with_ids(rows: pd.DataFrame) -> pd.DataFrame:
