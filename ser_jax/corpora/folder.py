@@ -72,6 +72,11 @@ def read_split_tables(
     if 0 < len(without) < len(parts):
         raise UserError(f"{split_tables[without[0]]}: no column `emotion`, which the tables of other splits have")
     rows = rows.fillna({column: "" for column in rows.select_dtypes(exclude="number")})
+    if "segment_start" in rows:  # a split of whole files beside one of segments
+        whole = rows["segment_start"].isna()
+        rows = rows.assign(
+            segment_start=rows["segment_start"].mask(whole, 0.0), recording=rows["recording"].mask(whole, rows["id"])
+        )
     if speakers:
         where = str(next(iter(split_tables.values())).parents[1])
         rows["speaker"], own = labels.unified(rows["speaker"], where, "speaker", unify)

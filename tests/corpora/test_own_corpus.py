@@ -322,6 +322,21 @@ def test_an_audio_folder_with_a_folder_for_each_split_is_no_corpus_of_the_emotio
         prepare_folder("own", tmp_path / "splits", tmp_path / "data")
 
 
+def test_a_split_of_segments_stands_beside_one_of_whole_files(tmp_path):
+    head = ("file_name", "emotion", "speaker", "start", "end")
+    rows = {"test": [("a.wav", "joy", "x", 1, 2), ("a.wav", "anger", "y", 2, "")]}
+    rows["train"] = [("a.wav", "joy", "z"), ("b.wav", "anger", "z")]
+    for split, of_split in rows.items():
+        (tmp_path / "in" / split).mkdir(parents=True)
+        for name in {row[0] for row in of_split}:
+            soundfile.write(tmp_path / "in" / split / name, voice(3.0, seed=len(split) + ord(name[0])), RATE)
+        write_table(tmp_path / "in" / split / "metadata.csv", of_split, head[: len(of_split[0])])
+    corpus = prepare_folder("own", tmp_path / "in", tmp_path / "data")
+    assert (corpus.utterances["num_samples"] / RATE).tolist() == [1, 1, 3, 3]
+    assert corpus.utterances["recording"].tolist() == ["test/a.wav", "test/a.wav", "train/a", "train/b"]
+    assert corpus.info["notes"] == {}
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_an_audformat_table_is_taken_as_it_is(own, suffix, tmp_path):
     index = pd.MultiIndex.from_arrays(
