@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import jax
 import numpy as np
@@ -29,8 +30,8 @@ DEFAULT = "emodb"
 WITH_ENCODER = "emodb_encoder"  # more accurate, where its encoder is on the machine
 BASELINE_WINDOW = 3.0  # seconds of a timeline's window, of a model that hears an utterance whole
 
-Waveform = np.ndarray | jax.Array  # [samples]
-Waveforms = Waveform | Sequence[Waveform]  # [samples], [batch, samples] or a list of [samples]; see `Model`
+Waveform: TypeAlias = np.ndarray | jax.Array  # [samples]
+Waveforms: TypeAlias = Waveform | Sequence[Waveform]  # [samples], [batch, samples] or a list of [samples]; see `Model`
 
 
 @dataclasses.dataclass(frozen=True)
