@@ -66,6 +66,7 @@ SYNONYMS = {
     "offset_ms": ("offset_msec",),
 }
 _UNIT = re.compile(r"\s*[\[(]\s*(s|secs?|seconds?|(ms|msecs?|milliseconds?))\s*[\])]$", re.IGNORECASE)
+_CLOCK = re.compile(r"(-?\d+ days?,? +)?[+-]?(\d+:)?\d+:\d+([.,]\d+)?", re.IGNORECASE)
 _TIMES = {"start", "end", "duration", "offset", "start_ms", "end_ms", "duration_ms", "offset_ms"}
 # Words of columns that may be of segments though no name above is theirs.
 _BEGINS = {"start", "begin", "beginning", "onset", "from", "t0", "anfang", "beginn", "von", "début", "debut", "inizio"}
@@ -408,8 +409,10 @@ def to_seconds(text: str) -> float | None:
     if ":" not in text:
         seconds = to_float(text.lower().removesuffix("s").replace(",", "."))
     else:
+        if not _CLOCK.fullmatch(text.strip()):  # pandas passes over much else: 00:00:01 12 would be 112 seconds
+            raise ValueError(f"{text!r} is no time")
         text = "00:" + text if text.count(":") == 1 else text
-        seconds = pd.to_timedelta(text.replace(",", ".")).total_seconds()
+        seconds = pd.to_timedelta(re.sub(r"(?<=y|s),", "", text).replace(",", ".")).total_seconds()
     if not math.isfinite(seconds):
         raise ValueError(f"{text!r} is no finite number of seconds")
     return seconds

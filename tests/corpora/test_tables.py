@@ -354,14 +354,31 @@ def test_genders_in_any_words_are_those_of_speakers(tmp_path, source):
 @pytest.mark.parametrize(
     ("written", "seconds"),
     [("1.5", 1.5), ("1,5", 1.5), ("0", 0.0), ("00:01.5", 1.5), ("0 days 00:00:01.500000", 1.5), ("01:00:00", 3600.0),
-     ("", None), ("NaT", None), ("2s", 2.0)],
+     ("", None), ("NaT", None), ("2s", 2.0), ("75:30,5", 4530.5), ("1 day, 0:00:01", 86401.0), (" 0:02 ", 2.0)],
 )  # fmt: skip
 def test_times_are_read_as_seconds_and_as_timedeltas(written, seconds):
     assert to_seconds(written) == seconds
 
 
 @pytest.mark.parametrize(
-    "written", ["inf", "-inf", "infinity", "-nan", "+nan", "1e999", "1_0", "1_0s", "00:inf", "x", "1:x"]
+    "written",
+    [
+        "inf",
+        "-inf",
+        "infinity",
+        "-nan",
+        "+nan",
+        "1e999",
+        "1_0",
+        "1_0s",
+        "00:inf",
+        "x",
+        "1:x",
+        "00:00:01 12",
+        "0:1.5.3",
+        "0:1 0:2",
+        "12:34 PM",
+    ],
 )
 def test_a_time_that_is_no_finite_number_is_an_error_of_its_value(written):
     with pytest.raises(ValueError):
