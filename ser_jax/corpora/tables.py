@@ -172,7 +172,7 @@ def _refuse_untold_segments(path: Path, table: pd.DataFrame, written: Mapping[st
             begin, end = written[begin], written[end]
             raise UserError(
                 f"{path}: the columns `{begin}` and `{end}` may be of segments; --rename {begin}=start,{end}=end says "
-                "so (start_ms and end_ms for milliseconds), or any other names that they are not"
+                "so of seconds (start_ms and end_ms of milliseconds), or any other names that they are not"
             )
     elif ends.isdisjoint(table.columns) and (length := _of_times(table, _LENGTHS)):
         length = written[length]
