@@ -5,7 +5,9 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
+import jax
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int16
@@ -28,7 +30,8 @@ DEFAULT = "emodb"
 WITH_ENCODER = "emodb_encoder"  # more accurate, where its encoder is on the machine
 BASELINE_WINDOW = 3.0  # seconds of a timeline's window, for a model that takes whole utterances
 
-Waveforms = np.ndarray | Sequence[np.ndarray]  # [samples], [batch, samples] or a list of [samples]; see `Model`
+Waveform: TypeAlias = np.ndarray | jax.Array  # [samples]
+Waveforms: TypeAlias = Waveform | Sequence[Waveform]  # [samples], [batch, samples] or a list of [samples]; see `Model`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +107,7 @@ class Model:
         return vectors if _is_several(waveform) else vectors[0]
 
     def timeline(
-        self, waveform: np.ndarray, rate: int, hop: float | None = None, window: float | None = None
+        self, waveform: Waveforms, rate: int, hop: float | None = None, window: float | None = None
     ) -> pd.DataFrame:
         """Returns the emotions over time of one recording, a row for each window.
 
@@ -268,4 +271,4 @@ def level_db(samples: Int16[np.ndarray, " samples"]) -> float:
 
 
 def _is_several(waveform: Waveforms) -> bool:
-    return not isinstance(waveform, np.ndarray) or waveform.ndim > 1
+    return getattr(waveform, "ndim", 2) > 1  # a list has none

@@ -17,8 +17,11 @@ MOST_BYTES = 100_000_000  # to which any file may unpack
 MOST_TIMES = 200  # its own size, to which a larger one may
 
 
-def read_parquet(path: str | os.PathLike) -> pd.DataFrame:
-    """Returns the table of a Parquet file. Raises UserError for far more values than its bytes hold."""
+def read_parquet(path: str | os.PathLike, *, whole_numbers: bool = False) -> pd.DataFrame:
+    """Returns the table of a Parquet file. Raises UserError for far more values than its bytes hold.
+
+    With `whole_numbers` integers of which some are missing stay as they are: as floating point two would become one.
+    """
     import pyarrow.parquet  # pandas imports it too, when it reads
 
     with pyarrow.parquet.ParquetFile(path) as file:
@@ -29,7 +32,8 @@ def read_parquet(path: str | os.PathLike) -> pd.DataFrame:
         values = sum(group.column(j).num_values for group in groups for j in range(group.num_columns))
         refuse(path, 8 * max(values, file.metadata.num_rows), os.stat(path).st_size)
         # Not by pandas: the threads that Arrow starts abort some process in a hundred at its end.
-        return file.read(use_threads=False, use_pandas_metadata=True).to_pandas(use_threads=False)
+        table = file.read(use_threads=False, use_pandas_metadata=True)
+        return table.to_pandas(use_threads=False, integer_object_nulls=whole_numbers)
 
 
 def load_npz(path: str | os.PathLike) -> "np.lib.npyio.NpzFile":

@@ -115,6 +115,16 @@ def test_of_several_each_is_as_if_alone_whatever_its_length(model):
     np.testing.assert_allclose(model.predict(batch, SAMPLE_RATE), model.predict(list(batch), SAMPLE_RATE))
 
 
+@pytest.mark.parametrize("other", [jnp.asarray, lambda samples: samples.astype(">i2")])
+def test_arrays_of_jax_and_of_another_order_of_bytes_are_recordings(model, other):
+    samples = (20_000 * noise(0.9)).astype(np.int16)
+    expected = model.predict(samples, 16_000)
+    whole = other(samples)
+    pd.testing.assert_series_equal(model.predict(whole, 16_000), expected)
+    pd.testing.assert_series_equal(model.predict([whole, whole], 16_000).iloc[1], expected, check_names=False)
+    assert len(model.timeline(whole, 16_000)) == len(model.timeline(samples, 16_000))
+
+
 def test_dimensions_are_on_the_scale_of_the_training_of_each_run(corpus, tmp_path):
     spoken, protocol = corpus
     values = np.random.default_rng(0).normal(3, 2, len(spoken.utterances))

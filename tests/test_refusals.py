@@ -214,7 +214,12 @@ def _population(**changes):
         ),
         (
             lambda f: restored.relabel(spoken(), ("fear",)),
-            "corpus own: none of its emotions (anger, joy) is known to the model (fear)",
+            "corpus own: none of its emotions (anger, joy) is known to the model (fear), expected two or more",
+        ),
+        (
+            lambda f: restored.relabel(spoken(), ("anger", "happiness")),
+            "corpus own: anger alone of its emotions (anger, joy) is known to the model (anger, happiness), expected "
+            "two or more; --map joy=happiness, if that is meant",
         ),
         (
             lambda f: list(restored.look_at(_restored(f, corpus=OWN | {"features": {"name": "x"}}), {}, 0)),

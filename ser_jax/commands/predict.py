@@ -94,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     import pandas as pd
 
     from ser_jax import api
+    from ser_jax.corpora.audio import printable
     from ser_jax.studies.heard_files import abstain, recognise
 
     start_jax()
@@ -122,6 +123,7 @@ def run(args: argparse.Namespace) -> int:
         if args.attention and well:
             _draw_attention(model, well, places["attention"][0])
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"file": [], "notes": []})
+    table["file"] = table["file"].map(printable)  # a name that is not UTF-8 can be in no table
     for file, notes in zip(table["file"], table["notes"], strict=True):
         if notes:
             print(f"note: {printed(f'{file}: {notes}')}", file=sys.stderr)

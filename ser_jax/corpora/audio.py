@@ -24,11 +24,12 @@ LIBSNDFILE_SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".w64", ".caf"),
     *(".rf64", ".sph", ".nist", ".voc", ".wve", ".8svx", ".svx", ".wave"),
 )
-# Read through PyAV or ffmpeg, or refused by name; .raw, .pcm and .vox have no header and are refused.
+# Read through PyAV or ffmpeg, or refused by name, as those without a header are.
 FOREIGN_SUFFIXES = (
     *(".m4a", ".mp4", ".m4b", ".aac", ".webm", ".mka", ".mkv", ".mov", ".avi", ".3gp", ".3g2", ".amr", ".wma", ".wmv"),
     *(".asf", ".mp2", ".mpg", ".mpeg", ".flv", ".gsm", ".ape", ".wv", ".tta", ".ac3", ".spx", ".ra", ".rm"),
-    *(".amr-nb", ".amr-wb", ".raw", ".pcm", ".vox", ".weba", ".m4r", ".m4v", ".mpga", ".dss", ".ds2", ".silk", ".awb"),
+    *(".amr-nb", ".amr-wb", ".weba", ".m4r", ".m4v", ".mpga", ".dss", ".ds2", ".silk", ".awb"),
+    *foreign.HEADLESS,
 )
 AUDIO_SUFFIXES = LIBSNDFILE_SUFFIXES + FOREIGN_SUFFIXES
 
@@ -65,6 +66,7 @@ _CHECKED = {  # formats of libsndfile whose length `containers` or the decoder c
     *("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "AU", "CAF", "FLAC", "OGG", "MP3", "NIST", "VOC", "HTK"),
 }
 _UNCHECKED_LAYERS = ("MPEG_LAYER_I", "MPEG_LAYER_II")  # of .mp1 and .mp2, whose frames nobody counts
+_GUESSED = (".raw", ".au", ".snd", ".gsm", ".vox")  # suffixes by which libsndfile takes any bytes for samples
 _CANCELLED = 0.1  # of the loudest channel's level that is left where channels cancel
 
 
@@ -157,11 +159,12 @@ def heard(name: str, waveform: np.ndarray, rate: int) -> Recording:
     `waveform` is mono: floating point in [-1, 1], or int16. `rate` is in Hz.
     Raises UserError for another dtype or more than one axis, no samples, NaN or infinity, and a rate outside RATES.
     """
-    if waveform.ndim != 1 or (waveform.dtype != np.int16 and not np.issubdtype(waveform.dtype, np.floating)):
+    whole = np.issubdtype(waveform.dtype, np.int16)  # in either order of bytes
+    if waveform.ndim != 1 or not (whole or np.issubdtype(waveform.dtype, np.floating)):
         found = f"{waveform.dtype} {list(waveform.shape)}"
         raise UserError(f"{name}: an array of {found}, expected int16 or floating point, [samples], one channel")
     _refuse_rate(name, rate)
-    fine, scale = waveform.dtype != np.int16, np.float32(1 / 32768 if waveform.dtype == np.int16 else 1)
+    scale = np.float32(1 / 32768 if whole else 1)
 
     def blocks() -> Iterator[Float32[np.ndarray, "frames channels"]]:
         for first in range(0, len(waveform), _BLOCK_FRAMES):
@@ -169,7 +172,7 @@ def heard(name: str, waveform: np.ndarray, rate: int) -> Recording:
                 block = (waveform[first : first + _BLOCK_FRAMES] * scale).astype(np.float32)[:, None]
             yield block
 
-    return _listen(name, _Decoder(blocks, rate, 1, fine))
+    return _listen(name, _Decoder(blocks, rate, 1, fine=not whole))
 
 
 def to_int16(samples: Float32[np.ndarray, " samples"]) -> Int16[np.ndarray, " samples"]:
@@ -246,8 +249,7 @@ class _Decoder:
 
 def _decoder(path: str | os.PathLike, name: str, data: containers.Bytes, checked: containers.Checked) -> _Decoder:
     def opened() -> soundfile.SoundFile:
-        # By its name .raw soundfile would take a file for samples without a header, whatever is in it.
-        if checked.mended is None and isinstance(data, mmap.mmap) and not name.lower().endswith(".raw"):
+        if checked.mended is None and isinstance(data, mmap.mmap) and not _may_be_guessed(name, data):
             return soundfile.SoundFile(os.fsencode(path))
         return soundfile.SoundFile(_InMemory(data[:] if checked.mended is None else checked.mended))
 
@@ -297,6 +299,15 @@ def _limited(name: str, blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.
         if frames > MOST_HOURS * 3600 * rate:
             raise UserError(f"{name}: longer than {MOST_HOURS} hours, expected less; cut it into pieces")
         yield block
+
+
+def _may_be_guessed(name: str, data: containers.Bytes) -> bool:
+    """Whether a file's name alone may have libsndfile take it for samples without a header, whatever is in it.
+
+    Not a .gsm, whose frames all begin as frames of GSM 6.10 do.
+    """
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix in _GUESSED and not (suffix == ".gsm" and all(byte >> 4 == 13 for byte in data[::33]))
 
 
 class _InMemory(io.BytesIO):

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ser_jax.corpora.corpus import Corpus
+from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus
 from ser_jax.corpora.duplicates import near_copies
 from ser_jax.corpora.labels import spellings_of_texts, texts_as_one
 from ser_jax.corpora.protocols import Fold, Protocol, shared, speakers_known
+from ser_jax.corpora.same_files import overlapping
 
 Verdict = Literal["independent", "leaks", "cannot be told"]
 
@@ -35,7 +36,7 @@ class FoldAudit:
     speakers: list[str]
     texts: list[str]
     sessions: list[str]
-    recordings: list[list[str]]  # ids of one recording that are in both training and test data
+    recordings: list[list[str]]  # ids of one recording, or of its overlapping segments, in both training and test data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,8 @@ def audit(corpus: Corpus, protocol: Protocol) -> Audit:
     if spellings:
         table = corpus.utterances.assign(text=texts_as_one(corpus.utterances["text"]))
         corpus = dataclasses.replace(corpus, utterances=table)
-    folds = [_audit_fold(corpus, fold, duplicates) for fold in protocol.folds]
+    same = duplicates + _overlapping(corpus)
+    folds = [_audit_fold(corpus, fold, same) for fold in protocol.folds]
     tested = np.unique(np.concatenate([fold.test for fold in protocol.folds]))
     verdict, reason = _verdict(corpus, protocol, folds)
     report = Audit(
@@ -95,6 +97,15 @@ def audit(corpus: Corpus, protocol: Protocol) -> Audit:
     return dataclasses.replace(report, findings=findings)
 
 
+def _overlapping(corpus: Corpus) -> list[list[int]]:
+    """Pairs of rows that are segments of one recording and share seconds of it."""
+    table = corpus.utterances
+    if not {"recording", "segment_start"} <= set(table.columns):
+        return []
+    ends = table["segment_start"] + table["num_samples"] / SAMPLE_RATE
+    return [[*pair] for pair in overlapping(table["recording"], table["segment_start"], ends)]
+
+
 def _verdict(corpus: Corpus, protocol: Protocol, folds: list[FoldAudit]) -> tuple[Verdict, str]:
     promised = ("speaker", *_PROMISED.get(protocol.name, ()))
     on_both = [f"{column}s" for column in promised if any(getattr(fold, f"{column}s") for fold in folds)]
@@ -115,7 +126,7 @@ def _unknown(corpus: Corpus, column: str) -> bool:
     return column not in corpus.utterances or bool((corpus.utterances[column].astype(str) == "").any())
 
 
-def _audit_fold(corpus: Corpus, fold: Fold, duplicates: list[list[int]]) -> FoldAudit:
+def _audit_fold(corpus: Corpus, fold: Fold, same: list[list[int]]) -> FoldAudit:
     emotions = corpus.utterances["emotion"].to_numpy()
     learnt, tested = {*fold.train, *fold.validation}, set(fold.test)
     missing = {}
@@ -132,7 +143,7 @@ def _audit_fold(corpus: Corpus, fold: Fold, duplicates: list[list[int]]) -> Fold
         speakers=shared(corpus, fold, "speaker"),
         texts=shared(corpus, fold, "text"),
         sessions=shared(corpus, fold, "session") if "session" in corpus.utterances else [],
-        recordings=[_ids(corpus, rows) for rows in duplicates if learnt & set(rows) and tested & set(rows)],
+        recordings=[_ids(corpus, rows) for rows in same if learnt & set(rows) and tested & set(rows)],
     )
 
 
@@ -149,9 +160,15 @@ def _findings(corpus: Corpus, report: Audit) -> list[str]:
             f"{len(leaking)} of {len(folds)} folds; figures are speaker-dependent"
         )
     across = {tuple(ids) for fold in folds for ids in fold.recordings}
-    if across:
+    copies = across & {*map(tuple, report.duplicates)}
+    if copies:
         findings.append(
-            f"LEAK of recordings: {len(across)} in both training and test data of a fold: {_listed(across)}"
+            f"LEAK of recordings: {len(copies)} in both training and test data of a fold: {_listed(copies)}"
+        )
+    if overlaps := [f"{one} and {other}" for one, other in across - copies]:
+        findings.append(
+            f"LEAK of recordings: {len(overlaps)} pairs of segments overlap, one in training and one in test data: "
+            f"{_listed(overlaps)}"
         )
     if report.duplicates:
         findings.append(f"recordings that occur more than once: {len(report.duplicates)}: {_listed(report.duplicates)}")

@@ -7,6 +7,7 @@ specifications (RIFF/RF64, EBU Tech 3306, RFC 3533).
 """
 
 import dataclasses
+import math
 import struct
 import zlib
 
@@ -18,6 +19,8 @@ _UNKNOWN_BYTES = 0x7FFF0000  # programs that write to a pipe promise about 2 or 
 _TOLERATED_BYTES = 64  # some recorders count the header as audio: nothing is missing where so little is
 _FLAC = b"fLaC\0\0\0\x22"  # how a flac file begins
 _SPHERE = ("sample_count", "channel_count", "sample_n_bytes")
+_PCM, _G711 = (0x01, 0x03, 0xFFFE), (0x06, 0x07)  # codes of wav: integers and floating point; A-law and mu-law
+_OF_BLOCKS = (0x02, 0x11, 0x31)  # whose header says how many frames a block has: ADPCM of Microsoft and IMA, GSM 6.10
 _CHUNKS = (b"data", b"fmt ", b"fact", b"LIST", b"bext", b"JUNK", b"cue ", b"id3 ", b"smpl")
 
 
@@ -45,10 +48,12 @@ _PICTURES = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"crx ")  # that come 
 
 def begins_as_audio(start: bytes) -> bool:
     """Returns whether a file begins as those do that hold sound, by its first bytes, 20 or more."""
-    if start[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
+    if start[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"):
         return start[8:12] in (b"WAVE", b"AVI ", b"AIFF", b"AIFC", b"8SVX", b"16SV")
     if start[4:8] == b"ftyp":
         return start[8:12] not in _PICTURES
+    if start[:1] == b"\xff" and (mpeg_frames.begins_mp3(start) or mpeg_frames.begins_adts(start)):
+        return True
     return start.startswith(_STARTS) or start[:16] == b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"
 
 
@@ -66,7 +71,7 @@ def check_structure(name: str, data: Bytes) -> Checked:
 def _check(name: str, data: Bytes) -> Checked:
     start = data[:32]
     _refuse_other_things(name, start, data)
-    if start[:4] in (b"RIFF", b"RIFX", b"RF64") and start[8:12] == b"WAVE":
+    if start[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and start[8:12] == b"WAVE":
         return _check_wav(name, data, "<" if start[:4] != b"RIFX" else ">")
     if start[:4] == b"FORM" and start[8:12] in (b"AIFF", b"AIFC", b"8SVX", b"16SV"):
         return _check_iff(name, data, b"SSND" if start[8:11] == b"AIF" else b"BODY")
@@ -96,6 +101,12 @@ def _check(name: str, data: Bytes) -> Checked:
         return _check_nist(name, data)
     if data[:19] == b"Creative Voice File":
         return _check_voc(name, data)
+    tagged = mpeg_frames.tag_length(data, 0) if start[:3] == b"ID3" else 0
+    if tagged and begins_as_audio(behind := data[tagged : tagged + 32]) and behind[:1] not in b"\xffI":
+        # A tag before what has none: the sound itself is checked, and decoded.
+        sound = data[tagged:]
+        checked = _check(name, sound)
+        return dataclasses.replace(checked, mended=sound if checked.mended is None else checked.mended)
     if start[:3] == b"ID3" or mpeg_frames.begins_mp3(start) or mpeg_frames.begins_adts(start):
         mended, note = mpeg_frames.check(name, data)
         return Checked(mended, note=note)
@@ -138,7 +149,7 @@ def _refuse_several(name: str, what: str = "recordings end to end") -> UserError
 
 
 def _check_wav(name: str, data: Bytes, order: str) -> Checked:
-    at, kept, long_size, frames, block, code, misplaced = 12, [], 0, None, 0, 1, False
+    at, kept, long_size, counted, block, code, each, misplaced = 12, [], 0, 0, 0, 1, 1, False
     while at + 8 <= len(data):
         tag, (size,) = data[at : at + 4], struct.unpack(order + "I", data[at + 4 : at + 8])
         body = at + 8
@@ -148,9 +159,11 @@ def _check_wav(name: str, data: Bytes, order: str) -> Checked:
             (long_size,) = struct.unpack("<Q", data[body + 8 : body + 16])
         if tag == b"fmt " and size >= 16:
             (block,) = struct.unpack(order + "H", data[body + 12 : body + 14])
-            code = struct.unpack(order + "H", data[body : body + 2])[0]
-        if tag == b"fact" and size >= 4 and code not in (1, 3, 0xFFFE):  # blocks of a codec are filled up at the end
-            (frames,) = struct.unpack(order + "I", data[body : body + 4])
+            (code,) = struct.unpack(order + "H", data[body : body + 2])
+            told = code in _OF_BLOCKS and size >= 20
+            each = struct.unpack(order + "H", data[body + 18 : body + 20])[0] if told else int(code in _G711)
+        if tag == b"fact" and size >= 4 and code not in _PCM:
+            (counted,) = struct.unpack(order + "I", data[body : body + 4])
         if tag in (b"fmt ", b"fact"):
             kept.append(data[at : body + size + size % 2])
         at = body + size + size % 2
@@ -159,15 +172,32 @@ def _check_wav(name: str, data: Bytes, order: str) -> Checked:
     else:
         return Checked()  # no samples: the decoder says so
     available, promised = len(data) - body, long_size if size == 0xFFFFFFFF and long_size else size
+    frames, note = _counted(counted, each, (min(promised, available) or available) / max(block, 1))
     if promised == 0 and available >= max(block, 1) and data[body : body + 4] not in _CHUNKS:
-        return Checked(_wav(order, kept, data[body:]), frames)
+        return Checked(_wav(order, kept, data[body:]), frames, note)
     if available < promised < _UNKNOWN_BYTES or (long_size and available < promised):
         if not 0 < promised - available <= _TOLERATED_BYTES or available <= promised - available:
             raise _refuse_cut(name, available, promised)
         note = f"the header promises {promised - available} bytes more than there are"
         return Checked(_wav(order, kept, data[body:]), frames, note)
     _refuse_more_chunks(name, data, body + promised, order, b"data")
-    return Checked(_wav(order, kept, data[body : body + promised]) if misplaced else None, frames)
+    return Checked(_wav(order, kept, data[body : body + promised]) if misplaced else None, frames, note)
+
+
+def _counted(counted: int, each: int, blocks: float) -> tuple[int | None, str]:
+    """How many frames are to be read by a wav's own count, None for all of them, and a note where it is wrong.
+
+    A codec fills up its last block, and the count says where the sound ends in it. A recorder that writes to a pipe has
+    left 0, or a number near the greatest, in its place. `each` is how many frames a block has, 0 where the header does
+    not tell.
+    """
+    if not 0 < counted < _UNKNOWN_BYTES:
+        return None, ""
+    if not each:
+        return counted, ""
+    if (int(blocks) - 1) * each < counted <= math.ceil(blocks) * each:
+        return counted if each > 1 else None, ""
+    return None, f"the header counts {counted} frames, its audio has up to {math.ceil(blocks) * each}: all are read"
 
 
 def _refuse_more_chunks(name: str, data: Bytes, at: int, order: str, audio: bytes) -> None:

@@ -25,23 +25,23 @@ def read_utterances(
 ) -> Iterator[tuple[dict[str, Any], Int16[np.ndarray, " _"]]]:
     """Yields the rows of a table from `folder.read_table` and their waveforms, in the table's order.
 
-    A file is decoded once for segments of it that follow one another. Files that cannot be read and utterances shorter
-    than `min_seconds` are added to `problems` and left out. At the end `info` gets `rates`, `channels`, more `notes`.
+    A file is decoded once for segments of it that stand near one another. Files that cannot be read and utterances
+    shorter than `min_seconds` are added to `problems` and left out. At the end `info` gets `rates` and `channels`, how
+    many files have which, and more `notes`.
     """
     notes: dict[str, list[str]] = {}
-    rates, channels = Counter(), Counter()
+    decoded: dict[str, tuple[int, int]] = {}
     rows = utterances.to_dict("records")
     of_file = [(path, list(group)) for path, group in groupby(rows, key=lambda row: row["path"])]
     with tqdm(total=len(rows), desc=name, unit="file", disable=None) as bar:
-        for (_, group), recording in zip(of_file, _decoded(path for path, _ in of_file), strict=True):
+        for (path, group), recording in zip(of_file, _decoded(path for path, _ in of_file), strict=True):
             bar.update(len(group))
             if isinstance(recording, UserError):
                 where, _, what = str(recording).partition(": ")
                 for row in group:
                     problems.add(where, what, row["id"])
                 continue
-            rates[recording.rate] += 1
-            channels[recording.channels] += 1
+            decoded[path] = recording.rate, recording.channels
             for row in group:
                 samples = _segment(row, recording, problems, min_seconds)
                 if samples is None:
@@ -51,8 +51,8 @@ def read_utterances(
                     notes.setdefault(kind, []).append(row["id"])
                 yield {key: value for key, value in row.items() if key != "path"}, samples
     info["notes"] = info["notes"] | notes
-    info["rates"] = {str(rate): number for rate, number in sorted(rates.items())}
-    info["channels"] = {str(number): count for number, count in sorted(channels.items())}
+    for at, key in enumerate(("rates", "channels")):
+        info[key] = {str(value): count for value, count in sorted(Counter(own[at] for own in decoded.values()).items())}
 
 
 def _segment(row: dict[str, Any], recording: Recording, problems: Problems, min_seconds: float) -> np.ndarray | None:
@@ -75,7 +75,10 @@ def _segment(row: dict[str, Any], recording: Recording, problems: Problems, min_
 
 
 def _decoded(paths: Iterable[str]) -> Iterator[Recording | UserError]:
-    """Yields the recordings of files in their order, some of them decoded ahead on every core."""
+    """Yields the recordings of files in their order, some of them decoded ahead on every core.
+
+    A file that comes again among those ahead, as in a dialog's turns, is not decoded again.
+    """
 
     def one(path: str) -> Recording | UserError:
         try:
@@ -84,13 +87,16 @@ def _decoded(paths: Iterable[str]) -> Iterator[Recording | UserError]:
             return error
 
     cores = machine.cores()
-    paths, waiting = iter(paths), []
+    paths, waiting = iter(paths), list[tuple[str, Future]]()
     with ThreadPoolExecutor(cores) as pool:  # decoders and resampler work outside Python's lock
 
-        def submit(number: int) -> list[Future]:
-            return [pool.submit(one, path) for path in islice(paths, number)]
+        def submit() -> None:
+            for path in islice(paths, 4 * cores - len(waiting)):
+                again = next((future for ahead, future in waiting if ahead == path), None)
+                waiting.append((path, again or pool.submit(one, path)))
 
-        waiting = submit(4 * cores)
+        submit()
         while waiting:
-            yield waiting.pop(0).result()
-            waiting += submit(1)
+            yield waiting[0][1].result()
+            del waiting[0]
+            submit()

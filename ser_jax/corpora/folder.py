@@ -5,6 +5,7 @@ is downloaded, and a second copy of the recordings would serve nobody.
 """
 
 import itertools
+import math
 import os
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -71,6 +72,11 @@ def read_split_tables(
     if 0 < len(without) < len(parts):
         raise UserError(f"{split_tables[without[0]]}: no column `emotion`, which the tables of other splits have")
     rows = rows.fillna({column: "" for column in rows.select_dtypes(exclude="number")})
+    if "segment_start" in rows:  # a split of whole files beside one of segments
+        whole = rows["segment_start"].isna()
+        rows = rows.assign(
+            segment_start=rows["segment_start"].mask(whole, 0.0), recording=rows["recording"].mask(whole, rows["id"])
+        )
     if speakers:
         where = str(next(iter(split_tables.values())).parents[1])
         rows["speaker"], own = labels.unified(rows["speaker"], where, "speaker", unify)
@@ -129,8 +135,11 @@ def read_table(
         rows["speaker"] = ""
     rows = _with_segments(table, rows, Path(source), problems)
     rows = _with_ids(rows)
+    rows = _with_dimensions(table, rows, problems)
     if dimensions:
-        rows = _with_dimensions(table, rows, dimensions, problems)
+        known = (~rows[dimensions].map(says_nothing)).any(axis=1)
+        rows = problems.rows(table, rows, ~known, lambda row: f"has no {' and no '.join(dimensions)}")
+        rows = rows.assign(emotion="")
     for column in ("path", *(() if dimensions else ("emotion",)), *(("speaker",) if speakers else ()), "id"):
         missing = rows[column] == ""
         if column not in _OF_FILES:
@@ -346,16 +355,14 @@ def _seconds_or_text(text: str) -> float | str | None:
         return text
 
 
-def _with_dimensions(table: Path, rows: pd.DataFrame, dimensions: Sequence[str], problems: Problems) -> pd.DataFrame:
-    """Rows that have a number in one of these columns, and numbers or nothing in the others; no emotion."""
-    for name in dimensions:
+def _with_dimensions(table: Path, rows: pd.DataFrame, problems: Problems) -> pd.DataFrame:
+    """Rows that have a number or nothing in the columns of dimensions."""
+    for name in [name for name in DIMENSIONS if name in rows]:
         wrong = ~is_number_or_nothing(rows[name])
         rows = problems.rows(
             table, rows, wrong, lambda row, name=name: f"has the {name} {row[name]!r}, expected a number, or nothing"
         )
-    known = (~rows[list(dimensions)].map(says_nothing)).any(axis=1)
-    rows = problems.rows(table, rows, ~known, lambda row: f"has no {' and no '.join(dimensions)}")
-    return rows.assign(emotion="")
+    return rows
 
 
 def _with_ids(rows: pd.DataFrame) -> pd.DataFrame:
@@ -363,8 +370,21 @@ def _with_ids(rows: pd.DataFrame) -> pd.DataFrame:
         return rows
     names = [os.path.splitext(path.replace("\\", "/"))[0].removeprefix("./") for path in rows["path"]]
     if "segment_start" in rows:
-        names = [f"{name}_{round(1000 * start):07d}" for name, start in zip(names, rows["segment_start"], strict=True)]
+        names = _with_time(names, rows["segment_start"])
+        twice = pd.Series(names).duplicated(keep=False)  # people who begin to speak at once
+        names = [
+            both if again else name
+            for name, both, again in zip(names, _with_time(names, rows["segment_end"]), twice, strict=True)
+        ]
     return rows.assign(id=names)
+
+
+def _with_time(names: Sequence[str], seconds: pd.Series) -> list[str]:
+    """Names with a time in milliseconds behind them, where it is known."""
+    return [
+        name if math.isnan(time) else f"{name}_{round(1000 * time):07d}"
+        for name, time in zip(names, seconds, strict=True)
+    ]
 
 
 def _with_genders_of_speakers(table: Path, rows: pd.DataFrame, problems: Problems) -> pd.DataFrame:

@@ -19,6 +19,10 @@ from jaxtyping import Float32
 
 from ser_jax.errors import UserError
 
+HEADLESS = (  # suffixes of samples without a header, many of them of telephone switches
+    *(".raw", ".pcm", ".vox", ".sln", ".sln16", ".ulaw", ".alaw", ".mulaw", ".ul", ".al", ".g722", ".g723", ".g726"),
+    *(".g729", ".adpcm"),
+)
 _KINDS = (  # how a file that libsndfile does not know begins: place, bytes, kind
     (4, b"ftyp", "an MPEG-4 container, as of .m4a and .mp4"),
     (0, b"\x1aE\xdf\xa3", "a Matroska or WebM container"),
@@ -33,7 +37,6 @@ _KINDS = (  # how a file that libsndfile does not know begins: place, bytes, kin
 _ENDLESS = ("aac", "ac3", "eac3", "mpegts", "mp2", "gsm", "dts", "loas")  # frames end to end, which promise no length
 _CHECKSUMMED = ("wavpack", "tta")
 _BLOCK_FRAMES = 1 << 18
-_HEADLESS = (".raw", ".pcm", ".vox")
 _TOLERATED_SECONDS = 0.25  # by which a container may promise more than its audio holds
 
 
@@ -58,10 +61,10 @@ def decode(path: str | os.PathLike, name: str, data: Any, reason: str) -> Decode
     """
     suffix = os.path.splitext(name)[1].lower()
     kind = next((kind for at, mark, kind in _KINDS if data[at : at + len(mark)] == mark), None)
-    if kind is None and suffix in _HEADLESS:
+    if kind is None and suffix in HEADLESS:
         raise UserError(
-            f"{name}: samples without a header, whose rate and width are not known; convert it, as by "
-            "`sox -r 8000 -e signed -b 16 -c 1 IN.raw OUT.wav`"
+            f"{name}: samples without a header, whose rate and coding are not known; convert it, as by "
+            "`sox -t raw -r 8000 -e signed -b 16 -c 1 IN OUT.wav`"
         )
     if importlib.util.find_spec("av") is not None:
         return _by_pyav(name, data, kind, reason)

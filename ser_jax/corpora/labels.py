@@ -244,7 +244,7 @@ def with_renamed_votes(utterances: pd.DataFrame, changes: Changes) -> pd.DataFra
 
 
 def most_voted(utterances: pd.DataFrame) -> pd.Series:
-    """Returns the emotion that most raters heard, by the columns `vote_EMOTION`; NO_AGREEMENT where several have most.
+    """Returns the emotion that most raters chose, by the columns `vote_EMOTION`; NO_AGREEMENT where several have most.
 
     Raises UserError for votes that are no numbers.
     """
@@ -260,8 +260,8 @@ def _votes(utterances: pd.DataFrame) -> pd.DataFrame:
     words = words.mask(words.map(says_nothing), "0").astype(str)
     votes = words.apply(lambda column: pd.to_numeric(column.str.replace(",", "."), errors="coerce"))
     for column in votes:
-        if votes[column].isna().any():
-            found = utterances[column][votes[column].isna()].iloc[0]
+        if (wrong := ~votes[column].between(0, np.finfo(np.float32).max)).any():
+            found = utterances[column][wrong].iloc[0]
             raise UserError(f"column {column}: {found!r}, expected how many raters chose the emotion")
     return votes.set_axis(emotions, axis=1)
 

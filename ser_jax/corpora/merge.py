@@ -16,7 +16,7 @@ from ser_jax.corpora.protocols import speakers_known
 from ser_jax.corpora.targets import DIMENSIONS, range_of
 from ser_jax.errors import UserError
 
-_NAMED = ("id", "speaker", "text")  # columns whose values two corpora may share without meaning the same
+_NAMED = ("id", "speaker", "text", "recording")  # columns whose values two corpora may share and mean another by it
 _COMPUTED = ("corpus", "start", "num_samples", "label")  # when a corpus is packed
 
 
@@ -67,14 +67,15 @@ def parts_of(corpus: Corpus) -> dict[str, str]:
 def _examples(parts: Sequence[Corpus]) -> Iterator[tuple[dict[str, Any], Int16[np.ndarray, " _"]]]:
     table = pd.concat([_named(part) for part in parts], ignore_index=True)
     texts = table.select_dtypes(exclude="number").columns
-    table[texts] = table[texts].fillna("")  # what one corpus says of its utterances and another does not
+    # What one corpus says of its utterances and another does not, or one in numbers and another in words.
+    table[texts] = table[texts].map(lambda value: "" if pd.isna(value) else str(value))
     waveforms = (np.asarray(waveform(part, i)) for part in parts for i in range(len(part.utterances)))
     return zip(table.to_dict("records"), waveforms, strict=True)
 
 
 def _named(part: Corpus) -> pd.DataFrame:
     table = part.utterances.drop(columns=list(_COMPUTED)).assign(source=part.name)
-    for column in _NAMED:
+    for column in [name for name in _NAMED if name in table]:
         table[column] = [f"{part.name}-{value}" if value else "" for value in table[column]]
     return table
 
@@ -88,7 +89,9 @@ def _info(parts: Sequence[Corpus]) -> dict[str, Any]:
         "citation": joined("citation", "\n\n"),
         "licence": joined("licence", " and "),
         "language": joined("language", ", "),
-        "labels": [f"{part.name}: {said}" for part in parts for said in part.info.get("labels", [])] + _scales(parts),
+        "labels": [f"{part.name}: {said}" for part in parts for said in part.info.get("labels", [])]
+        + [f"{part.name}: without its own column source" for part in parts if _has_own_source(part)]
+        + _scales(parts),
         "left_out": [left for part in parts for left in part.info.get("left_out", [])],
         "notes": {
             kind: [f"{part.name}-{name}" for part in parts for name in part.info.get("notes", {}).get(kind, [])]
@@ -101,6 +104,10 @@ def _info(parts: Sequence[Corpus]) -> dict[str, Any]:
             "content": {name: content for part in parts for name, content in _content(part).items()},
         },
     }
+
+
+def _has_own_source(part: Corpus) -> bool:
+    return "source" in part.utterances and not parts_of(part)
 
 
 def _scales(parts: Sequence[Corpus]) -> list[str]:

@@ -55,7 +55,7 @@ def check(name: str, data: Bytes) -> tuple[bytes | None, str]:
 
     Raises UserError that begins with `name` for a hole or lost frames, with their place in bytes and seconds.
     """
-    tag = _tag(data, 0)
+    tag = tag_length(data, 0)
     if begins_adts(data[tag : tag + 7]):
         return None, _check_adts(name, data)
     return _check_mp3(name, data)
@@ -81,8 +81,8 @@ def _adts_frame(header: bytes) -> tuple[int, float]:
     return (length if length > 7 else 0), 1024 * (1 + (header[6] & 3)) / _ADTS_RATES[header[2] >> 2 & 15]
 
 
-def _tag(data: Bytes, at: int) -> int:
-    """The length of the ID3 or APE tag at a place of a file, 0 if none is there."""
+def tag_length(data: Bytes, at: int) -> int:
+    """Returns the length of the ID3 or APE tag at a place of a file, 0 if none is there."""
     head = data[at : at + 32]
     if head[:3] == b"ID3" and len(head) >= 10:
         return 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
@@ -103,7 +103,7 @@ def _walk(data: Bytes, *, adts: bool) -> Iterator[_Piece]:
         if length and at + length > len(data):
             kind = "part"
         elif not length:
-            length, kind = _tag(data, at), "tag"
+            length, kind = tag_length(data, at), "tag"
         if not length:
             kind, length = "junk", _until_frame(data, at, adts=adts)
         yield _Piece(kind, at, min(length, len(data) - at), seconds)

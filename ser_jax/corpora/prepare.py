@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ser_jax import extras
 from ser_jax.corpora import BUILDERS, default_data_dir, labels, layouts, packed_folder
+from ser_jax.corpora.audio import printable
 from ser_jax.corpora.builders.source import Release, Source, open_source
 from ser_jax.corpora.corpus import Corpus, load, pack, refuse_full_disk
 from ser_jax.corpora.decode import read_utterances
@@ -115,8 +116,8 @@ def prepare_folder(
     """
     check_name(name)
     options = options or Options()
-    if not Path(source).is_dir():
-        raise UserError(f"{source}: no such folder")
+    _check_source(source)
+    _check_spelling(options.table or "")
     problems = Problems()
     table = options.table or find_table(source)
     split_tables = {} if table else find_split_tables(source)
@@ -154,8 +155,7 @@ def prepare_layout(
     Its classes are those of its literature; with `emotions` or `labels` in `options`, the owner's that these leave.
     """
     layout, problems, options = layouts.load(name), Problems(), options or Options()
-    if not Path(source).is_dir():
-        raise UserError(f"{source}: no such folder, expected that with the recordings of {layout.title}")
+    _check_source(source, f", expected that with the recordings of {layout.title}")
     utterances = layouts.list_recordings(layout, source, problems)
     described = layout.utterances or len(utterances) + len(problems.found)
     info = {
@@ -174,6 +174,17 @@ def prepare_layout(
         dropped = [emotion for emotion in layout.dropped if emotion in set(utterances["emotion"])]
         options = dataclasses.replace(options, emotions=layout.emotions, labels=Changes(renamed, dropped))
     return _pack_recordings(name, str(source), utterances, problems, info, data_dir, options, against)
+
+
+def _check_source(source: str | os.PathLike, expected: str = "") -> None:
+    _check_spelling(source)
+    if not Path(source).is_dir():
+        raise UserError(f"{source}: no such folder{expected}")
+
+
+def _check_spelling(path: str | os.PathLike) -> None:
+    if printable(path) != os.fspath(path):  # no list of what is bad, nor a description, could name it
+        raise UserError(f"{printable(path)}: its name is not UTF-8; rename it")
 
 
 def _pack_recordings(

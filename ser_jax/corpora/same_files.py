@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -88,13 +88,22 @@ def note_of_overlaps(utterances: pd.DataFrame) -> dict[str, list[str]]:
     """Returns, as "overlapping", the ids of segments that share time with one of another emotion or speaker."""
     if "segment_start" not in utterances:
         return {}
-    found = []
-    for _, rows in utterances.sort_values("segment_start").groupby("path", sort=False):
-        rows = rows.assign(segment_end=rows["segment_end"].fillna(np.inf)).to_dict("records")
-        for i, row in enumerate(rows):
-            for other in rows[i + 1 :]:
-                if other["segment_start"] >= row["segment_end"] - _TOUCHING_SECONDS:
-                    break
-                if (row["emotion"], row["speaker"]) != (other["emotion"], other["speaker"]):
-                    found += [row["id"], other["id"]]
+    ids = utterances["id"].tolist()
+    of = list(zip(utterances["emotion"], utterances["speaker"], strict=True))
+    pairs = overlapping(utterances["path"], utterances["segment_start"], utterances["segment_end"].fillna(np.inf))
+    found = [ids[row] for one, other in pairs if of[one] != of[other] for row in (one, other)]
     return {"overlapping": list(dict.fromkeys(found))} if found else {}
+
+
+def overlapping(recordings: pd.Series, starts: pd.Series, ends: pd.Series) -> Iterator[tuple[int, int]]:
+    """Yields the pairs of rows that are segments of one recording and share seconds of it, more than rounding does.
+
+    What has no start is no segment.
+    """
+    segments = pd.DataFrame({"of": recordings.to_numpy(), "start": starts.to_numpy(), "end": ends.to_numpy()})
+    segments = segments.dropna(subset="start").sort_values("start", kind="stable")
+    for _, rows in segments.groupby("of", sort=False):
+        begins, stops = rows["start"].to_numpy(), rows["end"].to_numpy() - _TOUCHING_SECONDS
+        last = np.searchsorted(begins, stops)  # the first segment that begins behind each one's end
+        for one in range(len(rows)):
+            yield from ((int(rows.index[one]), int(rows.index[other])) for other in range(one + 1, last[one]))

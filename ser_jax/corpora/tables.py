@@ -66,6 +66,7 @@ SYNONYMS = {
     "offset_ms": ("offset_msec",),
 }
 _UNIT = re.compile(r"\s*[\[(]\s*(s|secs?|seconds?|(ms|msecs?|milliseconds?))\s*[\])]$", re.IGNORECASE)
+_CLOCK = re.compile(r"(-?\d+ days?,? +)?[+-]?(\d+:)?\d+:\d+([.,]\d+)?", re.IGNORECASE)
 _TIMES = {"start", "end", "duration", "offset", "start_ms", "end_ms", "duration_ms", "offset_ms"}
 # Words of columns that may be of segments though no name above is theirs.
 _BEGINS = {"start", "begin", "beginning", "onset", "from", "t0", "anfang", "beginn", "von", "début", "debut", "inizio"}
@@ -171,7 +172,7 @@ def _refuse_untold_segments(path: Path, table: pd.DataFrame, written: Mapping[st
             begin, end = written[begin], written[end]
             raise UserError(
                 f"{path}: the columns `{begin}` and `{end}` may be of segments; --rename {begin}=start,{end}=end says "
-                "so (start_ms and end_ms for milliseconds), or any other names that they are not"
+                "so of seconds (start_ms and end_ms of milliseconds), or any other names that they are not"
             )
     elif ends.isdisjoint(table.columns) and (length := _of_times(table, _LENGTHS)):
         length = written[length]
@@ -336,8 +337,10 @@ def _refuse_several(path: Path, place: int, name: str, value: Any, columns: Sequ
 
 def _read_parquet(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     with reading(f"{path}: not a Parquet file"):
-        table = bounded.read_parquet(path)
-    if any(name is not None for name in table.index.names):  # audformat keeps file, start and end there
+        table = bounded.read_parquet(path, whole_numbers=True)
+    if named := [str(name) for name in table.index.names if name is not None]:  # audformat keeps file, start, end there
+        if twice := _repeated([*named, *map(str, table.columns)]):
+            raise UserError(f"{path}: the column `{twice}` stands there twice")
         table = table.reset_index()
     table.columns = [str(name) for name in table.columns]
     for name in table:
@@ -406,8 +409,10 @@ def to_seconds(text: str) -> float | None:
     if ":" not in text:
         seconds = to_float(text.lower().removesuffix("s").replace(",", "."))
     else:
+        if not _CLOCK.fullmatch(text.strip()):  # pandas passes over much else: 00:00:01 12 would be 112 seconds
+            raise ValueError(f"{text!r} is no time")
         text = "00:" + text if text.count(":") == 1 else text
-        seconds = pd.to_timedelta(text.replace(",", ".")).total_seconds()
+        seconds = pd.to_timedelta(re.sub(r"(?<=y|s),", "", text).replace(",", ".")).total_seconds()
     if not math.isfinite(seconds):
         raise ValueError(f"{text!r} is no finite number of seconds")
     return seconds

@@ -14,6 +14,7 @@ from ser_jax.errors import UserError
 from ser_jax.export import eight_bits, tensorflow
 from ser_jax.export.program import Program
 from ser_jax.frontend import spectra_by_product
+from ser_jax.models.ops import maxima_by_taps
 
 OPSET = 18
 LOAD = """
@@ -36,7 +37,7 @@ def write(program: Program, path: Path) -> int:
     import tf2onnx
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as folder, spectra_by_product():
+    with tempfile.TemporaryDirectory() as folder, spectra_by_product(), maxima_by_taps():
         file = Path(folder, "model.tflite")
         tensorflow.write_tflite(program, file, int8=False)  # its own integers are no constants to tf2onnx
         with warnings.catch_warnings():  # it reads the file by an interpreter that TensorFlow will drop

@@ -36,7 +36,7 @@ class Program:
 
     Attributes:
       call: (waveform [max_samples] in [-1, 1) at 16 kHz, number of samples that count) -> probabilities [emotions],
-        NaN for a recording that is too short for the model.
+        NaN for a recording that is too short for the model, or has more samples than the waveform.
       emotions: in the order of the probabilities.
       max_samples: of the longest recording.
       int8: whether weights are rounded to 8 bits.
@@ -119,14 +119,15 @@ def make_program(
     num_rounded, num_weights = np.add(recogniser.sizes, hearing.sizes if hearing else (0, 0)).tolist()
 
     def call(waveform: Array, num_samples: Array) -> Array:
+        refused = num_samples > max_samples  # its end is not here
         num_samples = jnp.clip(num_samples, 0, max_samples)
         # As 16-bit samples, since recordings are kept so; what lies behind the last sample counts as zero.
         samples = jnp.clip(jnp.round(waveform * 32768.0), -32768, 32767)
         samples = jnp.where(_first(num_samples, max_samples), samples, 0.0)
         begin, end = _speech_bounds(samples, num_samples, trim_db) if trim_db else (jnp.int32(0), num_samples)
-        inputs, refused = samples / 32768.0, jnp.array(False)
+        inputs = samples / 32768.0
         if hearing:
-            refused = end - begin < hearing.min_samples
+            refused |= end - begin < hearing.min_samples
             speech = jax.lax.dynamic_slice_in_dim(jnp.pad(inputs, (0, max_samples)), begin, max_samples)
             inputs, end = hearing.call(jnp.where(_first(end - begin, max_samples), speech, 0.0), end - begin)
             begin = jnp.int32(0)

@@ -10,6 +10,7 @@ from jaxtyping import Int16
 
 from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus
 from ser_jax.corpora.features import load_features
+from ser_jax.corpora.labels import hint_of_map
 from ser_jax.errors import UserError
 from ser_jax.inference.attention import Look
 from ser_jax.inference.tables import predictions_table, test_predictions
@@ -76,17 +77,19 @@ def predictions_on(
 def relabel(corpus: Corpus, emotions: Sequence[str]) -> tuple[Corpus, list[str]]:
     """Returns the part of a corpus whose emotions are among `emotions`, labelled by them, and the emotions dropped.
 
-    Raises `UserError` where nothing is left.
+    Raises `UserError` where fewer than two emotions are left.
     """
     if not emotions:  # of a model of dimensions alone; they are what is compared
         table = corpus.utterances.assign(emotion="", label=-1)
         return dataclasses.replace(corpus, utterances=table, emotions=()), list(corpus.emotions)
     dropped = [emotion for emotion in corpus.emotions if emotion not in emotions]
     table = corpus.utterances[corpus.utterances["emotion"].isin(emotions)].reset_index(drop=True)
-    if table.empty:
+    if table["emotion"].nunique() < 2:
+        found = f"{table['emotion'][0]} alone" if len(table) else "none"
         raise UserError(
-            f"corpus {corpus.name}: none of its emotions ({', '.join(corpus.emotions) or 'it has none'}) is known to "
-            f"the model ({', '.join(emotions)})"
+            f"corpus {corpus.name}: {found} of its emotions ({', '.join(corpus.emotions) or 'it has none'}) is known "
+            f"to the model ({', '.join(emotions)}), expected two or more"
+            + "".join(hint_of_map(emotion, emotions) for emotion in dropped)
         )
     table["label"] = [emotions.index(emotion) for emotion in table["emotion"]]
     return dataclasses.replace(corpus, utterances=table, emotions=tuple(emotions)), dropped

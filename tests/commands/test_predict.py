@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 import sys
 
@@ -81,6 +82,20 @@ def test_a_folder_is_one_table_in_every_form(workdir, speech, tmp_path):
     assert (
         table.columns.tolist() == ["file", *(f"e{i}" for i in range(len(own)))] and table["file"].tolist() == files[:1]
     )
+
+
+def test_a_name_that_is_not_utf8_is_written_with_escapes(workdir, speech, tmp_path):
+    odd = os.fsdecode(os.fsencode(speech) + b"/\xff.wav")
+    try:
+        os.rename(speech / "a.wav", odd)
+    except OSError:
+        pytest.skip("the file system takes names of UTF-8 alone")
+    arguments = ["--workdir", workdir, "--json", "--out", tmp_path / "out.csv", "--embeddings", tmp_path / "e.parquet"]
+    status, output, _ = predict(odd, *arguments, "--timeline", tmp_path / "t.png")
+    assert status == 0 and json.loads(output)["file"] == f"{speech}/\\xff.wav"
+    assert [
+        read["file"][0] for read in (pd.read_csv(tmp_path / "out.csv"), pd.read_parquet(tmp_path / "e.parquet"))
+    ] == [f"{speech}/\\xff.wav"] * 2
 
 
 def test_timelines_are_written_in_several_forms_and_for_several_recordings(workdir, speech, tmp_path):

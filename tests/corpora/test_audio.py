@@ -290,6 +290,21 @@ def test_a_pipe_and_standard_input_are_read_to_their_end(tmp_path, monkeypatch):
         read_audio("-")
 
 
+def test_no_bytes_are_samples_by_the_name_of_their_file_alone(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, 20_000, np.uint8).tobytes()
+    for suffix in ("au", "snd", "gsm", "vox", "raw", "ul", "g722", "sln"):
+        (tmp_path / f"a.{suffix}").write_bytes(noise)
+        with pytest.raises(UserError, match=f"a.{suffix}: (cannot be read as audio|samples without a header)"):
+            read_audio(tmp_path / f"a.{suffix}")
+        assert tmp_path / f"a.{suffix}" in find_audio(tmp_path)  # and no folder passes over it
+    soundfile.write(tmp_path / "b.gsm", tone(8000), 8000, format="RAW", subtype="GSM610")
+    np.testing.assert_allclose(read_audio(tmp_path / "b.gsm")[2000:14000], tone(16000)[2000:14000], atol=0.08)
+    wav = wav_bytes(tmp_path)
+    for suffix in ("gsm", "au"):
+        (tmp_path / f"c.{suffix}").write_bytes(wav)
+        np.testing.assert_array_equal(read_audio(tmp_path / f"c.{suffix}"), read_audio(tmp_path / "whole.wav"))
+
+
 PHONE = b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom\0\0\0\0" + bytes(4000)
 BROWSER = (
     bytes.fromhex("1a45dfa3") + b"\x9fB\x86\x81\x01B\xf7\x81\x01B\xf2\x81\x04B\xf3\x81\x08B\x82\x84webm" + bytes(4000)

@@ -50,6 +50,19 @@ def test_a_recording_on_both_sides_is_named_and_one_within_a_side_is_not():
     assert audit(corpus, protocol_of([4, 5], [], [0, 1])).folds[0].recordings == []
 
 
+def test_segments_that_overlap_across_a_fold_are_a_leak():
+    starts = [0.0, 1.0, 2.0, 2.04, 9.0, 9.0, np.nan, np.nan]
+    recordings = ["x"] * 4 + ["y", "z", "", ""]
+    rng = np.random.default_rng(2)
+    waveforms = [rng.integers(-3000, 3000, 17_000).astype(np.int16) for _ in starts]
+    corpus = made(waveforms, recording=recordings, segment_start=starts, segment_end=[start + 1 for start in starts])
+    report = audit(corpus, protocol_of([0, 2, 4, 6], [], [1, 3, 5, 7]))
+    assert report.folds[0].recordings == [["u0", "u1"], ["u1", "u2"], ["u2", "u3"]] and report.duplicates == []
+    assert report.verdict == "leaks"
+    assert any("overlap, 3 pairs: u0 and u1, u1 and u2" in finding for finding in report.findings)
+    assert audit(corpus, protocol_of([0, 1, 2, 3, 4, 6], [], [5, 7])).folds[0].recordings == []
+
+
 def test_silent_recordings_on_both_sides_are_no_leak():
     waveforms = [np.random.default_rng(1).integers(-3000, 3000, 400).astype(np.int16)] * 8
     waveforms[:7] = [np.zeros(400, np.int16)] * 7

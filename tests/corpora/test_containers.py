@@ -122,10 +122,59 @@ def test_a_wav_whose_header_lies_but_whose_sound_is_whole_is_read(tmp_path, wav,
     assert bool(note) == bool(recording.notes)
 
 
+@pytest.mark.parametrize("suffix", ["wav", "ogg", "flac", "aiff", "au", "w64"])
+def test_a_tag_of_mp3_before_another_format_hides_nothing(tmp_path, suffix):
+    sound = encoded(tmp_path, suffix, voice(3.0))
+    expected = read_audio(tmp_path / f"whole.{suffix}")
+    tag = b"ID3\x03\0\0\0\0\0\x64" + bytes(100)
+    (tmp_path / "tagged").write_bytes(tag + sound)
+    np.testing.assert_array_equal(read_audio(tmp_path / "tagged"), expected)
+    (tmp_path / "tagged").write_bytes(tag + sound[: 6 * len(sound) // 10])
+    with pytest.raises(UserError, match=r"tagged: (cut short|cannot be read as audio to its end)"):
+        read_audio(tmp_path / "tagged")
+
+
 def test_a_wav_of_no_samples_and_a_chunk_behind_them_is_empty_not_streamed(tmp_path):
     (tmp_path / "a.wav").write_bytes(riff(FORMAT, chunk(b"data", b""), chunk(b"LIST", b"INFOIART\x05\0\0\0QA me")))
     with pytest.raises(UserError, match="audio without samples"):
         read_audio(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize(
+    ("subtype", "frames"),
+    [("ULAW", 15999), ("ALAW", 15999), ("IMA_ADPCM", 16160), ("MS_ADPCM", 16000), ("GSM610", 16000)],
+)
+def test_the_count_of_a_codec_ends_the_last_block_and_cuts_nothing_else(tmp_path, subtype, frames):
+    soundfile.write(tmp_path / "a.wav", voice(rate=8000, seconds=2)[:15999], 8000, subtype=subtype)
+    wav = (tmp_path / "a.wav").read_bytes()
+    at = wav.index(b"fact") + 8
+
+    def counting(number):
+        (tmp_path / "b.wav").write_bytes(wav[:at] + struct.pack("<I", number) + wav[at + 4 :])
+        return read_recording(tmp_path / "b.wav")
+
+    whole = counting(frames)
+    assert len(whole.samples) == 2 * frames and not whole.notes
+    for unknown in (0, 0x7FFFF000, 0xFFFFFFFF):  # as of a recorder that writes to a pipe
+        read = counting(unknown)
+        np.testing.assert_array_equal(read.samples, whole.samples)
+        assert not read.notes
+    for wrong in (frames // 2, 2 * frames):
+        read = counting(wrong)
+        np.testing.assert_array_equal(read.samples, whole.samples)
+        assert f"the header counts {wrong} frames" in read.notes["structure"]
+    shorter = counting(frames - 3)
+    assert len(shorter.samples) == 2 * frames if subtype in ("ULAW", "ALAW") else 2 * (frames - 3)
+
+
+def test_a_wav_of_64_bits_is_one_under_its_other_name_too(tmp_path):
+    soundfile.write(tmp_path / "a.wav", voice(), RATE, format="RF64", subtype="PCM_16")
+    wav = b"BW64" + (tmp_path / "a.wav").read_bytes()[4:]
+    (tmp_path / "b.wav").write_bytes(wav)
+    np.testing.assert_array_equal(read_audio(tmp_path / "b.wav"), read_audio(tmp_path / "a.wav"))
+    assert containers.begins_as_audio(wav[:32])
+    with pytest.raises(UserError, match="cut short, it holds"):
+        containers.check_structure("b.wav", wav[:-1000])
 
 
 FORMATS = {

@@ -51,6 +51,25 @@ def test_all_utterances_are_there_under_names_of_their_own(data_dir):
     assert len(protocol.folds) == 4 and protocol.speaker_independent
 
 
+def test_columns_that_corpora_have_each_in_their_own_way_are_kept(data_dir):
+    alike = {"id": ["u0", "u1"], "speaker": ["1", "2"], "emotion": ["joy", "joy"], "recording": ["a.wav", "b.wav"]}
+    for name, columns in (
+        ("numbers", {"naturalness": [0.5, np.nan], "source": ["tv", "radio"], "valid": [True, False]}),
+        ("words", {"naturalness": ["0,7", ""]}),
+    ):
+        waveforms = [np.arange(9, dtype=np.int16)] * 2
+        corpus = make_corpus(name, pd.DataFrame(alike | columns), waveforms, ("joy",), {"speakers_known": True})
+        save(corpus, packed_folder(name, data_dir))
+    merged = merge_corpora("both", ["numbers", "words"], data_dir)
+    assert merged.utterances["naturalness"].tolist() == ["0.5", "", "0,7", ""]
+    assert merged.utterances["valid"].tolist() == ["True", "False", "", ""]
+    recordings = ["numbers-a.wav", "numbers-b.wav", "words-a.wav", "words-b.wav"]  # of one name, and not one
+    assert merged.utterances["recording"].tolist() == recordings
+    assert merged.info["labels"] == ["numbers: without its own column source"]
+    again = merge_corpora("again", ["both", "first"], data_dir)
+    assert again.info["labels"] == ["both: numbers: without its own column source"]
+
+
 def test_what_cannot_be_merged_is_refused_and_nothing_is_lost(data_dir):
     for name, corpora, message in (
         ("both", ["first"], "expected at least two corpora"),

@@ -14,7 +14,8 @@ import soundfile
 
 from ser_jax.commands import prepare as command
 from ser_jax.commands.main import main
-from ser_jax.corpora import load_corpus
+from ser_jax.corpora import decode, load_corpus
+from ser_jax.corpora.audio import read_recording
 from ser_jax.corpora.corpus import waveform
 from ser_jax.corpora.labels import Changes, parse_map
 from ser_jax.corpora.merge import merge_corpora
@@ -140,6 +141,35 @@ def test_segments_of_dialogs_are_cut_out_of_them(tmp_path):
     assert "before it begins" in whats and "the file has 6.50 s" in whats and "has the start 'x'" in whats
 
 
+def test_a_dialog_of_two_files_in_turns_is_decoded_once_and_counted_as_two(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        soundfile.write(tmp_path / "in" / f"{name}.wav", voice(40.0, seed=ord(name)), RATE)
+    rows = [(f"{'ab'[at % 2]}.wav", at, at + 1, "joy", "ab"[at % 2]) for at in range(40)]
+    read = []
+    monkeypatch.setattr(decode, "read_recording", lambda path: read.append(path) or read_recording(path))
+    write_table(tmp_path / "table.csv", rows, ("path", "start", "end", "emotion", "speaker"))
+    in_turns = prepare(tmp_path)
+    assert len(read) == 2 and in_turns.info["rates"] == {str(RATE): 2} and in_turns.info["channels"] == {"1": 2}
+    write_table(tmp_path / "table.csv", sorted(rows), ("path", "start", "end", "emotion", "speaker"))
+    in_order = prepare(tmp_path)
+    for at, name in enumerate(in_order.utterances["id"]):
+        there = in_turns.utterances["id"].tolist().index(name)
+        np.testing.assert_array_equal(waveform(in_order, at), waveform(in_turns, there))
+
+
+def test_segments_that_begin_at_once_have_names_of_their_own(tmp_path):
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "a.wav", voice(4.0), RATE)
+    rows = [("0", "1", "joy", "x"), ("0.0001", "2", "anger", "y"), ("2", "3", "joy", "x"), ("2", "", "anger", "y")]
+    write_table(
+        tmp_path / "table.csv", [("a.wav", *row) for row in rows], ("path", "start", "end", "emotion", "speaker")
+    )
+    corpus = prepare(tmp_path)
+    ids = ["a_0000000_0001000", "a_0000000_0002000", "a_0002000_0003000", "a_0002000"]
+    assert corpus.utterances["id"].tolist() == ids == corpus.info["notes"]["overlapping"]
+
+
 def test_a_start_may_be_blank_beside_others_and_times_that_are_not_finite_are_listed(tmp_path):
     (tmp_path / "in").mkdir()
     sound = voice(3.0)
@@ -213,6 +243,12 @@ def test_votes_may_take_the_place_of_the_emotion(own, tmp_path):
     )
     with pytest.raises(UserError, match=r"column vote_anger: 'x', expected how many raters chose the emotion"):
         prepare(tmp_path)
+    for odd in (-1, "inf"):
+        write_table(
+            tmp_path / "table.csv", [(*row[:2], odd, 2) for row in rows], ("path", "speaker", "vote_anger", "vote_joy")
+        )
+        with pytest.raises(UserError, match=rf"column vote_anger: '{odd}', expected how many raters"):
+            prepare(tmp_path)
 
 
 def test_spellings_of_one_emotion_or_speaker_are_refused_or_unified(own, tmp_path):
@@ -286,6 +322,21 @@ def test_an_audio_folder_with_a_folder_for_each_split_is_no_corpus_of_the_emotio
         prepare_folder("own", tmp_path / "splits", tmp_path / "data")
 
 
+def test_a_split_of_segments_stands_beside_one_of_whole_files(tmp_path):
+    head = ("file_name", "emotion", "speaker", "start", "end")
+    rows = {"test": [("a.wav", "joy", "x", 1, 2), ("a.wav", "anger", "y", 2, "")]}
+    rows["train"] = [("a.wav", "joy", "z"), ("b.wav", "anger", "z")]
+    for split, of_split in rows.items():
+        (tmp_path / "in" / split).mkdir(parents=True)
+        for name in {row[0] for row in of_split}:
+            soundfile.write(tmp_path / "in" / split / name, voice(3.0, seed=len(split) + ord(name[0])), RATE)
+        write_table(tmp_path / "in" / split / "metadata.csv", of_split, head[: len(of_split[0])])
+    corpus = prepare_folder("own", tmp_path / "in", tmp_path / "data")
+    assert (corpus.utterances["num_samples"] / RATE).tolist() == [1, 1, 3, 3]
+    assert corpus.utterances["recording"].tolist() == ["test/a.wav", "test/a.wav", "train/a", "train/b"]
+    assert corpus.info["notes"] == {}
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_an_audformat_table_is_taken_as_it_is(own, suffix, tmp_path):
     index = pd.MultiIndex.from_arrays(
@@ -330,6 +381,12 @@ def test_a_name_that_is_not_utf8_is_named_not_passed_over(tmp_path):
         prepare_folder("own", tmp_path / "in", tmp_path / "data")
     corpus = prepare_folder("own", tmp_path / "in", tmp_path / "data", Options(skip_bad=True))
     assert corpus.utterances["id"].tolist() == ["joy/good"] and len(corpus.info["left_out"]) == 1
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    os.rename(tmp_path / "in", odd)
+    write_table(tmp_path / "t.csv", [("joy/good.wav", "joy", "a")])
+    for options in (Options(), Options(table=tmp_path / "t.csv")):
+        with pytest.raises(UserError, match=r"/\\xff: its name is not UTF-8; rename it"):
+            prepare_folder("own", odd, tmp_path / "data", options)
 
 
 def test_a_name_with_control_characters_is_bad_and_printed_with_escapes(tmp_path):
@@ -587,13 +644,14 @@ def test_what_begins_as_audio_is_audio_whatever_its_name(tmp_path):
     for i, name in enumerate(("b.wave", "c", "d.rec")):
         soundfile.write(folder / "joy" / name, voice(seed=5 + i), RATE, format=("WAV", "FLAC", "OGG")[i])
     (folder / "joy" / "e.weba").write_bytes(b"")
+    soundfile.write(folder / "joy" / "k", voice(seed=9), RATE, format="MP3")
     for name, content in (("f.txt", b"RIFF is a word"), ("g", b"RIFF\0\0\0\0WEBP" + bytes(20)), ("h", b"")):
         (folder / "joy" / name).write_bytes(content)
     (folder / "joy" / "i.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
     with pytest.raises(UserError, match=r"e\.weba: an empty file"):
         prepare_folder("own", folder, tmp_path / "data")
     corpus = prepare_folder("own", folder, tmp_path / "data", Options(skip_bad=True))
-    assert corpus.utterances["id"].tolist() == ["anger/a", "joy/a", "joy/b", "joy/c", "joy/d"]
+    assert corpus.utterances["id"].tolist() == ["anger/a", "joy/a", "joy/b", "joy/c", "joy/d", "joy/k"]
 
 
 def test_a_pipe_in_a_folder_is_refused_and_not_waited_for(tmp_path):

@@ -285,6 +285,18 @@ def test_a_column_that_stands_twice_in_parquet_is_refused(tmp_path, source):
     with pytest.raises(UserError, match=r"t.parquet: the column `path` occurs twice"):
         read_table(path, source, Problems())
 
+    pd.DataFrame([ROWS[0]], columns=list(HEAD), index=pd.Index(["b"], name="path")).to_parquet(path)
+    with pytest.raises(UserError, match=r"t.parquet: the column `path` stands there twice"):
+        read_table(path, source, Problems())
+
+
+def test_whole_numbers_in_parquet_stay_whole_beside_ones_that_are_missing(tmp_path, source):
+    speakers = [1234567890123456781 + number for number in range(len(ROWS) - 1)]  # apart by less than a float tells
+    arrays = [*map(pyarrow.array, [*zip(*ROWS, strict=True)][:2]), pyarrow.array([*speakers, None])]
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(arrays, names=list(HEAD)), tmp_path / "t.parquet")
+    rows, problems, _ = read(tmp_path, source, (tmp_path / "t.parquet").read_bytes(), "t.parquet")
+    assert rows["speaker"].tolist() == [*map(str, speakers)] and "has no speaker" in str(problems[0])
+
 
 def test_names_of_very_many_columns_are_looked_at_in_seconds():
     names, begun = [f"c{i}" for i in range(20_000)], time.process_time()
@@ -342,14 +354,31 @@ def test_genders_in_any_words_are_those_of_speakers(tmp_path, source):
 @pytest.mark.parametrize(
     ("written", "seconds"),
     [("1.5", 1.5), ("1,5", 1.5), ("0", 0.0), ("00:01.5", 1.5), ("0 days 00:00:01.500000", 1.5), ("01:00:00", 3600.0),
-     ("", None), ("NaT", None), ("2s", 2.0)],
+     ("", None), ("NaT", None), ("2s", 2.0), ("75:30,5", 4530.5), ("1 day, 0:00:01", 86401.0), (" 0:02 ", 2.0)],
 )  # fmt: skip
 def test_times_are_read_as_seconds_and_as_timedeltas(written, seconds):
     assert to_seconds(written) == seconds
 
 
 @pytest.mark.parametrize(
-    "written", ["inf", "-inf", "infinity", "-nan", "+nan", "1e999", "1_0", "1_0s", "00:inf", "x", "1:x"]
+    "written",
+    [
+        "inf",
+        "-inf",
+        "infinity",
+        "-nan",
+        "+nan",
+        "1e999",
+        "1_0",
+        "1_0s",
+        "00:inf",
+        "x",
+        "1:x",
+        "00:00:01 12",
+        "0:1.5.3",
+        "0:1 0:2",
+        "12:34 PM",
+    ],
 )
 def test_a_time_that_is_no_finite_number_is_an_error_of_its_value(written):
     with pytest.raises(ValueError):

@@ -33,7 +33,8 @@ from ser_jax.export.formats import FORMATS
 from ser_jax.export.onnx import _keep_int8
 from ser_jax.export.rounding import rounded_share
 from ser_jax.export.speeds import at_speeds
-from ser_jax.models import FAMILIES
+from ser_jax.models import FAMILIES, ops
+from ser_jax.models.mask import Mask
 from ser_jax.studies.recognise import make_recogniser
 from ser_jax.studies.workdirs import Restored, recordings
 from ser_jax.training import devices, published
@@ -113,7 +114,7 @@ def test_a_program_is_the_model_at_every_length(tmp_path, name):
     np.testing.assert_array_equal(
         call(padded + (np.arange(len(padded)) >= size), size), found[list(waveforms).index("24123")]
     )
-    assert np.isnan(call(padded, np.int32(0))).all()
+    assert all(np.isnan(call(padded, np.int32(number))).all() for number in (0, program.max_samples + 1))
 
 
 def arguments(program, waveform):
@@ -373,6 +374,24 @@ def test_an_onnx_file_has_scans_and_chooses_between_infinite_numbers(tmp_path):
     for size in map(np.int32, (0, 1, 3, 4, 9)):  # what would go beyond the end is written at the end
         (found,) = session.run(None, {"waveform": waveform, "num_samples": np.array(size)})
         np.testing.assert_allclose(found, call(waveform, size), atol=5e-6, rtol=1e-6)
+
+
+def test_an_onnx_file_has_maxima_of_windows(tmp_path):
+    onnxruntime, _, _ = map(pytest.importorskip, ("onnxruntime", "tf2onnx", "onnx"))
+
+    def call(waveform, num_samples):
+        mask = Mask(jnp.reshape(num_samples, (1,)), 8, 6)
+
+        def of_run(scale):
+            return ops.max_pool(scale * waveform.reshape(1, 8, 6, 1), mask, (3, 3), (2, 2))[0]
+
+        return jax.vmap(of_run)(jnp.array([1.0, -1.0])).reshape(-1)
+
+    FORMATS["onnx"].write(programs.Program(call, (), 48), tmp_path / "x.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
+    waveform, size = np.random.default_rng(0).normal(size=48).astype(np.float32), np.array(5, np.int32)
+    (found,) = session.run(None, {"waveform": waveform, "num_samples": size})
+    np.testing.assert_array_equal(found, call(jnp.asarray(waveform), jnp.asarray(size)))
 
 
 @pytest.mark.parametrize("speeds", [(1.0,), (0.9, 1.0, 1.12)])

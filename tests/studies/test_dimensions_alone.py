@@ -98,6 +98,7 @@ def test_the_corpus_has_values_and_no_classes(data):
     ("table", "message"),
     [
         ("path,speaker,arousal\n0.wav,a,high\n", "line 2 has the arousal 'high', expected a number, or nothing"),
+        ("path,emotion,speaker,arousal\n0.wav,joy,a,high\n", "line 2 has the arousal 'high', expected a number"),
         ("path,speaker,arousal,valence\n0.wav,a,,n/a\n", "line 2 has no arousal and no valence"),
         (
             "path,speaker,liking\n0.wav,a,1\n",

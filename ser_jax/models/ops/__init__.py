@@ -6,8 +6,17 @@ platform decides, is inside.
 
 from ser_jax.models.ops.convolution import convolution
 from ser_jax.models.ops.depthwise import depthwise
-from ser_jax.models.ops.pooling import average_pool, max_pool
+from ser_jax.models.ops.pooling import average_pool, max_pool, maxima_by_taps
 from ser_jax.models.ops.product import product
 from ser_jax.models.ops.recurrence import recurrence, recurrent_step
 
-__all__ = ["average_pool", "convolution", "depthwise", "max_pool", "product", "recurrence", "recurrent_step"]
+__all__ = [
+    "average_pool",
+    "convolution",
+    "depthwise",
+    "max_pool",
+    "maxima_by_taps",
+    "product",
+    "recurrence",
+    "recurrent_step",
+]
