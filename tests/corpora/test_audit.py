@@ -59,7 +59,10 @@ def test_segments_that_overlap_across_a_fold_are_a_leak():
     report = audit(corpus, protocol_of([0, 2, 4, 6], [], [1, 3, 5, 7]))
     assert report.folds[0].recordings == [["u0", "u1"], ["u1", "u2"], ["u2", "u3"]] and report.duplicates == []
     assert report.verdict == "leaks"
-    assert any("overlap, 3 pairs: u0 and u1, u1 and u2" in finding for finding in report.findings)
+    assert any(
+        finding.startswith("LEAK of recordings: 3 pairs of segments overlap") and "u0 and u1, u1 and u2" in finding
+        for finding in report.findings
+    )
     assert audit(corpus, protocol_of([0, 1, 2, 3, 4, 6], [], [5, 7])).folds[0].recordings == []
 
 
