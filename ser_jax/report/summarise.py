@@ -336,16 +336,20 @@ def _of(table: pd.DataFrame | None, variant: str) -> pd.DataFrame | None:
 def _notes(table: pd.DataFrame, cells: Cells, known: Knowledge, *, has_interval: bool) -> list[str]:
     """What a reader must know of the figures: what is missing, and what cannot be estimated."""
     notes = []
-    heard_from = (cells.by_speaker()[0].sum(axis=(0, -1)) > 0).sum(axis=0)  # speakers, for each emotion
-    heard = list(zip(emotions_of(table), heard_from, strict=True))
-    absent = [emotion for emotion, speakers in heard if speakers == 0]
-    single = [emotion for emotion, speakers in heard if speakers == 1]
-    if absent:
+    by_speaker, emotions = cells.by_speaker()[0], np.array(emotions_of(table))
+    absent = emotions[by_speaker.sum(axis=(0, 1, 3)) == 0]
+    number = components.few_clusters(by_speaker)  # of speakers
+    if len(absent):
         notes.append(f"not in the test data and left out of UA and macro F1: {', '.join(absent)}")
     if not has_interval:
         notes.append(bootstrap.no_interval(len(cells.speakers)))
-    elif single:
-        notes.append(f"from one speaker only, so the intervals leave out how speakers differ in: {', '.join(single)}")
+    else:
+        for few, found in (
+            (number == 1, "from one speaker only, so the intervals leave out how speakers differ in"),
+            (number > 1, "from two or three speakers only, so the intervals of UA are too short"),
+        ):
+            if few.any():
+                notes.append(f"{found}: {', '.join(emotions[few])}")
     if has_interval and cells.of_these_models():
         notes.append(intervals.THIS_MODEL)
     return [*notes, *_notes_on_runs(table, cells, known)]

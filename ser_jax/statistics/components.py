@@ -180,9 +180,12 @@ def grid_of(table: pd.DataFrame) -> tuple[Int[np.ndarray, " rows"], Cells]:
     speaker_codes, speakers = pd.factorize(table["speaker"], sort=True)
     cells, cell_of = np.unique(fold_codes * len(speakers) + speaker_codes, return_inverse=True)
     fold_of, speaker_of = np.divmod(cells, len(speakers))
-    seeds, repeated = tuple(np.unique(table["seed"]).tolist()), bool(table.duplicated(["seed", "utterance"]).any())
-    counts = np.zeros((0, len(seeds), len(cells)))
-    return cell_of, Cells(counts, speaker_of, fold_of, seeds, (*speakers,), (*folds,), repeated)
+    seeds = tuple(np.unique(table["seed"]).tolist())
+    found = Cells(np.zeros((0, len(seeds), len(cells))), speaker_of, fold_of, seeds, (*speakers,), (*folds,))
+    if found.every_fold_has_all():
+        tested = table[["fold", "seed", "utterance"]].drop_duplicates()
+        found = dataclasses.replace(found, repeated=bool(tested.duplicated(["seed", "utterance"]).any()))
+    return cell_of, found
 
 
 def count_cells(tables: list[pd.DataFrame]) -> Cells:
@@ -204,6 +207,17 @@ def influences(cells: Cells, weights: Float[np.ndarray, " variants"]) -> Float[n
     classes = (totals > 0).sum(axis=-1)
     own = np.nansum(metrics.divide(hits - expected * counts, np.broadcast_to(totals, counts.shape)), axis=-1) / classes
     return np.where(counts.sum(axis=-1) > 0, own, np.nan)
+
+
+def few_clusters(counts: Num[np.ndarray, "seeds clusters classes classes"]) -> Int[np.ndarray, " classes"]:
+    """How many clusters each class was heard from, where they are too few for the degrees of freedom of all; else 0.
+
+    That is one, which does not show how clusters differ in the class, and two or three of at least twice as many:
+    intervals then hold the truth in 81 to 92 % of simulated studies, and with one in 52 to 82 %.
+    """
+    heard = counts.sum(axis=(0, -1)) > 0
+    number, clusters = heard.sum(axis=0), heard.any(axis=1).sum()
+    return np.where((clusters > 1) & (number <= 3) & ((number == 1) | (2 * number <= clusters)), number, 0)
 
 
 def slopes(

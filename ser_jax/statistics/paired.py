@@ -164,7 +164,7 @@ def contrasts(
         figures = _figures(float(value), parts, margin)
         if cells.of_these_models():  # what another training would give is not known
             figures |= dict.fromkeys(("p_holm", "p_equivalence", "verdict", "detectable"))
-        notes = limits(cells, parts)
+        notes = [*limits(cells, parts), *([] if np.isnan(parts.total) else _rare(cells))]
         test = None
         if not fold_sizes:
             notes.append("the sizes of the folds are not known: no test of Nadeau and Bengio")
@@ -248,6 +248,26 @@ def limits(cells: Cells, parts: Components, *, verdicts: bool = True) -> list[st
         notes.append(f"one training of each variant tested all speakers: {known}; three or more seeds would give one")
     elif cells.trained_once() and cells.shares_models():
         notes.append("one seed, and speakers share models: the noise of their training is estimated from the folds")
+    return notes
+
+
+def _rare(cells: Cells) -> list[str]:
+    """Notes on classes that too few of the speakers, or folds, that are drawn were heard with."""
+    what, number = "folds" if cells.draws_folds() else "speakers", components.few_clusters(cells.drawn()[0])
+    single, few = int((number == 1).sum()), int((number > 1).sum())
+    notes = []
+    if single:
+        emotions = "1 emotion" if single == 1 else f"{single} emotions"
+        notes.append(
+            f"{emotions} from one of the {what} only: interval and p value leave out how {what} differ there, and find "
+            "differences too easily"
+        )
+    if few:
+        emotions = "1 emotion" if few == 1 else f"{few} emotions"
+        notes.append(
+            f"{emotions} from two or three of the {what} only: the interval is too short, and p finds differences too "
+            "easily"
+        )
     return notes
 
 

@@ -155,6 +155,22 @@ def test_missing_runs_and_emotions_of_one_speaker_are_said(table):
     )
 
 
+def test_emotions_of_few_speakers_are_said_of_variants_and_comparisons(table):
+    less = table[(table["label"] != "joy") | (table["speaker"] == "s2")]
+    less = less[(less["label"] != "anger") | less["speaker"].isin(["s1", "s3"])]
+    made = few(less, comparisons=[("eca", "none")])
+    assert made.variants["eca"].notes == (
+        "from one speaker only, so the intervals leave out how speakers differ in: joy",
+        "from two or three speakers only, so the intervals of UA are too short: anger",
+    )
+    single, several = made.comparisons[0].notes[:2]
+    assert single.startswith("1 emotion from one of the speakers only: interval and p value leave out")
+    assert several.startswith("1 emotion from two or three of the speakers only: the interval is too short")
+    most = table[(table["label"] != "joy") | table["speaker"].isin(["s1", "s2", "s3", "s4"])]
+    (last,) = few(most, comparisons=[("eca", "none")]).comparisons[0].notes
+    assert last.startswith("the sizes of the folds are not known")
+
+
 def test_seeds_of_which_no_two_trained_the_same_fold_are_said_to_be_one(table):
     once = table[(table["seed"] == 0) == table["fold"].isin(["fold0", "fold1", "fold2"])]
     eca, expected = (few(rows).variants["eca"] for rows in (once, once.assign(seed=0)))

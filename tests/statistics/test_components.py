@@ -44,6 +44,8 @@ def test_cells_are_one_speakers_utterances_in_one_fold():
     assert cells.every_fold_has_all() and not cells.every_run_tests_all()  # their utterances are not the same
     again = pd.concat([table.assign(fold=name) for name in "01"])
     assert components.grid_of(again)[1].every_run_tests_all()
+    frames = pd.concat([table.assign(fold=fold.astype(str))] * 3)  # several rows of an utterance are one test of it
+    assert not components.grid_of(frames)[1].every_run_tests_all()
     np.testing.assert_array_equal(components.count_cells(tables[:1]).counts, cells.counts[:1])
 
 
@@ -116,6 +118,13 @@ def test_with_a_model_for_each_speaker_draws_of_speakers_show_all_the_noise():
     found = components.decompose(components.influences(cells, DIFFERENCE), cells, 1e-3)
     assert (found.total, found.shared, found.degrees) == (1e-3, 0.0, 7.0)
     assert 0 < found.seeds < 1e-3
+
+
+@pytest.mark.parametrize(("heard", "low", "high"), [(1, 0.4, 0.7), (2, 0.7, 0.9), (8, 0.9, 1.0)])
+def test_intervals_are_too_short_where_a_class_is_said_to_be_of_few_speakers(heard, low, high):
+    cells, _ = simulate(np.random.default_rng(0), "own model", 24, 2, (0.3, 0.0), heard=heard)
+    assert components.few_clusters(cells.by_speaker()[0]).tolist() == [heard if heard < 4 else 0] + [0] * 6
+    assert low < rates("own model", 24, 2, studies=100, heard=heard)["covered"] < high
 
 
 def test_two_trainings_of_one_model_leave_one_degree_of_freedom():
