@@ -38,7 +38,7 @@ def answer_parts(question: "Question", comparisons: Sequence[Comparison]) -> tup
         sentences += [sentence(effect) for effect in found]
         if not found:
             sentences.append(f"No interaction of the factors is significant{_detectable(interactions)}.")
-    if all(one.seeds == 1 for one in stated):
+    if all(one.seeds == 1 and one.seeds_share is None for one in stated):
         sentences.append("All of this is from one seed: how much it varies between seeds is not known.")
     return lead, sentences
 

@@ -48,7 +48,8 @@ def summarise(
     (name, text, factors, levels and comparisons, as in studies/plan.py), answered from the variants that did not fail.
     `known` is what is known of each variant beside its predictions, in the order in which they shall appear.
     `validation` has the runs' predictions for their validation speakers.
-    Raises UserError for an invalid table, one of several corpora, and a comparison that cannot be made.
+    Variants that share no run, as where others of each diverged, are not compared; the first one's notes say so.
+    Raises UserError for an invalid table, one of several corpora, and a comparison with an unknown variant.
     """
     study, how = study or Study(), how or How()
     validate(predictions)
@@ -61,6 +62,8 @@ def summarise(
     failed = set(study.failed) - set(tables)
     wanted = dict.fromkeys([*comparisons, *(pair for question in questions for pair in question.comparisons)])
     pairs = [pair for pair in wanted if not failed & set(pair)]
+    apart = [pair for pair in pairs if _share_nothing(predictions, pair)]
+    pairs = [pair for pair in pairs if pair not in apart]
     options = {"margin": how.margin, "replicates": how.replicates}
     classes, titles = emotions_of(predictions), {score.name: score.title for score in scores.scores_of(predictions)}
     gained = tuple(scores.differences(predictions, pairs, replicates=how.replicates))
@@ -68,11 +71,12 @@ def summarise(
         pairs, of_scores = [], tuple(_asked_of_scores(question, gained, titles) for question in questions)
     compared = {pair: paired.compare(predictions, *pair, study.fold_sizes, **options) for pair in pairs}
     asked = [
-        _asked(question, compared, *_effects(predictions, question, study, failed, options))
+        _asked(question, compared, failed, *_effects(predictions, question, study, failed, options))
         for question in (questions if classes else ())
     ]
     corrected = _corrected(compared, [family for _, family in asked])
     order = [name for name in known if name in tables]
+    known = {name: _noted(known.get(name, Knowledge()), name, apart) for name in dict.fromkeys([*order, *tables])}
     speakers = _speakers(study)
     return Summary(
         form=tree.FORM,
@@ -82,10 +86,7 @@ def summarise(
         chance_ua=1 / predictions["label"].nunique() if classes else None,
         margin=how.margin,
         metrics={metric.name: metric.title for metric in how.metrics} if classes else {},
-        variants={
-            name: _variant(tables[name], known.get(name, Knowledge()), speakers, _of(validation, name), how)
-            for name in dict.fromkeys([*order, *tables])
-        },
+        variants={name: _variant(tables[name], of, speakers, _of(validation, name), how) for name, of in known.items()},
         comparisons=tuple(corrected[pair] for pair in pairs),
         questions=tuple(_answered(entry, own, pairs, corrected) for entry, own in asked) if classes else of_scores,
         scores=titles,
@@ -96,13 +97,31 @@ def summarise(
 # Comparisons and questions ------------------------------------------------------------------------------------------
 
 
+def _share_nothing(predictions: pd.DataFrame, pair: Pair) -> bool:
+    try:
+        paired.paired(predictions, pair, "", {})
+    except paired.NothingSharedError:
+        return True
+    return False
+
+
+def _noted(known: Knowledge, name: str, apart: Sequence[Pair]) -> Knowledge:
+    others = [baseline for variant, baseline in apart if variant == name]
+    notes = [f"not compared with {other}: they share no fold, seed and utterance" for other in others]
+    return dataclasses.replace(known, notes=(*known.notes, *notes))
+
+
 def _asked(
-    question: Any, compared: Mapping[Pair, Comparison], effects: Sequence[Comparison], notes: Sequence[str]
+    question: Any,
+    compared: Mapping[Pair, Comparison],
+    failed: Set[str],
+    effects: Sequence[Comparison],
+    notes: Sequence[str],
 ) -> tuple[Question, dict[Pair, Comparison]]:
     """A question with its effects, and its comparisons; their p values are corrected together, as one family."""
     own = [pair for pair in question.comparisons if pair in compared]
     family = paired.correct([*(compared[pair] for pair in own), *effects])
-    left_out = len(question.comparisons) - len(own)
+    left_out = sum(bool(failed & set(pair)) for pair in question.comparisons)
     if left_out:
         what = "comparison left out: a variant of it" if left_out == 1 else "comparisons left out: variants of them"
         notes = [*notes, f"{left_out} {what} failed"]
@@ -170,7 +189,10 @@ def _effects(
     if missing:
         more = f", nor {len(missing) - 1} other combinations of levels" if len(missing) > 1 else ""
         return [], [f"no effects of {' and '.join(question.factors)}: no variant has {missing[0]}{more}"]
-    return factorial.effects(predictions, question.factors, levels, study.fold_sizes, **options), []
+    try:
+        return factorial.effects(predictions, question.factors, levels, study.fold_sizes, **options), []
+    except paired.NothingSharedError as error:
+        return [], [f"no {error}"]
 
 
 # Variants -----------------------------------------------------------------------------------------------------------

@@ -24,6 +24,10 @@ PAIR = "pair"
 FoldSizes = Mapping[str, tuple[int, int]]  # fold -> numbers of (training, test) utterances
 
 
+class NothingSharedError(UserError):
+    """Variants that were tested on nothing in common, as where the runs that one has diverged for the other."""
+
+
 @dataclasses.dataclass(frozen=True)
 class NadeauBengio:
     """The corrected resampled t-test over runs, a sensitivity analysis beside the comparison's own test."""
@@ -305,7 +309,7 @@ def paired(
         notes.append("tested in different folds, so that they are paired by utterance")
         fold_sizes = {}
     if common.empty:
-        raise UserError(f"{what}: they share no fold, seed and utterance to compare on")
+        raise NothingSharedError(f"{what}: they share no fold, seed and utterance to compare on")
     unshared = sum(len(table) - len(common) for table in tables)
     if unshared:
         which = "one of the two variants has" if len(variants) == 2 else "some of the variants have"

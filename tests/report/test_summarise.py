@@ -14,6 +14,7 @@ from ser_jax.report.summary import Knowledge, Protocol, Study
 from ser_jax.report.terminal import results_table
 from ser_jax.statistics import bootstrap, metrics
 from ser_jax.statistics.metrics import Metric
+from ser_jax.studies.plan import Question
 from tests.statistics.made_tables import EMOTIONS, make_table, sizes
 
 
@@ -153,6 +154,24 @@ def test_missing_runs_and_emotions_of_one_speaker_are_said(table):
         "from one speaker only, so the intervals leave out how speakers differ in: joy",
         "11 runs of 6 folds x 2 seeds: some are missing",
     )
+
+
+def test_variants_that_share_no_run_are_not_compared_and_the_others_are():
+    table = make_table(variants=("none", "eca", "se", "cbam"), utterances=8)
+    lost = {"none": 0, "eca": 1}  # variant -> the seed of which all runs diverged
+    table = table[table["seed"] != table["variant"].map(lost)]
+    pairs = (("eca", "none"), ("se", "none"))
+    levels = {"none": ("x", "p"), "eca": ("y", "p"), "se": ("x", "q"), "cbam": ("y", "q")}
+    levels = {name: dict(zip("ab", of, strict=True)) for name, of in levels.items()}
+    question = Question("q", "?", {"a": ("x", "y"), "b": ("p", "q")}, levels, pairs)
+    made = few(table, questions=[question])
+    assert [(one.variant, one.baseline) for one in made.comparisons] == [("se", "none")]
+    assert "not compared with none: they share no fold, seed and utterance" in made.variants["eca"].notes
+    assert made.questions[0].effects == () and made.questions[0].comparisons == (0,)
+    assert made.questions[0].notes == ("no effects of a, b: they share no fold, seed and utterance to compare on",)
+    assert not few(table, comparisons=pairs[:1]).comparisons
+    with pytest.raises(UserError, match="no variant cbaam"):
+        few(table, comparisons=[("cbaam", "none")])
 
 
 def test_emotions_of_few_speakers_are_said_of_variants_and_comparisons(table):
