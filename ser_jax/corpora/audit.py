@@ -139,14 +139,16 @@ def _audit_fold(corpus: Corpus, fold: Fold, duplicates: list[list[int]]) -> Fold
 def _findings(corpus: Corpus, report: Audit) -> list[str]:
     """Says in words what was found: leaks, then what limits the figures, then what is merely so."""
     folds, findings = report.folds, []
-    if not speakers_known(corpus):
-        findings.append("SPEAKERS UNKNOWN: whether training and test share any cannot be told")
     leaking = [fold for fold in folds if fold.speakers]
+    if not speakers_known(corpus):
+        share = "more than these" if leaking else "any"
+        findings.append(f"SPEAKERS UNKNOWN: whether training and test share {share} cannot be told")
     if leaking:
         names = {name for fold in leaking for name in fold.speakers}
-        findings.append(
-            f"LEAK of speakers: {len(names)} of {report.num_speakers} stand on both sides, in {len(leaking)} of "
-            f"{len(folds)} folds; figures are speaker-dependent"
+        findings.insert(
+            0,
+            f"LEAK of speakers: {len(names)} of {_number(corpus, 'speaker')} stand on both sides, in {len(leaking)} of "
+            f"{len(folds)} folds; figures are speaker-dependent",
         )
     across = {tuple(ids) for fold in folds for ids in fold.recordings}
     if across:
@@ -168,9 +170,14 @@ def _findings(corpus: Corpus, report: Audit) -> list[str]:
     return findings
 
 
+def _number(corpus: Corpus, column: str) -> int:
+    """How many known speakers or texts there are."""
+    return len({*corpus.utterances[column].astype(str)} - {""})
+
+
 def _finding_on_texts(corpus: Corpus, report: Audit) -> str:
     shared_texts = {text for fold in report.folds for text in fold.texts}
-    finding = f"{len(shared_texts)} of {corpus.utterances['text'].nunique()} texts stand on both sides"
+    finding = f"{len(shared_texts)} of {_number(corpus, 'text')} texts stand on both sides"
     if report.protocol == "leave_one_speaker_out":
         finding += ", which this protocol cannot avoid where speakers read the same texts"
     return f"{finding}; speaker_and_text_independent keeps them apart"
