@@ -13,7 +13,7 @@ from ser_jax.predictions import PREFIX, emotions_of, validate
 from ser_jax.report import summary as tree
 from ser_jax.report.answers import answer, describe_difference
 from ser_jax.report.summary import Knowledge, Measure, Question, Study, Summary, Variant, from_json
-from ser_jax.statistics import bootstrap, components, factorial, intervals, metrics, paired, scores
+from ser_jax.statistics import bootstrap, components, factorial, intervals, metrics, paired, scores, tests
 from ser_jax.statistics.calibration import calibration
 from ser_jax.statistics.components import Cells
 from ser_jax.statistics.fairness import fairness
@@ -162,10 +162,17 @@ def _corrected(
     corrected = dict(zip(others, paired.correct([compared[pair] for pair in others]), strict=True))
     for family in families:
         for pair, one in family.items():
-            known = corrected.get(pair)
-            if known is None or (one.p_holm or 0, one.family) > (known.p_holm or 0, known.family):
-                corrected[pair] = one
+            corrected[pair] = _stricter(corrected[pair], one) if pair in corrected else one
     return corrected
+
+
+def _stricter(one: Comparison, other: Comparison) -> Comparison:
+    """The same comparison with the larger p values of two families."""
+    if one.verdict is None:
+        return one
+    found = max(one, other, key=lambda of: (of.p_holm, of.family))
+    alike = max(one.p_equivalence, other.p_equivalence)
+    return dataclasses.replace(found, p_equivalence=alike, verdict=tests.verdict(found.p_holm, alike))
 
 
 def _answered(

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ from sklearn.metrics import balanced_accuracy_score, recall_score
 from ser_jax import predictions
 from ser_jax.errors import UserError
 from ser_jax.report import summary
-from ser_jax.report.summarise import How, ensemble, per_fold, summarise
+from ser_jax.report.summarise import How, _corrected, ensemble, per_fold, summarise
 from ser_jax.report.summary import Knowledge, Protocol, Study
 from ser_jax.report.terminal import results_table
 from ser_jax.statistics import bootstrap, metrics
@@ -172,6 +173,22 @@ def test_variants_that_share_no_run_are_not_compared_and_the_others_are():
     assert not few(table, comparisons=pairs[:1]).comparisons
     with pytest.raises(UserError, match="no variant cbaam"):
         few(table, comparisons=[("cbaam", "none")])
+
+
+def test_a_comparison_of_two_questions_has_the_larger_p_values_of_both():
+    table = make_table(variants=("none", "eca", "se", "cbam"), gain=0.02, utterances=12)
+    alone = few(table, comparisons=[("eca", "none")]).comparisons[0]
+    x, y, z = (
+        dataclasses.replace(alone, variant=name, p=p, p_equivalence=alike, p_holm=p)
+        for name, p, alike in (("x", 0.5, 0.03), ("y", 0.9, 0.001), ("z", 0.01, 0.04))
+    )
+    families = [
+        [dataclasses.replace(x, p_holm=1.0, p_equivalence=0.03, verdict="equivalent", family=2), y],
+        [dataclasses.replace(x, p_holm=0.5, p_equivalence=0.06, verdict="undecided", family=2), z],
+    ]
+    for order in (families, families[::-1]):
+        found = _corrected({}, [{(one.variant, "none"): one for one in family} for family in order])["x", "none"]
+        assert (found.p_holm, found.p_equivalence, found.verdict) == (1.0, 0.06, "undecided")
 
 
 def test_emotions_of_few_speakers_are_said_of_variants_and_comparisons(table):
