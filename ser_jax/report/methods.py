@@ -339,13 +339,21 @@ def _evaluation(summary: Summary) -> list[str]:
         )
     if summary.comparisons:
         sentences.append(
-            "Variants were compared by the paired difference of UA on the same utterances, folds and seeds. Interval, "
-            f"p value and smallest detectable difference follow from one standard error, by Student's t with "
-            f"{_degrees(summary)}; p values are corrected by "
-            f"Holm's method {{{{holm1979simple}}}} within a question ({count(len(summary.comparisons), 'comparison')} "
-            f"in all). Variants are called equivalent where two one-sided tests {{{{schuirmann1987comparison}}}} find "
-            f"the difference within {100 * summary.margin:g} points."
+            "Variants were compared by the paired difference of UA on the same utterances, folds and seeds."
         )
+        if any(one.verdict is not None for one in summary.comparisons):
+            sentences.append(
+                "Interval, p value and smallest detectable difference follow from one standard error, by Student's t "
+                f"with {_degrees(summary)}; p values are corrected by Holm's method {{{{holm1979simple}}}} within a "
+                f"question ({count(len(summary.comparisons), 'comparison')} in all). Variants are called equivalent "
+                "where two one-sided tests {{schuirmann1987comparison}} find the difference within "
+                f"{100 * summary.margin:g} points."
+            )
+        elif any(one.ci95 is not None for one in summary.comparisons):
+            sentences.append(
+                "Interval and p value follow from one standard error, by Student's t with "
+                f"{_degrees(summary)}; they are of these trained models alone, and p values are not corrected."
+            )
         if any(one.detectable is not None for one in summary.comparisons):
             sentences.append(
                 "The smallest detectable difference is the true difference that 80 % of such studies find "
