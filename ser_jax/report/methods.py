@@ -331,7 +331,8 @@ def _evaluation(summary: Summary) -> list[str]:
             " Where a model tested several speakers, the noise of its training is part of them, as far as several "
             "trainings show it {{cameron2011robust}}, with degrees of freedom by {{satterthwaite1946approximate}}."
         )
-        shared = any(variant.folds < variant.speakers for variant in variants)
+        apart = summary.study.speaker_independent is not False  # each speaker in one fold
+        shared = not apart or any(variant.folds != variant.speakers for variant in variants)
         sentences.append(
             "Intervals of a variant's figures are 95 % intervals by Student's t with one degree of freedom less than "
             "there are speakers, on the standard error of a bootstrap that draws speakers {{field2007bootstrapping}}; "

@@ -428,3 +428,11 @@ def test_of_one_training_that_tests_all_speakers_no_correction_and_no_verdict_is
     text = methods.paragraph(made, {})
     assert "of these trained models alone, and p values are not corrected" in text
     assert "Holm" not in text and "equivalent" not in text and "detectable" not in text
+
+
+def test_random_folds_share_models_however_many_they_are(made):
+    text = "Where a model tested several speakers, the noise of its training"
+    assert text not in methods.paragraph(made, {})
+    (protocol,) = made.study.protocols
+    study = dataclasses.replace(made.study, protocols=(dataclasses.replace(protocol, speaker_independent=False),))
+    assert text in methods.paragraph(dataclasses.replace(made, study=study), {})
