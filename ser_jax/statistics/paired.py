@@ -288,8 +288,8 @@ def paired(
     """The variants' rows, restricted to what all were tested on, in the same order; fold sizes for a test; and notes.
 
     Rows are paired by (fold, seed, utterance). Variants of different protocols have no fold in common: they are paired
-    by (seed, utterance), the folds are those of the first variant, and there are no sizes, since runs that trained on
-    different utterances cannot be tested as pairs.
+    by (seed, utterance), the folds are those whose models test most speakers, since noise that these share must not be
+    missed, and there are no sizes, since runs that trained on different utterances cannot be tested as pairs.
     Raises UserError, which begins with `what`, for an unknown variant and where nothing is shared.
     """
     tables = []
@@ -304,8 +304,9 @@ def paired(
     once = not any(table.duplicated(key[1:]).any() for table in tables)
     if common.empty and once:
         indexed, common = _shared(tables, key[1:])
-        folds = indexed[0].loc[common, "fold"]
-        indexed = [table.loc[common].assign(fold=folds) for table in indexed]
+        indexed = [table.loc[common] for table in indexed]
+        folds = max(indexed, key=_speakers_of_a_model)["fold"]
+        indexed = [table.assign(fold=folds) for table in indexed]
         notes.append("tested in different folds, so that they are paired by utterance")
         fold_sizes = {}
     if common.empty:
@@ -321,6 +322,12 @@ def paired(
     if lost:
         notes.append(f"speakers that not all variants were tested on, left out: {', '.join(map(str, lost))}")
     return rows, fold_sizes, tuple(notes)
+
+
+def _speakers_of_a_model(table: pd.DataFrame) -> tuple[float, int, tuple[str, ...]]:
+    """How many speakers a fold has; what follows decides between equals, whichever is the first."""
+    folds = max(1, table["fold"].nunique())
+    return len(table[["fold", "speaker"]].drop_duplicates()) / folds, -folds, tuple(table["fold"])
 
 
 def _shared(tables: Sequence[pd.DataFrame], key: list[str]) -> tuple[list[pd.DataFrame], pd.Index]:
