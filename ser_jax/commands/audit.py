@@ -111,8 +111,9 @@ def _of_config(arguments: argparse.Namespace) -> tuple[Corpus, Protocol]:
 
 def table(report: dict[str, Any]) -> str:
     """Returns the audit as text: one line per fold, then the findings and the verdict."""
+    speakers = f"{report['num_speakers']} speakers" if report["num_speakers"] else "speakers not known of all"
     lines = [
-        f"{report['corpus']}: {report['num_utterances']} utterances, {report['num_speakers']} speakers",
+        f"{report['corpus']}: {report['num_utterances']} utterances, {speakers}",
         f"{report['protocol']}: {report['description']}",
         "",
     ]

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 def text(results: Any, designs: list[Any]) -> str:
     """The table for people."""
-    from ser_jax.report.numbers import duration
+    from ser_jax.report.numbers import detectable, duration
 
     share = results.parts.seeds / results.parts.total
     counts = {"comparison": results.comparisons, "speaker": results.speakers}
@@ -91,7 +91,7 @@ def text(results: Any, designs: list[Any]) -> str:
     lines.append(f"{'speakers':>8}{'seeds':>8}{'detectable':>12}{'half width':>12}{'runs':>8}{'time':>12}")
     for one in designs:
         told = "-" if one.seconds is None else duration(one.seconds)
-        figures = f"{100 * one.detectable:12.1f}{100 * one.half_width:12.1f}{one.runs:8,}"
+        figures = f"{detectable([one.detectable]):>12}{100 * one.half_width:12.1f}{one.runs:8,}"
         lines.append(f"{one.speakers:8}{one.seeds:8}{figures}{told:>12}")
     lines.append("")
     if results.seconds is None:

@@ -150,14 +150,16 @@ def _audit_fold(corpus: Corpus, fold: Fold, same: list[list[int]]) -> FoldAudit:
 def _findings(corpus: Corpus, report: Audit) -> list[str]:
     """Says in words what was found: leaks, then what limits the figures, then what is merely so."""
     folds, findings = report.folds, []
-    if not speakers_known(corpus):
-        findings.append("SPEAKERS UNKNOWN: training and test data may share some")
     leaking = [fold for fold in folds if fold.speakers]
+    if not speakers_known(corpus):
+        share = "more than these" if leaking else "some"
+        findings.append(f"SPEAKERS UNKNOWN: training and test data may share {share}")
     if leaking:
         names = {name for fold in leaking for name in fold.speakers}
-        findings.append(
-            f"LEAK of speakers: {len(names)} of {report.num_speakers} are in both training and test data, in "
-            f"{len(leaking)} of {len(folds)} folds; figures are speaker-dependent"
+        findings.insert(
+            0,
+            f"LEAK of speakers: {len(names)} of {_number(corpus, 'speaker')} are in both training and test data, in "
+            f"{len(leaking)} of {len(folds)} folds; figures are speaker-dependent",
         )
     across = {tuple(ids) for fold in folds for ids in fold.recordings}
     copies = across & {*map(tuple, report.duplicates)}
@@ -189,9 +191,14 @@ def _findings(corpus: Corpus, report: Audit) -> list[str]:
     return findings
 
 
+def _number(corpus: Corpus, column: str) -> int:
+    """How many known speakers or texts there are."""
+    return len({*corpus.utterances[column].astype(str)} - {""})
+
+
 def _finding_on_texts(corpus: Corpus, report: Audit) -> str:
     shared_texts = {text for fold in report.folds for text in fold.texts}
-    finding = f"{len(shared_texts)} of {corpus.utterances['text'].nunique()} texts are in both training and test data"
+    finding = f"{len(shared_texts)} of {_number(corpus, 'text')} texts are in both training and test data"
     if report.protocol == "leave_one_speaker_out":
         finding += ", which this protocol cannot avoid where speakers read the same texts"
     return f"{finding}; speaker_and_text_independent keeps them apart"

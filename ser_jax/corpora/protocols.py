@@ -134,10 +134,11 @@ def make_protocol(
         raise UserError(f"protocol {name}: tested={tested}, expected test or validation")
 
     # A split that keeps speakers apart by construction and one that claims to are looked at in the same way.
-    independent = speakers_known(corpus) and not any(shared(corpus, fold, "speaker") for fold in folds)
+    leaks = any(shared(corpus, fold, "speaker") for fold in folds)
+    independent = speakers_known(corpus) and not leaks
     if independent:
         kind = "speaker-independent"
-    elif speakers_known(corpus):
+    elif leaks:
         kind = "SPEAKER-DEPENDENT: test speakers are in the training data"
     else:
         kind = "SPEAKERS UNKNOWN: test speakers may be in the training data"

@@ -76,7 +76,8 @@ def _differences(view: View) -> Iterator[Block]:
     columns = ("variant", "baseline", *view["corpora"], _POOLED, "p", "SD between corpora", "p, corpora alike")
     caption = (
         "Differences in UA in points over their 95 % intervals. SD between corpora: of the true difference from corpus "
-        "to corpus, a rough estimate with few corpora; the last p value is small where the corpora differ."
+        "to corpus, a rough estimate with few corpora; the last p value is small where the corpora differ. No p value "
+        "is corrected for the number of differences."
     )
     yield Table("effects", caption, columns, tuple(table), words=2)
 

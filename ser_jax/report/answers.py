@@ -38,7 +38,7 @@ def answer_parts(question: "Question", comparisons: Sequence[Comparison]) -> tup
         sentences += [sentence(effect) for effect in found]
         if not found:
             sentences.append(f"No interaction of the factors is significant{_detectable(interactions)}.")
-    if all(one.seeds == 1 for one in stated):
+    if all(one.seeds == 1 and one.seeds_share is None for one in stated):
         sentences.append("All of this is from one seed: how much it varies between seeds is not known.")
     return lead, sentences
 
@@ -87,8 +87,7 @@ def describe_difference(one: ScoreDifference, titles: Mapping[str, str]) -> str:
 
 def signed(one: ScoreDifference) -> str:
     """A difference of scores with its interval."""
-    ends = "" if one.ci95 is None else f" [{one.ci95[0]:+.3f}, {one.ci95[1]:+.3f}]"
-    return f"{one.estimate:+.3f}{ends}"
+    return f"{numbers.decimal(one.estimate, sign=True)} {numbers.signed_ends(one.ci95)}".strip()
 
 
 def what_would_decide(one: Comparison) -> str:
@@ -134,4 +133,4 @@ def _detectable(comparisons: Sequence[Comparison]) -> str:
     values = [one.detectable for one in comparisons if one.detectable is not None]
     if values and min(values) > 1:
         return "; this study can detect no difference that UA can have"
-    return f"; this study detects {numbers.span(values, sign=False)} points in 80 % of cases" if values else ""
+    return f"; this study detects {numbers.detectable(values)} points in 80 % of cases" if values else ""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from ser_jax.report.vector_graphics import (
     ONE_COLUMN,
     PAPER,
     RULE,
+    SIZE,
     SMALL,
     TWO_COLUMNS,
     colour,
@@ -142,7 +144,7 @@ def confusion_panel(title: str, confusion: Sequence[Sequence[int]], emotions: Se
     axis.set_xlabel("predicted")
     axis.set_ylabel("reference")
     axis.spines[:].set_visible(False)
-    axis.set_title(_wrapped(title), loc="left")
+    _title(figure, title)
     return figure
 
 
@@ -196,8 +198,9 @@ def _label_at_the_right(axis: "Axes", points: Sequence[tuple[str, int | float, f
                 places[i + 1] += push
         places += max(0.0, low - places[0]) - max(0.0, places[-1] - high)
     beside = blended_transform_factory(axis.transAxes, axis.transData)
+    names = _shortened([name for name, _, _ in points], 22)
     for i, place in zip(order, places, strict=True):
-        name, cost, value = points[i]
+        _, cost, value = points[i]
         axis.annotate(
             "",
             (cost, value),
@@ -206,7 +209,7 @@ def _label_at_the_right(axis: "Axes", points: Sequence[tuple[str, int | float, f
             textcoords=beside,
             arrowprops={"arrowstyle": "-", "color": INK, "alpha": 0.25, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3},
         )
-        axis.text(1.04, place, _short(name, 22), transform=beside, va="center", fontsize=SMALL, color=INK)
+        axis.text(1.04, place, names[i], transform=beside, va="center", fontsize=SMALL, color=INK)
 
 
 def curves_panel(curves: Mapping[str, Sequence[Mapping[str, Any]]], key: str, ylabel: str, scale: float) -> "Figure":
@@ -249,7 +252,7 @@ def speakers_panel(title: str, speakers: Sequence[tuple[str, Speaker]], pooled: 
     axis.set_yticks(range(len(speakers)) if named else [], [name for name, _ in speakers] if named else [])
     axis.set_ylabel("speaker" if named else f"{len(speakers)} speakers")
     axis.set_xlabel("UA (%)")
-    axis.set_title(_wrapped(title), loc="left")
+    _title(figure, title)
     if axis.get_legend_handles_labels()[1]:
         _legend(figure, axis)
     return figure
@@ -265,7 +268,7 @@ def reliability_panel(title: str, bins: Sequence[Bin]) -> "Figure":
     axis.plot(places, [100 * one.accuracy for one in filled], "o-", color=colour(0), markersize=4)
     axis.set_ylim(-2, 102)
     axis.set_ylabel("recognised (%)")
-    axis.set_title(_wrapped(title), loc="left")
+    _title(figure, title)
     for one in filled:
         width = 100 * (one.high - one.low)
         (bar,) = below.bar(
@@ -331,7 +334,7 @@ def _panel_with_legend(height: float, names: Sequence[str]) -> tuple["Figure", "
 
 def _legend(figure: "Figure", axis: "Axes") -> None:
     handles, labels = axis.get_legend_handles_labels()
-    short = [_short(label, 46 // _columns(labels)) for label in labels]
+    short = _shortened(labels, 46 // _columns(labels))
     spaces = {"handlelength": 1.6, "columnspacing": 1.0, "labelspacing": 0.3, "borderaxespad": 0.2}
     figure.legend(handles, short, loc="outside lower center", ncols=_columns(labels), **spaces)
 
@@ -341,9 +344,23 @@ def _columns(names: Sequence[str]) -> int:
     return max(1, min(4, len(names), 46 // (longest + 6)))
 
 
-def _wrapped(title: str) -> str:
-    return "\n".join(part for line in title.splitlines() for part in textwrap.wrap(line, 46))
+def _title(figure: "Figure", title: str) -> None:
+    """A title at the figure's edge: axes with long labels leave it no room."""
+    text = "\n".join(part for line in title.splitlines() for part in textwrap.wrap(line, 46))
+    figure.suptitle(text, x=0.01, ha="left", fontsize=SIZE)
+
+
+def _shortened(names: Sequence[str], most: int) -> list[str]:
+    """Names of at most so many signs: without their ends or, where these tell them apart, without what they share."""
+    begin, end = len(os.path.commonprefix(names)), len(os.path.commonprefix([name[::-1] for name in names]))
+    own = [f"…{name[begin : max(begin, len(name) - end)]}…" for name in names]
+    ways = ([_short(name, most) for name in names], [_middle(name, most) for name in names])
+    return next((short for short in ways if len(set(short)) == len(set(names))), [_middle(name, most) for name in own])
 
 
 def _short(name: str, most: int) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def _middle(name: str, most: int) -> str:
+    return name if len(name) <= most else f"{name[: most - 1 - most // 2]}…{name[-(most // 2) :]}"

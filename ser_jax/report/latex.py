@@ -12,7 +12,8 @@ def render(table: Table) -> str:
     """Returns a tabular, with its caption as a comment. Other scripts than Latin need XeLaTeX or LuaLaTeX."""
 
     def line(cells: Sequence[str]) -> str:
-        return " & ".join(escaped(cell) for cell in cells) + r" \\"
+        text = " & ".join(escaped(cell) for cell in cells) + r" \\"
+        return f"{{}}{text}" if text[0] in "[*" else text  # they would belong to the line before
 
     alignment = "l" * table.words + "r" * (len(table.columns) - table.words)
     body = [line([one_line(cell) for cell in row]) for row in table.rows]

@@ -331,7 +331,8 @@ def _evaluation(summary: Summary) -> list[str]:
             " Where a model tested several speakers, the noise of its training is part of them, as far as several "
             "trainings show it {{cameron2011robust}}, with degrees of freedom by {{satterthwaite1946approximate}}."
         )
-        shared = any(variant.folds < variant.speakers for variant in variants)
+        apart = summary.study.speaker_independent is not False  # each speaker in one fold
+        shared = not apart or any(variant.folds != variant.speakers for variant in variants)
         sentences.append(
             "Intervals of a variant's figures are 95 % intervals by Student's t with one degree of freedom less than "
             "there are speakers, on the standard error of a bootstrap that draws speakers {{field2007bootstrapping}}; "
@@ -339,13 +340,21 @@ def _evaluation(summary: Summary) -> list[str]:
         )
     if summary.comparisons:
         sentences.append(
-            "Variants were compared by the paired difference of UA on the same utterances, folds and seeds. Interval, "
-            f"p value and smallest detectable difference follow from one standard error, by Student's t with "
-            f"{_degrees(summary)}; p values are corrected by "
-            f"Holm's method {{{{holm1979simple}}}} within a question ({count(len(summary.comparisons), 'comparison')} "
-            f"in all). Variants are called equivalent where two one-sided tests {{{{schuirmann1987comparison}}}} find "
-            f"the difference within {100 * summary.margin:g} points."
+            "Variants were compared by the paired difference of UA on the same utterances, folds and seeds."
         )
+        if any(one.verdict is not None for one in summary.comparisons):
+            sentences.append(
+                "Interval, p value and smallest detectable difference follow from one standard error, by Student's t "
+                f"with {_degrees(summary)}; p values are corrected by Holm's method {{{{holm1979simple}}}} within a "
+                f"question ({count(len(summary.comparisons), 'comparison')} in all). Variants are called equivalent "
+                "where two one-sided tests {{schuirmann1987comparison}} find the difference within "
+                f"{100 * summary.margin:g} points."
+            )
+        elif any(one.ci95 is not None for one in summary.comparisons):
+            sentences.append(
+                "Interval and p value follow from one standard error, by Student's t with "
+                f"{_degrees(summary)}; they are of these trained models alone, and p values are not corrected."
+            )
         if any(one.detectable is not None for one in summary.comparisons):
             sentences.append(
                 "The smallest detectable difference is the true difference that 80 % of such studies find "

@@ -20,9 +20,11 @@ def points(share: int | float | None, *, sign: bool = True) -> str:
     return f"{value:+.1f}" if sign else f"{value:.1f}"
 
 
-def decimal(value: int | float | None, digits: int = 3) -> str:
-    """A number with so many decimals."""
-    return MISSING if value is None else f"{value:.{digits}f}"
+def decimal(value: int | float | None, digits: int = 3, *, sign: bool = False) -> str:
+    """A number with so many decimals; "0.000" has no minus."""
+    if value is None:
+        return MISSING
+    return f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}"
 
 
 def percent_ends(ends: Ends) -> str:
@@ -33,7 +35,17 @@ def percent_ends(ends: Ends) -> str:
 
 def point_ends(ends: Ends) -> str:
     """An interval of differences: "[-1.9, +1.4]"; nothing for None."""
-    return "" if ends is None else f"[{points(ends[0])}, {points(ends[1])}]"
+    return "" if ends is None else f"[{_end(100 * ends[0], 1)}, {_end(100 * ends[1], 1)}]"
+
+
+def signed_ends(ends: Ends, digits: int = 3) -> str:
+    """An interval of differences of numbers: "[-0.012, +0.034]"; nothing for None."""
+    return "" if ends is None else f"[{_end(ends[0], digits)}, {_end(ends[1], digits)}]"
+
+
+def _end(value: int | float, digits: int) -> str:
+    """An end of an interval of differences; one that would read as zero says on which side of it it lies: "+0.03"."""
+    return f"{value:+.1g}" if value and not round(value, digits) else decimal(value, digits, sign=True)
 
 
 def decimal_ends(ends: Ends, digits: int = 3) -> str:
@@ -57,20 +69,30 @@ def decimal_with(value: int | float, ends: Ends, digits: int = 3) -> str:
     return decimal(value, digits) + inside
 
 
-def span(shares: Sequence[int | float], *, sign: bool = True) -> str:
-    """The smallest and the largest of differences: "1.5 to 4.4", or one number where they read the same."""
-    low, high = points(min(shares), sign=sign), points(max(shares), sign=sign)
+def span(shares: Sequence[int | float]) -> str:
+    """The smallest and the largest of differences: "+1.5 to +4.4", or one number where they read the same."""
+    low, high = points(min(shares)), points(max(shares))
+    return low if low == high else f"{low} to {high}"
+
+
+def detectable(shares: Sequence[int | float]) -> str:
+    """The smallest and the largest detectable difference; "> 100" points are none that shares can have."""
+    low, high = ("> 100" if share > 1 else points(share, sign=False) for share in (min(shares), max(shares)))
     return low if low == high else f"{low} to {high}"
 
 
 def p_value(value: int | float | None) -> str:
-    """A p value with three decimals, as a table has it."""
-    return MISSING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    """A p value with three decimals, as a table has it; "0.050" is not below 0.05, "< 0.050" is."""
+    if value is None:
+        return MISSING
+    text = decimal(value)
+    return "< 0.001" if value < 0.001 else f"< {text}" if value < 0.05 and text == "0.050" else text
 
 
 def p_equals(value: int | float) -> str:
     """A p value in a sentence: "p = 0.012" or "p < 0.001"."""
-    return f"p {p_value(value)}" if value < 0.001 else f"p = {p_value(value)}"
+    text = p_value(value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def size(number: int) -> str:

@@ -13,7 +13,7 @@ from ser_jax.predictions import PREFIX, emotions_of, validate
 from ser_jax.report import summary as tree
 from ser_jax.report.answers import answer, describe_difference
 from ser_jax.report.summary import Knowledge, Measure, Question, Study, Summary, Variant, from_json
-from ser_jax.statistics import bootstrap, components, factorial, intervals, metrics, paired, scores
+from ser_jax.statistics import bootstrap, components, factorial, intervals, metrics, paired, scores, tests
 from ser_jax.statistics.calibration import calibration
 from ser_jax.statistics.components import Cells
 from ser_jax.statistics.fairness import fairness
@@ -48,7 +48,8 @@ def summarise(
     (name, text, factors, levels and comparisons, as in studies/plan.py), answered from the variants that did not fail.
     `known` is what is known of each variant beside its predictions, in the order in which they shall appear.
     `validation` has the runs' predictions for their validation speakers.
-    Raises UserError for an invalid table, one of several corpora, and a comparison that cannot be made.
+    Variants that share no run, as where others of each diverged, are not compared; the first one's notes say so.
+    Raises UserError for an invalid table, one of several corpora, and a comparison with an unknown variant.
     """
     study, how = study or Study(), how or How()
     validate(predictions)
@@ -61,6 +62,8 @@ def summarise(
     failed = set(study.failed) - set(tables)
     wanted = dict.fromkeys([*comparisons, *(pair for question in questions for pair in question.comparisons)])
     pairs = [pair for pair in wanted if not failed & set(pair)]
+    apart = [pair for pair in pairs if _share_nothing(predictions, pair)]
+    pairs = [pair for pair in pairs if pair not in apart]
     options = {"margin": how.margin, "replicates": how.replicates}
     classes, titles = emotions_of(predictions), {score.name: score.title for score in scores.scores_of(predictions)}
     gained = tuple(scores.differences(predictions, pairs, replicates=how.replicates))
@@ -68,11 +71,12 @@ def summarise(
         pairs, of_scores = [], tuple(_asked_of_scores(question, gained, titles) for question in questions)
     compared = {pair: paired.compare(predictions, *pair, study.fold_sizes, **options) for pair in pairs}
     asked = [
-        _asked(question, compared, *_effects(predictions, question, study, failed, options))
+        _asked(question, compared, failed, *_effects(predictions, question, study, failed, options))
         for question in (questions if classes else ())
     ]
     corrected = _corrected(compared, [family for _, family in asked])
     order = [name for name in known if name in tables]
+    known = {name: _noted(known.get(name, Knowledge()), name, apart) for name in dict.fromkeys([*order, *tables])}
     speakers = _speakers(study)
     return Summary(
         form=tree.FORM,
@@ -82,10 +86,7 @@ def summarise(
         chance_ua=1 / predictions["label"].nunique() if classes else None,
         margin=how.margin,
         metrics={metric.name: metric.title for metric in how.metrics} if classes else {},
-        variants={
-            name: _variant(tables[name], known.get(name, Knowledge()), speakers, _of(validation, name), how)
-            for name in dict.fromkeys([*order, *tables])
-        },
+        variants={name: _variant(tables[name], of, speakers, _of(validation, name), how) for name, of in known.items()},
         comparisons=tuple(corrected[pair] for pair in pairs),
         questions=tuple(_answered(entry, own, pairs, corrected) for entry, own in asked) if classes else of_scores,
         scores=titles,
@@ -96,13 +97,31 @@ def summarise(
 # Comparisons and questions ------------------------------------------------------------------------------------------
 
 
+def _share_nothing(predictions: pd.DataFrame, pair: Pair) -> bool:
+    try:
+        paired.paired(predictions, pair, "", {})
+    except paired.NothingSharedError:
+        return True
+    return False
+
+
+def _noted(known: Knowledge, name: str, apart: Sequence[Pair]) -> Knowledge:
+    others = [baseline for variant, baseline in apart if variant == name]
+    notes = [f"not compared with {other}: they share no fold, seed and utterance" for other in others]
+    return dataclasses.replace(known, notes=(*known.notes, *notes))
+
+
 def _asked(
-    question: Any, compared: Mapping[Pair, Comparison], effects: Sequence[Comparison], notes: Sequence[str]
+    question: Any,
+    compared: Mapping[Pair, Comparison],
+    failed: Set[str],
+    effects: Sequence[Comparison],
+    notes: Sequence[str],
 ) -> tuple[Question, dict[Pair, Comparison]]:
     """A question with its effects, and its comparisons; their p values are corrected together, as one family."""
     own = [pair for pair in question.comparisons if pair in compared]
     family = paired.correct([*(compared[pair] for pair in own), *effects])
-    left_out = len(question.comparisons) - len(own)
+    left_out = sum(bool(failed & set(pair)) for pair in question.comparisons)
     if left_out:
         what = "comparison left out: a variant of it" if left_out == 1 else "comparisons left out: variants of them"
         notes = [*notes, f"{left_out} {what} failed"]
@@ -143,10 +162,17 @@ def _corrected(
     corrected = dict(zip(others, paired.correct([compared[pair] for pair in others]), strict=True))
     for family in families:
         for pair, one in family.items():
-            known = corrected.get(pair)
-            if known is None or (one.p_holm or 0, one.family) > (known.p_holm or 0, known.family):
-                corrected[pair] = one
+            corrected[pair] = _stricter(corrected[pair], one) if pair in corrected else one
     return corrected
+
+
+def _stricter(one: Comparison, other: Comparison) -> Comparison:
+    """The same comparison with the larger p values of two families."""
+    if one.verdict is None:
+        return one
+    found = max(one, other, key=lambda of: (of.p_holm, of.family))
+    alike = max(one.p_equivalence, other.p_equivalence)
+    return dataclasses.replace(found, p_equivalence=alike, verdict=tests.verdict(found.p_holm, alike))
 
 
 def _answered(
@@ -170,7 +196,10 @@ def _effects(
     if missing:
         more = f", nor {len(missing) - 1} other combinations of levels" if len(missing) > 1 else ""
         return [], [f"no effects of {' and '.join(question.factors)}: no variant has {missing[0]}{more}"]
-    return factorial.effects(predictions, question.factors, levels, study.fold_sizes, **options), []
+    try:
+        return factorial.effects(predictions, question.factors, levels, study.fold_sizes, **options), []
+    except paired.NothingSharedError as error:
+        return [], [f"no {error}"]
 
 
 # Variants -----------------------------------------------------------------------------------------------------------
@@ -336,16 +365,20 @@ def _of(table: pd.DataFrame | None, variant: str) -> pd.DataFrame | None:
 def _notes(table: pd.DataFrame, cells: Cells, known: Knowledge, *, has_interval: bool) -> list[str]:
     """What a reader must know of the figures: what is missing, and what cannot be estimated."""
     notes = []
-    heard_from = (cells.by_speaker()[0].sum(axis=(0, -1)) > 0).sum(axis=0)  # speakers, for each emotion
-    heard = list(zip(emotions_of(table), heard_from, strict=True))
-    absent = [emotion for emotion, speakers in heard if speakers == 0]
-    single = [emotion for emotion, speakers in heard if speakers == 1]
-    if absent:
+    by_speaker, emotions = cells.by_speaker()[0], np.array(emotions_of(table))
+    absent = emotions[by_speaker.sum(axis=(0, 1, 3)) == 0]
+    number = components.few_clusters(by_speaker)  # of speakers
+    if len(absent):
         notes.append(f"not in the test data and left out of UA and macro F1: {', '.join(absent)}")
     if not has_interval:
         notes.append(bootstrap.no_interval(len(cells.speakers)))
-    elif single:
-        notes.append(f"from one speaker only, so the intervals leave out how speakers differ in: {', '.join(single)}")
+    else:
+        for few, found in (
+            (number == 1, "from one speaker only, so the intervals leave out how speakers differ in"),
+            (number > 1, "from two or three speakers only, so the intervals of UA are too short"),
+        ):
+            if few.any():
+                notes.append(f"{found}: {', '.join(emotions[few])}")
     if has_interval and cells.of_these_models():
         notes.append(intervals.THIS_MODEL)
     return [*notes, *_notes_on_runs(table, cells, known)]

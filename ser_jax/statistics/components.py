@@ -32,6 +32,7 @@ class Cells:
     seeds: tuple[int, ...]
     speakers: tuple[str, ...]
     folds: tuple[str, ...]
+    repeated: bool = False  # whether an utterance is tested in several folds
 
     def by_speaker(self) -> Num[np.ndarray, "variants seeds speakers ..."]:
         """The sums of each speaker, over folds."""
@@ -49,9 +50,13 @@ class Cells:
         """Whether a model tests several speakers."""
         return len(self.speaker_of) > len(self.folds)
 
-    def every_run_tests_all(self) -> bool:
-        """Whether every fold tests every speaker: models of other corpora, tested on a whole corpus."""
+    def every_fold_has_all(self) -> bool:
+        """Whether every fold tests every speaker."""
         return len(self.folds) > 1 and len(self.speaker_of) == len(self.speakers) * len(self.folds)
+
+    def every_run_tests_all(self) -> bool:
+        """Whether every fold tests the same: models of other corpora, tested on a whole corpus, not random folds."""
+        return self.repeated and self.every_fold_has_all()
 
     def trained_once(self) -> bool:
         """Whether no model was trained twice, whatever its seed: nothing shows then how trainings of it differ."""
@@ -89,6 +94,7 @@ class Cells:
             self.seeds,
             tuple(np.array(self.speakers)[chosen]),
             tuple(np.array(self.folds)[folds]),
+            self.repeated,
         )
 
 
@@ -175,7 +181,11 @@ def grid_of(table: pd.DataFrame) -> tuple[Int[np.ndarray, " rows"], Cells]:
     cells, cell_of = np.unique(fold_codes * len(speakers) + speaker_codes, return_inverse=True)
     fold_of, speaker_of = np.divmod(cells, len(speakers))
     seeds = tuple(np.unique(table["seed"]).tolist())
-    return cell_of, Cells(np.zeros((0, len(seeds), len(cells))), speaker_of, fold_of, seeds, (*speakers,), (*folds,))
+    found = Cells(np.zeros((0, len(seeds), len(cells))), speaker_of, fold_of, seeds, (*speakers,), (*folds,))
+    if found.every_fold_has_all():
+        tested = table[["fold", "seed", "utterance"]].drop_duplicates()
+        found = dataclasses.replace(found, repeated=bool(tested.duplicated(["seed", "utterance"]).any()))
+    return cell_of, found
 
 
 def count_cells(tables: list[pd.DataFrame]) -> Cells:
@@ -197,6 +207,17 @@ def influences(cells: Cells, weights: Float[np.ndarray, " variants"]) -> Float[n
     classes = (totals > 0).sum(axis=-1)
     own = np.nansum(metrics.divide(hits - expected * counts, np.broadcast_to(totals, counts.shape)), axis=-1) / classes
     return np.where(counts.sum(axis=-1) > 0, own, np.nan)
+
+
+def few_clusters(counts: Num[np.ndarray, "seeds clusters classes classes"]) -> Int[np.ndarray, " classes"]:
+    """How many clusters each class was heard from, where they are too few for the degrees of freedom of all; else 0.
+
+    That is one, which does not show how clusters differ in the class, and two or three of at least twice as many:
+    intervals then hold the truth in 81 to 92 % of simulated studies, and with one in 52 to 82 %.
+    """
+    heard = counts.sum(axis=(0, -1)) > 0
+    number, clusters = heard.sum(axis=0), heard.any(axis=1).sum()
+    return np.where((clusters > 1) & (number <= 3) & ((number == 1) | (2 * number <= clusters)), number, 0)
 
 
 def slopes(
@@ -226,9 +247,10 @@ def decompose(
     if np.isnan(over_speakers):
         return Components(np.nan, np.nan, np.nan, speakers)
     added, fold_of = own / len(cells.seeds), cells.fold_of  # to the mean over seeds
-    if cells.trained_once():
+    once = cells.trained_once()
+    if once and not cells.every_fold_has_all():
         return _of_different_trainings(np.nansum(added, axis=0), cells, over_speakers, speakers)
-    if cells.every_run_tests_all():  # then a fold is one more training of the same, as a seed is
+    if once or cells.every_run_tests_all():  # then a fold is one more training, as a seed is
         added = added.reshape(-1, len(cells.speakers))
         fold_of = np.zeros(len(cells.speakers), int)
     run, models = ~np.isnan(added), int(fold_of.max()) + 1
@@ -239,7 +261,8 @@ def decompose(
     within, _ = _variance_of_sum(np.nan_to_num(added), run)
     shared = max(0.0, float(between.sum() - within.sum()))
     spread = float((between**2 / np.maximum(trainings - 1, 1)).sum())
-    seeds = min(float(between.sum()), over_speakers + shared)
+    # What folds of different utterances differ in is not of seeds alone.
+    seeds = np.nan if once else min(float(between.sum()), over_speakers + shared)
     return Components(over_speakers + shared, seeds, shared, speakers, models, int(trainings.sum()), spread)
 
 

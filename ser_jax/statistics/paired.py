@@ -24,6 +24,10 @@ PAIR = "pair"
 FoldSizes = Mapping[str, tuple[int, int]]  # fold -> numbers of (training, test) utterances
 
 
+class NothingSharedError(UserError):
+    """Variants that were tested on nothing in common, as where the runs that one has diverged for the other."""
+
+
 @dataclasses.dataclass(frozen=True)
 class NadeauBengio:
     """The corrected resampled t-test over runs, a sensitivity analysis beside the comparison's own test."""
@@ -164,7 +168,7 @@ def contrasts(
         figures = _figures(float(value), parts, margin)
         if cells.of_these_models():  # what another training would give is not known
             figures |= dict.fromkeys(("p_holm", "p_equivalence", "verdict", "detectable"))
-        notes = limits(cells, parts)
+        notes = [*limits(cells, parts), *([] if np.isnan(parts.total) else _rare(cells))]
         test = None
         if not fold_sizes:
             notes.append("the sizes of the folds are not known: no test of Nadeau and Bengio")
@@ -251,6 +255,26 @@ def limits(cells: Cells, parts: Components, *, verdicts: bool = True) -> list[st
     return notes
 
 
+def _rare(cells: Cells) -> list[str]:
+    """Notes on classes that too few of the speakers, or folds, that are drawn were heard with."""
+    what, number = "folds" if cells.draws_folds() else "speakers", components.few_clusters(cells.drawn()[0])
+    single, few = int((number == 1).sum()), int((number > 1).sum())
+    notes = []
+    if single:
+        emotions = "1 emotion" if single == 1 else f"{single} emotions"
+        notes.append(
+            f"{emotions} from one of the {what} only: interval and p value leave out how {what} differ there, and find "
+            "differences too easily"
+        )
+    if few:
+        emotions = "1 emotion" if few == 1 else f"{few} emotions"
+        notes.append(
+            f"{emotions} from two or three of the {what} only: the interval is too short, and p finds differences too "
+            "easily"
+        )
+    return notes
+
+
 def _equivalence(one: Comparison) -> float:
     return tests.equivalence_test(one.estimate, one.standard_error, one.degrees, one.margin)
 
@@ -264,8 +288,8 @@ def paired(
     """The variants' rows, restricted to what all were tested on, in the same order; fold sizes for a test; and notes.
 
     Rows are paired by (fold, seed, utterance). Variants of different protocols have no fold in common: they are paired
-    by (seed, utterance), the folds are those of the first variant, and there are no sizes, since runs that trained on
-    different utterances cannot be tested as pairs.
+    by (seed, utterance), the folds are those whose models test most speakers, since noise that these share must not be
+    missed, and there are no sizes, since runs that trained on different utterances cannot be tested as pairs.
     Raises UserError, which begins with `what`, for an unknown variant and where nothing is shared.
     """
     tables = []
@@ -280,12 +304,13 @@ def paired(
     once = not any(table.duplicated(key[1:]).any() for table in tables)
     if common.empty and once:
         indexed, common = _shared(tables, key[1:])
-        folds = indexed[0].loc[common, "fold"]
-        indexed = [table.loc[common].assign(fold=folds) for table in indexed]
+        indexed = [table.loc[common] for table in indexed]
+        folds = max(indexed, key=_speakers_of_a_model)["fold"]
+        indexed = [table.assign(fold=folds) for table in indexed]
         notes.append("tested in different folds, so that they are paired by utterance")
         fold_sizes = {}
     if common.empty:
-        raise UserError(f"{what}: they share no fold, seed and utterance to compare on")
+        raise NothingSharedError(f"{what}: they share no fold, seed and utterance to compare on")
     unshared = sum(len(table) - len(common) for table in tables)
     if unshared:
         which = "one of the two variants has" if len(variants) == 2 else "some of the variants have"
@@ -297,6 +322,12 @@ def paired(
     if lost:
         notes.append(f"speakers that not all variants were tested on, left out: {', '.join(map(str, lost))}")
     return rows, fold_sizes, tuple(notes)
+
+
+def _speakers_of_a_model(table: pd.DataFrame) -> tuple[float, int, tuple[str, ...]]:
+    """How many speakers a fold has; what follows decides between equals, whichever is the first."""
+    folds = max(1, table["fold"].nunique())
+    return len(table[["fold", "speaker"]].drop_duplicates()) / folds, -folds, tuple(table["fold"])
 
 
 def _shared(tables: Sequence[pd.DataFrame], key: list[str]) -> tuple[list[pd.DataFrame], pd.Index]:

@@ -90,6 +90,12 @@ def _pooled(comparisons: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         notes.append("pooled over the corpora that have an interval")
     if len(known) < 2:
         return {"corpora": corpora, "pooled": None, "notes": ["fewer than two corpora have an interval: not pooled"]}
+    alone = [name for name, one in comparisons.items() if one["ci95"] and one.get("verdict", "") is None]
+    if alone:
+        notes.append(
+            f"one training of each variant tested all speakers of {', '.join(alone)}: what another training would give "
+            "counts as a difference between corpora"
+        )
     if len(known) < 5:
         notes.append(f"{len(known)} corpora: how much the effect varies between corpora is hardly known")
     values = (np.array([one[key] for one in known]) for key in ("estimate", "standard_error"))

@@ -11,7 +11,10 @@ from ser_jax.predictions import COLUMNS, PREDICTED, PREFIX, TRUE, VOTES
 from ser_jax.studies.outside import match_names
 from ser_jax.studies.results import Result
 
-NO_SEEDS = "no seeds are known: the same predictions stand for every seed of the others"
+NO_SEEDS = (
+    "no seeds are known: the same predictions stand for every seed of the others, and intervals leave out that another "
+    "training would differ"
+)
 NAMED = 5  # of the utterances left out
 
 

@@ -119,14 +119,15 @@ def _summarise(
         questions=questions,
         how=How(margin=margin),
     )
-    labels_alone = {result.name for result in results if LABELS_ALONE in result.notes}
     return dataclasses.replace(
-        made,
-        variants={
-            name: dataclasses.replace(variant, calibration=None) if name in labels_alone else variant
-            for name, variant in made.variants.items()
-        },
+        made, variants={name: dataclasses.replace(one, **_untold(one.notes)) for name, one in made.variants.items()}
     )
+
+
+def _untold(notes: Sequence[str]) -> dict[str, None]:
+    """The figures of a variant that labels without probabilities, or predictions without seeds, do not have."""
+    untold = ["calibration"] if LABELS_ALONE in notes else []
+    return dict.fromkeys([*untold, *(("ensemble", "ua_seed_sd") if align.NO_SEEDS in notes else ())])
 
 
 def _study(

@@ -82,6 +82,20 @@ def test_speakers_texts_and_sessions_on_both_sides_are_named():
     assert report.leaks_speakers and report.not_tested == 5
 
 
+def test_speakers_of_whom_some_are_not_known_leak_all_the_same_and_are_counted():
+    corpus = made(speaker=["s0", "s0", "", "s1", "s1", "s2", "s2", ""], text=["", "x", "y", "", "x", "", "y", "x"])
+    report = audit(corpus, protocol_of([0, 2, 3], [5], [1, 4, 6]))
+    assert report.verdict == "leaks"
+    assert report.findings[:2] == [
+        "LEAK of speakers: 3 of 3 stand on both sides, in 1 of 1 folds; figures are speaker-dependent",
+        "SPEAKERS UNKNOWN: whether training and test share more than these cannot be told",
+    ]
+    assert any(finding.startswith("1 of 2 texts stand on both sides") for finding in report.findings)
+    assert command.table(report.as_dict()).startswith("made: 8 utterances, speakers not known of all\n")
+    assert "SPEAKER-DEPENDENT" in make_protocol(corpus, "random", num_folds=2, validation_speakers=0).description
+    assert "SPEAKERS UNKNOWN" in make_protocol(made(speaker=[""] * 8), "random", num_folds=4).description
+
+
 def test_a_text_in_several_spellings_is_one_and_is_told():
     corpus = made(text=["It is on.", "it is on", "x", "x"] * 2)
     report = audit(corpus, protocol_of([0, 2], [], [5, 7]))

@@ -117,6 +117,11 @@ def test_one_seed_is_said_once():
     assert answer(question(), [one, one]).count("one seed") == 1
 
 
+def test_one_seed_whose_folds_show_the_noise_of_training_is_not_said_to_hide_it():
+    shares = {"seeds_share": 0.75, "speakers_share": 0.25}  # models of another corpus: each fold is one more training
+    assert "one seed" not in answer(question(), [comparison(1.2, [-0.8, 3.2], 0.3, seeds=1, **shares)])
+
+
 def test_many_comparisons_name_the_differences_and_sum_up_the_others():
     others = [comparison(p, [p - 3, p + 3], 0.5, detectable=4 + p) for p in (-1, 0, 1, 2)]
     found = comparison(9, [5, 13], 0.01, variant="both")

@@ -2,8 +2,10 @@ import dataclasses
 import re
 import xml.etree.ElementTree as ElementTree
 
+import matplotlib.text
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from ser_jax.report import figures, vector_graphics
 from ser_jax.report.figures import Row
@@ -157,3 +159,49 @@ def test_names_with_markup_and_other_scripts_are_drawn_as_they_are(tmp_path, rec
 def test_signs_that_no_font_has_are_found():
     assert vector_graphics.missing_signs("Röe −×±… a$b") == ""
     assert vector_graphics.missing_signs("a\U0010ffff") == "\U0010ffff"
+
+
+NINE = [
+    f"an encoder with {mixing} attention between frames and a hidden layer of {width} units"
+    for mixing in ("self", "no", "convolutional")
+    for width in (15, 67, 141)
+]
+
+
+def texts_of(figure):
+    return [text for text in figure.findobj(matplotlib.text.Text) if text.get_visible() and text.get_text()]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: figures.cost_panel([(name, 1000.0 * (i + 1), VARIANT) for i, name in enumerate(NINE)], "x"),
+        lambda: figures.interaction_panel(["none", "eca"], {name: [VARIANT, VARIANT] for name in NINE}),
+    ],
+)
+def test_long_names_that_begin_alike_are_told_apart(draw):
+    with vector_graphics.style():
+        figure = draw()
+    cut = [text.get_text() for text in texts_of(figure) if "…" in text.get_text()]
+    assert len(cut) == len(set(cut)) == 9
+    names = ["x" * 50, "x" * 50 + "y", "short"]
+    assert len(set(figures._shortened(names, 22))) == 3
+    assert figures._shortened(["cnn", "x" * 30], 22) == ["cnn", "x" * 21 + "…"]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: figures.confusion_panel(NINE[0], [[1, 0], [0, 1]], ["a" * 30, "b"]),
+        lambda: figures.speakers_panel(NINE[0], [("s" * 30, SPEAKER)], 0.5),
+        lambda: figures.reliability_panel(NINE[0], [BIN]),
+    ],
+)
+def test_a_title_is_not_cut_off_where_labels_are_long(draw):
+    with vector_graphics.style():
+        figure = draw()
+        FigureCanvasAgg(figure).draw()
+    (title,) = [text for text in texts_of(figure) if text.get_text().startswith("an encoder")]
+    place = title.get_window_extent()
+    assert place.x0 >= 0 and place.x1 <= figure.bbox.x1
+    assert all(not place.overlaps(axis.bbox) for axis in figure.axes)

@@ -419,3 +419,20 @@ def test_latex_escapes_what_it_would_read_as_its_own():
     assert latex("50 % of a_b & {c}~x < 1 − 2 × 3–4 $\\x$ #1") == (
         r"50 \% of a\_b \& \{c\}\textasciitilde{}x $<$ 1 $-$ 2 $\times$ 3--4 \$\textbackslash{}x\$ \#1"
     )
+
+
+def test_of_one_training_that_tests_all_speakers_no_correction_and_no_verdict_is_claimed():
+    table = made_study.make_predictions(["pooling: mean", "pooling: attentive"], seeds=(0,)).assign(fold="03")
+    made = made_study.make_summary(table, whole=False)
+    assert made.comparisons[0].ci95 is not None and made.comparisons[0].verdict is None
+    text = methods.paragraph(made, {})
+    assert "of these trained models alone, and p values are not corrected" in text
+    assert "Holm" not in text and "equivalent" not in text and "detectable" not in text
+
+
+def test_random_folds_share_models_however_many_they_are(made):
+    text = "Where a model tested several speakers, the noise of its training"
+    assert text not in methods.paragraph(made, {})
+    (protocol,) = made.study.protocols
+    study = dataclasses.replace(made.study, protocols=(dataclasses.replace(protocol, speaker_independent=False),))
+    assert text in methods.paragraph(dataclasses.replace(made, study=study), {})

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -9,11 +10,12 @@ from sklearn.metrics import balanced_accuracy_score, recall_score
 from ser_jax import predictions
 from ser_jax.errors import UserError
 from ser_jax.report import summary
-from ser_jax.report.summarise import How, ensemble, per_fold, summarise
+from ser_jax.report.summarise import How, _corrected, ensemble, per_fold, summarise
 from ser_jax.report.summary import Knowledge, Protocol, Study
 from ser_jax.report.terminal import results_table
 from ser_jax.statistics import bootstrap, metrics
 from ser_jax.statistics.metrics import Metric
+from ser_jax.studies.plan import Question
 from tests.statistics.made_tables import EMOTIONS, make_table, sizes
 
 
@@ -153,6 +155,56 @@ def test_missing_runs_and_emotions_of_one_speaker_are_said(table):
         "from one speaker only, so the intervals leave out how speakers differ in: joy",
         "11 runs of 6 folds x 2 seeds: some are missing",
     )
+
+
+def test_variants_that_share_no_run_are_not_compared_and_the_others_are():
+    table = make_table(variants=("none", "eca", "se", "cbam"), utterances=8)
+    lost = {"none": 0, "eca": 1}  # variant -> the seed of which all runs diverged
+    table = table[table["seed"] != table["variant"].map(lost)]
+    pairs = (("eca", "none"), ("se", "none"))
+    levels = {"none": ("x", "p"), "eca": ("y", "p"), "se": ("x", "q"), "cbam": ("y", "q")}
+    levels = {name: dict(zip("ab", of, strict=True)) for name, of in levels.items()}
+    question = Question("q", "?", {"a": ("x", "y"), "b": ("p", "q")}, levels, pairs)
+    made = few(table, questions=[question])
+    assert [(one.variant, one.baseline) for one in made.comparisons] == [("se", "none")]
+    assert "not compared with none: they share no fold, seed and utterance" in made.variants["eca"].notes
+    assert made.questions[0].effects == () and made.questions[0].comparisons == (0,)
+    assert made.questions[0].notes == ("no effects of a, b: they share no fold, seed and utterance to compare on",)
+    assert not few(table, comparisons=pairs[:1]).comparisons
+    with pytest.raises(UserError, match="no variant cbaam"):
+        few(table, comparisons=[("cbaam", "none")])
+
+
+def test_a_comparison_of_two_questions_has_the_larger_p_values_of_both():
+    table = make_table(variants=("none", "eca", "se", "cbam"), gain=0.02, utterances=12)
+    alone = few(table, comparisons=[("eca", "none")]).comparisons[0]
+    x, y, z = (
+        dataclasses.replace(alone, variant=name, p=p, p_equivalence=alike, p_holm=p)
+        for name, p, alike in (("x", 0.5, 0.03), ("y", 0.9, 0.001), ("z", 0.01, 0.04))
+    )
+    families = [
+        [dataclasses.replace(x, p_holm=1.0, p_equivalence=0.03, verdict="equivalent", family=2), y],
+        [dataclasses.replace(x, p_holm=0.5, p_equivalence=0.06, verdict="undecided", family=2), z],
+    ]
+    for order in (families, families[::-1]):
+        found = _corrected({}, [{(one.variant, "none"): one for one in family} for family in order])["x", "none"]
+        assert (found.p_holm, found.p_equivalence, found.verdict) == (1.0, 0.06, "undecided")
+
+
+def test_emotions_of_few_speakers_are_said_of_variants_and_comparisons(table):
+    less = table[(table["label"] != "joy") | (table["speaker"] == "s2")]
+    less = less[(less["label"] != "anger") | less["speaker"].isin(["s1", "s3"])]
+    made = few(less, comparisons=[("eca", "none")])
+    assert made.variants["eca"].notes == (
+        "from one speaker only, so the intervals leave out how speakers differ in: joy",
+        "from two or three speakers only, so the intervals of UA are too short: anger",
+    )
+    single, several = made.comparisons[0].notes[:2]
+    assert single.startswith("1 emotion from one of the speakers only: interval and p value leave out")
+    assert several.startswith("1 emotion from two or three of the speakers only: the interval is too short")
+    most = table[(table["label"] != "joy") | table["speaker"].isin(["s1", "s2", "s3", "s4"])]
+    (last,) = few(most, comparisons=[("eca", "none")]).comparisons[0].notes
+    assert last.startswith("the sizes of the folds are not known")
 
 
 def test_seeds_of_which_no_two_trained_the_same_fold_are_said_to_be_one(table):

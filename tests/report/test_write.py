@@ -10,10 +10,10 @@ import markupsafe
 import pytest
 
 from ser_jax.report import html as html_page
-from ser_jax.report import markdown, vector_graphics
+from ser_jax.report import latex, markdown, vector_graphics
 from ser_jax.report import summary as summaries
 from ser_jax.report.answers import sentence
-from ser_jax.report.blocks import Answer, Figure, Section
+from ser_jax.report.blocks import Answer, Cell, Figure, Items, Section, Table
 from ser_jax.report.sections import make_sections, subtitle
 from ser_jax.report.sources import Sources
 from ser_jax.report.summarise import How, summarise
@@ -145,6 +145,18 @@ def test_latex_tables_hold_the_rows_and_escape_what_latex_would_read(study):
     assert f"{100 * made.variants[SOME[0]].ua.value:.1f}" in rows[1]
     assert not re.search(r"(?<!\\)[%#_]", re.sub(r"^%.*$", "", table, flags=re.MULTILINE))
     assert not {character for character in table if ord(character) > 127} - {"ä"}
+
+
+def test_of_one_speaker_of_unknown_gender_there_is_no_table_of_dashes():
+    made = summarise(made_study.make_predictions(SOME[:1]).query("speaker == '03'"), how=How(replicates=50))
+    blocks = next(one for one in make_sections(sources_of(made)) if one.id == "speakers").blocks
+    assert [type(block) for block in blocks] == [Figure, Items]
+
+
+@pytest.mark.parametrize("name", ["[a]", "*"])
+def test_a_row_that_begins_with_a_sign_of_latexs_line_break_is_a_row_of_its_own(name):
+    table = Table("t", "", ("variant", "UA"), ((Cell(name), Cell("1.0")),))
+    assert f"\n{{}}{name} & 1.0 \\\\\n" in latex.render(table)
 
 
 def test_a_summary_without_what_a_study_adds_gives_a_report_that_says_what_it_lacks(tmp_path):

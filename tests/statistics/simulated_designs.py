@@ -35,8 +35,12 @@ def simulate(
     *,
     balanced: bool = True,
     shared: float = SHARED,
+    heard: int | None = None,
 ) -> tuple[Cells, np.ndarray]:
-    """Returns the counts of a study of variants that gain `effects`, in logits, and their true UA (see the module)."""
+    """Returns the counts of a study of variants that gain `effects`, in logits, and their true UA (see the module).
+
+    `heard` is how many speakers have the first class, by default all.
+    """
     size = DESIGNS[design] or speakers
     size = min(size, max(1, speakers // 3)) if design == "folds" else size
     fold_of = np.arange(speakers) // size
@@ -44,6 +48,8 @@ def simulate(
     expected = np.full(CLASSES, 7.0) if balanced else np.array([30.0, 12.0, 8.0, 5.0, 3.0, 2.0, 1.0])
     counts = rng.poisson(expected, size=(speakers, CLASSES))
     counts[0] = np.maximum(counts[0], 1)
+    if heard is not None:
+        counts[:, 0] = 3 * (rng.permutation(speakers) < heard)
     difficulty = DIFFICULTY + rng.normal(0, SPEAKER, (speakers, 1)) + rng.normal(0, SPEAKER, (speakers, CLASSES))
     gain = rng.normal(0, GAIN, (len(effects), 1, speakers, CLASSES)) + np.reshape(effects, (-1, 1, 1, 1))
     noise = rng.normal(0, OWN, (len(effects), seeds, speakers, CLASSES))
@@ -94,6 +100,7 @@ def rates(
     seed: int = 0,
     balanced: bool = True,
     shared: float = SHARED,
+    heard: int | None = None,
     of_variants: bool = False,
 ) -> dict[str, float]:
     """Shares of studies: whose interval of the difference, and of UA, covers the truth, and by verdict.
@@ -102,7 +109,7 @@ def rates(
     test of sign flips over speakers finds the difference; "UA covered", by the interval of a single variant, is looked
     at where `of_variants`. "detectable" is the mean over studies, NaN where there are no verdicts.
     """
-    rng, options = np.random.default_rng(seed), {"balanced": balanced, "shared": shared}
+    rng, options = np.random.default_rng(seed), {"balanced": balanced, "shared": shared, "heard": heard}
     weights = np.concatenate([np.eye(family), -np.ones((family, 1))], axis=1)
     seen: dict[str, list[float]] = {}
     for study in range(studies):

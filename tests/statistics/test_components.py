@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -40,7 +41,11 @@ def test_cells_are_one_speakers_utterances_in_one_fold():
         for one, found in zip(tables, counts, strict=True):
             np.testing.assert_array_equal(found, metrics.confusion_counts(one, group).counts)
     assert not cells.folds_nest_speakers()
-    assert cells.every_run_tests_all()
+    assert cells.every_fold_has_all() and not cells.every_run_tests_all()  # their utterances are not the same
+    again = pd.concat([table.assign(fold=name) for name in "01"])
+    assert components.grid_of(again)[1].every_run_tests_all()
+    frames = pd.concat([table.assign(fold=fold.astype(str))] * 3)  # several rows of an utterance are one test of it
+    assert not components.grid_of(frames)[1].every_run_tests_all()
     np.testing.assert_array_equal(components.count_cells(tables[:1]).counts, cells.counts[:1])
 
 
@@ -113,6 +118,13 @@ def test_with_a_model_for_each_speaker_draws_of_speakers_show_all_the_noise():
     found = components.decompose(components.influences(cells, DIFFERENCE), cells, 1e-3)
     assert (found.total, found.shared, found.degrees) == (1e-3, 0.0, 7.0)
     assert 0 < found.seeds < 1e-3
+
+
+@pytest.mark.parametrize(("heard", "low", "high"), [(1, 0.4, 0.7), (2, 0.7, 0.9), (8, 0.9, 1.0)])
+def test_intervals_are_too_short_where_a_class_is_said_to_be_of_few_speakers(heard, low, high):
+    cells, _ = simulate(np.random.default_rng(0), "own model", 24, 2, (0.3, 0.0), heard=heard)
+    assert components.few_clusters(cells.by_speaker()[0]).tolist() == [heard if heard < 4 else 0] + [0] * 6
+    assert low < rates("own model", 24, 2, studies=100, heard=heard)["covered"] < high
 
 
 def test_two_trainings_of_one_model_leave_one_degree_of_freedom():
@@ -242,6 +254,28 @@ def test_no_row_is_lost_where_folds_that_cross_with_speakers_have_different_seed
     assert found.shared > 0 and found.degrees == 3
 
 
+def of_random_folds(seeds):
+    """Three folds that share out the utterances of every speaker."""
+    table = make_table(seeds=tuple(range(seeds)), speakers=5, utterances=24, gain=0.2)
+    return table.assign(fold=table["utterance"].str[-2:].astype(int).mod(3).astype(str))
+
+
+def test_one_seed_of_random_folds_does_not_show_what_seeds_add():
+    found = paired.compare(of_random_folds(1), "eca", "none", {}, replicates=200)
+    assert (found.seeds_share, found.with_twice_seeds, found.degrees) == (None, None, 4)
+    assert found.with_twice_speakers < found.half_width
+    assert [note.split(":")[0] for note in found.notes[:1]] == ["one seed"]
+    assert "speakers share models" in found.notes[1]
+
+
+def test_seeds_share_of_random_folds_is_of_seeds_and_not_of_their_utterances():
+    table = of_random_folds(3)
+    first = table[table["seed"] == 0]
+    alike = pd.concat([first.assign(seed=seed) for seed in range(3)])
+    assert paired.compare(alike, "eca", "none", {}, replicates=200).seeds_share == pytest.approx(0)
+    assert paired.compare(table, "eca", "none", {}, replicates=200).seeds_share > 0.1
+
+
 def test_twice_the_speakers_of_one_seed_leave_the_noise_of_models_that_cross_with_them():
     cells = crossing()
     parts = components.decompose(components.influences(cells, DIFFERENCE), cells, 1e-3)
@@ -270,7 +304,7 @@ def test_models_tested_on_all_speakers_are_trainings_whatever_fold_they_are_of()
     # The same six trainings, as three folds of two seeds.
     counts = cells.counts.reshape(2, 2, 3, 6, *cells.counts.shape[-2:]).reshape(2, 2, 18, *cells.counts.shape[-2:])
     names = tuple(map(str, range(6)))
-    split = Cells(counts, np.tile(np.arange(6), 3), np.repeat(np.arange(3), 6), (0, 1), names, names[:3])
+    split = Cells(counts, np.tile(np.arange(6), 3), np.repeat(np.arange(3), 6), (0, 1), names, names[:3], True)
     options = {"margin": 0.02, "replicates": 300, "seed": 0}
     (found,), (expected,) = (paired.contrasts(one, DIFFERENCE[None], {}, **options) for one in (split, cells))
     for key in ("estimate", "standard_error", "seeds_share", "degrees"):

@@ -219,3 +219,15 @@ def test_utterances_that_several_folds_test_are_not_paired_with_those_of_other_f
     both = pd.concat([twice, second.assign(fold="c")], ignore_index=True)
     with pytest.raises(UserError, match="share no fold, seed and utterance to compare on"):
         paired.compare(both, "eca", "none", {})
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_variants_of_different_protocols_have_the_same_interval_whichever_is_the_baseline(seeds):
+    table = make_table(seeds=seeds, utterances=24)
+    random = table["utterance"].str[-2:].astype(int).mod(2).map("random{}".format)
+    table["fold"] = table["fold"].where(table["variant"] == "none", random)
+    one, other = (paired.compare(table, *pair, {}, replicates=200) for pair in (("eca", "none"), ("none", "eca")))
+    assert one.estimate == -other.estimate
+    for key in ("standard_error", "degrees", "p", "seeds_share", "folds", "notes"):
+        assert getattr(one, key) == getattr(other, key), key
+    assert one.folds == 2  # random folds test all speakers by one model, whose noise they share

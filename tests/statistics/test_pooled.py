@@ -57,6 +57,16 @@ def test_pooled_effect_of_corpora_that_agree_is_weighted_by_their_precision():
     assert found["ci95"] == pytest.approx((found["estimate"] - half, found["estimate"] + half))
 
 
+def test_corpora_of_one_training_that_tested_all_speakers_are_named():
+    first, second = (make_summary(name, {"none": 0.5, "eca": 0.6}, [("eca", 0.1)]) for name in "ab")
+    first["comparisons"][0]["verdict"], second["comparisons"][0]["verdict"] = None, "difference"
+    (effect,) = pooled.across_corpora([first, second])["effects"]
+    assert effect["pooled"] is not None
+    assert effect["notes"][0].startswith("one training of each variant tested all speakers of a: ")
+    first["comparisons"][0]["verdict"] = "undecided"
+    assert len(pooled.across_corpora([first, second])["effects"][0]["notes"]) == 1
+
+
 def test_pooled_intervals_cover_the_true_mean_effect():
     for corpora in (2, 5):
         assert pooled_coverage(corpora, studies=400)["pooled effect"] >= 0.92

@@ -86,6 +86,9 @@ def test_an_outside_copy_of_a_variant_equals_it(workdir, tmp_path):
     assert made.variants["svm"].ua.value == pytest.approx(balanced_accuracy(one))
     assert made.variants["svm"].ua_per_seed["0"] == made.variants["svm"].ua_per_seed["1"]
     assert align.NO_SEEDS in made.variants["svm"].notes
+    svm, eca = made.variants["svm"], made.variants["eca"]
+    assert (svm.ensemble, svm.ua_seed_sd) == (None, None)  # it has no seeds that could differ
+    assert eca.ensemble.seeds == 2 and eca.ua_seed_sd > 0
     assert made.variants["svm"].speakers == 4
     # The same comparison, of a table made by hand.
     by_hand = pd.concat(

@@ -153,7 +153,7 @@ def forest_row(comparison: Comparison, label: str) -> draw.Row:
         value=comparison.estimate,
         ci95=comparison.ci95,
         text=numbers.points_with(comparison.estimate, comparison.ci95),
-        detectable=comparison.detectable,
+        detectable=comparison.detectable and min(comparison.detectable, 1.0),
         dots=tuple(comparison.seed_differences.values()),
     )
 
@@ -163,7 +163,7 @@ def _cells(one: Comparison) -> list[Cell]:
         points_cell(one.estimate, one.ci95),
         Cell(numbers.p_value(one.p_holm), numbers.p_value(one.p), one.p_holm),
         Cell(one.verdict or numbers.MISSING),
-        points_cell(one.detectable, sign=False),
+        cell(one.detectable, lambda share: numbers.detectable([share])),
         cell(one.seeds_share, lambda share: f"{100 * share:.0f}"),
         _widths(one),
         cell(one.nadeau_bengio and one.nadeau_bengio.p, numbers.p_value),

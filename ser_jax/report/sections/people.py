@@ -34,7 +34,9 @@ def speakers(sources: Sources) -> Iterator[Block]:
             "UA by the gender of the speaker, with 95 % intervals over the speakers of that gender.",
             sources.summary.chance_ua,
         )
-    yield _table(fair)
+    table = _table(fair)
+    if any(cell.value is not None for row in table.rows for cell in row):
+        yield table
     known = {name: {s: one for s, one in of.speakers.items() if one.ua is not None} for name, of in fair.items()}
     means = {
         s: sum(values) / len(values)

@@ -98,9 +98,11 @@ def _detectable(sources: Sources) -> str:
     known = [one.detectable for one in sources.summary.comparisons if one.detectable is not None]
     if not known:
         return "not known: no comparison has an interval."
-    several = ", by comparison" if "to" in numbers.span(known, sign=False) else ""
+    if min(known) > 1:
+        return "none that UA can have: this study is too small."
+    several = ", by comparison" if "to" in numbers.detectable(known) else ""
     return (
-        f"{numbers.span(known, sign=False)} points{several} (the true difference of UA for which 80 % of such studies "
+        f"{numbers.detectable(known)} points{several} (the true difference of UA for which 80 % of such studies "
         "reach the verdict “difference”)."
     )
 
