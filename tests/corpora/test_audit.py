@@ -87,10 +87,10 @@ def test_speakers_of_whom_some_are_not_known_leak_all_the_same_and_are_counted()
     report = audit(corpus, protocol_of([0, 2, 3], [5], [1, 4, 6]))
     assert report.verdict == "leaks"
     assert report.findings[:2] == [
-        "LEAK of speakers: 3 of 3 stand on both sides, in 1 of 1 folds; figures are speaker-dependent",
-        "SPEAKERS UNKNOWN: whether training and test share more than these cannot be told",
+        "LEAK of speakers: 3 of 3 are in both training and test data, in 1 of 1 folds; figures are speaker-dependent",
+        "SPEAKERS UNKNOWN: training and test data may share more than these",
     ]
-    assert any(finding.startswith("1 of 2 texts stand on both sides") for finding in report.findings)
+    assert any(finding.startswith("1 of 2 texts are in both training and test data") for finding in report.findings)
     assert command.table(report.as_dict()).startswith("made: 8 utterances, speakers not known of all\n")
     assert "SPEAKER-DEPENDENT" in make_protocol(corpus, "random", num_folds=2, validation_speakers=0).description
     assert "SPEAKERS UNKNOWN" in make_protocol(made(speaker=[""] * 8), "random", num_folds=4).description
