@@ -147,9 +147,12 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def to_json(value: Any) -> str:
-    """Serialises with sorted keys, so that equal values are equal text."""
-    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+def to_json(value: Any, *, in_order: bool = False) -> str:
+    """Serialises with sorted keys, so that equal values are equal text; `in_order`: with keys as they come.
+
+    Configurations are written in order: of the patterns of `optimizer.rates` the first that fits counts.
+    """
+    return json.dumps(value, indent=1, sort_keys=not in_order, ensure_ascii=False) + "\n"
 
 
 @contextlib.contextmanager

@@ -230,9 +230,9 @@ def split(found: str) -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """Returns a copy with lists for tuples, as JSON has them, so that a configuration equals its own copy as JSON."""
+    """Returns a copy as JSON has it, so that a configuration equals its own: lists for tuples, texts for whole keys."""
     if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
+        return {str(key) if type(key) is int else key: plain(entry) for key, entry in value.items()}
     if isinstance(value, tuple | list):
         return [plain(entry) for entry in value]
     return value

@@ -83,6 +83,9 @@ def deciding(config: dict) -> dict:
         )  # what these hold counts, not where it lies
     }
     result["evaluation"] = {name: config["evaluation"][name] for name in ("window_seconds", "batch_statistics")}
+    rates = config["optimizer"]["rates"]
+    if list(rates) != sorted(rates):  # the first pattern that fits counts: another order is another training
+        result["optimizer"] = config["optimizer"] | {"rates": [[pattern, rate] for pattern, rate in rates.items()]}
     return result
 
 
@@ -124,12 +127,16 @@ def choose(what: str, name: str, choices: Mapping[str, Any]) -> Any:
 
 
 def differences(old: dict, new: dict, prefix: str = "config") -> Iterator[str]:
-    """Yields one "path: old -> new" for each leaf in which two configurations differ."""
+    """Yields one "path: old -> new" for each leaf in which two configurations differ.
+
+    So does the order of the patterns of `optimizer.rates`, which has a meaning.
+    """
     for key in sorted({*old, *new}):
         path, a, b = f"{prefix}.{key}", old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
+        reordered = a == b and path.endswith("optimizer.rates") and list(a or ()) != list(b or ())
+        if isinstance(a, dict) and isinstance(b, dict) and not reordered:
             yield from differences(a, b, path)
-        elif a != b:
+        elif a != b or reordered:
             yield f"{path}: {a!r} -> {b!r}"
 
 

@@ -62,7 +62,7 @@ def read_tensors(path: str | Path) -> Tensors:
     if path.suffix == ".safetensors":
         try:
             return safetensors_numpy.load_file(path)
-        except (OSError, safetensors.SafetensorError, KeyError) as error:
+        except (OSError, safetensors.SafetensorError, KeyError, AttributeError) as error:  # of a dtype NumPy lacks
             raise UserError(
                 f"{path}: damaged or cut short, expected a safetensors file ({_one_line(error)})"
             ) from error
@@ -88,6 +88,8 @@ def clean_names(tensors: Mapping[str, np.ndarray], dtype: Any = np.float32) -> T
     for name, parts in norms.items():
         if set(parts) != {"g", "v"}:
             raise UserError(f"{name}weight: half of a weight norm; expected its length and its direction")
+        if parts["v"].ndim != 3:
+            raise UserError(f"{name}weight_v: shape {parts['v'].shape}, expected 3 axes, of a convolution")
         length = np.linalg.norm(parts["v"].reshape(-1, parts["v"].shape[-1]), axis=0)
         if parts["g"].size != length.size:
             raise UserError(f"{name}weight_g: shape {parts['g'].shape}, expected (1, 1, {length.size})")

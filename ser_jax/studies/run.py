@@ -131,7 +131,8 @@ def claim(workdir: Path, config: dict) -> None:
         config = json.loads(json.dumps(config))  # as it will be read again: JSON knows no tuples
         found = configuration.completed(read_json(path))
         found = json.loads(json.dumps(found))
-        grown = set(found["seeds"]) < set(config["seeds"]) and found | {"seeds": config["seeds"]} == config
+        more = found | {"seeds": config["seeds"]}
+        grown = set(found["seeds"]) < set(config["seeds"]) and not any(configuration.differences(more, config))
         different = [] if grown else list(configuration.differences(found, config))
         if different:
             raise UserError(

@@ -86,7 +86,7 @@ def has_checkpoint(folder: Path) -> bool:
 
 def finish(folder: Path, result: dict) -> None:
     """Writes a population's checksums and, last of all, its result: from then on it counts as trained."""
-    text = to_json(result)
+    text = to_json(result, in_order=True)
     names = [name for name in checksums.files_below(folder) if name.split("/")[0] not in (RESULT, *_MADE_AGAIN)]
     checksums.write(folder, names, known={RESULT: hashlib.sha256(text.encode()).hexdigest()})
     with atomic_file(folder / RESULT) as temporary:
@@ -139,9 +139,9 @@ def read_places(workdir: Path) -> dict[str, Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON, whole or not at all."""
+    """Writes JSON, whole or not at all; keys stay in their order."""
     with atomic_file(path) as temporary:
-        temporary.write_text(to_json(value), encoding="utf-8")
+        temporary.write_text(to_json(value, in_order=True), encoding="utf-8")
 
 
 @contextmanager

@@ -132,6 +132,11 @@ def _from_waveforms(config: dict, data_dir: str | os.PathLike | None) -> Upper:
         )
     for group, key in (("training", "crop_seconds"), ("evaluation", "window_seconds")):
         seconds = config[group][key]
+        if seconds and round(seconds * SAMPLE_RATE) < architecture.min_samples:
+            raise UserError(
+                f"config.{group}.{key}: found {seconds:g}, expected at least "
+                f"{architecture.min_samples / SAMPLE_RATE:g} s, which encoder {name} makes one frame of"
+            )
         if architecture.max_samples and seconds * SAMPLE_RATE > architecture.max_samples:
             raise UserError(
                 f"config.{group}.{key}: found {seconds:g}, expected at most {architecture.max_samples / SAMPLE_RATE:g} "

@@ -93,7 +93,7 @@ def make_schedule(options: Mapping[str, Any], *, num_steps: int, warmup_steps: i
     A schedule is called with a peak of 1 and with the steps that remain after the warm-up; arguments of the
     configuration come before these.
     """
-    name, arguments = options["schedule"], dict(options["schedule_arguments"])
+    name, arguments = options["schedule"], _with_numbers(options["schedule_arguments"])
     where = f"{_WHERE}.schedule_arguments"
     make = resolve(name, (optax.schedules, optax), f"{_WHERE}.schedule", suffix="_schedule")
     remaining = num_steps - warmup_steps
@@ -199,6 +199,16 @@ def _check_shares(arguments: Mapping[str, Any]) -> None:
         value = arguments[name]
         if isinstance(value, int | float) and not 0 <= value < 1:
             raise UserError(f"{_WHERE}.arguments.{name}: found {value:g}, expected a number of at least 0 and below 1")
+
+
+def _with_numbers(arguments: Any) -> Any:
+    """Arguments with whole numbers for keys that spell one, as steps of boundaries do: JSON's keys are texts."""
+    if not isinstance(arguments, Mapping):
+        return arguments
+    return {
+        int(key) if isinstance(key, str) and key.isdecimal() else key: _with_numbers(entry)
+        for key, entry in arguments.items()
+    }
 
 
 def _call(make: Callable, arguments: dict[str, Any], where: str) -> Any:

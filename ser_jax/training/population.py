@@ -252,6 +252,7 @@ def make_population(
             selects=selects,
             precision=precision,
             augmentations=augmentations,
+            rates=rates,
             **durations,
         )
         return make_programs(

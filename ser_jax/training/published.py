@@ -52,7 +52,8 @@ def write(folder: Path, name: str, arrays: Mapping[str, np.ndarray], metadata: d
     described = {path: describe_array(array) | {"sha256": sha256(array)} for path, array in arrays.items()}
     header = {"library_name": LIBRARY, "format": FORMAT_VERSION, "name": name}
     (folder / WEIGHTS).write_bytes(safetensors.numpy.save(arrays, metadata={"format": "flax"}))
-    (folder / METADATA).write_text(to_json(sealed({**metadata, **header, "arrays": described})), encoding="utf-8")
+    text = to_json(sealed({**metadata, **header, "arrays": described}), in_order=True)
+    (folder / METADATA).write_text(text, encoding="utf-8")
 
 
 def read_metadata(folder: Path) -> dict:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -105,7 +105,8 @@ class Learner:
     """What is static in a training step.
 
     Attributes:
-      model: the network; its rates that are not 0, as that of dropout, are those of `Run.rates`.
+      model: the network.
+      rates: the options of the model that are values of `Run.rates`, as that of dropout.
       optimizer: what a gradient does to the parameters.
       averages: whether parameters are averaged for evaluation, by `Run.ema_decay`.
       parameters, batch_stats: shapes and dtypes of one run's, trees of `jax.ShapeDtypeStruct`.
@@ -137,6 +138,7 @@ class Learner:
     selects: bool
     precision: str
     augmentations: frozenset[str]
+    rates: tuple[str, ...]
 
     @property
     def num_parameters(self) -> int:
@@ -182,6 +184,7 @@ def make_learner(
     selects: bool = False,
     precision: str = "tf32",
     augmentations: frozenset[str] = AUGMENTATIONS,
+    rates: Iterable[str] = (),
 ) -> Learner:
     """Builds a Learner; `optimizer` is the group `config.optimizer`, see `optimizers.make_optimizer`."""
     if axis_name and hasattr(model, "axis_name"):  # its batch normalisation is synchronised
@@ -205,6 +208,7 @@ def make_learner(
         selects=selects,
         precision=precision,
         augmentations=augmentations,
+        rates=tuple(rates),
     )
 
 

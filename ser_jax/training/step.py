@@ -288,7 +288,8 @@ def _windows_output(
     if batch_statistics == "running":
         return learner.model.apply(trained, inputs, num_frames, train=False), batch.source
     # Every device has batches of its own, and nothing is dropped.
-    model = learner.model.clone(dropout=0.0, axis_name=None)
+    alone = {"axis_name": None} if hasattr(learner.model, "axis_name") else {}
+    model = learner.model.clone(**dict.fromkeys(learner.rates, 0.0), **alone)
     output, _ = model.apply(trained, inputs, num_frames, train=True, mutable=["batch_stats"])
     return output, batch.source
 

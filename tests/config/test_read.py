@@ -22,6 +22,15 @@ def test_every_shipped_configuration_is_complete(path):
         assert is_baseline(variant["model"]) or models.build(num_classes=4, **variant["model"])
 
 
+def test_a_configuration_equals_its_own_copy_as_json(tmp_path):
+    path = tmp_path / "steps.py"
+    path.write_text("""def get_config():
+    return {"optimizer": {"schedule_arguments": {"boundaries_and_scales": {9: 0.5, 10: (1, 2)}}}}
+""")
+    loaded = config.load(str(path))
+    assert json.loads(json.dumps(loaded)) == loaded
+
+
 def test_an_override_changes_one_leaf():
     before, after = config.load(QUICKSTART), config.load(QUICKSTART, ["--config.model.width=1.0"])
     assert list(config.differences(before, after)) == ["config.model.width: 'tiny' -> 1.0"]

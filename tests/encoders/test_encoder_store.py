@@ -211,6 +211,21 @@ def test_half_of_a_weight_norm_is_refused(group):
         store.load(str(group))
 
 
+def test_a_weight_norm_of_no_convolution_is_refused(group):
+    tensors = load_file(group / "model.safetensors")
+    direction = next(name for name in tensors if name.endswith(("weight_v", "original1")))
+    save_file(tensors | {direction: np.float32(1)[...]}, group / "model.safetensors")
+    with pytest.raises(UserError, match=r"weight_v: shape \(\), expected 3 axes"):
+        store.load(str(group))
+
+
+def test_weights_of_a_dtype_that_numpy_lacks_are_refused(group):
+    header = json.dumps({"x": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    (group / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"0")
+    with pytest.raises(UserError, match="expected a safetensors file"):
+        store.load(str(group))
+
+
 def test_other_weights_than_those_taken_are_refused(group, tmp_path):
     kept = store.get(str(group), tmp_path)
     tensors = load_file(kept / "model.safetensors")

@@ -308,6 +308,8 @@ def test_all_of_an_encoder_can_be_trained_and_its_model_takes_recordings(data, t
         ({"model": {"lower": 2}}, "config.model.layers: found 2 above the 2 of config.model.lower; encoder tiny has 3"),
         ({"model": {"states": 3}}, "config.model.states: found 3, expected at most 2, those up to config.model.lower"),
         ({"model": {"stem": "full"}}, "config.model.lower: found 1, expected 0 with stem=full"),
+        ({"training": {"crop_seconds": 0.012}}, "config.training.crop_seconds: found 0.012, expected at least 0.012"),
+        ({"evaluation": {"window_seconds": 0.01}}, "config.evaluation.window_seconds: found 0.01, expected at least"),
         ({"training": {"crop_seconds": 9.0}}, "config.training.crop_seconds: found 9, expected at most 8 s"),
         ({"evaluation": {"window_seconds": 9.0}}, "config.evaluation.window_seconds: found 9, expected at most 8 s"),
         ({"training": {"precision": "bfloat16"}}, "config.training.precision: found bfloat16, expected float32 or"),

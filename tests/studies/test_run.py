@@ -275,6 +275,20 @@ def test_a_workdir_is_claimed_again_by_the_same_configuration_alone(tmp_path):
         run.claim(tmp_path, settings | {"feed": "resident"})
 
 
+def test_the_order_of_the_patterns_of_rates_is_kept_and_claimed(tmp_path):
+    """The first that fits a parameter counts."""
+    one, other = (
+        configuration.merge(configuration.default(), {"optimizer": {"rates": rates}})
+        for rates in ({"^classifier/": 1.0, "": 0.1}, {"": 0.1, "^classifier/": 1.0})
+    )
+    for _ in range(2):
+        run.claim(tmp_path, one)
+    assert list(configuration.load(str(tmp_path / "config.json"))["optimizer"]["rates"]) == ["^classifier/", ""]
+    for seeds in ([0], [0, 1]):
+        with pytest.raises(UserError, match=r"another configuration.*rates"):
+            run.claim(tmp_path, other | {"seeds": seeds})
+
+
 def test_a_workdir_from_before_a_key_existed_goes_on(tmp_path):
     settings = one_variant(configuration.default(), None)
     older = {**settings, "training": {key: value for key, value in settings["training"].items() if key != "initial"}}

@@ -38,6 +38,8 @@ def test_a_key_depends_on_all_that_decides_a_result_and_on_nothing_else(data):
         key({"seeds": [1]}),
         key({"folds": [0]}),
         key({"optimizer": {"learning_rate": 0.1}}),
+        key({"optimizer": {"rates": {"a": 0.5, "b": 0.1}}}),
+        key({"optimizer": {"rates": {"b": 0.1, "a": 0.5}}}),
         key({"evaluation": {"window_seconds": 2.0}}),
         key(protocol=make_protocol(corpus, "leave_one_speaker_out", validation_speakers=0)),
         key(features={"fingerprint": "a"}),

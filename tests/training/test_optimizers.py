@@ -1,3 +1,5 @@
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,6 +135,14 @@ def test_a_schedule_warms_up_and_ends_with_the_training(changes, expected):
     np.testing.assert_allclose([float(schedule(step)) for step in (0, 1, 2, 6, 10)], expected, atol=1e-6)
     at_once = make_schedule(DEFAULT | changes, num_steps=10, warmup_steps=0)
     assert at_once(0) == 1
+
+
+def test_a_schedule_s_steps_are_numbers_although_the_keys_of_json_are_texts():
+    falls = {"schedule": "piecewise_constant", "schedule_arguments": {"boundaries_and_scales": {4: 0.5, 10: 0.1}}}
+    kept = json.loads(json.dumps(falls))
+    for options in (falls, kept):
+        schedule = make_schedule(DEFAULT | options, num_steps=20, warmup_steps=0)
+        np.testing.assert_allclose([schedule(step) for step in (0, 5, 11)], [1.0, 0.5, 0.05])
 
 
 @pytest.mark.parametrize("warmup", [9, 10])

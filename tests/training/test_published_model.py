@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from ser_jax import config as configuration
 from ser_jax.errors import UserError
 from ser_jax.training import published
 from ser_jax.training.checkpoints import restore
@@ -19,6 +20,13 @@ STATE = for_evaluation(state_of(6))
 def folder(tmp_path):
     published.write(tmp_path, "small", published.arrays_of(STATE), METADATA)
     return tmp_path
+
+
+def test_the_order_of_patterns_whose_first_counts_is_published(tmp_path):
+    rates = {"^classifier/": 1.0, "": 0.1}
+    config = configuration.merge(METADATA["config"], {"optimizer": {"rates": rates}})
+    published.write(tmp_path, "small", published.arrays_of(STATE), METADATA | {"config": config})
+    assert list(published.read_metadata(tmp_path)["config"]["optimizer"]["rates"].items()) == list(rates.items())
 
 
 def change_arrays(folder, change):

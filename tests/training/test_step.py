@@ -241,6 +241,29 @@ def test_nothing_is_dropped_when_a_model_is_evaluated(resident):
     np.testing.assert_allclose(jax.nn.softmax(logits), expected(), atol=1e-5)
 
 
+class Skipping(nn.Module):
+    """The mean over time, of which another rate than that of dropout is dropped; from outside, without an axis name."""
+
+    skipped: Any
+
+    @nn.compact
+    def __call__(self, inputs, num_frames, *, train):
+        x = jnp.mean(inputs, axis=1)
+        if train and layers.is_on(self.skipped):
+            x = layers.dropout(x, self.skipped, self.make_rng("dropout"))
+        return Output(nn.Dense(3, name="classifier")(x))
+
+
+def test_no_rate_of_a_model_acts_when_a_speaker_s_batch_normalises(resident):
+    learner = dataclasses.replace(learner_of(Skipping(0.5), LENGTH), rates=("skipped",))
+    windows = jnp.asarray(resident.start), jnp.asarray(resident.num_samples), ROWS, jax.tree.map(jnp.asarray, resident)
+    own, running = (
+        evaluate_batch(learner, begun(learner), *windows, LENGTH, statistics)[0]
+        for statistics in ("speaker", "running")
+    )
+    np.testing.assert_allclose(own, running, atol=1e-6)
+
+
 @pytest.mark.parametrize("broken", [{"learning_rate": np.float32(np.nan)}, {"learning_rate": np.float32(1e38)}])
 def test_a_run_that_diverges_is_frozen_as_it_was_before(resident, broken):
     state = begun(LEARNERS["crop"])
