@@ -11,10 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from ser_jax import machine
-
-machine.keep_freed_memory()  # as the command line does; for all contestants, since they are in one process
-
 REFERENCES = Path(__file__).parents[1] / "tests" / "references"  # where the PyTorch twins are
 
 _PAUSE_SECONDS = (

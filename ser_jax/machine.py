@@ -1,19 +1,12 @@
 """The cores and the memory that this process may use: the container's or the job's, often less than the host's."""
 
-import ctypes
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
-_DEVICES = Path("/dev")
 _FIRST_VERSION = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-_ACCELERATORS = ("nvidiactl", "kfd", "accel0", "vfio/0")  # NVIDIA's, AMD's and Google's, in /dev
-# Of glibc's malloc.h: blocks of up to 1 GiB come from the heap, whose free end stays up to 2 GiB. There is one heap:
-# those of threads hold no block above 64 MiB.
-_MALLOC_OPTIONS = {"M_MMAP_THRESHOLD": (-3, 1 << 30), "M_TRIM_THRESHOLD": (-1, (1 << 31) - 1), "M_ARENA_MAX": (-8, 1)}
 
 
 def cores() -> int:
@@ -34,22 +27,6 @@ def memory() -> int:
     for name in ("memory.max", "memory.limit_in_bytes"):  # of cgroups version 2 and 1
         found += [int(limit) for (limit,) in _limits(name) if limit != "max"]
     return min(found)
-
-
-def keep_freed_memory() -> None:
-    """Lets this process use freed memory again, instead of giving it back to the system, where it computes on a CPU.
-
-    XLA allocates what a step needs at every step. By default glibc takes large blocks from the system each time, which
-    fills them with zeros, page by page: a quarter of a training step. Where an accelerator computes, where the user has
-    set up malloc, or with another C library than glibc, nothing changes.
-    """
-    set_up = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    if sys.platform != "linux" or set_up:
-        return
-    library = ctypes.CDLL(None)
-    if hasattr(library, "gnu_get_libc_version") and not any((_DEVICES / name).exists() for name in _ACCELERATORS):
-        for option in _MALLOC_OPTIONS.values():
-            library.mallopt(*option)
 
 
 def _limits(name: str) -> Iterator[list[str]]:

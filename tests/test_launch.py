@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from ser_jax import __version__, interruption, machine
+from ser_jax import __version__, interruption
 from ser_jax.commands.common import default_workdir
 from ser_jax.commands.list import KINDS
 from ser_jax.commands.main import COMMANDS, main
@@ -370,13 +370,6 @@ def test_what_can_be_named_is_listed(capsys, tmp_path):
     assert output.splitlines()[0] == "protocols:"
     words = output.splitlines()[1].split(maxsplit=1)
     assert words == ["leave_one_speaker_out", "each speaker is tested by models that were not trained on that speaker"]
-
-
-def test_a_command_keeps_the_memory_that_it_frees(capsys, monkeypatch):
-    kept = []
-    monkeypatch.setattr(machine, "keep_freed_memory", lambda: kept.append("kept"))
-    assert call(capsys, "list", "protocols")[0] == 0
-    assert kept == ["kept"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -65,42 +63,3 @@ def test_cores_are_those_that_the_process_may_run_on(cgroups, monkeypatch):
     for quota, cores in (("300000", 3), ("-1", 6)):
         (folder / "cpu.cfs_quota_us").write_text(f"{quota}\n")
         assert machine.cores() == cores
-
-
-# A thread takes a block of 100 MB, writes to each page, and frees it; printed is how many pages the system had to give
-# for all but the first time, in times of the block.
-BLOCKS = """
-import ctypes, resource, sys, threading
-from pathlib import Path
-from ser_jax import machine
-machine._DEVICES = Path(sys.argv[1])
-machine.keep_freed_memory()
-libc, size, counts = ctypes.CDLL(None), 100_000_000, []
-libc.malloc.restype = ctypes.c_void_p
-def block():
-    for _ in range(5):
-        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-        pointer = ctypes.c_void_p(libc.malloc(size))
-        libc.memset(pointer, 1, size)
-        libc.free(pointer)
-thread = threading.Thread(target=block)
-thread.start()
-thread.join()
-print(round((counts[-1] - counts[1]) / (size / resource.getpagesize())))
-"""
-
-
-@pytest.mark.skipif(not os.confstr("CS_GNU_LIBC_VERSION"), reason="needs glibc")
-@pytest.mark.parametrize(
-    ("device", "settings", "times"),
-    [("", {}, 0), ("nvidiactl", {}, 3), ("", {"MALLOC_TOP_PAD_": "0"}, 3), ("", {"GLIBC_TUNABLES": ""}, 3)],
-)
-def test_freed_memory_is_used_again_but_beside_an_accelerator_or_the_user_s_own_settings(
-    tmp_path, device, settings, times
-):
-    if device:
-        (tmp_path / device).touch()
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    command = [sys.executable, "-c", BLOCKS, tmp_path]
-    found = subprocess.run(command, env=inherited | settings, capture_output=True, text=True, check=True)
-    assert int(found.stdout) == times

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ser_jax import __version__, interruption, machine
+from ser_jax import __version__, interruption
 from ser_jax.commands.terminal import open_streams, settle_streams, visible_output
 from ser_jax.errors import UserError, did_you_mean, printed, refusal
 from ser_jax.numbers import to_float, to_int
@@ -131,7 +131,6 @@ def _run(arguments: Sequence[str]) -> int:
         hint = hint if "did you mean" in hint else f"; see {parser.prog} {args.command} --help"
         raise UserError(f"{args.command}: {rest[0]} is not an option of this command{hint}")
     args.overrides = overrides
-    machine.keep_freed_memory()
     return args.run(args)
 
 
