@@ -83,7 +83,7 @@ part() {  # NAME LIMIT
   echo; echo "== $1 (after $SECONDS s, for at most $seconds s)"
   if [ "$1" = study ] && [ -z "$rehearse" ] && [ ! -e "$data_dir/packed/emodb/corpus.json" ]; then
     echo "no packed corpus in $data_dir/packed/emodb"; failed="$failed $1"; return
-  elif [ $seconds -lt 20 ]; then  # without study, steps or tests nothing is decided: see ENOUGH in run.py
+  elif [ $seconds -lt 20 ]; then  # without study, steps or tests nothing is decided: see `decides` in run.py
     case $1 in study | steps | tests) status=1 ;; *) status=3 ;; esac
   elif [ "$1" = tests ]; then
     JAX_DISABLE_MOST_OPTIMIZATIONS=false timeout -k 5 $seconds "$python" -m pytest -m gpu tests/test_gpu.py -vv \
@@ -102,7 +102,7 @@ part() {  # NAME LIMIT
 
 if [ $set = gpu_more ]; then
   benchmark ${only// / --only } ${limit:+--limit $limit}
-  case $? in 0) ;; 3) cut=" --more" ;; *) failed=" --more" ;; esac
+  case $? in 0) ;; 3) echo "time was up for --more (after $SECONDS s)"; exit 3 ;; *) failed=" --more" ;; esac
 else
   limit=${limit:-470}
   for name in $only; do

@@ -15,7 +15,6 @@ import datetime
 import functools
 import importlib.metadata
 import json
-import math
 import os
 import re
 import signal
@@ -273,7 +272,7 @@ def decides(name: str, records: list[dict]) -> bool:
     """Whether the rows of a benchmark suffice for what it is run for."""
     if name == "study":
         return {record["contestant"] for record in records} >= DECISIVE
-    return len(records) >= ENOUGH.get(name, math.inf)
+    return len(records) >= ENOUGH.get(name, 0)
 
 
 def module(name: str) -> str:
@@ -382,7 +381,9 @@ def write_page(results: Path, page: Path) -> None:
         "Ours is compared with PyTorch on the same network. On a GPU a PyTorch step is measured eagerly, operation by",
         "operation, and as one CUDA graph, its fastest form there; the comparison is with the graph. PyTorch's time of",
         "a study is that of a step, times the steps of all models. On a CPU, convolutions have their channels first or",
-        "last; the comparison is with the faster of the two. Other programs are named in their tables.",
+        "last; the comparison is with the faster of the two. Both are with glibc's memory allocator. With tcmalloc",
+        "most are faster, and PyTorch gains more ([scaling.md](scaling.md#on-a-cpu-with-another-allocator)). Other",
+        "programs are named in their tables.",
     ]
     devices = [json.loads(path.read_text()) | {"stem": path.stem} for path in sorted(results.glob("*.json"))]
     for found in sorted(devices, key=lambda one: one.get("platform", "cpu") == "cpu"):  # accelerators first

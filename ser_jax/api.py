@@ -38,10 +38,10 @@ Waveforms: TypeAlias = Waveform | Sequence[Waveform]  # [samples], [batch, sampl
 class Model:
     """A trained model; made by `ser_jax.load`.
 
-    In all methods `waveform` is one recording, a mono array [samples], floating point in [-1, 1] or int16; or several:
-    a list of such arrays of any lengths, or an array [batch, samples]. `rate` is their sampling rate in Hz; they are
-    resampled to the model's. Samples above full scale are scaled down, and those too soft for int16 are scaled up.
-    `warnings.warn` reports this, and silent and clipped recordings.
+    In all methods `waveform` is one recording, a mono array [samples] of NumPy or JAX, floating point in [-1, 1] or
+    int16; or several (but for `timeline`): a list of such arrays of any lengths, or an array [batch, samples]. `rate`
+    is their sampling rate in Hz; they are resampled to the model's. Samples above full scale are scaled down, and those
+    too soft for int16 are scaled up. `warnings.warn` reports this, and silent and clipped recordings.
     A model that adapts to the speaker (`adapts` is true) treats the recordings of one call as one speaker's, and needs
     some twenty of them.
 
@@ -107,7 +107,7 @@ class Model:
         return vectors if _is_several(waveform) else vectors[0]
 
     def timeline(
-        self, waveform: Waveforms, rate: int, hop: float | None = None, window: float | None = None
+        self, waveform: Waveform, rate: int, hop: float | None = None, window: float | None = None
     ) -> pd.DataFrame:
         """Returns the emotions over time of one recording, a row for each window.
 
@@ -257,8 +257,8 @@ def cross_validated(folder: Path, restored: Restored) -> pd.DataFrame:
     if not path.is_file() or not restored.metadata["protocol"]["speaker_independent"]:
         found = f"those of protocol {restored.metadata['protocol']['name']}" if path.is_file() else "none"
         raise UserError(
-            f"{folder}: abstention goes by cross-validated predictions, found {found}; expected a training whose folds "
-            "share no speaker, or a model published from one"
+            f"{folder}: abstention goes by predictions for unseen speakers, found {found}; expected a training whose "
+            "folds share no speaker, or a model published from one"
         )
     table = predictions.read(path)
     return table[table["variant"] == restored.name]

@@ -1,7 +1,8 @@
 """Checks which speakers, texts and recordings a protocol puts into both training and test data.
 
 The verdict is "independent" (exit status 0), "leaks" or "cannot be told" (exit status 1). Independent means that no
-speaker and no recording, near copies included, is in both; nor a session or text, for protocols that promise this.
+speaker, no recording, near copies included, and no overlapping segments of one recording are in both; nor a session or
+text, for protocols that promise this. Validation data count as training data.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def _of_config(arguments: argparse.Namespace) -> tuple[Corpus, Protocol]:
 
 def table(report: dict[str, Any]) -> str:
     """Returns the audit as text: one line per fold, then the findings and the verdict."""
-    speakers = f"{report['num_speakers']} speakers" if report["num_speakers"] else "speakers not known of all"
+    speakers = f"{report['num_speakers']} speakers" if report["num_speakers"] else "some of unknown speakers"
     lines = [
         f"{report['corpus']}: {report['num_utterances']} utterances, {speakers}",
         f"{report['protocol']}: {report['description']}",

@@ -58,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--abstain",
         metavar="SHARE",
         type=float,
-        help="give no emotion to the least confident recordings: this share (0.2: a fifth) of the model's predictions "
-        "for unseen speakers had no more confidence; UA with and without them is printed",
+        help="give no emotion where the confidence is low: below the threshold that this share (0.2: a fifth) of the "
+        "model's predictions for unseen speakers falls short of; UA with and without them is printed",
     )
     output = parser.add_argument_group(
         "what is written; of several recordings OUT-NAME in the place of OUT, or a folder"
@@ -217,8 +217,8 @@ def _groups(
 def _cost(abstention: "Abstention") -> str:
     """What an abstention costs, in one line."""
     said = (
-        f"no emotion below a confidence of {abstention.threshold:.2f}; of {abstention.utterances} cross-validated "
-        f"utterances {100 * abstention.coverage:.0f} % are answered, with {100 * abstention.ua:.1f} % UA, "
+        f"no emotion below a confidence of {abstention.threshold:.2f}; of {abstention.utterances} utterances "
+        f"of unseen speakers {100 * abstention.coverage:.0f} % are answered, with {100 * abstention.ua:.1f} % UA, "
         f"where all have {100 * abstention.ua_all:.1f} %"
     )
     lost = f"; none that is {', '.join(abstention.unanswered)}" if abstention.unanswered else ""

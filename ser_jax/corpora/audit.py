@@ -168,9 +168,9 @@ def _findings(corpus: Corpus, report: Audit) -> list[str]:
             f"LEAK of recordings: {len(copies)} in both training and test data of a fold: {_listed(copies)}"
         )
     if overlaps := [f"{one} and {other}" for one, other in across - copies]:
+        pairs = "1 pair" if len(overlaps) == 1 else f"{len(overlaps)} pairs"
         findings.append(
-            f"LEAK of recordings: {len(overlaps)} pairs of segments overlap, one in training and one in test data: "
-            f"{_listed(overlaps)}"
+            f"LEAK of recordings: {pairs} of segments that overlap, in training and in test data: {_listed(overlaps)}"
         )
     if report.duplicates:
         findings.append(f"recordings that occur more than once: {len(report.duplicates)}: {_listed(report.duplicates)}")

@@ -360,7 +360,11 @@ def _with_dimensions(table: Path, rows: pd.DataFrame, problems: Problems) -> pd.
     for name in [name for name in DIMENSIONS if name in rows]:
         wrong = ~is_number_or_nothing(rows[name])
         rows = problems.rows(
-            table, rows, wrong, lambda row, name=name: f"has the {name} {row[name]!r}, expected a number, or nothing"
+            table,
+            rows,
+            wrong,
+            lambda row, name=name: f"has the {name} {row[name]!r}, expected a number, or nothing "
+            f"(--rename {name}=OTHER keeps such a column under another name)",
         )
     return rows
 

@@ -340,7 +340,7 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         table = bounded.read_parquet(path, whole_numbers=True)
     if named := [str(name) for name in table.index.names if name is not None]:  # audformat keeps file, start, end there
         if twice := _repeated([*named, *map(str, table.columns)]):
-            raise UserError(f"{path}: the column `{twice}` stands there twice")
+            raise UserError(f"{path}: the column `{twice}` occurs twice")
         table = table.reset_index()
     table.columns = [str(name) for name in table.columns]
     for name in table:

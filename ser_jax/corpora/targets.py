@@ -76,8 +76,8 @@ def vote_shares(corpus: Corpus, columns: str, *, partly: bool = False) -> Float3
     """Returns the share of the raters' votes that each class got, of every utterance.
 
     `columns` is what the names of the columns begin with (vote_), or their names, as a,b,c. They are either one column
-    for each class, `PREFIX` and its name, with how many raters chose it, or one for each rater, with what that one
-    heard. Votes for emotions that are no class of the corpus count for nothing.
+    for each class, `PREFIX` and its name, with how many raters chose it, or one for each rater, with that rater's
+    choice. Votes for emotions that are no class of the corpus count for nothing.
     Raises UserError where there are no such columns or, unless `partly`, not one for every class, and for an utterance
     with no vote for any class, whose shares are NaN with `partly`.
     """

@@ -332,7 +332,7 @@ def _evaluation(summary: Summary) -> list[str]:
             "trainings show it {{cameron2011robust}}, with degrees of freedom by {{satterthwaite1946approximate}}."
         )
         apart = summary.study.speaker_independent is not False  # each speaker in one fold
-        shared = not apart or any(variant.folds != variant.speakers for variant in variants)
+        shared = not apart or any(variant.folds < variant.speakers for variant in variants)
         sentences.append(
             "Intervals of a variant's figures are 95 % intervals by Student's t with one degree of freedom less than "
             "there are speakers, on the standard error of a bootstrap that draws speakers {{field2007bootstrapping}}; "

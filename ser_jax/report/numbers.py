@@ -45,7 +45,9 @@ def signed_ends(ends: Ends, digits: int = 3) -> str:
 
 def _end(value: int | float, digits: int) -> str:
     """An end of an interval of differences; one that would read as zero says on which side of it it lies: "+0.03"."""
-    return f"{value:+.1g}" if value and not round(value, digits) else decimal(value, digits, sign=True)
+    if round(value, digits) or not value:
+        return decimal(value, digits, sign=True)
+    return f"{value:+.1g}" if abs(value) >= 1e-4 else f"{value:+.4f}"  # the former would be +1e-05
 
 
 def decimal_ends(ends: Ends, digits: int = 3) -> str:

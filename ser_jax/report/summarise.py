@@ -99,7 +99,7 @@ def summarise(
 
 def _share_nothing(predictions: pd.DataFrame, pair: Pair) -> bool:
     try:
-        paired.paired(predictions, pair, "", {})
+        paired.paired(predictions, pair, f"comparison {pair[0]} against {pair[1]}", {})
     except paired.NothingSharedError:
         return True
     return False
@@ -125,6 +125,10 @@ def _asked(
     if left_out:
         what = "comparison left out: a variant of it" if left_out == 1 else "comparisons left out: variants of them"
         notes = [*notes, f"{left_out} {what} failed"]
+    apart = len(question.comparisons) - len(own) - left_out
+    if apart:
+        what = "comparison left out: its" if apart == 1 else "comparisons left out: their"
+        notes = [*notes, f"{apart} {what} variants share no fold, seed and utterance"]
     entry = Question(
         name=question.name,
         text=question.text,

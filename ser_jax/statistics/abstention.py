@@ -1,9 +1,9 @@
 """Abstention: below which confidence a model should rather not answer, and what that costs.
 
-The threshold is chosen on cross-validated predictions: what the same configuration said of speakers that it had not
-heard. The predictions of an utterance by several seeds are averaged, as those of a model's runs are at use. One
-temperature (Guo et al. 2017, ICML, section 4.2) is fitted to all of them; a confidence is the highest probability after
-it. Selective prediction: El-Yaniv and Wiener 2010, JMLR 11.
+The threshold is chosen on predictions for unseen speakers, by models of the same configuration. The predictions of an
+utterance by several seeds are averaged, as those of a model's runs are at use. One temperature (Guo et al. 2017, ICML,
+section 4.2) is fitted to all of them; a confidence is the highest probability after it. Selective prediction: El-Yaniv
+and Wiener 2010, JMLR 11.
 """
 
 import dataclasses

@@ -210,7 +210,7 @@ def influences(cells: Cells, weights: Float[np.ndarray, " variants"]) -> Float[n
 
 
 def few_clusters(counts: Num[np.ndarray, "seeds clusters classes classes"]) -> Int[np.ndarray, " classes"]:
-    """How many clusters each class was heard from, where they are too few for the degrees of freedom of all; else 0.
+    """How many clusters have each class, where they are too few for the degrees of freedom of all; else 0.
 
     That is one, which does not show how clusters differ in the class, and two or three of at least twice as many:
     intervals then hold the truth in 81 to 92 % of simulated studies, and with one in 52 to 82 %.

@@ -256,7 +256,7 @@ def limits(cells: Cells, parts: Components, *, verdicts: bool = True) -> list[st
 
 
 def _rare(cells: Cells) -> list[str]:
-    """Notes on classes that too few of the speakers, or folds, that are drawn were heard with."""
+    """Notes on classes that too few of the speakers, or folds, that are drawn have."""
     what, number = "folds" if cells.draws_folds() else "speakers", components.few_clusters(cells.drawn()[0])
     single, few = int((number == 1).sum()), int((number > 1).sum())
     notes = []

@@ -127,7 +127,8 @@ def test_abstention_goes_by_the_predictions_beside_the_model(workdir, speech, mo
     assert status == 0, errors
     found = ser_jax.load(workdir).abstention(0.9)
     said = (
-        "no emotion below a confidence of {:.2f}; of 144 cross-validated utterances 10 % are answered, with {:.1f} % UA"
+        "no emotion below a confidence of {:.2f}; of 144 utterances of unseen speakers 10 % are answered, "
+        "with {:.1f} % UA"
     )
     assert said.format(found.threshold, 100 * found.ua) in errors
     row = json.loads(output)
@@ -144,7 +145,7 @@ def test_abstention_goes_by_the_predictions_beside_the_model(workdir, speech, mo
     assert status == 2 and "found those of protocol everything; expected a training whose folds share no" in errors
     (workdir / "predictions.parquet").unlink()
     status, output, errors = predict(*arguments, "--abstain", 0.2)
-    assert (status, output) == (2, "") and "goes by cross-validated predictions, found none" in errors
+    assert (status, output) == (2, "") and "goes by predictions for unseen speakers, found none" in errors
 
 
 def test_the_microphone_and_standard_input_are_recordings(workdir, speech, monkeypatch, tmp_path):
@@ -181,7 +182,7 @@ def test_the_microphone_and_standard_input_are_recordings(workdir, speech, monke
             ["a.wav", "--workdir", "{w}", "--timeline", "x.csv", "--hop", "0"],
             "hop: found 0, expected seconds, more than 0",
         ),
-        (["a.wav", "--workdir", "{w}", "--abstain", "0.5"], "goes by cross-validated predictions, found none"),
+        (["a.wav", "--workdir", "{w}", "--abstain", "0.5"], "goes by predictions for unseen speakers, found none"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

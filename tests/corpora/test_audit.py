@@ -60,7 +60,7 @@ def test_segments_that_overlap_across_a_fold_are_a_leak():
     assert report.folds[0].recordings == [["u0", "u1"], ["u1", "u2"], ["u2", "u3"]] and report.duplicates == []
     assert report.verdict == "leaks"
     assert any(
-        finding.startswith("LEAK of recordings: 3 pairs of segments overlap") and "u0 and u1, u1 and u2" in finding
+        finding.startswith("LEAK of recordings: 3 pairs of segments that overlap") and "u0 and u1, u1 and u2" in finding
         for finding in report.findings
     )
     assert audit(corpus, protocol_of([0, 1, 2, 3, 4, 6], [], [5, 7])).folds[0].recordings == []
@@ -91,7 +91,7 @@ def test_speakers_of_whom_some_are_not_known_leak_all_the_same_and_are_counted()
         "SPEAKERS UNKNOWN: training and test data may share more than these",
     ]
     assert any(finding.startswith("1 of 2 texts are in both training and test data") for finding in report.findings)
-    assert command.table(report.as_dict()).startswith("made: 8 utterances, speakers not known of all\n")
+    assert command.table(report.as_dict()).startswith("made: 8 utterances, some of unknown speakers\n")
     assert "SPEAKER-DEPENDENT" in make_protocol(corpus, "random", num_folds=2, validation_speakers=0).description
     assert "SPEAKERS UNKNOWN" in make_protocol(made(speaker=[""] * 8), "random", num_folds=4).description
 

@@ -286,7 +286,7 @@ def test_a_column_that_stands_twice_in_parquet_is_refused(tmp_path, source):
         read_table(path, source, Problems())
 
     pd.DataFrame([ROWS[0]], columns=list(HEAD), index=pd.Index(["b"], name="path")).to_parquet(path)
-    with pytest.raises(UserError, match=r"t.parquet: the column `path` stands there twice"):
+    with pytest.raises(UserError, match=r"t.parquet: the column `path` occurs twice"):
         read_table(path, source, Problems())
 
 

@@ -169,9 +169,12 @@ def test_variants_that_share_no_run_are_not_compared_and_the_others_are():
     assert [(one.variant, one.baseline) for one in made.comparisons] == [("se", "none")]
     assert "not compared with none: they share no fold, seed and utterance" in made.variants["eca"].notes
     assert made.questions[0].effects == () and made.questions[0].comparisons == (0,)
-    assert made.questions[0].notes == ("no effects of a, b: they share no fold, seed and utterance to compare on",)
+    assert made.questions[0].notes == (
+        "no effects of a, b: they share no fold, seed and utterance to compare on",
+        "1 comparison left out: its variants share no fold, seed and utterance",
+    )
     assert not few(table, comparisons=pairs[:1]).comparisons
-    with pytest.raises(UserError, match="no variant cbaam"):
+    with pytest.raises(UserError, match=r"^comparison cbaam against none: no variant cbaam"):
         few(table, comparisons=[("cbaam", "none")])
 
 
