@@ -79,9 +79,8 @@ def _forward(x: Map, size: Size, strides: Size, shape: Size) -> tuple[Map, Int8[
         seen = blocks[:, step : step + steps, phase, band : band + bands, band_phase]
         number = jnp.zeros(seen.shape, jnp.int8) if maximum is None else jnp.where(seen > maximum, jnp.int8(i), number)
         maximum = seen if maximum is None else jnp.maximum(maximum, seen)
-    if (
-        jax.default_backend() == "cpu" and not _by_taps.get()
-    ):  # where XLA would compute the maximum anew in every kernel that reads it
+    # On a CPU XLA would compute a maximum of arrays anew in every kernel that reads it.
+    if jax.default_backend() == "cpu" and not _by_taps.get():
         window, step = (1, *size, 1), (1, *strides, 1)
         border = ((0, 0), *padding_of(shape, size, strides), (0, 0))
         maximum = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, step, border)
