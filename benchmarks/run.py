@@ -272,7 +272,7 @@ def decides(name: str, records: list[dict]) -> bool:
     """Whether the rows of a benchmark suffice for what it is run for."""
     if name == "study":
         return {record["contestant"] for record in records} >= DECISIVE
-    return len(records) >= ENOUGH.get(name, 0)
+    return len(records) >= ENOUGH.get(name, 1)
 
 
 def module(name: str) -> str:

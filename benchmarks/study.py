@@ -30,6 +30,7 @@ from ser_jax import config as configuration
 from ser_jax import machine, predictions
 
 ROOT = Path(__file__).parents[1]
+COLD = "ser_jax, all at once, cold"
 MODES = {
     "eager": "PyTorch, eager",
     "graph": "PyTorch, a CUDA graph",
@@ -51,7 +52,7 @@ def main() -> None:
     args = parser.parse_args()
     print(f"{'':36}{'models':>8}{'seconds':>10}{'compiling':>11}{'training':>10}{'against ours':>14}")
     with tempfile.TemporaryDirectory() as folder:
-        cold = ours("ser_jax, all at once, cold", args, Path(folder))
+        cold = ours(COLD, args, Path(folder))
         modes = ["eager"] if args.torch_device == "cpu" else ["eager", "graph", "graph_bfloat16"]
         left_out = peers(cold, args, modes, 1)
         ours("ser_jax, all at once, warm", args, Path(folder))

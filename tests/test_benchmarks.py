@@ -112,12 +112,13 @@ def test_that_time_is_up_after_the_rows_that_decide_is_no_failure(tmp_path, monk
 @pytest.mark.parametrize(
     ("contestants", "enough"),
     [
-        (["ser_jax, all at once, cold", "PyTorch, eager", "PyTorch, a CUDA graph"], True),
-        (["ser_jax, all at once, cold", "PyTorch, eager", "ser_jax, all at once, warm"], False),
+        ([study.COLD, study.MODES["eager"], study.MODES["graph"]], True),
+        ([study.COLD, study.MODES["eager"], "ser_jax, all at once, warm"], False),
     ],
 )
 def test_a_study_decides_with_its_peer_as_a_graph_whatever_else_was_measured(contestants, enough):
     assert run.decides("study", [{"contestant": contestant} for contestant in contestants]) is enough
+    assert run.decides("models", []) is False  # time was up before its first row
 
 
 def test_pytorch_is_measured_before_our_warm_study_and_each_row_is_told_at_once(monkeypatch):

@@ -143,7 +143,7 @@ def _audit_fold(corpus: Corpus, fold: Fold, same: list[list[int]]) -> FoldAudit:
         speakers=shared(corpus, fold, "speaker"),
         texts=shared(corpus, fold, "text"),
         sessions=shared(corpus, fold, "session") if "session" in corpus.utterances else [],
-        recordings=[_ids(corpus, rows) for rows in same if learnt & set(rows) and tested & set(rows)],
+        recordings=[_ids(corpus, rows) for rows in same if not learnt.isdisjoint(rows) and not tested.isdisjoint(rows)],
     )
 
 
