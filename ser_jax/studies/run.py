@@ -180,7 +180,7 @@ def _finish_all(
 
 def _compile_beside(group: list[Variant], following: list[Variant], store: Path) -> None:
     """Lets threads compile what a group of variants calls, then what the following one will, where they help."""
-    if not devices.compiles_beside():
+    if not devices.compiles_ahead():
         return
 
     def begin(variants: list[Variant]) -> None:
@@ -190,7 +190,8 @@ def _compile_beside(group: list[Variant], following: list[Variant], store: Path)
             ahead.begin(*networks)
 
     background.begin(functools.partial(begin, group))
-    background.begin(functools.partial(begin, following))
+    if devices.compiles_beside():
+        background.begin(functools.partial(begin, following))
 
 
 def _finish(title: str, variant: Variant, how: How, failures: dict[str, dict]) -> None:

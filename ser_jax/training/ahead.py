@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from ser_jax.inference.predict import evaluation_shapes
-from ser_jax.training import background
+from ser_jax.training import background, devices
 from ser_jax.training.data import resident_shapes
 from ser_jax.training.population import Population, first_shapes, state_shapes, training_rows_shape
 from ser_jax.training.together import side_by_side
@@ -16,15 +16,17 @@ from ser_jax.training.together import side_by_side
 def begin(*populations: Population) -> None:
     """Lets threads compile what draws populations, trains them side by side and tests each; each program once.
 
-    Where the streaming feed brings the utterances, nothing is begun: what comes decides the shapes.
+    Of a processor that computes itself, threads compile only what trains, while it draws the populations. Where the
+    streaming feed brings the utterances, nothing is begun: what comes decides the shapes.
     """
     first, joined = populations[0], side_by_side(populations)
     if first.feed != "resident":
         return
     programs = first.programs
     background.begin(lambda: programs.train.begin(*training_shapes(joined)))
-    background.begin(lambda: programs.initialise.begin(*first_shapes(first)))
-    background.begin(lambda: programs.evaluate.begin(*testing_shapes(first)))
+    if devices.compiles_beside():
+        background.begin(lambda: programs.initialise.begin(*first_shapes(first)))
+        background.begin(lambda: programs.evaluate.begin(*testing_shapes(first)))
 
 
 def training_shapes(population: Population) -> tuple:

@@ -329,12 +329,17 @@ def batches_runs() -> bool:
     return jax.default_backend() != "cpu"
 
 
+def compiles_ahead() -> bool:
+    """Whether threads may compile programs before they are called: not those of several processes."""
+    return jax.process_count() == 1
+
+
 def compiles_beside() -> bool:
-    """Whether programs are compiled by threads while others run.
+    """Whether threads compile programs while others run.
 
     Where the processor itself computes, it has nothing to spare for that.
     """
-    return jax.default_backend() != "cpu" and jax.process_count() == 1
+    return jax.default_backend() != "cpu" and compiles_ahead()
 
 
 def shapes_of(tree: Any) -> str:

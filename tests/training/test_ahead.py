@@ -116,14 +116,22 @@ def test_threads_compile_what_a_variant_calls_and_what_the_next_one_will(data, t
     assert len(begun) == 6 + 3
 
 
-def test_a_processor_that_computes_compiles_nothing_beside(data, tmp_path, monkeypatch):
+def test_a_processor_that_computes_compiles_what_trains_and_nothing_beside_it(data, tmp_path, monkeypatch):
     population = tiny_population(*data, feed="resident")
-    begun, own = [], variant_of("own", population, data)
-    monkeypatch.setattr(background, "begin", begun.append)
-    run._compile_beside([own], [], tmp_path)
-    assert begun == []
+    jobs, compiled, own = [], [], variant_of("own", population, data)
+    monkeypatch.setattr(background, "begin", jobs.append)
+    monkeypatch.setattr(devices.Program, "begin", lambda program, *_: compiled.append(program))
+    run._compile_beside([own], [own], tmp_path)
+    for job in jobs:  # those that are added as well
+        job()
+    assert compiled == [population.programs.train]
+    jobs.clear()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     run._compile_beside([own], [], tmp_path)
-    for job in begun[:2]:  # of its own, and of what follows
+    for job in jobs[:2]:  # of its own, and of what follows
         job()
-    assert len(begun) == 2 + 3
+    assert len(jobs) == 2 + 3
+    jobs.clear()
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    run._compile_beside([own], [], tmp_path)
+    assert jobs == []
