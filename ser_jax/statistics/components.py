@@ -4,7 +4,7 @@ A run (fold, seed) trains one model. Speakers that the same model tested share t
 speakers do not show: the standard error over speakers is too small then. With two or more seeds, the missing part is
 the variance between the seeds of a fold less what of it shows within its speakers (variances of clusters that cross:
 Cameron, Gelbach & Miller 2011, Journal of Business & Economic Statistics 29(2)). It is zero where each fold tests one
-speaker.
+speaker. With one seed, folds that cross with speakers show it.
 
 UA is a mean of recalls, so a difference is a sum over cells, the utterances of one speaker in one fold: with the counts
 N_c of the classes fixed, each cell adds its hits less those expected of it, by N_c and the number of classes.
@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Num
 from scipy import special
+from scipy.sparse import csgraph
 
 from ser_jax.statistics import metrics, tests
 from ser_jax.statistics.bootstrap import LEVEL
@@ -126,7 +127,7 @@ class Components:
         """Degrees of freedom of a sum of variances (Satterthwaite 1946), on the side of fewer.
 
         Two trainings of one model show next to nothing of its noise: their one degree of freedom is then the sum's.
-        Where folds alone show the noise of their models, the degrees are those of the fewer clusters.
+        With one training of each model the degrees are those of the fewer of models and clusters.
         """
         freedom, of_trainings = self.clusters - 1.0, float(self.trainings - self.models)
         if self.models and not of_trainings:
@@ -247,12 +248,8 @@ def decompose(
     if np.isnan(over_speakers):
         return Components(np.nan, np.nan, np.nan, speakers)
     added, fold_of = own / len(cells.seeds), cells.fold_of  # to the mean over seeds
-    once = cells.trained_once()
-    if once and not cells.every_fold_has_all():
-        return _of_different_trainings(np.nansum(added, axis=0), cells, over_speakers, speakers)
-    if once or cells.every_run_tests_all():  # then a fold is one more training, as a seed is
-        added = added.reshape(-1, len(cells.speakers))
-        fold_of = np.zeros(len(cells.speakers), int)
+    if cells.trained_once() or cells.every_run_tests_all():  # then a fold is one more training, as a seed is
+        return _of_crossed_folds(added, cells, over_speakers, speakers)
     run, models = ~np.isnan(added), int(fold_of.max()) + 1
     run_of_model = _summed(run.astype(int), fold_of, models, axis=1) > 0
     between, trainings = _variance_of_sum(_summed(np.nan_to_num(added), fold_of, models, axis=1), run_of_model)
@@ -261,8 +258,7 @@ def decompose(
     within, _ = _variance_of_sum(np.nan_to_num(added), run)
     shared = max(0.0, float(between.sum() - within.sum()))
     spread = float((between**2 / np.maximum(trainings - 1, 1)).sum())
-    # What folds of different utterances differ in is not of seeds alone.
-    seeds = np.nan if once else min(float(between.sum()), over_speakers + shared)
+    seeds = min(float(between.sum()), over_speakers + shared)
     return Components(over_speakers + shared, seeds, shared, speakers, models, int(trainings.sum()), spread)
 
 
@@ -273,19 +269,35 @@ def of_difference(own: Float[np.ndarray, "seeds cells"], cells: Cells, variance:
     return decompose(own, cells, variance)
 
 
-def _of_different_trainings(
-    added: Float[np.ndarray, " cells"], cells: Cells, over_speakers: float, speakers: int | float
+def _of_crossed_folds(
+    added: Float[np.ndarray, "seeds cells"], cells: Cells, over_speakers: float, speakers: int | float
 ) -> Components:
-    """Where no two trainings of a model show the noise that its speakers share, folds that cross with speakers do.
+    """Where folds cross with speakers, a run is one training, and its speakers' distances from their means show it.
 
-    Variances of clusters that cross add up, less that of their intersections (Cameron, Gelbach & Miller 2011), with the
-    degrees of freedom of the fewer clusters. Folds that nest speakers are drawn (`of_difference`).
+    The noise that a run's speakers share is what their distances have in common: the sum of the products of pairs. A
+    mean takes a part of that noise along, so that of the noise in a pair's products a share is kept, which depends on
+    how many runs test each speaker, and how many both. Nothing is kept where no pair's speaker is tested twice.
     """
-    if not cells.shares_models() or cells.folds_nest_speakers():
+    grid = np.full((len(cells.seeds), len(cells.folds), len(cells.speakers)), np.nan)
+    grid[:, cells.fold_of, cells.speaker_of] = added
+    grid = grid.reshape(-1, len(cells.speakers))  # of runs and speakers
+    run = ~np.isnan(grid)
+    both = run.T.astype(float) @ run  # how many runs test both of two speakers
+    part = 1 / np.maximum(np.diag(both), 1)  # of a run in its speaker's mean
+    np.fill_diagonal(both, 0)
+    kept = both * (np.outer(1 - part, 1 - part) + (both - 1) * np.outer(part, part))
+    if not kept.any():
         return Components(over_speakers, np.nan, np.nan, speakers)
-    models = len(cells.folds)
-    shared = max(0.0, clustered(_summed(added, cells.fold_of, models, axis=0)) - clustered(added))
-    return Components(over_speakers + shared, np.nan, shared, speakers, models, models)
+    rest = np.where(run, grid - metrics.mean_of_present(grid, axis=0), 0)
+    scale = both.sum() / kept.sum()
+    between = scale * float((rest.sum(axis=1) ** 2).sum())
+    shared = max(0.0, between - scale * float((rest**2).sum()))
+    total = over_speakers + shared
+    # What folds of different utterances differ in is not of seeds alone.
+    seeds = np.nan if cells.trained_once() else min(between, total)
+    # Speakers whom no chain of runs connects have models of their own.
+    models, trainings = csgraph.connected_components(both, directed=False)[0], int(run.any(axis=1).sum())
+    return Components(total, seeds, shared, speakers, models, trainings, between**2 / (trainings - models))
 
 
 def clustered(of_cluster: Float[np.ndarray, " clusters"]) -> float:

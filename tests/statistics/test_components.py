@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -159,15 +160,77 @@ def test_one_training_of_each_variant_gives_an_interval_and_no_verdict():
     assert (known.p_holm, known.family) == (known.p, 1)  # what has no verdict is no part of the family
 
 
+def slow_shared(grid):
+    """The noise of training that speakers share, from what runs and speakers add ([runs, speakers]; NaN: nothing)."""
+    runs, speakers = grid.shape
+    rest = grid - np.nanmean(grid, axis=0)
+    found = all_pairs = kept = 0.0
+    for first, second in itertools.permutations(range(speakers), 2):
+        of = [~np.isnan(grid[:, one]) for one in (first, second)]
+        noises = [np.eye(runs) - one / one.sum() for one in of]  # what each run's noise adds to distances in a run
+        for run in np.flatnonzero(of[0] & of[1]):
+            found += rest[run, first] * rest[run, second]
+            all_pairs += 1
+            kept += noises[0][run] @ noises[1][run]
+    return found * all_pairs / kept
+
+
 def test_one_seed_of_models_that_cross_with_speakers_shows_their_noise_between_folds():
     split = crossing()
     own = components.influences(split, DIFFERENCE)[0]
-    folds = np.array([own[split.fold_of == fold].sum() for fold in range(4)])
-    expected = max(0.0, 4 / 3 * (folds**2).sum() - 16 / 15 * (own**2).sum())
+    grid = np.full((4, 6), np.nan)
+    grid[split.fold_of, split.speaker_of] = own
+    expected = slow_shared(grid)
     found = components.decompose(own[None], split, 1e-3)
     assert expected > 0
     assert (found.shared, found.total) == (pytest.approx(expected), pytest.approx(1e-3 + expected))
-    assert (found.degrees, np.isnan(found.seeds)) == (3.0, True)
+    assert (found.models, found.trainings, np.isnan(found.seeds)) == (1, 4, True)
+
+
+def of_grid(present, values):
+    """One seed's cells where a fold tests a speaker ([folds, speakers]), and what they add."""
+    fold_of, speaker_of = np.nonzero(present)
+    names = [tuple(map(str, range(number))) for number in present.shape]
+    cells = Cells(np.ones((1, 1, len(fold_of), 1, 1), int), speaker_of, fold_of, (0,), names[1], names[0])
+    return cells, values[present][None]
+
+
+def test_a_cell_without_utterances_changes_little_of_what_random_folds_show():
+    rng = np.random.default_rng(0)
+    present, values = np.ones((8, 30), bool), rng.normal(0, 0.3, (8, 30)) + rng.normal(0, 0.3, (8, 1))
+    whole, lost = present, present.copy()
+    lost[0, 0] = False
+    found, other = (components.decompose(own, cells, 1.0) for cells, own in (of_grid(p, values) for p in (whole, lost)))
+    assert found.shared == pytest.approx(8 / 7 * ((values - values.mean(axis=0)).sum(axis=1) ** 2).sum(), rel=0.1)
+    assert other.shared == pytest.approx(found.shared, rel=0.05)
+    assert other.degrees == pytest.approx(found.degrees, rel=0.05)
+
+
+@pytest.mark.parametrize("tested", ["two folds each", "two groups", "with speakers of one fold"])
+def test_the_noise_that_speakers_share_is_found_whichever_folds_test_them(tested):
+    rng, folds, speakers = np.random.default_rng(0), 12, 24
+    present = np.zeros((folds, speakers), bool)
+    for speaker in range(speakers):
+        first = 6 * (speaker % 2)
+        present[slice(first, first + 6) if tested == "two groups" else rng.permutation(folds)[:2], speaker] = True
+    if tested == "with speakers of one fold":
+        present[6:, :12] = False
+        present[np.arange(12) % 6, np.arange(12)] = True
+    shared = []
+    for _ in range(200):
+        of_speakers = rng.normal(0, 3, speakers) / present.sum(axis=0)
+        values = rng.normal(0, 0.5, present.shape) + rng.normal(0, 1, (folds, 1)) + of_speakers
+        shared.append(components.decompose(*reversed(of_grid(present, values)), 1.0).shared)
+    number = present.sum(axis=1)
+    assert np.mean(shared) == pytest.approx((number * (number - 1)).sum(), rel=0.12)  # Monte Carlo error: 4 %
+
+
+def test_folds_in_which_no_speaker_is_tested_twice_do_not_show_their_noise():
+    for present in (np.eye(4), np.repeat(np.eye(3), 2, axis=1), [[1, 1, 0], [0, 0, 1], [0, 0, 1]]):
+        present = np.array(present, bool)
+        cells, own = of_grid(present, np.random.default_rng(0).normal(size=present.shape))
+        found = components.decompose(own, cells, 1.0)
+        assert (found.total, found.models) == (1.0, 0) and np.isnan([found.seeds, found.shared]).all()
 
 
 def test_slopes_of_ua_are_what_cells_add_and_sum_to_zero():
@@ -248,10 +311,11 @@ def test_no_row_is_lost_where_folds_that_cross_with_speakers_have_different_seed
     own = components.influences(cells, DIFFERENCE)
     assert np.isnan(own[0, cells.fold_of >= 2]).all() and np.isnan(own[1, cells.fold_of < 2]).all()
     added = np.nansum(own, axis=0) / 2  # to the mean of both seeds
-    folds = np.array([added[cells.fold_of == fold].sum() for fold in range(4)])
+    grid = np.full((4, 6), np.nan)
+    grid[cells.fold_of, cells.speaker_of] = added
     found = components.decompose(own, cells, 1e-3)
-    assert found.shared == pytest.approx(max(0.0, 4 / 3 * (folds**2).sum() - 16 / 15 * (added**2).sum()))
-    assert found.shared > 0 and found.degrees == 3
+    assert found.shared == pytest.approx(slow_shared(grid))
+    assert found.shared > 0 and found.trainings - found.models == 3
 
 
 def of_random_folds(seeds):
@@ -280,14 +344,12 @@ def test_twice_the_speakers_of_one_seed_leave_the_noise_of_models_that_cross_wit
     cells = crossing()
     parts = components.decompose(components.influences(cells, DIFFERENCE), cells, 1e-3)
     twice = parts.scaled(speakers=2.0)
-    assert (twice.shared, twice.degrees) == (parts.shared, 3.0)  # four models still
+    assert (twice.shared, twice.trainings) == (parts.shared, 4)  # four trainings still
     assert twice.total == pytest.approx(0.5e-3 + parts.shared)
-    assert twice.half_width() == pytest.approx(stats.t.ppf(0.975, 3) * np.sqrt(0.5e-3 + parts.shared))
+    assert twice.half_width() == pytest.approx(stats.t.ppf(0.975, twice.degrees) * np.sqrt(0.5e-3 + parts.shared))
     (found,) = paired.contrasts(cells, DIFFERENCE[None], {}, margin=0.02, replicates=200, seed=0)
-    noise = stats.t.ppf(0.975, 3) * np.sqrt(parts.shared)
+    noise = stats.t.ppf(0.975, twice.degrees) * np.sqrt(parts.shared)
     assert noise < found["with_twice_speakers"] < found["half_width"]
-    fewer = parts.scaled(speakers=0.5)
-    assert fewer.degrees == 2.0
 
 
 def test_one_seed_and_folds_of_several_speakers_resample_folds():
