@@ -62,14 +62,15 @@ def summarise(
     failed = set(study.failed) - set(tables)
     wanted = dict.fromkeys([*comparisons, *(pair for question in questions for pair in question.comparisons)])
     pairs = [pair for pair in wanted if not failed & set(pair)]
-    apart = [pair for pair in pairs if _share_nothing(predictions, pair)]
-    pairs = [pair for pair in pairs if pair not in apart]
+    shared = {pair: _paired(predictions, pair, study) for pair in pairs}
+    apart = [pair for pair, both in shared.items() if both is None]
+    shared = {pair: both for pair, both in shared.items() if both is not None}
     options = {"margin": how.margin, "replicates": how.replicates}
     classes, titles = emotions_of(predictions), {score.name: score.title for score in scores.scores_of(predictions)}
-    gained = tuple(scores.differences(predictions, pairs, replicates=how.replicates))
+    gained = tuple(scores.differences(shared, replicates=how.replicates))
     if not classes:  # without emotions there is no UA to compare
-        pairs, of_scores = [], tuple(_asked_of_scores(question, gained, titles) for question in questions)
-    compared = {pair: paired.compare(predictions, *pair, study.fold_sizes, **options) for pair in pairs}
+        shared, of_scores = {}, tuple(_asked_of_scores(question, gained, titles) for question in questions)
+    compared = {pair: paired.compare_paired(pair, both, **options) for pair, both in shared.items()}
     asked = [
         _asked(question, compared, failed, *_effects(predictions, question, study, failed, options))
         for question in (questions if classes else ())
@@ -87,8 +88,10 @@ def summarise(
         margin=how.margin,
         metrics={metric.name: metric.title for metric in how.metrics} if classes else {},
         variants={name: _variant(tables[name], of, speakers, _of(validation, name), how) for name, of in known.items()},
-        comparisons=tuple(corrected[pair] for pair in pairs),
-        questions=tuple(_answered(entry, own, pairs, corrected) for entry, own in asked) if classes else of_scores,
+        comparisons=tuple(corrected[pair] for pair in compared),
+        questions=tuple(_answered(entry, own, corrected, [*compared]) for entry, own in asked)
+        if classes
+        else of_scores,
         scores=titles,
         score_differences=gained,
     )
@@ -97,12 +100,12 @@ def summarise(
 # Comparisons and questions ------------------------------------------------------------------------------------------
 
 
-def _share_nothing(predictions: pd.DataFrame, pair: Pair) -> bool:
+def _paired(predictions: pd.DataFrame, pair: Pair, study: Study) -> paired.Paired | None:
+    """The rows that a pair shares; None where there are none."""
     try:
-        paired.paired(predictions, pair, f"comparison {pair[0]} against {pair[1]}", {})
+        return paired.pair(predictions, *pair, study.fold_sizes)
     except paired.NothingSharedError:
-        return True
-    return False
+        return None
 
 
 def _noted(known: Knowledge, name: str, apart: Sequence[Pair]) -> Knowledge:
@@ -180,7 +183,7 @@ def _stricter(one: Comparison, other: Comparison) -> Comparison:
 
 
 def _answered(
-    entry: Question, own: Mapping[Pair, Comparison], pairs: Sequence[Pair], corrected: Mapping[Pair, Comparison]
+    entry: Question, own: Mapping[Pair, Comparison], corrected: Mapping[Pair, Comparison], pairs: Sequence[Pair]
 ) -> Question:
     text = answer(entry, [corrected[pair] for pair in own])
     return dataclasses.replace(entry, comparisons=tuple(pairs.index(pair) for pair in own), answer=text)

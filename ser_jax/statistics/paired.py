@@ -22,6 +22,7 @@ MARGIN = 0.02  # of UA: differences below it do not matter, where a study does n
 PAIR = "pair"
 
 FoldSizes = Mapping[str, tuple[int, int]]  # fold -> numbers of (training, test) utterances
+Paired = tuple[list[pd.DataFrame], FoldSizes, tuple[str, ...]]  # what `paired` returns
 
 
 class NothingSharedError(UserError):
@@ -94,23 +95,32 @@ class Comparison:
 
 
 def compare(
-    predictions: pd.DataFrame,
-    variant: str,
-    baseline: str,
-    fold_sizes: FoldSizes,
+    predictions: pd.DataFrame, variant: str, baseline: str, fold_sizes: FoldSizes, **options: Any
+) -> Comparison:
+    """Compares two variants on the utterances that both were tested on in the same fold and seed; a family of one.
+
+    `fold_sizes` gives each fold's numbers of (training, test) utterances; where it is empty there is no test of Nadeau
+    and Bengio. `options` are those of `compare_paired`. Raises UserError for an unknown variant, no common (fold, seed,
+    utterance), a fold without sizes, and a margin that is not above zero.
+    """
+    return compare_paired((variant, baseline), pair(predictions, variant, baseline, fold_sizes), **options)
+
+
+def pair(predictions: pd.DataFrame, variant: str, baseline: str, fold_sizes: FoldSizes) -> Paired:
+    """The rows of two variants that are compared, as `paired` returns them."""
+    return paired(predictions, (variant, baseline), f"comparison {variant} against {baseline}", fold_sizes)
+
+
+def compare_paired(
+    names: tuple[str, str],
+    both: Paired,
     *,
     margin: float = MARGIN,
     replicates: int = bootstrap.REPLICATES,
     seed: int = 0,
 ) -> Comparison:
-    """Compares two variants on the utterances that both were tested on in the same fold and seed; a family of one.
-
-    `fold_sizes` gives each fold's numbers of (training, test) utterances; where it is empty there is no test of Nadeau
-    and Bengio. Raises UserError for an unknown variant, no common (fold, seed, utterance), a fold without sizes, and a
-    margin that is not above zero.
-    """
-    names = [variant, baseline]
-    tables, fold_sizes, notes = paired(predictions, names, f"comparison {variant} against {baseline}", fold_sizes)
+    """Compares a variant with its baseline on the rows that are paired: see `compare`."""
+    (variant, baseline), (tables, fold_sizes, notes) = names, both
     cells, weights = components.count_cells(tables), np.array([[1.0, -1.0]])
     (found,) = contrasts(cells, weights, fold_sizes, margin=margin, replicates=replicates, seed=seed)
     pooled = np.tensordot(weights[0], metrics.unweighted_accuracy(cells.counts.sum(axis=2)), axes=1)
@@ -279,12 +289,7 @@ def _equivalence(one: Comparison) -> float:
     return tests.equivalence_test(one.estimate, one.standard_error, one.degrees, one.margin)
 
 
-def paired(
-    predictions: pd.DataFrame,
-    variants: Sequence[str],
-    what: str,
-    fold_sizes: FoldSizes,
-) -> tuple[list[pd.DataFrame], FoldSizes, tuple[str, ...]]:
+def paired(predictions: pd.DataFrame, variants: Sequence[str], what: str, fold_sizes: FoldSizes) -> Paired:
     """The variants' rows, restricted to what all were tested on, in the same order; fold sizes for a test; and notes.
 
     Rows are paired by (fold, seed, utterance). Variants of different protocols have no fold in common: they are paired

@@ -11,7 +11,7 @@ for each seed, the seeds averaged, and the 95 % interval is over speakers, with 
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -75,16 +75,15 @@ def estimate(table: pd.DataFrame, score: Score, *, replicates: int = bootstrap.R
 
 
 def differences(
-    table: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, replicates: int = bootstrap.REPLICATES
+    pairs: Mapping[tuple[str, str], paired.Paired], *, replicates: int = bootstrap.REPLICATES
 ) -> list[ScoreDifference]:
     """Returns the difference of every score in every (variant, baseline) pair that both have figures of.
 
-    They are over the utterances that both were tested on in the same fold and seed, and whose values are known.
+    They are over the utterances that are paired, and whose values are known.
     """
     found = []
-    for variant, baseline in pairs:
-        both, _, notes = paired.paired(table, [variant, baseline], f"scores of {variant} against {baseline}", {})
-        for score in scores_of(table):
+    for (variant, baseline), (both, _, notes) in pairs.items():
+        for score in scores_of(both[0]):
             rows = np.stack([score.per_row(one) for one in both])
             cells = cell_sums(both[0], rows)
             if cells is not None:

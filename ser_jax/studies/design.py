@@ -80,7 +80,7 @@ def read_results(folder: str | os.PathLike) -> Results:
     table = predictions.read(folder / "predictions.parquet")
     found, sizes = [], []
     for pair in pairs:
-        tables, *_ = paired.paired(table, list(pair), f"comparison {pair[0]} against {pair[1]}", {})
+        tables, *_ = paired.pair(table, *pair, {})
         cells, weights = components.count_cells(tables), np.array([[1.0, -1.0]])
         if cells.of_these_models():
             raise UserError(

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ser_jax.statistics import components, scores
-from ser_jax.statistics.scores import differences, estimate, scores_of
+from ser_jax.statistics import components, paired, scores
+from ser_jax.statistics.scores import estimate, scores_of
 
 
 def table_of(noises=(0.3,), speakers=6, per_speaker=12, seeds=2):
@@ -27,6 +27,11 @@ def table_of(noises=(0.3,), speakers=6, per_speaker=12, seeds=2):
                 columns |= {f"true_{name}": known, f"predicted_{name}": true[:, i] + noise * rng.normal(size=rows)}
             parts.append(pd.DataFrame(columns))
     return pd.concat(parts, ignore_index=True)
+
+
+def differences(table, variant, baseline, replicates):
+    pair = variant, baseline
+    return scores.differences({pair: paired.pair(table, *pair, {})}, replicates=replicates)
 
 
 def slow_ccc(x, y):
@@ -65,7 +70,7 @@ def test_votes_are_scored_by_cross_entropy_divergence_and_the_majority():
 def test_the_last_speaker_may_be_missing_from_the_last_seed():
     table = table_of(noises=(0.3, 0.5))
     last = (table["seed"] == 1) & (table["speaker"] == "speaker5")
-    for one in differences(table[~last], [("v0", "v1")], replicates=50):
+    for one in differences(table[~last], "v0", "v1", 50):
         own = [table[~last & (table["variant"] == name)] for name in ("v0", "v1")]
         values = [float(estimate(part, by_name(table)[one.score], replicates=2).value) for part in own]
         assert one.estimate == pytest.approx(values[0] - values[1], abs=1e-9)
@@ -85,7 +90,7 @@ def test_the_interval_of_a_difference_ends_where_differences_can_be():
     table = table_of(noises=(0.2, 0.2), speakers=2)
     opposite = (table["variant"] == "v0") == (table["speaker"] == "speaker0")  # each variant fails on one speaker
     table["predicted_arousal"] *= np.where(opposite, -1, 1)
-    one = next(one for one in differences(table, [("v0", "v1")], replicates=50) if one.score == "ccc_arousal")
+    one = next(one for one in differences(table, "v0", "v1", 50) if one.score == "ccc_arousal")
     assert one.ci95 == (-2, 2)
 
 
@@ -108,7 +113,7 @@ def test_a_paired_difference_is_that_of_the_values_with_the_same_speakers_drawn(
     table = table_of(noises=(0.2, 0.9))
     only_first = table[table["variant"] == "v1"].index[:5]
     both = table.drop(index=only_first)
-    found = {one.score: one for one in differences(both, [("v1", "v0")], replicates=2000)}
+    found = {one.score: one for one in differences(both, "v1", "v0", 2000)}
     assert set(found) == set(by_name(table))
     left_out = set(table.loc[only_first, "utterance"])
     shared = both[~((both["seed"] == 0) & both["utterance"].isin(left_out))]
@@ -126,7 +131,7 @@ def test_a_difference_is_over_the_utterances_that_both_have_values_of():
     lost = table["utterance"].isin(["u1", "u4", "u40"])
     partly = table.assign(predicted_arousal=table["predicted_arousal"].mask(lost & (table["variant"] == "v1")))
     found, expected = (
-        next(one for one in differences(rows, [("v1", "v0")], replicates=20) if one.score == "ccc_arousal")
+        next(one for one in differences(rows, "v1", "v0", 20) if one.score == "ccc_arousal")
         for rows in (partly, table[~lost])
     )
     assert found.estimate == pytest.approx(expected.estimate, abs=1e-9)
@@ -135,7 +140,7 @@ def test_a_difference_is_over_the_utterances_that_both_have_values_of():
 def test_variants_that_do_not_predict_a_dimension_have_no_difference_in_it():
     table = table_of(noises=(0.2, 0.9))
     table.loc[table["variant"] == "v1", "predicted_valence"] = np.nan
-    assert {one.score for one in differences(table, [("v1", "v0")], replicates=20)} == {
+    assert {one.score for one in differences(table, "v1", "v0", 20)} == {
         *("ccc_arousal", "votes_cross_entropy", "votes_kl", "votes_majority")
     }
 
@@ -173,7 +178,7 @@ def test_the_noise_that_speakers_share_is_part_of_the_interval():
     ]
     assert noise == pytest.approx(np.var(of_seeds, ddof=1) / 4, rel=0.5)  # of the slopes, and of the figures themselves
     wide, short = (
-        next(one for one in differences(t, [("v1", "v0")], replicates=500) if one.score == "ccc_arousal")
+        next(one for one in differences(t, "v1", "v0", 500) if one.score == "ccc_arousal")
         for t in (one_model, own_models)
     )
     assert np.ptp(wide.ci95) > 1.2 * np.ptp(short.ci95)
@@ -193,7 +198,7 @@ def with_noise_of_training(rng, folds, per_fold, seeds=1):
 
 
 def arousal(table, replicates=200):
-    return next(one for one in differences(table, [("v1", "v0")], replicates=replicates) if one.score == "ccc_arousal")
+    return next(one for one in differences(table, "v1", "v0", replicates) if one.score == "ccc_arousal")
 
 
 def test_with_one_seed_and_folds_of_several_speakers_a_difference_is_over_folds():
