@@ -150,7 +150,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def to_json(value: Any, *, in_order: bool = False) -> str:
     """Serialises with sorted keys, so that equal values are equal text; `in_order`: with keys as they come.
 
-    Configurations are written in order: of the patterns of `optimizer.rates` the first that fits counts.
+    Configurations are written in order, which is that of a study's variants in its report.
     """
     return json.dumps(value, indent=1, sort_keys=not in_order, ensure_ascii=False) + "\n"
 

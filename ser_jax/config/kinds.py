@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -162,6 +163,34 @@ def strengths() -> Kind:
         return {name: _item(of, strength) for name, strength in value.items()}
 
     return Kind("a dict of package.module:NAME: a number of at least 0", checked, guess)
+
+
+def rates() -> Kind:
+    """Shares of the learning rate by regular expression, as a list of pairs: the first expression that fits counts."""
+    of = number()
+
+    def checked(value: Any) -> list[list]:
+        pairs = in_order(value)
+        if not isinstance(pairs, list | tuple) or not all(
+            isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs
+        ):
+            raise ValueError
+        patterns = [pattern for pattern, _ in pairs]
+        for pattern in patterns:
+            if patterns.count(pattern) > 1:
+                raise ValueError(f"; {brief(pattern)} is in it twice")
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"; {brief(pattern)} is no regular expression ({error})") from None
+        return [[pattern, _item(of, rate)] for pattern, rate in pairs]
+
+    return Kind("a dict or list of pairs, of regular expression and share of the learning rate", checked, guess)
+
+
+def in_order(value: Any) -> Any:
+    """Returns a dict as a list of pairs: an order that counts is then part of the value."""
+    return [[key, entry] for key, entry in value.items()] if isinstance(value, dict) else value
 
 
 def groups() -> Kind:

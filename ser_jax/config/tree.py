@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ser_jax.config.kinds import in_order
 from ser_jax.config.options import OPTIONS, Option
 from ser_jax.errors import UserError, brief, did_you_mean
 
@@ -25,6 +26,7 @@ def merge(config: dict, changes: dict, where: str = "config") -> dict:
     Raises `UserError` that names the nearest existing key for one that does not exist. Below `config.model` any key is
     taken: models differ in their options, which are checked when the model is built. Where the name of the model
     changes, the changes replace the model whole. A duration in one unit takes the place of the same in the other.
+    `config.optimizer.rates` are kept as a list of pairs, and replaced whole.
     """
     result = dict(config)
     for key, value in changes.items():
@@ -32,7 +34,7 @@ def merge(config: dict, changes: dict, where: str = "config") -> dict:
             _check_key(key, config, where)
         if isinstance(config.get(key), dict) and isinstance(value, dict) and not _another_model(key, config, value):
             value = merge(config[key], value, f"{where}.{key}")
-        result[key] = copy.deepcopy(value)
+        result[key] = copy.deepcopy(in_order(value) if f"{where}.{key}" == "config.optimizer.rates" else value)
         for unit, other in _UNITS:
             twin = f"{str(key).removesuffix(unit)}{other}"
             if str(key).endswith(unit) and twin in config and twin not in changes and value != -1:
@@ -83,9 +85,6 @@ def deciding(config: dict) -> dict:
         )  # what these hold counts, not where it lies
     }
     result["evaluation"] = {name: config["evaluation"][name] for name in ("window_seconds", "batch_statistics")}
-    rates = config["optimizer"]["rates"]
-    if list(rates) != sorted(rates):  # the first pattern that fits counts: another order is another training
-        result["optimizer"] = config["optimizer"] | {"rates": [[pattern, rate] for pattern, rate in rates.items()]}
     return result
 
 
@@ -127,16 +126,12 @@ def choose(what: str, name: str, choices: Mapping[str, Any]) -> Any:
 
 
 def differences(old: dict, new: dict, prefix: str = "config") -> Iterator[str]:
-    """Yields one "path: old -> new" for each leaf in which two configurations differ.
-
-    So does the order of the patterns of `optimizer.rates`, which has a meaning.
-    """
+    """Yields one "path: old -> new" for each leaf in which two configurations differ."""
     for key in sorted({*old, *new}):
         path, a, b = f"{prefix}.{key}", old.get(key), new.get(key)
-        reordered = a == b and path.endswith("optimizer.rates") and list(a or ()) != list(b or ())
-        if isinstance(a, dict) and isinstance(b, dict) and not reordered:
+        if isinstance(a, dict) and isinstance(b, dict):
             yield from differences(a, b, path)
-        elif a != b or reordered:
+        elif a != b:
             yield f"{path}: {a!r} -> {b!r}"
 
 

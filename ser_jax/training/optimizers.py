@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -148,28 +148,19 @@ def overview(parameters: Any, optimizer: Optimizer) -> str:
     return "".join(line.rstrip() + "\n" for line in lines)
 
 
-def _rates(patterns: Mapping[str, Any], parameters: Any) -> Any:
+def _rates(pairs: Sequence[Sequence[Any]], parameters: Any) -> Any:
     """Each parameter's share of the learning rate: that of the first pattern that is found in its path, or 1."""
-    compiled = {}
-    for pattern, rate in patterns.items():
-        where = f"{_WHERE}.rates: {pattern!r}"
-        try:
-            compiled[re.compile(pattern)] = rate
-        except re.error as error:
-            raise UserError(f"{where} is no regular expression ({error})") from error
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < math.inf:
-            raise UserError(f"{where}: found {rate!r}, expected a share of the learning rate of at least 0")
     used = set()
 
     def rate_of(path: tuple, _: Any) -> float:
-        for pattern, rate in compiled.items():
-            if pattern.search(path_of(path)):
+        for pattern, rate in pairs:
+            if re.search(pattern, path_of(path)):
                 used.add(pattern)
                 return float(rate)
         return 1.0
 
     rates = jax.tree_util.tree_map_with_path(rate_of, parameters)
-    if unused := [pattern.pattern for pattern in compiled if pattern not in used]:
+    if unused := [pattern for pattern, _ in pairs if pattern not in used]:
         paths = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(parameters)]
         raise UserError(
             f"{_WHERE}.rates: {unused[0]!r} fits no parameter that an earlier pattern does not fit; expected part of a "

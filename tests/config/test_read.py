@@ -53,6 +53,11 @@ def test_an_override_changes_one_leaf():
         ("--config.protocol={1: 2}", "--config.protocol: a group of options; expected one of them"),
         ("--config.feed.kind=auto", "config.feed is no group of options"),
         ("--config.model=3", "config.model: found 3, expected a dict with the name of a model"),
+        ("--config.optimizer.rates=bias,0", "expected a dict or list of pairs, of regular expression and share of the"),
+        ('--config.optimizer.rates={"(": 0.1}', "; '(' is no regular expression"),
+        ('--config.optimizer.rates={"first": -1}', "; -1 is not a number of at least 0"),
+        ('--config.optimizer.rates={"first": NaN}', "; nan is not a number of at least 0"),
+        ('--config.optimizer.rates=[["a", 1], ["a", 0]]', "; 'a' is in it twice"),
     ],
 )
 @pytest.mark.parametrize("kind", ["py", "json"])
@@ -74,6 +79,16 @@ def test_a_workdir_s_own_configuration_can_be_given_again(tmp_path):
     assert config.load(str(path)) == original
     changed = config.load(str(path), ["--config.optimizer.learning_rate=0.5"])
     assert changed["optimizer"]["learning_rate"] == 0.5
+
+
+def test_rates_are_kept_in_their_order_and_replaced_whole():
+    for text in ('{"^b/": 1, "a": 0.5}', '[["^b/", 1], ["a", 0.5]]', "{'^b/': 1, 'a': 0.5}"):
+        tree = config.load(QUICKSTART, [f"--config.optimizer.rates={text}"])
+        assert tree["optimizer"]["rates"] == [["^b/", 1.0], ["a", 0.5]]
+    assert config.merge(tree, {"optimizer": {"rates": {"a": 0}}})["optimizer"]["rates"] == [["a", 0]]
+    assert list(config.differences(tree, config.load(QUICKSTART))) == [
+        "config.optimizer.rates: [['^b/', 1.0], ['a', 0.5]] -> []"
+    ]
 
 
 def test_a_missing_file_is_named():

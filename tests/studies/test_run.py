@@ -283,10 +283,18 @@ def test_the_order_of_the_patterns_of_rates_is_kept_and_claimed(tmp_path):
     )
     for _ in range(2):
         run.claim(tmp_path, one)
-    assert list(configuration.load(str(tmp_path / "config.json"))["optimizer"]["rates"]) == ["^classifier/", ""]
+    found = configuration.load(str(tmp_path / "config.json"))["optimizer"]["rates"]
+    assert found == [["^classifier/", 1.0], ["", 0.1]]
     for seeds in ([0], [0, 1]):
         with pytest.raises(UserError, match=r"another configuration.*rates"):
             run.claim(tmp_path, other | {"seeds": seeds})
+
+
+def test_a_workdir_whose_rates_are_a_dict_goes_on(tmp_path):
+    settings = configuration.merge(configuration.default(), {"optimizer": {"rates": {"b": 1.0, "a": 0.5}}})
+    older = {**settings, "optimizer": settings["optimizer"] | {"rates": {"b": 1.0, "a": 0.5}}}
+    (tmp_path / "config.json").write_text(json.dumps(older))
+    run.claim(tmp_path, settings)
 
 
 def test_a_workdir_from_before_a_key_existed_goes_on(tmp_path):

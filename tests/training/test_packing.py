@@ -50,7 +50,7 @@ def test_a_state_is_the_same_after_it_was_packed(model):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"name": "sgd", "arguments": {"momentum": 0.9}}, {"name": "lion"}, {"rates": {"bias": 0.25}}]
+    "changes", [{}, {"name": "sgd", "arguments": {"momentum": 0.9}}, {"name": "lion"}, {"rates": [["bias", 0.25]]}]
 )
 def test_a_step_of_a_packed_state_is_that_of_the_state(changes):
     resident = noise()
@@ -80,7 +80,7 @@ def test_an_elementwise_optimizer_does_to_a_vector_what_it_does_to_its_parts(nam
 
 def test_an_optimizer_that_looks_at_arrays_and_a_frozen_layer_keep_their_trees():
     masked = {"arguments": {"mask": {"classifier": {"kernel": True, "bias": False}}}}
-    for changes in ({"name": "lamb"}, {"rates": {"bias": 0}}, masked):
+    for changes in ({"name": "lamb"}, {"rates": [["bias", 0]]}, masked):
         learner = learner_of(build("linear", 3), 2000, **changes)
         state = begun(learner)
         assert packing.packed(learner, state) is state

@@ -23,10 +23,24 @@ def folder(tmp_path):
 
 
 def test_the_order_of_patterns_whose_first_counts_is_published(tmp_path):
-    rates = {"^classifier/": 1.0, "": 0.1}
+    rates = [["^classifier/", 1.0], ["", 0.1]]
     config = configuration.merge(METADATA["config"], {"optimizer": {"rates": rates}})
     published.write(tmp_path, "small", published.arrays_of(STATE), METADATA | {"config": config})
-    assert list(published.read_metadata(tmp_path)["config"]["optimizer"]["rates"].items()) == list(rates.items())
+    assert published.read_metadata(tmp_path)["config"]["optimizer"]["rates"] == rates
+    path = tmp_path / published.METADATA
+    found = json.loads(path.read_text())
+    found["config"]["optimizer"]["rates"].reverse()
+    path.write_text(json.dumps(found))
+    with pytest.raises(UserError, match="another SHA-256"):
+        published.read_metadata(tmp_path)
+
+
+def test_the_rates_of_models_that_were_published_as_a_dict_are_read(tmp_path):
+    older = json.loads(json.dumps(METADATA["config"]))
+    for rates, expected in (({}, []), ({"^classifier/": 1, "": 0.1}, [["^classifier/", 1], ["", 0.1]])):
+        older["optimizer"]["rates"] = rates
+        published.write(tmp_path, "small", published.arrays_of(STATE), METADATA | {"config": older})
+        assert published.read_metadata(tmp_path)["config"]["optimizer"]["rates"] == expected
 
 
 def change_arrays(folder, change):

@@ -317,7 +317,7 @@ def test_the_default_is_adamw_with_a_cosine_and_short_averages_at_first():
 
 def test_a_frozen_layer_stays_has_no_moments_and_a_slow_one_moves_by_its_share(resident):
     def moved(**rates):
-        learner = learner_of(build("linear", 3), 2000, rates=rates)
+        learner = learner_of(build("linear", 3), 2000, rates=list(rates.items()))
         state = begun(learner)
         run = run_of(weight_decay=np.float32(0.5))
         after, metrics = jax.jit(functools.partial(train_step, learner))(state, run, ROWS, resident)
