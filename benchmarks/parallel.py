@@ -27,6 +27,7 @@ from benchmarks.common import agree, done, emit, take_turns
 from benchmarks.corpora import all_for_training
 from ser_jax import config as configuration
 from ser_jax.corpora.synthetic import make_synthetic
+from ser_jax.numbers import count
 from ser_jax.training import devices, programs
 from ser_jax.training import population as populations
 from ser_jax.training.devices import Layout
@@ -97,7 +98,7 @@ def more_devices(args: argparse.Namespace) -> None:
     for n, values in seconds.items():
         low, ratio, high = np.percentile(seconds[1] / values, (25, 50, 75))
         rate = args.runs * args.steps / float(np.median(values))
-        name = f"{n} device{'s' if n > 1 else ''}"
+        name = count(n, "device")
         print(f"{name:28}{rate:18.0f}/s{ratio:12.2f}x{low:9.2f} to {high:.2f}x")
         record = {"contestant": name, "devices": n, "run_steps_per_second": rate}
         write(record | {"against_one_device": ratio, "against_one_device_quartiles": [low, high]}, args)

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     from ser_jax.export import program as programs
     from ser_jax.export import runtime
     from ser_jax.export.formats import FORMATS
-    from ser_jax.report.numbers import count
+    from ser_jax.numbers import count
     from ser_jax.studies import baselines, workdirs
 
     start_jax()

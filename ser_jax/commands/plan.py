@@ -72,12 +72,12 @@ def run(args: argparse.Namespace) -> int:
 
 def text(results: Any, designs: list[Any]) -> str:
     """The table for people."""
+    from ser_jax.numbers import count
     from ser_jax.report.numbers import detectable, duration
 
     share = results.parts.seeds / results.parts.total
-    counts = {"comparison": results.comparisons, "speaker": results.speakers}
-    counts |= {"fold": results.folds, "seed": results.seeds}
-    sizes = ", ".join(f"{number} {noun}{'s' * (number != 1)}" for noun, number in counts.items())
+    nouns = ("comparison", "speaker", "fold", "seed")
+    sizes = ", ".join(count(getattr(results, f"{noun}s"), noun) for noun in nouns)
     lines = [f"{results.folder}: {sizes}."]
     if share == share:
         lines.append(

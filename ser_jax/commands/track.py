@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ser_jax import extras, trackers
     from ser_jax.errors import UserError, did_you_mean
-    from ser_jax.report.numbers import count
+    from ser_jax.numbers import count
 
     if args.to not in trackers.TRACKERS:
         raise UserError(f"--to {args.to}: not a tracker{did_you_mean(args.to, trackers.TRACKERS)}")

@@ -20,6 +20,7 @@ from ser_jax.config.kinds import guess, plain
 from ser_jax.config.options import OPTIONS, Option
 from ser_jax.config.tree import check, completed, merge
 from ser_jax.errors import UserError, brief, did_you_mean
+from ser_jax.numbers import count
 from ser_jax.shipped import CONFIGURATIONS, ROOT
 
 PREFIX = "--config."
@@ -94,9 +95,7 @@ def _call(get_config: Callable[..., dict], file: str, argument: str) -> Any:
     names = list(inspect.signature(get_config).parameters)
     if len(given) > len(names):
         form = f":{','.join(name.upper() for name in names)}" if names else " without an argument"
-        raise UserError(
-            f"--config {file}:{argument}: found {len(given)} argument{'s' * (len(given) != 1)}, expected {file}{form}"
-        )
+        raise UserError(f"--config {file}:{argument}: found {count(len(given), 'argument')}, expected {file}{form}")
     return _one_line(file, lambda: get_config(*given))
 
 

@@ -16,6 +16,7 @@ from ser_jax.corpora.duplicates import near_copies
 from ser_jax.corpora.labels import spellings_of_texts, texts_as_one
 from ser_jax.corpora.protocols import Fold, Protocol, shared, speakers_known
 from ser_jax.corpora.same_files import overlapping
+from ser_jax.numbers import count
 
 Verdict = Literal["independent", "leaks", "cannot be told"]
 
@@ -168,9 +169,9 @@ def _findings(corpus: Corpus, report: Audit) -> list[str]:
             f"LEAK of recordings: {len(copies)} in both training and test data of a fold: {_listed(copies)}"
         )
     if overlaps := [f"{one} and {other}" for one, other in across - copies]:
-        pairs = "1 pair" if len(overlaps) == 1 else f"{len(overlaps)} pairs"
         findings.append(
-            f"LEAK of recordings: {pairs} of segments that overlap, in training and in test data: {_listed(overlaps)}"
+            f"LEAK of recordings: {count(len(overlaps), 'pair')} of segments that overlap, in training and in test "
+            f"data: {_listed(overlaps)}"
         )
     if report.duplicates:
         findings.append(f"recordings that occur more than once: {len(report.duplicates)}: {_listed(report.duplicates)}")

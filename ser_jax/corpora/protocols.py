@@ -20,6 +20,7 @@ from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.fold_lists import SPLITS, read_fold_list, split_named
 from ser_jax.corpora.labels import texts_as_one
 from ser_jax.errors import UserError, brief, did_you_mean
+from ser_jax.numbers import count
 
 PROTOCOLS = {  # and the rule that makes their folds
     "leave_one_speaker_out": "each speaker is tested by models that were not trained on that speaker",
@@ -143,8 +144,7 @@ def make_protocol(
     else:
         kind = "SPEAKERS UNKNOWN: test speakers may be in the training data"
     without = " and no validation" if any(not len(fold.validation) for fold in folds) else ""
-    number = f"{len(folds)} fold{'s' * (len(folds) != 1)}"
-    return Protocol(name, independent, tuple(folds), f"{rule} ({kind}; {number}{without})")
+    return Protocol(name, independent, tuple(folds), f"{rule} ({kind}; {count(len(folds), 'fold')}{without})")
 
 
 def _refuse_idle_options(name: str, num_folds: int | None, num_text_groups: int, seed: int) -> None:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ser_jax.numbers import count
 from ser_jax.report import figures as draw
 from ser_jax.report import numbers
 from ser_jax.report.blocks import Answer, Block, Cell, Items, Section, Table
@@ -26,7 +27,7 @@ def write_across(folder: str | os.PathLike, view: View) -> None:
     ]
     if notes := notes_of(view):
         sections.append(Section("notes", "Notes", (Items(tuple(map(numbers.sentence_case, notes))),)))
-    heading = f"The same comparisons on {corpora}", f"{numbers.count(len(view['variants']), 'variant')} on all corpora"
+    heading = f"The same comparisons on {corpora}", f"{count(len(view['variants']), 'variant')} on all corpora"
     write_sections(folder, heading, sections, view["variants"])
 
 

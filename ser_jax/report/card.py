@@ -6,11 +6,12 @@ from typing import Any
 
 from ser_jax.baselines import is_baseline
 from ser_jax.corpora import catalogue
+from ser_jax.numbers import count
 from ser_jax.report import card_header, numbers, preparation
 from ser_jax.report.escape import markdown as escaped
 from ser_jax.report.markdown import table
 from ser_jax.report.method_terms import NORMALIZATIONS
-from ser_jax.report.numbers import count, join
+from ser_jax.report.numbers import join
 from ser_jax.report.sections.provenance import describe_provenance, licence
 from ser_jax.report.summary import Measure, Provenance, Summary
 from ser_jax.training.published import LIBRARY, METADATA, WEIGHTS

@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from ser_jax.baselines import is_baseline
+from ser_jax.numbers import count
 from ser_jax.report.method_terms import duration
-from ser_jax.report.numbers import count, join
+from ser_jax.report.numbers import join
 from ser_jax.report.summary import Summary
 
 

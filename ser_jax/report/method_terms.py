@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ser_jax.report.numbers import count
+from ser_jax.numbers import count, plural
 
 # How a model is called in a text, with its source.
 MODELS = {
@@ -81,5 +81,5 @@ def duration(group: Mapping[str, Any], name: str) -> str:
         return "never" if name == "validate" else ""
     if steps < 0 and epochs < 0:
         return _UNSET[name]
-    length = count(steps, "step") if steps > 0 else f"{epochs:g} epoch{'s' * (epochs != 1)}"
+    length = count(steps, "step") if steps > 0 else f"{epochs:g} {plural(epochs, 'epoch')}"
     return f"every {length}" if name == "validate" else length

@@ -8,9 +8,10 @@ from typing import Any
 
 from ser_jax import config as configuration
 from ser_jax.baselines import is_baseline
+from ser_jax.numbers import count
 from ser_jax.report import method_runs, numbers
 from ser_jax.report.method_terms import AUGMENTATIONS, FEATURES, MODELS, NORMALIZATIONS, SOURCES, duration
-from ser_jax.report.numbers import count, join
+from ser_jax.report.numbers import join
 from ser_jax.report.references import parsed
 from ser_jax.report.summary import Provenance, Summary
 

@@ -128,11 +128,6 @@ def duration(seconds: int | float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def count(number: int, noun: str) -> str:
-    """A number of things: "1 fold", "10 folds"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def join(parts: Sequence[str], word: str = "and") -> str:
     """Parts as a list in a sentence: "a, b and c"."""
     return f" {word} ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ser_jax.corpora.audio import NOTES
-from ser_jax.report.numbers import count, some
+from ser_jax.numbers import count
+from ser_jax.report.numbers import some
 
 
 def left_out(corpus: str, info: Mapping[str, Any]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ser_jax.errors import UserError
+from ser_jax.numbers import count
 from ser_jax.predictions import PREFIX, emotions_of, validate
 from ser_jax.report import summary as tree
 from ser_jax.report.answers import answer, describe_difference
@@ -126,12 +127,10 @@ def _asked(
     family = paired.correct([*(compared[pair] for pair in own), *effects])
     left_out = sum(bool(failed & set(pair)) for pair in question.comparisons)
     if left_out:
-        what = "comparison left out: a variant of it" if left_out == 1 else "comparisons left out: variants of them"
-        notes = [*notes, f"{left_out} {what} failed"]
+        notes = [*notes, f"{count(left_out, 'comparison')} left out: a variant failed"]
     apart = len(question.comparisons) - len(own) - left_out
     if apart:
-        what = "comparison left out: its" if apart == 1 else "comparisons left out: their"
-        notes = [*notes, f"{apart} {what} variants share no fold, seed and utterance"]
+        notes = [*notes, f"{count(apart, 'comparison')} left out: the variants share no fold, seed and utterance"]
     entry = Question(
         name=question.name,
         text=question.text,

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 from ser_jax.errors import one_line
+from ser_jax.numbers import count
 from ser_jax.report import numbers
 from ser_jax.report.answers import describe_difference, sentence
 from ser_jax.report.sections.common import by_note
@@ -49,7 +50,7 @@ def _sentences(summary: Summary, variants: dict[str, Variant]) -> Iterator[str]:
         if variant.by_source:
             yield describe_sources(name, variant.by_source)
     for one in summary.comparisons:
-        shape = f"({numbers.count(one.folds, 'fold')} x {numbers.count(one.seeds, 'seed')})"
+        shape = f"({count(one.folds, 'fold')} x {count(one.seeds, 'seed')})"
         yield f"{sentence(one).removesuffix('.')} {shape}."
     for difference in summary.score_differences:
         yield describe_difference(difference, summary.scores)
@@ -78,7 +79,7 @@ def _settings(variants: dict[str, Variant]) -> set[str]:
 def _names(variants: dict[str, Variant]) -> list[str]:
     cells = ["variant"]
     for name, variant in variants.items():
-        about = [numbers.count(variant.runs, "run")]
+        about = [count(variant.runs, "run")]
         if variant.known.parameters is not None:
             about.append(numbers.size(variant.known.parameters))
         if len(_settings(variants)) > 1:

@@ -15,6 +15,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from ser_jax.errors import UserError
+from ser_jax.numbers import count
 from ser_jax.statistics import bootstrap, components, metrics, tests
 from ser_jax.statistics.components import Cells, Components
 
@@ -271,16 +272,14 @@ def _rare(cells: Cells) -> list[str]:
     single, few = int((number == 1).sum()), int((number > 1).sum())
     notes = []
     if single:
-        emotions = "1 emotion" if single == 1 else f"{single} emotions"
         notes.append(
-            f"{emotions} from one of the {what} only: interval and p value leave out how {what} differ there, and find "
-            "differences too easily"
+            f"{count(single, 'emotion')} from one of the {what} only: interval and p value leave out how {what} differ "
+            "there, and find differences too easily"
         )
     if few:
-        emotions = "1 emotion" if few == 1 else f"{few} emotions"
         notes.append(
-            f"{emotions} from two or three of the {what} only: the interval is too short, and p finds differences too "
-            "easily"
+            f"{count(few, 'emotion')} from two or three of the {what} only: the interval is too short, and p finds "
+            "differences too easily"
         )
     return notes
 

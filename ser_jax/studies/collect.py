@@ -18,8 +18,8 @@ from ser_jax.errors import UserError, refusal
 from ser_jax.frontend import num_features, num_frames
 from ser_jax.inference.latency import SECONDS, one_utterance, relative_latency
 from ser_jax.models.cost import cost
+from ser_jax.numbers import count
 from ser_jax.report import preparation, summary
-from ser_jax.report.numbers import count
 from ser_jax.report.summarise import How, summarise
 from ser_jax.report.summary import Cost, Selection, Study, Summary
 from ser_jax.report.write import write_report

@@ -13,7 +13,8 @@ from ser_jax.baselines.functionals import seconds_of_functionals
 from ser_jax.corpora import default_data_dir
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.frontend import num_features, num_frames
-from ser_jax.report.numbers import count, duration, join
+from ser_jax.numbers import count
+from ser_jax.report.numbers import duration, join
 from ser_jax.studies import expected, rates
 from ser_jax.studies.baselines import Baselines
 from ser_jax.studies.more_seeds import still_to_train

@@ -171,7 +171,7 @@ def test_variants_that_share_no_run_are_not_compared_and_the_others_are():
     assert made.questions[0].effects == () and made.questions[0].comparisons == (0,)
     assert made.questions[0].notes == (
         "no effects of a, b: they share no fold, seed and utterance to compare on",
-        "1 comparison left out: its variants share no fold, seed and utterance",
+        "1 comparison left out: the variants share no fold, seed and utterance",
     )
     assert not few(table, comparisons=pairs[:1]).comparisons
     with pytest.raises(UserError, match=r"^comparison cbaam against none: no variant cbaam"):
@@ -268,7 +268,7 @@ def test_a_failed_variant_leaves_the_other_comparisons_and_says_so():
     assert made.questions[0].effects == ()
     assert made.questions[0].notes == (
         "no effects of attention and activation: no variant has attention eca, activation hard_swish",
-        "1 comparison left out: a variant of it failed",
+        "1 comparison left out: a variant failed",
     )
     with pytest.raises(UserError, match="no variant both"):
         few(table, Study(fold_sizes=sizes(table)), questions=questions)

@@ -1,5 +1,6 @@
 """The sections of a report, each a function from its sources to blocks; one with nothing to say is left out."""
 
+from ser_jax.numbers import count
 from ser_jax.report import numbers
 from ser_jax.report.blocks import Section
 from ser_jax.report.sections import differences, people, provenance, scores, variants
@@ -42,9 +43,9 @@ def subtitle(summary: Summary) -> str:
     elif (told := {protocol.verdict for protocol in summary.study.protocols}) & {"leaks", "cannot be told"}:
         parts.append("the split LEAKS" if "leaks" in told else "independence CANNOT BE TOLD")
     parts.append(numbers.join(sorted({variant.known.setting for variant in of})))
-    parts.append(numbers.count(len(of), "variant"))
+    parts.append(count(len(of), "variant"))
     sizes = [("folds", "fold"), ("seeds", "seed"), ("speakers", "speaker"), ("utterances", "utterance")]
-    parts += [numbers.count(max(getattr(variant, key) for variant in of), noun) for key, noun in sizes]
+    parts += [count(max(getattr(variant, key) for variant in of), noun) for key, noun in sizes]
     if summary.emotions:
         parts.append(f"chance UA {numbers.percent(summary.chance_ua)} %")
     return " · ".join(parts)

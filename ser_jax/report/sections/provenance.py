@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 
+from ser_jax.numbers import count, plural
 from ser_jax.report import methods, numbers, references
 from ser_jax.report.blocks import Block, Code, Facts, Items, Text
-from ser_jax.report.numbers import count, join, sentence_case
+from ser_jax.report.numbers import join, sentence_case
 from ser_jax.report.sources import Sources
 from ser_jax.report.summary import Protocol, Provenance, Selection
 from ser_jax.report.vector_graphics import missing_signs
@@ -116,7 +117,7 @@ def trained(sources: Sources) -> list[str]:
     for name, variant in sources.variants.items():
         for provenance in variant.known.trained:
             seeds = ", ".join(map(str, provenance.seeds))
-            seeds = f"{'seed' if len(provenance.seeds) == 1 else 'seeds'} {seeds}" if seeds else ""
+            seeds = f"{plural(len(provenance.seeds), 'seed')} {seeds}" if seeds else ""
             places.setdefault(describe_provenance(provenance), {}).setdefault(seeds, []).append(name)
     texts = []
     for text, by_seeds in places.items():

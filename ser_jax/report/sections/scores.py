@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from ser_jax.numbers import count
 from ser_jax.report import numbers
 from ser_jax.report.answers import signed
 from ser_jax.report.blocks import Block, Cell, Table
@@ -37,7 +38,7 @@ def scores(sources: Sources) -> Iterator[Block]:
             "training that speakers of one model share, as far as it shows."
         )
         if tested:
-            caption += f" p values are corrected by Holm's method for {numbers.count(tested, 'difference')}."
+            caption += f" p values are corrected by Holm's method for {count(tested, 'difference')}."
         yield Table("score_differences", caption, ("variant", "score", "difference", "p, Holm (alone)"), _rows(sources))
         titled = ((f"{one.variant} against {one.baseline}, {titles[one.score]}", one.notes) for one in differences)
         yield from notes_of(titled)
