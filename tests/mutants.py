@@ -87,7 +87,7 @@ ACCEPTED = {
     "sums = np.stack([np.bincount(group, weights=column, minlength=number) for column in columns], axis=1)": "the last"
     " axis is the first but one",
     "ser_jax/frontend/augment.py: numbers = jnp.arange(waveform.shape[ -1], dtype=jnp.int32)": "it has one axis",
-    "ser_jax/frontend/logmel.py: if not _by_product.get():": "both ways give the same spectrum",
+    "ser_jax/frontend/logmel.py: if not is_portable():": "both ways give the same spectrum",
     "ser_jax/statistics/calibration.py: bounds = np.zeros( 1), np.array([1.0, 2.0])": "one zero is as good as two",
     "ser_jax/statistics/calibration.py: "
     'found = optimize.minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded", '

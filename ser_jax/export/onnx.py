@@ -13,8 +13,7 @@ import numpy as np
 from ser_jax.errors import UserError
 from ser_jax.export import eight_bits, tensorflow
 from ser_jax.export.program import Program
-from ser_jax.frontend import spectra_by_product
-from ser_jax.models.ops import maxima_by_taps
+from ser_jax.portable import portable
 
 OPSET = 18
 LOAD = """
@@ -37,7 +36,7 @@ def write(program: Program, path: Path) -> int:
     import tf2onnx
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as folder, spectra_by_product(), maxima_by_taps():
+    with tempfile.TemporaryDirectory() as folder, portable():
         file = Path(folder, "model.tflite")
         tensorflow.write_tflite(program, file, int8=False)  # its own integers are no constants to tf2onnx
         with warnings.catch_warnings():  # it reads the file by an interpreter that TensorFlow will drop

@@ -18,7 +18,6 @@ from ser_jax.frontend.logmel import (
     fit_statistics,
     num_features,
     num_frames,
-    spectra_by_product,
 )
 from ser_jax.frontend.masking import Masking, mask_spans
 
@@ -40,5 +39,4 @@ __all__ = [
     "num_frames",
     "place_crop",
     "read_crop",
-    "spectra_by_product",
 ]

@@ -6,11 +6,8 @@ lies outside the utterance counts as zero. So more padding never changes a valid
 coarser hop at most the last hop - window / 2 samples lie in none.
 """
 
-import contextlib
-import contextvars
 import dataclasses
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import flax
@@ -23,6 +20,7 @@ from jaxtyping import Array, Float, Int
 from ser_jax.errors import UserError
 from ser_jax.frontend import summaries
 from ser_jax.plugins import is_outside, resolve
+from ser_jax.portable import is_portable
 
 Count = int | np.integer | Int[Array | np.ndarray, "..."]
 
@@ -40,17 +38,6 @@ def _transform_ends(jaxlib_version: str) -> bool:
 
 
 _FFT_ENDS = _transform_ends(jaxlib.__version__)
-_by_product = contextvars.ContextVar("_by_product", default=False)
-
-
-@contextlib.contextmanager
-def spectra_by_product() -> Iterator[None]:
-    """What is traced within it has no Fourier transform but matrix products, for formats that have no transform."""
-    token = _by_product.set(True)
-    try:
-        yield
-    finally:
-        _by_product.reset(token)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,7 +295,7 @@ def _power_spectrum(frontend: Frontend, waveform: Float[Array, "*batch samples"]
         transform = jnp.matmul(frames, _fourier(frontend.window, frontend.fft), precision="highest")
         return sum(jnp.square(part) for part in jnp.split(transform, 2, axis=-1))
 
-    if _by_product.get():
+    if is_portable():
         return by_product(waveform)
     if _FFT_ENDS:
         return by_transform(waveform)

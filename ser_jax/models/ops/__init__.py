@@ -6,7 +6,7 @@ platform decides, is inside.
 
 from ser_jax.models.ops.convolution import convolution
 from ser_jax.models.ops.depthwise import depthwise
-from ser_jax.models.ops.pooling import average_pool, max_pool, maxima_by_taps
+from ser_jax.models.ops.pooling import average_pool, max_pool
 from ser_jax.models.ops.product import product
 from ser_jax.models.ops.recurrence import recurrence, recurrent_step
 
@@ -15,7 +15,6 @@ __all__ = [
     "convolution",
     "depthwise",
     "max_pool",
-    "maxima_by_taps",
     "product",
     "recurrence",
     "recurrent_step",

@@ -1,10 +1,7 @@
 """Pooling within windows over time and frequency, of real cells only."""
 
-import contextlib
-import contextvars
 import functools
 import itertools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +10,7 @@ from jaxtyping import Array, Float, Int8
 
 from ser_jax.models.mask import Map, Mask
 from ser_jax.models.ops.taps import Size, padded, padding_of, seen, taps_of
-
-_by_taps = contextvars.ContextVar("_by_taps", default=False)
-
-
-@contextlib.contextmanager
-def maxima_by_taps() -> Iterator[None]:
-    """What is traced within it has no windowed reduction but maxima of arrays, for converters that know no other."""
-    token = _by_taps.set(True)
-    try:
-        yield
-    finally:
-        _by_taps.reset(token)
+from ser_jax.portable import is_portable
 
 
 def max_pool(x: Map, mask: Mask, size: Size, strides: Size) -> tuple[Map, Mask]:
@@ -80,7 +66,7 @@ def _forward(x: Map, size: Size, strides: Size, shape: Size) -> tuple[Map, Int8[
         number = jnp.zeros(seen.shape, jnp.int8) if maximum is None else jnp.where(seen > maximum, jnp.int8(i), number)
         maximum = seen if maximum is None else jnp.maximum(maximum, seen)
     # On a CPU XLA would compute a maximum of arrays anew in every kernel that reads it.
-    if jax.default_backend() == "cpu" and not _by_taps.get():
+    if jax.default_backend() == "cpu" and not is_portable():
         window, step = (1, *size, 1), (1, *strides, 1)
         border = ((0, 0), *padding_of(shape, size, strides), (0, 0))
         maximum = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, step, border)
