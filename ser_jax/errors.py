@@ -55,8 +55,7 @@ def refusal(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         return f"not enough memory{f': {reason_of(error)}' if str(error) else ''}"
     if is_out_of_memory(error):
-        advice = "expected fewer processes on it, or fewer runs or utterances at once"
-        return f"not enough memory on the device: {reason_of(error)}; {advice}"
+        return out_of_memory(error)
     if isinstance(error, RecursionError):
         return "something that was given is nested too deeply"
     return None
@@ -65,6 +64,11 @@ def refusal(error: BaseException) -> str | None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device refused memory while a program was compiled or ran."""
     return _OUT_OF_MEMORY in str(error) and type(error).__module__.startswith("jax")
+
+
+def out_of_memory(error: BaseException, device: str = "the device", *, advice: str = "fewer runs or utterances") -> str:
+    """Returns the message of a device's refusal of memory; `advice` is what would help beside fewer processes."""
+    return f"not enough memory on {device} ({reason_of(error)}); expected fewer processes on it, {advice}"
 
 
 def reason_of(error: BaseException) -> str:

@@ -1,8 +1,9 @@
-"""The cores and the memory that this process may use: the container's or the job's, often less than the host's."""
+"""The machine: the cores and the memory that a process may use, often less than the host's, and the kind of a GPU."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
@@ -27,6 +28,12 @@ def memory() -> int:
     for name in ("memory.max", "memory.limit_in_bytes"):  # of cgroups version 2 and 1
         found += [int(limit) for (limit,) in _limits(name) if limit != "max"]
     return min(found)
+
+
+def capability(device: Any) -> int:
+    """Returns the compute capability of a device of JAX: 8 of an NVIDIA A100, 9 of an H100; 0 of other makers'."""
+    major, _, minor = str(getattr(device, "compute_capability", "")).partition(".")
+    return int(major) if major.isdecimal() and minor.isdecimal() else 0
 
 
 def _limits(name: str) -> Iterator[list[str]]:

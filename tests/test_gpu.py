@@ -44,10 +44,6 @@ REHEARSED = bool(os.environ.get("SER_JAX_REHEARSE"))
 NETWORKS = ["encoder_head", "linear", "rnn"] if REHEARSED else sorted(FAMILIES)
 
 
-def _is_hopper() -> bool:
-    return str(getattr(jax.local_devices()[0], "compute_capability", "")).startswith(recurrence_kernel.CAPABILITY)
-
-
 def first_losses(name: str) -> np.ndarray:
     """The losses of the first steps of two runs of a family, in float32, [steps, runs]."""
     options = {key: value for key, value in FAMILIES[name].tiny.items() if key != "tracks"}  # the corpus has none
@@ -77,7 +73,9 @@ def test_the_first_steps_are_those_of_a_cpu(name, tmp_path):
     np.testing.assert_allclose(here, np.load(tmp_path / "cpu.npy"), rtol=2e-3)
 
 
-@pytest.mark.skipif(not _is_hopper(), reason="there is no Hopper GPU: recurrent layers have no kernel")
+@pytest.mark.skipif(
+    not recurrence_kernel.is_for_these_devices(), reason="there is no Hopper GPU: recurrent layers have no kernel"
+)
 @pytest.mark.parametrize("cell", list(GATES))
 @pytest.mark.parametrize("hidden", [16, 128])
 def test_the_kernel_of_recurrent_layers_computes_here_what_xlas_loop_does(cell, hidden):
@@ -87,7 +85,9 @@ def test_the_kernel_of_recurrent_layers_computes_here_what_xlas_loop_does(cell, 
         assert recurrence.kernel_works(cell, hidden, jnp.dtype(dtype), 32, "tensorfloat32")
 
 
-@pytest.mark.skipif(not _is_hopper(), reason="there is no Hopper GPU: recurrent layers have no kernel")
+@pytest.mark.skipif(
+    not recurrence_kernel.is_for_these_devices(), reason="there is no Hopper GPU: recurrent layers have no kernel"
+)
 def test_a_training_by_the_kernel_is_that_by_xlas_loop(monkeypatch):
     recurrence = importlib.import_module("ser_jax.models.ops.recurrence")
 

@@ -176,7 +176,7 @@ def test_a_mistake_is_one_line_and_status_2(capsys, arguments, expected):
         (MemoryError("Unable to allocate 9 GiB"), "not enough memory: Unable to allocate 9 GiB"),
         (
             jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 9 bytes"),
-            "not enough memory on the device: RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes; expected fewer",
+            "not enough memory on the device (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes); expected fewer",
         ),
         (RecursionError(), "nested too deeply"),
     ],

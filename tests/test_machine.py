@@ -1,4 +1,5 @@
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,3 +64,11 @@ def test_cores_are_those_that_the_process_may_run_on(cgroups, monkeypatch):
     for quota, cores in (("300000", 3), ("-1", 6)):
         (folder / "cpu.cfs_quota_us").write_text(f"{quota}\n")
         assert machine.cores() == cores
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"), [("7.5", 7), ("9.0", 9), ("12.0", 12), ("gfx942", 0), ("", 0), (None, 0)]
+)
+def test_compute_capability_is_of_nvidia_s_devices(found, expected):
+    device = SimpleNamespace() if found is None else SimpleNamespace(compute_capability=found)
+    assert machine.capability(device) == expected

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ser_jax import machine
 from ser_jax.errors import UserError
 from ser_jax.models import layers, ops
 from ser_jax.models.family import RATE, Family, Range
@@ -35,6 +36,7 @@ class Dimensions(NamedTuple):
 SIZES = {"tiny": Dimensions(16, 2, 2), "small": Dimensions(96, 3, 4), "base": Dimensions(256, 4, 4)}
 MIXINGS = ("none", "convolution", "self_attention", "conformer")
 WITH_ATTENTION = ("self_attention", "conformer")
+_FUSED_SINCE = 8  # compute capability of NVIDIA's GPUs that cuDNN has fused attention for: from Ampere on
 POOLINGS = ("mean", "self_attentive", "multi_head", "attentive_statistics", "class_token")
 
 
@@ -237,7 +239,7 @@ def attended(
     """
     lengths = jnp.maximum(lengths, 1).astype(jnp.int32)
     fused = query.dtype in (jnp.bfloat16, jnp.float16) and query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
-    if not (fused and _has_fused_attention()):
+    if not (fused and machine.capability(jax.local_devices()[0]) >= _FUSED_SINCE):
         return jax.nn.dot_product_attention(query, key, value, key_value_seq_lengths=lengths, implementation="xla")
     # Under vmap, cuDNN's lengths have to be mapped wherever the queries are: these selections are, and change nothing.
     some = query[:, 0, 0, 0] == 0
@@ -249,12 +251,6 @@ def attended(
         key_value_seq_lengths=jnp.where(some, lengths, lengths),
         implementation="cudnn",
     )
-
-
-def _has_fused_attention() -> bool:
-    """Whether the accelerator is an NVIDIA GPU from Ampere on."""
-    capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
-    return capability.replace(".", "", 1).isdigit() and float(capability) >= 8
 
 
 class Convolution(nn.Module):

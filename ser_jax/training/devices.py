@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ser_jax import machine
-from ser_jax.errors import UserError, is_out_of_memory, reason_of
+from ser_jax.errors import UserError, is_out_of_memory, out_of_memory
 from ser_jax.training.background import Once
 
 BATCH = "batch"  # the axis of devices that share a batch
@@ -179,10 +179,8 @@ class Program:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            raise UserError(
-                f"not enough memory on {self.devices[0].device_kind} ({reason_of(error)}); expected fewer processes on "
-                f"it, fewer runs (config.seeds, folds), {self.advice}"
-            ) from error
+            advice = f"fewer runs (config.seeds, folds), {self.advice}"
+            raise UserError(out_of_memory(error, self.devices[0].device_kind, advice=advice)) from error
 
     def __call__(self, *arguments: Any) -> Any:
         """Computes the function for all runs."""

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from ser_jax import machine
 from ser_jax.errors import UserError
 
 
@@ -43,12 +44,7 @@ def products_in(name: str) -> contextlib.AbstractContextManager:
 
 def lacking_bfloat16() -> jax.Device | None:
     """Returns one of this process's devices that has no bfloat16, if there is one."""
-
-    def lacks(device: jax.Device) -> bool:
-        major, _, minor = str(getattr(device, "compute_capability", "")).partition(".")  # of NVIDIA's, as "7.5"
-        return major.isdecimal() and minor.isdecimal() and int(major) < _BFLOAT16_SINCE
-
-    return next(filter(lacks, jax.local_devices()), None)
+    return next((one for one in jax.local_devices() if 0 < machine.capability(one) < _BFLOAT16_SINCE), None)
 
 
 def check_precision(precision: str, *, training: bool) -> None:

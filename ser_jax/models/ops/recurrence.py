@@ -186,8 +186,7 @@ def kernel_works(cell: str, hidden: int, dtype: jnp.dtype, rows: int, precision:
     `rows` are the utterances that a program of the GPU has, and `precision` is that of products, by JAX's name. Where a
     GPU is of that kind and the example fails or differs, a line on stderr says so.
     """
-    capabilities = [str(getattr(device, "compute_capability", "")) for device in jax.local_devices()]
-    if not all(capability.startswith(recurrence_kernel.CAPABILITY) for capability in capabilities):
+    if not recurrence_kernel.is_for_these_devices():
         return False
     found: list[float | str] = []
 

@@ -19,13 +19,19 @@ from jax.experimental import pallas as pl
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from ser_jax import machine
 from ser_jax.models.ops.cells import GATES, GRADIENTS, SAVED, STATES, STEPS, State
 
-CAPABILITY = "9."  # of the GPUs that it is for, Hopper: older ones have less shared memory, newer ones other products
+_CAPABILITY = 9  # of the GPUs that it is for, Hopper: older ones have less shared memory, newer ones other products
 _FEWEST, _MOST = 16, 32  # utterances that a program has: a product needs the first, registers suffice for the second
 _HIDDEN = (16, 32, 64, 128)  # powers of two, of which a product needs 16
 _WEIGHTS = 128 * 1024  # bytes of weights that stay in 227 KiB of shared memory, beside what they are multiplied with
 _WARPS = 8
+
+
+def is_for_these_devices() -> bool:
+    """Whether all devices of this process are GPUs of the kind that the kernels are for."""
+    return all(machine.capability(device) == _CAPABILITY for device in jax.local_devices())
 
 
 def takes(hidden: int) -> bool:
