@@ -3,8 +3,9 @@
 import dataclasses
 import math
 import os
+import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -182,9 +183,17 @@ def _label_at_the_right(axis: "Axes", points: Sequence[tuple[str, int | float, f
     """Names beside the axis in the order of their points, pushed apart where they would overlap, with thin leaders."""
     from matplotlib.transforms import blended_transform_factory
 
+    wrapped = [textwrap.wrap(name, 22, break_long_words=False) for name, _, _ in points]
+    whole = all(len(parts) <= 2 and max(map(len, parts)) <= 22 for parts in wrapped)
+    if whole and len(points) * max(map(len, wrapped)) <= 16:  # there is room for two lines each
+        names = ["\n".join(parts) for parts in wrapped]
+    else:
+        names = _shortened([name for name, _, _ in points], 22)
     axis.autoscale_view()
     low, high = axis.get_ylim()
-    gap = 0.125 / (axis.figure.get_figheight() - 0.5) * (high - low)  # of lines of text, in the axis's units
+    gap = (
+        0.125 * max(1 + name.count("\n") for name in names) / (axis.figure.get_figheight() - 0.5) * (high - low)
+    )  # of lines of text, in the axis's units
     order = sorted(range(len(points)), key=lambda i: points[i][2])
     places = np.array([points[i][2] for i in order], float)
     for _ in range(200):
@@ -198,7 +207,6 @@ def _label_at_the_right(axis: "Axes", points: Sequence[tuple[str, int | float, f
                 places[i + 1] += push
         places += max(0.0, low - places[0]) - max(0.0, places[-1] - high)
     beside = blended_transform_factory(axis.transAxes, axis.transData)
-    names = _shortened([name for name, _, _ in points], 22)
     for i, place in zip(order, places, strict=True):
         _, cost, value = points[i]
         axis.annotate(
@@ -334,7 +342,7 @@ def _panel_with_legend(height: float, names: Sequence[str]) -> tuple["Figure", "
 
 def _legend(figure: "Figure", axis: "Axes") -> None:
     handles, labels = axis.get_legend_handles_labels()
-    short = _shortened(labels, 46 // _columns(labels))
+    short = _shortened(labels, 40 // _columns(labels))
     spaces = {"handlelength": 1.6, "columnspacing": 1.0, "labelspacing": 0.3, "borderaxespad": 0.2}
     figure.legend(handles, short, loc="outside lower center", ncols=_columns(labels), **spaces)
 
@@ -351,16 +359,36 @@ def _title(figure: "Figure", title: str) -> None:
 
 
 def _shortened(names: Sequence[str], most: int) -> list[str]:
-    """Names of at most so many signs: without their ends or, where these tell them apart, without what they share."""
+    """Names of at most so many signs, cut between words where that tells them apart.
+
+    They lose their ends or their middles, or else also what all of them share.
+    """
     begin, end = len(os.path.commonprefix(names)), len(os.path.commonprefix([name[::-1] for name in names]))
     own = [f"…{name[begin : max(begin, len(name) - end)]}…" for name in names]
-    ways = ([_short(name, most) for name in names], [_middle(name, most) for name in names])
-    return next((short for short in ways if len(set(short)) == len(set(names))), [_middle(name, most) for name in own])
+    ways = [
+        [shorten(name, most, cut) for name in of]
+        for cut in (_whole_words, _first_signs)
+        for shorten, of in ((_short, names), (_middle, names), (_middle, own))
+    ]
+    return next((short for short in ways if len(set(short)) == len(set(names))), ways[-1])
 
 
-def _short(name: str, most: int) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
+def _short(name: str, most: int, cut: Callable[[str, int], str]) -> str:
+    return name if len(name) <= most else f"{cut(name, most - 1)}…"
 
 
-def _middle(name: str, most: int) -> str:
-    return name if len(name) <= most else f"{name[: most - 1 - most // 2]}…{name[-(most // 2) :]}"
+def _middle(name: str, most: int, cut: Callable[[str, int], str]) -> str:
+    if len(name) <= most:
+        return name
+    begin = cut(name, most - 1 - most // 2)
+    return f"{begin}…{cut(name[::-1], most - 1 - len(begin))[::-1]}"
+
+
+def _whole_words(text: str, most: int) -> str:
+    """The first words, of at most so many signs together; a part of the first word where it is longer."""
+    words = re.match(r"(.*\w)\W+\w*$", text[: most + 1])
+    return words.group(1) if words else text[:most]
+
+
+def _first_signs(text: str, most: int) -> str:
+    return text[:most]

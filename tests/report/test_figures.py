@@ -190,6 +190,37 @@ def test_long_names_that_begin_alike_are_told_apart(draw):
 
 
 @pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a network, no attention", "a network, squeezed"], ["a network, no…", "a network, squeezed"]),
+        (
+            ["attentive pooling, one head", "attentive pooling, two heads"],
+            ["attentive…one head", "attentive…two heads"],
+        ),
+        (
+            ["a network one-headed12", "a network one-headed13", "rnn"],
+            ["a network…headed12", "a network…headed13", "rnn"],
+        ),
+        (["x", "ab cdefghijklmnopqrstuvw1", "ab cdefghijklmnopqrstuvw2"], None),
+    ],
+)
+def test_names_are_cut_between_words_where_that_tells_them_apart(names, expected):
+    found = figures._shortened(names, 20)
+    assert len(set(found)) == len(names) and max(map(len, found)) <= 20
+    assert expected is None or found == expected
+
+
+def test_names_beside_points_are_whole_where_two_lines_have_room():
+    names = ["ShuffleNet V2, no attention", "ShuffleNet V2, squeeze-and-excitation", "CNN"]
+    for number, cut in ((3, 0), (9, 2)):
+        more = [f"other {i}" for i in range(number - 3)]
+        figure = figures.cost_panel([(name, 1000.0, VARIANT) for name in [*names, *more]], "x")
+        texts = [text.get_text() for text in texts_of(figure)]
+        assert sum("…" in text for text in texts) == cut
+        assert cut or "ShuffleNet V2,\nsqueeze-and-excitation" in texts
+
+
+@pytest.mark.parametrize(
     "draw",
     [
         lambda: figures.confusion_panel(NINE[0], [[1, 0], [0, 1]], ["a" * 30, "b"]),
