@@ -371,7 +371,12 @@ def _summary(corpus: Corpus) -> str:
         lines.append(f"{name:<14}{f'{least:g} to {most:g}, ' if known else ''}known of {known} utterances")
     differences = [kind for kind in ("missing", "extra", "changed") if check.get(kind)]
     outcome = "MISMATCH" if differences else "verified"
-    lines.append(f"{outcome:<14}{check['files']} files, compared with {check['verified_against']}")
+    # As "nothing: your own recordings" or "nothing anew: packed before as ..."
+    nothing, _, whose = check["verified_against"].partition(": ")
+    if nothing.startswith("nothing"):
+        lines.append(f"files         {check['files']}, not compared with a release: {whose}")
+    else:
+        lines.append(f"{outcome:<14}{check['files']} files, compared with {check['verified_against']}")
     for kind in differences:
         lines.append(f"{kind:<14}{len(check[kind])} files: {_some(check[kind])}")
     lines += [f"labels        {said}" for said in corpus.info.get("labels", [])]

@@ -338,6 +338,7 @@ def test_the_command_packs_own_recordings(recordings, tmp_path, capsys):
     assert run_command(*own, "--emotions", "joy, anger", "--no_speakers") == 0
     out = capsys.readouterr().out
     assert "speakers      unknown" in out
+    assert "files         3, not compared with a release: your own recordings\n" in out and "verified" not in out
     assert "spaces or signs alone count as one text: 1: 'it is on' = 'It is on.'\n" in out
     assert load_corpus("own", data).emotions == ("joy", "anger")
 
