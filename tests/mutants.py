@@ -137,7 +137,7 @@ KINDS = {
     "ser_jax/statistics/bootstrap.py: SMALL = 2**#*": "one thread and several give the same",
     "ser_jax/frontend/augment.py: *jnp.maximum(num_samples - 1, #)*": "without samples all is zero, whatever is read",
     "ser_jax/frontend/augment.py: _NOISE_OFFSETS = 1 << #*": "as many other stretches of noise are as good",
-    "ser_jax/statistics/calibration.py: table.assign(seed=#)*": "any seed is one for all",
+    "ser_jax/statistics/calibration.py: pooled = table.assign(seed=#)*": "any seed is one for all",
     "ser_jax/training/state.py: frames = *else #": "the shapes of parameters do not depend on the length",
     "ser_jax/training/loop.py: _CALL_SECONDS = #*": "calls of any length make the same steps",
 }

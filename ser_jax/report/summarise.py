@@ -131,31 +131,29 @@ def _asked(
     apart = len(question.comparisons) - len(own) - left_out
     if apart:
         notes = [*notes, f"{count(apart, 'comparison')} left out: the variants share no fold, seed and utterance"]
-    entry = Question(
-        name=question.name,
-        text=question.text,
-        factors={factor: tuple(levels) for factor, levels in question.factors.items()},
-        levels=dict(question.levels),
-        comparisons=(),
-        effects=tuple(family[len(own) :]),
-        notes=tuple(notes),
-        answer="",
-    )
+    entry = _question(question, effects=tuple(family[len(own) :]), notes=tuple(notes))
     return entry, dict(zip(own, family[: len(own)], strict=True))
 
 
 def _asked_of_scores(question: Any, found: Sequence[scores.ScoreDifference], titles: Mapping[str, str]) -> Question:
     """A question about a corpus without emotions, answered by the differences of scores."""
     own = [one for one in found if (one.variant, one.baseline) in question.comparisons]
+    answered = " ".join(describe_difference(one, titles) for one in own) or "No comparison could be made."
+    return _question(question, answer=answered)
+
+
+def _question(
+    question: Any, effects: tuple[Comparison, ...] = (), notes: tuple[str, ...] = (), answer: str = ""
+) -> Question:
     return Question(
         name=question.name,
         text=question.text,
         factors={factor: tuple(levels) for factor, levels in question.factors.items()},
         levels=dict(question.levels),
         comparisons=(),
-        effects=(),
-        notes=(),
-        answer=" ".join(describe_difference(one, titles) for one in own) or "No comparison could be made.",
+        effects=effects,
+        notes=notes,
+        answer=answer,
     )
 
 
@@ -280,15 +278,15 @@ def _measures(cells: Cells, how: How) -> dict[str, Measure]:
         found = intervals.interval(cells, metric.function, replicates=how.replicates)
         if np.ndim(found.value):
             raise UserError(f"metric {metric.name}: gives {np.ndim(found.value)} dimensions beyond those of its batch")
-        measured[metric.name] = Measure(_number(found.value), _ends(found.low, found.high))
+        measured[metric.name] = _measure(found.value, found.low, found.high)
     return measured
 
 
 def _recall(table: pd.DataFrame, cells: Cells, how: How) -> dict[str, Measure]:
     found = intervals.interval(cells, metrics.recall, replicates=how.replicates)
     return {
-        emotion: Measure(_number(value), _ends(low, high))
-        for emotion, value, low, high in zip(emotions_of(table), found.value, found.low, found.high, strict=True)
+        emotion: _measure(*figures)
+        for emotion, *figures in zip(emotions_of(table), found.value, found.low, found.high, strict=True)
     }
 
 
@@ -297,16 +295,16 @@ def _scores(table: pd.DataFrame, how: How) -> dict[str, Measure]:
     for score in scores.scores_of(table):
         one = scores.estimate(table, score, replicates=how.replicates)
         if one is not None:
-            found[score.name] = Measure(_number(one.value), _ends(one.low, one.high))
+            found[score.name] = _measure(one.value, one.low, one.high)
     return found
+
+
+def _measure(value: Any, low: Any, high: Any) -> Measure:
+    return Measure(_number(value), bootstrap.ends(low, high))
 
 
 def _number(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _ends(low: Any, high: Any) -> tuple[float, float] | None:
-    return None if np.isnan([low, high]).any() else (float(low), float(high))
 
 
 def ensemble(table: pd.DataFrame, how: How) -> tree.Ensemble | None:

@@ -53,9 +53,16 @@ def bootstrap_interval(
         return metrics.mean_of_present(metric(confusion), axis=1)
 
     value = statistic(counts.sum(axis=1)[None])[0]
+    drawn = bootstrap(counts, statistic, replicates=replicates, seed=seed)
+    return estimate(value, drawn, counting_speakers(counts, value), bounds=(0.0, 1.0))
+
+
+def counting_speakers(
+    counts: Int[np.ndarray, "seeds speakers classes classes"], value: float | np.ndarray
+) -> np.integer | Int[np.ndarray, " classes"]:
+    """How many speakers a figure counts: those who have the class where `value` has one for each class, else all."""
     heard = counts.sum(axis=(0, -1)) > 0  # [speakers, classes]
-    speakers = heard.sum(axis=0) if np.ndim(value) else heard.any(axis=1).sum()
-    return estimate(value, bootstrap(counts, statistic, replicates=replicates, seed=seed), speakers, bounds=(0.0, 1.0))
+    return heard.sum(axis=0) if np.ndim(value) else heard.any(axis=1).sum()
 
 
 def bootstrap_contrasts(
@@ -158,6 +165,11 @@ def estimate(
     half = special.stdtrit(freedom, (1 + LEVEL) / 2) * standard_error
     low, high = np.clip(value - half, *bounds), np.clip(value + half, *bounds)
     return Estimate(*map(np.asarray, (value, low, high, standard_error)))
+
+
+def ends(low: float | np.ndarray, high: float | np.ndarray) -> tuple[float, float] | None:
+    """The ends of an interval as numbers; None where there is none."""
+    return None if np.isnan([low, high]).any() else (float(low), float(high))
 
 
 def no_interval(speakers: int) -> str:

@@ -54,20 +54,18 @@ def calibration(
         note = "every probability is 0 or 1: classes were predicted without probabilities, so calibration is not known"
         return {**figures, "reliability": [], **none, "notes": [note]}
     cells = cell_sums(table, probabilities, labels)
-    pooled = (
-        table.assign(seed=0) if len(cells.seeds) == 1 else table
-    )  # where each fold was trained by a seed of its own
+    pooled = table.assign(seed=0) if len(cells.seeds) == 1 else table  # each fold was trained by a seed of its own
     sums = np.moveaxis(cells.by_speaker()[0], 1, 0)
     found, notes = estimate(sums, cells, replicates=replicates, seed=seed), []
-    if np.isnan(found.low[0]):
+    ends = [*map(bootstrap.ends, found.low, found.high)]
+    if ends[0] is None:
         notes.append(bootstrap.no_interval(len(sums)))
-    ends = np.stack([found.low, found.high], axis=1)
     figures = {
         "ece": found.value[0],
-        "ece_ci95": None if np.isnan(ends[0]).any() else ends[0],
+        "ece_ci95": ends[0],
         "ece_by_chance": ece_by_chance(pooled, probabilities, seed=seed),
         "brier": found.value[1],
-        "brier_ci95": None if np.isnan(ends[1]).any() else ends[1],
+        "brier_ci95": ends[1],
         "reliability": reliability(sums.sum(axis=(0, 1))),
     }
     fitted = {} if validation is None else temperatures(table, validation)

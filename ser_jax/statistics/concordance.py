@@ -6,7 +6,6 @@ The table has one row for every frame: variant, fold, seed, utterance, speaker, 
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ser_jax.predictions import TRUE
@@ -26,4 +25,4 @@ def summarise_tracks(table: pd.DataFrame, *, replicates: int = bootstrap.REPLICA
 
 def _summarise(table: pd.DataFrame, name: str, replicates: int) -> dict[str, Any]:
     found = with_interval(cell_sums(table, moments(table, name)[None]), concordance, (-1.0, 1.0), replicates)
-    return {"ccc": float(found.value), "ci95": None if np.isnan(found.low) else [float(found.low), float(found.high)]}
+    return {"ccc": float(found.value), "ci95": bootstrap.ends(found.low, found.high)}

@@ -172,14 +172,18 @@ def _by_gender(
             notes.append(f"spoken by one gender only and left out of the genders' UA: {', '.join(alone)}")
         if emotions:
             *made, difference, parts = gap_estimate(cells, female, replicates=replicates, seed=seed)
-            gap = {"ua_difference": difference.value, "ci95": _ends(difference), "emotions": emotions}
+            gap = {
+                "ua_difference": difference.value,
+                "ci95": bootstrap.ends(difference.low, difference.high),
+                "emotions": emotions,
+            }
             gap["p"] = _p_of_gap(cells, float(difference.value), parts)
             notes += _limits_of_gap(cells, parts, int(min(female.sum(), (~female).sum())))
     speaker_gender = table["speaker"].map(gender_of)
     figures = {
         gender: {
             "ua": estimate and estimate.value,
-            "ua_ci95": estimate and _ends(estimate),
+            "ua_ci95": estimate and bootstrap.ends(estimate.low, estimate.high),
             "speakers": int((genders == gender).sum()),
             "utterances": table["utterance"][speaker_gender == gender].nunique(),
         }
@@ -242,7 +246,3 @@ def _spread_by_chance(hits: np.ndarray, counts: np.ndarray) -> float:
     recall = metrics.divide(hits.sum(axis=0), counts.sum(axis=0))
     variance = metrics.divide(np.broadcast_to(recall * (1 - recall), counts.shape), counts)
     return float(np.sqrt((np.nansum(variance, axis=1) / (counts > 0).sum(axis=1) ** 2).mean()))
-
-
-def _ends(estimate: bootstrap.Estimate) -> tuple[float, float] | None:
-    return None if np.isnan(estimate.low) else (float(estimate.low), float(estimate.high))

@@ -35,8 +35,7 @@ def interval(
     found = bootstrap.bootstrap_interval(by_speaker, metric, replicates=replicates, seed=seed)
     if not cells.shares_models():
         return found
-    heard = by_speaker.sum(axis=(0, -1)) > 0  # [speakers, classes]
-    speakers = heard.sum(axis=0) if np.ndim(found.value) else heard.any(axis=1).sum()
+    speakers = bootstrap.counting_speakers(by_speaker, found.value)
     return widened(found, components.slopes(cells.counts[0], metric), cells, speakers, (0.0, 1.0))
 
 

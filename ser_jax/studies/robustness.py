@@ -148,14 +148,10 @@ def _figures(rows: pd.DataFrame, twin: pd.DataFrame, replicates: int) -> dict[st
     half = parts.half_width()
     return {
         "ua": float(ua.value),
-        "ua_ci95": _ends(ua.low, ua.high),
+        "ua_ci95": bootstrap.ends(ua.low, ua.high),
         "difference": float(difference),
-        "difference_ci95": _ends(*np.clip([difference - half, difference + half], -1, 1)),
+        "difference_ci95": bootstrap.ends(*np.clip([difference - half, difference + half], -1, 1)),
     }
-
-
-def _ends(low: Any, high: Any) -> list[float] | None:
-    return None if np.isnan([low, high]).any() else [float(low), float(high)]
 
 
 def _same_rows(clean: pd.DataFrame, rows: pd.DataFrame, variant: str, condition: str) -> pd.DataFrame:
