@@ -58,8 +58,9 @@ def paragraph(summary: Summary, configs: Mapping[str, Mapping]) -> str:
     networks = [config for config in configs.values() if not is_baseline(config["model"])]
     sentences = [*_corpus(summary), *_models(summary, configs), *_hidden_states(summary)]
     if networks:
-        sentences += [*_features(networks[0]), *_training(networks[0], _platforms(summary, configs), summary.emotions)]
-        sentences += [*_testing(networks[0], summary.emotions), *_others(networks)]
+        sentences += [*_features(networks[0]), *_training(networks[0], _platforms(summary, configs))]
+        sentences += [*_targets(networks[0], summary.emotions), *_testing(networks[0], summary.emotions)]
+        sentences += _others(networks)
     sentences += [*method_runs.sentences(summary, configs)]
     sentences += [*_evaluation(summary), *_software(summary, networks)]
     return " ".join(sentences)
@@ -208,7 +209,8 @@ def _precision(name: str, platforms: Collection[str]) -> str:
     return f"{text}." if name != "tf32" or known else f"{text} on devices that have it, and float32 on others."
 
 
-def _training(config: Mapping, platforms: Collection[str], emotions: Sequence[str]) -> list[str]:
+def _training(config: Mapping, platforms: Collection[str]) -> list[str]:
+    """How every network was trained: optimizer, precision and first parameters."""
     optimizer, training = config["optimizer"], config["training"]
     by = optimizer.get("name", "adamw")
     by = "AdamW {{loshchilov2019decoupled}}" if by == "adamw" else str(by)
@@ -243,12 +245,17 @@ def _training(config: Mapping, platforms: Collection[str], emotions: Sequence[st
         if initial
         else "Parameters were drawn at random."
     )
+    return sentences
+
+
+def _targets(config: Mapping, emotions: Sequence[str]) -> list[str]:
+    """What the networks learnt beside the labels, and with which classifiers."""
+    corpus, training, sentences = config["corpus"], config["training"], []
     if training.get("teacher"):
         sentences.append(
             f"Targets were a mixture of the label and the probabilities of a teacher, trained on the same folds "
             f"({training['teacher']}), with a share of {training['teacher_share']:g} {{{{hinton2015distilling}}}}."
         )
-    corpus = config["corpus"]
     if corpus.get("dimensions"):
         names, weight = join(list(corpus["dimensions"])), config["objective"]["dimensions"]
         also = "also " if emotions else ""
