@@ -282,21 +282,27 @@ def _of_crossed_folds(
     grid[:, cells.fold_of, cells.speaker_of] = added
     grid = grid.reshape(-1, len(cells.speakers))  # of runs and speakers
     run = ~np.isnan(grid)
-    both = run.T.astype(float) @ run  # how many runs test both of two speakers
-    part = 1 / np.maximum(np.diag(both), 1)  # of a run in its speaker's mean
-    np.fill_diagonal(both, 0)
-    kept = both * (np.outer(1 - part, 1 - part) + (both - 1) * np.outer(part, part))
-    if not kept.any():
+    part = 1 / np.maximum(run.sum(axis=0), 1)  # of a run in its speaker's mean
+
+    def over_pairs(of_speaker: Float[np.ndarray, " speakers"]) -> float:
+        """The sum of the products of what two speakers have, over all pairs of speakers of a run, and over runs."""
+        return float(((run @ of_speaker) ** 2 - run @ of_speaker**2).sum())
+
+    common = (run * part) @ run.T  # the parts of the speakers that two runs test
+    kept = over_pairs(1 - part) - over_pairs(part) + float((common**2).sum() - run.any(axis=0).sum())
+    pairs = over_pairs(np.ones(len(part)))
+    if kept <= 1e-9 * max(pairs, 1):  # rounding aside, nothing
         return Components(over_speakers, np.nan, np.nan, speakers)
     rest = np.where(run, grid - metrics.mean_of_present(grid, axis=0), 0)
-    scale = both.sum() / kept.sum()
+    scale = pairs / kept
     between = scale * float((rest.sum(axis=1) ** 2).sum())
     shared = max(0.0, between - scale * float((rest**2).sum()))
     total = over_speakers + shared
     # What folds of different utterances differ in is not of seeds alone.
     seeds = np.nan if cells.trained_once() else min(between, total)
-    # Speakers whom no chain of runs connects have models of their own.
-    models, trainings = csgraph.connected_components(both, directed=False)[0], int(run.any(axis=1).sum())
+    # Runs that no chain of common speakers connects are of separate models.
+    there = run.any(axis=1)
+    models, trainings = csgraph.connected_components(common[there][:, there], directed=False)[0], int(there.sum())
     return Components(total, seeds, shared, speakers, models, trainings, between**2 / (trainings - models))
 
 

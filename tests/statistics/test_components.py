@@ -226,7 +226,9 @@ def test_the_noise_that_speakers_share_is_found_whichever_folds_test_them(tested
 
 
 def test_folds_in_which_no_speaker_is_tested_twice_do_not_show_their_noise():
-    for present in (np.eye(4), np.repeat(np.eye(3), 2, axis=1), [[1, 1, 0], [0, 0, 1], [0, 0, 1]]):
+    alone_in_several = np.repeat(np.eye(3), 3, axis=0)
+    with_another = [[1, 1, 0], [0, 0, 1], [0, 0, 1]]
+    for present in (np.eye(4), np.repeat(np.eye(3), 2, axis=1), alone_in_several, with_another):
         present = np.array(present, bool)
         cells, own = of_grid(present, np.random.default_rng(0).normal(size=present.shape))
         found = components.decompose(own, cells, 1.0)
