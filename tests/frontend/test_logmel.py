@@ -205,6 +205,11 @@ def test_utterance_normalization_gives_mean_0_and_variance_1_over_valid_frames()
     np.testing.assert_allclose(found.std(axis=0), 1, atol=1e-3)
 
 
+@pytest.mark.parametrize("num_samples", [777, 3000, 16_000])
+def test_utterance_normalization_of_silence_is_0_and_not_the_rounding_of_its_mean(num_samples):
+    assert not of_one(Frontend(), np.zeros(num_samples, np.float32), padding=500).any()
+
+
 def test_train_statistics_are_those_of_all_valid_frames_of_all_batches():
     waveforms = [speech_like(length, seed) * (seed + 1) for seed, length in enumerate((3000, 777, 0, 2500))]
     batch = jnp.asarray(np.stack([np.pad(w, (0, 3500 - len(w)), constant_values=0.3) for w in waveforms]))
