@@ -68,7 +68,6 @@ _CHECKED = {  # formats of libsndfile whose length `containers` or the decoder c
     *("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "AU", "CAF", "FLAC", "OGG", "MP3", "NIST", "VOC", "HTK"),
 }
 _UNCHECKED_LAYERS = ("MPEG_LAYER_I", "MPEG_LAYER_II")  # of .mp1 and .mp2, whose frames nobody counts
-_GUESSED = (".raw", ".au", ".snd", ".gsm", ".vox")  # suffixes by which libsndfile takes any bytes for samples
 _CANCELLED = 0.1  # of the loudest channel's level that is left where channels cancel
 
 
@@ -251,9 +250,10 @@ class _Decoder:
 
 def _decoder(path: str | os.PathLike, name: str, data: containers.Bytes, checked: containers.Checked) -> _Decoder:
     def opened() -> soundfile.SoundFile:
-        if checked.mended is None and isinstance(data, mmap.mmap) and not _may_be_guessed(name, data):
-            return soundfile.SoundFile(os.fsencode(path))
-        return soundfile.SoundFile(_InMemory(data[:] if checked.mended is None else checked.mended))
+        if checked.mended is not None or not isinstance(data, mmap.mmap):
+            return soundfile.SoundFile(_InMemory(data[:] if checked.mended is None else checked.mended))
+        # Without its name, by which libsndfile takes any bytes for samples: of .au, .vox and others.
+        return soundfile.SoundFile(os.fsencode(path) if _is_gsm(name, data) else os.open(path, os.O_RDONLY))
 
     try:
         with opened() as sound:
@@ -303,13 +303,9 @@ def _limited(name: str, blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.
         yield block
 
 
-def _may_be_guessed(name: str, data: containers.Bytes) -> bool:
-    """Whether a file's name alone may have libsndfile take it for samples without a header, whatever is in it.
-
-    Not a .gsm, whose frames all begin as frames of GSM 6.10 do.
-    """
-    suffix = os.path.splitext(name)[1].lower()
-    return suffix in _GUESSED and not (suffix == ".gsm" and all(byte >> 4 == 13 for byte in data[::33]))
+def _is_gsm(name: str, data: containers.Bytes) -> bool:
+    """Whether a file is frames of GSM 6.10 without a header, which its name alone tells libsndfile."""
+    return name.lower().endswith(".gsm") and all(byte >> 4 == 13 for byte in data[::33])
 
 
 class _InMemory(io.BytesIO):
