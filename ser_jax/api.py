@@ -148,7 +148,7 @@ class Model:
         waveforms = list(waveform) if _is_several(waveform) else [waveform]
         if not waveforms:
             raise UserError("no waveforms, expected at least one")
-        shape = getattr(waveform, "shape", ())
+        shape: tuple[int, ...] = getattr(waveform, "shape", ())
         if len(shape) == 2 and 0 < shape[1] <= _MOST_CHANNELS < shape[0]:
             raise UserError(
                 f"waveform: an array {list(shape)}, expected [samples] or [batch, samples]; of channels "
