@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int16
 
 from ser_jax import predictions
-from ser_jax.corpora.audio import heard
+from ser_jax.corpora.audio import MOST_HOURS, heard
 from ser_jax.corpora.corpus import SAMPLE_RATE, Corpus
 from ser_jax.encoders import store
 from ser_jax.errors import UserError, did_you_mean
@@ -28,6 +29,7 @@ from ser_jax.training import devices, published
 
 DEFAULT = "emodb"
 WITH_ENCODER = "emodb_encoder"  # more accurate, where its encoder is on the machine
+_MOST_CHANNELS = 32  # what has no more columns, and more rows, is no [batch, samples]
 BASELINE_WINDOW = 3.0  # seconds of a timeline's window, for a model that takes whole utterances
 
 Waveform: TypeAlias = np.ndarray | jax.Array  # [samples]
@@ -146,10 +148,19 @@ class Model:
         waveforms = list(waveform) if _is_several(waveform) else [waveform]
         if not waveforms:
             raise UserError("no waveforms, expected at least one")
+        shape: tuple[int, ...] = getattr(waveform, "shape", ())
+        if len(shape) == 2 and 0 < shape[1] <= _MOST_CHANNELS < shape[0]:
+            raise UserError(
+                f"waveform: an array {list(shape)}, expected [samples] or [batch, samples]; of channels "
+                "take the mean, waveform.mean(axis=1)"
+            )
         made = {}
         for number, one in enumerate(waveforms):
             name = f"waveform {number}" if _is_several(waveform) else "waveform"
-            recording = heard(name, np.asarray(one), rate)
+            samples = np.asarray(one)
+            if samples.dtype == jnp.bfloat16:  # no floating point to NumPy
+                samples = samples.astype(np.float32)
+            recording = heard(name, samples, rate)
             for note in recording.notes.values():
                 warnings.warn(f"{name}: {note}", stacklevel=3)
             made[name] = recording.samples
@@ -221,14 +232,17 @@ def check_timeline(recogniser: Recogniser, hop: float | None, window: float | No
     Raises `UserError` for what is no duration, and windows that are too short for the model.
     """
     window = (recogniser.window_seconds or BASELINE_WINDOW) if window is None else window
-    hop = window / 2 if hop is None else hop
-    for name, seconds in (("window", window), ("hop", hop)):
-        if not 1 / SAMPLE_RATE <= seconds < float("inf"):
-            raise UserError(f"{name}: found {seconds:g}, expected seconds, more than 0")
-    samples = round(window * SAMPLE_RATE)
+    samples = _samples("window", window)
     if reason := recogniser.refusal(np.ones(samples, np.int16)):
         raise UserError(f"window: found {window:g} s, too short: {reason}")
-    return round(hop * SAMPLE_RATE), samples
+    return _samples("hop", window / 2 if hop is None else hop), samples
+
+
+def _samples(name: str, seconds: float) -> int:
+    least, most = 1 / SAMPLE_RATE, MOST_HOURS * 3600
+    if not least <= seconds <= most:
+        raise UserError(f"{name}: found {seconds:g}, expected {least:g} to {most} seconds")
+    return round(seconds * SAMPLE_RATE)
 
 
 def timeline_of(

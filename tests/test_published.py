@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from ser_jax.corpora.protocols import PROTOCOLS
 from tests import recomputed
 from tests import recomputed_scores as again
 
@@ -184,6 +185,7 @@ def test_the_figure_of_a_published_model_is_of_what_it_predicted_for_unseen_spea
     assert f"| {100 * found:.1f} [" in row and len(names) == 1
     card = (folder / "README.md").read_text()
     assert f"| inductive | {100 * found:.1f} [" in card
+    assert any(f"unseen speakers ({rule} (speaker-independent; " in card for rule in PROTOCOLS.values())
 
 
 def test_every_p_value_beside_a_figure_is_that_of_its_comparison():

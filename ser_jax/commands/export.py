@@ -153,12 +153,18 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _recordings(files: list[str]) -> dict:
-    """The 16-bit samples of recordings by their names, or of built-in voices where none is given."""
-    from ser_jax.corpora.audio import read_recording
-    from ser_jax.corpora.corpus import waveform
+    """The 16-bit samples of recordings by their names, or of built-in voices where none is given.
+
+    Soft ones are scaled up, as the model and the program scale floating point.
+    """
+    import numpy as np
+
+    from ser_jax.corpora.audio import heard, read_recording
+    from ser_jax.corpora.corpus import SAMPLE_RATE, waveform
     from ser_jax.corpora.synthetic import make_synthetic
 
     if files:
-        return {file: read_recording(file).samples for file in dict.fromkeys(files)}
+        read = {file: read_recording(file).samples / np.float32(32768) for file in dict.fromkeys(files)}
+        return {file: heard(file, samples, SAMPLE_RATE).samples for file, samples in read.items()}
     voices = make_synthetic("synthetic", num_speakers=_VOICES, utterances_per_speaker=1)
     return {f"built-in voice {row + 1}": waveform(voices, row) for row in range(len(voices.utterances))}

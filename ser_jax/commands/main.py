@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # TensorFlow, where a command needs it, tells of its own start otherwise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     open_streams()
     try:
         with interruption.heard(), visible_output():

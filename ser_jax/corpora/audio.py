@@ -56,9 +56,11 @@ MOST_HOURS = 12  # of one recording: an hour of silence packs to less than a meg
 MOST_PIPED = 2_000_000_000  # bytes that a pipe or a device may give: they are all kept, and some never end
 
 _BLOCK_FRAMES = 1 << 18  # read at a time, so that a long recording of many channels needs little memory
-_SILENT = 2.0**-31  # what differs less than a step of 32 bits has no sound
+SILENT = 2.0**-31  # what differs less than a step of 32 bits has no sound
 _FINE = ("PCM_24", "PCM_32", "FLOAT", "DOUBLE")  # soft sound may stand below the 16th bit
-_SOFT, _AUDIBLE = 2.0**-7, 0.1  # peak below which such sound is scaled up, and the peak that it then has
+SOFT, AUDIBLE = 2.0**-7, 0.1  # peak below which such sound is scaled up, and the peak that it then has
+INTEGER_SCALES = (2.0**15, 2.0**23, 2.0**31)  # of 16, 24 and 32 bits
+NOT_INTEGER = 16.0  # peak up to which samples above full scale are not on such a scale
 _CLIPPED_SHARE = 1e-3  # of the samples, from which on clipping is said
 _ZEROS_SECONDS = 1.0  # of one value, from which on it is said: a microphone is never that still, a gap is
 _UNLIKE = 0.1  # correlation below which two channels have nothing in common, as those of a telephone's two parties
@@ -66,7 +68,6 @@ _CHECKED = {  # formats of libsndfile whose length `containers` or the decoder c
     *("WAV", "WAVEX", "RF64", "W64", "AIFF", "SVX", "AU", "CAF", "FLAC", "OGG", "MP3", "NIST", "VOC", "HTK"),
 }
 _UNCHECKED_LAYERS = ("MPEG_LAYER_I", "MPEG_LAYER_II")  # of .mp1 and .mp2, whose frames nobody counts
-_GUESSED = (".raw", ".au", ".snd", ".gsm", ".vox")  # suffixes by which libsndfile takes any bytes for samples
 _CANCELLED = 0.1  # of the loudest channel's level that is left where channels cancel
 
 
@@ -249,9 +250,10 @@ class _Decoder:
 
 def _decoder(path: str | os.PathLike, name: str, data: containers.Bytes, checked: containers.Checked) -> _Decoder:
     def opened() -> soundfile.SoundFile:
-        if checked.mended is None and isinstance(data, mmap.mmap) and not _may_be_guessed(name, data):
-            return soundfile.SoundFile(os.fsencode(path))
-        return soundfile.SoundFile(_InMemory(data[:] if checked.mended is None else checked.mended))
+        if checked.mended is not None or not isinstance(data, mmap.mmap):
+            return soundfile.SoundFile(_InMemory(data[:] if checked.mended is None else checked.mended))
+        # Without its name, by which libsndfile takes any bytes for samples: of .au, .vox and others.
+        return soundfile.SoundFile(os.fsencode(path) if _is_gsm(name, data) else os.open(path, os.O_RDONLY))
 
     try:
         with opened() as sound:
@@ -301,13 +303,9 @@ def _limited(name: str, blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.
         yield block
 
 
-def _may_be_guessed(name: str, data: containers.Bytes) -> bool:
-    """Whether a file's name alone may have libsndfile take it for samples without a header, whatever is in it.
-
-    Not a .gsm, whose frames all begin as frames of GSM 6.10 do.
-    """
-    suffix = os.path.splitext(name)[1].lower()
-    return suffix in _GUESSED and not (suffix == ".gsm" and all(byte >> 4 == 13 for byte in data[::33]))
+def _is_gsm(name: str, data: containers.Bytes) -> bool:
+    """Whether a file is frames of GSM 6.10 without a header, which its name alone tells libsndfile."""
+    return name.lower().endswith(".gsm") and all(byte >> 4 == 13 for byte in data[::33])
 
 
 class _InMemory(io.BytesIO):
@@ -365,7 +363,7 @@ def _listen(name: str, decoder: _Decoder) -> Recording:
     if share >= _CLIPPED_SHARE:
         notes["clipped"] = f"{100 * share:.1f} % of its samples are clipped"
     level = 10 * float(np.log10(heard.power / heard.frames)) if heard.power else -np.inf
-    if heard.high - heard.low <= _SILENT:
+    if heard.high - heard.low <= SILENT:
         notes["silent"] = "silent: there is no sound in it"
         return Recording(samples, decoder.rate, decoder.channels, -np.inf, share, notes)
     if heard.still >= _ZEROS_SECONDS * decoder.rate:
@@ -391,9 +389,9 @@ def _gain(peak: float, fine: bool) -> float:
     """By what a recording of this peak is scaled, so that it neither clips nor vanishes in 16 bits."""
     if peak > 1:
         # Samples on the scale of 16, 24 or 32 bit, written as floating point: their level is known.
-        integer = next((scale for scale in (2.0**15, 2.0**23, 2.0**31) if 16 < peak <= scale), peak)
-        return _AUDIBLE / peak if peak / integer < _SOFT else 1 / integer
-    return _AUDIBLE / peak if fine and peak < _SOFT else 1.0
+        integer = next((scale for scale in INTEGER_SCALES if NOT_INTEGER < peak <= scale), peak)
+        return AUDIBLE / peak if peak / integer < SOFT else 1 / integer
+    return AUDIBLE / peak if fine and peak < SOFT else 1.0
 
 
 def _resampled(blocks: Iterator[np.ndarray], rate: int) -> Iterator[Float32[np.ndarray, " frames"]]:

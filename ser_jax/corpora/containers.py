@@ -20,6 +20,7 @@ _TOLERATED_BYTES = 64  # some recorders count the header as audio: nothing is mi
 _FLAC = b"fLaC\0\0\0\x22"  # how a flac file begins
 _SPHERE = ("sample_count", "channel_count", "sample_n_bytes")
 _PCM, _G711 = (0x01, 0x03, 0xFFFE), (0x06, 0x07)  # codes of wav: integers and floating point; A-law and mu-law
+_NMS, _G721 = 0x38, 0x40  # ADPCM of 160 frames a block, and of four bits a frame
 _OF_BLOCKS = (0x02, 0x11, 0x31)  # whose header says how many frames a block has: ADPCM of Microsoft and IMA, GSM 6.10
 _CHUNKS = (b"data", b"fmt ", b"fact", b"LIST", b"bext", b"JUNK", b"cue ", b"id3 ", b"smpl")
 
@@ -160,8 +161,9 @@ def _check_wav(name: str, data: Bytes, order: str) -> Checked:
         if tag == b"fmt " and size >= 16:
             (block,) = struct.unpack(order + "H", data[body + 12 : body + 14])
             (code,) = struct.unpack(order + "H", data[body : body + 2])
-            told = code in _OF_BLOCKS and size >= 20
-            each = struct.unpack(order + "H", data[body + 18 : body + 20])[0] if told else int(code in _G711)
+            each = {_NMS: 160, _G721: 2 * block}.get(code, int(code in _G711))
+            if code in _OF_BLOCKS and size >= 20:
+                (each,) = struct.unpack(order + "H", data[body + 18 : body + 20])
         if tag == b"fact" and size >= 4 and code not in _PCM:
             (counted,) = struct.unpack(order + "I", data[body : body + 4])
         if tag in (b"fmt ", b"fact"):

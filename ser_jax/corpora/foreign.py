@@ -21,7 +21,7 @@ from ser_jax.errors import UserError
 
 HEADLESS = (  # suffixes of samples without a header, many of them of telephone switches
     *(".raw", ".pcm", ".vox", ".sln", ".sln16", ".ulaw", ".alaw", ".mulaw", ".ul", ".al", ".g722", ".g723", ".g726"),
-    *(".g729", ".adpcm"),
+    *(".g729", ".adpcm", ".vox6", ".vox8"),
 )
 _KINDS = (  # how a file that libsndfile does not know begins: place, bytes, kind
     (4, b"ftyp", "an MPEG-4 container, as of .m4a and .mp4"),

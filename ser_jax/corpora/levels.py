@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float32, Float64
 from ser_jax.errors import UserError
 
 _FULL_SCALE = 0.9999  # what stands there three times in a row is clipped
-_GREATEST = 1e30  # of a sample, of which float32 still holds means and multiples
+GREATEST = 1e30  # of a sample, of which float32 still holds means and multiples
 _DEAD = 1e-6  # of the loudest channel's power: a channel with less has the noise of its converter, or an offset, alone
 
 
@@ -52,8 +52,8 @@ class Counted:
     def mono(self, name: str, blocks: Iterator[np.ndarray]) -> Iterator[Float32[np.ndarray, " frames"]]:
         """Yields the mean over channels of every block, and counts; raises UserError for NaN and infinity."""
         for block in blocks:
-            if not np.abs(block).max(initial=0) <= _GREATEST:
-                raise UserError(f"{name}: audio holds NaN or infinity, or above {_GREATEST:g}, expected finite samples")
+            if not np.abs(block).max(initial=0) <= GREATEST:
+                raise UserError(f"{name}: audio holds NaN or infinity, or above {GREATEST:g}, expected finite samples")
             mono = block.mean(axis=1) if block.shape[1] > 1 else block[:, 0]
             self.frames += len(mono)
             self.power += float(np.square(mono, dtype=np.float64).sum())

@@ -159,8 +159,12 @@ def _check_mp3(name: str, data: Bytes) -> tuple[bytes | None, str]:
             else:
                 promised = number if not frames else None  # several files end to end: each promises its own
                 info = piece if not frames else None
+    if promised and not frames:
+        raise UserError(f"{name}: cut short, it holds no frame, expected {promised} by its header")
     if not frames:
         return None, ""
+    if len(frames) == 1 and junk:
+        raise UserError(f"{name}: one frame of mp3 among data that are none, expected frames of sound end to end")
     for piece in junk:
         if frames[0].at < piece.at < frames[-1].at:
             raise _refuse_hole(name, piece)

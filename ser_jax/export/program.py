@@ -12,7 +12,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ser_jax.baselines import is_baseline, linear
+from ser_jax.corpora.audio import AUDIBLE, INTEGER_SCALES, NOT_INTEGER, SILENT, SOFT
 from ser_jax.corpora.corpus import SAMPLE_RATE
+from ser_jax.corpora.levels import GREATEST
 from ser_jax.errors import UserError
 from ser_jax.export import eight_bits
 from ser_jax.export.encoder import check_hearing, make_hearing
@@ -36,7 +38,8 @@ class Program:
 
     Attributes:
       call: (waveform [max_samples] in [-1, 1) at 16 kHz, number of samples that count) -> probabilities [emotions],
-        NaN for a recording that is too short for the model, or has more samples than the waveform.
+        NaN for a recording that is too short for the model, has more samples than the waveform, or NaN or infinity
+        among them. Another level is scaled as `ser_jax.corpora.audio.heard` scales it.
       emotions: in the order of the probabilities.
       max_samples: of the longest recording.
       int8: whether weights are rounded to 8 bits.
@@ -122,8 +125,10 @@ def make_program(
         refused = num_samples > max_samples  # its end is not here
         num_samples = jnp.clip(num_samples, 0, max_samples)
         # As 16-bit samples, since recordings are kept so; what lies behind the last sample counts as zero.
-        samples = jnp.clip(jnp.round(waveform * 32768.0), -32768, 32767)
-        samples = jnp.where(_first(num_samples, max_samples), samples, 0.0)
+        there = _first(num_samples, max_samples)
+        refused |= jnp.any(there & ~(jnp.abs(waveform) <= GREATEST))
+        samples = jnp.clip(jnp.round(_gain(waveform, there) * waveform * 32768.0), -32768, 32767)
+        samples = jnp.where(there, samples, 0.0)
         begin, end = _speech_bounds(samples, num_samples, trim_db) if trim_db else (jnp.int32(0), num_samples)
         inputs = samples / 32768.0
         if hearing:
@@ -194,6 +199,19 @@ def _first(number: Array, size: int) -> Bool[Array, " size"]:
     columns = min(size, _COLUMNS)
     rows = jnp.arange(-(-size // columns), dtype=jnp.int32)[:, None] * columns
     return (rows < (number - jnp.arange(columns, dtype=jnp.int32))[None]).reshape(-1)[:size]
+
+
+def _gain(waveform: Array, there: Bool[Array, " samples"]) -> Array:
+    """By what `ser_jax.corpora.audio.heard` scales samples, of which those that are `there` count."""
+    samples = jnp.where(there, waveform, waveform[0])
+    low, high = jnp.min(samples), jnp.max(samples)
+    peak = jnp.maximum(high, -low)
+    scale = peak
+    for greater in reversed(INTEGER_SCALES):
+        scale = jnp.where((peak > NOT_INTEGER) & (peak <= greater), greater, scale)
+    gain = jnp.where(peak > 1, jnp.where(peak / scale < SOFT, AUDIBLE / peak, 1 / scale), 1.0)
+    gain = jnp.where(peak < SOFT, AUDIBLE / peak, gain)
+    return jnp.where(high - low <= SILENT, 1.0, gain)
 
 
 def _mean_over_windows(

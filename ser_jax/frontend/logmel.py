@@ -322,6 +322,8 @@ def _frames(
 
 def _normalize_utterance(x: Float[Array, "*batch frames features"], valid: Int[Array, "*batch"]) -> Array:
     count = jnp.maximum(valid, 1)[..., None, None].astype(x.dtype)
+    # From the first frame on, so that the mean of a constant, as of silence, leaves nothing for the floor to enlarge.
+    x = x - x[..., :1, :]
     centred = _before(valid, x - jnp.sum(_before(valid, x, axis=-2), axis=-2, keepdims=True) / count, axis=-2)
     variance = jnp.sum(jnp.square(centred), axis=-2, keepdims=True) / count
     return centred * jax.lax.rsqrt(variance + _VARIANCE_FLOOR)

@@ -116,13 +116,14 @@ def choose_runs(restored: Restored, fold: str | None = None, seed: int | None = 
     runs = restored.metadata["runs"]
     lost = [(run["fold"], run["seed"]) for run in restored.metadata.get("diverged", [])]  # a baseline has none
     chosen = [i for i, run in enumerate(runs) if fold in (None, run["fold"]) and (seed is None or seed == run["seed"])]
+    asked = " ".join(f"--{name} {value}" for name, value in (("fold", fold), ("seed", seed)) if value is not None)
     if chosen and all((runs[i]["fold"], runs[i]["seed"]) in lost for i in chosen):
-        raise UserError(f"{restored.folder}: every run of --fold {fold} --seed {seed} diverged in training")
+        raise UserError(f"{restored.folder}: every run {asked and f'of {asked} '}diverged in training")
     chosen = [i for i in chosen if (runs[i]["fold"], runs[i]["seed"]) not in lost]
     if not chosen:
         folds, seeds = ({str(run[what]): None for run in runs} for what in ("fold", "seed"))
         raise UserError(
-            f"--fold {fold} --seed {seed}: no such run in {restored.folder}; it has the folds {', '.join(folds)} "
+            f"{asked}: no such run in {restored.folder}; it has the folds {', '.join(folds)} "
             f"and the seeds {', '.join(seeds)}"
         )
     return tuple(chosen)

@@ -191,7 +191,10 @@ def make_model(
 
 
 def check_features(config: dict, model: nn.Module, frontend: Frontend, corpus: Corpus) -> None:
-    """Refuses features without the deltas that a model takes apart, and an utterance too short for its subsampling."""
+    """Refuses features without the deltas that a model takes apart.
+
+    Also crops, windows and utterances that are too short for its subsampling.
+    """
     family = models.family_of(config["model"]["name"])
     deltas = family.deltas(model)
     if frontend.kind != "precomputed" and frontend.deltas < deltas:
@@ -201,11 +204,18 @@ def check_features(config: dict, model: nn.Module, frontend: Frontend, corpus: C
     fewest = family.min_frames(model)
     shortest = corpus.utterances.loc[corpus.utterances["num_samples"].idxmin()]
     frames = int(num_frames(frontend, shortest["num_samples"]))
+    each = "samples" if frontend.kind == "waveform" else "frames"
     if frames < fewest:
-        each = "samples" if frontend.kind == "waveform" else "frames"
         raise UserError(
             f"corpus {corpus.name}: utterance {shortest['id']!r} has {frames} {each}; the model needs {fewest}"
         )
+    for group, option in (("training", "crop_seconds"), ("evaluation", "window_seconds")):
+        seconds = config[group][option]
+        frames = int(num_frames(frontend, round(seconds * frontend.rate)))
+        if frontend.rate and seconds and frames < fewest:
+            raise UserError(
+                f"config.{group}.{option}: found {seconds:g}, which is {frames} {each}; the model needs {fewest}"
+            )
 
 
 def check_batch(config: dict, targets: Targets, layout: Layout, feed: str) -> int:

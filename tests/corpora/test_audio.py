@@ -292,7 +292,7 @@ def test_a_pipe_and_standard_input_are_read_to_their_end(tmp_path, monkeypatch):
 
 def test_no_bytes_are_samples_by_the_name_of_their_file_alone(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, 20_000, np.uint8).tobytes()
-    for suffix in ("au", "snd", "gsm", "vox", "raw", "ul", "g722", "sln"):
+    for suffix in ("au", "snd", "gsm", "vox", "vox6", "vox8", "raw", "ul", "g722", "sln"):
         (tmp_path / f"a.{suffix}").write_bytes(noise)
         with pytest.raises(UserError, match=f"a.{suffix}: (cannot be read as audio|samples without a header)"):
             read_audio(tmp_path / f"a.{suffix}")

@@ -142,7 +142,10 @@ def test_a_wav_of_no_samples_and_a_chunk_behind_them_is_empty_not_streamed(tmp_p
 
 @pytest.mark.parametrize(
     ("subtype", "frames"),
-    [("ULAW", 15999), ("ALAW", 15999), ("IMA_ADPCM", 16160), ("MS_ADPCM", 16000), ("GSM610", 16000)],
+    [
+        *(("ULAW", 15999), ("ALAW", 15999), ("IMA_ADPCM", 16160), ("MS_ADPCM", 16000), ("GSM610", 16000)),
+        *(("G721_32", 16080), ("NMS_ADPCM_16", 16000), ("NMS_ADPCM_24", 16000), ("NMS_ADPCM_32", 16000)),
+    ],
 )
 def test_the_count_of_a_codec_ends_the_last_block_and_cuts_nothing_else(tmp_path, subtype, frames):
     soundfile.write(tmp_path / "a.wav", voice(rate=8000, seconds=2)[:15999], 8000, subtype=subtype)
@@ -242,6 +245,22 @@ def test_an_mp3_cut_short_never_holds_what_was_read_before_it(tmp_path):
     for _ in range(3):
         with pytest.raises(UserError, match=r"cut\.mp3: cut short, it holds \d+ frames, expected 86 by its header"):
             read_audio(tmp_path / "cut.mp3")
+
+
+def test_an_mp3_without_sound_is_one_line_and_none_of_the_decoder_s(tmp_path, capfd):
+    frames = mp3_frames(encoded(tmp_path, "mp3", voice(1.0), bitrate_mode="CONSTANT"))
+    rubbish = np.random.default_rng(0).bytes(3000).replace(b"\xff", b"a")
+    cases = {
+        "holds no frame, expected 30 by its header": frames[0],
+        "cut short, it holds no frame": frames[0] + frames[1][:50],
+        "one frame of mp3 among data that are none": frames[1] + rubbish,
+        r"cannot be read as audio \(Format not recognised\)": rubbish,
+    }
+    for message, mp3 in cases.items():
+        (tmp_path / "a.mp3").write_bytes(mp3)
+        with pytest.raises(UserError, match=rf"a\.mp3: .*{message}"):
+            read_audio(tmp_path / "a.mp3")
+    assert capfd.readouterr().err == ""
 
 
 def mp3_frames(mp3):

@@ -20,6 +20,7 @@ from ser_jax import config as configuration
 from ser_jax.baselines import linear
 from ser_jax.commands import export as command
 from ser_jax.commands.main import main
+from ser_jax.corpora.audio import heard as heard_array
 from ser_jax.corpora.corpus import SAMPLE_RATE, make_corpus
 from ser_jax.corpora.protocols import make_protocol
 from ser_jax.corpora.silence import speech_bounds
@@ -73,6 +74,17 @@ def folder(tmp_path):
     return write(tmp_path / "model", "linear")
 
 
+@pytest.fixture
+def recogniser(folder):
+    return make_recogniser(Restored("tiny", folder, published.read_metadata(folder)))
+
+
+@pytest.fixture
+def program(folder, recogniser):
+    metadata = recogniser.restored.metadata
+    return programs.make_program(metadata, programs.of_network(metadata, folder, recogniser.runs), SECONDS)
+
+
 def write(folder, name, **changes):
     state, metadata = drawn(name)
     folder.mkdir()
@@ -122,6 +134,28 @@ def arguments(program, waveform):
     return padded.astype(np.float32), np.int32(len(waveform))
 
 
+@pytest.mark.parametrize("peak", [1e-30, 1e-8, 1e-4, 1 / 129, 1 / 127, 0.5, 1.5, 15.0, 20.0, 255.0, 32768.0, 4e4, 1e7])
+def test_a_program_scales_a_level_as_the_model_does(recogniser, program, peak):
+    waveform = sound(20000) / np.float32(32768)
+    waveform *= np.float32(peak) / np.abs(waveform).max()
+    expected = recogniser.predict(recordings({"a": heard_array("a", waveform, SAMPLE_RATE).samples}, "xy"), False)
+    padded = np.pad(waveform, (0, program.max_samples - len(waveform)), constant_values=0.7)
+    found = jax.jit(program.call)(padded, np.int32(len(waveform)))
+    np.testing.assert_allclose(found, expected.probabilities[0], atol=2e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e31])
+def test_a_program_refuses_samples_that_the_model_refuses(program, value):
+    waveform, size = arguments(program, sound(20000))
+    call = jax.jit(program.call)
+    for place in (0, 9999, size - 1):
+        waveform[place], kept = value, waveform[place]
+        assert np.isnan(call(waveform, size)).all()
+        waveform[place] = kept
+    waveform[size] = value
+    assert np.isfinite(call(waveform, size)).all()
+
+
 def test_silence_is_found_where_a_corpus_s_is():
     bounds = jax.jit(programs._speech_bounds, static_argnums=2)
     rng = np.random.default_rng(1)
@@ -135,10 +169,10 @@ def test_silence_is_found_where_a_corpus_s_is():
             assert tuple(map(int, found)) == speech_bounds(waveform.astype(np.int16), 30.0), (length, loud)
 
 
-def exported(form, folder, tmp_path, capsys, *options):
+def exported(form, folder, tmp_path, capsys, *options, quieter=1):
     """Exports the tiny model, compared on one recording; returns the file and what the command printed."""
     out, recording = tmp_path / f"tiny.{form}", tmp_path / "a.wav"
-    soundfile.write(recording, sound(20000), SAMPLE_RATE)
+    soundfile.write(recording, sound(20000) // quieter, SAMPLE_RATE)
     places = ("--out", str(out), "--seconds", "2", "--recordings", str(recording))
     assert main(["export", str(folder), "--to", form, *places, *options]) == 0
     about = json.loads((tmp_path / f"tiny.{form}.json").read_text())
@@ -155,6 +189,11 @@ def test_stablehlo_is_compared_in_jax_alone(folder, tmp_path, capsys):
         program = jax.export.deserialize(bytearray(file.read()))
     assert set(program.platforms) == {"cpu", "cuda", "tpu"}
     assert [shape.shape for shape in program.in_avals] == [(32000,), ()]
+
+
+def test_a_soft_recording_is_compared_as_the_program_scales_it(folder, tmp_path, capsys):
+    _, said = exported("stablehlo", folder, tmp_path, capsys, quieter=100)
+    assert difference(said) < 1e-5
 
 
 def test_weights_of_8_bits_are_a_smaller_file_that_says_nearly_the_same(tmp_path, capsys, monkeypatch):
@@ -230,6 +269,8 @@ def test_files_run_in_their_own_runtimes_and_as_the_page_says(folder, tmp_path, 
     found = call(waveform=padded, num_samples=np.int32(9000))["probabilities"]
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.isnan(call(waveform=padded, num_samples=np.int32(0))["probabilities"]).all()
+    padded[5] = np.nan
+    assert np.isnan(call(waveform=padded, num_samples=np.int32(9000))["probabilities"]).all()
 
 
 def test_what_differs_from_the_model_is_not_written(folder, tmp_path, capsys, monkeypatch):

@@ -205,6 +205,12 @@ def test_utterance_normalization_gives_mean_0_and_variance_1_over_valid_frames()
     np.testing.assert_allclose(found.std(axis=0), 1, atol=1e-3)
 
 
+def test_utterance_normalization_of_a_constant_is_0_and_not_the_rounding_of_its_mean():
+    silence = jnp.full((100, 101, 2), np.log(RAW.log_floor), jnp.float32)
+    frontend = Frontend(kind="precomputed", features="silence", dims=2, frame_ms=10.0)
+    assert not compute(frontend, silence, jnp.arange(1, 101))[0].any()
+
+
 def test_train_statistics_are_those_of_all_valid_frames_of_all_batches():
     waveforms = [speech_like(length, seed) * (seed + 1) for seed, length in enumerate((3000, 777, 0, 2500))]
     batch = jnp.asarray(np.stack([np.pad(w, (0, 3500 - len(w)), constant_values=0.3) for w in waveforms]))

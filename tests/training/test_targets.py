@@ -134,3 +134,11 @@ def test_an_utterance_shorter_than_the_subsampling_is_refused(data):
     changes = {"frontend": {"hop_ms": 2000.0, "window_ms": 2000.0}, "model": {"name": "transformer"}}
     with pytest.raises(UserError, match=r"utterance 'synthetic-\d+-\d+' has 1 frames; the model needs 4"):
         population_of(data, **changes)
+
+
+@pytest.mark.parametrize(("group", "option"), [("training", "crop_seconds"), ("evaluation", "window_seconds")])
+def test_a_crop_and_a_window_shorter_than_the_subsampling_are_refused(data, group, option):
+    changes = {"frontend": {"hop_ms": 40.0, "window_ms": 40.0}, "model": {"name": "transformer"}}
+    with pytest.raises(UserError, match=rf"config\.{group}\.{option}: found 0\.1, .* 3 frames; the model needs 4"):
+        population_of(data, **changes, **{group: {option: 0.1}})
+    population_of(data, **changes, **{group: {option: 0.12}})
