@@ -79,9 +79,13 @@ def population_folder(store: Path, name: str, key: str) -> Path:
     return found[0] if found else store / f"{slug}-{key}"
 
 
-def has_checkpoint(folder: Path) -> bool:
-    """Whether a population's training has left a checkpoint, of its end or of where it was interrupted."""
-    return any(folder.glob("checkpoints/*"))
+def has_checkpoint(folder: Path, step: int | None = None) -> bool:
+    """Whether a population's training has left a checkpoint: of a step, or of its end or of where it was interrupted.
+
+    What a process left that was killed while it wrote one is none.
+    """
+    names = [path.name for path in folder.glob("checkpoints/*")]
+    return any(name.isdecimal() and step in (None, int(name)) for name in names)
 
 
 def finish(folder: Path, result: dict) -> None:
