@@ -184,8 +184,13 @@ def _compile_beside(group: list[Variant], following: list[Variant], store: Path)
         return
 
     def begin(variants: list[Variant]) -> None:
-        left = [own for variant in variants if (own := still_to_train(variant, store))]
-        networks = [made for own in left if isinstance(made := own.population(), Population)]
+        left = [(own, own.population()) for variant in variants if (own := still_to_train(variant, store))]
+        networks = [
+            population
+            for own, population in left
+            if isinstance(population, Population)
+            and not has_checkpoint(population_folder(store, own.name, own.key), population.num_steps)
+        ]
         if networks:
             ahead.begin(*networks)
 
