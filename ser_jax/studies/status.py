@@ -11,7 +11,7 @@ from ser_jax import config as configuration
 from ser_jax.errors import UserError
 from ser_jax.files import read_json
 from ser_jax.studies.plan import make_plan
-from ser_jax.studies.store import FAILURE, RESULT, STUDY, SUMMARY, has_checkpoint, locked, population_folder
+from ser_jax.studies.store import FAILURE, RESULT, STUDY, SUMMARY, locked, newest_checkpoint, population_folder
 from ser_jax.training import log
 
 _KEY = re.compile(r"-([0-9a-f]{12})$")
@@ -72,7 +72,8 @@ def _progress(name: str, config: dict, store: Path) -> Progress:
         return Progress(name, "running", step, steps, ago, seconds_left=_seconds_left(rows, steps, ago))
     if failed:
         return Progress(name, "failed", step, steps, message=_message(folder / FAILURE))
-    return Progress(name, "interrupted" if has_checkpoint(folder) else "not begun", step, steps)
+    kept = newest_checkpoint(folder)  # from where it goes on, whatever was logged since
+    return Progress(name, "interrupted", kept, steps) if kept else Progress(name, "not begun")
 
 
 def _newest(name: str, config: dict, store: Path) -> Path | None:

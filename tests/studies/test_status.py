@@ -54,9 +54,12 @@ def states(study):
 
 def test_a_variant_is_what_its_folder_holds(study):
     assert states(study) == {"noise 0.5": "not begun", "noise-0.5": "not begun"}
-    folder = population(study, "noise-0.5", KEYS[0], checkpoint=True, rows=rows_of(5.0, 6.0))
+    folder = population(study, "noise-0.5", KEYS[0], rows=rows_of(1.0, 2.0, 3.0, 4.0, 5.0))
+    unkept = study_status(study)[1]  # the same command begins anew
+    assert (unkept.state, unkept.step) == ("not begun", 0)
+    (folder / "checkpoints" / "4").mkdir(parents=True)
     interrupted = study_status(study)[1]
-    assert (interrupted.state, interrupted.step, interrupted.steps) == ("interrupted", 2, 6)
+    assert (interrupted.state, interrupted.step, interrupted.steps) == ("interrupted", 4, 6)
     (folder / store.RESULT).write_text("{}")
     assert states(study)["noise-0.5"] == "trained"
 

@@ -93,13 +93,10 @@ def _hold(folder, ready, go):
 
 def test_a_checkpoint_that_a_kill_left_unfinished_is_none(tmp_path):
     """Else seeds that other populations have would be trained again, in the place of a training that has not begun."""
-    assert not store.has_checkpoint(tmp_path)
-    unfinished = tmp_path / "checkpoints" / "60.orbax-checkpoint-tmp"
-    unfinished.mkdir(parents=True)
-    assert not store.has_checkpoint(tmp_path)
-    (tmp_path / "checkpoints" / "60").mkdir()
-    assert store.has_checkpoint(tmp_path) and store.has_checkpoint(tmp_path, 60)
-    assert not store.has_checkpoint(tmp_path, 6)
+    assert store.newest_checkpoint(tmp_path) == 0
+    for name, expected in (("60.orbax-checkpoint-tmp", 0), ("9", 9), ("12", 12), ("6", 12)):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        assert store.newest_checkpoint(tmp_path) == expected
 
 
 def test_a_lock_is_held_by_one_process_and_freed_when_it_dies(tmp_path):
