@@ -27,8 +27,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         width = max(len(one.name) for one in found)
         for one in found:
-            share = f"step {one.step:,} of {one.steps:,} ({one.step / one.steps:.0%})" if one.steps else ""
-            ago = f", last written {one.seconds_ago:.0f} s ago" if one.seconds_ago is not None else ""
-            left = f", about {numbers.clock(one.seconds_left)} left" if one.seconds_left is not None else ""
-            print(f"{one.name:{width}}  {one.state:12}{share}{ago}{left}{one.message}".rstrip())
+            said = [f"step {one.step:,} of {one.steps:,} ({one.step / one.steps:.0%})"] if one.steps else []
+            said += [f"last written {one.seconds_ago:.0f} s ago"] if one.seconds_ago is not None else []
+            said += [f"about {numbers.clock(one.seconds_left)} left"] if one.seconds_left is not None else []
+            said += [one.message] if one.message else []
+            print(f"{one.name:{width}}  {one.state:12}{', '.join(said)}".rstrip())
     return int(any(one.state == "failed" for one in found))

@@ -20,7 +20,7 @@ from ser_jax.studies.baselines import Baselines
 from ser_jax.studies.more_seeds import still_to_train
 from ser_jax.studies.plan import make_plan
 from ser_jax.studies.run import POPULATIONS
-from ser_jax.studies.store import RESULT, has_checkpoint, population_folder
+from ser_jax.studies.store import RESULT, newest_checkpoint, population_folder
 from ser_jax.studies.variants import Variant, prepare
 from ser_jax.training.population import Population
 
@@ -130,4 +130,4 @@ def _about_time(told: Sequence[_Told], data_dir: Path) -> str:
 def _there(folder: Path) -> str:
     if (folder / RESULT).exists():
         return "yes"
-    return "begun" if has_checkpoint(folder) else "no"
+    return "begun" if newest_checkpoint(folder) else "no"

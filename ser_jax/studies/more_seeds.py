@@ -14,7 +14,7 @@ import numpy as np
 
 from ser_jax.errors import UserError, printed, reading
 from ser_jax.studies.provenance import of_result
-from ser_jax.studies.store import RESULT, has_checkpoint, population_folder, read_json
+from ser_jax.studies.store import RESULT, newest_checkpoint, population_folder, read_json
 from ser_jax.studies.variants import Variant
 from ser_jax.training import checkpoints, devices, loop
 from ser_jax.training.population import Population, describe
@@ -68,7 +68,7 @@ def _finished(path: Path, family: str) -> tuple[Path, tuple[int, ...], dict[str,
     """The folder, seeds, seconds and provenance of a population's result; None where it is of another family."""
     result = read_json(path)
     with reading(f"{path}: damaged; remove it, and its variant is tested again"):
-        if result.get("family") != family or not has_checkpoint(path.parent):
+        if result.get("family") != family or not newest_checkpoint(path.parent):
             return None
         seconds = {phase: float(spent) for phase, spent in result["seconds"].items()}
         return path.parent, tuple(int(seed) for seed in result["seeds"]), seconds, of_result(result)
@@ -85,7 +85,7 @@ def still_to_train(variant: Variant, store: Path) -> Variant | None:
     folder = population_folder(store, variant.name, variant.key)
     if (folder / RESULT).exists():
         return None
-    parts = [] if has_checkpoint(folder) else find_parts(variant, store)
+    parts = [] if newest_checkpoint(folder) else find_parts(variant, store)
     if not parts:
         return variant
     lacking = lacking_seeds(variant, parts)

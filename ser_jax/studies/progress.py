@@ -25,6 +25,7 @@ def show(bar: tqdm, entry: dict, num_runs: int) -> None:
     """Shows the figures that a step has: none where no run was trained, the last validation where it had none."""
     if bar.n == 0 and not bar.disable:  # the rate, and what is left by it, leave compiling out
         bar.initial, bar.start_t = entry["step"] * num_runs, time.time()
+        bar.last_print_t = bar.start_t  # by which tqdm knows when it is closed that its line has to be ended
     bar.n = entry["step"] * num_runs
     shown = {name.replace("_", " "): f"{entry[name]:.3f}" for name in _SHOWN if name in entry}
     if "validation_ua" in entry:

@@ -43,8 +43,8 @@ from ser_jax.studies.store import (
     VALIDATION,
     check_results,
     finish,
-    has_checkpoint,
     locked,
+    newest_checkpoint,
     population_folder,
     read_json,
     write_json,
@@ -184,8 +184,13 @@ def _compile_beside(group: list[Variant], following: list[Variant], store: Path)
         return
 
     def begin(variants: list[Variant]) -> None:
-        left = [own for variant in variants if (own := still_to_train(variant, store))]
-        networks = [made for own in left if isinstance(made := own.population(), Population)]
+        left = [(own, own.population()) for variant in variants if (own := still_to_train(variant, store))]
+        networks = [
+            population
+            for own, population in left
+            if isinstance(population, Population)
+            and newest_checkpoint(population_folder(store, own.name, own.key)) < population.num_steps
+        ]
         if networks:
             ahead.begin(*networks)
 
@@ -248,7 +253,7 @@ def _train(
 ) -> None:
     """Trains one variant, writes its predictions and last of all its result."""
     trained_by = [provenance(variant.config)]
-    begun, beside = has_checkpoint(folder), how.trained.get(variant.key)
+    begun, beside = newest_checkpoint(folder) > 0, how.trained.get(variant.key)
     in_one_go = not begun and not beside  # its share of a training beside others tells nothing of one by itself
     if isinstance(population, Baselines):
         _tell_time(title, population, how)
@@ -291,7 +296,7 @@ def _train_runs(
         raise beside.error
     _say_once(f"feed: {population.feed} ({population.feed_reason})")
     print(f"{title}: {population.num_parameters:,} parameters, listed in {folder}/parameters.txt", file=sys.stderr)
-    if not has_checkpoint(folder):
+    if not newest_checkpoint(folder):
         _tell_time(title, population, how)
     runs = len(population.runs)
     with progress(title, population.num_steps * runs) as bar:

@@ -11,7 +11,7 @@ from ser_jax import config as configuration
 from ser_jax.errors import UserError
 from ser_jax.files import read_json
 from ser_jax.studies.plan import make_plan
-from ser_jax.studies.store import FAILURE, RESULT, STUDY, SUMMARY, has_checkpoint, locked, population_folder
+from ser_jax.studies.store import FAILURE, RESULT, STUDY, SUMMARY, locked, newest_checkpoint, population_folder
 from ser_jax.training import log
 
 _KEY = re.compile(r"-([0-9a-f]{12})$")
@@ -72,19 +72,27 @@ def _progress(name: str, config: dict, store: Path) -> Progress:
         return Progress(name, "running", step, steps, ago, seconds_left=_seconds_left(rows, steps, ago))
     if failed:
         return Progress(name, "failed", step, steps, message=_message(folder / FAILURE))
-    return Progress(name, "interrupted" if has_checkpoint(folder) else "not begun", step, steps)
+    kept = newest_checkpoint(folder)  # from where it goes on, whatever was logged since
+    return Progress(name, "interrupted", kept, steps) if kept else Progress(name, "not begun")
 
 
 def _newest(name: str, config: dict, store: Path) -> Path | None:
-    """The newest of a variant's folders: changed code begins a new one, and other names may be spelt the same there."""
+    """The newest of a variant's folders: changed code begins a new one, and other names may be spelt the same there.
+
+    A training that another variant or study began under its own name is the variant's too.
+    """
     slug = population_folder(store, name, "").name.removesuffix("-")
-    found = [path for path in store.glob(f"{slug}-*") if _KEY.search(path.name) and path.name[:-13] == slug]
-    own = [path for path in found if _is_of(path, config)]
+    found = [path for path in store.glob("*-*") if _KEY.search(path.name)]
+    own = [path for path in found if _is_of(path, config, is_named=path.name[:-13] == slug)]
     return max(own, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def _is_of(folder: Path, config: dict) -> bool:
-    """Whether a population is of this configuration, as far as it is known: from its result or a checkpoint on."""
+def _is_of(folder: Path, config: dict, *, is_named: bool) -> bool:
+    """Whether a population is of this configuration, as far as it is known: from its result or a checkpoint on.
+
+    One that is not named after the variant has to begin with the same workdir's parameters and the same teacher's, too:
+    what those hold is not looked at here.
+    """
     files = [folder / RESULT, *sorted(folder.glob("checkpoints/*/metadata/metadata"))]
     for path in files:
         try:
@@ -92,9 +100,10 @@ def _is_of(folder: Path, config: dict) -> bool:
             known = configuration.completed(known.get("trained", known)["config"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
             continue
+        same = is_named or all(known["training"][what] == config["training"][what] for what in ("initial", "teacher"))
         known, wanted = (json.loads(json.dumps(configuration.deciding(one))) for one in (known, config))
-        return known == wanted
-    return True
+        return same and known == wanted
+    return is_named
 
 
 def _seconds_left(rows: list[dict], steps: int, ago: float | None) -> float | None:

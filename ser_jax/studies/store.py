@@ -79,9 +79,13 @@ def population_folder(store: Path, name: str, key: str) -> Path:
     return found[0] if found else store / f"{slug}-{key}"
 
 
-def has_checkpoint(folder: Path) -> bool:
-    """Whether a population's training has left a checkpoint, of its end or of where it was interrupted."""
-    return any(folder.glob("checkpoints/*"))
+def newest_checkpoint(folder: Path) -> int:
+    """Returns the step of the newest checkpoint that a population's training has left; 0 where there is none.
+
+    What a process left that was killed while it wrote one is none.
+    """
+    names = [path.name for path in folder.glob("checkpoints/*")]
+    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def finish(folder: Path, result: dict) -> None:

@@ -37,6 +37,8 @@ from ser_jax.training.state import State
 
 # Orbax logs what it raises too, with tracebacks, by absl's logger, which is others' as well.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+# Of several arrays that TensorStore cannot read Orbax raises the first one's error, and asyncio logs what no one took.
+logging.getLogger("asyncio").addFilter(lambda record: "tensorstore_spec" not in record.getMessage())
 
 FORMAT_VERSION = 2
 # What metadata may have beside what all have.
@@ -82,6 +84,7 @@ class Checkpoints:
             if path.exists() and not path.is_file() and not path.is_dir():
                 raise UserError(f"{path}: a pipe or a device, expected a file of a checkpoint")
         items = (_EVALUATION, _TRAINING, _METADATA)
+        _say_errors_once()
         with reading(f"{folder}: its checkpoints cannot be read"):
             self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_names=items)
 
@@ -99,7 +102,6 @@ class Checkpoints:
         runs = zip(metadata["runs"], np.asarray(state.diverged_at).tolist(), strict=True)
         diverged = [{**run, "step": step} for run, step in runs if step >= 0]
         metadata = {**metadata, "format": FORMAT_VERSION, "diverged": diverged, "arrays": described}
-        _say_errors_once()
         self.folder.mkdir(parents=True, exist_ok=True)
         items = {_METADATA: ocp.args.JsonSave(sealed(metadata))}
         for item, part in _by_item(arrays).items():
@@ -359,10 +361,10 @@ def check_metadata(metadata: dict, where: str) -> dict:
 
 @functools.cache
 def _say_errors_once() -> None:
-    """Keeps TensorStore's threads from printing tracebacks of an error of the disk that is raised as well.
+    """Keeps TensorStore's threads from printing tracebacks of an error that is raised as well.
 
-    When one array cannot be written Orbax raises, and closes the loop of events that the threads of the other arrays
-    still tell of theirs.
+    When one array cannot be written or read Orbax raises, and closes the loop of events that the threads of the other
+    arrays still tell of theirs.
     """
     before = sys.unraisablehook
 

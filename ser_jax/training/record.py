@@ -139,6 +139,11 @@ def read_state(population: Population, read: Callable[[State], State], like: Sta
 def _tell_diverged(population: Population, name: str, diverged_at: np.ndarray, known: np.ndarray) -> None:
     """Names the runs that have diverged since; raises `UserError` where none is left."""
     rate = population.config["optimizer"]["learning_rate"]
+    if (diverged_at >= 0).all():
+        raise UserError(
+            f"config.optimizer.learning_rate: found {rate:g}; every run diverged, the last one at step "
+            f"{diverged_at.max()}; expected a smaller one"
+        )
     for one in diverged(population, np.where(known >= 0, -1, diverged_at)):
         whose = f"{one_line(name)}: " if name else ""
         print(
@@ -146,11 +151,6 @@ def _tell_diverged(population: Population, name: str, diverged_at: np.ndarray, k
             f"(config.optimizer.learning_rate {rate:g}); it is frozen, and the other runs go on",
             file=sys.stderr,
             flush=True,
-        )
-    if (diverged_at >= 0).all():
-        raise UserError(
-            f"config.optimizer.learning_rate: found {rate:g}; every run diverged, the last one at step "
-            f"{diverged_at.max()}; expected a smaller one"
         )
 
 

@@ -311,8 +311,11 @@ def test_the_progress_shows_a_step_in_which_no_run_was_trained():
     rows = [{"step": 3, "epoch": 0.5, "fold": "a", "seed": 0, "loss": 0.25, "validation_ua": 0.5}]
     ended = {"step": 4, "epoch": 0.6, "fold": "a", "loss": None}
     rows += [{**ended, "seed": 0}, {**ended, "seed": 1, "diverged_at": 4}]
-    bar, shown = tqdm(file=io.StringIO(), total=10), []
+    terminal = io.StringIO()
+    bar, shown = tqdm(file=terminal, total=10), []
     for entry in log.means(rows):
         progress.show(bar, entry, 2)
         shown.append((bar.n, bar.postfix))
     assert shown == [(6, "loss=0.250, validation UA=50.0%"), (8, "validation UA=50.0%")]
+    bar.close()
+    assert terminal.getvalue().endswith("\n")  # what is printed next begins a line

@@ -54,17 +54,37 @@ def states(study):
 
 def test_a_variant_is_what_its_folder_holds(study):
     assert states(study) == {"noise 0.5": "not begun", "noise-0.5": "not begun"}
-    folder = population(study, "noise-0.5", KEYS[0], checkpoint=True, rows=rows_of(5.0, 6.0))
+    folder = population(study, "noise-0.5", KEYS[0], rows=rows_of(1.0, 2.0, 3.0, 4.0, 5.0))
+    unkept = study_status(study)[1]  # the same command begins anew
+    assert (unkept.state, unkept.step) == ("not begun", 0)
+    (folder / "checkpoints" / "4").mkdir(parents=True)
     interrupted = study_status(study)[1]
-    assert (interrupted.state, interrupted.step, interrupted.steps) == ("interrupted", 2, 6)
+    assert (interrupted.state, interrupted.step, interrupted.steps) == ("interrupted", 4, 6)
     (folder / store.RESULT).write_text("{}")
     assert states(study)["noise-0.5"] == "trained"
 
 
-def test_what_failed_after_its_training_has_failed(study):
-    population(study, "noise-0.5", KEYS[0], result=True, failure=True)
+def test_what_failed_after_its_training_has_failed(study, capsys):
+    population(study, "noise-0.5", KEYS[0], result=True, failure=True, rows=rows_of(5.0, 6.0))
     failed = study_status(study)[1]
     assert (failed.state, failed.message) == ("failed", "out of memory")
+    assert command.run(argparse.Namespace(workdir=study, store=None, json=False)) == 1
+    assert "noise-0.5  failed      step 2 of 6 (33%), out of memory\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("left", [{"result": True}, {"checkpoint": True}])
+def test_a_training_under_another_name_is_known_by_its_configuration(study, left):
+    """As of variants that share a training, and of a --store where another study has trained it."""
+    trained = "trained" if "result" in left else "interrupted"
+    folder = population(study, "noise-0.5", KEYS[0], **left)
+    folder.rename(folder.with_name(f"plain-{KEYS[0]}"))
+    folder.with_name(f"other-{KEYS[1]}").mkdir()  # nothing is known of it but its name
+    assert states(study) == {"noise 0.5": "not begun", "noise-0.5": trained}
+    config = json.loads((study / "config.json").read_text())
+    config["study"]["variants"]["noise-0.5"] = {"training": {"initial": "elsewhere"}}
+    config["study"]["variants"]["as before"] = {}
+    (study / "config.json").write_text(json.dumps(config))
+    assert states(study) == {"noise 0.5": "not begun", "noise-0.5": "not begun", "as before": trained}
 
 
 @pytest.mark.parametrize("left", [{"result": True}, {"checkpoint": True}])

@@ -91,6 +91,14 @@ def _hold(folder, ready, go):
         go.wait(30)
 
 
+def test_a_checkpoint_that_a_kill_left_unfinished_is_none(tmp_path):
+    """Else seeds that other populations have would be trained again, in the place of a training that has not begun."""
+    assert store.newest_checkpoint(tmp_path) == 0
+    for name, expected in (("60.orbax-checkpoint-tmp", 0), ("9", 9), ("12", 12), ("6", 12)):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        assert store.newest_checkpoint(tmp_path) == expected
+
+
 def test_a_lock_is_held_by_one_process_and_freed_when_it_dies(tmp_path):
     context = multiprocessing.get_context("spawn")
     ready, go = context.Event(), context.Event()

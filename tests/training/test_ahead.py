@@ -135,3 +135,16 @@ def test_a_processor_that_computes_compiles_what_trains_and_nothing_beside_it(da
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     run._compile_beside([own], [], tmp_path)
     assert jobs == []
+
+
+def test_what_is_trained_and_not_tested_yet_compiles_no_training(data, tmp_path, monkeypatch):
+    population = tiny_population(*data, feed="resident")
+    jobs, own = [], variant_of("own", population, data)
+    monkeypatch.setattr(background, "begin", jobs.append)
+    checkpoints = population_folder(tmp_path, own.name, own.key) / "checkpoints"
+    for step, expected in ((population.num_steps - 1, 1), (population.num_steps, 0)):
+        (checkpoints / str(step)).mkdir(parents=True)
+        jobs.clear()
+        run._compile_beside([own], [], tmp_path)
+        jobs[0]()
+        assert len(jobs) == 1 + expected

@@ -1,7 +1,9 @@
 """Checkpoints of a made-up state of two runs: what is saved is restored, and nothing else is."""
 
 import errno
+import gc
 import json
+import logging
 import os
 import resource
 import sys
@@ -381,11 +383,40 @@ def test_the_names_are_linen_s_paths():
     assert named_arrays(variables).keys() == {"params/bias", "params/kernel"}
 
 
-def test_what_the_disk_refuses_is_no_traceback_of_another_thread_as_well(tmp_path, monkeypatch):
-    """Files of more than a kilobyte cannot be written: of several arrays, TensorStore's threads each say so."""
-    printed = []
-    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+@pytest.fixture
+def printed(monkeypatch):
+    """What threads print that no one catches, but for what a first use of checkpoints from now on keeps from it."""
+    found = []
+    monkeypatch.setattr(sys, "unraisablehook", found.append)
     checkpoints._say_errors_once.cache_clear()
+    yield found
+    checkpoints._say_errors_once.cache_clear()
+
+
+def test_what_a_damaged_checkpoint_lacks_is_no_traceback_of_another_thread_as_well(tmp_path, printed, caplog):
+    """The data of many arrays are cut: TensorStore's threads each say so."""
+    kernel = np.ones((2, 10), np.float32)
+    state = state_of(6).replace(ema_parameters={str(number): kernel for number in range(200)})
+    store = Checkpoints(tmp_path / "checkpoints")
+    store.save(state, METADATA)
+    store.close()
+    for path in (tmp_path / "checkpoints" / "6" / "evaluation").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:20])
+    sys.unraisablehook = printed.append  # as in a process that only reads
+    checkpoints._say_errors_once.cache_clear()
+    with pytest.raises(UserError, match="6: damaged checkpoint"):
+        Checkpoints(tmp_path / "checkpoints").restore(state)
+    time.sleep(0.2)  # for what the threads have still to say
+    gc.collect()
+    # They do not say it each time, so here once more.
+    sys.unraisablehook(types.SimpleNamespace(object=None, exc_value=RuntimeError("Event loop is closed")))
+    logging.getLogger("asyncio").error("Task exception was never retrieved: [tensorstore_spec=...]")
+    assert printed == []
+    assert "never retrieved" not in caplog.text
+
+
+def test_what_the_disk_refuses_is_no_traceback_of_another_thread_as_well(tmp_path, printed):
+    """Files of more than a kilobyte cannot be written: of several arrays, TensorStore's threads each say so."""
     kernel = np.random.default_rng(1).normal(size=(2, 100_000)).astype(np.float32)
     state = state_of(6).replace(ema_parameters={str(number): kernel for number in range(40)})
     store = Checkpoints(tmp_path / "checkpoints")
@@ -403,4 +434,3 @@ def test_what_the_disk_refuses_is_no_traceback_of_another_thread_as_well(tmp_pat
     other = types.SimpleNamespace(object=None, exc_value=RuntimeError("another error"))
     sys.unraisablehook(other)
     assert printed == [other]
-    checkpoints._say_errors_once.cache_clear()

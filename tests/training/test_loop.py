@@ -68,12 +68,13 @@ def test_rows_end_at_every_fifth_of_a_training_and_so_does_its_accuracy_after_an
     assert list(ends) == ["interrupted"] and found["whole"] == found["interrupted"]
 
 
-def test_where_every_run_diverges_the_learning_rate_is_named_at_a_validation_too(data, tmp_path):
+def test_where_every_run_diverges_the_learning_rate_is_named_at_a_validation_too(data, tmp_path, capsys):
     training = {"train_steps": 6, "validate_steps": 1}
     optimizer = {"learning_rate": 1e30, "gradient_clip": 0.0}
     with pytest.raises(UserError, match=r"config\.optimizer\.learning_rate: found 1e\+30; every run diverged"):
         loop.train(tiny_population(*data, folds=[0], training=training, optimizer=optimizer), tmp_path)
     assert log.read(tmp_path / log.FILE)[-1]["diverged_at"] > 0
+    assert "the other runs go on" not in capsys.readouterr().err  # there are none
 
 
 def test_steps_to_trace_that_the_training_does_not_have_are_refused(data, tmp_path):
