@@ -8,6 +8,7 @@ An utterance may also be heard at other speeds, as if a tape ran faster or slowe
 tempo. Its pooled states at each speed are then kept side by side, as versions of one utterance (Ko et al. 2015).
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -19,6 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,13 +144,40 @@ def prepare_states(
     info |= {"width": encoder.architecture.width, "window_seconds": request.window_seconds}
     info |= {"dtype": request.dtype, "trim_db": request.trim_db, "average": request.average}
     info |= {"speeds": list(request.speeds), "version": VERSION, "licence": encoder.licence}
-    if name in available_features(corpus.name, data_dir) and not force:
-        packed = load_features(corpus, name, data_dir)
-        if {"speeds": [1.0]} | packed.info == info:  # earlier versions knew one speed
-            return packed
-        raise UserError(
-            f"corpus {corpus.name} has other features {name!r}: expected another --name, or --force to replace them"
-        )
+    if not force and (packed := _prepared(corpus, name, info, data_dir)):
+        return packed
+    lock = features_folder(corpus.name, f".{name}.lock", data_dir)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(lock):  # processes that start together compute the states once
+        packed = None if force else _prepared(corpus, name, info, data_dir)
+        return packed or _prepare(corpus, encoder, request, data_dir, name, info, force=force)
+
+
+def _prepared(corpus: Corpus, name: str, info: dict[str, Any], data_dir: str | os.PathLike | None) -> Packed | None:
+    """The features `name`, if there are some; refuses those that were made in another way."""
+    if name not in available_features(corpus.name, data_dir):
+        return None
+    packed = load_features(corpus, name, data_dir)
+    if {"speeds": [1.0]} | packed.info == info:  # earlier versions knew one speed
+        return packed
+    differ = [key for key, value in info.items() if packed.info.get(key) != value]
+    raise UserError(
+        f"corpus {corpus.name} has other features {name!r}, which differ in {', '.join(differ)}: expected another "
+        "--name, or --force to replace them"
+    )
+
+
+def _prepare(
+    corpus: Corpus,
+    encoder: LoadedEncoder,
+    request: Request,
+    data_dir: str | os.PathLike | None,
+    name: str,
+    info: dict[str, Any],
+    *,
+    force: bool,
+) -> Packed:
+    """What `prepare_states` returns, computed or taken from the parts of a merged corpus."""
     of_parts = None if force else states_of_parts(corpus, name, info, data_dir)
     if of_parts is not None:
         return pack_source(name, of_parts, corpus, data_dir, _frame_ms(encoder, request), info=info)
@@ -327,19 +356,24 @@ def _scratch(
     """What an interrupted computation of the same states left, or room for a new one."""
     path = folder / "key.json"
     with_shape = json.dumps({**key, "shape": shape}, sort_keys=True)
-    mode = "r+"
-    if not path.is_file() or path.read_text(encoding="utf-8") != with_shape:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        mode = "w+"
     stored = "uint16" if dtype == "bfloat16" else dtype  # its bits: NumPy's files have none
-    values = np.lib.format.open_memmap(folder / "values.npy", mode, stored, shape).view(dtype)
-    done = np.lib.format.open_memmap(folder / "done.npy", mode, np.bool_, (pieces,))
-    if mode == "w+":
-        for name in ("values.npy", "done.npy"):
-            _reserve(folder / name)
-        with atomic_file(path) as temporary:
-            temporary.write_text(with_shape, encoding="utf-8")
+    files = {"values.npy": (stored, shape), "done.npy": (np.bool_, (pieces,))}
+
+    def opened(mode: Literal["r", "r+", "w+"]) -> tuple[np.memmap, np.memmap]:
+        values, done = (np.lib.format.open_memmap(folder / name, mode, *of) for name, of in files.items())
+        return values.view(dtype), done
+
+    with contextlib.suppress(OSError, ValueError):  # of one that is damaged or removed in part nothing is used
+        if path.read_text(encoding="utf-8") == with_shape:
+            opened("r")  # "r+" would fill up with zeros what was cut short
+            return opened("r+")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    values, done = opened("w+")
+    for name in files:
+        _reserve(folder / name)
+    with atomic_file(path) as temporary:
+        temporary.write_text(with_shape, encoding="utf-8")
     return values, done
 
 

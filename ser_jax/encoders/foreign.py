@@ -14,7 +14,7 @@ import numpy as np
 
 from ser_jax.encoders import emotion2vec
 from ser_jax.encoders.architecture import conv_layers
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, reading
 
 Tensors = dict[str, np.ndarray]
 
@@ -72,14 +72,14 @@ def read_pytorch(path: str | Path) -> tuple[Tensors, dict[str, Any] | None, dict
     if not isinstance(state, Mapping):
         raise UserError(f"{path}: no tensors by name under 'model' or 'model_state_dict'")
     tensors = {str(name): value.float().numpy() for name, value in state.items() if isinstance(value, torch.Tensor)}
-    if "dims" in content:
-        config, preprocessor = _openai_configuration(content["dims"])
-        return _renamed(tensors, _OPENAI), config, preprocessor
     if emotion2vec.is_one(tensors):
         return tensors, *emotion2vec.configuration(path, tensors, content.get("cfg"))
-    if any(name.endswith("post_extract_proj.weight") for name in tensors):
-        tensors = _renamed(tensors, _FAIRSEQ)
-        return tensors, *_fairseq_configuration(path, content, tensors)
+    with reading(f"{path}: its flags are missing or damaged"):
+        if "dims" in content:
+            return _renamed(tensors, _OPENAI), *_openai_configuration(content["dims"])
+        if any(name.endswith("post_extract_proj.weight") for name in tensors):
+            tensors = _renamed(tensors, _FAIRSEQ)
+            return tensors, *_fairseq_configuration(path, content, tensors)
     return tensors, None, None
 
 
