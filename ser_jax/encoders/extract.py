@@ -50,6 +50,7 @@ from ser_jax.files import atomic_file
 VERSION = 1  # of this computation; part of what a cache is recognised by
 SPEEDS = 0.5, 2.0  # the lowest and the highest
 MOST_SECONDS = 20.0  # of a window, where positions do not end earlier: attention's work grows with its square
+_LONGEST_WINDOW = 3600.0  # seconds
 _BATCH_SECONDS = 64.0  # of audio that the encoder hears at once
 _LENGTHS_PER_OCTAVE = 4  # batches are padded to one of so many lengths, at most 19 % of padding: few programs
 
@@ -105,7 +106,7 @@ def make_request(
         raise UserError(f"--speeds {said}: expected different speeds from {low:g} to {high:g}")
     if form != "pooled" and tuple(speeds) != (1.0,):
         raise UserError(f"--speeds {said}: expected --pooled, since frames are kept at speed 1 alone")
-    reach = architecture.max_samples / SAMPLE_RATE if architecture.max_samples else float("inf")
+    reach = architecture.max_samples / SAMPLE_RATE if architecture.max_samples else _LONGEST_WINDOW
     window = min(MOST_SECONDS, reach) if window_seconds is None else window_seconds
     # An utterance that is a little longer is heard in halves, of which the first ends at a whole frame.
     fewest = 2 * (architecture.min_samples + _room(architecture, speeds)) / SAMPLE_RATE

@@ -363,7 +363,14 @@ def test_an_encoder_that_is_not_here_is_named_with_its_command(tmp_path):
 
 def test_a_pickle_with_code_is_refused(tmp_path):
     torch.save({"model": re.compile("a")}, tmp_path / "bad.pt")
-    with pytest.raises(UserError, match="damaged, or more than tensors"):
+    with pytest.raises(UserError, match=r"more than tensors \(Unsupported global: GLOBAL re._compile .* by default\)$"):
+        store.get(str(tmp_path / "bad.pt"), tmp_path)
+
+
+@pytest.mark.parametrize(("content", "reason"), [(b"", "EOFError"), (b"{}", "Unsupported operand 123")])
+def test_a_file_that_is_none_of_pytorch_is_refused_without_its_advice(content, reason, tmp_path):
+    (tmp_path / "bad.pt").write_bytes(content)
+    with pytest.raises(UserError, match=rf"bad.pt: damaged, or more than tensors \({reason}\)$"):
         store.get(str(tmp_path / "bad.pt"), tmp_path)
 
 

@@ -232,6 +232,11 @@ def test_what_the_encoder_does_not_have_is_refused(layers, window, message):
     assert message in str(error.value)
 
 
+def test_a_window_without_end_is_refused():
+    with pytest.raises(UserError, match=r"--window_seconds inf: expected 0.\d+ to 3600 s"):
+        extract.make_request(WAV2VEC2, window_seconds=float("inf"))
+
+
 def test_utterances_that_are_too_short_are_named(encoder, corpus, tmp_path):
     table = corpus.utterances.assign(num_samples=[100, 101, *corpus.utterances["num_samples"][2:]])
     request = extract.make_request(WHISPER, "frames")
