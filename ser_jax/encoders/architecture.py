@@ -244,7 +244,7 @@ class _Switches:
 def _whisper(config: _Switches, preprocessor: _Switches) -> WhisperArchitecture:
     config.one_of("activation_function", "gelu")
     config.one_of("scale_embedding", False)
-    for key, expected in (("n_fft", 400), ("hop_length", 160)):
+    for key, expected in (("n_fft", 400), ("hop_length", 160), ("dither", 0.0)):
         preprocessor.one_of(key, expected)
     side = preprocessor.one_of("padding_side", "right", "left")
     architecture = WhisperArchitecture(

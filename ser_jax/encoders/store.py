@@ -28,7 +28,7 @@ from ser_jax.encoders.architecture import (
     read_architecture,
     read_configuration,
 )
-from ser_jax.encoders.catalogue import DEFAULT, KNOWN
+from ser_jax.encoders.catalogue import DEFAULT, HUB, KNOWN, is_hub_name
 from ser_jax.errors import UserError, brief, did_you_mean
 from ser_jax.files import atomic_folder, read_json
 
@@ -126,11 +126,11 @@ def get(
         return _take(path, name or path.stem, path.name, licence or "", data_dir)
     if path.is_dir():
         return _take(path, name or path.resolve().name, path.resolve().name, licence or "", data_dir)
-    if what in KNOWN or re.fullmatch(r"[\w.-]+/[\w.-]+", what):
+    if what in KNOWN or is_hub_name(what):
         hub = KNOWN[what].hub if what in KNOWN else what
         licence = licence or next((known.licence for known in KNOWN.values() if known.hub == hub), "")
         folder = _download(hub)
-        return _take(folder, name or what.split("/")[-1], f"https://huggingface.co/{hub}", licence, data_dir)
+        return _take(folder, name or what.split("/")[-1], f"{HUB}{hub}", licence, data_dir)
     raise UserError(_unknown(what, data_dir))
 
 

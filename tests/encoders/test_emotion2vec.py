@@ -257,6 +257,13 @@ def test_tensors_that_do_not_fit_are_named(checkpoints, tmp_path, name, shape, m
     [
         ({"layer_norm_first": True}, "layer_norm_first True is not known, expected False"),
         ({"norm_eps": "small"}, "norm_eps 'small' is not known, expected 1e-05"),
+        ({"norm_affine": False}, "norm_affine False is not known, expected True"),
+        (
+            {"modalities": {"audio": {"use_alibi_encoder": False}}},
+            "use_alibi_encoder False is not known, expected True",
+        ),
+        ({"modalities": {"audio": {"learned_alibi_scale_per_layer": True}}}, "scale_per_layer True is not known"),
+        ({"modalities": {"audio": {"conv_pos_pre_ln": True}}}, "conv_pos_pre_ln True is not known, expected False"),
         ({"depth": 100_000_000}, "depth 100000000, but its tensors are those of 2 such layers"),
         ({"depth": "all"}, "depth 'all', but its tensors are those of 2 such layers"),
         ({"modalities": {"audio": {"prenet_depth": 4}}}, "prenet_depth 4, but its tensors are those of 1 such layers"),

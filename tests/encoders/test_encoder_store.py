@@ -201,6 +201,36 @@ def test_a_size_that_no_encoder_has_is_refused(config, message):
         architecture.make_architecture(config, {}, "config.json", "preprocessor_config.json")
 
 
+@pytest.mark.parametrize(
+    ("config", "preprocessor", "message"),
+    [
+        (
+            {"model_type": "whisper", "activation_function": "relu"},
+            {},
+            "config.json: activation_function 'relu' is not",
+        ),
+        ({"model_type": "whisper", "scale_embedding": True}, {}, "config.json: scale_embedding True is not known"),
+        ({"model_type": "whisper"}, {"n_fft": 512}, "preprocessor_config.json: n_fft 512 is not known, expected 400"),
+        ({"model_type": "whisper"}, {"hop_length": 320}, "hop_length 320 is not known, expected 160"),
+        ({"model_type": "whisper"}, {"feature_size": 128}, "feature_size 128 is not known, expected 80"),
+        ({"model_type": "whisper"}, {"padding_side": "both"}, "padding_side 'both' is not known, expected 'right' or"),
+        ({"model_type": "whisper"}, {"dither": 0.1}, "dither 0.1 is not known, expected 0.0"),
+        ({"model_type": "wav2vec2", "feat_extract_activation": "relu"}, {}, "feat_extract_activation 'relu' is not"),
+        ({"model_type": "wav2vec2", "adapter_attn_dim": 16}, {}, "adapter_attn_dim 16 is not known"),
+        ({"model_type": "hubert", "conv_pos_batch_norm": True}, {}, "conv_pos_batch_norm True is not known"),
+    ],
+)
+def test_a_setting_that_is_not_known_is_refused(config, preprocessor, message):
+    with pytest.raises(UserError, match=message):
+        architecture.make_architecture(config, preprocessor, "config.json", "preprocessor_config.json")
+
+
+def test_speech_takes_the_last_positions_where_padding_is_on_the_left():
+    for side, align in (("left", "last"), ("right", "first")):
+        found = architecture.make_architecture({"model_type": "whisper"}, {"padding_side": side}, "a", "b")
+        assert found.align == align
+
+
 @pytest.mark.parametrize("family", ["wav2vec2-group", "whisper"])
 def test_transformers_5_keeps_the_preprocessor_inside_that_of_the_processor(family, tmp_path):
     folder = checkpoints.save(checkpoints.make_reference(family, torch.float32), tmp_path / "tiny", normalize=False)

@@ -185,6 +185,18 @@ def test_what_an_interrupted_computation_left_is_not_used_when_damaged(spoil, en
     np.testing.assert_array_equal(again.values, whole.values)
 
 
+def test_what_was_computed_of_another_corpus_is_not_used(encoder, corpus, tmp_path, monkeypatch):
+    request = extract.make_request(WHISPER, "frames", ["1"])
+    other = dataclasses.replace(corpus, samples=np.ascontiguousarray(corpus.samples[::-1]), fingerprint="0")
+    with monkeypatch.context() as patched:
+        patched.setattr(extract, "pack_source", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            extract.prepare_states(other, encoder, request, tmp_path)
+    found = extract.prepare_states(corpus, encoder, request, tmp_path)
+    whole = extract.prepare_states(corpus, encoder, request, tmp_path, name="whole")
+    np.testing.assert_array_equal(found.values, whole.values)
+
+
 def test_processes_that_start_together_compute_the_states_once(encoder, corpus, tmp_path, monkeypatch):
     request, computed, compute = extract.make_request(WHISPER, "pooled", ["1"]), [], extract._compute
 
