@@ -187,7 +187,7 @@ def _keep(
     kept = {key: np.ascontiguousarray(value) for key, value in weights.clean_names(tensors).items()}
     weights.to_parameters(architecture, kept, path)
     folder, sha256 = encoder_folder(name, data_dir), hash_of(architecture, kept)
-    _refuse_to_replace(folder, sha256)
+    licence = licence or _licence_before(folder, sha256)
     with atomic_folder(folder) as temporary:
         for file, content in ((CONFIG, config), (PREPROCESSOR, preprocessor)):
             (temporary / file).write_text(json.dumps(dict(content), indent=1) + "\n", encoding="utf-8")
@@ -207,17 +207,18 @@ def _keep(
     return folder
 
 
-def _refuse_to_replace(folder: Path, sha256: str) -> None:
-    """Refuses a name that another encoder has, which whatever was made with it needs."""
+def _licence_before(folder: Path, sha256: str) -> str:
+    """The licence of the same encoder, taken before; refuses another one, which whatever was made with it needs."""
     try:
         card = _read_card(folder)
     except UserError:
-        return  # there is none, or a damaged one
+        return ""  # there is none, or a damaged one
     if card["sha256"] != sha256:
         raise UserError(
             f"{folder}: has another encoder (sha256 {card['sha256'][:12]}, from {card['source'] or 'unknown'}); "
             "expected another --name, or remove this folder first"
         )
+    return card["licence"]
 
 
 def _read_folder(folder: Path) -> tuple[Architecture, weights.Tensors]:

@@ -289,6 +289,7 @@ def test_another_encoder_does_not_take_the_name_of_one(group, tmp_path):
     kept = store.get(str(group), tmp_path)
     first = store.load("tiny", tmp_path)
     store.get(str(group), tmp_path, licence="CC0")  # the same one, with its licence
+    store.get(str(group), tmp_path)
     assert store.load("tiny", tmp_path).licence == "CC0"
     edit(group / "config.json", num_attention_heads=2)
     with pytest.raises(UserError, match=rf"{kept}: has another encoder \(sha256 {first.sha256[:12]}, from tiny\)"):
