@@ -158,7 +158,10 @@ def _prepared(corpus: Corpus, name: str, info: dict[str, Any], data_dir: str | o
     """The features `name`, if there are some; refuses those that were made in another way."""
     if name not in available_features(corpus.name, data_dir):
         return None
-    packed = load_features(corpus, name, data_dir)
+    try:
+        packed = load_features(corpus, name, data_dir)
+    except UserError as error:  # damaged, or of a corpus of this name as it was
+        raise UserError(f"{error}, with --force") from error
     if {"speeds": [1.0]} | packed.info == info:  # earlier versions knew one speed
         return packed
     differ = [key for key, value in info.items() if packed.info.get(key) != value]

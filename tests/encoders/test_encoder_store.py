@@ -4,12 +4,13 @@ import argparse
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ser_jax.encoders import architecture, store, weights
+from ser_jax.encoders import architecture, foreign, store, weights
 from ser_jax.errors import UserError
 from tests.encoders import checkpoints
 from tests.encoders.checkpoints import torch
@@ -126,6 +127,36 @@ def as_fairseq(name, model):
     args = argparse.Namespace(**flags, normalize=name.endswith("layer"))
     prefixed = {f"w2v_encoder.w2v_model.{key}": value for key, value in state.items()}
     return {"args": args, "model": prefixed}
+
+
+FLAGS = {"encoder_layers": 1, "extractor_mode": "default", "encoder_embed_dim": 16}
+FLAGS |= {"encoder_ffn_embed_dim": 12, "encoder_attention_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("content", "tensor", "family", "normalize"),
+    [
+        ({"cfg": {"model": FLAGS, "task": {}}}, "x", "wav2vec2", False),
+        ({"cfg": {"model": FLAGS, "task": {"normalize": True}}}, "x", "wav2vec2", True),
+        ({"cfg": {"model": FLAGS, "task": {"label_rate": 50.0}}}, "x", "hubert", False),
+        ({"cfg": {"model": FLAGS | {"label_rate": 50.0}}}, "x", "hubert", False),
+        ({"args": argparse.Namespace(**FLAGS, normalize=True)}, "label_embs_concat", "hubert", True),
+    ],
+)
+def test_fairseqs_flags_decide_the_family_and_the_rest_has_its_defaults(content, tensor, family, normalize):
+    config, preprocessor = foreign._fairseq_configuration(Path("x.pt"), content, {tensor: np.zeros(1)})
+    found = architecture.make_architecture(config, preprocessor, "a", "b")
+    assert (found.family, found.normalize, found.conv_norm, found.pre_norm) == (family, normalize, "group", False)
+    assert (found.position_kernel, found.min_samples, found.hop, found.conv_bias) == (128, 400, 320, False)
+    assert config["num_conv_pos_embedding_groups"] == 16
+
+
+@pytest.mark.parametrize(("width", "kernel"), [(95, 19), (10, 3)])
+def test_data2vecs_positions_are_several_narrow_convolutions(width, kernel):
+    content = {"cfg": {"model": FLAGS | {"conv_pos": width, "conv_pos_groups": 4}}}
+    tensors = {"encoder.pos_conv_embed.layers.0.conv.weight": np.zeros(1)}
+    found = architecture.make_architecture(*foreign._fairseq_configuration(Path("x.pt"), content, tensors), "a", "b")
+    assert (found.family, found.position_layers, found.position_kernel) == ("data2vec-audio", 5, kernel)
 
 
 def test_openais_file_is_read_by_its_own_names(tmp_path):

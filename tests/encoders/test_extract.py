@@ -171,6 +171,19 @@ def test_an_interrupted_computation_goes_on_where_it_ended(encoder, corpus, tmp_
     assert resumed.values.dtype == np.float16
 
 
+def test_states_of_a_corpus_as_it_was_and_damaged_ones_are_replaced_by_force(encoder, corpus, tmp_path):
+    request = extract.make_request(WHISPER, "pooled", ["1"])
+    first = extract.prepare_states(corpus, encoder, request, tmp_path)
+    other = dataclasses.replace(corpus, fingerprint="0" * 64)
+    with pytest.raises(UserError, match=r"prepare the features again, with --force$"):
+        extract.prepare_states(other, encoder, request, tmp_path)
+    path = extract.features_folder(corpus.name, "tiny.pooled", tmp_path) / "values.npy"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"tiny.pooled: damaged features, .*, with --force$"):
+        extract.prepare_states(corpus, encoder, request, tmp_path)
+    assert extract.prepare_states(corpus, encoder, request, tmp_path, force=True).fingerprint == first.fingerprint
+
+
 @pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
 def test_what_an_interrupted_computation_left_is_not_used_when_damaged(spoil, encoder, corpus, tmp_path, monkeypatch):
     request = extract.make_request(WHISPER, "frames", ["1"])
