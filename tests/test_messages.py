@@ -113,7 +113,7 @@ FOLD = Fold("p", np.array([0, 1]), np.array([], int), np.array([2]))
         ),
         (lambda f: _encoder(f, "["), "config.json: cannot be read"),
         (lambda f: _encoder(f, "[]"), "config.json: list, expected a JSON object"),
-        (lambda f: _encoder(f, WHISPER | {"encoder_layers": 0}), "the depth of the layers is 0, expected at least 1"),
+        (lambda f: _encoder(f, WHISPER | {"encoder_layers": 0}), "encoder_layers 0, expected a whole number from 1"),
         (lambda f: _encoder(f, WAV2VEC2), "num_conv_pos_embedding_groups 3 does not divide hidden_size"),
         (
             lambda f: extract.make_request(_encoder(f, WHISPER), "frames", trim_db=-1.0),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ser_jax.commands.common import add_label_arguments, label_changes
@@ -227,12 +226,7 @@ def _prepare_states(args: argparse.Namespace, data_dir: str | os.PathLike) -> in
 
     if not args.corpus_of_states or not args.encoder:
         raise UserError("prepare encoder: expected a corpus and --encoder NAME")
-    if args.encoder not in store.available(data_dir) and Path(args.encoder).is_dir():
-        # By a name, so that whoever predicts with what is trained here finds the encoder again.
-        raise UserError(
-            f"--encoder {args.encoder}: found a folder, expected a name; take it first: "
-            f"python launch.py encoders get {args.encoder}"
-        )
+    store.refuse_folder(args.encoder, data_dir)
     encoder = store.load(args.encoder, data_dir)  # before the corpus, which may have to be made
     corpus = load_corpus(args.corpus_of_states, data_dir)
     form = "pooled" if args.pooled else "frames"

@@ -196,9 +196,9 @@ def load_features(corpus: Corpus, name: str, data_dir: str | os.PathLike | None 
     folder = features_folder(corpus.name, name, data_dir)
     if not name or not (folder / _DESCRIPTION).is_file():
         available = available_features(corpus.name, data_dir)
-        command = f"python launch.py prepare features --corpus {corpus.name} --name NAME --source FILE_OR_FOLDER"
         hint = did_you_mean(name, available) or "; it has none"
-        raise UserError(f"corpus {corpus.name} has no features {brief(name)} in {folder.parent}{hint} (`{command}`)")
+        commands = f"`python launch.py prepare encoder {corpus.name}`, `prepare features --corpus {corpus.name}`"
+        raise UserError(f"corpus {corpus.name} has no features {brief(name)} in {folder.parent}{hint} ({commands})")
     description, index, values = read_packed(folder)
     if description["corpus_fingerprint"] != corpus.fingerprint:
         raise UserError(

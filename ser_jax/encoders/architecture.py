@@ -18,6 +18,10 @@ _SIZE = r"\s*[1-9]\d{0,4}\s*"
 _LAYER = rf"\({_SIZE},{_SIZE},{_SIZE}\)"
 _SAME_LAYERS = re.compile(rf"\s*\[\s*({_LAYER}(?:\s*,\s*{_LAYER})*)\s*,?\s*\]\s*(?:\*\s*([1-9]\d?))?\s*")
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+PROCESSOR = "processor_config.json"  # of transformers 5, which keeps the preprocessor's entries under one key of it
+_EXTRACTOR = "feature_extractor"
+_MOST = 1_000_000  # of any size; a larger one would be asked for memory before it is found not to fit the weights
+_MOST_MEL_BANDS = 201  # as many as the spectrum has frequencies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,12 +163,25 @@ def read_architecture(folder: str | Path) -> Architecture:
 
     Raises UserError for a folder without the two files, a family or a switch that is not known.
     """
+    return make_architecture(*read_configuration(folder))
+
+
+def read_configuration(folder: str | Path) -> tuple[dict[str, Any], dict[str, Any], Path, Path]:
+    """Returns the arguments of `make_architecture`, from the files in `folder`.
+
+    Raises UserError where there are none, or they cannot be read.
+    """
     path, beside = Path(folder) / CONFIG, Path(folder) / PREPROCESSOR
     config = _read_json(path, "a checkpoint folder has it beside its weights")
-    family, preprocessor = _family(path, config), {}
-    if family != "whisper" or beside.is_file():
+    processor = Path(folder) / PROCESSOR
+    if processor.is_file():  # transformers takes it first
+        nested = _read_json(processor, "")
+        if isinstance(nested.get(_EXTRACTOR), dict):
+            return config, nested[_EXTRACTOR], path, processor
+    preprocessor = {}
+    if _family(path, config) != "whisper" or beside.is_file():
         preprocessor = _read_json(beside, "it says whether the waveform is normalised")
-    return make_architecture(config, preprocessor, path, beside)
+    return config, preprocessor, path, beside
 
 
 def make_architecture(
@@ -196,9 +213,22 @@ class _Switches:
         """Returns an entry of the default's type; a tuple for a list."""
         found = self.values.get(key, default)
         found = tuple(found) if isinstance(found, list) else found
-        expected = (int, float) if isinstance(default, float) else type(default)
-        if not isinstance(found, expected) or (isinstance(found, bool) and not isinstance(default, bool)):
+        if type(found) is not type(default):
             raise UserError(f"{self.path}: {key} {brief(found)}, expected {type(default).__name__}")
+        return found
+
+    def size(self, key: str, default: int, least: int = 1, most: int = _MOST) -> int:
+        """Returns an entry that is a whole number from `least` to `most`."""
+        found = self.values.get(key, default)
+        if type(found) is not int or not least <= found <= most:
+            raise UserError(f"{self.path}: {key} {brief(found)}, expected a whole number from {least} to {most}")
+        return found
+
+    def epsilon(self, key: str, default: float) -> float:
+        """Returns an entry that is added to a variance."""
+        found = self.values.get(key, default)
+        if type(found) is not float or not 0 < found < 1:
+            raise UserError(f"{self.path}: {key} {brief(found)}, expected a number between 0 and 1")
         return found
 
     def one_of(self, key: str, *expected: Any) -> Any:
@@ -214,16 +244,16 @@ class _Switches:
 def _whisper(config: _Switches, preprocessor: _Switches) -> WhisperArchitecture:
     config.one_of("activation_function", "gelu")
     config.one_of("scale_embedding", False)
-    for key, expected in (("n_fft", 400), ("hop_length", 160)):
+    for key, expected in (("n_fft", 400), ("hop_length", 160), ("dither", 0.0)):
         preprocessor.one_of(key, expected)
     side = preprocessor.one_of("padding_side", "right", "left")
     architecture = WhisperArchitecture(
-        width=config.get("d_model", 384),
-        depth=config.get("encoder_layers", 4),
-        heads=config.get("encoder_attention_heads", 6),
-        hidden=config.get("encoder_ffn_dim", 1536),
-        mel_bands=config.get("num_mel_bins", 80),
-        positions=config.get("max_source_positions", 1500),
+        width=config.size("d_model", 384),
+        depth=config.size("encoder_layers", 4),
+        heads=config.size("encoder_attention_heads", 6),
+        hidden=config.size("encoder_ffn_dim", 1536),
+        mel_bands=config.size("num_mel_bins", 80, most=_MOST_MEL_BANDS),
+        positions=config.size("max_source_positions", 1500),
         align="last" if side == "left" else "first",
         normalize=preprocessor.get("do_normalize", False),
     )
@@ -239,13 +269,14 @@ def _wav2vec2(config: _Switches, preprocessor: _Switches) -> Wav2Vec2Architectur
     config.one_of("adapter_attn_dim", None)
     config.one_of("conv_pos_batch_norm", False)
     data2vec, wavlm = family in ("data2vec-audio", "emotion2vec"), family == "wavlm"
-    positions = config.get("num_conv_pos_embeddings", 5 if data2vec else 128)
+    positions = config.size("num_conv_pos_embeddings", 5 if data2vec else 128)
+    buckets = config.size("num_buckets", 320, 4) if wavlm else 0
     architecture = Wav2Vec2Architecture(
         family=family,
-        width=config.get("hidden_size", 768),
-        depth=config.get("num_hidden_layers", 12),
-        heads=config.get("num_attention_heads", 12),
-        hidden=config.get("intermediate_size", 3072),
+        width=config.size("hidden_size", 768),
+        depth=config.size("num_hidden_layers", 12),
+        heads=config.size("num_attention_heads", 12),
+        hidden=config.size("intermediate_size", 3072),
         conv_widths=config.get("conv_dim", (512,) * 7),
         conv_kernels=config.get("conv_kernel", (10, 3, 3, 3, 3, 2, 2)),
         conv_strides=config.get("conv_stride", (5, 2, 2, 2, 2, 2, 2)),
@@ -253,12 +284,12 @@ def _wav2vec2(config: _Switches, preprocessor: _Switches) -> Wav2Vec2Architectur
         conv_norm="layer" if data2vec else config.one_of("feat_extract_norm", "group", "layer"),
         pre_norm=False if data2vec else config.get("do_stable_layer_norm", False),
         projection_norm=config.get("feat_proj_layer_norm", True) if family == "hubert" else True,
-        position_kernel=config.get("conv_pos_kernel_size", 19) if data2vec else positions,
-        position_groups=config.get("num_conv_pos_embedding_groups", 16),
+        position_kernel=config.size("conv_pos_kernel_size", 19) if data2vec else positions,
+        position_groups=config.size("num_conv_pos_embedding_groups", 16),
         position_layers=positions if data2vec else 0,
-        buckets=config.get("num_buckets", 320) if wavlm else 0,
-        max_distance=config.get("max_bucket_distance", 800) if wavlm else 0,
-        epsilon=config.get("layer_norm_eps", 1e-5),
+        buckets=buckets,
+        max_distance=config.size("max_bucket_distance", 800, buckets // 4 + 1) if wavlm else 0,
+        epsilon=config.epsilon("layer_norm_eps", 1e-5),
         normalize=preprocessor.get("do_normalize", True),
     )
     sizes = (architecture.conv_widths, architecture.conv_kernels, architecture.conv_strides)
@@ -267,8 +298,13 @@ def _wav2vec2(config: _Switches, preprocessor: _Switches) -> Wav2Vec2Architectur
             f"{config.path}: conv_dim, conv_kernel and conv_stride {brief(sizes)}, expected as many of each, whole "
             "numbers above 0"
         )
+    if max(*architecture.conv_widths, architecture.hop, architecture.min_samples) > _MOST:
+        raise UserError(
+            f"{config.path}: conv_dim, conv_kernel and conv_stride {brief(sizes)}, expected at most {_MOST} channels, "
+            "and samples of a frame"
+        )
     groups = architecture.position_groups
-    if groups < 1 or architecture.width % groups:
+    if architecture.width % groups:
         raise UserError(f"{config.path}: num_conv_pos_embedding_groups {groups} does not divide hidden_size")
     return _checked(config.path, architecture)
 
@@ -276,14 +312,13 @@ def _wav2vec2(config: _Switches, preprocessor: _Switches) -> Wav2Vec2Architectur
 def _emotion2vec(config: _Switches, preprocessor: _Switches) -> Emotion2vecArchitecture:
     for key, expected in (("do_stable_layer_norm", False), ("layer_norm_eps", 1e-5)):
         config.one_of(key, expected)
-    tokens, prenet = config.get("num_extra_tokens", 10), config.get("num_prenet_layers", 4)
+    tokens, prenet = config.size("num_extra_tokens", 10, 0), config.size("num_prenet_layers", 4, 0)
     architecture = Emotion2vecArchitecture(
         **dataclasses.asdict(_wav2vec2(config, preprocessor)), extra_tokens=tokens, prenet_depth=prenet
     )
-    if tokens < 0 or not 0 <= prenet <= architecture.depth:
+    if prenet > architecture.depth:
         raise UserError(
-            f"{config.path}: num_extra_tokens {tokens} and num_prenet_layers {prenet}, expected at least 0, and no "
-            f"more layers than the {architecture.depth} of num_hidden_layers"
+            f"{config.path}: num_prenet_layers {prenet}, expected at most the {architecture.depth} of num_hidden_layers"
         )
     return architecture
 
@@ -317,9 +352,6 @@ FAMILIES = tuple(_READERS)
 
 
 def _checked(path: str | Path, architecture: Any) -> Any:
-    for field in ("width", "depth", "heads", "hidden"):
-        if getattr(architecture, field) < 1:
-            raise UserError(f"{path}: the {field} of the layers is {getattr(architecture, field)}, expected at least 1")
     if architecture.width % architecture.heads:
         raise UserError(f"{path}: {architecture.heads} attention heads do not divide the width {architecture.width}")
     return architecture

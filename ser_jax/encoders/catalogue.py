@@ -4,6 +4,8 @@ Sizes are of the encoder alone, without quantizers, decoders and heads. Any othe
 by its folder, or by its name on the Hugging Face hub.
 """
 
+import re
+import shlex
 from typing import NamedTuple
 
 
@@ -21,6 +23,7 @@ class Known(NamedTuple):
 _NOT_SETTLED = "not settled: MIT (its README) or FunASR Model License 1.1"
 _APACHE, _MIT, _SHARE_ALIKE = "Apache-2.0", "MIT", "CC BY-SA 3.0"
 
+HUB = "https://huggingface.co/"  # begins the source of what comes from there
 DEFAULT = "smart-turn-v3.2"
 
 KNOWN = {
@@ -53,3 +56,21 @@ KNOWN = {
         "wav2vec2", 12, 1024, 164.3, "CC BY-NC-SA 4.0", "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim"
     ),
 }
+
+
+def command(name: str, source: str) -> str:
+    """Returns the command that gets an encoder, given its name and source as models keep them.
+
+    It has a placeholder for a checkpoint that whoever runs it has to find.
+    """
+    hub = source.removeprefix(HUB) if source.startswith(HUB) else ""
+    if name in KNOWN and hub in ("", KNOWN[name].hub):
+        return f"python launch.py encoders get {name}"
+    what = hub if is_hub_name(hub) else "FOLDER"
+    named = "" if name == what.split("/")[-1] else f" --name {shlex.quote(name)}"
+    return f"python launch.py encoders get {what}{named}"
+
+
+def is_hub_name(text: str) -> bool:
+    """Returns whether a text is written like a name on the Hugging Face hub, OWNER/NAME."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", text) is not None

@@ -8,6 +8,7 @@ An utterance may also be heard at other speeds, as if a tape ran faster or slowe
 tempo. Its pooled states at each speed are then kept side by side, as versions of one utterance (Ko et al. 2015).
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -19,6 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +50,7 @@ from ser_jax.files import atomic_file
 VERSION = 1  # of this computation; part of what a cache is recognised by
 SPEEDS = 0.5, 2.0  # the lowest and the highest
 MOST_SECONDS = 20.0  # of a window, where positions do not end earlier: attention's work grows with its square
+_LONGEST_WINDOW = 3600.0  # seconds
 _BATCH_SECONDS = 64.0  # of audio that the encoder hears at once
 _LENGTHS_PER_OCTAVE = 4  # batches are padded to one of so many lengths, at most 19 % of padding: few programs
 
@@ -103,7 +106,7 @@ def make_request(
         raise UserError(f"--speeds {said}: expected different speeds from {low:g} to {high:g}")
     if form != "pooled" and tuple(speeds) != (1.0,):
         raise UserError(f"--speeds {said}: expected --pooled, since frames are kept at speed 1 alone")
-    reach = architecture.max_samples / SAMPLE_RATE if architecture.max_samples else float("inf")
+    reach = architecture.max_samples / SAMPLE_RATE if architecture.max_samples else _LONGEST_WINDOW
     window = min(MOST_SECONDS, reach) if window_seconds is None else window_seconds
     # An utterance that is a little longer is heard in halves, of which the first ends at a whole frame.
     fewest = 2 * (architecture.min_samples + _room(architecture, speeds)) / SAMPLE_RATE
@@ -142,13 +145,43 @@ def prepare_states(
     info |= {"width": encoder.architecture.width, "window_seconds": request.window_seconds}
     info |= {"dtype": request.dtype, "trim_db": request.trim_db, "average": request.average}
     info |= {"speeds": list(request.speeds), "version": VERSION, "licence": encoder.licence}
-    if name in available_features(corpus.name, data_dir) and not force:
+    if not force and (packed := _prepared(corpus, name, info, data_dir)):
+        return packed
+    lock = features_folder(corpus.name, f".{name}.lock", data_dir)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(lock):  # processes that start together compute the states once
+        packed = None if force else _prepared(corpus, name, info, data_dir)
+        return packed or _prepare(corpus, encoder, request, data_dir, name, info, force=force)
+
+
+def _prepared(corpus: Corpus, name: str, info: dict[str, Any], data_dir: str | os.PathLike | None) -> Packed | None:
+    """The features `name`, if there are some; refuses those that were made in another way."""
+    if name not in available_features(corpus.name, data_dir):
+        return None
+    try:
         packed = load_features(corpus, name, data_dir)
-        if {"speeds": [1.0]} | packed.info == info:  # earlier versions knew one speed
-            return packed
-        raise UserError(
-            f"corpus {corpus.name} has other features {name!r}: expected another --name, or --force to replace them"
-        )
+    except UserError as error:  # damaged, or of a corpus of this name as it was
+        raise UserError(f"{error}, with --force") from error
+    if {"speeds": [1.0]} | packed.info == info:  # earlier versions knew one speed
+        return packed
+    differ = [key for key, value in info.items() if packed.info.get(key) != value]
+    raise UserError(
+        f"corpus {corpus.name} has other features {name!r}, which differ in {', '.join(differ)}: expected another "
+        "--name, or --force to replace them"
+    )
+
+
+def _prepare(
+    corpus: Corpus,
+    encoder: LoadedEncoder,
+    request: Request,
+    data_dir: str | os.PathLike | None,
+    name: str,
+    info: dict[str, Any],
+    *,
+    force: bool,
+) -> Packed:
+    """What `prepare_states` returns, computed or taken from the parts of a merged corpus."""
     of_parts = None if force else states_of_parts(corpus, name, info, data_dir)
     if of_parts is not None:
         return pack_source(name, of_parts, corpus, data_dir, _frame_ms(encoder, request), info=info)
@@ -327,19 +360,24 @@ def _scratch(
     """What an interrupted computation of the same states left, or room for a new one."""
     path = folder / "key.json"
     with_shape = json.dumps({**key, "shape": shape}, sort_keys=True)
-    mode = "r+"
-    if not path.is_file() or path.read_text(encoding="utf-8") != with_shape:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        mode = "w+"
     stored = "uint16" if dtype == "bfloat16" else dtype  # its bits: NumPy's files have none
-    values = np.lib.format.open_memmap(folder / "values.npy", mode, stored, shape).view(dtype)
-    done = np.lib.format.open_memmap(folder / "done.npy", mode, np.bool_, (pieces,))
-    if mode == "w+":
-        for name in ("values.npy", "done.npy"):
-            _reserve(folder / name)
-        with atomic_file(path) as temporary:
-            temporary.write_text(with_shape, encoding="utf-8")
+    files = {"values.npy": (stored, shape), "done.npy": (np.bool_, (pieces,))}
+
+    def opened(mode: Literal["r", "r+", "w+"]) -> tuple[np.memmap, np.memmap]:
+        values, done = (np.lib.format.open_memmap(folder / name, mode, *of) for name, of in files.items())
+        return values.view(dtype), done
+
+    with contextlib.suppress(OSError, ValueError):  # of one that is damaged or removed in part nothing is used
+        if path.read_text(encoding="utf-8") == with_shape:
+            opened("r")  # "r+" would fill up with zeros what was cut short
+            return opened("r+")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    values, done = opened("w+")
+    for name in files:
+        _reserve(folder / name)
+    with atomic_file(path) as temporary:
+        temporary.write_text(with_shape, encoding="utf-8")
     return values, done
 
 

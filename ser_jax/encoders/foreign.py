@@ -14,7 +14,7 @@ import numpy as np
 
 from ser_jax.encoders import emotion2vec
 from ser_jax.encoders.architecture import conv_layers
-from ser_jax.errors import UserError
+from ser_jax.errors import UserError, reading, reason_of
 
 Tensors = dict[str, np.ndarray]
 
@@ -64,23 +64,28 @@ def read_pytorch(path: str | Path) -> tuple[Tensors, dict[str, Any] | None, dict
         with torch.serialization.safe_globals([argparse.Namespace]):  # older fairseq checkpoints keep their flags so
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # PyTorch raises whatever the unpickling ran into
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: damaged, or more than tensors ({reason})") from error
+        raise UserError(f"{path}: damaged, or more than tensors ({_reason(error)})") from error
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: {type(content).__name__}, expected tensors by name")
     state = content.get("model_state_dict", content.get("model", content))
     if not isinstance(state, Mapping):
         raise UserError(f"{path}: no tensors by name under 'model' or 'model_state_dict'")
     tensors = {str(name): value.float().numpy() for name, value in state.items() if isinstance(value, torch.Tensor)}
-    if "dims" in content:
-        config, preprocessor = _openai_configuration(content["dims"])
-        return _renamed(tensors, _OPENAI), config, preprocessor
     if emotion2vec.is_one(tensors):
         return tensors, *emotion2vec.configuration(path, tensors, content.get("cfg"))
-    if any(name.endswith("post_extract_proj.weight") for name in tensors):
-        tensors = _renamed(tensors, _FAIRSEQ)
-        return tensors, *_fairseq_configuration(path, content, tensors)
+    with reading(f"{path}: its flags are missing or damaged"):
+        if "dims" in content:
+            return _renamed(tensors, _OPENAI), *_openai_configuration(content["dims"])
+        if any(name.endswith("post_extract_proj.weight") for name in tensors):
+            tensors = _renamed(tensors, _FAIRSEQ)
+            return tensors, *_fairseq_configuration(path, content, tensors)
     return tensors, None, None
+
+
+def _reason(error: Exception) -> str:
+    """What PyTorch ran into, without its advice, which is to let the file run code."""
+    text = str(error).partition("WeightsUnpickler error:")[2].strip() or reason_of(error)
+    return text.splitlines()[0].partition(". ")[0][:120]
 
 
 def _renamed(tensors: Tensors, rules: list[tuple[str, str]]) -> Tensors:

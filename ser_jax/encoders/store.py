@@ -19,13 +19,23 @@ from safetensors.numpy import save_file
 from ser_jax import checksums, extras
 from ser_jax.corpora import default_data_dir
 from ser_jax.encoders import emotion2vec, smart_turn, weights
-from ser_jax.encoders.architecture import CONFIG, PREPROCESSOR, Architecture, make_architecture, read_architecture
-from ser_jax.encoders.catalogue import DEFAULT, KNOWN
+from ser_jax.encoders.architecture import (
+    CONFIG,
+    PREPROCESSOR,
+    PROCESSOR,
+    Architecture,
+    make_architecture,
+    read_architecture,
+    read_configuration,
+)
+from ser_jax.encoders.catalogue import DEFAULT, HUB, KNOWN, is_hub_name
 from ser_jax.errors import UserError, brief, did_you_mean
 from ser_jax.files import atomic_folder, read_json
 
 WEIGHTS, CARD = "model.safetensors", "encoder.json"
-_FILES = (WEIGHTS, f"{WEIGHTS}.index.json", "pytorch_model.bin")  # of which a checkpoint folder has one
+_OLDER = "pytorch_model.bin"
+_FILES = (WEIGHTS, f"{WEIGHTS}.index.json", _OLDER, f"{_OLDER}.index.json")  # of which a checkpoint folder has one
+_OF_CARD = {"family": str, "layers": int, "width": int, "parameters": int, "sha256": str, "source": str, "licence": str}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,15 +87,24 @@ def load(encoder: str, data_dir: str | os.PathLike | None = None) -> LoadedEncod
     architecture, tensors = _read_folder(folder)
     card = _read_card(folder) if (folder / CARD).is_file() else {}
     sha256 = hash_of(architecture, tensors)
-    if card and card.get("sha256") != sha256:
+    if card and card["sha256"] != sha256:
         raise UserError(
-            f"{folder}: sha256 {sha256[:12]}, but {CARD} says {str(card.get('sha256'))[:12]}; take the encoder again"
+            f"{folder}: sha256 {sha256[:12]}, but {CARD} says {card['sha256'][:12]}; take the encoder again"
         )
     for file in (CONFIG, PREPROCESSOR, CARD):
         checksums.check(folder / file)
     parameters = weights.to_parameters(architecture, tensors, str(folder))
-    known = {key: str(card.get(key, "")) for key in ("source", "licence")}
+    known = {key: card.get(key, "") for key in ("source", "licence")}
     return LoadedEncoder(folder.resolve().name, architecture, parameters, sha256, **known)
+
+
+def refuse_folder(encoder: str, data_dir: str | os.PathLike | None = None) -> None:
+    """Raises UserError for a checkpoint folder, which whoever predicts with a model trained on it would not have."""
+    if not (encoder_folder(encoder, data_dir) / CARD).is_file() and Path(encoder).is_dir():
+        raise UserError(
+            f"encoder {encoder}: found a folder, expected a name; take it first: "
+            f"python launch.py encoders get {encoder}"
+        )
 
 
 def get(
@@ -107,11 +126,11 @@ def get(
         return _take(path, name or path.stem, path.name, licence or "", data_dir)
     if path.is_dir():
         return _take(path, name or path.resolve().name, path.resolve().name, licence or "", data_dir)
-    if what in KNOWN or re.fullmatch(r"[\w.-]+/[\w.-]+", what):
+    if what in KNOWN or is_hub_name(what):
         hub = KNOWN[what].hub if what in KNOWN else what
         licence = licence or next((known.licence for known in KNOWN.values() if known.hub == hub), "")
         folder = _download(hub)
-        return _take(folder, name or what.split("/")[-1], f"https://huggingface.co/{hub}", licence, data_dir)
+        return _take(folder, name or what.split("/")[-1], f"{HUB}{hub}", licence, data_dir)
     raise UserError(_unknown(what, data_dir))
 
 
@@ -144,12 +163,10 @@ def _take(path: Path, name: str, source: str, licence: str, data_dir: str | os.P
 
 def _take_folder(folder: Path, name: str, source: str, licence: str, data_dir: str | os.PathLike | None) -> Path:
     _, tensors = _read_folder(folder)
-    config, preprocessor = (
-        read_json(folder / file) if (folder / file).is_file() else {} for file in (CONFIG, PREPROCESSOR)
-    )
+    config, preprocessor, *_ = read_configuration(folder)
     if (folder / CARD).is_file():
         card = _read_card(folder)
-        source, licence = card.get("source") or source, licence or card.get("licence", "")
+        source, licence = card["source"] or source, licence or card["licence"]
     return _keep(name, tensors, config, preprocessor, str(folder), source, licence, data_dir)
 
 
@@ -167,12 +184,13 @@ def _keep(
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise UserError(f"encoder {name!r}: expected a name of letters, digits, _, - and .; give one by --name")
     architecture = make_architecture(config, preprocessor, path, path)
-    folder = encoder_folder(name, data_dir)
+    kept = {key: np.ascontiguousarray(value) for key, value in weights.clean_names(tensors).items()}
+    weights.to_parameters(architecture, kept, path)
+    folder, sha256 = encoder_folder(name, data_dir), hash_of(architecture, kept)
+    licence = licence or _licence_before(folder, sha256)
     with atomic_folder(folder) as temporary:
         for file, content in ((CONFIG, config), (PREPROCESSOR, preprocessor)):
             (temporary / file).write_text(json.dumps(dict(content), indent=1) + "\n", encoding="utf-8")
-        kept = {key: np.ascontiguousarray(value) for key, value in weights.clean_names(tensors).items()}
-        weights.to_parameters(architecture, kept, path)
         save_file(kept, temporary / WEIGHTS)
         card = {
             "name": name,
@@ -180,13 +198,27 @@ def _keep(
             "layers": architecture.depth,
             "width": architecture.width,
             "parameters": int(sum(value.size for value in kept.values())),
-            "sha256": hash_of(architecture, kept),
+            "sha256": sha256,
             "source": source,
             "licence": licence,
         }
         (temporary / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
         checksums.write_all(temporary)
     return folder
+
+
+def _licence_before(folder: Path, sha256: str) -> str:
+    """The licence of the same encoder, taken before; refuses another one, which whatever was made with it needs."""
+    try:
+        card = _read_card(folder)
+    except UserError:
+        return ""  # there is none, or a damaged one
+    if card["sha256"] != sha256:
+        raise UserError(
+            f"{folder}: has another encoder (sha256 {card['sha256'][:12]}, from {card['source'] or 'unknown'}); "
+            "expected another --name, or remove this folder first"
+        )
+    return card["licence"]
 
 
 def _read_folder(folder: Path) -> tuple[Architecture, weights.Tensors]:
@@ -198,7 +230,7 @@ def _read_folder(folder: Path) -> tuple[Architecture, weights.Tensors]:
     for file in _FILES:
         if (folder / file).is_file():
             return architecture, weights.clean_names(weights.read_tensors(folder / file))
-    raise UserError(f"{folder}: no weights; expected {WEIGHTS} or pytorch_model.bin beside {CONFIG}")
+    raise UserError(f"{folder}: no weights; expected {WEIGHTS} or {_OLDER} beside {CONFIG}")
 
 
 def _only_file(folder: Path) -> Path | None:
@@ -223,17 +255,21 @@ def _foreign_file(path: Path) -> tuple[weights.Tensors, dict[str, Any], dict[str
     else:
         tensors, config, preprocessor = foreign.read_pytorch(path)
     if config is None or preprocessor is None:
-        raise UserError(f"{path}: does not say how the encoder is built; put it in a folder with {CONFIG}")
+        hint = f"put it in a folder with {CONFIG}"
+        if (path.parent / CONFIG).is_file():
+            hint = f"give the folder {path.parent}, whose {CONFIG} does"
+        raise UserError(f"{path}: does not say how the encoder is built; {hint}")
     return tensors, config, preprocessor
 
 
 def _download(hub: str) -> Path:
     huggingface_hub = extras.load("encoders", f"encoder {hub}", "huggingface_hub")
-    files = [CONFIG, PREPROCESSOR, emotion2vec.FLAGS, "*.safetensors", "*.safetensors.index.json"]
+    files = [CONFIG, PREPROCESSOR, PROCESSOR, emotion2vec.FLAGS]
     try:
-        folder = Path(huggingface_hub.snapshot_download(hub, allow_patterns=files))
+        newer, older = ["*.safetensors", "*.safetensors.index.json"], ["pytorch_model*.bin", f"{_OLDER}.index.json"]
+        folder = Path(huggingface_hub.snapshot_download(hub, allow_patterns=[*files, *newer]))
         if not any(folder.glob("*.safetensors")):
-            folder = Path(huggingface_hub.snapshot_download(hub, allow_patterns=[*files[:3], "pytorch_model.bin"]))
+            folder = Path(huggingface_hub.snapshot_download(hub, allow_patterns=[*files, *older]))
         if not any((folder / file).is_file() for file in _FILES):
             folder = Path(huggingface_hub.snapshot_download(hub, allow_patterns=[emotion2vec.FLAGS, "*.pt"]))
     except Exception as error:  # of the network, of the hub, of its client: all say why in their text
@@ -247,6 +283,8 @@ def _read_card(folder: Path) -> dict[str, Any]:
         card = read_json(folder / CARD)
         if not isinstance(card, dict):
             raise ValueError("not an object")
+        if wrong := [key for key, kind in _OF_CARD.items() if type(card.get(key)) is not kind]:
+            raise ValueError(f"{wrong[0]} {brief(card.get(wrong[0]))}, expected {_OF_CARD[wrong[0]].__name__}")
         return card
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{folder / CARD}: damaged, take the encoder again ({' '.join(str(error).split())})") from error

@@ -30,6 +30,7 @@ Tensors = dict[str, np.ndarray]
 _NOT_OF_THE_ENCODER = re.compile(
     r"(quantizer|project_q|project_hid|lm_head|proj_out|final_proj|decoder|classifier|projector|layer_weights)(\.|$)"
     r"|^(label_embs_concat|mask_time_emb_vector|mask_emb|masked_spec_embed)$|^(proj|recon_proj|_ema)(\.|$)"
+    r"|^(tdnn|objective)\.|^feature_extractor\.(weight|bias)$"  # of a head that verifies speakers
 )
 EMOTION2VEC = "modality_encoders.AUDIO"  # begins the names of emotion2vec's tensors, but those of its last layers
 _PREFIX = re.compile(r"^(model|wav2vec2|hubert|wavlm|data2vec_audio|d2v_model)\.")
@@ -46,7 +47,7 @@ def make_module(architecture: Architecture, **attributes: Any) -> Encoder:
 def read_tensors(path: str | Path) -> Tensors:
     """Returns the tensors of a safetensors file, or of a PyTorch file where PyTorch is installed.
 
-    `path` may be the index of a checkpoint in several files (`*.safetensors.index.json`). Raises UserError for a file
+    `path` may be the index of a checkpoint in several files (`*.index.json`). Raises UserError for a file
     that is cut short or damaged, and for one that holds anything but tensors.
     """
     path = Path(path)
@@ -58,6 +59,8 @@ def read_tensors(path: str | Path) -> Tensors:
         for part in parts:
             if not isinstance(part, str) or not re.fullmatch(r"[^/\\]+\.(safetensors|bin)", part):
                 raise UserError(f"{path}: names {brief(part)}, expected files .safetensors or .bin beside it")
+            if not (path.parent / part).is_file():
+                raise UserError(f"{path}: names {brief(part)}, which is not beside it")
         return {name: tensor for part in parts for name, tensor in read_tensors(path.parent / part).items()}
     if path.suffix == ".safetensors":
         try:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ser_jax.baselines import is_baseline
 from ser_jax.corpora import catalogue
+from ser_jax.encoders import catalogue as encoders
 from ser_jax.numbers import count
 from ser_jax.report import card_header, numbers, preparation
 from ser_jax.report.escape import markdown as escaped
@@ -146,7 +147,9 @@ def _input(model: Published) -> str:
 
 def _use(model: Published) -> str:
     lines = [f"python launch.py predict --workdir {model.folder} a.wav"]
-    return "\n".join([f"python launch.py encoders get {model.encoder['name']}", *lines] if model.encoder else lines)
+    if model.encoder:
+        lines.insert(0, encoders.command(model.encoder["name"], str(model.encoder.get("source") or "")))
+    return "\n".join(lines)
 
 
 def _corpora(corpora: Sequence[TrainingCorpus]) -> list[str]:

@@ -125,7 +125,7 @@ def _models(summary: Summary, configs: Mapping[str, Mapping]) -> list[str]:
 
 
 def _option(key: str, values: Sequence[Any]) -> str:
-    if values in ([True], [False]):
+    if len(values) == 1 and isinstance(values[0], bool):  # [1] == [True]
         return f"{'' if values[0] else 'no '}{key.replace('_', ' ')}"
     shown = []
     for value in values:

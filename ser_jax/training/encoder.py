@@ -10,7 +10,7 @@ from ser_jax.corpora.features import Packed
 from ser_jax.encoders.adapters import COLLECTION, upper_weights
 from ser_jax.encoders.architecture import SAMPLE_RATE, Architecture, from_json
 from ser_jax.encoders.extract import encoder_of
-from ser_jax.encoders.store import load
+from ser_jax.encoders.store import load, refuse_folder
 from ser_jax.encoders.weights import truncate
 from ser_jax.errors import UserError, reading
 from ser_jax.plugins import is_outside
@@ -118,6 +118,7 @@ def _from_waveforms(config: dict, data_dir: str | os.PathLike | None) -> Upper:
     _require_plain(config, "waveforms")
     if config["training"]["precision"] == "bfloat16":
         raise UserError("config.training.precision: found bfloat16, expected float32 or tf32 with waveforms")
+    refuse_folder(name, data_dir)
     encoder = load(name, data_dir)
     architecture = encoder.architecture
     lower, layers, states = (options.get(key, value) for key, value in (("lower", 0), ("layers", 0), ("states", 1)))

@@ -296,7 +296,8 @@ def test_frames_need_their_distance_and_single_vectors_do_not(tmp_path):
 def test_features_of_another_corpus_or_of_none_are_refused_on_load(tmp_path):
     corpus = made_corpus()
     with pytest.raises(
-        UserError, match=r"corpus three has no features 'x' .*; it has none \(`python launch.py prepare"
+        UserError,
+        match=r"corpus three has no features 'x' .*; it has none \(`python launch.py prepare encoder three`, ",
     ):
         load_features(corpus, "x", tmp_path)
     pack_features("wavlm", write(tmp_path, "npz", good()), corpus, tmp_path, 20.0)

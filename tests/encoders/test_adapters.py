@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ser_jax.encoders import weights
-from ser_jax.encoders.adapters import ADAPTATIONS, LowerLayers, UpperLayers, upper_weights
+from ser_jax.encoders.adapters import ADAPTATIONS, LowerLayers, UpperLayers, _low_rank, upper_weights
 from ser_jax.encoders.architecture import Emotion2vecArchitecture, Wav2Vec2Architecture, WhisperArchitecture
 from ser_jax.models import build
 from ser_jax.training.encoder import Upper
@@ -116,16 +116,26 @@ def test_from_waveforms_lower_layers_are_the_encoders_own_with_its_gradients(spe
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), part, wanted[name])
 
 
+@pytest.mark.parametrize("depth", [1, 50])
+def test_what_lora_is_drawn_from_does_not_depend_on_the_number_of_layers(depth):
+    found = _low_rank(jax.random.key(0), (depth, 64, 32), 100)
+    np.testing.assert_allclose(np.std(found["down_kernel"]), 64**-0.5, rtol=0.03)
+    assert found["up_kernel"].shape == (depth, 100, 32) and not np.any(found["up_kernel"])
+
+
 def test_without_the_state_of_its_extra_tokens_an_encoder_has_no_upper_layers():
     with pytest.raises(ValueError, match="the layers of emotion2vec are given no state of its 3 extra tokens"):
         UpperLayers(EMOTION2VEC, 1).init(jax.random.key(0), jnp.zeros((1, 5, 8)), jnp.array([5]))
 
 
+@pytest.mark.parametrize("pre_norm", [False, True])
 @pytest.mark.parametrize("stem", ["frozen", "projection"])
-def test_what_is_trained_of_the_part_before_the_layers(stem):
-    module = LowerLayers(WAVLM, stem=stem)
+def test_what_is_trained_of_the_part_before_the_layers(stem, pre_norm):
+    module = LowerLayers(dataclasses.replace(WAVLM, pre_norm=pre_norm), stem=stem)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *waveforms(WAVLM)))
-    names = {"projection_norm", "projection", "positions", "norm"} if stem == "projection" else set()
+    names = {"projection_norm", "projection", "positions"} if stem == "projection" else set()
+    if names and not pre_norm:  # else this norm follows the layers
+        names.add("norm")
     assert set(shapes.get("params", {})) == names
 
 

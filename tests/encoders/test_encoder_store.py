@@ -4,12 +4,13 @@ import argparse
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ser_jax.encoders import architecture, store, weights
+from ser_jax.encoders import architecture, foreign, store, weights
 from ser_jax.errors import UserError
 from tests.encoders import checkpoints
 from tests.encoders.checkpoints import torch
@@ -128,6 +129,36 @@ def as_fairseq(name, model):
     return {"args": args, "model": prefixed}
 
 
+FLAGS = {"encoder_layers": 1, "extractor_mode": "default", "encoder_embed_dim": 16}
+FLAGS |= {"encoder_ffn_embed_dim": 12, "encoder_attention_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("content", "tensor", "family", "normalize"),
+    [
+        ({"cfg": {"model": FLAGS, "task": {}}}, "x", "wav2vec2", False),
+        ({"cfg": {"model": FLAGS, "task": {"normalize": True}}}, "x", "wav2vec2", True),
+        ({"cfg": {"model": FLAGS, "task": {"label_rate": 50.0}}}, "x", "hubert", False),
+        ({"cfg": {"model": FLAGS | {"label_rate": 50.0}}}, "x", "hubert", False),
+        ({"args": argparse.Namespace(**FLAGS, normalize=True)}, "label_embs_concat", "hubert", True),
+    ],
+)
+def test_fairseqs_flags_decide_the_family_and_the_rest_has_its_defaults(content, tensor, family, normalize):
+    config, preprocessor = foreign._fairseq_configuration(Path("x.pt"), content, {tensor: np.zeros(1)})
+    found = architecture.make_architecture(config, preprocessor, "a", "b")
+    assert (found.family, found.normalize, found.conv_norm, found.pre_norm) == (family, normalize, "group", False)
+    assert (found.position_kernel, found.min_samples, found.hop, found.conv_bias) == (128, 400, 320, False)
+    assert config["num_conv_pos_embedding_groups"] == 16
+
+
+@pytest.mark.parametrize(("width", "kernel"), [(95, 19), (10, 3)])
+def test_data2vecs_positions_are_several_narrow_convolutions(width, kernel):
+    content = {"cfg": {"model": FLAGS | {"conv_pos": width, "conv_pos_groups": 4}}}
+    tensors = {"encoder.pos_conv_embed.layers.0.conv.weight": np.zeros(1)}
+    found = architecture.make_architecture(*foreign._fairseq_configuration(Path("x.pt"), content, tensors), "a", "b")
+    assert (found.family, found.position_layers, found.position_kernel) == ("data2vec-audio", 5, kernel)
+
+
 def test_openais_file_is_read_by_its_own_names(tmp_path):
     model = checkpoints.make_reference("whisper", torch.float32, encoder_ffn_dim=128)  # always 4 times the width
     folder = checkpoints.save(model, tmp_path / "folder")
@@ -161,12 +192,16 @@ def test_openais_file_is_read_by_its_own_names(tmp_path):
         ("config.json", {"feat_extract_norm": "batch"}, "feat_extract_norm 'batch' is not known"),
         ("config.json", {"add_adapter": True}, "add_adapter True is not known"),
         ("config.json", {"num_attention_heads": 5}, "5 attention heads do not divide the width 32"),
-        ("config.json", {"num_hidden_layers": "3"}, "num_hidden_layers '3', expected int"),
+        ("config.json", {"num_hidden_layers": "3"}, "num_hidden_layers '3', expected a whole number from 1"),
         ("config.json", {"num_hidden_layers": 4}, "tensors are missing (encoder.layers.3.attention.k_proj.bias"),
         ("config.json", {"num_hidden_layers": 2}, "are not known (encoder.layers.2.attention.k_proj.bias"),
         ("config.json", {"intermediate_size": 64}, "has shape (48, 32); the configuration asks for (64, 32)"),
         ("config.json", {"conv_stride": [5, 2, 2]}, "conv_dim, conv_kernel and conv_stride"),
         ("config.json", {"conv_stride": [5] + [0] * 6}, "of each, whole numbers above 0"),
+        ("config.json", {"conv_stride": [10**6] * 4}, "expected at most 1000000 channels, and samples of a frame"),
+        ("config.json", {"num_conv_pos_embeddings": 0}, "num_conv_pos_embeddings 0, expected a whole number from 1"),
+        ("config.json", {"layer_norm_eps": 0.0}, "layer_norm_eps 0.0, expected a number between 0 and 1"),
+        ("config.json", {"layer_norm_eps": 10**30}, "expected a number between 0 and 1"),
         ("preprocessor_config.json", {"sampling_rate": 8000}, "sampling_rate 8000, expected 16000"),
     ],
 )
@@ -175,6 +210,152 @@ def test_a_configuration_that_does_not_fit_is_refused_by_name(group, file, chang
     with pytest.raises(UserError) as error:
         store.load(str(group))
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "wavlm", "num_buckets": 3}, "num_buckets 3, expected a whole number from 4 to"),
+        ({"model_type": "wavlm", "max_bucket_distance": 80}, "max_bucket_distance 80, expected a whole number from 81"),
+        (
+            {"model_type": "data2vec-audio", "conv_pos_kernel_size": 0},
+            "conv_pos_kernel_size 0, expected a whole number",
+        ),
+        ({"model_type": "whisper", "num_mel_bins": 10**9}, "num_mel_bins 1000000000, expected a whole number from 1"),
+        ({"model_type": "whisper", "max_source_positions": -1}, "max_source_positions -1, expected a whole number"),
+        ({"model_type": "emotion2vec", "num_extra_tokens": -1}, "num_extra_tokens -1, expected a whole number from 0"),
+        ({"model_type": "emotion2vec", "num_prenet_layers": 13}, "13, expected at most the 12 of num_hidden_layers"),
+    ],
+)
+def test_a_size_that_no_encoder_has_is_refused(config, message):
+    with pytest.raises(UserError, match=message):
+        architecture.make_architecture(config, {}, "config.json", "preprocessor_config.json")
+
+
+@pytest.mark.parametrize(
+    ("config", "preprocessor", "message"),
+    [
+        (
+            {"model_type": "whisper", "activation_function": "relu"},
+            {},
+            "config.json: activation_function 'relu' is not",
+        ),
+        ({"model_type": "whisper", "scale_embedding": True}, {}, "config.json: scale_embedding True is not known"),
+        ({"model_type": "whisper"}, {"n_fft": 512}, "preprocessor_config.json: n_fft 512 is not known, expected 400"),
+        ({"model_type": "whisper"}, {"hop_length": 320}, "hop_length 320 is not known, expected 160"),
+        ({"model_type": "whisper"}, {"feature_size": 128}, "feature_size 128 is not known, expected 80"),
+        ({"model_type": "whisper"}, {"padding_side": "both"}, "padding_side 'both' is not known, expected 'right' or"),
+        ({"model_type": "whisper"}, {"dither": 0.1}, "dither 0.1 is not known, expected 0.0"),
+        ({"model_type": "wav2vec2", "feat_extract_activation": "relu"}, {}, "feat_extract_activation 'relu' is not"),
+        ({"model_type": "wav2vec2", "adapter_attn_dim": 16}, {}, "adapter_attn_dim 16 is not known"),
+        ({"model_type": "hubert", "conv_pos_batch_norm": True}, {}, "conv_pos_batch_norm True is not known"),
+    ],
+)
+def test_a_setting_that_is_not_known_is_refused(config, preprocessor, message):
+    with pytest.raises(UserError, match=message):
+        architecture.make_architecture(config, preprocessor, "config.json", "preprocessor_config.json")
+
+
+def test_speech_takes_the_last_positions_where_padding_is_on_the_left():
+    for side, align in (("left", "last"), ("right", "first")):
+        found = architecture.make_architecture({"model_type": "whisper"}, {"padding_side": side}, "a", "b")
+        assert found.align == align
+
+
+@pytest.mark.parametrize("family", ["wav2vec2-group", "whisper"])
+def test_transformers_5_keeps_the_preprocessor_inside_that_of_the_processor(family, tmp_path):
+    folder = checkpoints.save(checkpoints.make_reference(family, torch.float32), tmp_path / "tiny", normalize=False)
+    assert not store.load(str(folder)).architecture.normalize
+    extractor = json.loads((folder / "preprocessor_config.json").read_text()) | {"do_normalize": True}
+    processor = folder / "processor_config.json"
+    processor.write_text(json.dumps({"processor_class": "any"}))  # of transformers 4
+    assert not store.load(str(folder)).architecture.normalize
+    processor.write_text(json.dumps({"feature_extractor": extractor}))
+    (folder / "preprocessor_config.json").unlink()
+    assert store.load(str(folder)).architecture.normalize
+    store.get(str(folder), tmp_path)
+    same(store.load("tiny", tmp_path), store.load(str(folder)))
+    processor.write_text(json.dumps({"feature_extractor": extractor | {"sampling_rate": 8000}}))
+    with pytest.raises(UserError, match=r"processor_config.json: sampling_rate 8000, expected 16000"):
+        store.load(str(folder))
+
+
+@pytest.mark.parametrize(
+    "head", ["CTC", "PreTraining", "SequenceClassification", "AudioFrameClassification", "XVector"]
+)
+def test_a_head_beside_the_encoder_is_left_out(head, group, tmp_path):
+    model = checkpoints.make_reference("wav2vec2-group", torch.float32)
+    with_head = getattr(checkpoints.transformers, f"Wav2Vec2For{head}")(model.config)
+    with_head.wav2vec2.load_state_dict(model.state_dict())
+    same(store.load(str(checkpoints.save(with_head, tmp_path / head))), store.load(str(group)))
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_a_checkpoint_in_several_files_is_one(ending, group, tmp_path):
+    tensors = load_file(group / "model.safetensors")
+    parts, other = ("model-1-of-2." + ending, "model-2-of-2." + ending), tmp_path / "other"
+    shutil.copytree(group, other)
+    (other / "model.safetensors").unlink()
+    of = {name: parts[number % 2] for number, name in enumerate(tensors)}
+    for part in parts:
+        own = {name: torch.tensor(value) for name, value in tensors.items() if of[name] == part}
+        if ending == "bin":
+            torch.save(own, other / part)
+        else:
+            save_file({name: value.numpy() for name, value in own.items()}, other / part)
+    whole = {"safetensors": "model.safetensors", "bin": "pytorch_model.bin"}[ending]
+    (other / f"{whole}.index.json").write_text(json.dumps({"weight_map": of}))
+    same(store.load(str(other)), store.load(str(group)))
+    (other / parts[1]).unlink()
+    with pytest.raises(UserError, match=rf"index.json: names '{parts[1]}', which is not beside it"):
+        store.load(str(other))
+
+
+def test_a_file_beside_its_configuration_is_taken_by_its_folder(group, tmp_path):
+    with pytest.raises(UserError, match=rf"give the folder {group}, whose config.json does"):
+        store.get(str(group / "model.safetensors"), tmp_path)
+
+
+def test_another_encoder_does_not_take_the_name_of_one(group, tmp_path):
+    kept = store.get(str(group), tmp_path)
+    first = store.load("tiny", tmp_path)
+    store.get(str(group), tmp_path, licence="CC0")  # the same one, with its licence
+    store.get(str(group), tmp_path)
+    assert store.load("tiny", tmp_path).licence == "CC0"
+    edit(group / "config.json", num_attention_heads=2)
+    with pytest.raises(UserError, match=rf"{kept}: has another encoder \(sha256 {first.sha256[:12]}, from tiny\)"):
+        store.get(str(group), tmp_path)
+    same(store.load("tiny", tmp_path), first)
+    (kept / "encoder.json").write_text("{")
+    store.get(str(group), tmp_path)
+    assert store.load("tiny", tmp_path).architecture.heads == 2
+
+
+def test_a_card_without_an_entry_is_damaged(group, tmp_path):
+    kept = store.get(str(group), tmp_path)
+    edit(kept / "encoder.json", parameters="many")
+    with pytest.raises(
+        UserError, match=r"encoder.json: damaged, take the encoder again \(parameters 'many', expected int"
+    ):
+        store.available(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"dims": {"n_mels": 80}, "model_state_dict": {}},
+        {"dims": 3, "model_state_dict": {}},
+        {"args": 3, "model": {"post_extract_proj.weight": torch.zeros(2, 2)}},
+        {
+            "cfg": {"encoder_layers": 1, "extractor_mode": "default"},
+            "model": {"post_extract_proj.weight": torch.zeros(2)},
+        },
+    ],
+)
+def test_flags_that_are_missing_or_damaged_are_refused(content, tmp_path):
+    torch.save(content, tmp_path / "bad.pt")
+    with pytest.raises(UserError, match=r"bad.pt: its flags are missing or damaged \("):
+        store.get(str(tmp_path / "bad.pt"), tmp_path)
 
 
 def test_a_folder_that_is_not_whole_is_refused(group, tmp_path):
@@ -244,7 +425,14 @@ def test_an_encoder_that_is_not_here_is_named_with_its_command(tmp_path):
 
 def test_a_pickle_with_code_is_refused(tmp_path):
     torch.save({"model": re.compile("a")}, tmp_path / "bad.pt")
-    with pytest.raises(UserError, match="damaged, or more than tensors"):
+    with pytest.raises(UserError, match=r"more than tensors \(Unsupported global: GLOBAL re._compile .* by default\)$"):
+        store.get(str(tmp_path / "bad.pt"), tmp_path)
+
+
+@pytest.mark.parametrize(("content", "reason"), [(b"", "EOFError"), (b"{}", "Unsupported operand 123")])
+def test_a_file_that_is_none_of_pytorch_is_refused_without_its_advice(content, reason, tmp_path):
+    (tmp_path / "bad.pt").write_bytes(content)
+    with pytest.raises(UserError, match=rf"bad.pt: damaged, or more than tensors \({reason}\)$"):
         store.get(str(tmp_path / "bad.pt"), tmp_path)
 
 

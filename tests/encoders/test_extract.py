@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +76,7 @@ def test_frames_are_those_of_each_utterance_by_itself(architecture, corpus, tmp_
         expected = np.concatenate([expected.layers[2, 0], expected.layers[0, 0], expected.final[0]], -1)
         np.testing.assert_allclose(frames(packed, i), expected, rtol=0, atol=2e-4)
     left = {path.name for path in (tmp_path / "packed" / corpus.name / "features").glob(".*")}
-    assert left <= {".verified"}  # which hashes were compared, and when
+    assert left <= {".verified", ".tiny.frames.lock"}  # which hashes were compared, and when
 
 
 def test_a_merged_corpus_takes_the_states_of_its_parts(encoder, tmp_path, monkeypatch):
@@ -169,6 +171,59 @@ def test_an_interrupted_computation_goes_on_where_it_ended(encoder, corpus, tmp_
     assert resumed.values.dtype == np.float16
 
 
+def test_states_of_a_corpus_as_it_was_and_damaged_ones_are_replaced_by_force(encoder, corpus, tmp_path):
+    request = extract.make_request(WHISPER, "pooled", ["1"])
+    first = extract.prepare_states(corpus, encoder, request, tmp_path)
+    other = dataclasses.replace(corpus, fingerprint="0" * 64)
+    with pytest.raises(UserError, match=r"prepare the features again, with --force$"):
+        extract.prepare_states(other, encoder, request, tmp_path)
+    path = extract.features_folder(corpus.name, "tiny.pooled", tmp_path) / "values.npy"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"tiny.pooled: damaged features, .*, with --force$"):
+        extract.prepare_states(corpus, encoder, request, tmp_path)
+    assert extract.prepare_states(corpus, encoder, request, tmp_path, force=True).fingerprint == first.fingerprint
+
+
+@pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
+def test_what_an_interrupted_computation_left_is_not_used_when_damaged(spoil, encoder, corpus, tmp_path, monkeypatch):
+    request = extract.make_request(WHISPER, "frames", ["1"])
+    with monkeypatch.context() as patched:
+        patched.setattr(extract, "pack_source", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            extract.prepare_states(corpus, encoder, request, tmp_path)
+    scratch = extract.features_folder(corpus.name, ".tiny.frames.partial", tmp_path)
+    spoil(scratch / "values.npy")
+    again = extract.prepare_states(corpus, encoder, request, tmp_path)
+    whole = extract.prepare_states(corpus, encoder, request, tmp_path, name="whole")
+    np.testing.assert_array_equal(again.values, whole.values)
+
+
+def test_what_was_computed_of_another_corpus_is_not_used(encoder, corpus, tmp_path, monkeypatch):
+    request = extract.make_request(WHISPER, "frames", ["1"])
+    other = dataclasses.replace(corpus, samples=np.ascontiguousarray(corpus.samples[::-1]), fingerprint="0")
+    with monkeypatch.context() as patched:
+        patched.setattr(extract, "pack_source", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            extract.prepare_states(other, encoder, request, tmp_path)
+    found = extract.prepare_states(corpus, encoder, request, tmp_path)
+    whole = extract.prepare_states(corpus, encoder, request, tmp_path, name="whole")
+    np.testing.assert_array_equal(found.values, whole.values)
+
+
+def test_processes_that_start_together_compute_the_states_once(encoder, corpus, tmp_path, monkeypatch):
+    request, computed, compute = extract.make_request(WHISPER, "pooled", ["1"]), [], extract._compute
+
+    def slowly(*args):
+        computed.append(1)
+        time.sleep(0.5)
+        return compute(*args)
+
+    monkeypatch.setattr(extract, "_compute", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: extract.prepare_states(corpus, encoder, request, tmp_path), range(2)))
+    assert len(computed) == 1 and found[0].fingerprint == found[1].fingerprint
+
+
 def test_states_belong_to_one_encoder_and_one_request(encoder, corpus, tmp_path, monkeypatch):
     request = extract.make_request(WHISPER, "pooled", ["1"])
     first = extract.prepare_states(corpus, encoder, request, tmp_path)
@@ -177,7 +232,10 @@ def test_states_belong_to_one_encoder_and_one_request(encoder, corpus, tmp_path,
         assert extract.prepare_states(corpus, encoder, request, tmp_path).fingerprint == first.fingerprint
     other = extract.make_request(WHISPER, "pooled", ["2"])
     for changed, wanted in ((dataclasses.replace(encoder, sha256="1"), request), (encoder, other)):
-        with pytest.raises(UserError, match=r"other features 'tiny.pooled': expected another --name, or --force"):
+        differ = "encoder" if wanted == request else "states"
+        with pytest.raises(
+            UserError, match=rf"other features 'tiny.pooled', which differ in {differ}: expected another"
+        ):
             extract.prepare_states(corpus, changed, wanted, tmp_path)
     replaced = extract.prepare_states(corpus, encoder, other, tmp_path, force=True)
     assert replaced.fingerprint != first.fingerprint
@@ -197,6 +255,11 @@ def test_what_the_encoder_does_not_have_is_refused(layers, window, message):
     with pytest.raises(UserError) as error:
         extract.make_request(WHISPER, "frames", layers, window)
     assert message in str(error.value)
+
+
+def test_a_window_without_end_is_refused():
+    with pytest.raises(UserError, match=r"--window_seconds inf: expected 0.\d+ to 3600 s"):
+        extract.make_request(WAV2VEC2, window_seconds=float("inf"))
 
 
 def test_utterances_that_are_too_short_are_named(encoder, corpus, tmp_path):

@@ -234,6 +234,11 @@ def test_an_option_of_zero_that_means_off_is_told_as_off(made, changes, told, no
     assert "1 epochs" not in paragraph_of(made, training={"train_epochs": 1.0, "train_steps": -1})
 
 
+def test_a_number_is_told_as_a_number_and_a_switch_by_its_name():
+    assert methods._option("states", [1]) == "states 1" and methods._option("hidden", [0]) == "hidden 0"
+    assert methods._option("one_d", [True]) == "one d" and methods._option("one_d", [False]) == "no one d"
+
+
 def test_the_parameters_that_were_tested_are_named(made):
     last, best = (paragraph_of(made, training={"keep": keep}) for keep in ("last", "best"))
     assert "The last parameters were tested; no epoch was selected" in last

@@ -305,6 +305,7 @@ def test_all_of_an_encoder_can_be_trained_and_its_model_takes_recordings(data, t
     ("changes", "message"),
     [
         ({"model": {"encoder": ""}}, "config.model.encoder: found none, expected the name of an encoder"),
+        ({"model": {"encoder": "tests"}}, "encoder tests: found a folder, expected a name; take it first"),
         ({"model": {"lower": 2}}, "config.model.layers: found 2 above the 2 of config.model.lower; encoder tiny has 3"),
         ({"model": {"states": 3}}, "config.model.states: found 3, expected at most 2, those up to config.model.lower"),
         ({"model": {"stem": "full"}}, "config.model.lower: found 1, expected 0 with stem=full"),
