@@ -14,6 +14,7 @@ from ser_jax import __version__, interruption
 from ser_jax.commands.terminal import open_streams, settle_streams, visible_output
 from ser_jax.errors import UserError, did_you_mean, printed, refusal
 from ser_jax.numbers import to_float, to_int
+from ser_jax.training import background
 
 COMMANDS = {
     "corpora": "list the corpora that can be named, and what is prepared here",
@@ -46,15 +47,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command, by default the one that the shell gave, and returns the exit status.
 
     0 done, 1 a check failed, 2 a mistake or a machine that cannot do it, 130 interrupted, 141 who reads the output went
-    away.
+    away. Where the shell gave it, the process may end here: see `background.end`.
     """
+    status = _status(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        background.end(status)
+    return status
+
+
+def _status(arguments: Sequence[str]) -> int:
     # TensorFlow, where a command needs it, tells of its own start otherwise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     open_streams()
     try:
         with interruption.heard(), visible_output():
-            status = _run(sys.argv[1:] if arguments is None else arguments)
+            status = _run(arguments)
             sys.stdout.flush()
             return status
     except KeyboardInterrupt:

@@ -46,13 +46,22 @@ def _work() -> None:
         _jobs.task_done()
 
 
+def end(status: int) -> None:
+    """Ends the process at once, with this status, where a thread still compiles what nobody waits for any more."""
+    if _jobs.unfinished_tasks:
+        files.discard()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
 def _end() -> None:
     """Lets no thread be inside of XLA when the interpreter is taken down: that would be a crash.
 
     What is begun is waited for; after an interruption the process ends at once.
     """
-    if interruption.said() and _jobs.unfinished_tasks:
-        _end_at_once()
+    if interruption.said():
+        end(interruption.STATUS)
     while not _jobs.empty():
         with contextlib.suppress(queue.Empty):  # a thread took it
             _jobs.get_nowait()
@@ -61,14 +70,7 @@ def _end() -> None:
         _jobs.join()
     except KeyboardInterrupt:
         interruption.say()
-        _end_at_once()
-
-
-def _end_at_once() -> None:
-    files.discard()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(interruption.STATUS)
+        end(interruption.STATUS)
 
 
 class Once:

@@ -90,3 +90,26 @@ def test_a_command_that_is_done_ends_when_what_was_begun_is_over_and_begins_noth
     cores = background.machine.cores() // background._CORES_OF_A_THREAD
     assert found.returncode == 0
     assert found.stdout.decode().split() == sorted(["begun", "over"] * min(2, max(1, cores)))
+
+
+def test_a_command_that_is_over_ends_with_its_status_whatever_is_compiled_beside():
+    script = """
+import sys
+from ser_jax.commands import list as command
+from ser_jax.commands.main import main
+from ser_jax.errors import UserError
+from ser_jax.training import background
+
+def refuse(args):
+    begun = background.threading.Event()
+    background.begin(lambda: (begun.set(), background.threading.Event().wait()))
+    begun.wait()
+    raise UserError("refused")
+
+command.run = refuse
+sys.argv = ["launch.py", "list"]
+main()
+print("not reached")
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=50)
+    assert (found.returncode, found.stdout, found.stderr) == (2, b"", b"error: refused\n")
