@@ -21,6 +21,7 @@ CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 PROCESSOR = "processor_config.json"  # of transformers 5, which keeps the preprocessor's entries under one key of it
 _EXTRACTOR = "feature_extractor"
 _MOST = 1_000_000  # of any size; a larger one would be asked for memory before it is found not to fit the weights
+_IN_JSON = {bool: "true or false", tuple: "a list"}
 _MOST_MEL_BANDS = 201  # as many as the spectrum has frequencies
 
 
@@ -214,7 +215,7 @@ class _Switches:
         found = self.values.get(key, default)
         found = tuple(found) if isinstance(found, list) else found
         if type(found) is not type(default):
-            raise UserError(f"{self.path}: {key} {brief(found)}, expected {type(default).__name__}")
+            raise UserError(f"{self.path}: {key} {brief(found)}, expected {_IN_JSON[type(default)]}")
         return found
 
     def size(self, key: str, default: int, least: int = 1, most: int = _MOST) -> int:

@@ -202,6 +202,16 @@ def encoded(tmp_path, suffix, samples, rate=RATE, **options):
     return path.read_bytes()
 
 
+def test_fewer_frames_than_a_header_promises_are_refused_whatever_the_container(tmp_path):
+    """Of NIST only its decoder knows how long it is."""
+    soundfile.write(tmp_path / "whole.nist", voice(1.0), RATE, format="NIST", subtype="ULAW")
+    whole = (tmp_path / "whole.nist").read_bytes()
+    assert len(read_audio(tmp_path / "whole.nist")) == RATE
+    (tmp_path / "cut.nist").write_bytes(whole[:9024])
+    with pytest.raises(UserError, match=r"cut.nist: cut short or damaged, 8000 frames can be decoded, expected 16000"):
+        read_audio(tmp_path / "cut.nist")
+
+
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.97])
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_file_cut_short_is_refused_with_what_it_holds(tmp_path, suffix, share):

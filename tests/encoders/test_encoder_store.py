@@ -246,6 +246,12 @@ def test_a_size_that_no_encoder_has_is_refused(config, message):
         ({"model_type": "whisper"}, {"feature_size": 128}, "feature_size 128 is not known, expected 80"),
         ({"model_type": "whisper"}, {"padding_side": "both"}, "padding_side 'both' is not known, expected 'right' or"),
         ({"model_type": "whisper"}, {"dither": 0.1}, "dither 0.1 is not known, expected 0.0"),
+        (
+            {"model_type": "whisper"},
+            {"do_normalize": 1},
+            "preprocessor_config.json: do_normalize 1, expected true or false",
+        ),
+        ({"model_type": "wav2vec2", "conv_dim": 512}, {}, "config.json: conv_dim 512, expected a list"),
         ({"model_type": "wav2vec2", "feat_extract_activation": "relu"}, {}, "feat_extract_activation 'relu' is not"),
         ({"model_type": "wav2vec2", "adapter_attn_dim": 16}, {}, "adapter_attn_dim 16 is not known"),
         ({"model_type": "hubert", "conv_pos_batch_norm": True}, {}, "conv_pos_batch_norm True is not known"),
