@@ -22,6 +22,8 @@ from scipy.sparse import csgraph
 from ser_jax.statistics import metrics, tests
 from ser_jax.statistics.bootstrap import LEVEL
 
+_KEPT = 0.1  # share of the noise of pairs of speakers from which on it is scaled up
+
 
 @dataclasses.dataclass(frozen=True)
 class Cells:
@@ -276,7 +278,7 @@ def _of_crossed_folds(
 
     The noise that a run's speakers share is what their distances have in common: the sum of the products of pairs. A
     mean takes a part of that noise along, so that of the noise in a pair's products a share is kept, which depends on
-    how many runs test each speaker, and how many both. Nothing is kept where no pair's speaker is tested twice.
+    how many runs test each speaker, and how many both. Where too little is kept, see `_of_clusters`.
     """
     grid = np.full((len(cells.seeds), len(cells.folds), len(cells.speakers)), np.nan)
     grid[:, cells.fold_of, cells.speaker_of] = added
@@ -291,8 +293,11 @@ def _of_crossed_folds(
     common = (run * part) @ run.T  # the parts of the speakers that two runs test
     kept = over_pairs(1 - part) - over_pairs(part) + float((common**2).sum() - run.any(axis=0).sum())
     pairs = over_pairs(np.ones(len(part)))
-    if kept <= 1e-9 * max(pairs, 1):  # rounding aside, nothing
-        return Components(over_speakers, np.nan, np.nan, speakers)
+    # Runs that no chain of common speakers connects are of separate models.
+    there = run.any(axis=1)
+    models, trainings = csgraph.connected_components(common[there][:, there], directed=False)[0], int(there.sum())
+    if kept < _KEPT * pairs or trainings < 2 * models:
+        return _of_clusters(np.nansum(added, axis=0), cells, over_speakers, speakers)
     rest = np.where(run, grid - metrics.mean_of_present(grid, axis=0), 0)
     scale = pairs / kept
     between = scale * float((rest.sum(axis=1) ** 2).sum())
@@ -300,10 +305,22 @@ def _of_crossed_folds(
     total = over_speakers + shared
     # What folds of different utterances differ in is not of seeds alone.
     seeds = np.nan if cells.trained_once() else min(between, total)
-    # Runs that no chain of common speakers connects are of separate models.
-    there = run.any(axis=1)
-    models, trainings = csgraph.connected_components(common[there][:, there], directed=False)[0], int(there.sum())
     return Components(total, seeds, shared, speakers, models, trainings, between**2 / (trainings - models))
+
+
+def _of_clusters(
+    added: Float[np.ndarray, " cells"], cells: Cells, over_speakers: float, speakers: int | float
+) -> Components:
+    """Where hardly any speaker is tested twice, the noise is the variance of folds less that of their cells.
+
+    Variances of clusters that cross add up, less that of their intersections (Cameron, Gelbach & Miller 2011). What
+    speakers differ in is in it too, so that it is less exact. Folds that nest speakers are drawn (`of_difference`).
+    """
+    if not cells.shares_models() or cells.folds_nest_speakers():
+        return Components(over_speakers, np.nan, np.nan, speakers)
+    folds = len(cells.folds)
+    shared = max(0.0, clustered(_summed(added, cells.fold_of, folds, axis=0)) - clustered(added))
+    return Components(over_speakers + shared, np.nan, shared, speakers, folds, folds)
 
 
 def clustered(of_cluster: Float[np.ndarray, " clusters"]) -> float:

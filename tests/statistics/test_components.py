@@ -225,10 +225,26 @@ def test_the_noise_that_speakers_share_is_found_whichever_folds_test_them(tested
     assert np.mean(shared) == pytest.approx((number * (number - 1)).sum(), rel=0.12)  # Monte Carlo error: 4 %
 
 
+@pytest.mark.parametrize("crossing", ["one", "two, in different folds", "four, in the same folds", "a chain"])
+def test_where_few_speakers_are_tested_twice_folds_show_the_noise_with_the_degrees_of_folds(crossing):
+    rng, folds, own = np.random.default_rng(0), 6, 4
+    pairs = {"one": [0], "two, in different folds": [0, 2], "four, in the same folds": [0] * 4, "a chain": range(5)}
+    present = np.repeat(np.eye(folds), own, axis=1)
+    twice = [np.isin(np.arange(folds), (first, first + 1)) for first in pairs[crossing]]
+    present = np.concatenate([present, np.array(twice).T], axis=1).astype(bool)
+    found = []
+    for _ in range(300):
+        of_speakers = rng.normal(0, 1, present.shape[1]) / present.sum(axis=0)
+        values = rng.normal(0, 0.5, present.shape) + rng.normal(0, 1, (folds, 1)) + of_speakers
+        values -= values[present].mean()  # as what cells add to a figure sums to zero
+        found.append(components.decompose(*reversed(of_grid(present, values)), 1.0))
+    number = present.sum(axis=1)
+    assert np.mean([one.shared for one in found]) == pytest.approx((number * (number - 1)).sum(), rel=0.3)
+    assert {(one.models, one.degrees) for one in found if one.shared > 0} == {(folds, folds - 1)}
+
+
 def test_folds_in_which_no_speaker_is_tested_twice_do_not_show_their_noise():
-    alone_in_several = np.repeat(np.eye(3), 3, axis=0)
-    with_another = [[1, 1, 0], [0, 0, 1], [0, 0, 1]]
-    for present in (np.eye(4), np.repeat(np.eye(3), 2, axis=1), alone_in_several, with_another):
+    for present in (np.eye(4), np.repeat(np.eye(3), 2, axis=1), np.repeat(np.eye(3), 3, axis=0)):
         present = np.array(present, bool)
         cells, own = of_grid(present, np.random.default_rng(0).normal(size=present.shape))
         found = components.decompose(own, cells, 1.0)
