@@ -239,9 +239,8 @@ def check_timeline(recogniser: Recogniser, hop: float | None, window: float | No
 
 
 def _samples(name: str, seconds: float) -> int:
-    least, most = 1 / SAMPLE_RATE, MOST_HOURS * 3600
-    if not least <= seconds <= most:
-        raise UserError(f"{name}: found {seconds:g}, expected {least:g} to {most} seconds")
+    if not 1 / SAMPLE_RATE <= seconds <= MOST_HOURS * 3600:
+        raise UserError(f"{name}: found {seconds:g} s, expected one sample to {MOST_HOURS} hours")
     return round(seconds * SAMPLE_RATE)
 
 

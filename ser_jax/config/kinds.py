@@ -181,7 +181,7 @@ def rates() -> Kind:
                 raise ValueError(f"; {brief(pattern)} is in it twice")
             try:
                 re.compile(pattern)
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 raise ValueError(f"; {brief(pattern)} is no regular expression ({error})") from None
         return [[pattern, _item(of, rate)] for pattern, rate in pairs]
 

@@ -131,7 +131,7 @@ def _reader(keys: Sequence[str], name: str) -> Callable[[str], Any]:
     for key in keys:
         if isinstance(node, Option):  # one of the groups that are checked elsewhere, as the model's options
             if not isinstance(node.default, dict):
-                raise UserError(f"{name}: {where} is no group of options")
+                raise UserError(f"{name}: {where} is no group of options; expected --{where}=VALUE")
             return guess
         if key not in node:
             raise UserError(f"--{where} has no {brief(key)}{did_you_mean(key, node)}")

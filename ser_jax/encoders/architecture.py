@@ -294,7 +294,11 @@ def _wav2vec2(config: _Switches, preprocessor: _Switches) -> Wav2Vec2Architectur
         normalize=preprocessor.get("do_normalize", True),
     )
     sizes = (architecture.conv_widths, architecture.conv_kernels, architecture.conv_strides)
-    if len(set(map(len, sizes))) != 1 or not all(type(size) is int and size > 0 for each in sizes for size in each):
+    if (
+        len(set(map(len, sizes))) != 1
+        or not sizes[0]
+        or not all(type(size) is int and size > 0 for each in sizes for size in each)
+    ):
         raise UserError(
             f"{config.path}: conv_dim, conv_kernel and conv_stride {brief(sizes)}, expected as many of each, whole "
             "numbers above 0"

@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -149,9 +150,24 @@ def prepare_states(
         return packed
     lock = features_folder(corpus.name, f".{name}.lock", data_dir)
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(lock):  # processes that start together compute the states once
+    with _locked(lock, name):  # processes that start together compute the states once
         packed = None if force else _prepared(corpus, name, info, data_dir)
         return packed or _prepare(corpus, encoder, request, data_dir, name, info, force=force)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, name: str) -> Iterator[None]:
+    """Has the lock `path` inside the block, and says so where it has to wait for it."""
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        print(f"{name}: another process computes it; waiting", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _prepared(corpus: Corpus, name: str, info: dict[str, Any], data_dir: str | os.PathLike | None) -> Packed | None:
@@ -162,9 +178,10 @@ def _prepared(corpus: Corpus, name: str, info: dict[str, Any], data_dir: str | o
         packed = load_features(corpus, name, data_dir)
     except UserError as error:  # damaged, or of a corpus of this name as it was
         raise UserError(f"{error}, with --force") from error
-    if {"speeds": [1.0]} | packed.info == info:  # earlier versions knew one speed
+    found = {"speeds": [1.0]} | packed.info  # earlier versions knew one speed
+    if found == info:
         return packed
-    differ = [key for key, value in info.items() if packed.info.get(key) != value]
+    differ = [key for key in {**info, **found} if found.get(key) != info.get(key)]
     raise UserError(
         f"corpus {corpus.name} has other features {name!r}, which differ in {', '.join(differ)}: expected another "
         "--name, or --force to replace them"

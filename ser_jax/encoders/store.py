@@ -89,7 +89,8 @@ def load(encoder: str, data_dir: str | os.PathLike | None = None) -> LoadedEncod
     sha256 = hash_of(architecture, tensors)
     if card and card["sha256"] != sha256:
         raise UserError(
-            f"{folder}: sha256 {sha256[:12]}, but {CARD} says {card['sha256'][:12]}; take the encoder again"
+            f"{folder}: sha256 {sha256[:12]}, but {CARD} says {card['sha256'][:12]}; remove this folder, and take "
+            "the encoder again"
         )
     for file in (CONFIG, PREPROCESSOR, CARD):
         checksums.check(folder / file)
@@ -187,7 +188,7 @@ def _keep(
     kept = {key: np.ascontiguousarray(value) for key, value in weights.clean_names(tensors).items()}
     weights.to_parameters(architecture, kept, path)
     folder, sha256 = encoder_folder(name, data_dir), hash_of(architecture, kept)
-    licence = licence or _licence_before(folder, sha256)
+    before = _licence_before(folder, sha256)
     with atomic_folder(folder) as temporary:
         for file, content in ((CONFIG, config), (PREPROCESSOR, preprocessor)):
             (temporary / file).write_text(json.dumps(dict(content), indent=1) + "\n", encoding="utf-8")
@@ -200,7 +201,7 @@ def _keep(
             "parameters": int(sum(value.size for value in kept.values())),
             "sha256": sha256,
             "source": source,
-            "licence": licence,
+            "licence": licence or before,
         }
         (temporary / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
         checksums.write_all(temporary)

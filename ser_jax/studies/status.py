@@ -15,6 +15,7 @@ from ser_jax.studies.store import FAILURE, RESULT, STUDY, SUMMARY, locked, newes
 from ser_jax.training import log
 
 _KEY = re.compile(r"-([0-9a-f]{12})$")
+_Known = tuple[dict, dict]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +53,12 @@ def study_status(workdir: str | os.PathLike, store: str | os.PathLike | None = N
     populations = Path(store) if store else workdir / "populations"
     if (workdir / SUMMARY).is_file() and not (workdir / STUDY).is_file() and not store:
         raise UserError(f"{workdir}: holds results alone, nothing is trained in it; expected another folder")
-    return [_progress(name, config, populations) for name, config in variants.items()]
+    folders = {path: _known(path) for path in populations.glob("*-*") if _KEY.search(path.name)}
+    return [_progress(name, config, populations, folders) for name, config in variants.items()]
 
 
-def _progress(name: str, config: dict, store: Path) -> Progress:
-    folder = _newest(name, config, store)
+def _progress(name: str, config: dict, store: Path, folders: dict[Path, _Known | None]) -> Progress:
+    folder = _newest(name, config, store, folders)
     if folder is None:
         return Progress(name, "not begun")
     rows = log.read(folder / log.FILE)
@@ -76,34 +78,42 @@ def _progress(name: str, config: dict, store: Path) -> Progress:
     return Progress(name, "interrupted", kept, steps) if kept else Progress(name, "not begun")
 
 
-def _newest(name: str, config: dict, store: Path) -> Path | None:
+def _newest(name: str, config: dict, store: Path, folders: dict[Path, _Known | None]) -> Path | None:
     """The newest of a variant's folders: changed code begins a new one, and other names may be spelt the same there.
 
-    A training that another variant or study began under its own name is the variant's too.
+    A training that another variant or study began under its own name is the variant's too. It has to begin with the
+    same workdir's parameters and the same teacher's, then: what those hold is not looked at here.
     """
-    slug = population_folder(store, name, "").name.removesuffix("-")
-    found = [path for path in store.glob("*-*") if _KEY.search(path.name)]
-    own = [path for path in found if _is_of(path, config, is_named=path.name[:-13] == slug)]
+    slug, wanted = population_folder(store, name, "").name.removesuffix("-"), _deciding(config)
+    begun_with = ("initial", "teacher")
+
+    def is_own(path: Path) -> bool:
+        is_named = path.name[:-13] == slug
+        if (known := folders[path]) is None:
+            return is_named
+        theirs, decides = known
+        same = is_named or all(theirs["training"][what] == config["training"][what] for what in begun_with)
+        return same and decides == wanted
+
+    own = [path for path in folders if is_own(path)]
     return max(own, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def _is_of(folder: Path, config: dict, *, is_named: bool) -> bool:
-    """Whether a population is of this configuration, as far as it is known: from its result or a checkpoint on.
-
-    One that is not named after the variant has to begin with the same workdir's parameters and the same teacher's, too:
-    what those hold is not looked at here.
-    """
-    files = [folder / RESULT, *sorted(folder.glob("checkpoints/*/metadata/metadata"))]
-    for path in files:
+def _known(folder: Path) -> _Known | None:
+    """The configuration of a population, from its result or a checkpoint on, and what of it decides; None before."""
+    for path in (folder / RESULT, *sorted(folder.glob("checkpoints/*/metadata/metadata"))):
         try:
             known = read_json(path)
             known = configuration.completed(known.get("trained", known)["config"])
+            return known, _deciding(known)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
             continue
-        same = is_named or all(known["training"][what] == config["training"][what] for what in ("initial", "teacher"))
-        known, wanted = (json.loads(json.dumps(configuration.deciding(one))) for one in (known, config))
-        return same and known == wanted
-    return is_named
+    return None
+
+
+def _deciding(config: dict) -> dict:
+    """What decides a training, as JSON has it."""
+    return json.loads(json.dumps(configuration.deciding(config)))
 
 
 def _seconds_left(rows: list[dict], steps: int, ago: float | None) -> float | None:

@@ -225,6 +225,10 @@ def test_a_configuration_that_does_not_fit_is_refused_by_name(group, file, chang
         ({"model_type": "whisper", "max_source_positions": -1}, "max_source_positions -1, expected a whole number"),
         ({"model_type": "emotion2vec", "num_extra_tokens": -1}, "num_extra_tokens -1, expected a whole number from 0"),
         ({"model_type": "emotion2vec", "num_prenet_layers": 13}, "13, expected at most the 12 of num_hidden_layers"),
+        (
+            {"model_type": "hubert", "conv_dim": [], "conv_kernel": [], "conv_stride": []},
+            "expected as many of each, whole numbers above 0",
+        ),
     ],
 )
 def test_a_size_that_no_encoder_has_is_refused(config, message):
@@ -330,7 +334,7 @@ def test_another_encoder_does_not_take_the_name_of_one(group, tmp_path):
     assert store.load("tiny", tmp_path).licence == "CC0"
     edit(group / "config.json", num_attention_heads=2)
     with pytest.raises(UserError, match=rf"{kept}: has another encoder \(sha256 {first.sha256[:12]}, from tiny\)"):
-        store.get(str(group), tmp_path)
+        store.get(str(group), tmp_path, licence="MIT")
     same(store.load("tiny", tmp_path), first)
     (kept / "encoder.json").write_text("{")
     store.get(str(group), tmp_path)
