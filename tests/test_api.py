@@ -252,10 +252,10 @@ def test_what_is_no_recording_is_refused_in_one_line(model, waveforms, rate, mes
 
 
 def test_durations_of_a_timeline_that_cannot_be_are_refused(model):
-    with pytest.raises(UserError, match=r"hop: found 0, expected 6\.25e-05 to 43200 seconds"):
+    with pytest.raises(UserError, match="hop: found 0 s, expected one sample to 12 hours"):
         model.timeline(noise(1), SAMPLE_RATE, hop=0.0)
     for window in (float("nan"), 1e9, 1e-5):
-        with pytest.raises(UserError, match=re.escape(f"window: found {window:g}, expected")):
+        with pytest.raises(UserError, match=re.escape(f"window: found {window:g} s, expected")):
             model.timeline(noise(1), SAMPLE_RATE, window=window)
     with pytest.raises(UserError, match=r"window: found 0\.1 s, too short: 3 frames of 40 ms with sound"):
         model.timeline(noise(1), SAMPLE_RATE, window=0.1)
