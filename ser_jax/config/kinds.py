@@ -181,11 +181,11 @@ def rates() -> Kind:
                 raise ValueError(f"; {brief(pattern)} is in it twice")
             try:
                 re.compile(pattern)
-            except (re.error, OverflowError, RecursionError) as error:
-                raise ValueError(f"; {brief(pattern)} is no regular expression ({error})") from None
+            except (re.error, OverflowError, RecursionError):
+                raise ValueError(f"; {brief(pattern)} is no regular expression") from None
         return [[pattern, _item(of, rate)] for pattern, rate in pairs]
 
-    return Kind("a dict or list of pairs, of regular expression and share of the learning rate", checked, guess)
+    return Kind("a dict or list of pairs, pattern and share", checked, guess)
 
 
 def in_order(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """The table of options: what each takes, and that nothing else gets past it."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ser_jax import config
@@ -41,6 +41,8 @@ def test_every_default_is_within_its_own_range():
 
 @settings(max_examples=600, deadline=None)
 @given(st.sampled_from(sorted(LEAVES)), values | questions)
+@example(("optimizer", "rates"), {"": {"\x1f\U00011747" * 40: None}})
+@example(("optimizer", "rates"), {"(" + "\U00011747" * 99: 1})
 def test_any_value_of_any_option_is_taken_or_refused_in_one_short_line(path, value):
     try:
         tree = config.check(config.merge(config.default(), with_value(path, value)))
