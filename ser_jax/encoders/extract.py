@@ -14,14 +14,12 @@ import functools
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +45,7 @@ from ser_jax.encoders.store import LoadedEncoder, load
 from ser_jax.encoders.weights import Encoder, make_module, truncate
 from ser_jax.errors import UserError
 from ser_jax.files import atomic_file
+from ser_jax.locks import alone
 
 VERSION = 1  # of this computation; part of what a cache is recognised by
 SPEEDS = 0.5, 2.0  # the lowest and the highest
@@ -148,26 +147,9 @@ def prepare_states(
     info |= {"speeds": list(request.speeds), "version": VERSION, "licence": encoder.licence}
     if not force and (packed := _prepared(corpus, name, info, data_dir)):
         return packed
-    lock = features_folder(corpus.name, f".{name}.lock", data_dir)
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(lock, name):  # processes that start together compute the states once
+    with alone(features_folder(corpus.name, name, data_dir), name):  # processes that start together compute them once
         packed = None if force else _prepared(corpus, name, info, data_dir)
         return packed or _prepare(corpus, encoder, request, data_dir, name, info, force=force)
-
-
-@contextlib.contextmanager
-def _locked(path: Path, name: str) -> Iterator[None]:
-    """Has the lock `path` inside the block, and says so where it has to wait for it."""
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        print(f"{name}: another process computes it; waiting", file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _prepared(corpus: Corpus, name: str, info: dict[str, Any], data_dir: str | os.PathLike | None) -> Packed | None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import filelock
 import numpy as np
 from tqdm import tqdm
 
@@ -20,6 +19,7 @@ from ser_jax.corpora.corpus import Corpus, refuse_full_disk, waveform
 from ser_jax.errors import UserError
 from ser_jax.feeds.order import file_layout
 from ser_jax.files import atomic_folder, read_json
+from ser_jax.locks import alone
 
 FORMAT_VERSION = 1  # of the folder; one of another version is written again
 SPLIT = "utterances"  # the one split
@@ -51,8 +51,7 @@ def open_records(corpus: Corpus, data_dir: str | os.PathLike | None = None) -> R
     or too long, naming it. What is damaged inside a file is found when it is read.
     """
     folder = records_folder(corpus, data_dir)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder.parent / f".{folder.name}.lock"):  # processes that start together write them once
+    with alone(folder, f"records of {corpus.name}"):  # processes that start together write them once
         if not folder.exists() or not _belongs(_read_metadata(folder), corpus):
             write_records(corpus, folder)
     sizes = _read_metadata(folder)["bytes"]

@@ -222,7 +222,7 @@ def test_processes_that_start_together_compute_the_states_once(encoder, corpus, 
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda _: extract.prepare_states(corpus, encoder, request, tmp_path), range(2)))
     assert len(computed) == 1 and found[0].fingerprint == found[1].fingerprint
-    assert "tiny.pooled: another process computes it; waiting" in capsys.readouterr().err
+    assert "tiny.pooled: another process is at it; waiting" in capsys.readouterr().err
 
 
 def test_states_belong_to_one_encoder_and_one_request(encoder, corpus, tmp_path, monkeypatch):
