@@ -296,7 +296,7 @@ def _of_crossed_folds(
     # Runs that no chain of common speakers connects are of separate models.
     there = run.any(axis=1)
     models, trainings = csgraph.connected_components(common[there][:, there], directed=False)[0], int(there.sum())
-    if kept < _KEPT * pairs or trainings < 2 * models:
+    if not pairs or kept < _KEPT * pairs or trainings < 2 * models:
         return _of_clusters(np.nansum(added, axis=0), cells, over_speakers, speakers)
     rest = np.where(run, grid - metrics.mean_of_present(grid, axis=0), 0)
     scale = pairs / kept

@@ -243,8 +243,9 @@ def test_where_few_speakers_are_tested_twice_folds_show_the_noise_with_the_degre
     assert {(one.models, one.degrees) for one in found if one.shared > 0} == {(folds, folds - 1)}
 
 
-def test_folds_in_which_no_speaker_is_tested_twice_do_not_show_their_noise():
-    for present in (np.eye(4), np.repeat(np.eye(3), 2, axis=1), np.repeat(np.eye(3), 3, axis=0)):
+def test_folds_that_share_no_speaker_or_have_one_each_do_not_show_their_noise():
+    grids = [np.repeat(np.eye(speakers), folds, axis=0) for speakers in range(2, 12) for folds in range(2, 10)]
+    for present in (np.eye(4), np.repeat(np.eye(3), 2, axis=1), *grids):
         present = np.array(present, bool)
         cells, own = of_grid(present, np.random.default_rng(0).normal(size=present.shape))
         found = components.decompose(own, cells, 1.0)
