@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int16
@@ -157,10 +156,7 @@ class Model:
         made = {}
         for number, one in enumerate(waveforms):
             name = f"waveform {number}" if _is_several(waveform) else "waveform"
-            samples = np.asarray(one)
-            if samples.dtype == jnp.bfloat16:  # no floating point to NumPy
-                samples = samples.astype(np.float32)
-            recording = heard(name, samples, rate)
+            recording = heard(name, np.asarray(one), rate)
             for note in recording.notes.values():
                 warnings.warn(f"{name}: {note}", stacklevel=3)
             made[name] = recording.samples

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import soundfile
 import soxr
@@ -161,7 +162,8 @@ def heard(name: str, waveform: np.ndarray, rate: int) -> Recording:
     Raises UserError for another dtype or more than one axis, no samples, NaN or infinity, and a rate outside RATES.
     """
     whole = np.issubdtype(waveform.dtype, np.int16)  # in either order of bytes
-    if waveform.ndim != 1 or not (whole or np.issubdtype(waveform.dtype, np.floating)):
+    floating = np.issubdtype(waveform.dtype, np.floating) or waveform.dtype == ml_dtypes.bfloat16  # none to NumPy
+    if waveform.ndim != 1 or not (whole or floating):
         found = f"{waveform.dtype} {list(waveform.shape)}"
         raise UserError(f"{name}: an array of {found}, expected int16 or floating point, [samples], one channel")
     _refuse_rate(name, rate)

@@ -1,7 +1,6 @@
 """How far a study is, read from what its workdir holds, while it runs or afterwards."""
 
 import dataclasses
-import json
 import os
 import re
 import time
@@ -11,7 +10,16 @@ from ser_jax import config as configuration
 from ser_jax.errors import UserError
 from ser_jax.files import read_json
 from ser_jax.studies.plan import make_plan
-from ser_jax.studies.store import FAILURE, RESULT, STUDY, SUMMARY, locked, newest_checkpoint, population_folder
+from ser_jax.studies.store import (
+    FAILURE,
+    RESULT,
+    STUDY,
+    SUMMARY,
+    deciding,
+    locked,
+    newest_checkpoint,
+    population_folder,
+)
 from ser_jax.training import log
 
 _KEY = re.compile(r"-([0-9a-f]{12})$")
@@ -84,7 +92,7 @@ def _newest(name: str, config: dict, store: Path, folders: dict[Path, _Known | N
     A training that another variant or study began under its own name is the variant's too. It has to begin with the
     same workdir's parameters and the same teacher's, then: what those hold is not looked at here.
     """
-    slug, wanted = population_folder(store, name, "").name.removesuffix("-"), _deciding(config)
+    slug, wanted = population_folder(store, name, "").name.removesuffix("-"), deciding(config)
     begun_with = ("initial", "teacher")
 
     def is_own(path: Path) -> bool:
@@ -105,15 +113,10 @@ def _known(folder: Path) -> _Known | None:
         try:
             known = read_json(path)
             known = configuration.completed(known.get("trained", known)["config"])
-            return known, _deciding(known)
+            return known, deciding(known)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
             continue
     return None
-
-
-def _deciding(config: dict) -> dict:
-    """What decides a training, as JSON has it."""
-    return json.loads(json.dumps(configuration.deciding(config)))
 
 
 def _seconds_left(rows: list[dict], steps: int, ago: float | None) -> float | None:

@@ -58,7 +58,7 @@ def population_key(
     """
     folds = [protocol.folds[number] for number in config["folds"]] or protocol.folds
     parts = [
-        json.dumps(_deciding(config), sort_keys=True),
+        json.dumps(deciding(config), sort_keys=True),
         corpus.fingerprint,
         json.dumps([features, initial, teacher, list(targets)], sort_keys=True),
         code_version(config),
@@ -167,11 +167,11 @@ def locked(store: Path, key: str, *, wait: bool) -> Iterator[bool]:
         lock.release()
 
 
-def _deciding(config: dict) -> dict:
-    """What decides a variant's results; of a network's options, those left out too."""
-    if is_baseline(config["model"]):
-        return configuration.deciding(config)
-    from ser_jax.models import family_of, options_of
+def deciding(config: dict) -> dict:
+    """Returns what decides a variant's results, as JSON has it; of a network's options, those left out too."""
+    result = configuration.deciding(config)
+    if not is_baseline(config["model"]):
+        from ser_jax.models import family_of, options_of
 
-    family = family_of(config["model"]["name"])
-    return configuration.deciding(config) | {"model": options_of(family) | config["model"]}
+        result["model"] = options_of(family_of(config["model"]["name"])) | config["model"]
+    return json.loads(json.dumps(result))

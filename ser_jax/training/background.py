@@ -58,7 +58,7 @@ def end(status: int) -> None:
 def _end() -> None:
     """Lets no thread be inside of XLA when the interpreter is taken down: that would be a crash.
 
-    What is begun is waited for; after an interruption the process ends at once.
+    A program that calls ser_jax waits for what is begun; a command does not (`end`), nor what was interrupted.
     """
     if interruption.said():
         end(interruption.STATUS)

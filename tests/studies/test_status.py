@@ -8,6 +8,7 @@ import pytest
 
 from ser_jax import config as configuration
 from ser_jax.commands import status as command
+from ser_jax.models import family_of, options_of
 from ser_jax.studies import store
 from ser_jax.studies.plan import make_plan
 from ser_jax.studies.status import study_status
@@ -82,9 +83,11 @@ def test_a_training_under_another_name_is_known_by_its_configuration(study, left
     assert states(study) == {"noise 0.5": "not begun", "noise-0.5": trained}
     config = json.loads((study / "config.json").read_text())
     config["study"]["variants"]["noise-0.5"] = {"training": {"initial": "elsewhere"}}
-    config["study"]["variants"]["as before"] = {}
+    defaults = options_of(family_of(config["model"]["name"])) | config["model"]
+    config["study"]["variants"] |= {"as before": {}, "written out": {"model": defaults}}
     (study / "config.json").write_text(json.dumps(config))
-    assert states(study) == {"noise 0.5": "not begun", "noise-0.5": "not begun", "as before": trained}
+    begun = {"as before": trained, "written out": trained}
+    assert states(study) == {"noise 0.5": "not begun", "noise-0.5": "not begun"} | begun
 
 
 @pytest.mark.parametrize("left", [{"result": True}, {"checkpoint": True}])

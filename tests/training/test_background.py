@@ -81,7 +81,7 @@ def test_an_interrupted_command_does_not_wait_for_what_is_compiled_beside(number
     assert time.monotonic() - begun < interruption.GRACE
 
 
-def test_a_command_that_is_done_ends_when_what_was_begun_is_over_and_begins_nothing_more():
+def test_a_program_that_is_done_ends_when_what_was_begun_is_over_and_begins_nothing_more():
     found = subprocess.run(
         [sys.executable, "-c", COMMAND.format(seconds=0.5, command=0.2)],
         capture_output=True,
