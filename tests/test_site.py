@@ -92,6 +92,8 @@ def test_the_picture_of_the_architecture_shows_the_imports_of_the_sources():
     assert ("export", "training") in imported and ("frontend", "corpora") in imported
     assert arrows == {f"{upper}-to-{lower}" for upper, lower in imported}, "run python -m docs.architecture_figure"
     assert [text.text for text in drawn.iter(f"{svg}text")] == [name for row in rows for name in row]
+    described = re.findall(r"^\| (`.*?) \|", (DOCS / "architecture.md").read_text(), flags=re.M)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(described))) == sorted(name for row in rows for name in row)
 
 
 def test_the_pictures_of_protocols_and_verdicts_are_what_the_code_does():
