@@ -45,13 +45,6 @@ class Look:
     tokens: tuple[str, ...] = ()
 
 
-def has_attention(model: nn.Module, num_features: int) -> bool:
-    """Whether a model has any attention to look at; compiles nothing."""
-    inputs = jax.ShapeDtypeStruct((1, 64, num_features), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
-    output, _ = jax.eval_shape(lambda *inputs: model.init_with_output(jax.random.key(0), *inputs, train=False), *inputs)
-    return bool(output.attention)
-
-
 def look(
     model: nn.Module,
     variables: dict[str, Any],

@@ -6,19 +6,12 @@ import numpy as np
 from jaxtyping import Array
 
 from ser_jax.corpora.corpus import waveform
-from ser_jax.frontend import num_features
 from ser_jax.inference import attention
 from ser_jax.inference.attention import Look
 from ser_jax.training import devices, heads
 from ser_jax.training.population import Population
 from ser_jax.training.state import State, variables
 from ser_jax.training.step import split_outputs
-
-
-def has_attention(population: Population) -> bool:
-    """Whether the model of a population has any attention to look at; compiles nothing."""
-    learner = population.learner
-    return attention.has_attention(learner.model, num_features(learner.frontend))
 
 
 def describe(seen: Look) -> str:

@@ -108,7 +108,7 @@ def look_at(
     if restored.metadata["corpus"].get("features"):
         raise UserError(f"{restored.folder}: the attention of a model of pre-extracted features cannot be drawn")
     population = population_on(restored, recordings(waveforms, restored.emotions))
-    if not looks.has_attention(population):
+    if not population.learner.attends:
         raise without
     state = loop.restore(population, restored.folder)
     described = restored.metadata["runs"][run]

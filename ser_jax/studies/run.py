@@ -361,7 +361,7 @@ def _draw_attention(name: str, population: Population | Baselines, trained: Call
         return
     if checksums.is_whole(folder / PICTURE):
         return
-    if not looks.has_attention(population):
+    if not population.learner.attends:
         return
     state = trained()
     run = int(np.argmin(devices.gather(state.diverged_at, len(population.runs)) >= 0))

@@ -110,6 +110,7 @@ class Learner:
       optimizer: what a gradient does to the parameters.
       averages: whether parameters are averaged for evaluation, by `Run.ema_decay`.
       parameters, batch_stats: shapes and dtypes of one run's, trees of `jax.ShapeDtypeStruct`.
+      attends: whether the model has any attention to look at.
       heads: the classifiers whose outputs the model has, or None: it has one.
       dimensions: the names of those that the last outputs of the model are; see `step.split_outputs`.
       loss: of the emotion, with the arguments and the result of `objectives.cross_entropy`.
@@ -131,6 +132,7 @@ class Learner:
     averages: bool
     parameters: Any
     batch_stats: Any
+    attends: bool
     loss: Callable
     accumulate: int
     axis_name: str | None
@@ -189,7 +191,7 @@ def make_learner(
     """Builds a Learner; `optimizer` is the group `config.optimizer`, see `optimizers.make_optimizer`."""
     if axis_name and hasattr(model, "axis_name"):  # its batch normalisation is synchronised
         model = model.clone(axis_name=axis_name)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *example(frontend), train=False))
+    output, shapes = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), *example(frontend), train=False))
     return Learner(
         model=model,
         frontend=frontend,
@@ -201,6 +203,7 @@ def make_learner(
         averages=bool(optimizer["ema_decay"]),
         parameters=shapes["params"],
         batch_stats=shapes.get("batch_stats", {}),
+        attends=bool(output.attention),
         loss=loss,
         accumulate=accumulate,
         axis_name=axis_name,

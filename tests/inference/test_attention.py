@@ -79,14 +79,11 @@ def test_a_decoder_s_rows_are_its_tokens(tmp_path):
 class Peak(nn.Module):
     """Attends to the frame whose features are largest, two by two."""
 
-    attends: bool = True
-
     @nn.compact
     def __call__(self, features, num_frames, *, train):
         loudness = jnp.pad(features.sum(-1), ((0, 0), (0, features.shape[1] % 2)), constant_values=-jnp.inf)
         weights = jax.nn.softmax(100 * loudness.reshape(len(features), -1, 2).max(-1))
-        found = {"peak": Attention(weights, ("batch", "frames"), 2)} if self.attends else {}
-        return Output(nn.Dense(2)(features.mean(1)), found)
+        return Output(nn.Dense(2)(features.mean(1)), {"peak": Attention(weights, ("batch", "frames"), 2)})
 
 
 def test_a_look_has_the_time_axis_of_its_recording():
@@ -144,12 +141,6 @@ def test_a_decoder_of_text_is_looked_at_while_it_emits_its_own_text():
     assert set(found.tokens[1:]) <= set(symbols)
     assert 1 < len(found.tokens) <= found.attention["alignment"].weights.shape[1]
     np.testing.assert_allclose(found.attention["alignment"].weights.sum(-1), 1, atol=1e-5)
-
-
-def test_a_model_says_whether_it_has_attention():
-    assert attention.has_attention(Peak(), 8)
-    assert not attention.has_attention(Peak(attends=False), 8)
-    assert not attention.has_attention(build("linear", 2), 8)
 
 
 def test_importing_the_figure_imports_neither_matplotlib_nor_jax():

@@ -286,6 +286,19 @@ def test_a_loss_that_is_not_finite_freezes_a_run_too(resident):
     jax.tree.map(np.testing.assert_array_equal, after.parameters, state.parameters)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("linear", {}, False),
+        ("transformer", {}, True),
+        ("shufflenet_v2", {"width": "tiny"}, False),
+        ("shufflenet_v2", {"width": "tiny", "attention": "eca"}, True),
+    ],
+)
+def test_a_learner_says_whether_there_is_attention_to_draw(name, options, expected):
+    assert learner_of(build(name, 3, **options), 2000).attends is expected
+
+
 def test_the_default_is_adamw_with_a_cosine_and_short_averages_at_first():
     """Against optax's own AdamW, its schedule and mask, on gradients that are made up."""
     options = configuration.default()["optimizer"]
