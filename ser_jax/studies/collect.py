@@ -73,13 +73,14 @@ def collect(
     Predictions and summary are written before the report; where that fails, `launch.py report` makes it again.
     """
     folders = {variant.name: population_folder(store, variant.name, variant.key) for variant in variants}
-    results = {name: read_json(folder / RESULT) for name, folder in folders.items() if (folder / RESULT).exists()}
     told = {name: read_json(folder / FAILURE) for name, folder in folders.items() if (folder / FAILURE).exists()}
     told |= failures or {}
     failed = {name: one["message"] for name, one in told.items()}
     refused = frozenset(name for name, one in told.items() if one.get("refused"))
+    finished = {name: folder for name, folder in folders.items() if name not in failed and (folder / RESULT).exists()}
+    results = {name: read_json(folder / RESULT) for name, folder in finished.items()}
     missing = tuple(name for name in folders if name not in results and name not in failed)
-    trained = {name: folder for name, folder in folders.items() if name in results and name not in failed}
+    trained = {name: folder for name, folder in folders.items() if name in results}
     if missing or not trained:
         return Outcome(None, missing, failed, refused)
     lost = _lost(workdir, failed)

@@ -112,7 +112,7 @@ def run_study(
         print(f"{variant.name}: another process is at it; waiting", flush=True)
         _finish_all([variant], [], how, titles, failures, wait=True)
     if processes.leads():
-        with locked(store, "results", wait=True):
+        with locked(store, "results", wait=True, what=f"{workdir}: results"):
             outcome = collect(plan, variants, workdir, store, failures)
     else:
         outcome = Outcome(None, (), {})
@@ -327,7 +327,7 @@ def _join(
     if lacking:
         rest = variant.with_seeds(lacking)
         own = population_folder(how.store, rest.name, rest.key)
-        with locked(how.store, rest.key, wait=True):
+        with locked(how.store, rest.key, wait=True, what=f"{title}: seeds {', '.join(map(str, lacking))}"):
             if not (own / RESULT).exists():
                 _train(title, rest, rest.population(), own, how)
         parts = find_parts(variant, how.store)

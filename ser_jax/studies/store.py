@@ -10,6 +10,7 @@ docstrings and layout do not count as changes.
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,12 +124,16 @@ def write_results(folder: Path, table: pd.DataFrame, made: Summary, others: Mapp
 
 def read_json(path: Path) -> Any:
     """Reads JSON of a workdir or a population; raises UserError where it is missing or damaged."""
-    checksums.check(path)
+    checksums.read(path.parent)  # where that is damaged, the file itself may be whole
+    try:
+        checksums.check(path)
+    except UserError as error:
+        raise UserError(f"{error}; remove it, and the study's own command makes it again") from error
     try:
         return files.read_json(path)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{path}: damaged ({reason_of(error)}); remove it, and the same command makes it again"
+            f"{path}: damaged ({reason_of(error)}); remove it, and the study's own command makes it again"
         ) from error
 
 
@@ -149,18 +154,23 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def locked(store: Path, key: str, *, wait: bool) -> Iterator[bool]:
+def locked(store: Path, key: str, *, wait: bool, what: str = "") -> Iterator[bool]:
     """Holds the lock of a population, and says whether it could be had; with `wait` it always can, in the end.
 
-    The operating system frees the lock of a process that died.
+    Where another process has it, a line on stderr says that `what` is waited for, unless that is empty. The
+    operating system frees the lock of a process that died.
     """
     store.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(store / f".{key}.lock")
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        lock.acquire(timeout=0)
     except filelock.Timeout:
-        yield False
-        return
+        if not wait:
+            yield False
+            return
+        if what:
+            print(f"{what}: another process is at it; waiting", file=sys.stderr, flush=True)
+        lock.acquire()
     try:
         yield True
     finally:

@@ -115,6 +115,17 @@ def test_a_variant_that_fails_is_reported_and_the_others_finish(launch, tmp_path
     assert "Traceback" in json.loads((folder / store.FAILURE).read_text())["traceback"]
 
 
+def test_a_damaged_result_fails_its_variant_alone_and_what_to_do_is_said(launch, tmp_path):
+    path, kept = tmp_path / "config.json", tmp_path / "store"
+    path.write_text(json.dumps(study_of(variants={"good": {}, "bad": {"augmentation": {"noise": 0.5}}})))
+    assert launch("study", "--config", path, "--workdir", tmp_path / "one", "--store", kept)[0] == 0
+    (result,) = kept.glob(f"bad-*/{store.RESULT}")
+    result.write_bytes(result.read_bytes() + b" ")
+    status, _, errors = launch("study", "--config", path, "--workdir", tmp_path / "two", "--store", kept)
+    assert status == 2 and "error: variant bad failed: " in errors and "and the variant is tested again" in errors
+    assert list(json.loads((tmp_path / "two" / "summary.json").read_text())["variants"]) == ["good"]
+
+
 def test_a_variant_on_a_full_disk_fails_alone_though_nothing_of_it_can_be_kept(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "log.jsonl")
@@ -128,7 +139,9 @@ def test_a_variant_on_a_full_disk_fails_alone_though_nothing_of_it_can_be_kept(t
     assert failures["plain"]["refused"]
 
 
-def test_more_seeds_are_trained_by_themselves_and_joined_with_those_there_are(launch, trained, tmp_path):
+def test_more_seeds_are_trained_by_themselves_and_joined_with_those_there_are(launch, trained, monkeypatch, tmp_path):
+    waits, locked = [], run.locked
+    monkeypatch.setattr(run, "locked", lambda *args, **how: (waits.append(how.get("what")), locked(*args, **how))[1])
     path = tmp_path / "config.json"
     path.write_text(json.dumps(study_of(variants={"plain": {}})))
 
@@ -141,6 +154,7 @@ def test_more_seeds_are_trained_by_themselves_and_joined_with_those_there_are(la
     assert study((1, 5), grown)[0] == 0
     status, _, errors = study((0, 5, 1), grown)
     assert status == 0 and "seeds 1, 5 are trained already" in errors
+    assert waits[-2:] == ["plain (1 of 1): seeds 0", f"{grown}: results"]
     assert trained[2:] == ["plain (1 of 1)"] * 2  # that of all, and within it the new one's
     results = [json.loads(path.read_text()) for path in (tmp_path / "store").glob(f"*/{store.RESULT}")]
     assert sorted(result["seeds"] for result in results) == [[0], [0, 5, 1], [1, 5]]

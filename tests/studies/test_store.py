@@ -1,14 +1,17 @@
 import dataclasses
 import importlib.metadata
 import multiprocessing
+import threading
 
 import numpy as np
 import pytest
 
+from ser_jax import checksums
 from ser_jax import config as configuration
 from ser_jax.corpora import packed_folder
 from ser_jax.corpora.corpus import save
 from ser_jax.corpora.protocols import make_protocol
+from ser_jax.errors import UserError
 from ser_jax.studies import source_code, store
 from ser_jax.studies.plan import make_plan
 from ser_jax.studies.variants import prepare
@@ -113,3 +116,33 @@ def test_a_lock_is_held_by_one_process_and_freed_when_it_dies(tmp_path):
     holder.join()
     with store.locked(tmp_path, "key", wait=True) as held:
         assert held
+
+
+def test_who_waits_for_a_lock_says_once_for_what(tmp_path, capsys):
+    context = multiprocessing.get_context("spawn")
+    ready, go = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path, ready, go))
+    holder.start()
+    assert ready.wait(60)
+    threading.Timer(0.3, go.set).start()
+    with store.locked(tmp_path, "key", wait=True, what="seeds 2, 3") as held:
+        assert held
+    holder.join()
+    assert capsys.readouterr().err == "seeds 2, 3: another process is at it; waiting\n"
+    with store.locked(tmp_path, "key", wait=True, what="seeds 2, 3"):
+        assert not capsys.readouterr().err
+
+
+def test_damaged_json_is_refused_with_what_to_do(tmp_path):
+    path = tmp_path / store.CONFIG
+    store.write_json(path, {"seeds": [0]})
+    checksums.record(path)
+    path.write_text('{"seeds": [1]}')
+    with pytest.raises(
+        UserError, match=r"changed, its SHA-256 .*; remove it, and the study's own command makes it again"
+    ):
+        store.read_json(path)
+    (tmp_path / checksums.FILE).unlink()
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"damaged .*; remove it, and the study's own command makes it again"):
+        store.read_json(path)
