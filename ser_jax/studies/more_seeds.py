@@ -4,7 +4,9 @@ A run's result does not depend on its neighbours, so a population of five seeds 
 their parameters put side by side. It is tested anew, as any population is after its training.
 """
 
+import contextlib
 import dataclasses
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from ser_jax import files
 from ser_jax.errors import UserError, printed, reading
 from ser_jax.studies.provenance import of_result
 from ser_jax.studies.store import RESULT, newest_checkpoint, population_folder, read_json
@@ -50,7 +53,7 @@ def find_parts(variant: Variant, store: Path) -> list[Part]:
         try:
             part = _finished(path, variant.family)
         except UserError as error:
-            print(f"note: {printed(error)}", file=sys.stderr, flush=True)
+            _note(printed(error))
         else:
             found += [part] if part else []
     parts = []
@@ -64,8 +67,16 @@ def find_parts(variant: Variant, store: Path) -> list[Part]:
     return parts
 
 
+@functools.cache  # the store is looked through several times in a study
+def _note(line: str) -> None:
+    print(f"note: {line}", file=sys.stderr, flush=True)
+
+
 def _finished(path: Path, family: str) -> tuple[Path, tuple[int, ...], dict[str, float], list[dict]] | None:
     """The folder, seeds, seconds and provenance of a population's result; None where it is of another family."""
+    with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError):
+        if files.read_json(path).get("family") != family:  # damaged or not, nothing is wanted of it
+            return None
     result = read_json(path)
     with reading(f"{path}: damaged; remove it, and its variant is tested again"):
         if result.get("family") != family or not newest_checkpoint(path.parent):

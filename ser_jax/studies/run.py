@@ -66,12 +66,14 @@ class How:
         profile_steps: for `loop.train`.
         data_dir: the folder of the data, in which is kept how long trainings take.
         trained: what was trained beside other variants, by its key.
+        failed: why a training failed, by its key: another variant of that key does not try again.
     """
 
     store: Path
     profile_steps: tuple[int, int] | None
     data_dir: str | None
     trained: dict[str, loop.Trained] = dataclasses.field(default_factory=dict)
+    failed: dict[str, dict] = dataclasses.field(default_factory=dict)
 
 
 def run_study(
@@ -109,10 +111,10 @@ def run_study(
     for group, following in zip(groups, [*groups[1:], []], strict=True):
         busy += _finish_all(group, following, how, titles, failures, wait=False)
     for variant in busy:
-        print(f"{variant.name}: another process is at it; waiting", flush=True)
         _finish_all([variant], [], how, titles, failures, wait=True)
     if processes.leads():
         with locked(store, "results", wait=True, what=f"{workdir}: results"):
+            claim(workdir, config)  # another process may have claimed it for more seeds: its results are to stay
             outcome = collect(plan, variants, workdir, store, failures)
     else:
         outcome = Outcome(None, (), {})
@@ -167,7 +169,7 @@ def _finish_all(
             how.trained.update(together.train(held, how.store))
     busy = []
     for variant in group:  # one lock at a time: what is finished may wait for that of its other seeds
-        with locked(how.store, variant.key, wait=wait) as has_lock:
+        with locked(how.store, variant.key, wait=wait, what=titles[variant.name]) as has_lock:
             processes.of_the_leader(has_lock)
             if not has_lock:
                 busy.append(variant)
@@ -204,6 +206,9 @@ def _finish(title: str, variant: Variant, how: How, failures: dict[str, dict]) -
 
     Why it failed is added to `failures`.
     """
+    if variant.key in how.failed:
+        failures[variant.name] = how.failed[variant.key]
+        return
     folder = population_folder(how.store, variant.name, variant.key)
     trains = not (folder / RESULT).exists()
     processes.of_the_leader(trains)
@@ -225,6 +230,8 @@ def _finish(title: str, variant: Variant, how: How, failures: dict[str, dict]) -
         lines = (refused or f"{type(error).__name__}: {error}").strip().splitlines() or [type(error).__name__]
         failure = {"message": lines[0], "refused": refused is not None, "traceback": traceback.format_exc()}
         failures[variant.name] = failure
+        if trains and not (folder / RESULT).exists():
+            how.failed[variant.key] = failure
         with contextlib.suppress(OSError):  # on a full disk nothing can be kept
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / FAILURE, failure)

@@ -108,7 +108,7 @@ def check_results(folder: Path) -> None:
         if found != recorded[name]:
             raise UserError(
                 f"{folder / name}: its SHA-256 is {found[:12]}, but the training wrote {recorded[name][:12]}; delete "
-                f"{folder / RESULT}, and the variant is tested again, or trained where its checkpoints are gone"
+                f"{RESULT} in that folder, and the variant is tested again, or trained where its checkpoints are gone"
             )
 
 

@@ -82,7 +82,7 @@ class Events:
 
     def _file(self, run: str) -> Path:
         if run not in self._files:
-            folder = self._folder / run.replace(os.sep, "_")
+            folder = self._folder / run.replace("%", "%25").replace(os.sep, "%2F")  # no two runs have one folder
             folder.mkdir(parents=True, exist_ok=True)
             self._files[run] = folder / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
         return self._files[run]

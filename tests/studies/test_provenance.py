@@ -132,8 +132,9 @@ def test_results_that_are_not_what_the_training_wrote_are_refused(tmp_path, name
     store.check_results(tmp_path)
     kept = file.read_bytes()
     file.write_bytes(kept + b" ")
-    with pytest.raises(UserError, match=rf"{name}: its SHA-256 is .*, but the training wrote .*; delete"):
+    with pytest.raises(UserError, match=rf"{name}: its SHA-256 is .*, but the training wrote .*; delete") as caught:
         store.check_results(tmp_path)
+    assert str(caught.value).count(str(tmp_path)) == 1  # a folder's name may be long, and a message is cut
     if name != store.RESULT:
         file.unlink()
         with pytest.raises(UserError, match="its SHA-256 is nothing"):

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from tqdm import tqdm
 
+from ser_jax import checksums
 from ser_jax import config as configuration
 from ser_jax.errors import UserError
 from ser_jax.studies import more_seeds, progress, run, store
@@ -94,21 +95,23 @@ def test_programs_that_are_shared_change_no_result(tmp_path):
     np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_variant_that_fails_is_reported_and_the_others_finish(launch, tmp_path):
+def test_a_variant_that_fails_is_reported_and_the_others_finish(launch, trained, tmp_path):
+    diverging = {"optimizer": {"learning_rate": 1e30, "gradient_clip": 0}}
     study = {
-        "variants": {"good": {}, "diverged": {"optimizer": {"learning_rate": 1e30, "gradient_clip": 0}}},
+        "variants": {"good": {}, "diverged": diverging, "the same": diverging},
         "comparisons": [["diverged", "good"]],
     }
     (tmp_path / "config.json").write_text(json.dumps(study_of(**study)))
     arguments = "study", "--config", tmp_path / "config.json", "--workdir", tmp_path / "work"
     status, output, errors = launch(*arguments)
     assert status == 2
-    assert "error: variant diverged failed: " in errors
+    assert "error: variant diverged failed: " in errors and "error: variant the same failed: " in errors
     assert "config.optimizer.learning_rate: found 1e+30; every run diverged" in errors
     assert "Traceback" not in errors
     summary = json.loads((tmp_path / "work" / "summary.json").read_text())
     assert list(summary["variants"]) == ["good"]
-    assert list(summary["study"]["failed"]) == ["diverged"]
+    assert list(summary["study"]["failed"]) == ["diverged", "the same"]
+    assert trained == ["good (1 of 3)", "diverged (2 of 3)"]  # the same training does not fail twice
     assert summary["comparisons"] == []
     assert "good" in output
     (folder,) = (tmp_path / "work" / "populations").glob("diverged-*")
@@ -154,7 +157,7 @@ def test_more_seeds_are_trained_by_themselves_and_joined_with_those_there_are(la
     assert study((1, 5), grown)[0] == 0
     status, _, errors = study((0, 5, 1), grown)
     assert status == 0 and "seeds 1, 5 are trained already" in errors
-    assert waits[-2:] == ["plain (1 of 1): seeds 0", f"{grown}: results"]
+    assert waits[-3:] == ["plain (1 of 1)", "plain (1 of 1): seeds 0", f"{grown}: results"]
     assert trained[2:] == ["plain (1 of 1)"] * 2  # that of all, and within it the new one's
     results = [json.loads(path.read_text()) for path in (tmp_path / "store").glob(f"*/{store.RESULT}")]
     assert sorted(result["seeds"] for result in results) == [[0], [0, 5, 1], [1, 5]]
@@ -173,7 +176,7 @@ def test_more_seeds_are_trained_by_themselves_and_joined_with_those_there_are(la
     assert status == 2 and "config.seeds" in errors
 
 
-def test_part_of_the_seeds_that_a_population_has_are_taken_from_it(tmp_path):
+def test_part_of_the_seeds_that_a_population_has_are_taken_from_it(capsys, tmp_path):
     def finished(name, seeds, family="family", checkpoint="6"):
         result = {"family": family, "seeds": seeds, "seconds": {"train": 6.0}}
         (tmp_path / name / "checkpoints" / checkpoint).mkdir(parents=True)
@@ -191,6 +194,13 @@ def test_part_of_the_seeds_that_a_population_has_are_taken_from_it(tmp_path):
         ("two", (3,), 3.0),
     ]
     assert more_seeds.lacking_seeds(variant, parts) == [4]
+    assert not capsys.readouterr().err
+    for name in ("two", "other"):  # that of another family is nobody's loss
+        (tmp_path / name / checksums.FILE).write_text(f"{'0' * 64}  {store.RESULT}\n")
+    for _ in range(2):  # the store is looked through several times, and says it once
+        assert more_seeds.lacking_seeds(variant, more_seeds.find_parts(variant, tmp_path)) == [3, 4]
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note.startswith(f"note: {tmp_path}") and "/two/" in note
 
 
 def test_seeds_are_never_taken_from_an_earlier_checkpoint_than_the_last(tmp_path):
@@ -209,6 +219,22 @@ def test_seeds_are_never_taken_from_an_earlier_checkpoint_than_the_last(tmp_path
         more_seeds.join(variant, population, [part], tmp_path / "whole")
     assert {path.name for path in (tmp_path / "part" / "checkpoints").iterdir()} == {"3", "6"}
     assert not (tmp_path / "whole").exists()
+
+
+def test_a_workdir_that_was_given_more_seeds_meanwhile_keeps_their_results(launch, monkeypatch, tmp_path):
+    path, workdir = tmp_path / "config.json", tmp_path / "work"
+    path.write_text(json.dumps(study_of(variants={"plain": {}})))
+    train = run._train
+
+    def train_while_another_study_begins(*arguments):
+        monkeypatch.setattr(run, "_train", train)
+        assert launch("study", "--config", path, "--config.seeds=0,1", "--workdir", workdir)[0] == 0
+        train(*arguments)
+
+    monkeypatch.setattr(run, "_train", train_while_another_study_begins)
+    status, _, errors = launch("study", "--config", path, "--workdir", workdir)
+    assert status == 2 and "this workdir holds another configuration (config.seeds: " in errors
+    assert set(pd.read_parquet(workdir / store.PREDICTIONS)["seed"]) == {0, 1}
 
 
 def test_shards_leave_each_other_s_variants_alone_and_the_last_writes_the_results(trained, no_fonts, tmp_path):

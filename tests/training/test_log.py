@@ -43,8 +43,17 @@ def test_a_restart_forgets_the_rows_and_events_that_it_makes_again(tmp_path):
         (2, 1, 1.0),
         (3, 0, 0.5),
     ]
-    assert events(tmp_path / EVENTS / "a_b, seed 0") == [(1, 1.0), (2, 1.0), (3, 0.5)]
-    assert events(tmp_path / EVENTS / "a_b, seed 1") == [(1, 1.0), (2, 1.0)]
+    assert events(tmp_path / EVENTS / "a%2Fb, seed 0") == [(1, 1.0), (2, 1.0), (3, 0.5)]
+    assert events(tmp_path / EVENTS / "a%2Fb, seed 1") == [(1, 1.0), (2, 1.0)]
+
+
+def test_every_run_has_a_folder_of_events_of_its_own(tmp_path):
+    pytest.importorskip("tensorboard")
+    folds = ["a/b", "a_b", "a%2Fb"]
+    Log(tmp_path).write([row(1, loss=float(number)) | {"fold": fold} for number, fold in enumerate(folds)])
+    folders = sorted((tmp_path / EVENTS).iterdir())
+    assert sorted(loss for folder in folders for _, loss in events(folder)) == [0.0, 1.0, 2.0]
+    assert len(folders) == len(folds)
 
 
 def test_the_events_of_many_runs_keep_no_file_open(tmp_path):
@@ -60,8 +69,8 @@ def test_the_events_of_many_runs_keep_no_file_open(tmp_path):
         assert len(os.listdir("/proc/self/fd")) == before
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
-    assert [step for step, _ in events(tmp_path / EVENTS / "a_b, seed 0")] == [1, 2, 3]
-    assert [step for step, _ in events(tmp_path / EVENTS / "a_b, seed 49")] == [2, 3]
+    assert [step for step, _ in events(tmp_path / EVENTS / "a%2Fb, seed 0")] == [1, 2, 3]
+    assert [step for step, _ in events(tmp_path / EVENTS / "a%2Fb, seed 49")] == [2, 3]
 
 
 def test_damaged_lines_are_passed_over_and_gone_after_a_restart(tmp_path):
