@@ -157,10 +157,19 @@ def _checked(args: argparse.Namespace) -> tuple[list[str], dict[str, list[dict[s
     _check_file("--out", args.out, _TABLES)
     _check_file("--embeddings", args.embeddings, _EMBEDDINGS)
     attention = [args.attention] if args.attention else []
-    return files, {
+    places = {
         "timeline": [_places("--timeline", path, files, _TIMELINES) for path in args.timeline],
         "attention": [_places("--attention", path, files, (".png",)) for path in attention],
     }
+    written: list[tuple[str, str | Path | None]] = [("--out", args.out), ("--embeddings", args.embeddings)]
+    written += [(f"--{name}", path) for name, own in places.items() for each in own for path in each.values()]
+    options: dict[Path, str] = {}
+    for option, path in written:
+        if path is not None and (place := Path(path).resolve()) in options:
+            raise UserError(f"{option} {path}: {options[place]} writes this file too; expected another name")
+        if path is not None:
+            options[place] = option
+    return files, places
 
 
 def _check_file(option: str, path: str | None, suffixes: Sequence[str]) -> None:
@@ -199,15 +208,12 @@ def _groups(
     args: argparse.Namespace, model: "Model", files: Sequence[str], errors: "list[UserError]"
 ) -> "Iterator[list[HeardFile]]":
     """Yields the recordings, of files or of the microphone."""
-    import sys
-
     from ser_jax.corpora.microphone import record
     from ser_jax.studies.heard_files import from_samples, read_groups
 
     if args.microphone is None:
         yield from read_groups(model.recogniser, files, errors)
         return
-    print(f"recording for {args.microphone:g} s", file=sys.stderr, flush=True)
     yield [from_samples(model.recogniser, files[0], record(args.microphone))]
 
 

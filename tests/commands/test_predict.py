@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import types
 
 import numpy as np
 import pandas as pd
@@ -152,7 +153,8 @@ def test_abstention_goes_by_the_predictions_beside_the_model(workdir, speech, mo
 
 
 def test_the_microphone_and_standard_input_are_recordings(workdir, speech, monkeypatch, tmp_path):
-    monkeypatch.setattr("ser_jax.corpora.microphone.record", lambda seconds: noise(seconds, 0))
+    device = types.SimpleNamespace(rec=lambda frames, **_: noise(frames / 16_000, 0)[:, None], PortAudioError=OSError)
+    monkeypatch.setitem(sys.modules, "sounddevice", device)
     status, output, errors = predict("--microphone", 1.5, "--workdir", workdir, "--json")
     assert (status, errors) == (0, "recording for 1.5 s\n")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((speech / "a.wav").read_bytes())))
@@ -175,6 +177,15 @@ def test_the_microphone_and_standard_input_are_recordings(workdir, speech, monke
             ["a.wav", "--timeline", "x.mp3"],
             "--timeline x.mp3: expected a name that ends in .csv, .jsonl, .txt, .TextGrid",
         ),
+        (
+            ["a.wav", "--out", "x.parquet", "--embeddings", "./x.parquet"],
+            "--embeddings ./x.parquet: --out writes this file too; expected another name",
+        ),
+        (
+            ["a.wav", "--timeline", "x.png", "--attention", "x.png"],
+            "--attention x.png: --timeline writes this file too; expected another name",
+        ),
+        (["--microphone=-1", "--workdir", "{w}"], "--microphone -1: expected seconds, from one sample to 12 hours"),
         (["a.wav", "--hop", "1"], "--hop: is of a timeline; expected --timeline beside it"),
         (
             ["a.wav", "--workdir", "emodp"],
