@@ -133,6 +133,8 @@ def _draw(table: pd.DataFrame, columns: Sequence[str], title: str, path: Path) -
     centres = (table["start"] + table["end"]).to_numpy() / 2
     bounds = np.concatenate([[table["start"].iloc[0]], (centres[:-1] + centres[1:]) / 2, [table["end"].iloc[-1]]])
     quiet, names = silent(table)[:, None], dimensions_in(table)
+    # Dots that do not touch, since many would hide the line; never thinner than the line.
+    dots = {"marker": ".", "markersize": min(8.0, max(1000 / len(table), 2.0)), "markeredgewidth": 0, "linewidth": 1}
     heights = ([max(len(columns), 2)] if columns else []) + [2] * (len(names) > 0) + [2]
     with matplotlib.rc_context({"text.parse_math": False, "font.family": fonts()}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
@@ -150,9 +152,9 @@ def _draw(table: pd.DataFrame, columns: Sequence[str], title: str, path: Path) -
             figure.colorbar(image, ax=above, label="probability")
         for of_dimensions in axes:
             values = np.where(quiet, np.nan, table[[PREDICTED + name for name in names]].to_numpy(float))
-            of_dimensions.plot(centres, values, marker=".", linewidth=1, label=[one_line(name) for name in names])
+            of_dimensions.plot(centres, values, **dots, label=[one_line(name) for name in names])
             of_dimensions.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
         level = table["level_db"].to_numpy(float)
-        below.plot(centres, np.where(np.isfinite(level), level, np.nan), color="black", marker=".", linewidth=1)
+        below.plot(centres, np.where(np.isfinite(level), level, np.nan), color="black", **dots)
         below.set(xlabel="seconds", ylabel="level (dB)", xlim=(bounds[0], bounds[-1]))
         figure.savefig(path, dpi=150, format="png")

@@ -68,6 +68,15 @@ def test_a_picture_shows_the_probabilities_and_leaves_silence_blank(table, tmp_p
     assert white[0] > white[1] + 10_000
 
 
+def test_the_level_of_many_windows_is_a_thin_line(table, tmp_path):
+    many = pd.concat([table.iloc[[0]]] * 2000).assign(start=np.arange(2000.0), end=np.arange(2000.0) + 2)
+    write_timeline(tmp_path / "a.png", many, EMOTIONS, "a")
+    picture = np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))
+    black = picture[:, 560].max(axis=1) < 60  # no colour of the probabilities is so dark
+    runs = [len(run) for run in "".join("x" if one else " " for one in black).split()]
+    assert 2 <= max(runs) <= 3 and len(runs) >= 4  # the line and the frames
+
+
 def test_a_single_window_is_drawn_and_written(table, tmp_path):
     for suffix in SUFFIXES:
         write_timeline(tmp_path / f"a{suffix}", table.iloc[:1], EMOTIONS, "a")
