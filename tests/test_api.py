@@ -219,7 +219,7 @@ def test_a_click_in_a_timeline_is_heard_with_the_silence_around_it(model):
     recording[SAMPLE_RATE] = 0.5
     table = model.timeline(recording, SAMPLE_RATE)
     assert np.isfinite(table[list(model.emotions)].to_numpy()).all()
-    with pytest.raises(UserError, match=r"waveform: \d frames of 40 ms with sound; the model needs 8"):
+    with pytest.raises(UserError, match=r"waveform: \d frames? of 40 ms with sound; the model needs 8"):
         model.predict(recording, SAMPLE_RATE)
 
 
@@ -239,7 +239,7 @@ def test_a_click_in_a_timeline_is_heard_with_the_silence_around_it(model):
             16_000,
             "waveform: an array [9000, 2], expected [samples] or [batch, samples]",
         ),
-        ([noise(1), noise(0.01)], 16_000, "waveform 1: 1 frames of 40 ms with sound; the model needs 8"),
+        ([noise(1), noise(0.01)], 16_000, "waveform 1: 1 frame of 40 ms with sound; the model needs 8"),
         ([], 16_000, "no waveforms, expected at least one"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -347,6 +347,8 @@ def test_a_head_on_hidden_states_hears_recordings_by_its_encoder(tmp_path, monke
         UserError, match=f"waveform: {shortest - 1} samples at 16 kHz; the encoder tiny needs {shortest}"
     ):
         model.predict(noise(1)[: shortest - 1], SAMPLE_RATE)
+    with pytest.raises(UserError, match=f"waveform: 1 sample at 16 kHz; the encoder tiny needs {shortest}"):
+        model.predict(noise(1)[:1], SAMPLE_RATE)
     assert model.predict(noise(1)[:shortest], SAMPLE_RATE).sum() == pytest.approx(1)
     timeline = model.timeline(waveform(speech, 0), SAMPLE_RATE)
     assert timeline["end"].iloc[-1] == pytest.approx(speech.utterances["num_samples"][0] / SAMPLE_RATE)

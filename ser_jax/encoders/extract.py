@@ -46,6 +46,7 @@ from ser_jax.encoders.weights import Encoder, make_module, truncate
 from ser_jax.errors import UserError
 from ser_jax.files import atomic_file
 from ser_jax.locks import alone
+from ser_jax.numbers import count
 
 VERSION = 1  # of this computation; part of what a cache is recognised by
 SPEEDS = 0.5, 2.0  # the lowest and the highest
@@ -246,7 +247,7 @@ def refusal(info: Mapping[str, Any], samples: Int16[np.ndarray, " samples"], enc
     if end - begin >= shortest:
         return ""
     heard = " with sound" if request.trim_db else ""
-    return f"{end - begin} samples{heard} at 16 kHz; the encoder {encoder.name} needs {shortest}"
+    return f"{count(end - begin, 'sample')}{heard} at 16 kHz; the encoder {encoder.name} needs {shortest}"
 
 
 def fewest_samples(request: Request, encoder: LoadedEncoder) -> int:

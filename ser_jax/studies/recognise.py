@@ -19,6 +19,7 @@ from ser_jax.errors import UserError
 from ser_jax.frontend import num_frames
 from ser_jax.inference.predict import evaluate_with_dimensions, evaluate_with_embeddings
 from ser_jax.inference.restore import Network, network_of
+from ser_jax.numbers import count
 from ser_jax.predictions import PREDICTED
 from ser_jax.studies import baselines
 from ser_jax.studies.workdirs import Restored, population_on, recordings
@@ -200,8 +201,11 @@ def _refusal(network: Network, waveform: Int16[np.ndarray, " samples"]) -> str:
     frames = int(num_frames(frontend, end - begin))
     if frames >= fewest:
         return ""
-    each = "samples at 16 kHz" if frontend.kind == "waveform" else f"frames of {frontend.hop_ms:g} ms"
-    return f"{frames} {each} with sound; the model needs {fewest}"
+    waveforms = frontend.kind == "waveform"
+    found = (
+        f"{count(frames, 'sample')} at 16 kHz" if waveforms else f"{count(frames, 'frame')} of {frontend.hop_ms:g} ms"
+    )
+    return f"{found} with sound; the model needs {fewest}"
 
 
 # --- Baselines. ---

@@ -18,6 +18,7 @@ from ser_jax.encoders.architecture import Architecture
 from ser_jax.errors import UserError, reading
 from ser_jax.feeds.order import file_layout, lane_size
 from ser_jax.frontend import Frontend, Masking, num_features, num_frames
+from ser_jax.numbers import count
 from ser_jax.training import heads
 from ser_jax.training.devices import Layout
 from ser_jax.training.heads import Heads
@@ -204,17 +205,17 @@ def check_features(config: dict, model: nn.Module, frontend: Frontend, corpus: C
     fewest = family.min_frames(model)
     shortest = corpus.utterances.loc[corpus.utterances["num_samples"].idxmin()]
     frames = int(num_frames(frontend, shortest["num_samples"]))
-    each = "samples" if frontend.kind == "waveform" else "frames"
+    each = "sample" if frontend.kind == "waveform" else "frame"
     if frames < fewest:
         raise UserError(
-            f"corpus {corpus.name}: utterance {shortest['id']!r} has {frames} {each}; the model needs {fewest}"
+            f"corpus {corpus.name}: utterance {shortest['id']!r} has {count(frames, each)}; the model needs {fewest}"
         )
     for group, option in (("training", "crop_seconds"), ("evaluation", "window_seconds")):
         seconds = config[group][option]
         frames = int(num_frames(frontend, round(seconds * frontend.rate)))
         if frontend.rate and seconds and frames < fewest:
             raise UserError(
-                f"config.{group}.{option}: found {seconds:g}, which is {frames} {each}; the model needs {fewest}"
+                f"config.{group}.{option}: found {seconds:g}, which is {count(frames, each)}; the model needs {fewest}"
             )
 
 

@@ -132,7 +132,7 @@ def test_a_model_that_takes_deltas_apart_is_refused_features_without_them(data):
 
 def test_an_utterance_shorter_than_the_subsampling_is_refused(data):
     changes = {"frontend": {"hop_ms": 2000.0, "window_ms": 2000.0}, "model": {"name": "transformer"}}
-    with pytest.raises(UserError, match=r"utterance 'synthetic-\d+-\d+' has 1 frames; the model needs 4"):
+    with pytest.raises(UserError, match=r"utterance 'synthetic-\d+-\d+' has 1 frame; the model needs 4"):
         population_of(data, **changes)
 
 
