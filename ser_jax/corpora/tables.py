@@ -3,7 +3,6 @@
 Comma, semicolon, tab or bar; UTF-8 with or without a mark, UTF-16; JSON lines; Parquet. All values are text.
 """
 
-import contextlib
 import csv
 import io
 import math
@@ -282,7 +281,10 @@ def _separator(line: str, wanted: Sequence[str], columns: Sequence[str]) -> str:
 
 def _found(line: str, separator: str, wanted: Sequence[str], columns: Sequence[str]) -> tuple[int, int]:
     """How many of the wanted columns a line names, and how many cells it has."""
-    names = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
+    try:
+        names = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
+    except csv.Error:  # thousands of columns are one cell, too long for csv, to every separator but theirs
+        return 0, 0
     known = {_canonical(name.strip(), columns) for name in names}
     return len(known & set(wanted)), len(names)
 
@@ -295,10 +297,9 @@ def _refuse_title(
     def named(line: str) -> int:
         return max(_found(line, separator, wanted, columns)[0] for separator in _SEPARATORS)
 
-    later = None
-    with contextlib.suppress(csv.Error):  # which is said of the table itself
-        if not named(lines[0]):
-            later = next((at for at, line in enumerate(lines[:20]) if at and named(line) > 1), None)
+    if named(lines[0]):
+        return
+    later = next((at for at, line in enumerate(lines[:20]) if at and named(line) > 1), None)
     if later:
         raise UserError(
             f"{path}: line {skipped + later + 1} has the columns' names, expected them in the first line; remove the "
@@ -311,7 +312,7 @@ def _read_json(path: Path, text: str, columns: Sequence[str]) -> pd.DataFrame:
     try:
         if path.suffix.lower() == ".json":
             records = from_json(text, repeats=False)
-            places = range(1, len(records) + 1)
+            places = range(1, len(records) + 1) if isinstance(records, list) else []
         else:
             for number, line in enumerate(text.split("\n"), start=1):  # JSON may hold Unicode's other line ends
                 if line.strip():

@@ -127,6 +127,7 @@ def test_json_lines_and_parquet_are_tables_too(tmp_path, source):
             text(sep=";", before="# x\nCalls of 2024\n"),
             "line 3 has the columns' names, expected them in the first line",
         ),
+        (json.dumps([dict(zip(HEAD, ROWS[0], strict=True))] * 2000), "not a CSV file, line 1"),
         (text([(p, "x" * 200_000, s) for p, e, s in ROWS]), "not a CSV file, line 2 .field larger than field limit"),
         (
             text([(*row, f"{i % 2}{'.0' * (i > 4)}") for i, row in enumerate(ROWS)], (*HEAD, "session")),
@@ -140,6 +141,24 @@ def test_a_table_that_cannot_be_read_without_a_doubt_is_refused(tmp_path, source
     with pytest.raises(UserError, match=f"table.csv: .*{message}") as error:
         read(tmp_path, source, content)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("before", ["", "My calls\n"])
+def test_names_of_thousands_of_columns_are_read(tmp_path, source, before):
+    head = (*HEAD, *(f"audspec_lengthL1norm_sma_range_{i:05}" for i in range(5000)))  # as openSMILE's; 180 kB
+    content = text([(*row, *["0"] * 5000) for row in ROWS], head, before=before)
+    if before:
+        with pytest.raises(UserError, match="line 2 has the columns' names"):
+            read(tmp_path, source, content)
+    else:
+        rows, problems, _ = read(tmp_path, source, content)
+        assert pairs(rows) == ROWS and problems == []
+
+
+@pytest.mark.parametrize("content", ["null", "7", '{"data": []}', "[1]"])
+def test_json_without_rows_is_refused_with_what_is_expected(tmp_path, source, content):
+    with pytest.raises(UserError, match=r"table\.json: expected an object with the columns' values for every row"):
+        read(tmp_path, source, content, "table.json")
 
 
 def test_a_spreadsheet_is_refused_by_name(tmp_path, source):
