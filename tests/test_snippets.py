@@ -44,6 +44,7 @@ RULES = {
     r"docs/using_models\.md: import|docs/using_models\.md: (table|timeline|abstention) ": "tests/test_pages.py",
     r"docs/exporting\.md: (import|from)": "tests/export/test_export.py",
     r"docs/extending\.md: import": "tests/test_documents.py",
+    r"docs/your_corpus\.md: import": "tests/corpora/test_prepare.py",
     r"docs/models\.md: python launch\.py models": "tests/commands/test_models.py",
     r".*: (\.venv/bin/)?python launch\.py --help": "tests/test_launch.py",
     r".*: make (quickstart|test|site|references)$": ".ci/run",

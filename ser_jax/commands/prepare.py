@@ -31,8 +31,8 @@ EXAMPLES = """examples:
 
 The table (CSV, TSV, JSON lines, Parquet) has the columns path (below --source), emotion and speaker, and optionally id,
 gender, text, transcript, language, session, intensity, and start and end, for segments of long recordings; any further
-column is kept (docs/your_corpus.md). A metadata.csv or .jsonl in --source is taken without --table. Built-in corpora
-(synthetic, localized, uniform, null) need no preparing. Features become
+column is kept (docs/your_corpus.md). A metadata.csv, .jsonl or .parquet in --source is taken without --table. Built-in
+corpora (synthetic, localized, uniform, null) need no preparing. Features become
 the input of a model by --config.frontend.kind=precomputed --config.frontend.features=wavlm; a .parquet table of them
 has a column id and either lists, or a column per dim and, with several frames, a column frame.
 """

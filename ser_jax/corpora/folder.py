@@ -20,7 +20,7 @@ from ser_jax.corpora.problems import Problems
 from ser_jax.corpora.same_files import place
 from ser_jax.corpora.tables import says_nothing
 from ser_jax.corpora.targets import DIMENSIONS, is_number_or_nothing
-from ser_jax.errors import UserError, one_line
+from ser_jax.errors import UserError, brief, one_line
 from ser_jax.numbers import to_float
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # a Hugging Face audio folder's table
@@ -111,7 +111,7 @@ def read_table(
         rows[column] = rows[column].mask(rows[column].map(says_nothing), "")
     labels.check_votes(table, rows)
     if "emotion" not in rows and labels.voted(rows):
-        rows["emotion"] = labels.most_voted(rows)
+        rows["emotion"] = labels.most_voted(table, rows)
     dimensions = [name for name in DIMENSIONS if name in rows]
     if "emotion" in rows and not (dimensions and rows["emotion"].map(says_nothing).all()):
         dimensions = []
@@ -184,11 +184,12 @@ def unused_audio(source: str | os.PathLike, used: Iterable[str]) -> list[str]:
     return sorted(printable(os.path.relpath(path, source)) for path in audio if place(path) not in places)
 
 
-def list_emotion_folders(source: str | os.PathLike, problems: Problems) -> pd.DataFrame:
+def list_emotion_folders(source: str | os.PathLike, problems: Problems, *, alone: bool = False) -> pd.DataFrame:
     """Returns the utterances of a folder per emotion, `source`/EMOTION/.../file, whose speakers are unknown.
 
     Files whose name is not UTF-8, and folders without audio, are added to `problems` and left out. Raises UserError
-    where there are none, and for a file outside such a folder.
+    where there are none, for a file outside such a folder, and for one folder whose name is of no known emotion, unless
+    it may be `alone`.
     """
     source = Path(source)
     _refuse_tables_below(source)
@@ -207,6 +208,12 @@ def list_emotion_folders(source: str | os.PathLike, problems: Problems) -> pd.Da
         if len(path.parts) == 1:
             raise UserError(f"{source}: {path} is in no emotion's folder, expected {source}/EMOTION/{path}, or --table")
     _refuse_emotions_below(source, relative)
+    folders = {path.parts[0] for path in relative}
+    if len(folders) == 1 and not labels.is_known(only := min(folders)) and not alone:
+        raise UserError(
+            f"{source}: all recordings are in one folder, {brief(only)}, expected EMOTION/FILE, or the files listed in "
+            "a --table; --emotions says that it is the only emotion"
+        )
     _list_folders_without_audio(source, {path.relative_to(source).parts[0] for path in found}, problems)
     utterances = pd.DataFrame(
         {

@@ -238,31 +238,32 @@ def with_renamed_votes(utterances: pd.DataFrame, changes: Changes) -> pd.DataFra
     made, renamed = rename(voted(utterances), dataclasses.replace(changes, dropped=()), known=changes.renamed)
     if not renamed:
         return utterances
-    votes = _votes(utterances).T.groupby(made, sort=False).sum().T
+    votes = _votes(utterances, lambda row: f"utterance {utterances['id'][row]!r}").T.groupby(made, sort=False).sum().T
     kept = utterances.drop(columns=[VOTE + emotion for emotion in voted(utterances)])
     return pd.concat([kept, votes.map("{:g}".format).add_prefix(VOTE)], axis=1)
 
 
-def most_voted(utterances: pd.DataFrame) -> pd.Series:
+def most_voted(where: str | os.PathLike, utterances: pd.DataFrame) -> pd.Series:
     """Returns the emotion that most raters chose, by the columns `vote_EMOTION`; NO_AGREEMENT where several have most.
 
-    Raises UserError for votes that are no numbers.
+    Raises UserError that names the table `where` and the line, the index, for votes that are no numbers.
     """
-    votes = _votes(utterances)
+    votes = _votes(utterances, lambda line: f"{where}: line {line}")
     most = votes.eq(votes.max(axis=1), axis=0)
     return most.idxmax(axis=1).where(most.sum(axis=1) == 1, NO_AGREEMENT)
 
 
-def _votes(utterances: pd.DataFrame) -> pd.DataFrame:
-    """How many raters chose each emotion, by its name; none where nothing is said."""
+def _votes(utterances: pd.DataFrame, called: Callable[[Any], str]) -> pd.DataFrame:
+    """How many raters chose each emotion, by its name, 0 where nothing is said; `called` names a row by its index."""
     emotions = voted(utterances)
     words = utterances[[VOTE + emotion for emotion in emotions]]
     words = words.mask(words.map(says_nothing), "0").astype(str)
     votes = words.apply(lambda column: pd.to_numeric(column.str.replace(",", "."), errors="coerce"))
     for column in votes:
         if (wrong := ~votes[column].between(0, np.finfo(np.float32).max)).any():
-            found = utterances[column][wrong].iloc[0]
-            raise UserError(f"column {column}: {found!r}, expected how many raters chose the emotion")
+            row = wrong.idxmax()
+            found = f"{called(row)} has {utterances[column][row]!r} in the column {column}"
+            raise UserError(f"{found}, expected how many raters chose the emotion")
     return votes.set_axis(emotions, axis=1)
 
 

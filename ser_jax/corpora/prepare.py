@@ -134,7 +134,7 @@ def prepare_folder(
             f"--rename: {source} has a folder for each emotion, expected a --table whose columns it renames"
         )
     else:
-        utterances, unified = list_emotion_folders(source, problems), {}
+        utterances, unified = list_emotion_folders(source, problems, alone=bool(named)), {}
     if table is not None or split_tables:
         unused = unused_audio(source, utterances["path"])
     info = {

@@ -331,9 +331,21 @@ def _read_json(path: Path, text: str, columns: Sequence[str]) -> pd.DataFrame:
 
 def _refuse_several(path: Path, place: int, name: str, value: Any, columns: Sequence[str]) -> None:
     """Raises UserError for a list or an object in one of the known columns, of which each has one value."""
+    if _canonical(name, columns) == "path" and _is_recording(value):
+        raise UserError(
+            f"{path}: row {place} holds a recording itself in the column `{name}`, expected its path: write the "
+            "recordings to files (docs/your_corpus.md)"
+        )
     if isinstance(value, list | dict | np.ndarray) and _canonical(name, columns) in columns:
         found = "an object" if isinstance(value, dict) else "a list"
         raise UserError(f"{path}: row {place} has {found} as its `{name}`, expected one value")
+
+
+def _is_recording(value: Any) -> bool:
+    """Whether a value is the bytes of a file, or Hugging Face's audio that holds them or its samples."""
+    if isinstance(value, dict):
+        return any(value.get(key) is not None for key in ("bytes", "array"))
+    return isinstance(value, bytes) and b"\0" in value
 
 
 def _read_parquet(path: Path, columns: Sequence[str]) -> pd.DataFrame:

@@ -241,13 +241,13 @@ def test_votes_may_take_the_place_of_the_emotion(own, tmp_path):
         [(*row[:2], "x", 1, 1) for row in rows],
         ("path", "speaker", "vote_anger", "vote_joy", "vote_neutral"),
     )
-    with pytest.raises(UserError, match=r"column vote_anger: 'x', expected how many raters chose the emotion"):
+    with pytest.raises(UserError, match=r"table\.csv: line 2 has 'x' in the column vote_anger, expected how many"):
         prepare(tmp_path)
     for odd in (-1, "inf"):
         write_table(
             tmp_path / "table.csv", [(*row[:2], odd, 2) for row in rows], ("path", "speaker", "vote_anger", "vote_joy")
         )
-        with pytest.raises(UserError, match=rf"column vote_anger: '{odd}', expected how many raters"):
+        with pytest.raises(UserError, match=rf"line 2 has '{odd}' in the column vote_anger, expected how many"):
             prepare(tmp_path)
 
 

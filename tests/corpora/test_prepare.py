@@ -2,6 +2,7 @@ import argparse
 import errno
 import hashlib
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -245,6 +246,32 @@ def test_a_folder_without_emotions_is_refused(recordings, tmp_path):
     write_noise(tmp_path / "typo" / "jo" / "a.wav")
     with pytest.raises(UserError, match=r"file .*a.wav has the emotion 'jo', expected one of joy"):
         prepare_folder("own", tmp_path / "typo", tmp_path / "data", emotions=["joy"])
+
+
+def test_the_page_writes_the_recordings_inside_a_table_to_files(recordings, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs/your_corpus.md").read_text()
+    snippet = next(part for part in page.split("```") if part.startswith("python\nimport"))
+    whole = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted(recordings.rglob("*.*"))]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "RECORDINGS").mkdir()
+    pd.DataFrame({"audio": whole, "emotion": "joy", "speaker": "s"}).to_parquet("train.parquet")
+    exec(snippet.removeprefix("python\n"), {})
+    own = prepare_folder("own", tmp_path / "RECORDINGS", tmp_path / "data", table=tmp_path / "calls.csv")
+    assert len(own.utterances) == len(whole) > 1
+
+
+@pytest.mark.parametrize(("folder", "emotions"), [("wav", ["wav"]), ("wav", None), ("anger", None)])
+def test_one_folder_that_is_named_by_no_emotion_is_taken_for_one_only_where_it_is_said(tmp_path, folder, emotions):
+    write_noise(tmp_path / "all" / folder / "a.wav")
+
+    def prepared():
+        return prepare_folder("own", tmp_path / "all", tmp_path / "data", emotions=emotions).emotions
+
+    if folder == "wav" and emotions is None:
+        with pytest.raises(UserError, match=r"all recordings are in one folder, '?wav'?, expected .* --emotions says"):
+            prepared()
+    else:
+        assert prepared() == (folder,)
 
 
 @pytest.mark.parametrize("emotions", [["joy", "joy"], ["joy", ""]])

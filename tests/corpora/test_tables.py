@@ -332,6 +332,14 @@ def test_a_list_in_parquet_is_refused_and_votes_may_be_lists(tmp_path, source):
         read(tmp_path, source, (tmp_path / "t.parquet").read_bytes(), "t.parquet")
 
 
+@pytest.mark.parametrize("recording", [b"RIFF$\0\0\0WAVE", {"bytes": b"RIFF", "path": "a.wav"}, {"array": [0.1]}])
+def test_recordings_inside_a_table_are_refused_with_the_way_out(tmp_path, source, recording):
+    pd.DataFrame({"audio": [recording], "emotion": "joy", "speaker": "s"}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="row 1 holds a recording itself in the column `audio`, expected its path") as e:
+        read(tmp_path, source, (tmp_path / "t.parquet").read_bytes(), "t.parquet")
+    assert "docs/your_corpus.md" in str(e.value)
+
+
 def test_columns_of_other_names_are_renamed_and_what_is_not_there_is_refused(tmp_path, source, capsys):
     table, names = tmp_path / "t.csv", ("Datei", "Gefühl", "Sprecher")
     table.write_text(text(head=names), encoding="utf-8")
