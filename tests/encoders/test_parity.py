@@ -10,6 +10,7 @@ from ser_jax.encoders.whisper import log_mel
 from tests.encoders import checkpoints
 from tests.encoders.applied import apply, noise, to_float64
 from tests.encoders.checkpoints import torch, transformers
+from tests.programs import equations
 
 ODD, EVEN = 2_403, 3_200  # samples; Whisper's reference takes all of its positions alone
 
@@ -77,6 +78,31 @@ def test_bfloat16_keeps_the_direction(pair):
     half = np.asarray(half.final, np.float64)
     cosine = np.sum(half * exact) / np.linalg.norm(half) / np.linalg.norm(exact)
     assert cosine > 0.999
+
+
+@pytest.mark.parametrize("pair", ["wavlm-layer"], indirect=True)
+def test_bfloat16_leaves_softmax_norms_gates_and_relative_positions_in_float32(pair):
+    _, spec, parameters = pair
+    module = weights.make_module(spec, dtype=jnp.bfloat16)
+    waveform = jnp.zeros((1, lengths(spec)[0]), jnp.float32)
+    single = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), parameters)
+    traced = jax.make_jaxpr(lambda p, w: module.apply({"params": p}, w, jnp.array([w.shape[1]])))(single, waveform)
+    sensitive = {"exp", "rsqrt", "sqrt", "logistic", "reduce_sum", "gather"}
+    found = {
+        (equation.primitive.name, equation.invars[0].aval.dtype)
+        for equation in equations(traced.jaxpr)
+        if equation.primitive.name in sensitive and equation.invars[0].aval.dtype != jnp.int64
+    }
+    assert {name for name, _ in found} >= {"exp", "reduce_sum"}
+    assert not [name for name, dtype in found if dtype == jnp.bfloat16]
+    scores = [
+        equation.outvars[0].aval.dtype
+        for equation in equations(traced.jaxpr)
+        if equation.primitive.name == "dot_general"
+        and equation.outvars[0].aval.shape[:2] == (1, spec.heads)
+        and equation.outvars[0].aval.shape[2] == equation.outvars[0].aval.shape[3]
+    ]
+    assert scores == [jnp.float32]
 
 
 def test_padding_changes_nothing(pair):
