@@ -18,6 +18,7 @@ from ser_jax.corpora import load_corpus
 from ser_jax.corpora.protocols import make_protocol
 from ser_jax.errors import UserError
 from ser_jax.frontend import Strengths, augment_waveform, num_features
+from ser_jax.inference import predict
 from ser_jax.report.summarise import How, summarise
 from ser_jax.report.summary import Study
 from ser_jax.report.terminal import results_table
@@ -26,7 +27,7 @@ from ser_jax.studies import render
 from ser_jax.studies.plan import make_plan
 from ser_jax.studies.source_code import code_version, files_behind
 from ser_jax.studies.variants import load
-from ser_jax.training import loop, optimizers
+from ser_jax.training import heads, loop, optimizers
 from ser_jax.training.checkpoints import check_metadata
 from ser_jax.training.population import make_population
 from tests.report import made_study
@@ -57,12 +58,27 @@ MODULE = textwrap.dedent("""
             return Output(logits=nn.Dense(self.num_classes)(nn.relu(nn.Dense(self.hidden)(pooled))))
 
 
+    class InTheDtypeOfFeatures(nn.Module):
+        num_classes: int
+
+        @nn.compact
+        def __call__(self, inputs, num_frames, *, train):
+            pooled = (jnp.sum(inputs, 1) / jnp.maximum(num_frames, 1)[:, None]).astype(inputs.dtype)
+            return Output(logits=nn.Dense(self.num_classes, dtype=inputs.dtype)(pooled))
+
+
     MODEL = Family(Mean, "a mean over time", {"hidden": COUNT}, {}, {})
+    HALF = Family(InTheDtypeOfFeatures, "a linear layer", {}, {}, {})
 
 
     def squared(logits, targets, weight, class_weights, label_smoothing, possible=None):
         rows = target_weights(targets, weight, class_weights)
         return jnp.sum(rows * jnp.sum(jnp.square(jax.nn.softmax(logits) - targets), -1)), jnp.sum(rows)
+
+
+    def of_float32(logits, *others):
+        assert logits.dtype == jnp.float32
+        return squared(logits, *others)
 
 
     def sure(logits, targets, weight, class_weights, label_smoothing, possible=None):
@@ -152,6 +168,18 @@ def test_a_training_takes_everything_from_outside(outside, tmp_path):
     assert population.learner.loss.__name__ == "squared"
     state, _ = loop.train(population, tmp_path / "run")
     assert int(np.max(np.asarray(state.step))) == 4
+
+
+def test_losses_and_probabilities_are_float32_whatever_a_model_from_outside_returns(outside, tmp_path):
+    own = {"model": {"name": f"{NAME}:HALF"}, "training": {"loss": f"{NAME}:of_float32", "precision": "bfloat16"}}
+    del (changes := configuration.merge(configuration.default(), CHANGES))["model"]["hidden"]
+    config = configuration.check(configuration.merge(changes, own))
+    population = make_population(config, *load(config, str(tmp_path)))
+    state, _ = loop.train(population, tmp_path / "run")
+    for probabilities in predict.evaluate(population, state, [fold.test for fold in population.folds]):
+        np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-6)
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5)), jnp.bfloat16)
+    np.testing.assert_allclose(heads.probabilities(None, logits, None).sum(-1), 1, atol=1e-6)
 
 
 def test_an_augmentation_from_outside_changes_the_waveform_and_is_off_at_zero(outside):

@@ -132,7 +132,9 @@ def probabilities(
     """Returns the classes' probabilities: by the head of each utterance's source, or all heads' mean where it is -1.
 
     Without heads, and then without sources, the softmax of the outputs; of no outputs there are no probabilities.
+    In float32, whatever the model computes in.
     """
+    outputs = outputs.astype(jnp.float32)
     if heads is None:
         return jax.nn.softmax(outputs) if outputs.shape[-1] else outputs
     count = len(heads.sources)
