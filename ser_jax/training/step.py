@@ -203,7 +203,7 @@ def _losses(
 def split_outputs(
     learner: Learner, outputs: Float[Array, "batch outputs"]
 ) -> tuple[Float[Array, "batch logits"], Float[Array, "batch dimensions"] | None]:
-    """Returns the emotions' logits of a model's outputs, and its standardised dimensions, if it has some; in float32."""
+    """Returns the emotions' logits of a model's outputs and its standardised dimensions, if it has some, in float32."""
     outputs = outputs.astype(jnp.float32)  # a model of one's own may return what it computes in
     if not learner.dimensions:
         return outputs, None

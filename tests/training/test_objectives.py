@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import jax.test_util
 import numpy as np
 import pytest
+from scipy import special
 
 from ser_jax.errors import UserError
 from ser_jax.training import objectives
@@ -102,6 +103,15 @@ def test_token_cross_entropy_is_that_of_pytorch_over_the_real_tokens():
     theirs.backward()
     np.testing.assert_allclose(ours, theirs.item(), rtol=1e-5)
     np.testing.assert_allclose(gradient, theirs_logits.grad.numpy(), atol=1e-6)
+
+
+def test_logits_of_tokens_in_half_precision_have_a_loss_of_float32():
+    rng = np.random.default_rng(0)
+    logits, tokens = jnp.asarray(4 * rng.normal(size=(3, 5, 40)), jnp.bfloat16), rng.integers(0, 40, (3, 5))
+    found, weight = token_cross_entropy(logits, jnp.asarray(tokens), jnp.ones(3))
+    exact = -special.log_softmax(np.asarray(logits, np.float64), axis=-1)
+    np.testing.assert_allclose(found, np.take_along_axis(exact, tokens[..., None], -1).sum(), rtol=1e-5)
+    assert found.dtype == jnp.float32 and weight == 15
 
 
 def test_the_tokens_of_an_utterance_count_with_its_weight():

@@ -20,7 +20,7 @@ from ser_jax.training import packing
 from ser_jax.training.arrays import named_arrays
 from ser_jax.training.objectives import cross_entropy
 from ser_jax.training.state import Run, initialise, make_learner, variables
-from ser_jax.training.step import _update, embed_batch, evaluate_batch, train_step
+from ser_jax.training.step import _accumulated, _update, embed_batch, evaluate_batch, train_step
 from tests.training.tiny import vectors
 
 OPTIMIZER = configuration.default()["optimizer"] | {"schedule": "constant", "ema_decay": 0.5}
@@ -345,3 +345,13 @@ def test_a_frozen_layer_stays_has_no_moments_and_a_slow_one_moves_by_its_share(r
     assert not frozen["kernel"].any() and np.abs(frozen["bias"]).min() > 0
     assert sum("kernel" in name for name in moments) == 2 and not any("kernel" in name for name in fewer)
     assert smaller < norm
+
+
+def test_every_part_of_a_batch_drops_out_by_a_draw_of_its_own():
+    def gradient_of(batch_stats, example, key):
+        draw = jax.random.uniform(key)
+        return {"kernel": draw}, ({"squares": draw**2}, batch_stats)
+
+    learner = dataclasses.replace(LEARNERS["crop"], accumulate=4)
+    gradient, metrics, _ = _accumulated(learner, {}, gradient_of, (jnp.zeros((8, 3)),), jax.random.key(0))
+    assert 4 * metrics["squares"] > 1.05 * gradient["kernel"] ** 2  # equal for draws that are the same
