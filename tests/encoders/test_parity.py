@@ -205,3 +205,20 @@ def test_log_mel_is_that_of_whispers_extractor(bands):
     ours = log_mel(jnp.asarray(waveform)[None], jnp.array([len(waveform)]), bands)
     assert np.sum(expected == expected.min()) > 10  # what lies below the 8 decades is cut off
     np.testing.assert_allclose(ours[0], expected, rtol=0, atol=2e-5)
+
+
+def test_an_utterance_that_ends_with_the_last_position_takes_the_last_ones_of_whisper():
+    last, first = (
+        weights.make_module(architecture.WhisperArchitecture(2, 1, 1, 2, 4, 9, align=align))
+        for align in ("last", "first")
+    )
+    mel = jnp.asarray(np.random.default_rng(0).normal(size=(1, 10, 4)), jnp.float32)
+
+    def layers(module, variables, length):
+        return module.apply(variables, mel[:, :length], jnp.array([length]), method="from_log_mel").layers
+
+    params = last.init(jax.random.key(0), mel, jnp.array([10]), method="from_log_mel")["params"]
+    for length in (6, 10):
+        rolled = {**params, "positions": jnp.roll(params["positions"], length // 2, axis=0)}
+        expected = layers(first, {"params": rolled}, length)
+        np.testing.assert_allclose(layers(last, {"params": params}, length), expected, atol=1e-6)
