@@ -222,3 +222,11 @@ def test_an_utterance_that_ends_with_the_last_position_takes_the_last_ones_of_wh
         rolled = {**params, "positions": jnp.roll(params["positions"], length // 2, axis=0)}
         expected = layers(first, {"params": rolled}, length)
         np.testing.assert_allclose(layers(last, {"params": params}, length), expected, atol=1e-6)
+
+
+def test_a_click_past_the_last_frame_of_an_utterance_changes_no_log_mel_in_padding():
+    waveform = np.random.default_rng(0).normal(size=(1, 790)).astype(np.float32) / 1e4
+    waveform[0, 780] = 1.0  # the last frame sees up to sample 679
+    padded = jnp.asarray(np.pad(waveform, ((0, 0), (0, 500))))
+    alone = log_mel(jnp.asarray(waveform), jnp.array([790]), 80)
+    np.testing.assert_allclose(log_mel(padded, jnp.array([790]), 80)[:, :4], alone, atol=1e-5)
