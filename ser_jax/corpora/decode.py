@@ -1,7 +1,7 @@
 """The recordings of a table, decoded on all cores: samples for the corpus, problems and notes for its user."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby, islice
 from typing import Any
@@ -17,6 +17,7 @@ from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.corpora.problems import Problems
 from ser_jax.errors import UserError
 
+_MOST_KEPT = 2**30  # bytes of recordings that are not decoded again for their later segments
 _TOLERATED_SECONDS = 0.05  # by which a segment may end behind its file's end: times are rounded
 
 
@@ -25,16 +26,16 @@ def read_utterances(
 ) -> Iterator[tuple[dict[str, Any], Int16[np.ndarray, " _"]]]:
     """Yields the rows of a table from `folder.read_table` and their waveforms, in the table's order.
 
-    A file is decoded once for segments of it that stand near one another. Files that cannot be read and utterances
-    shorter than `min_seconds` are added to `problems` and left out. At the end `info` gets `rates` and `channels`, how
-    many files have which, and more `notes`.
+    A file is decoded once, unless more than `_MOST_KEPT` stands between segments of it. Files that cannot be read and
+    utterances shorter than `min_seconds` are added to `problems` and left out. At the end `info` gets `rates` and
+    `channels`, how many files have which, and more `notes`.
     """
     notes: dict[str, list[str]] = {}
     decoded: dict[str, tuple[int, int]] = {}
     rows = utterances.to_dict("records")
     of_file = [(path, list(group)) for path, group in groupby(rows, key=lambda row: row["path"])]
     with tqdm(total=len(rows), desc=name, unit="file", disable=None) as bar:
-        for (path, group), recording in zip(of_file, _decoded(path for path, _ in of_file), strict=True):
+        for (path, group), recording in zip(of_file, _decoded([path for path, _ in of_file]), strict=True):
             bar.update(len(group))
             if isinstance(recording, UserError):
                 where, _, what = str(recording).partition(": ")
@@ -74,10 +75,10 @@ def _segment(row: dict[str, Any], recording: Recording, problems: Problems, min_
     return samples
 
 
-def _decoded(paths: Iterable[str]) -> Iterator[Recording | UserError]:
+def _decoded(paths: Sequence[str]) -> Iterator[Recording | UserError]:
     """Yields the recordings of files in their order, some of them decoded ahead on every core.
 
-    A file that comes again among those ahead, as in a dialog's turns, is not decoded again.
+    A file that comes again, as in a dialog's turns, is kept until then, as far as `_MOST_KEPT` suffices.
     """
 
     def one(path: str) -> Recording | UserError:
@@ -87,16 +88,33 @@ def _decoded(paths: Iterable[str]) -> Iterator[Recording | UserError]:
             return error
 
     cores = machine.cores()
-    paths, waiting = iter(paths), list[tuple[str, Future]]()
+    left, following, waiting = Counter(paths), iter(paths), deque[tuple[str, Future]]()
+    kept: dict[str, Future] = {}  # what comes again, the latest last
+    sizes: dict[str, int] = {}  # of those kept whose decoding has ended, in bytes
+    total = 0  # of these
     with ThreadPoolExecutor(cores) as pool:  # decoders and resampler work outside Python's lock
 
         def submit() -> None:
-            for path in islice(paths, 4 * cores - len(waiting)):
-                again = next((future for ahead, future in waiting if ahead == path), None)
-                waiting.append((path, again or pool.submit(one, path)))
+            nonlocal total
+            for path in islice(following, 4 * cores - len(waiting)):
+                future = kept.pop(path, None) or pool.submit(one, path)
+                left[path] -= 1
+                if left[path]:
+                    kept[path] = future
+                else:
+                    total -= sizes.pop(path, 0)
+                waiting.append((path, future))
 
         submit()
         while waiting:
-            yield waiting[0][1].result()
-            del waiting[0]
+            path, future = waiting.popleft()
+            recording = future.result()
+            yield recording
+            if path in kept and path not in sizes:
+                sizes[path] = recording.samples.nbytes if isinstance(recording, Recording) else 0
+                total += sizes[path]
+            while total > _MOST_KEPT:
+                oldest = next(path for path in kept if path in sizes)
+                del kept[oldest]
+                total -= sizes.pop(oldest)
             submit()

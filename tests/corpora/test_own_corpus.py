@@ -158,6 +158,27 @@ def test_a_dialog_of_two_files_in_turns_is_decoded_once_and_counted_as_two(tmp_p
         np.testing.assert_array_equal(waveform(in_order, at), waveform(in_turns, there))
 
 
+@pytest.mark.parametrize(("kept", "times"), [(2**30, 12), (12 * 2 * 40 * RATE, 12), (3 * 2 * 40 * RATE, 33)])
+def test_segments_of_many_files_in_turns_are_decoded_once_as_far_as_memory_is_given(tmp_path, monkeypatch, kept, times):
+    (tmp_path / "in").mkdir()
+    names = [f"{at:02}.wav" for at in range(12)]
+    for at, name in enumerate(names):
+        soundfile.write(tmp_path / "in" / name, voice(40.0, seed=at), RATE)
+    rows = [(name, turn, turn + 1, "joy", name) for turn in range(3) for name in names]
+    read = []
+    monkeypatch.setattr(decode, "read_recording", lambda path: read.append(path) or read_recording(path))
+    monkeypatch.setattr(decode, "_MOST_KEPT", kept)
+    monkeypatch.setattr(decode.machine, "cores", lambda: 1)
+    write_table(tmp_path / "table.csv", rows, ("path", "start", "end", "emotion", "speaker"))
+    corpus = prepare(tmp_path)
+    assert len(read) == times
+    write_table(tmp_path / "table.csv", sorted(rows), ("path", "start", "end", "emotion", "speaker"))
+    in_order = prepare(tmp_path)
+    for at, name in enumerate(in_order.utterances["id"]):
+        there = corpus.utterances["id"].tolist().index(name)
+        np.testing.assert_array_equal(waveform(in_order, at), waveform(corpus, there))
+
+
 def test_segments_that_begin_at_once_have_names_of_their_own(tmp_path):
     (tmp_path / "in").mkdir()
     soundfile.write(tmp_path / "in" / "a.wav", voice(4.0), RATE)

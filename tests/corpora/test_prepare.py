@@ -253,7 +253,6 @@ def test_the_page_writes_the_recordings_inside_a_table_to_files(recordings, tmp_
     snippet = next(part for part in page.split("```") if part.startswith("python\nimport"))
     whole = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted(recordings.rglob("*.*"))]
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "RECORDINGS").mkdir()
     pd.DataFrame({"audio": whole, "emotion": "joy", "speaker": "s"}).to_parquet("train.parquet")
     exec(snippet.removeprefix("python\n"), {})
     own = prepare_folder("own", tmp_path / "RECORDINGS", tmp_path / "data", table=tmp_path / "calls.csv")
