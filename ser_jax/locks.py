@@ -10,11 +10,11 @@ import filelock
 
 
 @contextlib.contextmanager
-def alone(path: str | os.PathLike, what: str) -> Iterator[None]:
+def alone(path: str | os.PathLike, what: str, *, wait: bool = True) -> Iterator[bool]:
     """Holds the lock of `path`, a file or folder that is made inside the block, in a hidden file beside it.
 
-    Where another process has it, a line on stderr says that `what` is waited for. The operating system frees the lock
-    of a process that died.
+    Says whether it could be had; with `wait` it always can, in the end. Where another process has it, a line on stderr
+    says that `what` is waited for. The operating system frees the lock of a process that died.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -22,9 +22,12 @@ def alone(path: str | os.PathLike, what: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
+        if not wait:
+            yield False
+            return
         print(f"{what}: another process is at it; waiting", file=sys.stderr, flush=True)
         lock.acquire()
     try:
-        yield
+        yield True
     finally:
         lock.release()

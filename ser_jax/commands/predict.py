@@ -12,6 +12,7 @@ error, the others are predicted, and the exit status is 2.
 """
 
 import argparse
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -163,12 +164,13 @@ def _checked(args: argparse.Namespace) -> tuple[list[str], dict[str, list[dict[s
     }
     written: list[tuple[str, str | Path | None]] = [("--out", args.out), ("--embeddings", args.embeddings)]
     written += [(f"--{name}", path) for name, own in places.items() for each in own for path in each.values()]
-    options: dict[Path, str] = {}
+    options: dict[str, str] = {}
     for option, path in written:
-        if path is not None and (place := Path(path).resolve()) in options:
-            raise UserError(f"{option} {path}: {options[place]} writes this file too; expected another name")
-        if path is not None:
-            options[place] = option
+        if path is None:
+            continue
+        other = options.setdefault(os.path.realpath(path), option)
+        if other != option:
+            raise UserError(f"{option} {path}: {other} writes this file too; expected another name")
     return files, places
 
 

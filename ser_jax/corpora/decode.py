@@ -78,7 +78,8 @@ def _segment(row: dict[str, Any], recording: Recording, problems: Problems, min_
 def _decoded(paths: Sequence[str]) -> Iterator[Recording | UserError]:
     """Yields the recordings of files in their order, some of them decoded ahead on every core.
 
-    A file that comes again, as in a dialog's turns, is kept until then, as far as `_MOST_KEPT` suffices.
+    A file that comes again, as in a dialog's turns, is kept until then. Where these are more than `_MOST_KEPT`, those
+    that come again last are decoded anew, unless they are among those ahead.
     """
 
     def one(path: str) -> Recording | UserError:
@@ -88,20 +89,27 @@ def _decoded(paths: Sequence[str]) -> Iterator[Recording | UserError]:
             return error
 
     cores = machine.cores()
-    left, following, waiting = Counter(paths), iter(paths), deque[tuple[str, Future]]()
-    kept: dict[str, Future] = {}  # what comes again, the latest last
-    sizes: dict[str, int] = {}  # of those kept whose decoding has ended, in bytes
+    following, waiting = iter(paths), deque[tuple[str, Future]]()
+    turns: dict[str, deque[int]] = {}  # places in the order at which a file has yet to come
+    for place, path in enumerate(paths):
+        turns.setdefault(path, deque()).append(place)
+    first = {path: places[0] for path, places in turns.items()}
+    kept: dict[str, Future] = {}  # what comes again
+    sizes: dict[str, int] = {}  # of those kept that were yielded, in bytes
     total = 0  # of these
     with ThreadPoolExecutor(cores) as pool:  # decoders and resampler work outside Python's lock
 
         def submit() -> None:
             nonlocal total
             for path in islice(following, 4 * cores - len(waiting)):
-                future = kept.pop(path, None) or pool.submit(one, path)
-                left[path] -= 1
-                if left[path]:
+                place = turns[path].popleft()
+                future = kept.get(path)
+                if future is None and place > first[path]:
+                    future = next((future for ahead, future in waiting if ahead == path), None)
+                future = future or pool.submit(one, path)
+                if turns[path]:
                     kept[path] = future
-                else:
+                elif kept.pop(path, None):
                     total -= sizes.pop(path, 0)
                 waiting.append((path, future))
 
@@ -114,7 +122,7 @@ def _decoded(paths: Sequence[str]) -> Iterator[Recording | UserError]:
                 sizes[path] = recording.samples.nbytes if isinstance(recording, Recording) else 0
                 total += sizes[path]
             while total > _MOST_KEPT:
-                oldest = next(path for path in kept if path in sizes)
-                del kept[oldest]
-                total -= sizes.pop(oldest)
+                last = max(sizes, key=lambda path: turns[path][0])
+                del kept[last]
+                total -= sizes.pop(last)
             submit()

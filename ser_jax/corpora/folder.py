@@ -208,13 +208,13 @@ def list_emotion_folders(source: str | os.PathLike, problems: Problems, *, alone
         if len(path.parts) == 1:
             raise UserError(f"{source}: {path} is in no emotion's folder, expected {source}/EMOTION/{path}, or --table")
     _refuse_emotions_below(source, relative)
-    folders = {path.parts[0] for path in relative}
+    folders = {path.relative_to(source).parts[0] for path in found}
     if len(folders) == 1 and not labels.is_known(only := min(folders)) and not alone:
         raise UserError(
             f"{source}: all recordings are in one folder, {brief(only)}, expected EMOTION/FILE, or the files listed in "
             "a --table; --emotions says that it is the only emotion"
         )
-    _list_folders_without_audio(source, {path.relative_to(source).parts[0] for path in found}, problems)
+    _list_folders_without_audio(source, folders, problems)
     utterances = pd.DataFrame(
         {
             "id": [path.with_suffix("").as_posix() for path in relative],

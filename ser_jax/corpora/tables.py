@@ -9,7 +9,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -324,14 +324,20 @@ def _read_json(path: Path, text: str, columns: Sequence[str]) -> pd.DataFrame:
         raise UserError(f"{path}: expected an object with the columns' values for every row")
     for place, record in zip(places, records, strict=True):
         for key, value in record.items():
-            _refuse_several(path, place, key, value, columns)
+            _refuse_several(path, place, key, value, columns, record)
     values = [{key: _as_text(value) for key, value in record.items()} for record in records]
     return pd.DataFrame(values, index=list(places)).fillna("")
 
 
-def _refuse_several(path: Path, place: int, name: str, value: Any, columns: Sequence[str]) -> None:
-    """Raises UserError for a list or an object in one of the known columns, of which each has one value."""
-    if _canonical(name, columns) == "path" and _is_recording(value):
+def _refuse_several(
+    path: Path, place: int, name: str, value: Any, columns: Sequence[str], there: Iterable[str]
+) -> None:
+    """Raises UserError for a list or an object in one of the known columns, of which each has one value.
+
+    And for a recording in the place of its path, unless among the columns that are `there` is one called `path`.
+    """
+    instead = _is_recording(value) and _canonical(name, columns) == "path"
+    if instead and (name.lower() == "path" or all(other.lower() != "path" for other in there)):
         raise UserError(
             f"{path}: row {place} holds a recording itself in the column `{name}`, expected its path: write the "
             "recordings to files (docs/your_corpus.md)"
@@ -358,7 +364,7 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     table.columns = [str(name) for name in table.columns]
     for name in table:
         for place, value in enumerate(table[name], start=1):
-            _refuse_several(path, place, name, value, columns)
+            _refuse_several(path, place, name, value, columns, table.columns)
     table = pd.DataFrame({name: [_as_text(value) for value in table[name]] for name in table})
     table.index = range(1, len(table) + 1)
     return table

@@ -75,10 +75,15 @@ def collect(
     folders = {variant.name: population_folder(store, variant.name, variant.key) for variant in variants}
     told = {name: read_json(folder / FAILURE) for name, folder in folders.items() if (folder / FAILURE).exists()}
     told |= failures or {}
+    results = {}
+    for name, folder in folders.items():
+        if name not in told and (folder / RESULT).exists():
+            try:
+                results[name] = read_json(folder / RESULT)
+            except UserError as error:  # the others are to have their results
+                told[name] = {"message": str(error), "refused": True}
     failed = {name: one["message"] for name, one in told.items()}
     refused = frozenset(name for name, one in told.items() if one.get("refused"))
-    finished = {name: folder for name, folder in folders.items() if name not in failed and (folder / RESULT).exists()}
-    results = {name: read_json(folder / RESULT) for name, folder in finished.items()}
     missing = tuple(name for name in folders if name not in results and name not in failed)
     trained = {name: folder for name, folder in folders.items() if name in results}
     if missing or not trained:

@@ -114,7 +114,7 @@ def run_study(
         _finish_all([variant], [], how, titles, failures, wait=True)
     if processes.leads():
         with locked(store, "results", wait=True, what=f"{workdir}: results"):
-            claim(workdir, config)  # another process may have claimed it for more seeds: its results are to stay
+            _still_claimed(workdir, config)
             outcome = collect(plan, variants, workdir, store, failures)
     else:
         outcome = Outcome(None, (), {})
@@ -145,6 +145,17 @@ def claim(workdir: Path, config: dict) -> None:
             return
     (workdir / checksums.FILE).unlink(missing_ok=True)  # until there are results of this configuration
     write_json(path, config)
+
+
+def _still_claimed(workdir: Path, config: dict) -> None:
+    """Raises `UserError` where another process has given the folder more seeds meanwhile: its results are to stay."""
+    try:
+        claim(workdir, config)
+    except UserError as error:
+        raise UserError(
+            f"{workdir}: given another configuration meanwhile, as more seeds; what was trained is kept, and the "
+            "command of that configuration takes from it what it can"
+        ) from error
 
 
 def _finish_all(

@@ -7,16 +7,14 @@ its lock; and a change to the code that could change a result begins anew, besid
 docstrings and layout do not count as changes.
 """
 
+import contextlib
 import hashlib
 import json
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pandas as pd
 
 from ser_jax import checksums, files, predictions
@@ -26,6 +24,7 @@ from ser_jax.corpora.corpus import Corpus
 from ser_jax.corpora.protocols import Protocol
 from ser_jax.errors import UserError, reading, reason_of
 from ser_jax.files import atomic_file, to_json
+from ser_jax.locks import alone
 from ser_jax.report import summary
 from ser_jax.report.summary import Summary
 from ser_jax.studies.source_code import code_version, package_versions
@@ -153,28 +152,9 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(to_json(value, in_order=True), encoding="utf-8")
 
 
-@contextmanager
-def locked(store: Path, key: str, *, wait: bool, what: str = "") -> Iterator[bool]:
-    """Holds the lock of a population, and says whether it could be had; with `wait` it always can, in the end.
-
-    Where another process has it, a line on stderr says that `what` is waited for, unless that is empty. The
-    operating system frees the lock of a process that died.
-    """
-    store.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(store / f".{key}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        if not wait:
-            yield False
-            return
-        if what:
-            print(f"{what}: another process is at it; waiting", file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
-        yield True
-    finally:
-        lock.release()
+def locked(store: Path, key: str, *, wait: bool, what: str = "") -> contextlib.AbstractContextManager[bool]:
+    """Returns the lock of a population, as `locks.alone` does: by the name `what`, if it is waited for."""
+    return alone(store / key, what or key, wait=wait)
 
 
 def deciding(config: dict) -> dict:

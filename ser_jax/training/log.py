@@ -7,6 +7,7 @@ diverged.
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -22,6 +23,7 @@ import numpy as np
 from ser_jax.files import atomic_file, named
 
 FILE, EVENTS = "log.jsonl", "tensorboard"
+_LONGEST_NAME = 200  # bytes; file systems take 255
 _OF_ROW = ("step", "epoch", "fold", "seed", "seconds", "diverged_at")  # what is no figure
 
 
@@ -82,7 +84,10 @@ class Events:
 
     def _file(self, run: str) -> Path:
         if run not in self._files:
-            folder = self._folder / run.replace("%", "%25").replace(os.sep, "%2F")  # no two runs have one folder
+            name = run.replace("%", "%25").replace(os.sep, "%2F")  # no two runs have one folder
+            if len(os.fsencode(name)) > _LONGEST_NAME:
+                name = hashlib.sha256(os.fsencode(run)).hexdigest()
+            folder = self._folder / name
             folder.mkdir(parents=True, exist_ok=True)
             self._files[run] = folder / f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
         return self._files[run]

@@ -185,6 +185,10 @@ def test_the_microphone_and_standard_input_are_recordings(workdir, speech, monke
             ["a.wav", "--timeline", "x.png", "--attention", "x.png"],
             "--attention x.png: --timeline writes this file too; expected another name",
         ),
+        (
+            ["a.wav", "--timeline", "x.png", "--timeline", "./x.png", "--workdir", "emodq"],
+            "model 'emodq': no such folder, nor a model of that name; did you mean emodb?",
+        ),
         (["--microphone=-1", "--workdir", "{w}"], "--microphone -1: expected seconds, from one sample to 12 hours"),
         (["a.wav", "--hop", "1"], "--hop: is of a timeline; expected --timeline beside it"),
         (

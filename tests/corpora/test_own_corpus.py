@@ -158,7 +158,7 @@ def test_a_dialog_of_two_files_in_turns_is_decoded_once_and_counted_as_two(tmp_p
         np.testing.assert_array_equal(waveform(in_order, at), waveform(in_turns, there))
 
 
-@pytest.mark.parametrize(("kept", "times"), [(2**30, 12), (12 * 2 * 40 * RATE, 12), (3 * 2 * 40 * RATE, 33)])
+@pytest.mark.parametrize(("kept", "times"), [(2**30, 12), (12 * 2 * 40 * RATE, 12), (8 * 2 * 40 * RATE, 17), (0, 36)])
 def test_segments_of_many_files_in_turns_are_decoded_once_as_far_as_memory_is_given(tmp_path, monkeypatch, kept, times):
     (tmp_path / "in").mkdir()
     names = [f"{at:02}.wav" for at in range(12)]
@@ -177,6 +177,14 @@ def test_segments_of_many_files_in_turns_are_decoded_once_as_far_as_memory_is_gi
     for at, name in enumerate(in_order.utterances["id"]):
         there = corpus.utterances["id"].tolist().index(name)
         np.testing.assert_array_equal(waveform(in_order, at), waveform(corpus, there))
+
+
+def test_a_file_among_those_ahead_is_not_decoded_again_though_no_memory_is_given(monkeypatch):
+    read = []
+    monkeypatch.setattr(decode, "read_recording", lambda path: read.append(path) or read_recording(path))
+    monkeypatch.setattr(decode, "_MOST_KEPT", 0)
+    assert len(list(decode._decoded(["a.wav", "b.wav"] * 50))) == 100
+    assert sorted(read) == ["a.wav", "b.wav"]
 
 
 def test_segments_that_begin_at_once_have_names_of_their_own(tmp_path):

@@ -1,6 +1,7 @@
 import argparse
 import errno
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -267,6 +268,12 @@ def test_one_folder_that_is_named_by_no_emotion_is_taken_for_one_only_where_it_i
         return prepare_folder("own", tmp_path / "all", tmp_path / "data", emotions=emotions).emotions
 
     if folder == "wav" and emotions is None:
+        other = os.fsencode(tmp_path / "all") + b"/\xe4rger"
+        os.mkdir(other)
+        shutil.copy(tmp_path / "all" / folder / "a.wav", other + b"/a.wav")
+        with pytest.raises(UserError, match="its name is not UTF-8; rename it"):
+            prepared()
+        shutil.rmtree(other)
         with pytest.raises(UserError, match=r"all recordings are in one folder, '?wav'?, expected .* --emotions says"):
             prepared()
     else:

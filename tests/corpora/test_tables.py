@@ -340,6 +340,12 @@ def test_recordings_inside_a_table_are_refused_with_the_way_out(tmp_path, source
     assert "docs/your_corpus.md" in str(e.value)
 
 
+def test_bytes_beside_a_path_are_a_further_column(tmp_path, source):
+    table = pd.DataFrame(ROWS, columns=list(HEAD)).assign(audio=[b"RIFF$\0\0\0WAVE"] * len(ROWS))
+    table.to_parquet(tmp_path / "t.parquet")
+    assert pairs(read(tmp_path, source, (tmp_path / "t.parquet").read_bytes(), "t.parquet")[0]) == ROWS
+
+
 def test_columns_of_other_names_are_renamed_and_what_is_not_there_is_refused(tmp_path, source, capsys):
     table, names = tmp_path / "t.csv", ("Datei", "Gefühl", "Sprecher")
     table.write_text(text(head=names), encoding="utf-8")

@@ -127,6 +127,11 @@ def test_a_damaged_result_fails_its_variant_alone_and_what_to_do_is_said(launch,
     status, _, errors = launch("study", "--config", path, "--workdir", tmp_path / "two", "--store", kept)
     assert status == 2 and "error: variant bad failed: " in errors and "and the variant is tested again" in errors
     assert list(json.loads((tmp_path / "two" / "summary.json").read_text())["variants"]) == ["good"]
+    (result.parent / checksums.FILE).unlink()
+    result.write_bytes(result.read_bytes()[:40])
+    status, _, errors = launch("study", "--config", path, "--workdir", tmp_path / "three", "--store", kept)
+    assert status == 2 and "error: variant bad failed: " in errors and "remove it, and the study's own" in errors
+    assert list(json.loads((tmp_path / "three" / "summary.json").read_text())["variants"]) == ["good"]
 
 
 def test_a_variant_on_a_full_disk_fails_alone_though_nothing_of_it_can_be_kept(tmp_path, monkeypatch):
@@ -233,7 +238,7 @@ def test_a_workdir_that_was_given_more_seeds_meanwhile_keeps_their_results(launc
 
     monkeypatch.setattr(run, "_train", train_while_another_study_begins)
     status, _, errors = launch("study", "--config", path, "--workdir", workdir)
-    assert status == 2 and "this workdir holds another configuration (config.seeds: " in errors
+    assert status == 2 and "given another configuration meanwhile, as more seeds; what was trained is kept" in errors
     assert set(pd.read_parquet(workdir / store.PREDICTIONS)["seed"]) == {0, 1}
 
 

@@ -1,12 +1,12 @@
 import dataclasses
 import importlib.metadata
 import multiprocessing
-import threading
+import sys
 
 import numpy as np
 import pytest
 
-from ser_jax import checksums
+from ser_jax import checksums, locks
 from ser_jax import config as configuration
 from ser_jax.corpora import packed_folder
 from ser_jax.corpora.corpus import save
@@ -118,19 +118,22 @@ def test_a_lock_is_held_by_one_process_and_freed_when_it_dies(tmp_path):
         assert held
 
 
-def test_who_waits_for_a_lock_says_once_for_what(tmp_path, capsys):
+def test_who_waits_for_a_lock_says_once_for_what(tmp_path, monkeypatch):
     context = multiprocessing.get_context("spawn")
     ready, go = context.Event(), context.Event()
     holder = context.Process(target=_hold, args=(tmp_path, ready, go))
     holder.start()
     assert ready.wait(60)
-    threading.Timer(0.3, go.set).start()
+    said = []
+    monkeypatch.setattr(
+        locks, "print", lambda line, **where: (said.append((line, where["file"])), go.set()), raising=False
+    )
     with store.locked(tmp_path, "key", wait=True, what="seeds 2, 3") as held:
         assert held
     holder.join()
-    assert capsys.readouterr().err == "seeds 2, 3: another process is at it; waiting\n"
     with store.locked(tmp_path, "key", wait=True, what="seeds 2, 3"):
-        assert not capsys.readouterr().err
+        pass
+    assert said == [("seeds 2, 3: another process is at it; waiting", sys.stderr)]
 
 
 def test_damaged_json_is_refused_with_what_to_do(tmp_path):

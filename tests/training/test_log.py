@@ -49,10 +49,10 @@ def test_a_restart_forgets_the_rows_and_events_that_it_makes_again(tmp_path):
 
 def test_every_run_has_a_folder_of_events_of_its_own(tmp_path):
     pytest.importorskip("tensorboard")
-    folds = ["a/b", "a_b", "a%2Fb"]
+    folds = ["a/b", "a_b", "a%2Fb", "/" * 240, "/" * 241]
     Log(tmp_path).write([row(1, loss=float(number)) | {"fold": fold} for number, fold in enumerate(folds)])
     folders = sorted((tmp_path / EVENTS).iterdir())
-    assert sorted(loss for folder in folders for _, loss in events(folder)) == [0.0, 1.0, 2.0]
+    assert sorted(loss for folder in folders for _, loss in events(folder)) == [0.0, 1.0, 2.0, 3.0, 4.0]
     assert len(folders) == len(folds)
 
 
