@@ -334,7 +334,7 @@ def _refuse_several(
 ) -> None:
     """Raises UserError for a list or an object in one of the known columns, of which each has one value.
 
-    And for a recording in the place of its path, unless among the columns that are `there` is one called `path`.
+    And for a recording in the place of its path; its bytes are a further column where one of those `there` is `path`.
     """
     instead = _is_recording(value) and _canonical(name, columns) == "path"
     if instead and (name.lower() == "path" or all(other.lower() != "path" for other in there)):

@@ -149,6 +149,7 @@ def claim(workdir: Path, config: dict) -> None:
 
 def _still_claimed(workdir: Path, config: dict) -> None:
     """Raises `UserError` where another process has given the folder more seeds meanwhile: its results are to stay."""
+    read_json(workdir / CONFIG)  # that it is damaged is another matter
     try:
         claim(workdir, config)
     except UserError as error:

@@ -240,6 +240,9 @@ def test_a_workdir_that_was_given_more_seeds_meanwhile_keeps_their_results(launc
     status, _, errors = launch("study", "--config", path, "--workdir", workdir)
     assert status == 2 and "given another configuration meanwhile, as more seeds; what was trained is kept" in errors
     assert set(pd.read_parquet(workdir / store.PREDICTIONS)["seed"]) == {0, 1}
+    (workdir / store.CONFIG).write_text("{")
+    with pytest.raises(UserError, match=r"config.json: damaged"):
+        run._still_claimed(workdir, {})
 
 
 def test_shards_leave_each_other_s_variants_alone_and_the_last_writes_the_results(trained, no_fonts, tmp_path):
