@@ -100,7 +100,8 @@ def run_study(
     variants = prepare(plan, data_dir)
     processes.require_same({"configuration": config, "populations": [variant.key for variant in variants]})
     if processes.leads():
-        claim(workdir, config)
+        with locked(store, "results", wait=True, what=f"{workdir}: results"):  # none of fewer seeds is being written
+            claim(workdir, config)
     index, count = shard
     titles = {name: f"{name} ({number} of {len(variants)})" for number, name in enumerate(plan.variants, start=1)}
     how = How(store, profile_steps, data_dir)

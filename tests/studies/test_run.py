@@ -323,6 +323,18 @@ def test_a_workdir_is_claimed_again_by_the_same_configuration_alone(tmp_path):
         run.claim(tmp_path, settings | {"feed": "resident"})
 
 
+def test_a_workdir_is_claimed_while_nobody_writes_its_results(monkeypatch, tmp_path):
+    """A lesser study that writes its results at that moment ends first, and they are not left beside this one's."""
+
+    def claim(*_):
+        with store.locked(tmp_path / run.POPULATIONS, "results", wait=False) as free:
+            raise UserError(f"free: {free}")
+
+    monkeypatch.setattr(run, "claim", claim)
+    with pytest.raises(UserError, match="free: False"):
+        run.run_study(study_of(variants={"plain": {}}), tmp_path, data_dir=str(tmp_path / "data"))
+
+
 def test_the_order_of_the_patterns_of_rates_is_kept_and_claimed(tmp_path):
     """The first that fits a parameter counts."""
     one, other = (
