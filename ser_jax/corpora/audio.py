@@ -255,7 +255,11 @@ def _decoder(path: str | os.PathLike, name: str, data: containers.Bytes, checked
         if checked.mended is not None or not isinstance(data, mmap.mmap):
             return soundfile.SoundFile(_InMemory(data[:] if checked.mended is None else checked.mended))
         # Without its name, by which libsndfile takes any bytes for samples: of .au, .vox and others.
-        return soundfile.SoundFile(os.fsencode(path) if _is_gsm(name, data) else os.open(path, os.O_RDONLY))
+        try:
+            file = os.fsencode(path) if _is_gsm(name, data) else os.open(path, os.O_RDONLY)
+        except OSError as error:  # gone meanwhile, or too many files are open
+            raise UserError(f"{name}: cannot be opened again ({error.strerror})") from error
+        return soundfile.SoundFile(file)
 
     try:
         with opened() as sound:

@@ -132,6 +132,18 @@ def test_what_is_no_whole_audio_file_is_refused_in_one_line(tmp_path, write, mes
     assert "\n" not in str(error.value)
 
 
+def test_a_file_that_cannot_be_opened_a_second_time_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(16000), 16000)
+
+    def fail(*_):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(UserError, match=r"a\.wav: cannot be opened again \(Too many open files\)"):
+        read_recording(path)
+
+
 def test_a_wav_written_to_a_pipe_promises_no_length_and_is_read(tmp_path):
     wav = wav_bytes(tmp_path)
     unknown = b"\xff\xff\xff\xff"
