@@ -12,11 +12,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
+import jax
 import psutil
 import pytest
 
 from benchmarks import kernels, roofline, run, study
+from ser_jax import machine
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
@@ -24,13 +27,25 @@ RECORD = {"device": "A Device", "platform": "gpu", "what": "help", "seconds": 1.
 
 
 @pytest.mark.parametrize("file", BENCHMARKS, ids=lambda file: file.stem)
-def test_what_a_benchmark_imports_of_the_package_is_there(file):
-    """At its top, or where it is needed."""
-    for node in ast.walk(ast.parse(file.read_text())):
+def test_what_a_benchmark_takes_of_the_package_is_there(file):
+    """Imported at its top or where it is needed, called by the name of its module, or replaced."""
+    nodes, modules = list(ast.walk(ast.parse(file.read_text()))), {}
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module.startswith("ser_jax"):
             module = importlib.import_module(node.module)
-            for name in (alias.name for alias in node.names if not hasattr(module, alias.name)):
-                importlib.import_module(f"{node.module}.{name}")
+            for name in (alias.name for alias in node.names):
+                found = getattr(module, name, None) or importlib.import_module(f"{node.module}.{name}")
+                if isinstance(found, ModuleType):
+                    modules[name] = found
+    variables = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    variables |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    modules = {name: module for name, module in modules.items() if name not in variables}
+    taken = [(node.value, node.attr) for node in nodes if isinstance(node, ast.Attribute)]
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    taken += [(call.args[0], call.args[1].value) for call in calls if ast.unparse(call.func) == "mock.patch.object"]
+    for module, name in taken:
+        module = ast.unparse(module)
+        assert module not in modules or hasattr(modules[module], name), f"{module}.{name}"
 
 
 def kept(folder):
@@ -243,6 +258,32 @@ def test_kernels_of_a_step_are_counted_as_often_as_loops_of_known_length_go_roun
     fusion, product = (101, 101 * (4 + 8)), (101, 101 * (8 + 16))  # the fusion cuts one of two numbers out
     copy, sort, begun = (1, 12 + 8), (1, 8 + 8), (1, 4 + 16)
     assert sorted(kernels.launches(PROGRAM)) == sorted([fusion, product, copy, sort, begun])
+
+
+def test_a_program_that_is_compiled_for_an_absent_gpu_may_use_what_that_has(monkeypatch, capsys):
+    """The table of `benchmarks.kernels`, with a compiler that has the program ready."""
+
+    class Compiler:
+        def trace(self, *_):
+            assert jax.default_backend() == "gpu" and machine.capability(jax.local_devices()[0]) == 9
+            return self
+
+        def lower(self):
+            return self
+
+        def compile(self, compiler_options):
+            return SimpleNamespace(
+                as_text=lambda: PROGRAM, memory_analysis=lambda: SimpleNamespace(temp_size_in_bytes=0)
+            )
+
+    monkeypatch.setattr(kernels, "absent_gpu", lambda: jax.devices()[:1])
+    monkeypatch.setattr(kernels, "steps_of", lambda *_: (Compiler(), ()))
+    monkeypatch.setattr(sys, "argv", ["kernels", "--model", "transformer", "--runs", "2"])
+    kernels.main()
+    printed = capsys.readouterr()
+    counted = sum(count for count, _ in kernels.launches(PROGRAM))
+    assert printed.out.splitlines()[-1].split()[:2] == ["transformer", str(counted)]
+    assert json.loads(printed.err)["kernels"] == counted
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is not None, reason="a compiler for GPUs is installed")
