@@ -8,7 +8,7 @@ make several. A loop of known length counts that often. On an H200 this has told
 within one in two hundred. --keep writes the programs as text. It needs the compiler, and no driver: Python 3.12 and
 
     pip install --no-deps jax==0.11.2 jaxlib==0.11.2 jax-cuda13-plugin==0.11.2 jax-cuda13-pjrt==0.11.2
-    pip install --no-deps nvidia-cuda-nvcc nvidia-nvvm
+    pip install --no-deps nvidia-cuda-nvcc nvidia-nvvm nvidia-cudnn-cu13
 
 Prints a table, and a JSON line for each family to stderr.
 """
