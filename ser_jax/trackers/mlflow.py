@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import re
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,8 +27,9 @@ def write(runs: Sequence[TrackedRun], folder: Path, project: str) -> None:
         tags = [RunTag(name, str(value)) for name, value in run.labels().items()]
         tracked = client.create_run(experiment, run_name=run.name).info.run_id
         rows = [*run.curves, (run.last_step, run.scores)]
-        metrics = [Metric(name, value, now, step) for step, figures in rows for name, value in figures.items()]
-        options = [Param(name, str(value)[:_MOST_LETTERS]) for name, value in run.options.items()]
+        names = _names(itertools.chain(run.options, *(figures for _, figures in rows)))
+        metrics = [Metric(names[name], value, now, step) for step, figures in rows for name, value in figures.items()]
+        options = [Param(names[name], str(value)[:_MOST_LETTERS]) for name, value in run.options.items()]
         client.log_batch(tracked, tags=tags)
         for batch in _batches(metrics, _MOST_METRICS):
             client.log_batch(tracked, metrics=batch)
@@ -36,6 +38,18 @@ def write(runs: Sequence[TrackedRun], folder: Path, project: str) -> None:
         if run.confusion:
             client.log_image(tracked, _picture(run.confusion), artifact_file="confusion.png")
         client.set_terminated(tracked)
+
+
+def _names(names: Iterable[str]) -> dict[str, str]:
+    """The names that MLflow takes: columns of a corpus, which dimensions are named by, may have any letters."""
+    found: dict[str, str] = {}
+    for name in names:
+        if name not in found:
+            own = re.sub(r"[^\w. :-]", "_", name)
+            while own in found.values():  # no two become one
+                own += "_"
+            found[name] = own
+    return found
 
 
 def _picture(png: bytes) -> Any:

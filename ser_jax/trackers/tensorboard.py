@@ -11,6 +11,8 @@ from typing import Any
 
 from ser_jax.trackers.run import TrackedRun
 
+_LONGEST_NAME = 200  # letters of a run's folder; file systems take 255 bytes
+
 
 def write(runs: Sequence[TrackedRun], folder: Path, project: str) -> None:
     """Writes events of runs; the project's name is that of the folder."""
@@ -20,7 +22,8 @@ def write(runs: Sequence[TrackedRun], folder: Path, project: str) -> None:
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     for number, run in enumerate(runs):
-        own = folder / f"{number:04}_{re.sub(r'[^A-Za-z0-9.]+', '_', run.name).strip('_')}"
+        name = re.sub(r"[^A-Za-z0-9.]+", "_", run.name).strip("_")[:_LONGEST_NAME]
+        own = folder / f"{number:04}_{name}"
         own.mkdir(parents=True)
         summaries = [(step, _scalars(Summary, figures)) for step, figures in run.curves]
         summaries.append((run.last_step, _scalars(Summary, run.scores)))

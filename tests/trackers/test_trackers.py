@@ -1,5 +1,6 @@
 """What a tracker has written is read again, in the tracker's own form, and is what it was given."""
 
+import dataclasses
 import io
 import json
 import struct
@@ -61,6 +62,13 @@ def test_tensorboard_has_curves_options_scores_and_the_picture(tmp_path):
     found = options.session_start_info.hparams
     assert found["model.width"].number_value == 2 and found["fold"].string_value == "b"
     assert found["training.deterministic"].bool_value is True
+
+
+def test_tensorboard_has_a_folder_for_a_run_of_any_name(tmp_path):
+    pytest.importorskip("tensorboard")
+    names = ["é/" * 200, "f" * 300, "f" * 301]
+    tensorboard.write([dataclasses.replace(RUNS[0], fold=fold) for fold in names], tmp_path, "study")
+    assert len(list(tmp_path.glob("*/events*"))) == 3
 
 
 def records(path):
@@ -125,6 +133,21 @@ def test_mlflow_has_curves_options_scores_and_the_picture(tmp_path):
     assert Image.open(picture).size == (6, 4)
     params = runs["plain, a, seed 0"].data.params
     assert len(params) == 151 and params["option.149"] == "149" and len(params["long"]) == 6000
+
+
+def test_mlflow_takes_the_name_of_any_column_as_one_of_its_own(tmp_path):
+    for module in ("mlflow", "sqlalchemy", "alembic"):
+        pytest.importorskip(module)
+    from mlflow.tracking import MlflowClient
+
+    odd = {"test_ccc_arousal (self)": 0.25, "test_ccc_arousal [self]": 0.5, "a//b": 0.75, "é": 1.0, "plain": 0.0}
+    mlflow.write([TrackedRun("eca", "a", 0, {"model.option?": 1}, [(1, odd)], {}, b"")], tmp_path, "study")
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    (experiment,) = [one for one in client.search_experiments() if one.name == "study"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    names = ["test_ccc_arousal _self_", "test_ccc_arousal _self__", "a__b", "é", "plain"]
+    assert run.data.metrics == dict(zip(names, odd.values(), strict=True))
+    assert run.data.params == {"model.option_": "1"}
 
 
 @pytest.fixture
