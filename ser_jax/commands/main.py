@@ -49,9 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 1 a check failed, 2 a mistake or a machine that cannot do it, 130 interrupted, 141 who reads the output went
     away. Where the shell gave it, the process may end here: see `background.end`.
     """
-    status = _status(sys.argv[1:] if arguments is None else arguments)
-    if arguments is None:
-        background.end(status)
+    if arguments is not None:
+        return _status(arguments)
+    try:
+        status = _status(sys.argv[1:])
+    except Exception:  # shown here, so that the end does not wait for what is compiled beside
+        sys.excepthook(*sys.exc_info())
+        status = 1
+    background.end(status)
     return status
 
 

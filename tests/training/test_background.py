@@ -92,8 +92,11 @@ def test_a_program_that_is_done_ends_when_what_was_begun_is_over_and_begins_noth
     assert found.stdout.decode().split() == sorted(["begun", "over"] * min(2, max(1, cores)))
 
 
-def test_a_command_that_is_over_ends_with_its_status_whatever_is_compiled_beside():
-    script = """
+@pytest.mark.parametrize(
+    ("error", "status", "said"), [("UserError", 2, "error: refused\n"), ("RuntimeError", 1, "RuntimeError: refused\n")]
+)
+def test_a_command_that_is_over_ends_with_its_status_whatever_is_compiled_beside(error, status, said):
+    script = f"""
 import sys
 from ser_jax.commands import list as command
 from ser_jax.commands.main import main
@@ -104,7 +107,7 @@ def refuse(args):
     begun = background.threading.Event()
     background.begin(lambda: (begun.set(), background.threading.Event().wait()))
     begun.wait()
-    raise UserError("refused")
+    raise {error}("refused")
 
 command.run = refuse
 sys.argv = ["launch.py", "list"]
@@ -112,4 +115,6 @@ main()
 print("not reached")
 """
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=50)
-    assert (found.returncode, found.stdout, found.stderr) == (2, b"", b"error: refused\n")
+    assert (found.returncode, found.stdout) == (status, b"")
+    errors = found.stderr.decode()
+    assert errors.endswith(said) and errors.startswith("Traceback") == (status == 1)
