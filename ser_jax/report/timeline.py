@@ -1,6 +1,7 @@
 """Emotions over time as files: tables, labels for Audacity, a TextGrid for Praat, a picture. The suffix says which."""
 
 import os
+import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from ser_jax.report.escape import one_line
 SUFFIXES = (".csv", ".jsonl", ".txt", ".TextGrid", ".png")
 _SILENT_DB = 50.0  # a window so much softer than the loudest one is silence in labels and pictures
 SILENCE = "silence"
+_LETTERS, _LINE = 55, 0.17  # of a line of the title, even of wide ones, and its inches
 
 
 def write_timeline(
@@ -138,10 +140,12 @@ def _draw(table: pd.DataFrame, columns: Sequence[str], title: str, path: Path) -
     heights = ([max(len(columns), 2)] if columns else []) + [2] * (len(names) > 0) + [2]
     with matplotlib.rc_context({"text.parse_math": False, "font.family": fonts()}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = Figure(figsize=(9.0, 1.6 + 0.3 * len(columns) + 1.2 * bool(names)), layout="constrained")
+        lines = textwrap.wrap(one_line(title), _LETTERS)
+        height = 1.6 + 0.3 * len(columns) + 1.2 * bool(names) + _LINE * len(lines[1:])
+        figure = Figure(figsize=(9.0, height), layout="constrained")
         FigureCanvasAgg(figure)
         axes = list(figure.subplots(len(heights), sharex=True, height_ratios=heights))
-        axes[0].set_title(title, loc="left")
+        axes[0].set_title("\n".join(lines), loc="left", fontsize=10)
         below = axes.pop()
         if columns:
             above = axes.pop(0)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -66,6 +67,18 @@ def test_a_picture_shows_the_probabilities_and_leaves_silence_blank(table, tmp_p
     assert one.shape == other.shape and one.shape[1] == 1350
     white = [(picture == 255).all(axis=2).sum() for picture in (one, other)]
     assert white[0] > white[1] + 10_000
+
+
+@pytest.mark.parametrize("letter", ["n", "W", "語"])
+def test_a_title_of_any_length_is_shown_whole(table, tmp_path, letter):
+    title = " ".join([letter * 120, "(model)"])
+    for name, shown in (("long", title), ("short", letter)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            write_timeline(tmp_path / f"{name}.png", table, EMOTIONS, shown)
+    long, short = (np.asarray(Image.open(tmp_path / f"{name}.png").convert("L")) for name in ("long", "short"))
+    assert (long[:, -3:] == 255).all()  # nothing goes over the edge
+    assert len(long) > len(short)  # the panels keep their heights
 
 
 def test_the_level_of_many_windows_is_a_thin_line(table, tmp_path):
