@@ -1,9 +1,11 @@
 """A model as a SavedModel of TensorFlow and as a TFLite file, by jax2tf and TensorFlow's converter."""
 
+import os
 import tempfile
 import warnings
 from pathlib import Path
 
+from ser_jax.errors import UserError, brief
 from ser_jax.export import eight_bits, tflite
 from ser_jax.export.program import Program
 
@@ -37,15 +39,38 @@ def write_tflite(program: Program, path: Path, int8: bool | None = None) -> int:
     """Writes a TFLite file of built-in operations alone. Returns how many weights have 8 bits in it.
 
     `int8`: as the program has it, if it is not said; weights that are rounded stay float32 where it is false.
+    Raises `UserError` for a program that TensorFlow's converter does not take.
     """
-    import tensorflow as tf
-
     with tempfile.TemporaryDirectory() as folder, eight_bits.multiplied():
         _save(program, Path(folder), ("cpu",))
-        content = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+        content = _converted(folder)
     content, kept = tflite.compact(content, program.int8 if int8 is None else int8)
     path.write_bytes(content)
     return kept
+
+
+def _converted(folder: str) -> bytes:
+    """The TFLite file of a SavedModel. What the converter prints is shown again, but where it gives up."""
+    import tensorflow as tf
+    from tensorflow.lite.python.convert_phase import ConverterError
+
+    with tempfile.TemporaryFile() as said:
+        errors = os.dup(2)  # it does not print by Python
+        os.dup2(said.fileno(), 2)
+        try:
+            return tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+        except ConverterError as error:
+            said.truncate(0)
+            reason = brief(str(error).partition("error: ")[2] or str(error))
+            raise UserError(
+                "export: TensorFlow's converter to TFLite, and so to ONNX, does not take this model "
+                f"({reason}); expected --to stablehlo or --to savedmodel"
+            ) from error
+        finally:
+            os.dup2(errors, 2)
+            os.close(errors)
+            said.seek(0)
+            os.write(2, said.read())
 
 
 def _save(program: Program, folder: Path, platforms: tuple[str, ...]) -> None:

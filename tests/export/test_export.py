@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 import json
+import os
 import re
 import sys
+import types
 from fractions import Fraction
 from pathlib import Path
 
@@ -34,6 +36,7 @@ from ser_jax.export.formats import FORMATS
 from ser_jax.export.onnx import _keep_int8
 from ser_jax.export.rounding import rounded_share
 from ser_jax.export.speeds import at_speeds
+from ser_jax.export.tensorflow import _converted
 from ser_jax.models import FAMILIES, ops
 from ser_jax.models.mask import Mask
 from ser_jax.studies.recognise import make_recogniser
@@ -329,6 +332,24 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(
     errors = capsys.readouterr().err
     assert message in errors and errors.count("\n") == 1
     assert set(tmp_path.rglob("*")) == before
+
+
+def test_what_the_converter_does_not_take_is_one_line_and_what_else_it_says_is_shown(tmp_path, monkeypatch, capfd):
+    tensorflow = pytest.importorskip("tensorflow")
+    program = programs.Program(lambda waveform, num_samples: jnp.sort(waveform), (), 4)
+    with pytest.raises(UserError, match=r"does not take this model \(.*sort.*\); expected --to stablehlo") as raised:
+        FORMATS["tflite"].write(program, tmp_path / "x.tflite")
+    assert "\n" not in str(raised.value) and len(str(raised.value)) <= 300
+    assert not (tmp_path / "x.tflite").exists() and "sort" not in capfd.readouterr().err
+
+    class Converter:
+        @staticmethod
+        def from_saved_model(folder):
+            os.write(2, b"a warning")
+            return types.SimpleNamespace(convert=lambda: b"content")
+
+    monkeypatch.setattr(tensorflow.lite, "TFLiteConverter", Converter)
+    assert _converted("") == b"content" and capfd.readouterr().err == "a warning"
 
 
 @functools.cache
