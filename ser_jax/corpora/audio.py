@@ -9,6 +9,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -376,7 +377,7 @@ def _listen(name: str, decoder: _Decoder) -> Recording:
         what = f"the value {heard.value:.3g}" if heard.value else "zeros"
         where = " at its end" if heard.run == heard.still else ""
         notes["zeros"] = f"{heard.still / decoder.rate:.1f} s of nothing but {what}{where}: is it whole?"
-    gain = _gain(max(heard.high, -heard.low), decoder.fine)
+    gain = float(gain_of(max(heard.high, -heard.low), decoder.fine))
     if gain < 1:
         notes["scaled_down"] = f"exceeds full scale, up to {max(heard.high, -heard.low):.6g}; scaled by {gain:.6g}"
     elif gain > 1:
@@ -391,13 +392,18 @@ def _listen(name: str, decoder: _Decoder) -> Recording:
     return Recording(samples, decoder.rate, decoder.channels, level, share, notes)
 
 
-def _gain(peak: float, fine: bool) -> float:
-    """By what a recording of this peak is scaled, so that it neither clips nor vanishes in 16 bits."""
-    if peak > 1:
-        # Samples on the scale of 16, 24 or 32 bit, written as floating point: their level is known.
-        integer = next((scale for scale in INTEGER_SCALES if NOT_INTEGER < peak <= scale), peak)
-        return AUDIBLE / peak if peak / integer < SOFT else 1 / integer
-    return AUDIBLE / peak if fine and peak < SOFT else 1.0
+def gain_of(peak: Any, fine: Any = True, where: Callable[..., Any] = np.where) -> Any:
+    """Returns by what a recording is scaled, so that it neither clips nor vanishes in 16 bits.
+
+    `peak` is above 0; `fine`: it has more than 16 bits. `where` is that of the library whose number is to be returned.
+    """
+    scale = peak
+    # Samples on the scale of 16, 24 or 32 bit, written as floating point: their level is known.
+    for greater in reversed(INTEGER_SCALES):
+        scale = where((peak > NOT_INTEGER) & (peak <= greater), greater, scale)
+    audible = AUDIBLE / peak
+    loud = where(peak / scale < SOFT, audible, 1 / scale)
+    return where(peak > 1, loud, where((peak < SOFT) & fine, audible, 1.0))
 
 
 def _resampled(blocks: Iterator[np.ndarray], rate: int) -> Iterator[Float32[np.ndarray, " frames"]]:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ser_jax.baselines import is_baseline, linear
-from ser_jax.corpora.audio import AUDIBLE, INTEGER_SCALES, NOT_INTEGER, SILENT, SOFT
+from ser_jax.corpora.audio import SILENT, gain_of
 from ser_jax.corpora.corpus import SAMPLE_RATE
 from ser_jax.corpora.levels import GREATEST
 from ser_jax.errors import UserError
@@ -205,13 +205,7 @@ def _gain(waveform: Array, there: Bool[Array, " samples"]) -> Array:
     """By what `ser_jax.corpora.audio.heard` scales samples, of which those that are `there` count."""
     samples = jnp.where(there, waveform, waveform[0])
     low, high = jnp.min(samples), jnp.max(samples)
-    peak = jnp.maximum(high, -low)
-    scale = peak
-    for greater in reversed(INTEGER_SCALES):
-        scale = jnp.where((peak > NOT_INTEGER) & (peak <= greater), greater, scale)
-    gain = jnp.where(peak > 1, jnp.where(peak / scale < SOFT, AUDIBLE / peak, 1 / scale), 1.0)
-    gain = jnp.where(peak < SOFT, AUDIBLE / peak, gain)
-    return jnp.where(high - low <= SILENT, 1.0, gain)
+    return jnp.where(high - low <= SILENT, 1.0, gain_of(jnp.maximum(high, -low), where=jnp.where))
 
 
 def _mean_over_windows(
