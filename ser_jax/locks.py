@@ -1,6 +1,7 @@
 """A lock between processes that would make the same thing."""
 
 import contextlib
+import fcntl
 import os
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ def alone(path: str | os.PathLike, what: str, *, wait: bool = True) -> Iterator[
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path.parent / f".{path.name}.lock")
+    lock = filelock.FileLock(_file(path))
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
@@ -31,3 +32,19 @@ def alone(path: str | os.PathLike, what: str, *, wait: bool = True) -> Iterator[
         yield True
     finally:
         lock.release()
+
+
+def held(path: str | os.PathLike) -> bool:
+    """Returns whether a process holds the lock of `path`. Nothing is written, so that the folder may be read-only."""
+    try:
+        with _file(Path(path)).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # freed when it is closed
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _file(path: Path) -> Path:
+    return path.parent / f".{path.name}.lock"

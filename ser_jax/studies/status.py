@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from ser_jax import config as configuration
+from ser_jax import locks
 from ser_jax.errors import UserError
 from ser_jax.files import read_json
 from ser_jax.studies.plan import make_plan
@@ -16,7 +17,6 @@ from ser_jax.studies.store import (
     STUDY,
     SUMMARY,
     deciding,
-    locked,
     newest_checkpoint,
     population_folder,
 )
@@ -75,9 +75,7 @@ def _progress(name: str, config: dict, store: Path, folders: dict[Path, _Known |
     failed = (folder / FAILURE).exists()  # what comes after the training may fail as well
     if (folder / RESULT).exists() and not failed:
         return Progress(name, "trained", step, steps)
-    with locked(store, _KEY.search(folder.name)[1], wait=False) as free:
-        running = not free
-    if running:
+    if locks.held(store / _KEY.search(folder.name)[1]):
         ago = _age(folder / log.FILE)
         return Progress(name, "running", step, steps, ago, seconds_left=_seconds_left(rows, steps, ago))
     if failed:

@@ -96,6 +96,13 @@ def test_variants_whose_folders_are_spelt_the_same_are_told_apart(study, left):
     assert states(study) == {"noise 0.5": "not begun", "noise-0.5": "trained" if "result" in left else "interrupted"}
 
 
+def test_a_status_writes_nothing(study):
+    population(study, "noise-0.5", KEYS[0], checkpoint=True)
+    before = set(study.rglob("*"))
+    assert states(study)["noise-0.5"] == "interrupted"
+    assert set(study.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     ("rows", "left"),
     [
