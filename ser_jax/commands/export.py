@@ -76,8 +76,9 @@ def run(args: argparse.Namespace) -> int:
 
     start_jax()
     form = FORMATS[args.to]
-    for one in workdirs.find(api.find_folder(args.model), args.variant, option="model"):
-        seconds = programs.check_exportable(one.metadata, args.seconds, args.model)
+    found = workdirs.find(api.find_folder(args.model), args.variant, option="model")
+    if len(found) == 1:  # several are refused next
+        seconds = programs.check_exportable(found[0].metadata, args.seconds, args.model)
     model = api.load(args.model, variant=args.variant, fold=args.fold, seed=args.seed, data_dir=args.data_dir)
     restored = model.recogniser.restored
     waveforms = _recordings(args.recordings)

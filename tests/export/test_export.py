@@ -39,6 +39,7 @@ from ser_jax.export.speeds import at_speeds
 from ser_jax.export.tensorflow import _converted
 from ser_jax.models import FAMILIES, ops
 from ser_jax.models.mask import Mask
+from ser_jax.studies import workdirs
 from ser_jax.studies.recognise import make_recogniser
 from ser_jax.studies.workdirs import Restored, recordings
 from ser_jax.training import devices, published
@@ -332,6 +333,15 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(
     errors = capsys.readouterr().err
     assert message in errors and errors.count("\n") == 1
     assert set(tmp_path.rglob("*")) == before
+
+
+def test_of_several_variants_one_has_to_be_named_whatever_the_others_are(folder, tmp_path, monkeypatch, capsys):
+    metadata = published.read_metadata(folder)
+    baseline = metadata | {"config": metadata["config"] | {"model": {"name": "linear_svm"}}}
+    found = [Restored("network", folder, metadata), Restored("svm", folder, baseline)]
+    monkeypatch.setattr(workdirs, "find", lambda *_, **__: found)
+    assert main(["export", str(folder), "--to", "stablehlo", "--out", str(tmp_path / "x.stablehlo")]) == 2
+    assert "has several variants; choose one of --variant network, svm" in capsys.readouterr().err
 
 
 def test_what_the_converter_does_not_take_is_one_line_and_what_else_it_says_is_shown(tmp_path, monkeypatch, capfd):
