@@ -12,8 +12,14 @@ def write(runs: Sequence[TrackedRun], folder: Path, project: str) -> None:
     import wandb
     from PIL import Image
 
-    settings = wandb.Settings(  # nothing of the machine or of its repositories
-        silent=True, console="off", disable_git=True, save_code=False, x_disable_stats=True, x_disable_meta=True
+    settings = wandb.Settings(  # nothing of the machine, its packages or repositories
+        silent=True,
+        console="off",
+        disable_git=True,
+        save_code=False,
+        x_disable_stats=True,
+        x_disable_meta=True,
+        x_save_requirements=False,
     )
     for run in runs:
         tracked = wandb.init(
