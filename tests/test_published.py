@@ -188,6 +188,24 @@ def test_the_figure_of_a_published_model_is_of_what_it_predicted_for_unseen_spea
     assert any(f"unseen speakers ({rule} (speaker-independent; " in card for rule in PROTOCOLS.values())
 
 
+@pytest.mark.parametrize(
+    ("model", "result", "corpus"),
+    [
+        ("emodb", "pretrained_emodb", "ravdess"),
+        ("ravdess", "pretrained_ravdess", "emodb"),
+        ("emodb_encoder", "encoder_lda_emodb", "ravdess"),
+        ("ravdess_encoder", "encoder_lda_ravdess", "emodb"),
+    ],
+)
+def test_a_card_has_the_figure_of_its_model_on_the_other_corpus(model, result, corpus):
+    table = pd.read_parquet(RESULTS / "cross_corpus" / result / "predictions.parquet")
+    found = recomputed.figure(recomputed.Shared(table, list(table["variant"].unique())), np.ones(1))["estimate"]
+    card = (ROOT / "pretrained" / model / "README.md").read_text()
+    assert f"| {corpus}, all of it | inductive | {100 * found:.1f} [" in card
+    header = card.partition(f"name: {corpus}, all of it (inductive)\n")[2].partition("name: WA")[0]
+    assert f"name: UA\n      value: {100 * found:.1f}\n" in header
+
+
 def test_every_p_value_beside_a_figure_is_that_of_its_comparison():
     wrong = []
     for document in DOCUMENTS:
