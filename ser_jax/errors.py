@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -58,6 +59,11 @@ def refusal(error: BaseException) -> str | None:
         return out_of_memory(error)
     if isinstance(error, RecursionError):
         return "something that was given is nested too deeply"
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith(__package__):
+        return (
+            f"{sys.executable}: has no package {error.name}; expected the Python of an environment with ser_jax "
+            "(`make environment`, then `source .venv/bin/activate`; or `pip install .`)"
+        )
     return None
 
 

@@ -3,6 +3,7 @@ import errno
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,6 +44,15 @@ def test_help_is_complete_quick_and_imports_neither_jax_nor_tensorflow(command):
     for name in COMMANDS if not command else ():
         assert name in result.stdout
     assert seconds < 3  # under 0.2 s on a quiet machine
+
+
+@pytest.mark.parametrize("command", [("audit", "synthetic"), ("predict", "a.wav"), ("train", "configs/quickstart.py")])
+def test_a_python_without_the_packages_is_told_in_one_line(command):
+    bare = [sys.executable, "-S", "launch.py", *command]  # without site-packages, as where no environment is active
+    result = subprocess.run(bare, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 2 and result.stdout == "", result.stderr
+    assert re.fullmatch(r"error: \S+: has no package \w+; expected the Python of an environment .*\n", result.stderr)
+    assert "source .venv/bin/activate" in result.stderr and len(result.stderr) < 300
 
 
 def test_a_reader_that_has_enough_of_the_output_ends_a_command_quietly():

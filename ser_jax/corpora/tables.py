@@ -106,6 +106,7 @@ _MAGIC = {  # how files begin that are no text, and what they are
     b"\x1f\x8b": "compressed by gzip",
     b"PAR1": "a Parquet file, whose name has to end in .parquet",
 }
+_ARROW = (b"ARROW1", b"\xff\xff\xff\xff")  # files, and streams as Hugging Face's data sets keep
 _SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 
 
@@ -198,6 +199,11 @@ def _is_time(cell: str) -> bool:
 
 def _decoded(path: Path) -> str:
     data = path.read_bytes()
+    if data.startswith(_ARROW):
+        raise UserError(
+            f"{path}: an Arrow file, expected Parquet or text: `datasets.Dataset.from_file(FILE).to_parquet(OUT)` of "
+            "Hugging Face's data sets writes Parquet"
+        )
     kind = next((kind for begins, kind in _MAGIC.items() if data.startswith(begins)), None)
     if kind is None and data.lstrip()[:1] == b"<":
         kind = "HTML or XML"
@@ -332,17 +338,19 @@ def _read_json(path: Path, text: str, columns: Sequence[str]) -> pd.DataFrame:
 def _refuse_several(
     path: Path, place: int, name: str, value: Any, columns: Sequence[str], there: Iterable[str]
 ) -> None:
-    """Raises UserError for a list or an object in one of the known columns, of which each has one value.
+    """Raises UserError for a list, an object or a recording in one of the known columns, of which each has one value.
 
-    And for a recording in the place of its path; its bytes are a further column where one of those `there` is `path`.
+    Beside the column itself, one of those `there`, a synonym is a further column, which may hold anything.
     """
-    instead = _is_recording(value) and _canonical(name, columns) == "path"
-    if instead and (name.lower() == "path" or all(other.lower() != "path" for other in there)):
+    column = _canonical(name, columns)
+    if column not in columns or (name.lower() != column and column in map(str.lower, there)):
+        return
+    if column == "path" and _is_recording(value):
         raise UserError(
             f"{path}: row {place} holds a recording itself in the column `{name}`, expected its path: write the "
             "recordings to files (docs/your_corpus.md)"
         )
-    if isinstance(value, list | dict | np.ndarray) and _canonical(name, columns) in columns:
+    if isinstance(value, list | dict | np.ndarray) and _path_of(value) is None:
         found = "an object" if isinstance(value, dict) else "a list"
         raise UserError(f"{path}: row {place} has {found} as its `{name}`, expected one value")
 
@@ -352,6 +360,12 @@ def _is_recording(value: Any) -> bool:
     if isinstance(value, dict):
         return any(value.get(key) is not None for key in ("bytes", "array"))
     return isinstance(value, bytes) and b"\0" in value
+
+
+def _path_of(value: Any) -> str | None:
+    """The path in Hugging Face's audio that holds no recording."""
+    path = value.get("path") if isinstance(value, dict) and "bytes" in value and not _is_recording(value) else None
+    return path if isinstance(path, str) else None
 
 
 def _read_parquet(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -371,6 +385,10 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def _as_text(value: Any) -> str:
+    if _is_recording(value):  # beside its path; as text it would be several times as large
+        return ""
+    if (path := _path_of(value)) is not None:
+        value = path
     if isinstance(value, bytes):
         value = value.decode("utf-8", "backslashreplace")
     if isinstance(value, str):

@@ -340,10 +340,38 @@ def test_recordings_inside_a_table_are_refused_with_the_way_out(tmp_path, source
     assert "docs/your_corpus.md" in str(e.value)
 
 
-def test_bytes_beside_a_path_are_a_further_column(tmp_path, source):
-    table = pd.DataFrame(ROWS, columns=list(HEAD)).assign(audio=[b"RIFF$\0\0\0WAVE"] * len(ROWS))
-    table.to_parquet(tmp_path / "t.parquet")
+@pytest.mark.parametrize("recording", [b"RIFF$\0\0\0WAVE", {"bytes": b"RIFF", "path": "a.wav"}, {"array": [0.1]}])
+def test_a_recording_beside_its_path_is_read_over(tmp_path, source, recording):
+    pd.DataFrame(ROWS, columns=list(HEAD)).assign(audio=[recording] * len(ROWS)).to_parquet(tmp_path / "t.parquet")
+    rows, problems, _ = read(tmp_path, source, (tmp_path / "t.parquet").read_bytes(), "t.parquet")
+    assert pairs(rows) == ROWS and problems == []
+    assert "audio" not in rows or set(rows["audio"]) == {""}  # not as text, several times as large as the recording
+
+
+def test_a_list_in_a_synonym_beside_the_column_itself_is_a_further_column(tmp_path, source):
+    pd.DataFrame(ROWS, columns=list(HEAD)).assign(spk=[[0, 1]] * len(ROWS)).to_parquet(tmp_path / "t.parquet")
     assert pairs(read(tmp_path, source, (tmp_path / "t.parquet").read_bytes(), "t.parquet")[0]) == ROWS
+
+
+@pytest.mark.parametrize("name", ["audio", "path"])
+@pytest.mark.parametrize("kind", ["t.parquet", "t.jsonl"])
+def test_audio_without_bytes_is_its_path(tmp_path, source, name, kind):
+    audio = [{"bytes": None, "path": path} for path, *_ in ROWS]
+    table = pd.DataFrame(ROWS, columns=list(HEAD)).drop(columns="path").assign(**{name: audio})
+    table.to_parquet(tmp_path / kind) if kind == "t.parquet" else table.to_json(
+        tmp_path / kind, orient="records", lines=True
+    )
+    assert pairs(read(tmp_path, source, (tmp_path / kind).read_bytes(), kind)[0]) == ROWS
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_arrow_file_is_told_with_the_way_out(tmp_path, source, stream):
+    table = pyarrow.Table.from_pandas(pd.DataFrame(ROWS, columns=list(HEAD)))
+    new = pyarrow.ipc.new_stream if stream else pyarrow.ipc.new_file
+    with new(tmp_path / "t.arrow", table.schema) as file:
+        file.write_table(table)
+    with pytest.raises(UserError, match=r"t.arrow: an Arrow file, expected Parquet or text: `datasets\.Dataset"):
+        read_table(tmp_path / "t.arrow", source, Problems())
 
 
 def test_columns_of_other_names_are_renamed_and_what_is_not_there_is_refused(tmp_path, source, capsys):
