@@ -249,15 +249,49 @@ def test_a_folder_without_emotions_is_refused(recordings, tmp_path):
         prepare_folder("own", tmp_path / "typo", tmp_path / "data", emotions=["joy"])
 
 
-def test_the_page_writes_the_recordings_inside_a_table_to_files(recordings, tmp_path, monkeypatch):
+def run_snippet(number):
+    """Runs a Python block of the page; the first is for recordings inside a table, the second for Kaldi's files."""
     page = (Path(__file__).parents[2] / "docs/your_corpus.md").read_text()
-    snippet = next(part for part in page.split("```") if part.startswith("python\nimport"))
+    exec([part for part in page.split("```") if part.startswith("python\nimport")][number].removeprefix("python\n"), {})
+
+
+def test_the_page_writes_the_recordings_inside_a_table_to_files(recordings, tmp_path, monkeypatch):
     whole = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted(recordings.rglob("*.*"))]
     monkeypatch.chdir(tmp_path)
     pd.DataFrame({"audio": whole, "emotion": "joy", "speaker": "s"}).to_parquet("train.parquet")
-    exec(snippet.removeprefix("python\n"), {})
+    run_snippet(0)
     own = prepare_folder("own", tmp_path / "RECORDINGS", tmp_path / "data", table=tmp_path / "calls.csv")
     assert len(own.utterances) == len(whole) > 1
+
+
+@pytest.mark.parametrize("segments", [False, True])
+def test_the_page_makes_a_table_of_the_files_of_kaldi(tmp_path, monkeypatch, segments):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        write_noise(Path("wav") / f"{name}.wav")
+    content = {
+        "wav.scp": "one wav/one.wav\ntwo\twav/two.wav\n",
+        "utt2spk": "one ann\ntwo ben\n",
+        "utt2emo": "one joy\ntwo anger\n",
+        "text": "one hello  there\ntwo\n",
+    }
+    if segments:
+        content["segments"] = "one-1 one 0.0 0.1\none-2 one 0.1 0.225\ntwo-1 two 0.05 0.25\n"
+        content["utt2spk"] = "one-1 ann\none-2 cid\ntwo-1 ben\n"
+        content["utt2emo"] = "one-1 joy\none-2 joy\ntwo-1 anger\n"
+        content["text"] = "one-1 hello  there\none-2\ntwo-1 ja\n"
+    Path("KALDI").mkdir()
+    for name, lines in content.items():
+        (Path("KALDI") / name).write_text(lines)
+    run_snippet(1)
+    own = prepare_folder("own", tmp_path, tmp_path / "data", table=tmp_path / "calls.csv").utterances
+    found = [tuple(row) for row in own[["id", "speaker", "emotion"]].to_numpy()]
+    of_recordings = [("one", "ann", "joy"), ("two", "ben", "anger")]
+    of_segments = [("one-1", "ann", "joy"), ("one-2", "cid", "joy"), ("two-1", "ben", "anger")]
+    assert found == (of_segments if segments else of_recordings) and own["transcript"][0] == "hello  there"
+    if segments:
+        assert own["segment_start"].tolist() == [0, 0.1, 0.05]
+        assert own["segment_end"].tolist() == [0.1, 0.225, 0.25]
 
 
 @pytest.mark.parametrize(("folder", "emotions"), [("wav", ["wav"]), ("wav", None), ("anger", None)])
