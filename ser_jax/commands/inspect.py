@@ -48,11 +48,16 @@ def run(args: argparse.Namespace) -> int:
 
 def text(found: dict[str, Any]) -> str:
     """Returns what `inspect` found as text: totals, speakers x emotions, then what deserves a look."""
-    speakers = "unknown" if found["speakers"] is None else found["speakers"]
+    from ser_jax.numbers import count
+
+    speakers = "unknown" if found["speakers"] is None else str(found["speakers"])
+    genders = {"gender unknown" if name == "unknown" else name: number for name, number in found["genders"].items()}
+    if list(genders) != ["gender unknown"]:
+        speakers += f" ({', '.join(f'{name} {number}' for name, number in genders.items())})"
     lines = [
         f"corpus        {found['corpus']}",
         f"utterances    {found['utterances']}, {found['minutes']:.1f} minutes",
-        f"speakers      {speakers} ({', '.join(f'{name} {count}' for name, count in found['genders'].items())})",
+        f"speakers      {speakers}",
         f"seconds       {_spread(found['seconds'], '.2f')}",
         f"level, dB     {_spread(found['level_db'], '.0f')}",
     ]
@@ -60,7 +65,8 @@ def text(found: dict[str, Any]) -> str:
         lines.append(f"{name:<14}{_spread(values, '.3g')}; known of {values['known']}")
     for name in ("rates", "channels"):
         if found[name]:
-            lines.append(f"{name:<14}{', '.join(f'{key}: {number} files' for key, number in found[name].items())}")
+            files = [f"{key}: {count(number, 'file')}" for key, number in found[name].items()]
+            lines.append(f"{name:<14}{', '.join(files)}")
     unknown = [name for name, share in found["columns"].items() if share == 0]
     partly = [f"{name} {100 * share:.0f} %" for name, share in found["columns"].items() if 0 < share < 1]
     lines += [f"not known     {', '.join(unknown)}"] if unknown else []

@@ -348,6 +348,7 @@ def _summary(corpus: Corpus) -> str:
     from ser_jax.corpora.labels import look_alike, spellings_of_texts
     from ser_jax.corpora.protocols import speakers_known
     from ser_jax.corpora.targets import DIMENSIONS, range_of
+    from ser_jax.numbers import count
 
     counts = corpus.utterances["emotion"].value_counts()
     speakers = corpus.utterances["speaker"].nunique() if speakers_known(corpus) else "unknown"
@@ -379,7 +380,9 @@ def _summary(corpus: Corpus) -> str:
         lines.append(f"left out      {len(corpus.info['left_out']) - 20} more, all in corpus.json")
     unused = corpus.info.get("unused", {"files": 0})
     if unused["files"]:
-        lines.append(f"not used      {unused['files']} audio files that no row names: {_some(unused['first'])}")
+        lines.append(
+            f"not used      {count(unused['files'], 'audio file')} that no row names: {_some(unused['first'])}"
+        )
     for kind, ids in corpus.info.get("notes", {}).items():
         lines.append(f"{NOTES[kind]}: {len(ids)} recordings: {_some(ids)}")
     empty = [emotion for emotion in corpus.emotions if emotion not in counts]

@@ -186,7 +186,7 @@ def _findings(corpus: Corpus, report: Audit) -> list[str]:
         if lacking:
             findings.append(f"classes missing from {split} in {len(lacking)} of {len(folds)} folds: {_listed(lacking)}")
     if report.left_out:
-        findings.append(f"{report.left_out} bad utterances were left out when the corpus was prepared (--skip bad)")
+        findings.append(f"{count(report.left_out, 'bad utterance')} left out when the corpus was prepared (--skip bad)")
     if report.not_tested:
         findings.append(f"{report.not_tested} of {report.num_utterances} utterances are in no test set")
     return findings

@@ -99,7 +99,7 @@ def _info(parts: Sequence[Corpus]) -> dict[str, Any]:
         },
         "speakers_known": all(speakers_known(part) for part in parts),
         "source_check": {
-            "files": sum(len(part.utterances) for part in parts),
+            "files": sum(part.utterances.get("recording", part.utterances["id"]).nunique() for part in parts),
             "verified_against": f"nothing anew: packed before as {' and '.join(part.name for part in parts)}",
             "content": {name: content for part in parts for name, content in _content(part).items()},
         },

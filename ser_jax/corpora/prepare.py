@@ -209,7 +209,7 @@ def _pack_recordings(
     utterances = without_contradictions(Path(where), utterances, problems)
     hashes = hashes_of(utterances["path"])
     content = content_of(utterances, hashes)
-    check = {"files": len(utterances), "verified_against": verified_against, "content": content}
+    check = {"files": utterances["path"].nunique(), "verified_against": verified_against, "content": content}
     classes = list(emotions or sorted(set(utterances["emotion"]) - {""}))
     info |= {"source_check": check, "labels": said + info["labels"], "min_seconds": options.min_seconds}
     prepared = None if options.force else _prepared(name, data_dir)

@@ -39,7 +39,7 @@ def test_everything_that_deserves_a_look_is_printed(data_dir, capsys):
     out = capsys.readouterr().out
     for words in (
         "utterances    8, 0.1 minutes",
-        "speakers      2 (unknown 2)",
+        "speakers      2\n",  # and "not known" names the gender
         "seconds       0.50 to 1.04",
         "rates         16000: 8 files",
         "not known     gender, text, transcript, language, session",

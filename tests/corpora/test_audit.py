@@ -162,7 +162,7 @@ def test_what_was_left_out_is_a_finding():
     corpus = made(per_speaker=10)
     corpus.info["left_out"] = [{"where": "a.wav", "what": "an empty file", "id": "a"}]
     report = audit(corpus, make_protocol(corpus, "leave_one_speaker_out"))
-    assert report.left_out == 1 and any("1 bad utterances were left out" in finding for finding in report.findings)
+    assert report.left_out == 1 and any("1 bad utterance left out" in finding for finding in report.findings)
 
 
 def test_the_command_exits_0_for_independent_alone(tmp_path, capsys):
@@ -177,6 +177,10 @@ def test_the_command_exits_0_for_independent_alone(tmp_path, capsys):
     unknown = made(per_speaker=10, speaker="")
     unknown.info["speakers_known"] = False
     corpora.save(unknown, tmp_path / "packed" / "unknown")
+    with pytest.raises(
+        UserError, match=r"not known, .* needs; expected random, official or everything, where they may"
+    ):
+        run("unknown", "--data_dir", tmp_path)
     assert run("unknown", "--data_dir", tmp_path, "--protocol", "random", "--folds", 3) == 1
     assert "verdict: cannot be told" in capsys.readouterr().out
     two = made(per_speaker=4, speaker=["s0"] * 8 + ["s1"] * 8)  # one to test and one to learn from

@@ -212,6 +212,9 @@ def test_a_start_may_be_blank_beside_others_and_times_that_are_not_finite_are_li
         part = sound[round(begin * RATE) : round(end * RATE)]
         np.testing.assert_allclose(waveform(corpus, i), part * 32768, atol=1)
     assert corpus.utterances["segment_start"].tolist() == [0.0, 1.5, 0.0]
+    assert corpus.info["source_check"]["files"] == 2  # not one for each segment
+    prepare_folder("other", tmp_path / "in", tmp_path / "data", Options(table=tmp_path / "table.csv"))
+    assert merge_corpora("both", ["own", "other"], tmp_path / "data").info["source_check"]["files"] == 4
 
     bad = [
         ("b.wav", start, end, "anger", "b") for start, end in (("inf", ""), ("0", "inf"), ("-nan", "1"), ("1", "+nan"))
