@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import importlib.util
 import re
 import sys
 import unicodedata
@@ -59,7 +60,7 @@ def refusal(error: BaseException) -> str | None:
         return out_of_memory(error)
     if isinstance(error, RecursionError):
         return "something that was given is nested too deeply"
-    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith(__package__):
+    if isinstance(error, ModuleNotFoundError) and importlib.util.find_spec("jax") is None:  # no environment is active
         return (
             f"{sys.executable}: has no package {error.name}; expected the Python of an environment with ser_jax "
             "(`make environment`, then `source .venv/bin/activate`; or `pip install .`)"
