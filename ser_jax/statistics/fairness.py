@@ -8,8 +8,8 @@ Satterthwaite (1946). The noise of training that the speakers of a model share i
 A single speaker's UA has an interval over that speaker's utterances: it says how well the speaker's own UA is known.
 It is the mean of independent recalls, each with Wilson's interval, combined by the rule of Zou & Donner 2008
 (Statistics in Medicine 27(10)), which works also where a class has one utterance or a recall is 0 or 1. Seeds repeat
-utterances and do not add to their number. The worst and the best of many speakers are partly so by chance:
-`spread_by_chance` is the standard deviation to expect if all speakers had the same recalls.
+utterances, and so do folds that test the same; neither adds to their number. The worst and the best of many speakers
+are partly so by chance: `spread_by_chance` is the standard deviation to expect if all speakers had the same recalls.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ def fairness(
     confusion = metrics.confusion_counts(table, "speaker")
     gender_of = _genders(speakers)
     found, notes = _by_gender(components.count_cells([table]), confusion.emotions, gender_of, table, replicates, seed)
-    rows, unlike = _by_speaker(confusion, gender_of)
+    rows, unlike = _by_speaker(confusion, table, gender_of)
     if unlike:
         notes.append("UA is over the other emotions where a speaker lacks some: " + "; ".join(unlike))
     return {**found, **rows, "notes": notes}
@@ -210,10 +210,13 @@ def _limits_of_gap(cells: Cells, parts: Components, fewest: int) -> list[str]:
     return []
 
 
-def _by_speaker(confusion: metrics.ConfusionCounts, gender_of: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+def _by_speaker(
+    confusion: metrics.ConfusionCounts, table: pd.DataFrame, gender_of: dict[str, str]
+) -> tuple[dict[str, Any], list[str]]:
     """Each speaker's figures; and for each speaker who lacks emotions a phrase that says which."""
     total = confusion.counts.sum(axis=-1)  # [seeds, speakers, classes]
-    counts = total.max(axis=0)
+    once = table.drop_duplicates("utterance").assign(seed=0)
+    counts = metrics.confusion_counts(once, "speaker").counts[0].sum(axis=-1)
     recall = metrics.divide(np.diagonal(confusion.counts, axis1=-2, axis2=-1).sum(axis=0), total.sum(axis=0))
     hits = np.where(counts > 0, recall * counts, 0)
     ua, low, high = speaker_intervals(hits, counts)

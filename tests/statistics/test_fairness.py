@@ -100,13 +100,15 @@ def test_speakers_intervals_cover_their_true_ua():
         assert 0.93 <= speaker_coverage(studies=3000, utterances=utterances)["a speaker's UA"] <= 0.99
 
 
-def test_seeds_do_not_count_as_more_utterances(table):
-    once = table[table["seed"] == 0]
-    twice = predictions.merge([once, once.assign(seed=1)])
-    one, two = (fairness.fairness(t, replicates=10)["speakers"] for t in (once, twice))
-    for speaker in one:
-        assert one[speaker]["ua_ci95"] == pytest.approx(two[speaker]["ua_ci95"])
-        assert one[speaker]["utterances"] == two[speaker]["utterances"] == 30
+@pytest.mark.parametrize("column", ["seed", "fold"])
+def test_seeds_and_folds_that_test_the_same_do_not_count_as_more_utterances(table, column):
+    once = table[table["seed"] == 0].assign(fold="a")
+    twice = predictions.merge([once, once.assign(**{column: {"seed": 1, "fold": "b"}[column]})])
+    one, two = (fairness.fairness(t, replicates=10) for t in (once, twice))
+    assert one["spread_by_chance"] == pytest.approx(two["spread_by_chance"])
+    for speaker, alone in one["speakers"].items():
+        assert alone["ua_ci95"] == pytest.approx(two["speakers"][speaker]["ua_ci95"])
+        assert alone["utterances"] == two["speakers"][speaker]["utterances"] == 30
 
 
 def test_spread_by_chance_is_that_of_speakers_who_are_all_alike():
