@@ -99,6 +99,8 @@ def test_seeds_folds_and_epochs_see_different_orders_and_lanes_too():
         for epoch in (0, 1)
     }
     assert len(orders) == 8
+    first, second = (next(stretches(layout, train, lane, 0, 0, 0)) for lane in (0, 1))
+    assert len(first.rows) == len(second.rows) and first.order.tolist() != second.order.tolist()
 
 
 def test_a_window_as_large_as_the_corpus_shuffles_all_of_it():

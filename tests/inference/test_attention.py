@@ -102,6 +102,13 @@ def test_a_look_has_the_time_axis_of_its_recording():
     assert np.all(np.diff(found.mel_frequencies) > 0)
 
 
+def test_what_only_fills_an_utterance_up_is_cut_off_as_frames_and_as_queries():
+    weights = np.arange(2.0 * 5 * 5).reshape(1, 2, 5, 5)
+    output = Output(jnp.zeros((1, 2)), {"block": Attention(weights, ("batch", "heads", "queries", "frames"), 4)})
+    found = attention.own_frames(output, 9)["block"].weights
+    np.testing.assert_array_equal(found, weights[:, :, :3, :3])
+
+
 @pytest.mark.parametrize(
     ("precision", "expected"),
     [("float32", ("float32", "highest")), ("bfloat16", ("bfloat16", "bfloat16"))],

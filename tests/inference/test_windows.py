@@ -4,11 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from ser_jax.corpora.corpus import Corpus, make_corpus
 from ser_jax.feeds import resident
-from ser_jax.inference.windows import cut_windows, evaluation_windows
+from ser_jax.inference.windows import cut_windows, evaluation_windows, timeline_windows
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +69,16 @@ def test_windows_cut_on_the_host_are_those_of_the_corpus_on_the_device(corpus, w
                 for length in (jnp.asarray(table.num_samples[number]),)
             )
             jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 60))
+@settings(max_examples=40, deadline=None)
+@example(40, 10, 10)  # the last window begins at a hop
+@example(7, 10, 5)
+def test_windows_of_a_timeline_begin_every_hop_and_end_with_the_recording(length, window, hop):
+    table = pd.DataFrame({"id": ["a"], "emotion": ["x"], "speaker": ["p"]})
+    cut = timeline_windows(make_corpus("one", table, [np.zeros(length, np.int16)], ("x", "y")), window, hop).utterances
+    starts = cut["start"].to_numpy()
+    assert starts[0] == 0 and starts[-1] == max(length - window, 0)
+    assert (np.diff(starts)[:-1] == hop).all() and ((np.diff(starts) > 0) & (np.diff(starts) <= hop)).all()
+    assert set(cut["num_samples"]) == {min(window, length)} and cut["id"].is_unique

@@ -52,6 +52,38 @@ def test_comparison_equals_slow_loops_over_folds_and_speakers():
     assert comparison.fold_differences == pytest.approx(of_folds)
 
 
+def test_the_test_of_nadeau_and_bengio_is_of_every_runs_part_and_of_the_sizes_of_folds():
+    table = make_table(utterances=12)
+    predicted = np.array(EMOTIONS)[predictions.probabilities_of(table).argmax(axis=1)]
+    table["hit"] = (predicted == table["label"]).astype(float)
+    eca, none = (table[table["variant"] == name].reset_index(drop=True) for name in ("eca", "none"))
+    eca["gain"] = eca["hit"] - none["hit"]
+    mean, runs = eca.groupby("label")["gain"].mean(), []
+    for (_, seed), own in eca.groupby(["fold", "seed"]):
+        of_seed = eca[eca["seed"] == seed].groupby("label")["gain"].count()
+        more = (own["gain"] - own["label"].map(mean)).groupby(own["label"]).sum().reindex(mean.index, fill_value=0)
+        runs.append(mean.mean() + 6 * (more / of_seed).mean())
+    fold_sizes = {f"fold{i}": (100 + 10 * i, 12) for i in range(6)}
+    ratio = np.mean([test / train for train, test in fold_sizes.values()])
+    found = paired.compare(table.drop(columns="hit"), "eca", "none", fold_sizes, replicates=50).nadeau_bengio
+    p, detectable = tests.nadeau_bengio(np.array(runs), ratio)
+    assert (found.p, found.detectable) == (pytest.approx(p), pytest.approx(detectable))
+
+
+def test_comparison_does_not_depend_on_what_emotions_folds_and_speakers_are_called():
+    table = make_table(utterances=8)
+    new = {f"p_{emotion}": f"p_{i}" for i, emotion in enumerate(reversed(EMOTIONS))}
+    renamed = table.rename(columns=new)[[*table.columns[: -len(new)], *sorted(new.values())]]
+    renamed["label"] = ("p_" + renamed["label"]).map(new).str.removeprefix("p_")
+    renamed[["speaker", "fold"]] = "new " + renamed[["speaker", "fold"]]
+    one, other = (
+        dataclasses.asdict(paired.compare(rows, "eca", "none", sizes(rows), replicates=100))
+        for rows in (table, renamed)
+    )
+    for key in ("estimate", "standard_error", "ci95", "p", "degrees", "seeds_share", "detectable", "nadeau_bengio"):
+        assert other[key] == pytest.approx(one[key]), key
+
+
 def test_comparison_does_not_depend_on_the_order_of_rows():
     table = make_table(utterances=8)
     shuffled = table.sample(frac=1, random_state=0)

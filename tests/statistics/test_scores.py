@@ -186,6 +186,14 @@ def test_the_noise_that_speakers_share_is_part_of_the_interval():
     assert (wide.p < 0.05) == (wide.ci95[0] > 0 or wide.ci95[1] < 0)
 
 
+def test_noise_of_training_that_both_variants_have_alike_is_not_part_of_their_difference():
+    table = table_of(noises=(0.4, 0.4), speakers=12, seeds=4)
+    shifted = np.array([0.0, 0.3, 0.6, 0.9])[table["seed"]]  # of one training, for all speakers and both variants
+    table["predicted_arousal"] = table["true_arousal"] + shifted + np.random.default_rng(0).normal(0, 0.3, len(table))
+    one_model, own_models = (arousal(table.assign(fold=fold), 500) for fold in ("all", table["speaker"]))
+    assert np.ptp(one_model.ci95) < 1.5 * np.ptp(own_models.ci95)
+
+
 def with_noise_of_training(rng, folds, per_fold, seeds=1):
     """Two variants without a difference whose trainings shift all of a fold's predictions of arousal."""
     table = table_of(noises=(0.3, 0.3), speakers=folds * per_fold, per_speaker=8, seeds=seeds)
