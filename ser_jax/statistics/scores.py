@@ -163,9 +163,11 @@ def concordance(sums: Float[np.ndarray, "... 6"]) -> Float[np.ndarray, "..."]:
     """The coefficient from the sums of 1, x, y, x^2, y^2 and x y; 0 where neither side moves."""
     count, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
     mean_x, mean_y = x / count, y / count
-    spread = xx / count - mean_x**2 + yy / count - mean_y**2 + (mean_x - mean_y) ** 2
+    size = (xx + yy) / count
+    spread = size - mean_x**2 - mean_y**2 + (mean_x - mean_y) ** 2
     covariance = xy / count - mean_x * mean_y
-    return np.divide(2 * covariance, spread, out=np.zeros_like(spread), where=spread > 1e-12)
+    # What rounding leaves of two constants is small beside them, whatever their unit is.
+    return np.divide(2 * covariance, spread, out=np.zeros_like(spread), where=spread > 1e-12 * size)
 
 
 def moments(table: pd.DataFrame, name: str) -> Float[np.ndarray, "rows 6"]:

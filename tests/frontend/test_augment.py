@@ -396,6 +396,28 @@ KINDS = {kind: Frontend(kind=kind, **RAW) for kind in ("log_mel", "mfcc", "histo
 KINDS["precomputed"] = Frontend(kind="precomputed", features="wavlm", **RAW)
 
 
+def test_what_one_augmentation_draws_has_nothing_to_do_with_what_another_draws():
+    click = jnp.zeros(1000).at[500].set(1.0)
+    ramp, flat = jnp.broadcast_to(jnp.arange(40.0), (50, 40)), jnp.ones((50, 40))
+
+    def draws(both):
+        key, features_key = jax.random.split(both)
+
+        def heard(strengths, features):
+            return augment_features(features_key, features, jnp.int32(50), Strengths(**strengths), 0)
+
+        waveform = augment_waveform(key, click, jnp.int32(1000), Strengths(time_shift=0.02, gain=6.0))
+        warped, masked = heard({"vocal_tract": 0.2}, ramp), heard({"spec_augment": 1.0}, flat)
+        noisy, some = (augment_waveform(key, click, jnp.int32(1000), Strengths(noise=p)) - click for p in (1.0, 0.5))
+        white = jnp.mean(jnp.square(jnp.diff(noisy))) / jnp.mean(jnp.square(noisy))
+        widths = (masked.max(axis=0) == 0).sum(), (masked.max(axis=1) == 0).sum()
+        of_noise = jnp.log(jnp.std(noisy)), white, jnp.any(some != 0)
+        return jnp.argmax(waveform), jnp.max(waveform), *of_noise, warped[0, 1], *widths
+
+    found = np.stack([one.astype(float) for one in drawn(draws, count=1000)])
+    assert np.max(np.abs(np.corrcoef(found) - np.eye(len(found)))) < 0.12
+
+
 @pytest.mark.parametrize(
     ("kind", "refused"),
     [

@@ -1,8 +1,10 @@
 """Dimensions and votes as figures: values by hand, intervals over speakers, paired differences."""
 
+import hypothesis.strategies as st
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import example, given, settings
 
 from ser_jax.statistics import components, paired, scores
 from ser_jax.statistics.scores import estimate, scores_of
@@ -52,6 +54,24 @@ def test_ccc_is_over_the_utterances_whose_value_is_known_and_averaged_over_seeds
         found = estimate(table, by_name(table)[f"ccc_{name}"], replicates=300)
         assert float(found.value) == pytest.approx(np.mean(expected), abs=1e-9)
         assert found.low < found.value < found.high
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(-12, 9), st.floats(-50, 50))
+@settings(max_examples=50, deadline=None)
+@example(0, -8, 3.0)
+def test_ccc_does_not_depend_on_the_unit_or_on_which_side_is_called_true(seed, power, offset):
+    x, noise = np.random.default_rng(seed).normal(size=(2, 40))
+    y = 0.5 * x + noise
+
+    def ccc(x, y):
+        table = pd.DataFrame({"true_a": x, "predicted_a": y})
+        return float(scores.concordance(scores.moments(table, "a").sum(axis=0)))
+
+    expected = slow_ccc(x, y)
+    other = 10.0**power * (np.stack([x, y]) + offset)
+    assert ccc(*other) == pytest.approx(expected, abs=1e-8) == ccc(*other[::-1])
+    constant = np.full(40, other[0, 0])
+    assert ccc(constant, constant) == 0 == pytest.approx(ccc(constant, other[1]), abs=1e-8)
 
 
 def test_votes_are_scored_by_cross_entropy_divergence_and_the_majority():
