@@ -307,6 +307,20 @@ def test_dropout_changes_logits_in_training_alone(with_text, features):
     np.testing.assert_array_equal(with_text(features, dropout=0.5, seed=1).tokens, calm.tokens)
 
 
+def test_dropout_is_drawn_anew_for_every_token(features, jit):
+    model = tiny(**TEXT, attention="none", cell="gru", dropout=0.5)
+    variables = jax.tree.map(jnp.zeros_like, random_variables(model, BANDS))
+    variables["params"]["readout"]["bias"] += 1.0  # whatever is read out is the same for all tokens
+    variables["params"]["symbol_head"]["kernel"] += jnp.arange(8.0)[:, None] ** 2
+    text = {"tokens": jnp.zeros((3, 4), jnp.int32), "label": jnp.asarray(LABEL)}
+
+    def run(variables, key):
+        return model.apply(variables, features, NUM_FRAMES, train=True, rngs={"dropout": key}, **text).tokens[..., 0]
+
+    found = jit(run)(variables, jax.random.key(0))
+    assert len(np.unique(found)) == found.size
+
+
 def test_half_precision_features_give_nearly_the_same_logits_in_single_precision(with_text, features):
     single, half = with_text(features), with_text(features.astype(jnp.bfloat16))
     assert half.logits.dtype == half.tokens.dtype == half.attention["alignment"].weights.dtype == jnp.float32
