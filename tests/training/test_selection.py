@@ -57,6 +57,15 @@ def test_each_run_keeps_its_best_averages_and_stops_when_it_gets_no_better(train
     assert np.abs(own - last).max() > 0
 
 
+def test_runs_are_validated_by_their_validation_speakers_and_tested_by_their_test_speakers(trained):
+    population, state, _ = trained
+    for predict, part in ((tables.validation_predictions, "validation"), (tables.test_predictions, "test")):
+        found = predict(population, state, "tiny").groupby("fold")["utterance"].agg(set)
+        ids = population.corpus.utterances["id"]
+        assert dict(found) == {fold.name: set(ids.iloc[getattr(fold, part)]) for fold in population.folds}
+        assert all(found)
+
+
 def test_the_first_validation_is_kept_even_where_it_recognised_nothing(data):
     population = population_of(data)
     state = devices.place_runs(initial_state(population), population.layout)
