@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from ser_jax import config as configuration
+from ser_jax.feeds.batch import Batch
 from ser_jax.feeds.resident import Resident
 from ser_jax.frontend import Frontend, Masking, Strengths, features
 from ser_jax.models import build, layers
@@ -20,7 +21,7 @@ from ser_jax.training import packing
 from ser_jax.training.arrays import named_arrays
 from ser_jax.training.objectives import cross_entropy
 from ser_jax.training.state import Run, initialise, make_learner, variables
-from ser_jax.training.step import _accumulated, _update, embed_batch, evaluate_batch, train_step
+from ser_jax.training.step import _accumulated, _training_input, _update, embed_batch, evaluate_batch, train_step
 from tests.training.tiny import vectors
 
 OPTIMIZER = configuration.default()["optimizer"] | {"schedule": "constant", "ema_decay": 0.5}
@@ -174,6 +175,22 @@ def test_a_whole_utterance_without_augmentation_is_the_same_at_every_step(reside
     np.testing.assert_array_equal(gradient_at("whole", resident, 0), gradient_at("whole", resident, 1))
 
 
+def test_waveforms_and_features_are_augmented_by_draws_of_their_own(resident, monkeypatch):
+    def of_waveform(key, waveform, num_samples, strengths, active):
+        return jnp.full_like(waveform, jax.random.uniform(key))
+
+    def of_features(key, features, num_frames, strengths, deltas, kind, active):
+        return features - jax.random.uniform(key)
+
+    monkeypatch.setattr("ser_jax.training.step.augment_waveform", of_waveform)
+    monkeypatch.setattr("ser_jax.training.step.augment_features", of_features)
+    learner = learner_of(build("linear", 3), 20, dataclasses.replace(FRONTEND, kind="waveform"))
+    waveform, number = jnp.zeros((4, 20)), jnp.full(4, 20, jnp.int32)
+    batch = Batch(waveform, number, resident.label, jnp.ones(4))
+    found, *_ = _training_input(learner, begun(learner), run_of(), batch, jnp.ones((4, 3)), jax.random.key(0))
+    assert len(np.unique(found[:, 0])) == 4 and np.abs(found).min() > 1e-3
+
+
 def test_other_frames_are_hidden_at_every_step(resident):
     frontend = Frontend(num_mels=4, window_ms=50.0, hop_ms=25.0, normalization="utterance")
     learner = learner_of(build("rnn", 3, reconstruction=4, hidden=4), LENGTH, frontend, Masking(share=0.5, span=2))
@@ -310,21 +327,32 @@ def test_the_default_is_adamw_with_a_cosine_and_short_averages_at_first():
         optax.clip_by_global_norm(1.0),
         optax.adamw(schedule, weight_decay=0.3, mask={"classifier": {"kernel": True, "bias": False}}),
     )
-    state = begun(learner)
+    statistics = {"mean": jnp.array([1.0, -2.0])}
+    state = begun(learner).replace(batch_stats=statistics, ema_batch_stats=statistics)
     expected, average, twin_state = state.parameters, state.ema_parameters, twin.init(state.parameters)
+    average_statistics = statistics
     run = run_of(learning_rate=np.float32(0.02), weight_decay=np.float32(0.3))
     rng = np.random.default_rng(0)
     for step in range(6):
         gradient = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), expected)
         metrics = {"loss": jnp.ones(())}
-        state, metrics = _update(learner, state, run, gradient, {}, metrics)
+        statistics = {"mean": jnp.asarray(rng.normal(size=2), jnp.float32)}
+        state, metrics = _update(learner, state, run, gradient, statistics, metrics)
         np.testing.assert_allclose(metrics["learning_rate"], schedule(step), rtol=1e-6)
         np.testing.assert_allclose(metrics["gradient_norm"], optax.tree.norm(gradient), rtol=1e-6)
         updates, twin_state = twin.update(gradient, twin_state, expected)
         expected = optax.apply_updates(expected, updates)
         decay = min(options["ema_decay"], (1 + step) / (10 + step))
-        average = jax.tree.map(lambda a, b, decay=decay: decay * a + (1 - decay) * b, average, expected)
-        for found, wanted in ((state.parameters, expected), (state.ema_parameters, average)):
+        average, average_statistics = jax.tree.map(
+            lambda a, b, decay=decay: decay * a + (1 - decay) * b,
+            (average, average_statistics),
+            (expected, statistics),
+        )
+        for found, wanted in (
+            (state.parameters, expected),
+            (state.ema_parameters, average),
+            (state.ema_batch_stats, average_statistics),
+        ):
             jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), found, wanted)
 
 
