@@ -113,6 +113,12 @@ def evaluate_tracks(
             frames = min(num_frames(frontend, length), shapes[row][0] - first)
             totals[r][row][first : first + frames] += values[:frames]
             pieces[r][row][first : first + frames] += 1
+    for r, run_rows in enumerate(rows):
+        for row in run_rows:
+            told, number = totals[r][row], pieces[r][row]
+            # Where a window is no whole number of hops, it may be that no window has the last frame.
+            if len(told) > 1 and not number[-1]:
+                told[-1], number[-1] = told[-2], number[-2]
     return [[totals[r][row] / np.maximum(pieces[r][row], 1) for row in run_rows] for r, run_rows in enumerate(rows)]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ser_jax.encoders import architecture, weights
+from ser_jax.encoders.layers import normalize_waveform
 from ser_jax.encoders.whisper import log_mel
 from tests.encoders import checkpoints
 from tests.encoders.applied import apply, noise, to_float64
@@ -230,3 +231,11 @@ def test_a_click_past_the_last_frame_of_an_utterance_changes_no_log_mel_in_paddi
     padded = jnp.asarray(np.pad(waveform, ((0, 0), (0, 500))))
     alone = log_mel(jnp.asarray(waveform), jnp.array([790]), 80)
     np.testing.assert_allclose(log_mel(padded, jnp.array([790]), 80)[:, :4], alone, atol=1e-5)
+
+
+def test_a_waveform_is_normalised_over_its_own_samples_alone():
+    alone = np.random.default_rng(0).normal(2.0, 0.5, 50)
+    padded = jnp.asarray(np.stack([np.append(alone, np.zeros(30)), np.append(alone, np.full(30, 9.0))]))
+    found = normalize_waveform(padded, jnp.array([50, 50]))
+    np.testing.assert_allclose(found[:, :50], np.stack([(alone - alone.mean()) / alone.std()] * 2), rtol=1e-5)
+    np.testing.assert_array_equal(found[:, 50:], 0)

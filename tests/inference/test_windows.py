@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,11 @@ from hypothesis import example, given, settings
 
 from ser_jax.corpora.corpus import Corpus, make_corpus
 from ser_jax.feeds import resident
-from ser_jax.inference.windows import cut_windows, evaluation_windows, timeline_windows
+from ser_jax.frontend import Frontend
+from ser_jax.inference import predict
+from ser_jax.inference.windows import Windows, cut_windows, evaluation_windows, timeline_windows
+from ser_jax.training.population import Population
+from ser_jax.training.state import State
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +88,25 @@ def test_windows_of_a_timeline_begin_every_hop_and_end_with_the_recording(length
     assert starts[0] == 0 and starts[-1] == max(length - window, 0)
     assert (np.diff(starts)[:-1] == hop).all() and ((np.diff(starts) > 0) & (np.diff(starts) <= hop)).all()
     assert set(cut["num_samples"]) == {min(window, length)} and cut["id"].is_unique
+
+
+def test_tracks_of_windows_lie_where_the_windows_begin(corpus, monkeypatch):
+    hop, window = 8, 30
+
+    def told(*_):
+        for table in evaluation_windows(corpus, range(5), window, 2, 3):
+            own = [column.ravel()[table.utterance.ravel() >= 0] for column in (table.start, table.num_samples)]
+            rows = table.utterance.ravel()[table.utterance.ravel() >= 0]
+            places = (own[0] - corpus.utterances["start"].to_numpy()[rows])[:, None] / hop + np.arange(4)
+            yield 0, Windows(*own, rows), None, None, places[..., None]
+
+    monkeypatch.setattr(predict, "_evaluated_windows", told)
+    frontend = Frontend(sample_rate=8000, fmax=4000.0, hop_ms=1.0)
+    parts = {"learner": SimpleNamespace(frontend=frontend), "targets": SimpleNamespace(track_names=("place",))}
+    parts |= {"corpus": corpus, "programs": SimpleNamespace(evaluate=None)}
+    population = object.__new__(type("Told", (Population,), parts))
+    (found,) = predict.evaluate_tracks(population, object.__new__(State), [np.arange(5)])
+    for values, length in zip(found, corpus.utterances["num_samples"], strict=True):
+        expected = np.arange(1 + length // hop)
+        np.testing.assert_allclose(values[:-1, 0], expected[:-1], atol=0.5)  # windows begin between frames
+        assert abs(values[-1, 0] - expected[-1]) < 1, "a last frame that no window has is like the one before it"
