@@ -40,6 +40,23 @@ def test_medians_are_of_calls_in_turn_and_leave_the_first_call_and_a_rare_delay_
     assert len({tuple(calls[i : i + 2]) for i in range(2, len(calls), 2)}) == 2
 
 
+def test_a_ratio_is_of_the_times_of_one_round(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def takes(*seconds):
+        left = iter((0.0, *seconds))  # the first call does not count
+
+        def forward():
+            clock[0] += next(left)
+            return np.zeros(1)
+
+        return forward
+
+    found = relative_latency({"plain": takes(1, 10, 100), "other": takes(3, 30, 10)}, repeats=3)
+    assert found["other"] == {"median_ms": 10_000, "relative": 3}
+
+
 @pytest.fixture(scope="module")
 def learner():
     return states.make_learner(

@@ -210,3 +210,11 @@ def test_results_without_what_it_takes_are_refused(tmp_path):
     save(tmp_path, make_table(speakers=1, utterances=12), (("eca", "none"),))
     with pytest.raises(UserError, match="no comparison has an interval"):
         design.read_results(tmp_path)
+
+
+def test_the_mean_of_comparisons_has_the_degrees_of_the_one_with_the_fewest_speakers_and_trainings():
+    one, other = (
+        components.Components(4.0, 2.0, 1.0, 10, 5, 15, 0.5),
+        components.Components(2.0, 1.0, 0.5, 6, 3, 20, 0.25),
+    )
+    assert design._mean([one, other]) == components.Components(3.0, 1.5, 0.75, 6, 3, 15, 0.375)
