@@ -46,8 +46,8 @@ _NUMBER = re.compile(r"-?\d+(\.\d*)?,?")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command, by default the one that the shell gave, and returns the exit status.
 
-    0 done, 1 a check failed, 2 a mistake or a machine that cannot do it, 130 interrupted, 141 who reads the output went
-    away. Where the shell gave it, the process may end here: see `background.end`.
+    0 done, 1 a check failed or an error of ser_jax itself, 2 a mistake or a machine that cannot do it, 130 interrupted,
+    141 who reads the output went away. Where the shell gave it, the process may end here: see `background.end`.
     """
     if arguments is not None:
         return _status(arguments)

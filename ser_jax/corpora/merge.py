@@ -99,7 +99,7 @@ def _info(parts: Sequence[Corpus]) -> dict[str, Any]:
         },
         "speakers_known": all(speakers_known(part) for part in parts),
         "source_check": {
-            "files": sum(part.utterances.get("recording", part.utterances["id"]).nunique() for part in parts),
+            "files": sum(_num_files(part.utterances) for part in parts),
             "verified_against": f"nothing anew: packed before as {' and '.join(part.name for part in parts)}",
             "content": {name: content for part in parts for name, content in _content(part).items()},
         },
@@ -126,3 +126,10 @@ def _scales(parts: Sequence[Corpus]) -> list[str]:
 def _content(part: Corpus) -> dict[str, str]:
     own = {f"{part.name}/{name}": content for name, content in parts_of(part).items()}
     return {part.name: part.fingerprint, **own}
+
+
+def _num_files(utterances: pd.DataFrame) -> int:
+    """How many files utterances are of: a row without a recording, beside segments, is a file of its own."""
+    if "recording" not in utterances:
+        return len(utterances)
+    return utterances["recording"].where(utterances["recording"] != "", utterances["id"]).nunique()

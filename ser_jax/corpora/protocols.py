@@ -332,7 +332,8 @@ def _check_speakers(corpus: Corpus, protocol: str) -> None:
     if not speakers_known(corpus):
         raise UserError(
             f"protocol {protocol}: the speakers of corpus {corpus.name} are not known, which speaker independence "
-            "needs; expected random, official or everything, where they may be in training and test data"
+            "needs; expected random or everything, or official if the corpus has a split: a speaker may then be in "
+            "training and test data"
         )
     if corpus.utterances["speaker"].nunique() < 2:
         raise UserError(f"protocol {protocol}: corpus {corpus.name} has one speaker, expected at least two")

@@ -106,7 +106,10 @@ _MAGIC = {  # how files begin that are no text, and what they are
     b"\x1f\x8b": "compressed by gzip",
     b"PAR1": "a Parquet file, whose name has to end in .parquet",
 }
-_ARROW = (b"ARROW1", b"\xff\xff\xff\xff")  # files, and streams as Hugging Face's data sets keep
+_ARROW = {  # how Arrow's files begin, and the streams that Hugging Face's data sets keep; what makes Parquet of each
+    b"ARROW1\0\0": "`pandas.read_feather(FILE).to_parquet(OUT)`",
+    b"\xff\xff\xff\xff": "`datasets.Dataset.from_file(FILE).to_parquet(OUT)` of Hugging Face's data sets",
+}
 _SPREADSHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 
 
@@ -199,11 +202,8 @@ def _is_time(cell: str) -> bool:
 
 def _decoded(path: Path) -> str:
     data = path.read_bytes()
-    if data.startswith(_ARROW):
-        raise UserError(
-            f"{path}: an Arrow file, expected Parquet or text: `datasets.Dataset.from_file(FILE).to_parquet(OUT)` of "
-            "Hugging Face's data sets writes Parquet"
-        )
+    if way := next((way for begins, way in _ARROW.items() if data.startswith(begins)), None):
+        raise UserError(f"{path}: an Arrow file, expected Parquet or text: {way} writes Parquet")
     kind = next((kind for begins, kind in _MAGIC.items() if data.startswith(begins)), None)
     if kind is None and data.lstrip()[:1] == b"<":
         kind = "HTML or XML"
@@ -331,7 +331,7 @@ def _read_json(path: Path, text: str, columns: Sequence[str]) -> pd.DataFrame:
     for place, record in zip(places, records, strict=True):
         for key, value in record.items():
             _refuse_several(path, place, key, value, columns, record)
-    values = [{key: _as_text(value) for key, value in record.items()} for record in records]
+    values = [{key: _kept(key, value, columns) for key, value in record.items()} for record in records]
     return pd.DataFrame(values, index=list(places)).fillna("")
 
 
@@ -379,14 +379,19 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     for name in table:
         for place, value in enumerate(table[name], start=1):
             _refuse_several(path, place, name, value, columns, table.columns)
-    table = pd.DataFrame({name: [_as_text(value) for value in table[name]] for name in table})
+    table = pd.DataFrame({name: [_kept(name, value, columns) for value in table[name]] for name in table})
     table.index = range(1, len(table) + 1)
     return table
 
 
+def _kept(name: str, value: Any, columns: Sequence[str]) -> str:
+    """A value as text; nothing of a recording beside its path, which would be several times as large."""
+    column = _canonical(name, columns)
+    further = column == "path" or column not in columns  # one in the place of its path was refused
+    return "" if further and _is_recording(value) else _as_text(value)
+
+
 def _as_text(value: Any) -> str:
-    if _is_recording(value):  # beside its path; as text it would be several times as large
-        return ""
     if (path := _path_of(value)) is not None:
         value = path
     if isinstance(value, bytes):

@@ -1,5 +1,6 @@
 """A model as a SavedModel of TensorFlow and as a TFLite file, by jax2tf and TensorFlow's converter."""
 
+import contextlib
 import os
 import tempfile
 import warnings
@@ -50,15 +51,16 @@ def write_tflite(program: Program, path: Path, int8: bool | None = None) -> int:
 
 
 def _converted(folder: str) -> bytes:
-    """The TFLite file of a SavedModel. What the converter prints is shown again, but where it gives up."""
+    """The TFLite file of a SavedModel. What the converter prints is shown afterwards, unless it gives up."""
     import tensorflow as tf
     from tensorflow.lite.python.convert_phase import ConverterError
 
     with tempfile.TemporaryFile() as said:
-        errors = os.dup(2)  # it does not print by Python
+        errors = os.dup(2)  # it does not print by Python, as others do meanwhile: an interruption
         os.dup2(said.fileno(), 2)
         try:
-            return tf.lite.TFLiteConverter.from_saved_model(folder).convert()
+            with open(errors, "w", closefd=False) as shown, contextlib.redirect_stderr(shown):
+                return tf.lite.TFLiteConverter.from_saved_model(folder).convert()
         except ConverterError as error:
             said.truncate(0)
             reason = brief(str(error).partition("error: ")[2] or str(error))
@@ -70,7 +72,8 @@ def _converted(folder: str) -> bytes:
             os.dup2(errors, 2)
             os.close(errors)
             said.seek(0)
-            os.write(2, said.read())
+            with contextlib.suppress(OSError):  # nobody reads it
+                os.write(2, said.read())
 
 
 def _save(program: Program, folder: Path, platforms: tuple[str, ...]) -> None:

@@ -100,7 +100,8 @@ def run_study(
     variants = prepare(plan, data_dir)
     processes.require_same({"configuration": config, "populations": [variant.key for variant in variants]})
     if processes.leads():
-        with locked(store, "results", wait=True, what=f"{workdir}: results"):  # none of fewer seeds is being written
+        # Nobody writes results meanwhile, as those of fewer seeds.
+        with locked(store, "results", wait=True, what=f"{store}: results of a study"):
             claim(workdir, config)
     index, count = shard
     titles = {name: f"{name} ({number} of {len(variants)})" for number, name in enumerate(plan.variants, start=1)}
@@ -114,7 +115,7 @@ def run_study(
     for variant in busy:
         _finish_all([variant], [], how, titles, failures, wait=True)
     if processes.leads():
-        with locked(store, "results", wait=True, what=f"{workdir}: results"):
+        with locked(store, "results", wait=True, what=f"{store}: results of a study"):
             _still_claimed(workdir, config)
             outcome = collect(plan, variants, workdir, store, failures)
     else:

@@ -11,6 +11,7 @@ from typing import Any
 from ser_jax.trackers.run import TrackedRun
 
 _MOST_METRICS, _MOST_OPTIONS, _MOST_LETTERS = 1000, 100, 6000  # that MLflow takes in one call, and of one option
+_LONGEST_NAME = 200  # letters; MLflow takes 250
 
 
 def write(runs: Sequence[TrackedRun], folder: Path, project: str) -> None:
@@ -23,11 +24,12 @@ def write(runs: Sequence[TrackedRun], folder: Path, project: str) -> None:
     client = MlflowClient(tracking_uri=f"sqlite:///{folder.absolute()}/mlflow.db")
     experiment = client.create_experiment(project, artifact_location=(folder.absolute() / "pictures").as_uri())
     now = int(1000 * time.time())
+    own = (itertools.chain(run.options, run.scores, *(figures for _, figures in run.curves)) for run in runs)
+    names = _names(itertools.chain.from_iterable(own))
     for run in runs:
         tags = [RunTag(name, str(value)) for name, value in run.labels().items()]
         tracked = client.create_run(experiment, run_name=run.name).info.run_id
         rows = [*run.curves, (run.last_step, run.scores)]
-        names = _names(itertools.chain(run.options, *(figures for _, figures in rows)))
         metrics = [Metric(names[name], value, now, step) for step, figures in rows for name, value in figures.items()]
         options = [Param(names[name], str(value)[:_MOST_LETTERS]) for name, value in run.options.items()]
         client.log_batch(tracked, tags=tags)
@@ -41,14 +43,14 @@ def write(runs: Sequence[TrackedRun], folder: Path, project: str) -> None:
 
 
 def _names(names: Iterable[str]) -> dict[str, str]:
-    """The names that MLflow takes: columns of a corpus, which dimensions are named by, may have any letters."""
-    found: dict[str, str] = {}
-    for name in names:
-        if name not in found:
-            own = re.sub(r"[^\w. :-]", "_", name)
-            while own in found.values():  # no two become one
-                own += "_"
-            found[name] = own
+    """The names that MLflow takes for these. Dimensions are named by columns of a corpus, which have any letters."""
+    taken = {name: re.sub(r"[^\w. :-]", "_", name)[:_LONGEST_NAME] for name in sorted(set(names))}
+    found = {name: own for name, own in taken.items() if name == own}
+    for name in sorted(set(taken) - set(found)):
+        own = taken[name]
+        while own in found.values():  # no two become one
+            own += "_"
+        found[name] = own
     return found
 
 

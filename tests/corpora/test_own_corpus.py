@@ -214,7 +214,12 @@ def test_a_start_may_be_blank_beside_others_and_times_that_are_not_finite_are_li
     assert corpus.utterances["segment_start"].tolist() == [0.0, 1.5, 0.0]
     assert corpus.info["source_check"]["files"] == 2  # not one for each segment
     prepare_folder("other", tmp_path / "in", tmp_path / "data", Options(table=tmp_path / "table.csv"))
-    assert merge_corpora("both", ["own", "other"], tmp_path / "data").info["source_check"]["files"] == 4
+    write_table(
+        tmp_path / "files.csv", [("a.wav", "anger", "a"), ("b.wav", "joy", "b")], ("file", "emotion", "speaker")
+    )
+    prepare_folder("files", tmp_path / "in", tmp_path / "data", Options(table=tmp_path / "files.csv"))
+    merge_corpora("both", ["own", "files"], tmp_path / "data")  # segments, and whole files
+    assert merge_corpora("all", ["both", "other"], tmp_path / "data").info["source_check"]["files"] == 6
 
     bad = [
         ("b.wav", start, end, "anger", "b") for start, end in (("inf", ""), ("0", "inf"), ("-nan", "1"), ("1", "+nan"))

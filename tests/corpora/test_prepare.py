@@ -276,7 +276,7 @@ def test_the_page_makes_a_table_of_the_files_of_kaldi(tmp_path, monkeypatch, seg
         "text": "one hello  there\ntwo\n",
     }
     if segments:
-        content["segments"] = "one-1 one 0.0 0.1\none-2 one 0.1 0.225\ntwo-1 two 0.05 0.25\n"
+        content["segments"] = "one-1 one 0.0 0.1 1\n\none-2 one 0.1 0.225 1\ntwo-1 two 0.05 0.25 1\n"  # the channel too
         content["utt2spk"] = "one-1 ann\none-2 cid\ntwo-1 ben\n"
         content["utt2emo"] = "one-1 joy\none-2 joy\ntwo-1 anger\n"
         content["text"] = "one-1 hello  there\none-2\ntwo-1 ja\n"

@@ -341,11 +341,20 @@ def test_recordings_inside_a_table_are_refused_with_the_way_out(tmp_path, source
 
 
 @pytest.mark.parametrize("recording", [b"RIFF$\0\0\0WAVE", {"bytes": b"RIFF", "path": "a.wav"}, {"array": [0.1]}])
-def test_a_recording_beside_its_path_is_read_over(tmp_path, source, recording):
+def test_a_recording_beside_its_path_is_left_out(tmp_path, source, recording):
     pd.DataFrame(ROWS, columns=list(HEAD)).assign(audio=[recording] * len(ROWS)).to_parquet(tmp_path / "t.parquet")
     rows, problems, _ = read(tmp_path, source, (tmp_path / "t.parquet").read_bytes(), "t.parquet")
     assert pairs(rows) == ROWS and problems == []
     assert "audio" not in rows or set(rows["audio"]) == {""}  # not as text, several times as large as the recording
+
+
+def test_what_is_no_recording_keeps_its_bytes_and_what_is_no_arrow_file_its_name(tmp_path, source):
+    table = pd.DataFrame(ROWS, columns=list(HEAD))
+    table.assign(transcript=b"s\0x").to_parquet(tmp_path / "t.parquet")
+    rows, problems, _ = read(tmp_path, source, (tmp_path / "t.parquet").read_bytes(), "t.parquet")
+    assert set(rows["transcript"]) == {"s\0x"} and problems == []
+    rows, *_ = read(tmp_path, source, table.assign(ARROW1="x")[["ARROW1", *HEAD]].to_csv(index=False).encode(), "t.csv")
+    assert pairs(rows) == ROWS
 
 
 def test_a_list_in_a_synonym_beside_the_column_itself_is_a_further_column(tmp_path, source):
@@ -370,7 +379,8 @@ def test_an_arrow_file_is_told_with_the_way_out(tmp_path, source, stream):
     new = pyarrow.ipc.new_stream if stream else pyarrow.ipc.new_file
     with new(tmp_path / "t.arrow", table.schema) as file:
         file.write_table(table)
-    with pytest.raises(UserError, match=r"t.arrow: an Arrow file, expected Parquet or text: `datasets\.Dataset"):
+    way = "`datasets.Dataset.from_file" if stream else "`pandas.read_feather"
+    with pytest.raises(UserError, match=rf"t\.arrow: an Arrow file, expected Parquet or text: {re.escape(way)}"):
         read_table(tmp_path / "t.arrow", source, Problems())
 
 

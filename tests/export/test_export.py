@@ -356,10 +356,11 @@ def test_what_the_converter_does_not_take_is_one_line_and_what_else_it_says_is_s
         @staticmethod
         def from_saved_model(folder):
             os.write(2, b"a warning")
+            print("interrupted", file=sys.stderr)
             return types.SimpleNamespace(convert=lambda: b"content")
 
     monkeypatch.setattr(tensorflow.lite, "TFLiteConverter", Converter)
-    assert _converted("") == b"content" and capfd.readouterr().err == "a warning"
+    assert _converted("") == b"content" and capfd.readouterr().err == "interrupted\na warning"
 
 
 @functools.cache

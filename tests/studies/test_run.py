@@ -162,7 +162,7 @@ def test_more_seeds_are_trained_by_themselves_and_joined_with_those_there_are(la
     assert study((1, 5), grown)[0] == 0
     status, _, errors = study((0, 5, 1), grown)
     assert status == 0 and "seeds 1, 5 are trained already" in errors
-    assert waits[-3:] == ["plain (1 of 1)", "plain (1 of 1): seeds 0", f"{grown}: results"]
+    assert waits[-3:] == ["plain (1 of 1)", "plain (1 of 1): seeds 0", f"{tmp_path / 'store'}: results of a study"]
     assert trained[2:] == ["plain (1 of 1)"] * 2  # that of all, and within it the new one's
     results = [json.loads(path.read_text()) for path in (tmp_path / "store").glob(f"*/{store.RESULT}")]
     assert sorted(result["seeds"] for result in results) == [[0], [0, 5, 1], [1, 5]]

@@ -141,11 +141,12 @@ def test_mlflow_takes_the_name_of_any_column_as_one_of_its_own(tmp_path):
     from mlflow.tracking import MlflowClient
 
     odd = {"test_ccc_arousal (self)": 0.25, "test_ccc_arousal [self]": 0.5, "a//b": 0.75, "é": 1.0, "plain": 0.0}
+    odd |= {"long" * 100: 2.0, "a__b": 3.0}
     mlflow.write([TrackedRun("eca", "a", 0, {"model.option?": 1}, [(1, odd)], {}, b"")], tmp_path, "study")
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     (experiment,) = [one for one in client.search_experiments() if one.name == "study"]
     (run,) = client.search_runs([experiment.experiment_id])
-    names = ["test_ccc_arousal _self_", "test_ccc_arousal _self__", "a__b", "é", "plain"]
+    names = ["test_ccc_arousal _self_", "test_ccc_arousal _self__", "a__b_", "é", "plain", "long" * 50, "a__b"]
     assert run.data.metrics == dict(zip(names, odd.values(), strict=True))
     assert run.data.params == {"model.option_": "1"}
 
