@@ -2,8 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Files go to workers in their order: by default those of few tests come last, and some of these take a minute or two.
-# One worker more than there are cores, for some tests wait for processes that they start.
-ON_ALL_CORES = --numprocesses $(shell $(BIN)/python -c "from ser_jax import machine; print(machine.cores() + 1)") --dist loadfile --no-loadscope-reorder
+ON_ALL_CORES := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: quickstart test coverage site mutants fuzz faults soak bench lint format environment references clean
 
