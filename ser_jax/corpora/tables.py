@@ -342,6 +342,8 @@ def _refuse_several(
 
     Beside the column itself, one of those `there`, a synonym is a further column, which may hold anything.
     """
+    if not isinstance(value, list | dict | np.ndarray | bytes):  # as nearly all
+        return
     column = _canonical(name, columns)
     if column not in columns or (name.lower() != column and column in map(str.lower, there)):
         return
@@ -386,9 +388,11 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 def _kept(name: str, value: Any, columns: Sequence[str]) -> str:
     """A value as text; nothing of a recording beside its path, which would be several times as large."""
+    if not _is_recording(value):
+        return _as_text(value)
     column = _canonical(name, columns)
     further = column == "path" or column not in columns  # one in the place of its path was refused
-    return "" if further and _is_recording(value) else _as_text(value)
+    return "" if further else _as_text(value)
 
 
 def _as_text(value: Any) -> str:
